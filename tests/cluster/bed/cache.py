@@ -1,0 +1,93 @@
+"""Where slow things are kept between runs: outside the checkout, keyed by what they are made of, published whole or not at all."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+CHECKOUT = Path(__file__).resolve().parents[3]
+
+
+class BedError(Exception):
+    """The bed cannot be had as asked. The message says what was found and what to do."""
+
+
+def root() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "literary-alpaca"
+
+
+def say(text: str) -> None:
+    print(f"bed {time.strftime('%H:%M:%S')}  {text}", file=sys.stderr, flush=True)
+
+
+def digest(*parts: str | bytes) -> str:
+    total = hashlib.sha256()
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else part
+        total.update(len(data).to_bytes(8, "big") + data)
+    return total.hexdigest()[:12]
+
+
+@contextmanager
+def lock(name: str) -> Iterator[None]:
+    """One builder of a thing at a time, across processes; the kernel lets go of it when its holder dies."""
+    path = root() / "locks" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"another process is making {name}: waiting for it")
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def made(name: str, key: str, make: Callable[[Path], None]) -> Path:
+    """The folder `name-key`, made by `make` in a sibling and renamed when complete."""
+    target = root() / f"{name}-{key}"
+    if target.exists():
+        return target
+    with lock(name):
+        if target.exists():
+            return target
+        target.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        draft.chmod(0o755)
+        try:
+            make(draft)
+            draft.rename(target)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+    return target
+
+
+def run(
+    *command: str | Path, cwd: Path | None = None, env: Mapping[str, str] | None = None, input: bytes | None = None
+) -> str:
+    """A step of a build: its standard output, or an error that shows the command and the end of what it said."""
+    words = [str(word) for word in command]
+    done = subprocess.run(
+        words, cwd=cwd, env=None if env is None else dict(env), input=input, check=False, capture_output=True
+    )
+    if done.returncode:
+        said = (done.stderr or done.stdout).decode(errors="replace").strip()[-3000:]
+        raise BedError(f"`{' '.join(words)[:400]}` exited {done.returncode}:\n{said}")
+    return done.stdout.decode(errors="replace")
+
+
+def uv() -> str:
+    """The project's own uv (`make` puts it here), or the one that runs us."""
+    for found in (os.environ.get("UV"), shutil.which("uv"), root() / "uv" / "bin" / "uv"):
+        if found and Path(found).exists():
+            return str(found)
+    raise BedError(f"no uv on PATH nor at {root() / 'uv/bin/uv'}: run `make install` once")
