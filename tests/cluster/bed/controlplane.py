@@ -239,7 +239,7 @@ class ControlPlane(Cluster):
 def _keep(group: int) -> subprocess.Popen[bytes]:
     """Ends the process group when this process is gone: only it holds the other end of the pipe, and the kernel closes it."""
     return subprocess.Popen(
-        ["sh", "-c", f"read _ || kill -9 -- -{group}"],
+        ["sh", "-c", f"read _ || kill -s KILL -- -{group}"],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
