@@ -1,0 +1,12 @@
+"""The typed resources, and everything else that the operator and the workloads both read.
+
+Imports pydantic only, so that a workload's ``--help`` and the operator's pure layers stay light.
+"""
+
+from alpaca_operator.api.base import GROUP, PLURALS, VERSION, Resource
+from alpaca_operator.api.sft import SFTJob
+
+KINDS: dict[str, type[Resource]] = {kind.__name__: kind for kind in (SFTJob,)}
+"""Every kind the operator serves, by name. A new kind is its files and one entry here."""
+
+__all__ = ["GROUP", "KINDS", "PLURALS", "VERSION", "Resource", "SFTJob"]

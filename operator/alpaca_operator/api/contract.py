@@ -1,0 +1,166 @@
+"""What the operator and the pods agree on: exit codes, labels, paths, progress, the last word, the artifact on disk."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic.alias_generators import to_camel
+
+from alpaca_operator.api.status import Reason
+
+GROUP_PREFIX = "literary-alpaca.io"
+
+LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"
+MANAGED_BY = "literary-alpaca"
+LABEL_KIND = f"{GROUP_PREFIX}/kind"
+LABEL_NAME = f"{GROUP_PREFIX}/name"
+LABEL_UID = f"{GROUP_PREFIX}/uid"
+ANNOTATION_CONFIG = f"{GROUP_PREFIX}/config"
+"""On the pod: the manifest as JSON, which the downward API shows the workload as a file."""
+KUEUE_PREFIX = "kueue.x-k8s.io/"
+
+CONTAINER = "workload"
+PROGRESS_PORT = 8085
+CONFIG_PATH = "/etc/alpaca/job.json"
+MOUNT_ROOT = "/mnt"
+"""`pvc://claim/path` is `/mnt/<claim>/path` in a pod."""
+TERMINATION_PATH = "/dev/termination-log"
+TERMINATION_LIMIT = 4096
+"""Bytes of a termination message that the kubelet keeps."""
+PROGRESS_LIMIT = 64 * 1024
+"""Bytes of a /progress answer that the operator reads."""
+
+ENV_RUN_ID = "ALPACA_RUN_ID"
+"""In a pod: its UID. Checkpoints lie under `run-<id>`, and a run that is no longer the newest publishes nothing."""
+ENV_IN_POD = "ALPACA_IN_POD"
+"""Set to 1 in a pod: `pvc://` is under MOUNT_ROOT, JSON lines on standard output, a termination message."""
+ENV_STORAGE = "ALPACA_STORAGE"
+ENV_CACHE = "ALPACA_CACHE"
+ENV_TERMINATION = "ALPACA_TERMINATION_LOG"
+ENV_PROGRESS_PORT = "ALPACA_PROGRESS_PORT"
+
+
+class ExitCode(IntEnum):
+    """How a workload ends; values from BSD's sysexits.h where it has one."""
+
+    OK = 0
+    SPEC = 64
+    """A bad spec: wrong field, an option that cannot be honoured, an output that is taken, a loss that diverged."""
+    DATA = 65
+    """Bad data: file, row and reason are named."""
+    INPUT = 66
+    """An input is missing or unreadable."""
+    INTERNAL = 70
+    """Anything else."""
+    MEMORY = 71
+    """Too little memory."""
+    HUNG = 72
+    """No step for `hangTimeoutSeconds`."""
+    INTERRUPTED = 75
+    """Stopped on request after a checkpoint: run again to go on."""
+
+
+NEVER_RETRIED = (ExitCode.SPEC, ExitCode.DATA, ExitCode.INPUT, ExitCode.MEMORY)
+"""The next run would end alike."""
+
+
+class Wire(BaseModel):
+    """JSON between our processes: camelCase, strict in what it writes, patient with fields that a newer side adds."""
+
+    model_config = ConfigDict(
+        alias_generator=to_camel, populate_by_name=True, extra="ignore", frozen=True, protected_namespaces=()
+    )
+
+    def to_json(self) -> str:
+        """Compact JSON without absent fields; NaN and infinities become null, as JSON has neither."""
+        return self.model_dump_json(by_alias=True, exclude_none=True)
+
+
+class Checkpoint(Wire):
+    """The newest complete checkpoint."""
+
+    uri: Annotated[str, StringConstraints(max_length=1024)]
+    step: int
+
+
+class Progress(Wire):
+    """The answer of `/progress` on rank 0. Lines of the JSON log carry the same fields."""
+
+    stage: Literal["Loading", "Preparing", "Training", "Evaluating", "Merging", "Saving"] = "Loading"
+    step: int | None = None
+    total_steps: int | None = None
+    epoch: float | None = None
+    loss: float | None = None
+    eval_loss: float | None = None
+    learning_rate: float | None = None
+    grad_norm: float | None = None
+    tokens_per_second: float | None = None
+    eta_seconds: int | None = None
+    checkpoint: Checkpoint | None = None
+    resolved_policy: dict[str, Any] | None = None
+
+
+class Published(Wire):
+    """What lies at the output now."""
+
+    uri: Annotated[str, StringConstraints(max_length=1024)]
+    digest: str
+    kind: Literal["Dataset", "Tokenizer", "Model", "LoRAAdapter", "GPTQModel", "Report"]
+    reused: bool = False
+
+
+class Termination(Wire):
+    """The pod's last word, in its termination message. It survives the operator being down."""
+
+    reason: Reason
+    exit_code: int = 0
+    message: str = ""
+    """One line: what happened and what to do."""
+    rank: int | None = None
+    step: int | None = None
+    total_steps: int | None = None
+    loss: float | None = None
+    metrics: dict[str, float | None] | None = None
+    resolved_policy: dict[str, Any] | None = None
+    resolved_inputs: dict[str, dict[str, str]] | None = None
+    checkpoint: Checkpoint | None = None
+    output: Published | None = None
+
+
+class ArtifactFile(Wire):
+    """A file of an artifact."""
+
+    path: str
+    """Relative to artifact.json, with `/`."""
+    size: int
+    sha256: str
+
+
+class ArtifactInput(Wire):
+    """An input that an artifact was made from."""
+
+    uri: str
+    digest: str
+    """`sha256:…`: the digest of an artifact, or of the contents of what lay there."""
+
+
+class Artifact(Wire):
+    """`artifact.json`, written last into an output: without it a folder is no artifact."""
+
+    api_version: Literal["literary-alpaca.io/v1alpha1"] = "literary-alpaca.io/v1alpha1"
+    kind: Literal["Dataset", "Tokenizer", "Model", "LoRAAdapter", "GPTQModel", "Report"]
+    job: dict[str, str] = Field(default_factory=dict)
+    """`kind` and `name` of the job that made it."""
+    digest: str
+    """`sha256:` over the sorted list of files with their digests: what the content is."""
+    spec_digest: str
+    """`sha256:` over the part of the spec that shapes the result, and the inputs: what it was made from."""
+    inputs: dict[str, ArtifactInput] = Field(default_factory=dict)
+    files: list[ArtifactFile] = Field(default_factory=list)
+    versions: dict[str, str] = Field(default_factory=dict)
+    metrics: dict[str, float | None] = Field(default_factory=dict)
+    spec: dict[str, Any] = Field(default_factory=dict)
+    resolved_policy: dict[str, Any] = Field(default_factory=dict)
+    created_at: str = ""

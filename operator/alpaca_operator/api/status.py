@@ -1,0 +1,244 @@
+"""The status of a job: conditions with their reasons, progress, result, failure."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic.alias_generators import to_camel
+
+
+class Condition(StrEnum):
+    """Types of conditions, in the order that kstatus reads them."""
+
+    READY = "Ready"
+    """The output is published."""
+    RECONCILING = "Reconciling"
+    """Work goes on, or is waited for."""
+    STALLED = "Stalled"
+    """Only a person can help."""
+    INPUTS_READY = "InputsReady"
+    """Everything the job reads from exists."""
+    SUSPENDED = "Suspended"
+    """Held by `spec.suspend`."""
+    COMPLETE = "Complete"
+    """Ended well."""
+    FAILED = "Failed"
+    """Ended for good without a result."""
+
+
+class Reason(StrEnum):
+    """Why a condition stands as it does. Reasons are API: never renamed."""
+
+    PENDING = "Pending"
+    """The pod is not running yet; the message says what it waits for."""
+    QUEUED = "Queued"
+    """Kueue has not admitted the job yet."""
+    UNSCHEDULABLE = "Unschedulable"
+    """No node fits: too few GPUs, too little memory, a taint, a selector."""
+    VOLUME_NOT_READY = "VolumeNotReady"
+    """A claim is missing, or not bound."""
+    IMAGE_NOT_PULLABLE = "ImageNotPullable"
+    """The image does not exist, or the registry refuses it."""
+    CONTAINER_NOT_CREATED = "ContainerNotCreated"
+    """The kubelet cannot create the container: a missing Secret or key, a wrong user."""
+    STARTING = "Starting"
+    """The pod runs; model and data are being loaded."""
+    RUNNING = "Running"
+    """Steps are being made."""
+    RESTARTING = "Restarting"
+    """The last pod ended early; the next continues from the newest checkpoint."""
+    SUSPENDED = "Suspended"
+    """Held by `spec.suspend`."""
+    STOPPING = "Stopping"
+    """The pod saves a checkpoint before it stops."""
+    SUCCEEDED = "Succeeded"
+    """The output is published."""
+    REUSED = "Reused"
+    """The output was there already, made from the same spec and inputs."""
+    INVALID_SPEC = "InvalidSpec"
+    """The workload refuses the spec (exit 64)."""
+    INVALID_DATA = "InvalidData"
+    """A row cannot be used, or no row is left (exit 65)."""
+    INPUT_NOT_FOUND = "InputNotFound"
+    """A model or data path is missing or unreadable (exit 66)."""
+    OUTPUT_EXISTS = "OutputExists"
+    """Another artifact lies at the output (exit 64)."""
+    LOSS_DIVERGED = "LossDiverged"
+    """The loss became NaN or infinite (exit 64)."""
+    OUT_OF_MEMORY = "OutOfMemory"
+    """The container, or the GPU, had too little memory (exit 71, or killed by the kernel)."""
+    HUNG = "Hung"
+    """No step for `hangTimeoutSeconds` (exit 72)."""
+    INTERRUPTED = "Interrupted"
+    """Stopped after saving a checkpoint (exit 75)."""
+    DISRUPTED = "Disrupted"
+    """The node was drained or lost, or the pod evicted or preempted."""
+    WORKLOAD_ERROR = "WorkloadError"
+    """An error of ours or of a library (exit 70, or any other)."""
+    RESTARTS_EXCEEDED = "RestartsExceeded"
+    """`failurePolicy.maxRestarts` or `maxInfraRestarts` is used up."""
+    DEADLINE_EXCEEDED = "DeadlineExceeded"
+    """Still running after `activeDeadlineSeconds`."""
+    QUOTA_EXCEEDED = "QuotaExceeded"
+    """A ResourceQuota refuses the pod or the job."""
+    ADMISSION_REFUSED = "AdmissionRefused"
+    """An admission policy or webhook refuses the pod or the job."""
+    NAME_CONFLICT = "NameConflict"
+    """An object with the child's name exists and is not ours."""
+    CHILD_LOST = "ChildLost"
+    """The job's child was deleted by someone else; it is made again."""
+
+
+FailureClass = Literal["UserError", "DataError", "OutOfMemory", "Infrastructure", "Hung", "Internal"]
+
+Text = Annotated[str, StringConstraints(max_length=32768)]
+Short = Annotated[str, StringConstraints(max_length=1024)]
+
+
+class StatusPart(BaseModel):
+    """A part of the status: camelCase outside, frozen. Unknown fields are dropped: a newer operator may have written them."""
+
+    model_config = ConfigDict(
+        alias_generator=to_camel,
+        populate_by_name=True,
+        extra="ignore",
+        frozen=True,
+        use_attribute_docstrings=True,
+        protected_namespaces=(),
+    )
+
+
+class ConditionStatus(StatusPart):
+    """A condition, in the shape of metav1.Condition."""
+
+    type: Annotated[str, StringConstraints(max_length=316)]
+    status: Literal["True", "False", "Unknown"]
+    reason: Annotated[str, StringConstraints(max_length=1024)]
+    message: Text = ""
+    last_transition_time: str = Field(json_schema_extra={"format": "date-time"})
+    observed_generation: int | None = None
+
+
+class ProgressStatus(StatusPart):
+    """How far a running job is, as its rank 0 last told."""
+
+    step: int | None = None
+    """Optimizer steps done."""
+    total_steps: int | None = None
+    """Optimizer steps in all."""
+    percent: int | None = None
+    """Share of the steps that are done, 0–100."""
+    epoch: float | None = None
+    """Passes over the training set done."""
+    loss: float | None = None
+    """Training loss of the last logged step (nats per token)."""
+    loss_display: Short | None = None
+    """The loss as kubectl shows it."""
+    learning_rate: float | None = None
+    """Learning rate of the last step."""
+    tokens_per_second: float | None = None
+    """Unpadded tokens a second."""
+    eta_seconds: int | None = None
+    """Seconds to the end, at the present speed."""
+    eta: Short | None = None
+    """The same as `2h05m`."""
+    display: Short | None = None
+    """`1200/5000 24%`."""
+    stage: Short | None = None
+    """What the workload is doing: `Loading`, `Preparing`, `Training`, `Evaluating`, `Merging`, `Saving`."""
+    updated_at: str | None = Field(None, json_schema_extra={"format": "date-time"})
+    """When it was read."""
+
+
+class Restarts(StatusPart):
+    """How often a new pod had to take over."""
+
+    user: int = 0
+    """After errors, counted against `maxRestarts`."""
+    infra: int = 0
+    """After disruptions, counted against `maxInfraRestarts`."""
+    total: int = 0
+    """Both."""
+
+
+class ResolvedInput(StatusPart):
+    """An input as it was when the job started."""
+
+    uri: Short
+    digest: Short | None = None
+    """sha256 of the artifact or of the listing."""
+    producer_uid: Short | None = Field(None, alias="producerUID")
+    """UID of the job that made it, where one did."""
+
+
+class CheckpointStatus(StatusPart):
+    """The newest complete checkpoint."""
+
+    uri: Short
+    step: int
+
+
+class OutputStatus(StatusPart):
+    """What was published."""
+
+    uri: Short
+    digest: Short | None = None
+    """sha256 over artifact.json's list of files."""
+    kind: Literal["Dataset", "Tokenizer", "Model", "LoRAAdapter", "GPTQModel", "Report"] | None = None
+    reused: bool = False
+    """It was there already, made from the same spec and inputs."""
+
+
+class Failure(StatusPart):
+    """The root cause of a failure."""
+
+    failure_class: FailureClass = Field(alias="class")
+    """Who can help: the user, whoever keeps the data, the cluster, or us."""
+    reason: Short
+    exit_code: int | None = None
+    pod: Short | None = None
+    rank: int | None = None
+    message: Text
+    """What happened and what to do."""
+
+
+class Attempt(StatusPart):
+    """A pod that ended without success; the newest are kept, so that a deleted pod is not forgotten."""
+
+    pod: Short
+    uid: Short
+    failure_class: FailureClass | None = Field(None, alias="class")
+    reason: Short
+    exit_code: int | None = None
+    finished_at: str | None = None
+    message: Text = ""
+
+
+class Status(StatusPart):
+    """What the operator knows of a job."""
+
+    observed_generation: int = -1
+    """Generation of the spec that this status speaks of; -1 until it was first looked at."""
+    conditions: list[ConditionStatus] = Field(
+        default_factory=list,
+        max_length=16,
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+    )
+    restarts: Restarts | None = None
+    progress: ProgressStatus | None = None
+    metrics: dict[str, float | None] | None = Field(None, max_length=64)
+    """Final metrics: `evalLoss`, `perplexity`, `meanTokenAccuracy`. null where the value was not a number."""
+    resolved_inputs: dict[str, ResolvedInput] | None = Field(None, max_length=32)
+    resolved_policy: dict[str, Any] | None = Field(
+        None, json_schema_extra={"x-kubernetes-preserve-unknown-fields": True, "additionalProperties": None}
+    )
+    """What `Auto` became: precision, attention, gradientCheckpointing, optimizer, …"""
+    checkpoint: CheckpointStatus | None = None
+    output: OutputStatus | None = None
+    failure: Failure | None = None
+    attempts: list[Attempt] = Field(default_factory=list, max_length=32)
+    start_time: str | None = Field(None, json_schema_extra={"format": "date-time"})
+    """When the first pod was made."""
+    completion_time: str | None = Field(None, json_schema_extra={"format": "date-time"})
