@@ -22,6 +22,9 @@ from alpaca_operator.api.rules import Rule
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """The seven linear layers of a Llama block."""
 
+Tracker = Literal["TensorBoard", "WandB"]
+TRACKERS: tuple[Tracker, ...] = ("TensorBoard",)
+
 DataFormat = Literal["Auto", "HumanAssistantText", "InputTarget", "Alpaca", "ShareGPT", "Messages", "LCCC", "Math23K"]
 
 
@@ -128,7 +131,7 @@ class Training(Spec):
     """Stop after this many evaluations without a better loss, and publish the best. Needs validation rows."""
     neftune_alpha: float | None = Field(None, gt=0, le=100)
     """Noise on the embeddings while training (NEFTune, arXiv:2310.05914); 5 is usual."""
-    report_to: list[Literal["TensorBoard", "WandB"]] = Field(default_factory=lambda: ["TensorBoard"], max_length=2)
+    report_to: list[Tracker] = Field(default_factory=lambda: list(TRACKERS), max_length=2)
     """Where curves are written. TensorBoard's lie in the output; WandB needs `wandb` in the image and its key in the environment."""
 
 

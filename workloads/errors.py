@@ -1,0 +1,67 @@
+"""The ways a workload ends badly: each with its exit code, its reason, and a line that says what to do."""
+
+from __future__ import annotations
+
+from alpaca_operator.api.contract import ExitCode
+from alpaca_operator.api.status import Reason
+
+
+class WorkloadError(Exception):
+    """A failure with a known cause. ``str(error)`` is one line for the user: the field or file, the value found, the remedy."""
+
+    exit_code = ExitCode.INTERNAL
+    reason = Reason.WORKLOAD_ERROR
+
+
+class SpecError(WorkloadError):
+    """The spec cannot be honoured; the message names the field."""
+
+    exit_code = ExitCode.SPEC
+    reason = Reason.INVALID_SPEC
+
+
+class OutputExists(SpecError):
+    """Another artifact lies at the output."""
+
+    reason = Reason.OUTPUT_EXISTS
+
+
+class LossDiverged(SpecError):
+    """The loss became NaN or infinite."""
+
+    reason = Reason.LOSS_DIVERGED
+
+
+class DataError(WorkloadError):
+    """Data cannot be used; the message names file and row."""
+
+    exit_code = ExitCode.DATA
+    reason = Reason.INVALID_DATA
+
+
+class InputError(WorkloadError):
+    """An input is missing or unreadable; the message names its field and where it was looked for."""
+
+    exit_code = ExitCode.INPUT
+    reason = Reason.INPUT_NOT_FOUND
+
+
+class OutOfMemory(WorkloadError):
+    """The device or the container has too little memory."""
+
+    exit_code = ExitCode.MEMORY
+    reason = Reason.OUT_OF_MEMORY
+
+
+class Hung(WorkloadError):
+    """No step for too long."""
+
+    exit_code = ExitCode.HUNG
+    reason = Reason.HUNG
+
+
+class Interrupted(WorkloadError):
+    """Stopped on request, after a checkpoint; run again to go on."""
+
+    exit_code = ExitCode.INTERRUPTED
+    reason = Reason.INTERRUPTED
