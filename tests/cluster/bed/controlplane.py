@@ -180,7 +180,7 @@ class ControlPlane(Cluster):
             self._end(name, signal.SIGKILL)
         if self.keeper:
             self.keeper.kill()
-            self.keeper.wait()
+            self.keeper.communicate()
             self.keeper = None
 
     def start_apiserver(self, *more_flags: str) -> None:

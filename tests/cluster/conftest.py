@@ -1,0 +1,84 @@
+"""The clusters that tests ask for, one per test run.
+
+ALPACA_TEST_CLUSTER says which cluster the tests marked `cluster` get:
+
+    (unset)    a node of the project's own, made for this run; needs root
+    existing   the one that KUBECONFIG names; tests that need the node itself are skipped, each saying so
+    none       none: these tests are left out
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.bed.cache import BedError
+from tests.cluster.bed.cluster import Cluster
+from tests.cluster.bed.controlplane import ControlPlane
+from tests.cluster.bed.node import Bed, demand_root
+
+CHOICES = ("", "existing", "none")
+
+
+def choice() -> str:
+    chosen = os.environ.get("ALPACA_TEST_CLUSTER", "")
+    if chosen not in CHOICES:
+        raise pytest.UsageError(f"ALPACA_TEST_CLUSTER={chosen!r} is not known: use existing or none, or leave it unset")
+    return chosen
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if choice() != "none":
+        return
+    left_out = [item for item in items if item.get_closest_marker("cluster")]
+    if left_out:
+        items[:] = [item for item in items if item not in left_out]
+        config.hook.pytest_deselected(items=left_out)
+        config.stash[LEFT_OUT] = len(left_out)
+
+
+LEFT_OUT = pytest.StashKey[int]()
+
+
+def pytest_report_collectionfinish(config: pytest.Config) -> str | None:
+    count = config.stash.get(LEFT_OUT, 0)
+    return f"{count} tests that need a Kubernetes node are left out: ALPACA_TEST_CLUSTER=none" if count else None
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """A cluster with a node: the project's own, or an existing one."""
+    if choice() == "existing":
+        kubeconfig = os.environ.get("KUBECONFIG")
+        if not kubeconfig or not Path(kubeconfig).exists():
+            pytest.fail(
+                f"ALPACA_TEST_CLUSTER=existing, but KUBECONFIG is {kubeconfig!r}: set it to the file of a running cluster"
+            )
+        yield Cluster(Path(kubeconfig))
+        return
+    try:
+        demand_root()
+    except BedError as error:
+        pytest.fail(str(error))
+    with Bed.temporary() as bed:
+        yield bed
+
+
+@pytest.fixture(scope="session")
+def bed(cluster: Cluster) -> Bed:
+    """The project's own node, for tests that reach behind the API: files of a volume, a killed kubelet, images."""
+    if not isinstance(cluster, Bed):
+        pytest.skip(
+            "reaches into the node itself, which only the project's own bed allows (ALPACA_TEST_CLUSTER=existing)"
+        )
+    return cluster
+
+
+@pytest.fixture(scope="session")
+def control_plane() -> Iterator[ControlPlane]:
+    """A control plane without a node, shared by the run: tests use namespaces of their own and restart nothing."""
+    with ControlPlane.temporary() as plane:
+        yield plane
