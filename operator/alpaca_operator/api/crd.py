@@ -1,0 +1,74 @@
+"""CustomResourceDefinitions, generated: ``python -m alpaca_operator.api.crd FOLDER`` writes one file for each kind."""
+
+from __future__ import annotations
+
+import io
+import sys
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from alpaca_operator.api import KINDS
+from alpaca_operator.api.base import GROUP, PLURALS, VERSION, Resource
+from alpaca_operator.api.schema import resource_schema
+
+SIZE_LIMIT = 200_000
+"""Bytes a CRD may have: server-side apply and etcd bear more, client-side apply's annotation (262,144) does not."""
+
+
+def crd(kind: type[Resource]) -> dict[str, Any]:
+    """The CustomResourceDefinition of ``kind``."""
+    plural = PLURALS[kind.__name__]
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{plural}.{GROUP}"},
+        "spec": {
+            "group": GROUP,
+            "scope": "Namespaced",
+            "names": {
+                "kind": kind.__name__,
+                "listKind": f"{kind.__name__}List",
+                "plural": plural,
+                "singular": kind.__name__.lower(),
+                "shortNames": list(kind.short_names),
+                "categories": ["alpaca"],
+            },
+            "versions": [
+                {
+                    "name": VERSION,
+                    "served": True,
+                    "storage": True,
+                    "subresources": {"status": {}},
+                    "additionalPrinterColumns": list(kind.columns),
+                    "schema": {"openAPIV3Schema": resource_schema(kind)},
+                }
+            ],
+        },
+    }
+
+
+def render(kind: type[Resource]) -> str:
+    """The CRD as YAML."""
+    yaml = YAML()
+    yaml.width = 130
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    text = io.StringIO()
+    yaml.dump(crd(kind), text)
+    return f"# Generated from operator/alpaca_operator/api by `make generate`. Do not edit.\n{text.getvalue()}"
+
+
+def main(folder: str) -> None:
+    """Writes every CRD into ``folder``."""
+    for kind in KINDS.values():
+        text = render(kind)
+        if len(text.encode()) > SIZE_LIMIT:
+            raise SystemExit(
+                f"the CRD of {kind.__name__} has {len(text.encode())} bytes, above {SIZE_LIMIT}: shorten its descriptions"
+            )
+        Path(folder, f"{PLURALS[kind.__name__]}.yaml").write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,134 @@
+"""From a typed model to the structural schema of a CustomResourceDefinition.
+
+Kubernetes wants less than pydantic gives: no ``$ref``, no ``null`` branches, bounds in the older boolean form, every
+default on the object that holds it.
+"""
+
+from __future__ import annotations
+
+import typing
+from typing import Any
+
+from pydantic import BaseModel
+
+from alpaca_operator.api.base import JobSpec, Resource, Spec
+from alpaca_operator.api.rules import immutable
+
+DROPPED = ("title", "examples", "$defs", "format", "pattern_properties")
+KEPT_FORMATS = ("date-time",)
+
+
+def structural(model: type[BaseModel]) -> dict[str, Any]:
+    """The structural schema of ``model``: inline, closed, with defaults, rules and descriptions."""
+    schema = model.model_json_schema(by_alias=True, mode="validation")
+    plain: dict[str, Any] = _plain(schema, schema.get("$defs", {}))
+    _annotate(plain, model)
+    return plain
+
+
+def resource_schema(kind: type[Resource]) -> dict[str, Any]:
+    """The ``openAPIV3Schema`` of a kind: its spec with immutability, its status, the cap on its name."""
+    spec_model = kind.model_fields["spec"].annotation
+    assert isinstance(spec_model, type)
+    assert issubclass(spec_model, JobSpec)
+    spec = structural(spec_model)
+    spec["x-kubernetes-validations"] = spec.get("x-kubernetes-validations", []) + [
+        immutable(field) for field in spec["properties"] if field not in spec_model.mutable
+    ]
+    status_model = next(arm for arm in typing.get_args(kind.model_fields["status"].annotation) if arm is not type(None))
+    status = structural(status_model)
+    # kstatus calls an object without status current; one that nobody has looked at yet must not look healthy.
+    status["default"] = {"observedGeneration": -1}
+    return {
+        "description": kind.__doc__,
+        "type": "object",
+        "required": ["spec"],
+        "properties": {
+            "apiVersion": {"type": "string"},
+            "kind": {"type": "string"},
+            "metadata": {"type": "object"},
+            "spec": spec,
+            "status": status,
+        },
+        "x-kubernetes-validations": [
+            {
+                "rule": f"size(self.metadata.name) <= {kind.name_limit}",
+                "message": f"metadata.name may have {kind.name_limit} characters at most, so that the names of its pods fit 63: shorten it",
+            }
+        ],
+    }
+
+
+def _plain(node: Any, definitions: dict[str, Any]) -> Any:
+    """``node`` with references inlined and what Kubernetes does not take rewritten."""
+    if isinstance(node, list):
+        return [_plain(item, definitions) for item in node]
+    if not isinstance(node, dict):
+        return node
+    if "$ref" in node:
+        target = definitions[node["$ref"].rsplit("/", 1)[1]]
+        return _plain({**target, **{key: value for key, value in node.items() if key != "$ref"}}, definitions)
+    node = dict(node)
+    arms = [arm for arm in node.pop("anyOf", []) if arm != {"type": "null"}]
+    if len(arms) == 1:  # an optional field: absent, never null
+        node = {**arms[0], **node}
+        return _plain(
+            {key: value for key, value in node.items() if not (key == "default" and value is None)}, definitions
+        )
+    if node.get("x-kubernetes-int-or-string"):
+        return {
+            key: value for key, value in node.items() if key in ("description", "default", "x-kubernetes-int-or-string")
+        }
+    if "const" in node:
+        node["enum"] = [node.pop("const")]
+    for bound, flag in (("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")):
+        if flag in node:
+            node[bound], node[flag] = node[flag], True
+    plain: dict[str, Any] = {}
+    for key, value in node.items():
+        if key in ("properties",):
+            plain[key] = {name: _plain(child, definitions) for name, child in value.items()}
+        elif key == "format" and value in KEPT_FORMATS:
+            plain[key] = value
+        elif key == "additionalProperties" and value in (False, None):
+            continue  # CRDs are closed by pruning and by strict field validation
+        elif key in DROPPED or (key == "default" and value is None):
+            continue
+        elif key == "propertyNames":
+            continue  # not structural; Python checks the names
+        elif key == "description":
+            plain[key] = " ".join(str(value).split())
+        elif key in ("default", "enum", "required"):
+            plain[key] = value
+        else:
+            plain[key] = _plain(value, definitions)
+    return plain
+
+
+def _annotate(schema: dict[str, Any], model: type[BaseModel]) -> None:
+    """Adds what pydantic's JSON schema does not carry: rules, and the defaults that come from a factory."""
+    if issubclass(model, Spec) and model.rules:
+        schema["x-kubernetes-validations"] = [rule.as_schema() for rule in model.rules]
+    for name, field in model.model_fields.items():
+        child = schema["properties"][field.alias or name]
+        if field.default_factory is not None and "default" not in child:
+            made = field.get_default(call_default_factory=True, validated_data={})
+            child["default"] = _default(made) if isinstance(made, BaseModel) else made
+        for arm in _models(field.annotation):
+            _annotate(child["items"] if child.get("type") == "array" else child, arm)
+
+
+def _default(made: BaseModel) -> dict[str, Any]:
+    """The default of an object. ``{}`` is enough where no rule reads its fields: the API server fills theirs in, but it checks
+    the rules on the default as it stands here."""
+    rules = isinstance(made, Spec) and made.rules
+    return made.model_dump(mode="json", by_alias=True, exclude_none=True) if rules else {}
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    """The models inside an annotation, such as ``list[Toleration]`` or ``Cache | None``; mappings hold none of ours."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    if typing.get_origin(annotation) is dict:
+        return []
+    return [model for arm in typing.get_args(annotation) for model in _models(arm)]
