@@ -1,0 +1,96 @@
+# Two commands do everything: `make quickstart` and `make test`. Both bootstrap what they need.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/literary-alpaca
+UV_VERSION := 0.13.9
+UV := $(CACHE)/uv-$(UV_VERSION)/bin/uv
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+# triton is of no use without a GPU, and has a gigabyte.
+SYNC := $(UV) sync --frozen --quiet --no-install-package triton
+
+IMAGE_PREFIX ?= literary-alpaca
+IMAGE_TAG ?= $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+BUILDER ?= $(firstword $(notdir $(shell command -v docker podman buildah 2>/dev/null)) docker)
+PYTEST_ARGS ?=
+
+.PHONY: help quickstart run test lint unit cluster-test generate golden verify images cluster-up cluster-down install deploy undeploy
+
+help: ## Show this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
+
+quickstart: $(VENV)/.train ## Fine-tune a tiny Llama on the embedded Chinese set, on a CPU, and compare answers before and after
+	@$(RUN) -m examples.quickstart
+
+run: $(VENV)/.all ## Run the operator on this machine against the cluster of your KUBECONFIG
+	@$(RUN) -m alpaca_operator
+
+test: verify unit cluster-test ## Everything: formatting, types, drift, unit tests, real training, a real Kubernetes node
+
+unit: $(VENV)/.all ## The tier that needs no cluster and no root
+	@echo "== tests without a node"
+	@$(RUN) -m pytest -m "not cluster" $(PYTEST_ARGS)
+
+cluster-test: $(VENV)/.all ## The tests on a real node (root), or on yours with ALPACA_TEST_CLUSTER=existing
+	@echo "== tests on a real node"
+	@$(RUN) -m pytest -m cluster $(PYTEST_ARGS)
+
+lint: $(VENV)/.all ## Formatting, types and import contracts
+	@echo "== ruff, mypy, import-linter"
+	@$(VENV)/bin/ruff check --quiet .
+	@$(VENV)/bin/ruff format --quiet --check . || { echo "run: $(VENV)/bin/ruff format ."; exit 1; }
+	@$(VENV)/bin/mypy
+	@$(VENV)/bin/lint-imports --no-cache | tail -n 8
+
+generate: $(VENV)/.all ## Write manifests/crd and docs/api.md from the typed models
+	@$(RUN) -m alpaca_operator.api.crd manifests/crd
+	@$(RUN) -m alpaca_operator.api.docs docs/api.md
+
+golden: $(VENV)/.all ## Write tests/golden anew; read the diff before you commit it
+	@$(RUN) -m tests.golden
+
+verify: lint ## Generated files are what the models say, the lock is what pyproject says
+	@echo "== generated files"
+	@scratch=$$(mktemp -d); trap 'rm -rf $$scratch' EXIT; \
+	$(RUN) -m alpaca_operator.api.crd $$scratch; $(RUN) -m alpaca_operator.api.docs $$scratch/api.md; \
+	diff -r -x api.md $$scratch manifests/crd && diff $$scratch/api.md docs/api.md \
+	|| { echo "generated files have drifted from operator/alpaca_operator/api: run make generate and commit"; exit 1; }
+
+images: ## Build the container images (BUILDER=docker|podman|buildah, BASE=…, IMAGE_PREFIX=…, IMAGE_TAG=…)
+	@for image in operator train; do \
+	  $(BUILDER) build $(if $(BASE),--build-arg BASE=$(BASE)) -t $(IMAGE_PREFIX)/$$image:$(IMAGE_TAG) -f images/$$image/Containerfile .; done
+
+cluster-up: $(VENV)/.all ## Bring up a real Kubernetes node in namespaces of its own (root), and print its KUBECONFIG
+	@$(RUN) -m tests.cluster.bed up
+
+cluster-down: $(VENV)/.all ## Take that node down; nothing is left behind
+	@$(RUN) -m tests.cluster.bed down
+
+install: ## Install the CRDs into the cluster of your KUBECONFIG
+	kubectl apply --server-side -f manifests/crd
+
+deploy: ## Install CRDs, RBAC and the operator into the cluster of your KUBECONFIG
+	kubectl apply --server-side -k manifests/default
+
+undeploy: ## Remove the operator, its RBAC and the CRDs, and with them every job
+	kubectl delete --ignore-not-found -k manifests/default
+
+$(UV):
+	@echo "== uv $(UV_VERSION) into $(CACHE)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: set PYTHON=/path/to/python3.11"; exit 1; }
+	@$(PYTHON) -m venv $(CACHE)/uv-$(UV_VERSION) 2>/dev/null || { rm -rf $(CACHE)/uv-$(UV_VERSION); $(PYTHON) -m venv --without-pip $(CACHE)/uv-$(UV_VERSION); }
+	@if [ -x $(CACHE)/uv-$(UV_VERSION)/bin/pip ]; then $(CACHE)/uv-$(UV_VERSION)/bin/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION); \
+	else $(PYTHON) -m pip install --quiet --disable-pip-version-check --prefix $(CACHE)/uv-$(UV_VERSION) uv==$(UV_VERSION); fi
+
+$(VENV)/.train: pyproject.toml uv.lock | $(UV)
+	@echo "== packages for training (about 3 GB the first time)"
+	@$(SYNC) --inexact --no-default-groups --extra train
+	@touch $@
+
+$(VENV)/.all: pyproject.toml uv.lock | $(UV)
+	@echo "== packages for training, operator and tests (about 3 GB the first time)"
+	@$(SYNC) --extra operator --extra train --group models
+	@touch $@ $(VENV)/.train
