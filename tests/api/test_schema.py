@@ -1,0 +1,98 @@
+"""The CRD says what the models say, in the form that Kubernetes takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from alpaca_operator.api import KINDS, PLURALS
+from alpaca_operator.api.crd import SIZE_LIMIT, crd, render
+from alpaca_operator.api.docs import page
+from alpaca_operator.api.schema import resource_schema
+
+ROOT = Path(__file__).parents[2]
+MINIMAL = {
+    "SFTJob": {
+        "model": {"uri": "pvc://models/base"},
+        "dataset": {"train": [{"uri": "pvc://data/poems.jsonl"}]},
+        "output": {"uri": "pvc://models/poet"},
+    }
+}
+
+
+def walk(node, path=""):
+    """Every schema below ``node`` with its path."""
+    yield path, node
+    for name, child in node.get("properties", {}).items():
+        yield from walk(child, f"{path}.{name}")
+    if "items" in node:
+        yield from walk(node["items"], f"{path}[]")
+    if isinstance(node.get("additionalProperties"), dict):
+        yield from walk(node["additionalProperties"], f"{path}{{}}")
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+class TestEveryKind:
+    def test_the_committed_crd_is_the_generated_one(self, kind):
+        committed = ROOT / "manifests" / "crd" / f"{PLURALS[kind.__name__]}.yaml"
+        assert committed.read_text(encoding="utf-8") == render(kind), "run `make generate`"
+
+    def test_the_crd_is_small_enough_for_client_side_apply(self, kind):
+        assert len(render(kind).encode()) <= SIZE_LIMIT
+
+    def test_the_schema_is_structural(self, kind):
+        for path, node in walk(resource_schema(kind)):
+            for word in ("$ref", "anyOf", "oneOf", "allOf", "const", "title", "nullable", "propertyNames"):
+                assert word not in node, f"{path}: {word}"
+            assert "type" in node or node.get("x-kubernetes-int-or-string"), path
+            if "exclusiveMinimum" in node:
+                assert node["exclusiveMinimum"] is True, path
+
+    def test_every_string_list_and_map_that_a_user_writes_is_bounded(self, kind):
+        spec = resource_schema(kind)["properties"]["spec"]
+        for path, node in walk(spec):
+            if node.get("type") == "string" and "enum" not in node:
+                assert "maxLength" in node, path
+            if node.get("type") == "array":
+                assert "maxItems" in node, path
+            if "additionalProperties" in node:
+                assert "maxProperties" in node, path
+
+    def test_every_field_that_a_user_writes_is_explained(self, kind):
+        spec = resource_schema(kind)["properties"]["spec"]
+        for path, node in walk(spec):
+            named = path and not path.endswith(("[]", "{}"))
+            assert not named or node.get("description"), f"{path} has no sentence under it"
+
+    def test_a_fresh_object_does_not_look_observed(self, kind):
+        assert resource_schema(kind)["properties"]["status"]["default"] == {"observedGeneration": -1}
+
+    def test_child_names_fit_a_label(self, kind):
+        # Job name, then "-" and five random characters for a pod; an Indexed Job adds its index.
+        assert kind.name_limit + len(f"-{kind.workload}") + len("-00-abcde") <= 63
+
+
+def test_the_reference_page_is_the_generated_one():
+    assert (ROOT / "docs" / "api.md").read_text(encoding="utf-8") == page(), "run `make generate`"
+
+
+@pytest.mark.controlplane
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+def test_the_api_server_fills_in_the_same_defaults_as_the_model(kind, control_plane):
+    spec = MINIMAL[kind.__name__]
+    manifest = {"apiVersion": "literary-alpaca.io/v1alpha1", "kind": kind.__name__, "metadata": {"name": "defaults"}, "spec": spec}
+    control_plane.apply(crd(kind))
+    control_plane.kubectl("wait", "--for=condition=Established", f"crd/{PLURALS[kind.__name__]}.literary-alpaca.io")
+    control_plane.apply(manifest)
+    served = control_plane.get(PLURALS[kind.__name__], "defaults")
+    ours = kind.model_validate(manifest).spec.model_dump(mode="json", by_alias=True, exclude_none=True)
+    assert served["spec"] == ours
+    assert kind.model_validate(served).spec == kind.model_validate(manifest).spec
+
+
+def test_committed_crds_are_yaml_of_our_kinds_only():
+    files = sorted((ROOT / "manifests" / "crd").glob("*s.yaml"))
+    assert files
+    assert {YAML(typ="safe").load(file)["spec"]["names"]["kind"] for file in files} == set(KINDS)
