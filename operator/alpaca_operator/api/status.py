@@ -114,11 +114,17 @@ class ConditionStatus(StatusPart):
     """A condition, in the shape of metav1.Condition."""
 
     type: Annotated[str, StringConstraints(max_length=316)]
+    """Which condition."""
     status: Literal["True", "False", "Unknown"]
+    """Whether it holds."""
     reason: Annotated[str, StringConstraints(max_length=1024)]
+    """One word, for programs."""
     message: Text = ""
+    """One line, for people: what happened and what to do."""
     last_transition_time: str = Field(json_schema_extra={"format": "date-time"})
+    """When the condition last changed from one status to another."""
     observed_generation: int | None = None
+    """Generation of the spec that it speaks of."""
 
 
 class ProgressStatus(StatusPart):
@@ -167,8 +173,9 @@ class ResolvedInput(StatusPart):
     """An input as it was when the job started."""
 
     uri: Short
+    """Where it was read from."""
     digest: Short | None = None
-    """sha256 of the artifact or of the listing."""
+    """sha256 of the artifact, or of what lies there."""
     producer_uid: Short | None = Field(None, alias="producerUID")
     """UID of the job that made it, where one did."""
 
@@ -177,16 +184,20 @@ class CheckpointStatus(StatusPart):
     """The newest complete checkpoint."""
 
     uri: Short
+    """Its folder."""
     step: int
+    """Optimizer steps that it holds."""
 
 
 class OutputStatus(StatusPart):
     """What was published."""
 
     uri: Short
+    """The folder of `spec.output.uri`."""
     digest: Short | None = None
     """sha256 over artifact.json's list of files."""
     kind: Literal["Dataset", "Tokenizer", "Model", "LoRAAdapter", "GPTQModel", "Report"] | None = None
+    """What it is."""
     reused: bool = False
     """It was there already, made from the same spec and inputs."""
 
@@ -197,9 +208,13 @@ class Failure(StatusPart):
     failure_class: FailureClass = Field(alias="class")
     """Who can help: the user, whoever keeps the data, the cluster, or us."""
     reason: Short
+    """One word, for programs: a reason of the conditions."""
     exit_code: int | None = None
+    """Exit code of the container."""
     pod: Short | None = None
+    """The pod that failed first."""
     rank: int | None = None
+    """The process in it."""
     message: Text
     """What happened and what to do."""
 
@@ -208,12 +223,19 @@ class Attempt(StatusPart):
     """A pod that ended without success; the newest are kept, so that a deleted pod is not forgotten."""
 
     pod: Short
+    """Its name."""
     uid: Short
+    """Its UID."""
     failure_class: FailureClass | None = Field(None, alias="class")
+    """Who can help."""
     reason: Short
+    """Why it ended."""
     exit_code: int | None = None
+    """Exit code of its container."""
     finished_at: str | None = None
+    """When it ended."""
     message: Text = ""
+    """One line of diagnosis."""
 
 
 class Status(StatusPart):
@@ -227,18 +249,26 @@ class Status(StatusPart):
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
     )
     restarts: Restarts | None = None
+    """How often a new pod had to take over."""
     progress: ProgressStatus | None = None
+    """How far the running pod is."""
     metrics: dict[str, float | None] | None = Field(None, max_length=64)
     """Final metrics: `evalLoss`, `perplexity`, `meanTokenAccuracy`. null where the value was not a number."""
     resolved_inputs: dict[str, ResolvedInput] | None = Field(None, max_length=32)
+    """The inputs by the name of their field, with digests."""
     resolved_policy: dict[str, Any] | None = Field(
         None, json_schema_extra={"x-kubernetes-preserve-unknown-fields": True, "additionalProperties": None}
     )
     """What `Auto` became: precision, attention, gradientCheckpointing, optimizer, …"""
     checkpoint: CheckpointStatus | None = None
+    """The newest complete checkpoint."""
     output: OutputStatus | None = None
+    """What was published."""
     failure: Failure | None = None
+    """The root cause, once failed for good."""
     attempts: list[Attempt] = Field(default_factory=list, max_length=32)
+    """Pods that ended without success, newest last."""
     start_time: str | None = Field(None, json_schema_extra={"format": "date-time"})
     """When the first pod was made."""
     completion_time: str | None = Field(None, json_schema_extra={"format": "date-time"})
+    """When the job ended, well or for good."""
