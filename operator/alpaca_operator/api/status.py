@@ -248,6 +248,7 @@ class Status(StatusPart):
         max_length=16,
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
     )
+    """`kubectl wait --for=condition=Complete` and kstatus read these."""
     restarts: Restarts | None = None
     """How often a new pod had to take over."""
     progress: ProgressStatus | None = None
