@@ -1,0 +1,11 @@
+"""SFTJob: one pod that trains."""
+
+from __future__ import annotations
+
+from alpaca_operator.api import Resource
+from alpaca_operator.plan.base import Inputs, Plan
+from alpaca_operator.settings import Settings
+
+
+def plan(job: Resource, inputs: Inputs, settings: Settings) -> Plan:
+    raise NotImplementedError
