@@ -226,7 +226,7 @@ class Go:
         found = shutil.which("go")
         if found and _go_version(found) >= _numbers(pins.GO):
             return Go(Path(found))
-        return Go(cache.made("go", pins.GO, _install_go) / "bin" / "go")
+        return Go(cache.made("toolchain/go", pins.GO, _install_go) / "bin" / "go")
 
 
 PROXY_SETTINGS = {"GOPROXY", "GOSUMDB", "GONOSUMDB", "GONOPROXY", "GOPRIVATE", "GOINSECURE", "GOAUTH"}

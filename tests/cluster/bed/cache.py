@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -53,22 +53,36 @@ def lock(name: str) -> Iterator[None]:
 
 
 def made(name: str, key: str, make: Callable[[Path], None]) -> Path:
-    """The folder `name-key`, made by `make` in a sibling and renamed when complete."""
+    """The folder `name-key`, made by `make` in a sibling and renamed when complete. Others of the name go a week after their last use."""
     target = root() / f"{name}-{key}"
-    if target.exists():
-        return target
-    with lock(name):
-        if target.exists():
-            return target
-        target.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-        draft.chmod(0o755)
-        try:
-            make(draft)
-            draft.rename(target)
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
+    if not target.exists():
+        with lock(name):
+            if not target.exists():
+                _make(target, make)
+                _forget(target.parent.glob(f"{target.name.removesuffix(key)}*"))
+    os.utime(target)
     return target
+
+
+def _make(target: Path, make: Callable[[Path], None]) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    draft.chmod(0o755)
+    try:
+        make(draft)
+        draft.rename(target)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+UNUSED_SECONDS = 7 * 24 * 3600
+"""Long enough that no running bed has it bound, and that two branches of the checkout do not take turns in building."""
+
+
+def _forget(folders: Iterable[Path]) -> None:
+    for folder in folders:
+        if folder.stat().st_mtime < time.time() - UNUSED_SECONDS:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def run(
@@ -86,8 +100,8 @@ def run(
 
 
 def uv() -> str:
-    """The project's own uv (`make` puts it here), or the one that runs us."""
-    for found in (os.environ.get("UV"), shutil.which("uv"), root() / "uv" / "bin" / "uv"):
+    """The uv that runs us, or the newest that `make` put into the cache."""
+    for found in (os.environ.get("UV"), shutil.which("uv"), *sorted(root().glob("uv*/bin/uv"), reverse=True)):
         if found and Path(found).exists():
             return str(found)
-    raise BedError(f"no uv on PATH nor at {root() / 'uv/bin/uv'}: run `make install` once")
+    raise BedError(f"no uv on PATH nor in {root()}: run `make install` once")

@@ -12,7 +12,9 @@ from tests.cluster.bed.cache import BedError, run, say
 
 NODE_TOOLS = ("runc", "containernetworking-plugins", "nftables", "conntrack")
 IMAGE_TOOLS = ("buildah",)
-BASE = ("python3", "python3-pip", "ca-certificates", "libc-bin", "dash", "coreutils", "libgomp1", "tzdata", "netbase")
+BASE = (
+    "python3", "python3-pip", "ca-certificates", "netbase", "tzdata", "libc-bin", "libstdc++6", "dash", "coreutils",
+)  # fmt: skip
 """What python:3.11-slim has and the Containerfiles count on."""
 
 MERGED = ("bin", "sbin", "lib", "lib64")
