@@ -1,0 +1,294 @@
+"""How a conversation becomes text, token ids and a loss mask: one source per format, for training, calibration and chat.
+
+A template is Jinja, as tokenizers carry it, with ``{% generation %}`` around what the assistant says: that text, and nothing else, is
+trained. The copy saved with a model has no such markers, which other Jinja implementations do not know.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jinja2 import TemplateError
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerBase
+from transformers.utils.chat_template_utils import render_jinja_template
+
+from workloads.errors import SpecError
+
+Message = Mapping[str, str]
+"""``role`` (system, user or assistant) and ``content``."""
+Span = tuple[int, int]
+
+FOLDER = Path(__file__).with_suffix("")
+NAMED = ("HumanAssistant", "Llama2", "Llama3", "ChatML")
+NEEDED_TOKENS = {
+    "Llama3": ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
+    "ChatML": ("<|im_start|>", "<|im_end|>"),
+}
+"""What a named template writes beside the tokenizer's own bos and eos; each must be one token of the vocabulary."""
+
+OPEN, CLOSE, ALIAS_OPEN, ALIAS_CLOSE = "\ufdd0", "\ufdd1", "\ufdd2", "\ufdd3"
+"""Unicode noncharacters, reserved for use inside a program: marks that no text from outside may carry."""
+OURS = re.compile(f"[{OPEN}{CLOSE}{ALIAS_OPEN}{ALIAS_CLOSE}]")
+
+GENERATION = re.compile(r"{%([-+]?)\s*(end)?generation\s*([-+]?)%}")
+
+
+class Encoded(NamedTuple):
+    """A conversation in tokens."""
+
+    ids: np.ndarray
+    """int32, without special tokens beyond those the template writes."""
+    mask: np.ndarray
+    """bool: what the assistant says, its end mark included."""
+    spans: tuple[Span, ...]
+    """Of each assistant message in order: first token, one past the last."""
+
+
+def without_generation(source: str) -> str:
+    """The same template without generation markers. An ``if true`` stands in for each, so that white space is trimmed as before."""
+    return GENERATION.sub(lambda tag: f"{{%{tag[1]} {'endif' if tag[2] else 'if true'} {tag[3]}%}}", source)
+
+
+class Template:
+    """A prompt format bound to a tokenizer.
+
+    Strings in a message that spell control tokens (``</s>``) stay text: whatever a user writes, the control tokens of the result are
+    those the template wrote. Messages without such strings get exactly the ids that ``apply_chat_template`` gives.
+    """
+
+    def __init__(self, name: str, source: str, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.name = name
+        self.source = source
+        self.tokenizer = tokenizer
+        self._variables = tokenizer.special_tokens_map
+        backend = json.loads(tokenizer.backend_tokenizer.to_str())
+        # Special tokens come from the template alone, and a byte-level post-processor would cut spaces off the offsets.
+        backend |= {"post_processor": None, "truncation": None, "padding": None}
+        self._state = backend
+        self._plain = Tokenizer.from_str(json.dumps(backend))
+        control = [t for t in backend["added_tokens"] if t["special"] or (t["content"] in source and t["content"].strip())]
+        self._control = {token["content"]: token["id"] for token in control}
+        spelled = "|".join(re.escape(text) for text in sorted(self._control, key=len, reverse=True)) or "(?!)"
+        self._spelled = re.compile(f"{spelled}|{OURS.pattern}")
+        self._rendered = re.compile(f"{OPEN}({spelled}){CLOSE}|({spelled})|[{OPEN}{CLOSE}]")
+
+    @property
+    def digest_material(self) -> str:
+        """Everything that shapes ids and masks, for cache keys."""
+        return json.dumps([self.source, self._variables, self._state], sort_keys=True, ensure_ascii=True, default=str)
+
+    def render(self, messages: Sequence[Message], generation_prompt: bool = False) -> str:
+        """The text of a conversation, special strings of its content included as they are. Raises ValueError where it does not fit."""
+        return self._render(messages, generation_prompt)[0]
+
+    def encode(self, messages: Sequence[Message]) -> Encoded:
+        """Ids and mask of one conversation. Raises ValueError with the template's reason where it does not fit the format."""
+        return self.encode_batch([messages])[0]
+
+    def encode_batch(self, conversations: Sequence[Sequence[Message]]) -> list[Encoded]:
+        """Several at once: the tokenizer runs on all cores."""
+        texts, spans, special = [], [], []
+        for messages in conversations:
+            text, generated, sealed = self._text(messages)
+            texts.append(text)
+            spans.append(generated)
+            special.append(sealed)
+        encodings: list[Any] = [None] * len(texts)
+        for sealed, backend in ((False, self._plain), (True, self._sealed if any(special) else None)):
+            chosen = [i for i, flag in enumerate(special) if flag is sealed]
+            if chosen:
+                for i, encoding in zip(
+                    chosen, backend.encode_batch([texts[i] for i in chosen], add_special_tokens=False), strict=True
+                ):
+                    encodings[i] = encoding
+        return [
+            self._masked(encoding, generated, text, sealed)
+            for encoding, generated, text, sealed in zip(encodings, spans, texts, special, strict=True)
+        ]
+
+    def prompt(self, messages: Sequence[Message]) -> list[int]:
+        """Ids that a model continues with its answer: a token prefix of the conversation it was trained on."""
+        text, _, sealed = self._text(messages, generation_prompt=True)
+        return (self._sealed if sealed else self._plain).encode(text, add_special_tokens=False).ids
+
+    @cached_property
+    def _answer(self) -> tuple[str, str, list[int]]:
+        """What stands before and after an answer inside the generation markers, and the control tokens that end it."""
+        probe = [{"role": "user", "content": "问"}, {"role": "assistant", "content": "答"}]
+        text, spans = self._render(probe)
+        start, end = spans[-1] if spans else (text.rindex("答"), len(text))
+        before, _, after = text[start:end].rpartition("答")
+        ends = [self._control[m[2]] for m in self._rendered.finditer(after) if m[2]]
+        return before, self._rendered.sub("", after), ends
+
+    @cached_property
+    def stop_ids(self) -> list[int]:
+        """Tokens that end an answer."""
+        eos = self.tokenizer.eos_token_id
+        return list(dict.fromkeys([*self._answer[2], *([] if eos is None else [eos])]))
+
+    @property
+    def trains_end(self) -> bool:
+        """Whether the assistant's end mark lies inside the generation markers; without it answers would never stop."""
+        return bool(self._answer[2])
+
+    def clean_answer(self, text: str) -> str:
+        """A decoded answer without the format's own white space around it (the final line break of HumanAssistant)."""
+        before, after, _ = self._answer
+        return text.removeprefix(before).removesuffix(after)
+
+    def install(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Makes this the chat template that is saved with ``tokenizer``."""
+        tokenizer.chat_template = without_generation(self.source)
+
+    def _render(self, messages: Sequence[Message], generation_prompt: bool = False) -> tuple[str, list[Span]]:
+        plain = [{"role": message["role"], "content": message["content"]} for message in messages]
+        try:
+            texts, spans = render_jinja_template(
+                conversations=[plain],
+                chat_template=self.source,
+                return_assistant_tokens_mask=GENERATION.search(self.source) is not None,
+                add_generation_prompt=generation_prompt,
+                **self._variables,
+            )
+        except TemplateError as error:
+            raise ValueError(str(error)) from error
+        return texts[0], list(spans[0]) if spans else []
+
+    def _text(self, messages: Sequence[Message], generation_prompt: bool = False) -> tuple[str, list[Span], bool]:
+        """Text to encode, spans of the assistant's text in it, and whether it is written for the sealed tokenizer."""
+        if not any(self._spelled.search(message["content"]) for message in messages):
+            return *self._render(messages, generation_prompt), False
+        marked = [
+            {"role": message["role"], "content": self._spelled.sub(_mark, message["content"])} for message in messages
+        ]
+        text, spans = self._render(marked, generation_prompt)
+        return *self._seal(text, spans), True
+
+    def _seal(self, text: str, spans: list[Span]) -> tuple[str, list[Span]]:
+        """Control tokens that the template wrote under their aliases, those that a message spells as text."""
+        pieces, before, after, length, last = [], [0], [0], 0, 0
+        for match in self._rendered.finditer(text):
+            spelled, written = match[1], match[2]
+            piece = spelled or (_alias(self._control[written]) if written else "")
+            pieces += [text[last : match.start()], piece]
+            length += match.start() - last + len(piece)
+            last = match.end()
+            before.append(last)
+            after.append(length)
+        pieces.append(text[last:])
+
+        def moved(position: int) -> int:
+            at = bisect_right(before, position) - 1
+            return after[at] + position - before[at]
+
+        return "".join(pieces), [(moved(start), moved(end)) for start, end in spans]
+
+    @cached_property
+    def _sealed(self) -> Tokenizer:
+        """The tokenizer with its control tokens under names that no text can spell; all else as it was, and every id the same."""
+        aliases = {text: _alias(number) for text, number in self._control.items()}
+        state = json.loads(json.dumps(self._state))
+        for token in state["added_tokens"]:
+            token["content"] = aliases.get(token["content"], token["content"])
+        model = state["model"]
+        if isinstance(model["vocab"], dict):
+            model["vocab"] = {aliases.get(piece, piece): number for piece, number in model["vocab"].items()}
+        else:
+            model["vocab"] = [[aliases.get(piece, piece), score] for piece, score in model["vocab"]]
+        if model.get("unk_token") is not None:
+            model["unk_token"] = aliases.get(model["unk_token"], model["unk_token"])
+        if "merges" in model:
+            pairs = (merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"])
+            model["merges"] = [pair for pair in pairs if not {*pair, "".join(pair)} & aliases.keys()]
+        sealed = Tokenizer.from_str(json.dumps(state))
+        moved = [text for text, number in self._control.items() if sealed.token_to_id(aliases[text]) != number]
+        assert not moved, f"sealing the tokenizer moved the ids of {moved}"
+        return sealed
+
+    def _masked(self, encoding: Any, spans: list[Span], text: str, sealed: bool) -> Encoded:
+        ids = np.asarray(encoding.ids, dtype=np.int32)
+        mask = np.zeros(len(ids), dtype=bool)
+        offsets = np.asarray(encoding.offsets, dtype=np.int64).reshape(-1, 2)
+        found = []
+        for start, end in spans:
+            first = int(np.searchsorted(offsets[:, 1], start, side="right"))
+            last = int(np.searchsorted(offsets[:, 0], end, side="left"))
+            mask[first:last] = True
+            found.append((first, last))
+        return Encoded(ids, mask, tuple(found))
+
+
+def _alias(number: int) -> str:
+    return f"{ALIAS_OPEN}{number}{ALIAS_CLOSE}"
+
+
+def _mark(match: re.Match[str]) -> str:
+    return "\ufffd" if OURS.fullmatch(match[0]) else f"{OPEN}{match[0]}{CLOSE}"
+
+
+def load(
+    choice: str, template_file: Path | None, tokenizer: PreTrainedTokenizerBase, *, train_on_prompt: bool = False
+) -> Template:
+    """The template that a spec asks for. Raises SpecError where the tokenizer cannot carry it, or the loss cannot be masked.
+
+    ``train_on_prompt`` accepts a template without generation markers, as every token is trained then.
+    """
+    if template_file is not None:
+        template = Template("templateFile", template_file.read_text(encoding="utf-8"), tokenizer)
+        way_out = "put {% generation %} and {% endgeneration %} around the assistant's text and its end mark"
+    elif choice == "FromModel":
+        template = _from_model(tokenizer)
+        way_out = (
+            "name a template that the model knows (HumanAssistant, Llama2, Llama3, ChatML), give a templateFile with "
+            "{% generation %} around the assistant's text, or set dataset.trainOnPrompt"
+        )
+    else:
+        return _named(choice, tokenizer)
+    if train_on_prompt:
+        return template
+    if GENERATION.search(template.source) is None:
+        raise SpecError(f"template: {template.name} does not mark the assistant's text, so the loss cannot be limited to it: {way_out}")
+    if not template.trains_end:
+        raise SpecError(f"template: {template.name} leaves the assistant's end mark out of {{% generation %}}, so answers would never stop: {way_out}")
+    return template
+
+
+def _named(name: str, tokenizer: PreTrainedTokenizerBase) -> Template:
+    known = tokenizer.get_added_vocab()
+    missing = [token for token in NEEDED_TOKENS.get(name, ()) if token not in known]
+    if name != "ChatML":
+        missing += [f"an {kind}_token" for kind in ("eos", "bos") if kind == "eos" or name != "HumanAssistant"
+                    if getattr(tokenizer, f"{kind}_token") is None]
+    if missing:
+        raise SpecError(
+            f"template: {name} needs {', '.join(missing)}, which the model's tokenizer lacks: "
+            "use FromModel, or HumanAssistant, which needs only an eos_token"
+        )
+    return Template(name, (FOLDER / f"{name}.jinja").read_text(encoding="utf-8"), tokenizer)
+
+
+def _from_model(tokenizer: PreTrainedTokenizerBase) -> Template:
+    from trl.chat_template_utils import get_training_chat_template
+
+    source = tokenizer.chat_template
+    if isinstance(source, dict):
+        source = source.get("default")
+    if source is None:
+        raise SpecError(
+            "template: FromModel, but the model's tokenizer has no chat template: set template to HumanAssistant "
+            "(or Llama2, Llama3, ChatML, whichever the model was trained with), or give a templateFile"
+        )
+    try:
+        return Template("FromModel", get_training_chat_template(tokenizer) or source, tokenizer)
+    except ValueError:
+        pass
+    return Template("FromModel", source, tokenizer)
