@@ -34,6 +34,9 @@ class Spec(Model):
     """A part of a spec. ``rules`` bind its fields to each other; the API server and this class both enforce them."""
 
     rules: ClassVar[tuple[Rule, ...]] = ()
+    incidental: ClassVar[frozenset[str]] = frozenset()
+    """Fields (by their Python names) that leave the result as it is: a job that differs in nothing else is the same job, whose
+    output is reused and whose checkpoints are gone on from."""
 
     @model_validator(mode="after")
     def _obey_rules(self) -> Self:
@@ -75,11 +78,21 @@ class SecretReference(Spec):
 class Source(Spec):
     """Where an input is read from."""
 
+    content: ClassVar[Literal["Model", "Adapter", "Dataset", "File"]] = "File"
+    """What has to lie there. It decides which files count, and where a hub keeps it."""
+    incidental: ClassVar = frozenset({"uri", "secret_ref"})  # what lies there counts, by its digest
+
     uri: Uri
     """`pvc://claim/path`, `hf://org/name@revision`, `s3://bucket/key`, `file:///path` or a path. On a laptop
     `pvc://claim/path` is `$ALPACA_STORAGE/claim/path` (`./storage/claim/path`)."""
     secret_ref: SecretReference | None = None
     """Credentials for the source, from a Secret. Locally the same variables are read from the environment."""
+
+
+class AdapterSource(Source):
+    """A LoRA adapter."""
+
+    content: ClassVar = "Adapter"
 
 
 class RopeScaling(Spec):
@@ -93,6 +106,8 @@ class RopeScaling(Spec):
 
 class ModelSource(Source):
     """The base model."""
+
+    content: ClassVar = "Model"
 
     rope_scaling: RopeScaling | None = None
     """Set to train beyond the base's context length; absent keeps the base's own setting."""
@@ -282,6 +297,17 @@ class JobSpec(Spec):
     pod: PodSettings = Field(default_factory=PodSettings)
     """Image, resources and placement of the pod."""
 
+    incidental: ClassVar = frozenset(
+        {
+            "output",
+            "failure_policy",
+            "suspend",
+            "active_deadline_seconds",
+            "ttl_seconds_after_finished",
+            "cache",
+            "pod",
+        }
+    )
     mutable: ClassVar[frozenset[str]] = frozenset({"suspend", "activeDeadlineSeconds", "ttlSecondsAfterFinished"})
     """Fields of the spec that may change after creation."""
 

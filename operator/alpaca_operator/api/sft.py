@@ -8,6 +8,7 @@ from pydantic import Field, StringConstraints
 
 from alpaca_operator.api.base import (
     JOB_COLUMNS,
+    AdapterSource,
     JobSpec,
     ModelSource,
     Parallelism,
@@ -30,6 +31,8 @@ DataFormat = Literal["Auto", "HumanAssistantText", "InputTarget", "Alpaca", "Sha
 
 class DataSource(Source):
     """A file, or a folder of files, with conversations: CSV, JSON, JSONL, Parquet, or a data set saved by `datasets`."""
+
+    content: ClassVar = "Dataset"
 
     format: DataFormat = "Auto"
     """How rows are read. `Auto` decides by the columns of each file and says what it chose; name it when that is wrong."""
@@ -86,6 +89,8 @@ class Load(Spec):
 
 class Training(Spec):
     """The training loop."""
+
+    incidental: ClassVar = frozenset({"log_steps", "save_steps", "keep_checkpoints", "report_to"})
 
     epochs: float = Field(3, gt=0, le=1000)
     """Passes over the training set. Not used when `maxSteps` is given."""
@@ -159,7 +164,7 @@ class SFTSpec(JobSpec):
 
     model: ModelSource
     """The base model: a folder with config.json, safetensors weights and a tokenizer."""
-    adapter: Source | None = None
+    adapter: AdapterSource | None = None
     """A LoRA adapter to go on training, in place of a fresh one. Its rank, alpha and layers are kept; `lora` must agree or be left out."""
     dataset: SFTDataset
     """The conversations."""
