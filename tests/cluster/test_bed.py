@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
 
-from tests.cluster.bed import cgroups
+from tests.cluster.bed import cgroups, images
 from tests.cluster.bed.cache import BedError
 from tests.cluster.bed.cluster import Cluster, Manifest, until
 from tests.cluster.bed.controlplane import ControlPlane
@@ -27,9 +29,10 @@ sys.exit(f"{sys.argv[1]}: {error}")
 """
 
 
-def pod(name: str, *command: str, volumes: dict[str, str] | None = None, **container: Any) -> Manifest:
-    """One that the restricted Pod Security level lets in; `volumes` are claims by mount path."""
-    claims = {path: f"volume-{number}" for number, path in enumerate(volumes or {})}
+def pod(name: str, *command: str, claims: Mapping[str, str] = MappingProxyType({}), **container: Any) -> Manifest:
+    """One that the restricted Pod Security level lets in; `claims` are mount paths by claim."""
+    volumes: dict[str, Manifest] = {name: {"persistentVolumeClaim": {"claimName": name}} for name in claims}
+    volumes["tmp"] = {"emptyDir": {}}
     return {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -38,16 +41,13 @@ def pod(name: str, *command: str, volumes: dict[str, str] | None = None, **conta
             "restartPolicy": "Never",
             "terminationGracePeriodSeconds": 1,
             "securityContext": {"runAsNonRoot": True, "runAsUser": 1000, "seccompProfile": {"type": "RuntimeDefault"}},
-            "volumes": [
-                {"name": claims[path], "persistentVolumeClaim": {"claimName": claim}}
-                for path, claim in (volumes or {}).items()
-            ],
+            "volumes": [{"name": name, **volume} for name, volume in volumes.items()],
             "containers": [
                 {
                     "name": "main",
                     "image": "bed.local/base:1",
                     "command": ["python3", "-c", *command],
-                    "volumeMounts": [{"name": volume, "mountPath": path} for path, volume in claims.items()],
+                    "volumeMounts": [{"name": name, "mountPath": claims.get(name, "/tmp")} for name in volumes],
                     "securityContext": {
                         "allowPrivilegeEscalation": False,
                         "readOnlyRootFilesystem": True,
@@ -78,7 +78,7 @@ def test_a_restricted_pod_reads_and_writes_a_claim(bed: Bed) -> None:
         folder = bed.volume(namespace, "models")
         (folder / "question").write_text("2 * 21")
         copy = "open('/models/answer', 'w').write(str(eval(open('/models/question').read())))"
-        bed.apply(pod("reader", copy, volumes={"/models": "models"}), namespace=namespace)
+        bed.apply(pod("reader", copy, claims={"models": "/models"}), namespace=namespace)
         assert finished(bed, "reader", namespace)["status"]["phase"] == "Succeeded"
         assert (folder / "answer").read_text() == "42"
 
@@ -133,6 +133,38 @@ def test_a_privileged_pod_is_refused_in_a_restricted_namespace(cluster: Cluster)
         privileged = pod("root", "", securityContext={"privileged": True})
         with pytest.raises(BedError, match='violates PodSecurity "restricted'):
             cluster.apply(privileged, namespace=namespace)
+
+
+INSIDE = """
+import importlib.metadata, json, os, sys
+import alpaca_operator, workloads
+from {0} import {1}
+print(json.dumps([sys.prefix, os.getuid(), importlib.metadata.version("literary-alpaca"), workloads.__file__]))
+"""
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize(("role", "library"), [("operator", "kopf.on"), ("train", "torch.nn")])
+def test_an_image_runs_the_checkout_on_what_the_lock_names(bed: Bed, role: str, library: str) -> None:
+    with bed.namespace(f"bed-image-{role}") as namespace:
+        script = INSIDE.format(*library.split("."))
+        running = pod(role, image=bed.images[role], command=["python", "-c", script])
+        del running["spec"]["securityContext"][
+            "runAsUser"
+        ]  # the image's own is a number, so the kubelet can tell it from root
+        bed.apply(running, namespace=namespace)
+        assert finished(bed, role, namespace)["status"]["phase"] == "Succeeded", bed.logs(role, namespace)
+        version = images.project()["project"]["version"]
+        site = "/opt/venv/lib/python3.11/site-packages/workloads/__init__.py"
+        assert json.loads(bed.logs(role, namespace).splitlines()[-1]) == ["/opt/venv", 65532, version, site]
+
+
+@pytest.mark.cluster
+def test_the_last_stage_is_read_as_buildah_reads_it(bed: Bed) -> None:
+    """The train image's configuration is read from its Containerfile without building it."""
+    built = images.operator().config
+    read = images.last_stage(images.containerfile("operator").read_text())
+    assert {name: built[name] for name in read} == read
 
 
 def traces(bed: Bed) -> dict[str, list[str]]:

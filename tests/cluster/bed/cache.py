@@ -104,4 +104,4 @@ def uv() -> str:
     for found in (os.environ.get("UV"), shutil.which("uv"), *sorted(root().glob("uv*/bin/uv"), reverse=True)):
         if found and Path(found).exists():
             return str(found)
-    raise BedError(f"no uv on PATH nor in {root()}: run `make install` once")
+    raise BedError(f"no uv on PATH nor in {root()}: any make target that needs one, such as `make lint`, puts it there")

@@ -31,8 +31,8 @@ HOST_PYTHON = "/usr/bin/python3"
 """Where the base has its Python too: an environment made with another could not find it in a pod."""
 
 SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-EXTRAS = {"operator": ("operator",), "train": ("train", "quantize", "chat")}
-"""One environment in the bed for all workloads, so that one image runs every kind of step."""
+EXTRAS = {"train": ("train",)}
+"""What of pyproject.toml is in a linked environment; its Containerfile's last `uv sync` says the same."""
 
 PACKAGES = {"alpaca_operator": CHECKOUT / "operator" / "alpaca_operator", "workloads": CHECKOUT / "workloads"}
 OPAQUE = ".wh..wh..opq"
@@ -153,8 +153,7 @@ def source() -> Layer:
         for path in sorted(folder.rglob("*")):
             if path.is_file() and "__pycache__" not in path.parts:
                 files[f"{site}/{package}/{path.relative_to(folder)}"] = path.read_bytes()
-    project = _pyproject()["project"]
-    name, version = project["name"], project["version"]
+    name, version = project()["project"]["name"], project()["project"]["version"]
     metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
     files[f"{site}/{name.replace('-', '_')}-{version}.dist-info/METADATA"] = metadata.encode()
     return Layer(files)
@@ -166,7 +165,7 @@ def source() -> Layer:
 def environment(role: str) -> Path:
     """A folder with /opt/venv, as the Containerfile's build stage leaves it but for the source."""
     extras = EXTRAS[role]
-    key = cache.digest((CHECKOUT / "uv.lock").read_bytes(), *extras, _python())
+    key = cache.digest((CHECKOUT / "uv.lock").read_bytes(), *extras, _python(), "compiled")
 
     def fill(draft: Path) -> None:
         say(f"linking the environment of {', '.join(extras)}")
@@ -176,7 +175,7 @@ def environment(role: str) -> Path:
         run(uv, "venv", "--relocatable", "--python", HOST_PYTHON, venv)
         chosen = [word for extra in extras for word in ("--extra", extra)]
         # No GPU here: without triton it is 1 GB less, and all else works.
-        without = ["--no-dev", "--no-install-project", "--no-install-package", "triton"]
+        without = ["--no-dev", "--no-install-project", "--no-install-package", "triton", "--compile-bytecode"]
         settings = {**os.environ, "UV_PROJECT_ENVIRONMENT": str(venv)}
         settings.pop("VIRTUAL_ENV", None)
         run("nice", uv, "sync", "--frozen", *without, *chosen, "--python", HOST_PYTHON, cwd=CHECKOUT, env=settings)
@@ -217,8 +216,8 @@ def last_stage(text: str) -> dict[str, Any]:
 
 def operator_file_system() -> Path:
     """`root`, all files of the image, and `config.json`. What is copied of the source is replaced by `source()` anyhow."""
-    project = _pyproject()
-    dependencies = [project["project"], project["build-system"], project["tool"]["uv"], project["tool"]["hatch"]]
+    settings = project()
+    dependencies = [settings["project"], settings["build-system"], settings["tool"]["uv"], settings["tool"]["hatch"]]
     inputs = [containerfile("operator"), CHECKOUT / "uv.lock"]
     key = cache.digest(*(path.read_bytes() for path in inputs), _json(dependencies), debian.base().name, BUILD)
     return cache.made("images/operator", key, partial(_build, "operator"))
@@ -271,7 +270,8 @@ buildah umount "$result"
 """
 
 
-def _pyproject() -> dict[str, Any]:
+def project() -> dict[str, Any]:
+    """pyproject.toml."""
     return tomllib.loads((CHECKOUT / "pyproject.toml").read_text())
 
 
