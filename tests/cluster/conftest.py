@@ -3,7 +3,8 @@
 ALPACA_TEST_CLUSTER says which cluster the tests marked `cluster` get:
 
     (unset)    a node of the project's own, made for this run; needs root
-    existing   the one that KUBECONFIG names; tests that need the node itself are skipped, each saying so
+    existing   the one that KUBECONFIG names. If `make cluster-up` made it, all tests run on it; in any other, those that
+               need the node itself are skipped, each saying so
     none       none: these tests are left out
 """
 
@@ -18,7 +19,7 @@ import pytest
 from tests.cluster.bed.cache import BedError
 from tests.cluster.bed.cluster import Cluster
 from tests.cluster.bed.controlplane import ControlPlane
-from tests.cluster.bed.node import Bed, demand_root
+from tests.cluster.bed.node import Bed, demand_host
 
 CHOICES = ("", "existing", "none")
 
@@ -57,10 +58,10 @@ def cluster() -> Iterator[Cluster]:
             pytest.fail(
                 f"ALPACA_TEST_CLUSTER=existing, but KUBECONFIG is {kubeconfig!r}: set it to the file of a running cluster"
             )
-        yield Cluster(Path(kubeconfig))
+        yield Bed.of(Path(kubeconfig)) or Cluster(Path(kubeconfig))
         return
     try:
-        demand_root()
+        demand_host()
     except BedError as error:
         pytest.fail(str(error))
     with Bed.temporary() as bed:

@@ -90,6 +90,8 @@ def run(
 ) -> str:
     """A step of a build: its standard output, or an error that shows the command and the end of what it said."""
     words = [str(word) for word in command]
+    if not shutil.which(words[0]):
+        raise BedError(f"no program {words[0]!r} on PATH, which the bed needs: install the package that has it")
     done = subprocess.run(
         words, cwd=cwd, env=None if env is None else dict(env), input=input, check=False, capture_output=True
     )

@@ -100,6 +100,8 @@ class Cluster:
     @contextmanager
     def namespace(self, name: str, enforce: str = "restricted") -> Iterator[str]:
         """A namespace under a Pod Security level, with its default ServiceAccount ready; deleted afterwards."""
+        going = ["get", "namespace", name, "--ignore-not-found", "-o", "jsonpath={.metadata.deletionTimestamp}"]
+        until(lambda: not self.kubectl(*going), f"the namespace {name} of an earlier test to go", 180)
         labels = {"pod-security.kubernetes.io/enforce": enforce}
         self.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
         until(lambda: self.get("serviceaccount", "default", "-n", name), f"the default ServiceAccount of {name}")

@@ -105,7 +105,7 @@ class Bed(Cluster):
     @classmethod
     def up(cls, name: str, roles: Sequence[str] = images.ROLES) -> Bed:
         """A bed that stays until it is taken down. What was left of an earlier one of the name is removed first."""
-        demand_root()
+        demand_host()
         bed = cls(name)
         wanted = [images.make(role) for role in roles]
         with cache.lock(f"beds/{name}"):
@@ -139,6 +139,13 @@ class Bed(Cluster):
         bed._take(state)
         bed.images = json.loads((bed.folder / "images.json").read_text())
         return bed
+
+    @classmethod
+    def of(cls, kubeconfig: Path) -> Bed | None:
+        """The running bed that a kubeconfig leads to, if it leads to one."""
+        beds = cache.root() / "beds"
+        path = kubeconfig.absolute()
+        return cls.attach(path.relative_to(beds).parts[0]) if path.is_relative_to(beds) else None
 
     def start(self, wanted: Sequence[images.Image] = ()) -> None:
         began = time.monotonic()
@@ -350,6 +357,11 @@ class Bed(Cluster):
     def volume(self, namespace: str, name: str, size: str = "100Gi") -> Path:
         """A ReadWriteMany PersistentVolumeClaim, bound, in a namespace that exists; returns its folder on this host."""
         folder = self.folder / "volumes" / namespace / name
+        released = ["get", "pv", f"{namespace}-{name}", "--ignore-not-found", "-o", "jsonpath={.status.phase}"]
+        if self.kubectl(*released) == "Released":
+            # Of a namespace of this name that is gone: it would never bind again, and its files are not this test's.
+            self.kubectl("delete", "pv", f"{namespace}-{name}")
+            shutil.rmtree(folder)
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o777)  # a hostPath is not given to the pod's fsGroup
         volume: Manifest = {
@@ -411,7 +423,12 @@ class Bed(Cluster):
         )
 
 
-def demand_root() -> None:
+def demand_host() -> None:
+    hidden = [folder for folder in ("/etc", "/run", "/usr", "/var") if cache.root().resolve().is_relative_to(folder)]
+    if hidden:
+        raise BedError(
+            f"the cache {cache.root()} is in {hidden[0]}, of which the node sees its own: set XDG_CACHE_HOME to another place"
+        )
     if os.geteuid() != 0:
         raise BedError(
             f"a Kubernetes node needs root for its namespaces, and this is user {os.geteuid()}: run with sudo, or set KUBECONFIG"
