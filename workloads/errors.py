@@ -65,3 +65,7 @@ class Interrupted(WorkloadError):
 
     exit_code = ExitCode.INTERRUPTED
     reason = Reason.INTERRUPTED
+
+
+class Superseded(Interrupted):
+    """Another run of the job took over; this one, lost for a while, may change nothing any more."""

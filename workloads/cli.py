@@ -1,0 +1,132 @@
+"""The command line of every workload, made from its model: ``python -m workloads.<noun> [FILE] [--name NAME] [--field value]…``."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import shutil
+import sys
+import textwrap
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from alpaca_operator.api import Resource
+from workloads import endings, fields, spec
+from workloads.environment import Environment
+from workloads.errors import SpecError, WorkloadError
+
+if TYPE_CHECKING:
+    from workloads.runtime import Metrics, Runtime
+
+SWITCH = {"true": True, "false": False}
+
+
+def main(kind: type[Resource], run: Callable[[Any, Runtime], Metrics], argv: list[str] | None = None) -> int:
+    """Run the job that ``argv`` describes; returns the exit code."""
+    arguments = sys.argv[1:] if argv is None else argv
+    if any(argument in ("--help", "-h") for argument in arguments):
+        print(help_text(kind, shutil.get_terminal_size((100, 24)).columns), end="")
+        return 0
+    try:
+        file, name, overrides = parse(kind, arguments)
+        job = spec.load_job(kind, file, name, overrides)
+        Environment.read(os.environ)
+    except WorkloadError as error:
+        return endings.refuse(error, os.environ)
+    from workloads.runtime import execute
+
+    return execute(job, run)
+
+
+def parse(kind: type[Resource], arguments: list[str]) -> tuple[str | None, str | None, list[tuple[str, Any]]]:
+    """FILE, the name and the overrides. Raises SpecError for flags that no field has."""
+    file: str | None = None
+    name: str | None = None
+    overrides: list[tuple[str, Any]] = []
+    rest = list(arguments)
+    while rest:
+        argument = rest.pop(0)
+        if not argument.startswith("--"):
+            if file is not None:
+                raise SpecError(f"{argument!r} and {file!r}: give one FILE; flags start with --")
+            file = argument
+            continue
+        flag, has_value, value = argument.removeprefix("--").partition("=")
+        field = None if flag == "name" else _field(kind, flag)
+        if not has_value:
+            if field is not None and field.is_switch and not (rest and rest[0] in SWITCH):
+                value = "true"
+            elif not rest:
+                wanted = f"{field.wanted}" if field else "the name of a document"
+                raise SpecError(f"--{flag} needs a value: {wanted}")
+            else:
+                value = rest.pop(0)
+        if field is None:
+            name = value
+        else:
+            overrides.append((flag, spec.parse_value(value, field, flag)))
+    return file, name, overrides
+
+
+def _field(kind: type[Resource], flag: str) -> fields.Field:
+    path = tuple(fields.steps(flag))
+    field = fields.find(kind, ("spec", *path))
+    if field is None or fields.shown(path) != flag:
+        raise SpecError(f"--{flag}: no such field{_hint(kind, flag)}; --help lists them all")
+    return field
+
+
+def _hint(kind: type[Resource], flag: str) -> str:
+    known = [".".join(path) for path, _ in fields.walk(_spec(kind))]
+    last = flag.rpartition(".")[2]
+    homes = [".".join(path) for path in fields.homes(kind, last)]
+    close = difflib.get_close_matches(flag, known, n=1)
+    best = (homes if "." not in flag else []) + close + homes
+    return f"; did you mean --{best[0]}?" if best else ""
+
+
+def help_text(kind: type[Resource], width: int) -> str:
+    """Every field with its sentence, default and bounds."""
+    lines = [
+        f"usage: python -m workloads.{kind.workload} [FILE] [--name NAME] [--field value]...",
+        "",
+        *textwrap.wrap(" ".join((kind.__doc__ or "").split()), width),
+        "",
+        *textwrap.wrap(
+            f"FILE is the manifest that kubectl apply takes (YAML or JSON, several documents; - is standard input): the {kind.__name__} in it "
+            "is run. Any field of its spec can be given or replaced by a flag, with or without a FILE. Values are YAML: 1e-4, true, "
+            "'[{uri: a.csv}]'; elements of lists are reached as --dataset.train[0].uri.",
+            width,
+        ),
+        "",
+        "  --name NAME",
+        "      The document to run, where FILE holds several; without FILE, the name of the job.",
+    ]
+    for path, field in fields.walk(_spec(kind)):
+        if field.model and not field.is_list:
+            lines += ["", f"{'.'.join(path)}:", *_wrapped(field.sentence, width, 2)]
+            continue
+        lines += [f"  --{'.'.join(path)} {field.placeholder}", *_wrapped(_told(field), width, 6)]
+    return "\n".join(lines) + "\n"
+
+
+def _told(field: fields.Field) -> str:
+    facts = [field.limits] if field.limits else []
+    if field.is_required:
+        facts.append("required")
+    elif field.default not in (None, [], {}, ""):
+        facts.append(f"default {_shown(field.default)}")
+    return field.sentence + (f" ({', '.join(facts)})" if facts else "")
+
+
+def _shown(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _wrapped(text: str, width: int, indent: int) -> list[str]:
+    return textwrap.wrap(text, max(40, width), initial_indent=" " * indent, subsequent_indent=" " * indent)
+
+
+def _spec(kind: type[Resource]) -> Any:
+    return kind.model_fields["spec"].annotation

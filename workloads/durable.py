@@ -1,0 +1,84 @@
+"""Writing so that nothing half-written is ever found: flush to disk first, rename last."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def sync(path: Path) -> None:
+    """Flush one file or directory to disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sync_tree(folder: Path) -> None:
+    """Flush every file below ``folder``, then the directories from the leaves up: a rename must not outlive its contents."""
+    for parent, _, files in os.walk(folder, topdown=False):
+        for name in files:
+            sync(Path(parent, name))
+        sync(Path(parent))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file at once: readers see the old text or the new one."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with partial.open("w", encoding="utf-8") as handle:
+        handle.write(text)
+        handle.flush()
+        os.fsync(handle.fileno())
+    partial.replace(path)
+    sync(path.parent)
+
+
+def discard(path: Path) -> None:
+    """Remove a file or folder, where there is one. It is renamed first, so that a half-removed folder is never taken for a whole one."""
+    if not path.exists():
+        return
+    grave = path.with_name(f".{path.name}.{os.getpid()}.discarded")
+    path.rename(grave)
+    if grave.is_dir():
+        shutil.rmtree(grave)
+    else:
+        grave.unlink()
+
+
+def swap_in(new: Path, target: Path, run_id: str) -> None:
+    """Put the folder ``new`` in the place of ``target``, a sibling of it, and remove what was there.
+
+    A directory cannot be renamed over one that has files in it, so the old one steps aside for a moment; ``recover`` brings it
+    back when the machine dies in between.
+    """
+    aside = None
+    if target.exists():
+        aside = target.with_name(f".{target.name}.{run_id}.replaced")
+        target.rename(aside)
+    new.rename(target)
+    sync(target.parent)
+    if aside is not None:
+        shutil.rmtree(aside)
+
+
+def recover(target: Path) -> None:
+    """Undo a ``swap_in`` that was cut short: the old folder goes back to its place if the new one never got there."""
+    for aside in leftovers(target, "replaced"):
+        if target.exists():
+            shutil.rmtree(aside)
+        else:
+            aside.rename(target)
+            sync(target.parent)
+
+
+def leftovers(target: Path, ending: str) -> Iterator[Path]:
+    """Siblings of ``target`` that earlier runs left behind: ``.<name>.<run>.<ending>``."""
+    if target.parent.is_dir():
+        yield from sorted(target.parent.glob(f".{_escaped(target.name)}.*.{ending}"))
+
+
+def _escaped(name: str) -> str:
+    return "".join(f"[{character}]" if character in "*?[" else character for character in name)

@@ -1,0 +1,189 @@
+"""What every workload runs in: inputs, output, checkpoints, progress, signals, watchdog, and one way to end.
+
+``execute`` reads downwards as a run goes: find the inputs, see whether the result is there already, run, publish, say how it ended.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from alpaca_operator.api import Resource, contract
+from alpaca_operator.api.contract import ExitCode
+from alpaca_operator.api.status import Reason
+from workloads import endings, storage
+from workloads.artifact import Publisher
+from workloads.console import display
+from workloads.digests import Digests
+from workloads.environment import QUIET, TELEMETRY_OFF, Environment
+from workloads.errors import Hung, WorkloadError
+from workloads.progress import Board
+from workloads.runs import Checkpoints, Run, now
+from workloads.stop import Stop
+from workloads.storage import Inputs
+from workloads.watchdog import Watchdog
+
+Metrics = dict[str, float | None]
+"""Final numbers of a run by camelCase name; None where the value was not a number."""
+
+
+class Runtime:
+    """What a workload's ``run`` is given."""
+
+    def __init__(
+        self,
+        job: Resource,
+        environment: Environment,
+        inputs: Inputs,
+        stop: Stop,
+        progress: Board,
+        checkpoints: Checkpoints,
+        publisher: Publisher,
+    ) -> None:
+        self.job = job
+        self.run_id = environment.run_id
+        self.cache = environment.cache
+        """A writable folder for tokenised data and downloads."""
+        self.inputs = inputs
+        """Every source of the spec by its path there: ``model``, ``dataset.train[0]``, ``templateFile``."""
+        self.stop = stop
+        self.progress = progress
+        self.checkpoints = checkpoints
+        self._publisher = publisher
+
+    def resolved(self, policy: dict[str, Any]) -> None:
+        """What ``Auto`` became: told to the user now, to the status, and to the artifact."""
+        self.progress.update(resolved_policy=policy)
+        self.progress.say("resolved: " + ", ".join(f"{name}={value}" for name, value in policy.items()))
+
+    @contextmanager
+    def output(self, kind: str, metrics: Metrics) -> Iterator[Path]:
+        """A folder to write the result into; it is published when the block ends well, and disappears when it does not.
+
+        Raises Superseded when another run took over meanwhile.
+        """
+        self.progress.update(stage="Saving")
+        with self._publisher.writing() as folder:
+            yield folder
+            self._publisher.publish(folder, kind, metrics, self.progress.current.resolved_policy or {})
+        self.checkpoints.discard_all()
+
+
+def execute(job: Resource, run: Callable[[Any, Runtime], Metrics]) -> int:
+    """Run ``job`` in this process, tell how it ended, and return the exit code."""
+    environment = Environment.read(os.environ)
+    prepare_process()
+    stop = Stop(job.spec.pod.termination_grace_period_seconds)
+    with display(environment.in_pod) as shown, stop.listening():
+        watchdog = Watchdog(job.spec.failure_policy.hang_timeout_seconds, lambda silence: hung(silence))
+        board = Board(shown, watchdog.beat)
+
+        def hung(silence: float) -> None:
+            endings.tell(endings.failed(_hung(silence, board), board.current), environment.termination_log)
+
+        watchdog.start()
+        try:
+            ending = _work(job, run, environment, stop, board)
+        except BaseException as error:  # noqa: BLE001 - every way to end has to reach the exit code and the last word
+            ending = endings.failed(error, board.current, (environment.cache, Path("/tmp")))
+        finally:
+            watchdog.stop()
+            board.close()
+    endings.tell(ending, environment.termination_log)
+    return ending.exit_code
+
+
+def _work(
+    job: Resource, run: Callable[[Any, Runtime], Metrics], environment: Environment, stop: Stop, board: Board
+) -> contract.Termination:
+    _serve(board, environment)
+    known = Digests(environment.cache / "digests.json", board.beat)
+    with stop.at_once():
+        inputs = storage.collect(job.spec, environment, known, board.beat)
+        place = storage.output_place(job.spec.output.uri, inputs, environment)
+        publisher = Publisher(job, inputs, place, known)
+        notice = publisher.look()
+        known.remember()
+    this = Run(
+        run_id=environment.run_id,
+        job=f"{job.kind} {job.metadata.name}",
+        spec_digest=publisher.spec_digest,
+        started_at=now(),
+    )
+    fence = place.fence(this)
+    checkpoints = Checkpoints(
+        place.checkpoints,
+        this,
+        fence,
+        known,
+        say=board.say,
+        written=lambda checkpoint: board.update(checkpoint=checkpoint),
+        uri=f"{place.uri}.checkpoints",
+    )
+    if publisher.published is not None:
+        checkpoints.discard_all()  # a run that ended between publishing and tidying up leaves them
+        board.say(f"reused {place.uri}: it was made from the same settings and inputs")
+        return _ended_well(Reason.REUSED, publisher, inputs, board)
+    if notice:
+        board.say(notice)
+    place.tidy()
+    checkpoints.tidy()
+    publisher.guard(fence)
+    metrics = run(job, Runtime(job, environment, inputs, stop, board, checkpoints, publisher))
+    if publisher.published is None:
+        raise WorkloadError(
+            f"{job.kind} ended without publishing its output: this is a bug in workloads/{job.workload}.py"
+        )
+    known.remember()
+    board.say(f"published {place.uri} ({publisher.published.digest})")
+    return _ended_well(Reason.SUCCEEDED, publisher, inputs, board, metrics)
+
+
+def _ended_well(
+    reason: Reason, publisher: Publisher, inputs: Inputs, board: Board, metrics: Metrics | None = None
+) -> contract.Termination:
+    assert publisher.published is not None
+    return endings.last_word(
+        reason,
+        ExitCode.OK,
+        f"{publisher.published.uri} holds the {publisher.published.kind}",
+        board.current.model_copy(update={"checkpoint": None}),
+        metrics=metrics,
+        output=publisher.published,
+        resolved_inputs={field: {"uri": found.uri, "digest": found.digest} for field, found in inputs.items()},
+    )
+
+
+def _hung(silence: float, board: Board) -> Hung:
+    at = f" at step {board.current.step}" if board.current.step is not None else ""
+    return Hung(
+        f"nothing moved for {silence:.0f} s while {board.current.stage.lower()}{at}: the stacks of all threads are in the log; "
+        "if a step or an evaluation takes this long, raise failurePolicy.hangTimeoutSeconds"
+    )
+
+
+def _serve(board: Board, environment: Environment) -> None:
+    if environment.progress_address is None:
+        return
+    host, port = environment.progress_address
+    try:
+        port = board.serve(host, port)
+    except OSError as error:
+        board.say(f"/progress is not served: port {port}: {error.strerror}")
+        return
+    if not environment.in_pod:
+        board.say(f"progress is served at http://{host}:{port}/progress")
+
+
+def prepare_process() -> None:
+    """Settle what libraries read once, at import: no telemetry, no progress bars of theirs, logs to stderr."""
+    for name, value in (TELEMETRY_OFF | QUIET).items():
+        os.environ.setdefault(name, value)
+    faulthandler.enable(file=sys.__stderr__ or 2)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)

@@ -1,0 +1,79 @@
+"""SIGTERM and SIGINT: a request to stop at the next step, save, and leave."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from workloads.errors import Interrupted
+
+RESERVE = 0.1
+"""Share of the grace period kept back for the last words after the save."""
+
+SIGINT_EXIT = 128 + signal.SIGINT
+"""What a shell expects of a program that Ctrl-C ended."""
+
+
+class Stop:
+    """Whether the run was asked to stop, and by when it must have saved."""
+
+    def __init__(self, grace_seconds: float) -> None:
+        self._grace_seconds = grace_seconds
+        self._at_once = False
+        self.requested = False
+        """A signal came: finish the step, save a checkpoint, raise Interrupted."""
+        self.deadline = math.inf
+        """``time.monotonic()`` by which the save must be done; infinite until a signal comes."""
+
+    def check(self) -> None:
+        """Raises Interrupted if a stop was requested. For work before the first step, where there is nothing to save."""
+        if self.requested:
+            raise Interrupted("stopped before the first step: run again to start")
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Within this block nothing is worth finishing: a signal raises Interrupted wherever the main thread is."""
+        self.check()
+        self._at_once = True
+        try:
+            yield
+        finally:
+            self._at_once = False
+        self.check()
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Take SIGTERM and SIGINT, and give them back afterwards. Signals reach the main thread only, so elsewhere this does nothing."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self.requested and number == signal.SIGINT:
+            _write_now("\nstopped at once; the newest complete checkpoint is kept\n")
+            os._exit(SIGINT_EXIT)
+        if not self.requested:
+            self.requested = True
+            self.deadline = time.monotonic() + self._grace_seconds * (1 - RESERVE)
+            if number == signal.SIGINT:
+                _write_now("\nstopping after this step; press Ctrl-C again to stop at once\n")
+        if self._at_once:
+            self._at_once = False
+            raise Interrupted("stopped before the first step: run again to start")
+
+
+def _write_now(text: str) -> None:
+    """Past Python's streams: the signal may have come in the middle of a write to one of them."""
+    os.write(2, text.encode())

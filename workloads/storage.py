@@ -1,0 +1,329 @@
+"""Where inputs are read from and outputs go: a URI becomes a local path.
+
+``pvc://claim/path``, ``file:///path`` and plain paths are looked up; ``hf://`` and ``s3://`` are brought into the cache (see
+``hub.py`` and ``s3.py``).
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import unquote, urlsplit
+
+from pydantic import ValidationError
+
+from alpaca_operator.api import contract
+from alpaca_operator.api.base import Model, Source
+from workloads import digests, durable
+from workloads.digests import Digests
+from workloads.environment import Environment
+from workloads.errors import InputError, SpecError
+from workloads.runs import Fence, FileFence, Run
+
+ARTIFACT = "artifact.json"
+
+MODEL_FILES = (".json", ".safetensors", ".model", ".txt", ".jinja", ".tiktoken")
+"""What a model, adapter or tokenizer is loaded from. The rest of its folder (a README, pickled weights) shapes no result, and
+is neither downloaded nor digested."""
+
+
+@dataclass(frozen=True)
+class Input:
+    """A source of the spec, found."""
+
+    uri: str
+    path: Path
+    """A file or folder on this machine."""
+    digest: str
+    """``sha256:…`` of what lies there."""
+
+
+class Inputs(dict[str, Input]):
+    """Inputs by the path of their field in the spec, such as ``model`` or ``dataset.train[0]``, in the order of the spec."""
+
+
+def collect(spec: Model, environment: Environment, known: Digests, beat: Callable[[], None]) -> Inputs:
+    """Find every source of the spec and digest it. Raises InputError for the first that is missing or cannot be read."""
+    inputs = Inputs()
+    for field, source in sources(spec):
+        path = locate(source, field, environment, beat)
+        try:
+            digest = content_digest(path, source, known)
+        except OSError as error:
+            raise InputError(
+                f"spec.{field}.uri: {source.uri}: cannot read {error.filename or path}: {error.strerror}"
+            ) from error
+        inputs[field] = Input(source.uri, path, digest)
+    known.remember()
+    return inputs
+
+
+def sources(part: object, path: str = "") -> Iterator[tuple[str, Source]]:
+    """Every Source below ``part``, with the camelCase path of its field."""
+    if isinstance(part, Source):
+        yield path, part
+    elif isinstance(part, Model):
+        for name, field in type(part).model_fields.items():
+            alias = field.alias or name
+            yield from sources(getattr(part, name), f"{path}.{alias}" if path else alias)
+    elif isinstance(part, list):
+        for index, element in enumerate(part):
+            yield from sources(element, f"{path}[{index}]")
+
+
+def locate(source: Source, field: str, environment: Environment, beat: Callable[[], None]) -> Path:
+    """The local path of a source, after a download where it needs one."""
+    where = f"spec.{field}.uri: {source.uri}"
+    if source.uri.startswith("hf://"):
+        from workloads import hub
+
+        path = hub.fetch(source.uri, source.content, where, environment.hub_cache, beat)
+    elif source.uri.startswith("s3://"):
+        from workloads import s3
+
+        path = s3.fetch(source.uri, where, environment.cache, keep_for(source), beat)
+    else:
+        path = local_path(source.uri, environment)
+    _must_be_readable(path, where)
+    if source.content in ("Model", "Adapter"):
+        _must_be_a_model(path, source, where)
+    return path
+
+
+def local_path(uri: str, environment: Environment) -> Path:
+    """The path behind ``pvc://``, ``file://`` or a plain path. Relative paths start in the current directory.
+
+    Raises SpecError for a path that climbs out of its claim.
+    """
+    if uri.startswith("pvc://"):
+        claim, _, rest = uri.removeprefix("pvc://").partition("/")
+        root = environment.claims / claim
+        path = Path(os.path.normpath(root / rest))
+        if not claim or claim in (".", "..") or not path.is_relative_to(root):
+            raise SpecError(f"{uri} leaves its claim: write pvc://<claim>/<path without ..>")
+        return path
+    if uri.startswith("file://"):
+        parts = urlsplit(uri)
+        if parts.netloc not in ("", "localhost"):
+            raise SpecError(f"{uri} names the host {parts.netloc!r}: write file:///path, with three slashes")
+        return Path(unquote(parts.path))
+    return Path(os.path.normpath(Path(uri).expanduser().absolute()))
+
+
+def keep_for(source: Source) -> Callable[[str], bool]:
+    """Which files of a folder the source consists of, by relative path."""
+    if source.content in ("Model", "Adapter"):
+        return lambda path: path.endswith(MODEL_FILES)
+    return lambda path: True
+
+
+def content_digest(path: Path, source: Source, known: Digests) -> str:
+    """The digest of an artifact where one lies there whole; else of the contents."""
+    if path.is_file():
+        return f"sha256:{known.file(path)}"
+    artifact = read_artifact(path)
+    if artifact is not None and sizes_differ(path, artifact) is None:
+        return artifact.digest
+    keep = keep_for(source)
+    return digests.of_files(known.files(path, [name for name in digests.listing(path, keep) if name != ARTIFACT]))
+
+
+def read_artifact(folder: Path) -> contract.Artifact | None:
+    """The artifact.json of a folder; None where there is none, or none that can be read."""
+    try:
+        return contract.Artifact.model_validate_json((folder / ARTIFACT).read_text(encoding="utf-8"))
+    except (OSError, ValidationError):
+        return None
+
+
+def sizes_differ(folder: Path, artifact: contract.Artifact) -> str | None:
+    """What is missing or cut short of an artifact; None when every file has its size."""
+    for file in artifact.files:
+        path = folder / file.path
+        if not path.is_file():
+            return f"{file.path} is missing"
+        size = path.stat().st_size
+        if size != file.size:
+            return f"{file.path} has {size} bytes instead of {file.size}"
+    return None
+
+
+def _must_be_readable(path: Path, where: str) -> None:
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(f"{where}: {_what_lies_there(path)}") from None
+    except OSError as error:
+        raise InputError(f"{where}: cannot look at {path}: {error.strerror}") from error
+    if not os.access(path, os.R_OK | (os.X_OK if path.is_dir() else 0)):
+        raise InputError(f"{where}: {path} may not be read by user {os.getuid()}: change its mode or owner")
+    if path.is_dir() and not any(path.iterdir()):
+        raise InputError(f"{where}: the folder {path} is empty")
+
+
+def _what_lies_there(path: Path) -> str:
+    """Why ``path`` is missing, told by the deepest folder above it that exists."""
+    above = path.parent
+    missing = path
+    while not above.exists():
+        missing, above = above, above.parent
+    if not above.is_dir():
+        return f"{path} does not exist, because {above} is a file"
+    try:
+        names = sorted(
+            entry.name + ("/" if entry.is_dir() else "") for entry in above.iterdir() if not entry.name.startswith(".")
+        )
+    except OSError as error:
+        return f"{path} does not exist, and {above} cannot be listed: {error.strerror}"
+    close = difflib.get_close_matches(missing.name, [name.rstrip("/") for name in names], n=1)
+    hint = f"; did you mean {close[0]}?" if close else ""
+    there = f"holds {_some(names)}" if names else "is empty"
+    return f"{path} does not exist: {above} {there}{hint}"
+
+
+def _some(names: list[str], limit: int = 8) -> str:
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
+
+
+def _must_be_a_model(path: Path, source: Source, where: str) -> None:
+    """Refuse a folder that cannot be loaded before torch is imported, which takes seconds."""
+    config = "adapter_config.json" if source.content == "Adapter" else "config.json"
+    if not path.is_dir():
+        raise InputError(f"{where}: {path} is a file: name the folder that holds {config}")
+    if not (path / config).is_file():
+        folders = sorted(str(found.parent.relative_to(path)) for found in path.glob(f"*/{config}"))
+        hint = f"; {_some(folders)} below it does" if folders else ""
+        raise InputError(f"{where}: {path} has no {config}{hint}; it holds {_some(sorted(os.listdir(path)))}")
+    for weights in path.glob("*.safetensors"):
+        with weights.open("rb") as handle:
+            if handle.read(24) == b"version https://git-lfs.":
+                raise InputError(
+                    f"{where}: {weights} is a Git LFS pointer, not the weights: run `git lfs pull` in {path}"
+                )
+
+
+class OutputPlace(Protocol):
+    """The place that an output goes to."""
+
+    uri: str
+    staging: Path
+    """Where the result is written before it is published; the same file system as the final place, where that is local."""
+    checkpoints: Path
+
+    def fence(self, run: Run) -> Fence: ...
+
+    def tidy(self) -> None:
+        """Mend and remove what interrupted runs left behind."""
+
+    def artifact(self) -> contract.Artifact | None:
+        """The artifact that lies there."""
+
+    def damage(self, artifact: contract.Artifact, known: Digests) -> str | None:
+        """What is wrong with its files; None when they are whole."""
+
+    def is_taken(self) -> bool:
+        """Something lies there, artifact or not."""
+
+    def publish(self, folder: Path) -> None:
+        """Put ``folder``, artifact.json included, in place."""
+
+
+def output_place(uri: str, inputs: Mapping[str, Input], environment: Environment) -> OutputPlace:
+    """Where the output goes. Raises SpecError for a place that cannot take one."""
+    if uri.startswith("s3://"):
+        from workloads import s3
+
+        return s3.Bucket(uri, environment)
+    place = LocalFolder(uri, environment)
+    _must_not_touch_inputs(place.path, uri, inputs)
+    return place
+
+
+class LocalFolder:
+    """An output on a file system: written to a sibling and renamed."""
+
+    def __init__(self, uri: str, environment: Environment) -> None:
+        self.uri = uri
+        self.path = local_path(uri, environment)
+        self._run_id = environment.run_id
+        if uri.startswith("pvc://") and self.path.parent == environment.claims:
+            raise SpecError(
+                f"spec.output.uri: {uri} is the root of its claim, which cannot be replaced at once: name a folder in it, such as {uri.rstrip('/')}/result"
+            )
+        if environment.in_pod and uri.startswith("pvc://"):
+            claim = environment.claims / uri.removeprefix("pvc://").split("/")[0]
+            if not claim.is_dir():
+                raise InputError(f"spec.output.uri: {uri}: the claim is not mounted at {claim}")
+        self.staging = self.path.with_name(f".{self.path.name}.{self._run_id}.partial")
+        self.checkpoints = self.path.with_name(f"{self.path.name}.checkpoints")
+
+    def fence(self, run: Run) -> Fence:
+        return FileFence(self.checkpoints / "run-id", run)
+
+    def prepare(self) -> None:
+        """Raises SpecError when nothing can be written there."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            probe = self.staging.with_suffix(".probe")
+            probe.mkdir()
+            probe.rmdir()
+        except (PermissionError, FileExistsError, NotADirectoryError) as error:
+            raise SpecError(
+                f"spec.output.uri: {self.uri}: user {os.getuid()} cannot write to {error.filename or self.path.parent}: {error.strerror}"
+            ) from error
+
+    def tidy(self) -> None:
+        durable.recover(self.path)
+        for ending in ("partial", "discarded"):
+            for leftover in durable.leftovers(self.path, ending):
+                shutil.rmtree(leftover, ignore_errors=True)
+
+    def artifact(self) -> contract.Artifact | None:
+        durable.recover(self.path)
+        return read_artifact(self.path)
+
+    def damage(self, artifact: contract.Artifact, known: Digests) -> str | None:
+        return sizes_differ(self.path, artifact) or contents_differ(self.path, artifact, known)
+
+    def is_taken(self) -> bool:
+        return self.path.exists() and not (self.path.is_dir() and not any(self.path.iterdir()))
+
+    def publish(self, folder: Path) -> None:
+        durable.sync_tree(folder)
+        durable.swap_in(folder, self.path, self._run_id)
+
+
+CHEAP_BYTES = 1024 * 1024 * 1024
+"""About a second and a half of reading: as much as is verified on each start of a job whose output is there already."""
+
+
+def contents_differ(folder: Path, artifact: contract.Artifact, known: Digests) -> str | None:
+    """A file whose content is not what artifact.json says. Small files first, and only as many as are cheap to read."""
+    budget = CHEAP_BYTES
+    for file in sorted(artifact.files, key=lambda file: file.size):
+        path = folder / file.path
+        digest = known.known(path)
+        if digest is None:
+            budget -= file.size
+            if budget < 0:
+                return None
+            digest = known.file(path)
+        if digest != file.sha256:
+            return f"the content of {file.path} has changed"
+    return None
+
+
+def _must_not_touch_inputs(output: Path, uri: str, inputs: Mapping[str, Input]) -> None:
+    """An output in an input changes what the job was made from; an input in an output is replaced with it."""
+    for field, found in inputs.items():
+        inside, outside = output.is_relative_to(found.path), found.path.is_relative_to(output)
+        if inside or outside:
+            relation = "is" if inside and outside else "lies in" if inside else "contains"
+            raise SpecError(
+                f"spec.output.uri: {uri} {relation} the input spec.{field} ({found.uri}): name another folder"
+            )

@@ -1,0 +1,132 @@
+"""Ends a run that makes no step any more, with the stacks of all threads in the log."""
+
+from __future__ import annotations
+
+import ctypes
+import faulthandler
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from alpaca_operator.api.contract import ExitCode
+
+LAST_RESORT_SECONDS = 30
+"""How long after the timeout the process is ended from outside the interpreter, when no Python code can run."""
+
+
+class Watchdog:
+    """Counts the time since the last beat in a thread of its own.
+
+    After ``timeout`` seconds the stacks of all threads go to stderr, ``last_words`` is called with the seconds of silence, and
+    the process exits with 72, whatever the main thread is doing. A C function that never gives the interpreter lock back would
+    keep that thread from running too; a timer in the C library then prints the stacks and exits 72 half a minute later.
+    """
+
+    def __init__(self, timeout: float, last_words: Callable[[float], None]) -> None:
+        self._timeout = timeout
+        self._last_words = last_words
+        self._last_beat = time.monotonic()
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+        self._last_resort: LastResort = _TimerExit() if sys.platform == "linux" else _TracebackExit()
+        self._armed_at = 0.0
+
+    def start(self) -> None:
+        self._thread.start()
+        self.beat()
+
+    def beat(self) -> None:
+        """Something moved. Cheap enough for every step and every chunk of a file."""
+        self._last_beat = time.monotonic()
+        if self._last_beat - self._armed_at >= 1.0 and self._thread.is_alive():
+            self._armed_at = self._last_beat
+            self._last_resort.arm(self._timeout + LAST_RESORT_SECONDS)
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self._thread.join()
+        self._last_resort.disarm()
+
+    def _watch(self) -> None:
+        while not self._stopped.wait(max(0.05, self._last_beat + self._timeout - time.monotonic())):
+            silence = time.monotonic() - self._last_beat
+            if silence >= self._timeout:
+                faulthandler.dump_traceback(file=sys.__stderr__ or 2, all_threads=True)
+                try:
+                    self._last_words(silence)
+                finally:
+                    os._exit(ExitCode.HUNG)
+
+
+class LastResort(Protocol):
+    """Ends the process without the interpreter's help."""
+
+    def arm(self, seconds: float) -> None: ...
+
+    def disarm(self) -> None: ...
+
+
+class _TracebackExit:
+    """faulthandler's own thread, which needs no interpreter lock; it exits with 1, as it cannot be told another code."""
+
+    def arm(self, seconds: float) -> None:
+        faulthandler.dump_traceback_later(seconds, exit=True, file=sys.__stderr__ or 2)
+
+    def disarm(self) -> None:
+        faulthandler.cancel_dump_traceback_later()
+
+
+class _TimeSpec(ctypes.Structure):
+    _fields_ = (("seconds", ctypes.c_long), ("nanoseconds", ctypes.c_long))
+
+
+class _TimerSpec(ctypes.Structure):
+    _fields_ = (("interval", _TimeSpec), ("value", _TimeSpec))
+
+
+class _SignalEvent(ctypes.Structure):
+    """glibc's ``struct sigevent``; see sigevent(3type)."""
+
+    _fields_ = (
+        ("value", ctypes.c_void_p),
+        ("signal_number", ctypes.c_int),
+        ("notify", ctypes.c_int),
+        ("function", ctypes.c_void_p),
+        ("attributes", ctypes.c_void_p),
+        ("padding", ctypes.c_char * 32),
+    )
+
+
+class _TimerExit:
+    """A POSIX timer whose notification is the C function ``_exit`` with 72 as its argument; faulthandler prints the stacks before."""
+
+    SIGEV_THREAD = 2
+    CLOCK_MONOTONIC = 1
+
+    def __init__(self) -> None:
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        event = _SignalEvent(
+            value=int(ExitCode.HUNG),
+            notify=self.SIGEV_THREAD,
+            function=ctypes.cast(self._libc._exit, ctypes.c_void_p),
+        )
+        self._timer = ctypes.c_void_p()
+        if self._libc.timer_create(self.CLOCK_MONOTONIC, ctypes.byref(event), ctypes.byref(self._timer)) != 0:
+            raise OSError(ctypes.get_errno(), "timer_create")
+
+    def arm(self, seconds: float) -> None:
+        faulthandler.dump_traceback_later(seconds - 1, file=sys.__stderr__ or 2)
+        self._set(seconds)
+
+    def disarm(self) -> None:
+        faulthandler.cancel_dump_traceback_later()
+        self._set(0)
+        self._libc.timer_delete(self._timer)
+
+    def _set(self, seconds: float) -> None:
+        whole = int(seconds)
+        spec = _TimerSpec(value=_TimeSpec(whole, int((seconds - whole) * 1e9)))
+        self._libc.timer_settime(self._timer, 0, ctypes.byref(spec), None)
