@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 
 from alpaca_operator.api import Resource
 from alpaca_operator.api.contract import Progress
 from alpaca_operator.diagnosis import Refusal
-from alpaca_operator.plan.base import Inputs
+from alpaca_operator.status import Seen
 
 Object = dict[str, Any]
 
@@ -22,7 +21,7 @@ class World(Protocol):
         """The time, in UTC."""
 
     def child(self, resource: Resource) -> Object | None:
-        """The Job by the child's name in the resource's namespace, whoever owns it; also while it is being deleted."""
+        """The Job that the resource owns, by the UID of its owner; also while it is being deleted."""
 
     def pods(self, resource: Resource) -> Sequence[Object]:
         """Every pod labelled with the resource's UID: those in the cluster, and those deleted after they had ended, in
@@ -35,18 +34,17 @@ class World(Protocol):
         """Why the child has no pods, from the events of the Job controller; None when it has some, or nothing was said."""
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """The cluster as one reconcile sees it."""
-
-    now: datetime
-    child: Object | None = None
-    pods: tuple[Object, ...] = ()
-    progress: Progress | None = None
-    progress_at: datetime | None = None
-    refusal: Refusal | None = None
-    inputs: Inputs = None  # type: ignore[assignment]
-
-
 def gather(resource: Resource, world: World) -> Seen:
-    raise NotImplementedError
+    progress, read_at = world.progress(resource) or (None, None)
+    pods = sorted(world.pods(resource), key=lambda pod: str(pod["metadata"].get("creationTimestamp", "")))
+    return Seen(
+        now=world.now(),
+        child=world.child(resource),
+        pods=tuple(pods),
+        progress=progress,
+        progress_at=read_at,
+        refusal=world.refusal(resource),
+    )
+
+
+__all__ = ["Seen", "World", "gather"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
@@ -93,6 +94,18 @@ class AdapterSource(Source):
     """A LoRA adapter."""
 
     content: ClassVar = "Adapter"
+
+
+def sources(part: object, path: str = "") -> Iterator[tuple[str, Source]]:
+    """Every Source below ``part``, with the camelCase path of its field (``model``, ``dataset.train[0]``), in the order of the spec."""
+    if isinstance(part, Source):
+        yield path, part
+    elif isinstance(part, Model):
+        for name, field in type(part).model_fields.items():
+            yield from sources(getattr(part, name), ".".join(filter(None, (path, field.alias or name))))
+    elif isinstance(part, list):
+        for index, each in enumerate(part):
+            yield from sources(each, f"{path}[{index}]")
 
 
 class RopeScaling(Spec):

@@ -1,0 +1,66 @@
+"""A batch/v1 Job for one pod: restarts, deadlines and what counts as a failure are the Job controller's work."""
+
+from __future__ import annotations
+
+from alpaca_operator.api import Resource
+from alpaca_operator.api.contract import CONTAINER, NEVER_RETRIED, ExitCode
+from alpaca_operator.plan import names
+from alpaca_operator.plan.base import Manifest
+
+ENDING: Manifest = {"spec": {"activeDeadlineSeconds": 1}}
+"""Merged into a Job, it ends it: running pods get their grace period, no more are made, those that ended stay for their logs."""
+
+
+def one_pod(resource: Resource, template: Manifest) -> Manifest:
+    """The Job, created once. Queueing systems write to it afterwards, so nothing but ``drift`` is ever changed by us."""
+    spec, metadata = resource.spec, resource.metadata
+    deadline = {} if spec.active_deadline_seconds is None else {"activeDeadlineSeconds": spec.active_deadline_seconds}
+    annotations = names.for_kueue(metadata.annotations)
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {
+            "name": names.child_name(resource),
+            "namespace": metadata.namespace,
+            "labels": names.for_kueue(metadata.labels) | names.labels(resource),
+            **({"annotations": annotations} if annotations else {}),
+            "ownerReferences": [names.owner(resource)],
+        },
+        # No ttlSecondsAfterFinished: a Job that is gone before its end was recorded would be run again. The operator deletes
+        # it once the status has the end.
+        "spec": {
+            "parallelism": 1,
+            "completions": 1,
+            "backoffLimit": spec.failure_policy.max_restarts,
+            "podFailurePolicy": {"rules": failure_rules()},
+            # A pod that is being deleted may still save a checkpoint.
+            "podReplacementPolicy": "Failed",
+            **deadline,
+            "template": template,
+        },
+    }
+
+
+def failure_rules() -> list[Manifest]:
+    """The first that matches decides; what none matches counts towards backoffLimit."""
+
+    def on_exit(action: str, *codes: int) -> Manifest:
+        return {
+            "action": action,
+            "onExitCodes": {"containerName": CONTAINER, "operator": "In", "values": sorted(map(int, codes))},
+        }
+
+    return [
+        # First: a pod killed on its way out may end with any exit code.
+        {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+        on_exit("Ignore", ExitCode.INTERRUPTED),
+        on_exit("FailJob", *NEVER_RETRIED),
+    ]
+
+
+def drift(wanted: Manifest, live: Manifest) -> Manifest | None:
+    """What a Job that exists should get: the one mutable field of the spec that it carries. As a merge patch, None for nothing."""
+    deadline = wanted["spec"].get("activeDeadlineSeconds")
+    if live["spec"].get("activeDeadlineSeconds") == deadline:
+        return None
+    return {"spec": {"activeDeadlineSeconds": deadline}}

@@ -1,0 +1,190 @@
+"""The pod of a job: one container that runs the workload, and passes PodSecurity `restricted`."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from alpaca_operator.api import Resource
+from alpaca_operator.api.base import PodSettings, sources
+from alpaca_operator.api.contract import (
+    ANNOTATION_CONFIG,
+    CONFIG_PATH,
+    CONTAINER,
+    ENV_CACHE,
+    ENV_IN_POD,
+    ENV_RUN_ID,
+    MOUNT_ROOT,
+    PROGRESS_PORT,
+    TERMINATION_PATH,
+)
+from alpaca_operator.api.status import Reason
+from alpaca_operator.diagnosis import Refusal
+from alpaca_operator.plan import names
+from alpaca_operator.plan.base import Manifest
+from alpaca_operator.plan.volumes import claim_of, mounts, volumes
+from alpaca_operator.settings import Settings
+
+USER = 65532
+"""The user and group of the images; also the group that owns what is written to volumes."""
+CACHE_FOLDER = ".literary-alpaca"
+"""In the claim of `cache`, which may hold other things too."""
+
+
+def unfit(resource: Resource, settings: Settings) -> Refusal | None:
+    """Why a valid spec cannot run in a pod: known before one is made, and cheaper to hear than from a pod that ran for hours."""
+    spec = resource.spec
+    for number, volume in enumerate(spec.pod.volumes):
+        for key in ("name", "mountPath"):
+            if not isinstance(volume.get(key), str):
+                return _invalid(
+                    f"pod.volumes[{number}] has no {key}: a volume needs name and mountPath besides its source"
+                )
+    if spec.pod.image is None and resource.kind not in settings.images:
+        variable = f"ALPACA_IMAGE_{resource.kind.upper()}"
+        return _invalid(
+            f"pod.image is not set, and the operator has no image for {resource.kind}: set it, or the operator's {variable}"
+        )
+    return _lost_with_the_pod(resource)
+
+
+def _lost_with_the_pod(resource: Resource) -> Refusal | None:
+    """An output that nobody would find after the pod."""
+    uri = resource.spec.output.uri
+    if (claim := claim_of(uri)) is not None:
+        inside = uri.removeprefix("pvc://").removeprefix(claim).strip("/")
+        return (
+            None
+            if claim and inside
+            else _invalid(f"output.uri {uri} names no folder within a claim: write pvc://<claim>/<folder>")
+        )
+    if "://" in uri and not uri.startswith("file://"):
+        return None
+    path = uri.removeprefix("file://")
+    if any(path.startswith(volume["mountPath"].rstrip("/") + "/") for volume in resource.spec.pod.volumes):
+        return None
+    return _invalid(
+        f"output.uri {uri} lies within the pod and would be lost with it: write pvc://<claim>/<folder> or s3://<bucket>/<key>, or mount a "
+        "volume there (pod.volumes)"
+    )
+
+
+def _invalid(message: str) -> Refusal:
+    return Refusal(Reason.INVALID_SPEC, f"{message}; the spec is immutable, so in a job of another name")
+
+
+def template(resource: Resource, settings: Settings) -> Manifest:
+    """A pod template for a Job."""
+    pod = resource.spec.pod
+    metadata = resource.metadata
+    return {
+        "metadata": {
+            "labels": pod.labels | names.for_kueue(metadata.labels) | names.labels(resource),
+            "annotations": pod.annotations
+            | names.for_kueue(metadata.annotations)
+            | {ANNOTATION_CONFIG: config(resource)},
+        },
+        "spec": {
+            "restartPolicy": "Never",
+            "terminationGracePeriodSeconds": pod.termination_grace_period_seconds,
+            # The workload speaks to no API server, and NCCL hangs on the variables of hundreds of Services.
+            "automountServiceAccountToken": False,
+            "enableServiceLinks": False,
+            "securityContext": {
+                "runAsNonRoot": True,
+                "runAsUser": USER,
+                "runAsGroup": USER,
+                "fsGroup": USER,
+                # Always would change the owner of every file on every start: minutes on a volume of models.
+                "fsGroupChangePolicy": "OnRootMismatch",
+                "seccompProfile": {"type": "RuntimeDefault"},
+            },
+            "containers": [_container(resource, settings)],
+            "volumes": volumes(resource),
+            **_placement(pod),
+        },
+    }
+
+
+def config(resource: Resource) -> str:
+    """The manifest that the workload reads, as compact JSON: what `kubectl apply` took, with the defaults."""
+    metadata = resource.metadata
+    manifest = {
+        "apiVersion": resource.api_version,
+        "kind": resource.kind,
+        "metadata": {"name": metadata.name, "namespace": metadata.namespace, "uid": metadata.uid},
+        "spec": resource.spec.model_dump(by_alias=True, exclude_none=True, mode="json"),
+    }
+    return json.dumps(manifest, ensure_ascii=False, separators=(",", ":"))
+
+
+def _container(resource: Resource, settings: Settings) -> Manifest:
+    # No probes: a long step, an evaluation or a save is no reason to kill a training. The watchdog within the workload knows
+    # what a hang is; no limit on ephemeral storage either, where a download would end the run.
+    pod = resource.spec.pod
+    return {
+        "name": CONTAINER,
+        "image": pod.image or settings.images[resource.kind],
+        **_given(imagePullPolicy=pod.image_pull_policy),
+        "command": ["python", "-m", f"workloads.{resource.workload}", CONFIG_PATH],
+        "env": _env(resource),
+        **_given(envFrom=_env_from(resource)),
+        "ports": [{"name": "progress", "containerPort": PROGRESS_PORT, "protocol": "TCP"}],
+        "resources": _resources(pod),
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "terminationMessagePath": TERMINATION_PATH,
+        # A workload that could not write its last word leaves the end of its log.
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": mounts(resource),
+    }
+
+
+def _env(resource: Resource) -> list[Manifest]:
+    """Ours first; a variable of the same name in the spec takes its place."""
+    spec = resource.spec
+    ours: list[Manifest] = [
+        {"name": ENV_IN_POD, "value": "1"},
+        {"name": ENV_RUN_ID, "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}},
+        {"name": "HOME", "value": "/tmp"},
+        {"name": "USER", "value": "alpaca"},  # torch asks for the user's name, and a numeric user has none
+    ]
+    if spec.cache:
+        ours.append({"name": ENV_CACHE, "value": f"{MOUNT_ROOT}/{spec.cache.claim_name}/{CACHE_FOLDER}"})
+    users = [variable.model_dump(by_alias=True, exclude_none=True) for variable in spec.pod.env]
+    return list({variable["name"]: variable for variable in [*ours, *users]}.values())
+
+
+def _env_from(resource: Resource) -> list[Manifest]:
+    """The credentials of the sources, once each, then what the user adds."""
+    secrets = dict.fromkeys(source.secret_ref.name for _, source in sources(resource.spec) if source.secret_ref)
+    return [*({"secretRef": {"name": name}} for name in secrets), *resource.spec.pod.env_from]
+
+
+def _resources(pod: PodSettings) -> Manifest:
+    claims = [{"name": claim.name} for claim in pod.resource_claims]
+    return _given(limits=pod.resources.limits, requests=pod.resources.requests, claims=claims)
+
+
+def _placement(pod: PodSettings) -> Manifest:
+    """Where the pod may run, and as whom: handed on as it is."""
+    return _given(
+        imagePullSecrets=[secret.model_dump() for secret in pod.image_pull_secrets],
+        resourceClaims=[claim.model_dump(by_alias=True, exclude_none=True) for claim in pod.resource_claims],
+        nodeSelector=pod.node_selector,
+        tolerations=[toleration.model_dump(by_alias=True, exclude_none=True) for toleration in pod.tolerations],
+        affinity=pod.affinity,
+        topologySpreadConstraints=pod.topology_spread_constraints,
+        priorityClassName=pod.priority_class_name,
+        serviceAccountName=pod.service_account_name,
+        runtimeClassName=pod.runtime_class_name,
+        schedulerName=pod.scheduler_name,
+    )
+
+
+def _given(**fields: Any) -> Manifest:
+    """Those that are set: an empty field in a manifest is one more thing to read."""
+    return {name: value for name, value in fields.items() if value}
