@@ -1,0 +1,147 @@
+"""The operator: ``python -m alpaca_operator``. Settings are environment variables; ``--help`` lists them.
+
+Ends with 0 when it was told to stop, 1 when it lost the Lease or a watch failed, 2 when a setting is wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import signal
+import sys
+
+import kopf
+
+from alpaca_operator import handlers, logs, probes
+from alpaca_operator.errors import ApiError, Unreachable
+from alpaca_operator.kube import Kube, wait_for_kinds
+from alpaca_operator.leader import Elector
+from alpaca_operator.progress import Budget, Reader
+from alpaca_operator.reconcile import run_workers
+from alpaca_operator.resync import Resync
+from alpaca_operator.settings import SettingError, Settings, describe
+from alpaca_operator.world import World
+
+log = logging.getLogger("alpaca_operator")
+
+CRD_POLL_SECONDS = 2.0
+RETRY_SECONDS = 1.0
+DRAIN_SECONDS = 3.0
+"""What each part gets to come to its end when the operator is told to stop."""
+
+
+class Operator:
+    """The parts, and the order in which they start and stop."""
+
+    def __init__(self, settings: Settings, kube: Kube) -> None:
+        self.settings = settings
+        self.elector = Elector(kube, settings)
+        kube.may_write = self.elector.check
+        budget = Budget(settings.progress_writes_per_second, settings.progress_write_seconds)
+        self.world = World(settings, kube, budget=budget)
+        self.resync = Resync(settings, kube, self.world.store, self.world.queue)
+        self.reader = Reader(settings, kube, self.world.store, self.world.queue, self.world.board)
+        self.filled = asyncio.Event()
+        self.stop = asyncio.Event()
+
+    async def run(self) -> None:
+        """Until SIGTERM or SIGINT; raises what a part of it raised."""
+        self._listen_for_signals()
+        async with probes.serve(
+            self.settings.port,
+            health=self._health,
+            readiness=lambda: "" if self.filled.is_set() else "not everything has been read yet",
+            store=self.world.store,
+            depth=lambda: len(self.world.queue),
+        ):
+            work = asyncio.create_task(self._work(), name="work")
+            elector = asyncio.create_task(self.elector.run(), name="elector")
+            watches = asyncio.create_task(self._watch(), name="watches")
+            stop = asyncio.create_task(self.stop.wait(), name="stop")
+            done, _ = await asyncio.wait({work, elector, watches, stop}, return_when=asyncio.FIRST_COMPLETED)
+            # First the work, then the Lease, so that a successor starts at once; the watches close at leisure.
+            await _end(work, elector)
+            await self.elector.release()
+            await _end(watches)
+            for part in done:
+                part.result()
+
+    async def _work(self) -> None:
+        await wait_for_kinds(self.world.kube, CRD_POLL_SECONDS, log.warning)
+        await self._fill()
+        await self.elector.leading.wait()
+        for key in self.world.store.resources():
+            self.world.queue.add(key)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(run_workers(self.world), name="workers")
+            group.create_task(self.reader.run(), name="progress")
+            group.create_task(self.resync.run(), name="resync")
+
+    async def _fill(self) -> None:
+        while not self.filled.is_set():
+            try:
+                await self.resync.fill()
+                self.filled.set()
+            except (ApiError, Unreachable) as error:
+                log.warning("not everything could be read, tried again: %s", error)
+                await asyncio.sleep(RETRY_SECONDS)
+
+    async def _watch(self) -> None:
+        await wait_for_kinds(self.world.kube, CRD_POLL_SECONDS, log.debug)
+        ours = asyncio.all_tasks()
+        tasks = await kopf.spawn_tasks(
+            registry=handlers.registry(self.world.store, self.world.queue),
+            settings=handlers.settings(),
+            clusterwide=not self.settings.namespaces,
+            namespaces=self.settings.namespaces,
+        )
+        self._listen_for_signals()  # kopf has put its own handlers in place, which would end the watches before the work
+        await kopf.run_tasks(tasks, ignored=ours)
+
+    def _health(self) -> str:
+        return f"watches that bring nothing: {', '.join(self.resync.sick)}" if self.resync.sick else ""
+
+    def _listen_for_signals(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, self.stop.set)
+
+
+async def _end(*tasks: asyncio.Task[None]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks, timeout=DRAIN_SECONDS)
+
+
+async def serve(settings: Settings) -> None:
+    kube = await Kube.connect()
+    try:
+        await Operator(settings, kube).run()
+    finally:
+        await kube.close()
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m alpaca_operator",
+        description="Turns the resources of literary-alpaca.io into pods.",
+        epilog="environment:\n" + describe(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.parse_args(argv)
+    try:
+        settings = Settings.from_environment()
+    except SettingError as error:
+        print(error, file=sys.stderr)
+        return 2
+    logs.set_up(settings.log_format, settings.log_level)
+    try:
+        asyncio.run(serve(settings))
+    except Exception:
+        log.exception("the operator ends")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

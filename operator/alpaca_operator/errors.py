@@ -1,0 +1,27 @@
+"""The outcomes of a reconcile that are no bugs. Anything else that is raised is logged once, with its traceback, by the worker."""
+
+from __future__ import annotations
+
+
+class ApiError(Exception):
+    """The API server answered with an error. ``reason`` is the Status object's, such as ``NotFound``."""
+
+    def __init__(self, status: int, reason: str, message: str, *, retry_after: float | None = None):
+        super().__init__(f"{status} {reason}: {message}" if reason else f"{status}: {message}")
+        self.status = status
+        self.reason = reason
+        self.message = message
+        self.retry_after = retry_after
+
+    @property
+    def passing(self) -> bool:
+        """Nobody's mistake, and likely to be gone soon: a restart, overload, a write that crossed another."""
+        return self.status in (408, 409, 429) or self.status >= 500
+
+
+class Unreachable(Exception):
+    """The API server did not answer: refused, reset, or too late."""
+
+
+class NotLeading(Exception):
+    """A write was about to be made without a valid Lease; another replica may be the one that works now."""

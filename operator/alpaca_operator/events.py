@@ -1,0 +1,83 @@
+"""What ``kubectl describe`` lists: an Event for each change of state that a person may want to know of.
+
+Made after the status that tells the same has landed: an Event cannot be taken back. A healthy job gets one, at its end.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from datetime import UTC, datetime
+from typing import Any, Literal, NamedTuple
+
+from alpaca_operator.api import Resource
+from alpaca_operator.api.status import Condition, Reason
+from alpaca_operator.errors import ApiError, Unreachable
+from alpaca_operator.kube import EVENTS, Kube
+
+log = logging.getLogger(__name__)
+
+CONTROLLER = "literary-alpaca.io/operator"
+NOTE_LIMIT = 1024
+"""Bytes of a note that the API server takes."""
+
+QUIET = frozenset({Reason.PENDING, Reason.QUEUED, Reason.STARTING, Reason.RUNNING, Reason.STOPPING})
+"""States on the usual way; the status tells them."""
+NORMAL = frozenset({Reason.SUCCEEDED, Reason.REUSED, Reason.SUSPENDED, Reason.INTERRUPTED})
+
+
+class Note(NamedTuple):
+    """An Event to be."""
+
+    type: Literal["Normal", "Warning"]
+    reason: str
+    message: str
+
+
+def worth_telling(before: dict[str, Any], after: dict[str, Any]) -> Note | None:
+    """The Event that a change of status deserves, or None. Speaks of the Ready condition, as the STATE column does."""
+    was, now = ready(before), ready(after)
+    if not now or now.get("reason") == was.get("reason") or now["reason"] in QUIET:
+        return None
+    kind: Literal["Normal", "Warning"] = "Normal" if now["reason"] in NORMAL else "Warning"
+    return Note(kind, now["reason"], now.get("message") or now["reason"])
+
+
+async def record(kube: Kube, identity: str, resource: Resource, note: Note) -> None:
+    """An Event that cannot be written is worth a line in the log, no more: the status has it all."""
+    try:
+        await kube.create(EVENTS, event(identity, resource, note, datetime.now(UTC)))
+    except (ApiError, Unreachable) as error:
+        log.warning("%s %s/%s: no Event: %s", resource.kind, resource.metadata.namespace, resource.metadata.name, error)
+
+
+def event(identity: str, resource: Resource, note: Note, now: datetime) -> dict[str, Any]:
+    """In the resource's namespace, by a name that a second try at the same moment shares."""
+    metadata = resource.metadata
+    stamp = now.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    digest = hashlib.sha256(f"{metadata.uid}{note}{stamp}".encode()).hexdigest()[:16]
+    return {
+        "apiVersion": EVENTS.api_version,
+        "kind": EVENTS.kind,
+        "metadata": {"name": f"{metadata.name}.{digest}", "namespace": metadata.namespace},
+        "eventTime": stamp,
+        "reportingController": CONTROLLER,
+        "reportingInstance": identity[:128],
+        "action": "Reconcile",
+        "type": note.type,
+        "reason": note.reason,
+        "note": note.message.encode()[:NOTE_LIMIT].decode(errors="ignore"),
+        "regarding": {
+            "apiVersion": resource.api_version,
+            "kind": resource.kind,
+            "namespace": metadata.namespace,
+            "name": metadata.name,
+            "uid": metadata.uid,
+            "resourceVersion": metadata.resource_version,
+        },
+    }
+
+
+def ready(status: dict[str, Any]) -> dict[str, Any]:
+    conditions = status.get("conditions") or []
+    return next((each for each in conditions if each["type"] == Condition.READY), {})

@@ -1,0 +1,108 @@
+"""The one reconcile of every kind, and the workers that run it.
+
+Level-triggered: a key says that something may have happened to a resource, never what. Everything is read anew, and doing it
+once more changes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+
+from alpaca_operator import apply, metrics, observe, status
+from alpaca_operator.api import Resource
+from alpaca_operator.errors import ApiError, NotLeading, Unreachable
+from alpaca_operator.observe import Seen
+from alpaca_operator.plan import PLANNERS
+from alpaca_operator.queue import LONGEST_DELAY, Again
+from alpaca_operator.status import Wish
+from alpaca_operator.store import Key
+from alpaca_operator.world import World
+
+log = logging.getLogger(__name__)
+
+REFUSED_LONGEST = 60.0
+"""Seconds between two tries of what a quota refuses: it may be free by then."""
+
+
+async def reconcile(key: Key, world: World, *, live: bool = False) -> Again:
+    """``live``: what is known was read from the API server just now, not brought by watches, which may lag."""
+    resource = world.resource(key)
+    if resource is None or resource.metadata.deletion_timestamp:  # its children go with it, by their owner references
+        return Again.never
+    podless = await world.ask_why_podless(resource)
+    seen = observe.gather(resource, world)
+    wish = status.wish(resource, seen)
+    if not live and _starts_or_ends_a_run(wish, resource, seen):
+        return await _reconcile_live(key, world)
+    refusal = None
+    match wish:
+        case Wish.EXIST:
+            plan = PLANNERS[key.kind](resource, seen.inputs, world.settings)
+            refusal = plan.refusal or await apply.converge(resource, plan, world)
+        case Wish.END if seen.child:
+            await apply.end(seen.child, world)
+        case Wish.GO if seen.child:
+            await apply.remove(seen.child, world)
+    after = status.compute(resource, seen, refusal)
+    if (
+        not live and status.is_final(after) and not status.is_terminal(resource)
+    ):  # sticky: the last pod's word must be in
+        return await _reconcile_live(key, world)
+    again = await apply.report(resource, after, world)
+    if refusal:
+        return Again(after=REFUSED_LONGEST if refusal.passes else LONGEST_DELAY, failed=True)
+    time_alone = status.look_again(resource, seen)
+    return again.or_after(podless).or_after(time_alone.total_seconds() if time_alone is not None else None)
+
+
+async def _reconcile_live(key: Key, world: World) -> Again:
+    await world.refresh(key)
+    return await reconcile(key, world, live=True)
+
+
+def _starts_or_ends_a_run(wish: Wish, resource: Resource, seen: Seen) -> bool:
+    """What cannot be taken back: a child deleted, or made once more after one was there before."""
+    if wish in (Wish.END, Wish.GO):
+        return seen.child is not None and "deletionTimestamp" not in seen.child["metadata"]
+    return wish is Wish.EXIST and seen.child is None and bool(resource.status and resource.status.start_time)
+
+
+async def work(world: World) -> None:
+    """One worker; several run side by side, and no two of them have the same key. Runs until cancelled."""
+    while True:
+        key = await world.queue.get()
+        try:
+            await _work_on(key, world)
+        finally:
+            world.queue.done(key)
+
+
+async def _work_on(key: Key, world: World) -> None:
+    queue, began = world.queue, time.monotonic()
+    try:
+        again = await reconcile(key, world)
+        outcome = "refused" if again.failed else "done"
+    except (ApiError, Unreachable, NotLeading) as error:
+        passing = not isinstance(error, ApiError) or error.passing
+        log.log(logging.INFO if passing else logging.ERROR, "%s: %s; tried again", key, error)
+        again, outcome = Again(after=REFUSED_LONGEST if passing else LONGEST_DELAY, failed=True), "unreachable"
+    except Exception:  # a bug: told once with its traceback, and tried again, for the next state may pass
+        log.exception("%s: reconcile failed", key)
+        again, outcome = Again(after=LONGEST_DELAY, failed=True), "error"
+    metrics.RECONCILES.labels(key.kind, outcome).inc()
+    metrics.RECONCILE_SECONDS.labels(key.kind).observe(time.monotonic() - began)
+    if again.failed:
+        queue.backoff(key, again.after or LONGEST_DELAY)
+        return
+    queue.forget(key)
+    if again.after is not None:
+        queue.add_after(key, again.after)
+
+
+async def run_workers(world: World) -> None:
+    """Until cancelled; an error that leaves a worker ends them all."""
+    async with asyncio.TaskGroup() as group:
+        for number in range(world.settings.workers):
+            group.create_task(work(world), name=f"worker {number}")

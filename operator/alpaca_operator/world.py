@@ -1,0 +1,118 @@
+"""What a reconcile has at hand. Built once, in ``__main__``; handed in everywhere, so that tests hand in their own."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from alpaca_operator import diagnosis
+from alpaca_operator.api import Resource
+from alpaca_operator.api.contract import LABEL_UID, Progress
+from alpaca_operator.diagnosis import Refusal
+from alpaca_operator.kube import EVENTS, JOBS, PODS, RESOURCES, Kube
+from alpaca_operator.progress import Board, Budget
+from alpaca_operator.queue import Queue
+from alpaca_operator.settings import Settings
+from alpaca_operator.store import Key, Object, Store
+
+log = logging.getLogger(__name__)
+
+PODLESS_SECONDS = 3.0
+"""A Job controller makes the first pod well within this, unless it is refused."""
+PODLESS_LONGEST = 60.0
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+@dataclass
+class Podless:
+    """A child without pods, and why."""
+
+    pause: float = PODLESS_SECONDS
+    ask_at: float = 0.0
+    refusal: Refusal | None = None
+
+
+@dataclass
+class World:
+    """Reads for ``observe`` (none of them waits), and what ``apply`` writes with."""
+
+    settings: Settings
+    kube: Kube
+    store: Store = field(default_factory=Store)
+    queue: Queue[Key] = field(default_factory=Queue)
+    board: Board = field(default_factory=Board)
+    budget: Budget = field(default_factory=lambda: Budget(10, 15))
+    now: Callable[[], datetime] = utc_now
+    _podless: dict[str, Podless] = field(default_factory=dict)
+
+    def resource(self, key: Key) -> Resource | None:
+        return self.store.resource(key)
+
+    def child(self, resource: Resource) -> Object | None:
+        return next(iter(self.store.children(resource)), None)
+
+    def pods(self, resource: Resource) -> list[Object]:
+        return self.store.pods(resource)
+
+    def progress(self, resource: Resource) -> tuple[Progress, datetime] | None:
+        return self.board.latest(resource.metadata.uid or "")
+
+    def refusal(self, resource: Resource) -> Refusal | None:
+        found = self._podless.get(resource.metadata.uid or "")
+        return found.refusal if found else None
+
+    async def refresh(self, key: Key) -> None:
+        """Brings what is known of a resource, its children and its pods up to what the API server holds now."""
+        known = self.store.raw(key)
+        if known is None:
+            return
+        live = await self.kube.get(RESOURCES[key.kind], key.namespace, key.name)
+        if live is None or live["metadata"]["uid"] != known["metadata"]["uid"]:
+            self.store.remove(known)
+        if live is None:
+            return
+        self.store.put(live)
+        selector = f"{LABEL_UID}={live['metadata']['uid']}"
+        for api in (JOBS, PODS):
+            found = [obj async for obj in self.kube.list(api, key.namespace, labels=selector)]
+            self.store.replace(api.kind, key.namespace, live["metadata"]["uid"], found)
+
+    async def ask_why_podless(self, resource: Resource) -> float | None:
+        """Reads why the Job controller makes no pod, at growing intervals: a quota, a policy, a webhook refuse it in an Event of
+        the Job alone. The seconds until it is worth asking again, None when there is nothing to ask."""
+        uid, child = resource.metadata.uid or "", self.child(resource)
+        if child is None or not _waits_for_pods(child) or self.store.pods(resource):
+            self._podless.pop(uid, None)
+            return None
+        now = self.now().timestamp()
+        podless = self._podless.setdefault(uid, Podless(ask_at=now + PODLESS_SECONDS))
+        if now >= podless.ask_at:
+            podless.refusal = await self._why_podless(child)
+            podless.pause = min(podless.pause * 2, PODLESS_LONGEST)
+            podless.ask_at = now + podless.pause
+        return max(podless.ask_at - now, 0.1)
+
+    async def _why_podless(self, child: Object) -> Refusal | None:
+        metadata = child["metadata"]
+        fields = f"regarding.uid={metadata['uid']},reason=FailedCreate"
+        found = [event async for event in self.kube.list(EVENTS, metadata["namespace"], fields=fields)]
+        if not found:
+            return None
+        newest = max(found, key=lambda event: int(event["metadata"]["resourceVersion"]))
+        return diagnosis.refusal(403, newest.get("note", ""))
+
+
+def _waits_for_pods(child: Object) -> bool:
+    status = child.get("status", {})
+    return not (
+        "deletionTimestamp" in child["metadata"]
+        or child.get("spec", {}).get("suspend")
+        or status.get("active")
+        or status.get("succeeded")
+        or any(each["status"] == "True" for each in status.get("conditions") or ())
+    )
