@@ -74,7 +74,9 @@ class Template:
         backend |= {"post_processor": None, "truncation": None, "padding": None}
         self._state = backend
         self._plain = Tokenizer.from_str(json.dumps(backend))
-        control = [t for t in backend["added_tokens"] if t["special"] or (t["content"] in source and t["content"].strip())]
+        control = [
+            t for t in backend["added_tokens"] if t["special"] or (t["content"] in source and t["content"].strip())
+        ]
         self._control = {token["content"]: token["id"] for token in control}
         spelled = "|".join(re.escape(text) for text in sorted(self._control, key=len, reverse=True)) or "(?!)"
         self._spelled = re.compile(f"{spelled}|{OURS.pattern}")
@@ -256,9 +258,13 @@ def load(
     if train_on_prompt:
         return template
     if GENERATION.search(template.source) is None:
-        raise SpecError(f"template: {template.name} does not mark the assistant's text, so the loss cannot be limited to it: {way_out}")
+        raise SpecError(
+            f"template: {template.name} does not mark the assistant's text, so the loss cannot be limited to it: {way_out}"
+        )
     if not template.trains_end:
-        raise SpecError(f"template: {template.name} leaves the assistant's end mark out of {{% generation %}}, so answers would never stop: {way_out}")
+        raise SpecError(
+            f"template: {template.name} leaves the assistant's end mark out of {{% generation %}}, so answers would never stop: {way_out}"
+        )
     return template
 
 
@@ -266,8 +272,12 @@ def _named(name: str, tokenizer: PreTrainedTokenizerBase) -> Template:
     known = tokenizer.get_added_vocab()
     missing = [token for token in NEEDED_TOKENS.get(name, ()) if token not in known]
     if name != "ChatML":
-        missing += [f"an {kind}_token" for kind in ("eos", "bos") if kind == "eos" or name != "HumanAssistant"
-                    if getattr(tokenizer, f"{kind}_token") is None]
+        missing += [
+            f"an {kind}_token"
+            for kind in ("eos", "bos")
+            if kind == "eos" or name != "HumanAssistant"
+            if getattr(tokenizer, f"{kind}_token") is None
+        ]
     if missing:
         raise SpecError(
             f"template: {name} needs {', '.join(missing)}, which the model's tokenizer lacks: "

@@ -99,7 +99,9 @@ def _from_sentencepiece(folder: Path, config: dict[str, Any]) -> PreTrainedToken
     for kind in special:
         given = config.get(kind)
         special[kind] = (given.get("content") if isinstance(given, dict) else given) or special[kind]
-    keep = {key: config[key] for key in ("model_max_length", "chat_template", "pad_token") if config.get(key) is not None}
+    keep = {
+        key: config[key] for key in ("model_max_length", "chat_template", "pad_token") if config.get(key) is not None
+    }
     if isinstance(keep.get("pad_token"), dict):
         keep["pad_token"] = keep["pad_token"]["content"]
     added = _json(folder / "added_tokens.json")
@@ -143,9 +145,7 @@ def sentencepiece_to_fast(path: Path, *, legacy: bool = True) -> tuple[Tokenizer
         tokenizer = Tokenizer(Unigram(pieces, unk_id=trainer.unk_id, byte_fallback=trainer.byte_fallback))
     else:
         merges = generate_merges(vocab, dict(pieces))
-        tokenizer = Tokenizer(
-            BPE(vocab, merges, unk_token=unknown, fuse_unk=True, byte_fallback=trainer.byte_fallback)
-        )
+        tokenizer = Tokenizer(BPE(vocab, merges, unk_token=unknown, fuse_unk=True, byte_fallback=trainer.byte_fallback))
     tokenizer.add_special_tokens(
         [AddedToken(piece, normalized=False) for piece in of_type[SPIECE_UNKNOWN] + of_type[SPIECE_CONTROL]]
     )

@@ -1,0 +1,780 @@
+"""Conversations in files: CSV, JSON, JSONL, Parquet and saved `datasets`, in any encoding, one reader per layout of a row.
+
+A file is a stream of records with the number by which a person finds each. The layout of a row is named by the spec or decided by the
+columns of the file's first record; a record becomes messages, or the reason why it cannot.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import gzip
+import io
+import json
+import re
+import sys
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from alpaca_operator.api.sft import DataSource
+from workloads.errors import DataError, InputError, SpecError
+
+Messages = list[dict[str, str]]
+Record = Any
+"""A row as its file has it: a dict of columns, or a list of utterances."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A conversation and where it was read."""
+
+    file: str
+    number: int
+    messages: tuple[dict[str, str], ...]
+    """``role`` (system, user or assistant) and ``content``; ``weight: "0"`` on an answer that is not trained."""
+    unit: str = "row"
+    """What ``number`` counts: the lines of a text file, or the rows of others, from 1."""
+
+    @property
+    def where(self) -> str:
+        """For messages: ``train.csv, line 12``."""
+        return f"{self.file}, {self.unit} {self.number}"
+
+
+@dataclass
+class Reading:
+    """What was decided and mended while reading."""
+
+    files: list[str] = field(default_factory=list)
+    """A sentence per file: the layout, how it was chosen, the encoding."""
+    read: int = 0
+    repaired: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One way to write conversations in rows."""
+
+    columns: tuple[str, ...]
+    """Names that ``columns`` in the spec may map, those a row must have first."""
+    required: int
+    matches: Callable[[Record], bool]
+    convert: Callable[[Record, Counter[str]], Messages]
+    """Raises ValueError with the reason why a row cannot be used."""
+
+
+def read(sources: Sequence[tuple[DataSource, Path]], reading: Reading) -> Iterator[Row]:
+    """Every conversation of every source, in order. Raises DataError naming file, row, reason and remedy for the first bad one."""
+    for source, path in sources:
+        for file in files_of(path):
+            yield from _read_file(source, file, reading)
+
+
+def files_of(path: Path) -> list[Path]:
+    """The data files below ``path``, sorted; a folder saved by `datasets` counts as one."""
+    if path.is_file() or _is_saved_dataset(path):
+        return [path]
+    if not path.is_dir():
+        raise InputError(f"dataset: nothing at {path}: check the uri")
+    found = sorted(
+        p
+        for p in path.rglob("*")
+        if p.is_file() and not any(part.startswith(".") for part in p.relative_to(path).parts)
+    )
+    saved = {folder for p in found for folder in p.relative_to(path).parents if _is_saved_dataset(path / folder)}
+    outer = {folder for folder in saved if not saved & set(folder.parents)}
+    files = [p for p in found if p.relative_to(path).parents[0] not in saved and _suffix(p) in READERS
+             and p.name not in NOT_ROWS and not saved & set(p.relative_to(path).parents)]  # fmt: skip
+    files = sorted([*files, *(path / folder for folder in outer)])
+    if not files:
+        names = ", ".join(p.name for p in found[:8]) or "nothing"
+        raise DataError(
+            f"{path}: no data file ({', '.join(sorted(READERS))}, or a folder saved by datasets) among {names}: name the file in uri"
+        )
+    return files
+
+
+NOT_ROWS = {"dataset_info.json", "dataset_infos.json", "state.json", "dataset_dict.json", "artifact.json"}
+"""JSON that describes a data set."""
+
+
+def _read_file(source: DataSource, path: Path, reading: Reading) -> Iterator[Row]:
+    unit, encoding, records = _open(path)
+    name, layout, chosen = source.format, None, "named in the spec"
+    columns = dict(source.columns)
+    file = str(path)
+    for number, record in _numbered(records, path, unit):
+        where = f"{file}, {unit} {number}"
+        if layout is None:
+            if name == "Auto":
+                name, columns, chosen = _detect(record, columns, file)
+            layout = LAYOUTS[name]
+            _check_columns(columns, name, layout)
+            reading.files.append(f"{file}: {name} ({chosen})" + (f", {encoding}" if encoding else ""))
+        try:
+            record = _rename(record, columns)
+            messages = [_clean(message, reading.repaired) for message in layout.convert(record, reading.repaired)]
+        except _MissingColumn as error:
+            raise DataError(
+                f"{where}: no {error} for format {name}; columns found: {_columns(record)}: set format, or columns to the file's own names"
+            ) from error
+        except ValueError as error:
+            raise DataError(f"{where}: {error}: mend or remove this {unit}") from error
+        reading.read += 1
+        yield Row(file, number, tuple(messages), unit)
+    if layout is None:
+        reading.files.append(f"{file}: no rows")
+
+
+def _numbered(records: Iterable[tuple[int, Record]], path: Path, unit: str) -> Iterator[tuple[int, Record]]:
+    """The same records; whatever is wrong with the file itself is told with its name and the place."""
+    number = 0
+    try:
+        for number, record in records:
+            yield number, record
+    except _Damage as error:
+        raise DataError(f"{path}, {unit} {error.number}: {error.reason}") from error
+    except UnicodeDecodeError as error:
+        bad = error.object[error.start : error.start + 4].hex(" ")
+        raise DataError(
+            f"{path}, after {unit} {number}: the bytes {bad} are not {error.encoding}, as the rest of the file is: save the file as UTF-8"
+        ) from error
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise DataError(
+            f"{path}, after {unit} {number}: the gzip stream is damaged ({error}): copy the file again"
+        ) from error
+
+
+class _Damage(Exception):
+    """A place in a file that cannot be parsed."""
+
+    def __init__(self, number: int, reason: str) -> None:
+        super().__init__(reason)
+        self.number, self.reason = number, reason
+
+
+class _MissingColumn(ValueError):
+    """A row lacks a column that its layout needs."""
+
+
+# Files to records
+
+
+def _open(path: Path) -> tuple[str, str, Iterator[tuple[int, Record]]]:
+    """Unit of the numbers, encoding (of text), records."""
+    if path.is_dir():
+        return "row", "", _saved_dataset(path)
+    kind = _suffix(path)
+    if kind not in READERS:
+        kind = _sniff(path)
+    if kind in BINARY:
+        return "row", "", READERS[kind](path)
+    encoding = encoding_of(path)
+    if kind == ".json" and _is_lines(path, encoding):
+        kind = ".jsonl"
+    return "row" if kind == ".json" else "line", encoding, READERS[kind](path, encoding)
+
+
+def _suffix(path: Path) -> str:
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    while suffixes and suffixes[-1] == ".gz":
+        suffixes.pop()
+    return suffixes[-1] if suffixes else ""
+
+
+def _sniff(path: Path) -> str:
+    """The kind of a file whose name does not say it."""
+    with _bytes(path) as stream:
+        head = stream.read(4096)
+    if head.startswith(b"PAR1"):
+        return ".parquet"
+    if head.startswith(b"ARROW1"):
+        return ".arrow"
+    return ".json" if head.lstrip(codecs.BOM_UTF8 + b" \r\n\t")[:1] in (b"{", b"[") else ".csv"
+
+
+def _bytes(path: Path) -> IO[bytes]:
+    with path.open("rb") as stream:
+        packed = stream.read(2) == b"\x1f\x8b"
+    return gzip.open(path, "rb") if packed else path.open("rb")
+
+
+def _text(path: Path, encoding: str, newline: str | None = None) -> io.TextIOWrapper:
+    return io.TextIOWrapper(_bytes(path), encoding=encoding, newline=newline)
+
+
+SAMPLE = 1 << 18
+"""Bytes from which an encoding is guessed."""
+DAMAGED = 0.05
+"""Below this share of undecodable bytes among the non-ASCII ones, a file is UTF-8 with damage rather than another encoding."""
+BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
+CHINESE = ["gb18030", "big5", "big5hkscs"]
+"""What a Chinese file is that is not Unicode; GB18030 contains GBK and GB2312."""
+
+
+def encoding_of(path: Path) -> str:
+    """By its byte order mark; else UTF-8 if all of it decodes so; else what charset-normalizer finds likely."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    sample = b""
+    try:
+        with _bytes(path) as stream:
+            while chunk := stream.read(1 << 20):
+                if not sample:
+                    for mark, name in BOMS:
+                        if chunk.startswith(mark):
+                            return name
+                sample = chunk if len(sample) < SAMPLE // 2 or not sample.isascii() else sample
+                try:
+                    decoder.decode(chunk)
+                except UnicodeDecodeError:
+                    sample = chunk
+                    break
+            else:
+                return "utf-8"
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise DataError(f"{path}: the gzip stream is damaged ({error}): copy the file again") from error
+    return _guess(sample[:SAMPLE], path)
+
+
+def _guess(sample: bytes, path: Path) -> str:
+    from charset_normalizer import from_bytes
+
+    text = sample.decode("utf-8", errors="replace")
+    wrong, foreign = text.count("\ufffd"), sum(not character.isascii() for character in text)
+    if wrong <= max(1, DAMAGED * foreign) and foreign > wrong:
+        return "utf-8"
+    for isolation in (CHINESE, None):
+        best = from_bytes(sample, cp_isolation=isolation).best()
+        if best is not None:
+            return "gb18030" if best.encoding in ("gb2312", "gbk", "gb18030") else best.encoding
+    raise DataError(f"{path}: its encoding is not known: save the file as UTF-8")
+
+
+def _csv(path: Path, encoding: str, delimiter: str = ",") -> Iterator[tuple[int, Record]]:
+    csv.field_size_limit(sys.maxsize)  # a row may hold a long conversation; Python's limit is 128 KB
+    with _text(path, encoding, newline="") as stream:
+        head = stream.readline()
+        if delimiter not in head:
+            delimiter = next((other for other in "\t;" if other in head), delimiter)
+        # An open quote would swallow the rest of the file without `strict`.
+        reader = csv.reader(_chain(head, stream), delimiter=delimiter, strict=True)
+        header: list[str] | None = None
+        while True:
+            start = reader.line_num + 1
+            try:
+                cells = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                raise _Damage(
+                    start,
+                    f"not CSV ({error}): a quote is not closed, or one inside a value is not doubled; mend this row",
+                ) from error
+            if not cells:
+                continue
+            if header is None:
+                header = [name.strip() for name in cells]
+            elif len(cells) != len(header):
+                raise _Damage(
+                    start,
+                    f"{len(cells)} values where the header names {len(header)} ({', '.join(header)[:200]}): "
+                    "put values with commas or line breaks in double quotes",
+                )
+            else:
+                yield start, dict(zip(header, cells, strict=True))
+
+
+def _chain(head: str, stream: io.TextIOWrapper) -> Iterator[str]:
+    yield head
+    yield from stream
+
+
+def _tsv(path: Path, encoding: str) -> Iterator[tuple[int, Record]]:
+    return _csv(path, encoding, "\t")
+
+
+def _jsonl(path: Path, encoding: str) -> Iterator[tuple[int, Record]]:
+    with _text(path, encoding, newline="\n") as stream:
+        for number, line in enumerate(stream, start=1):
+            if line.isspace():
+                continue
+            try:
+                yield number, json.loads(line)
+            except json.JSONDecodeError as error:
+                raise _Damage(
+                    number, f"not JSON ({error.msg} at character {error.pos + 1}): mend or remove this line"
+                ) from error
+            except RecursionError as error:
+                raise _Damage(number, "JSON nested too deeply: mend or remove this line") from error
+
+
+def _is_lines(path: Path, encoding: str) -> bool:
+    """Whether a .json file is JSON Lines: its first line is a whole record."""
+    with _text(path, encoding) as stream:
+        line = ""
+        while not line.strip():
+            line = stream.readline(1 << 20)
+            if not line:
+                return False
+        rest = any(other.strip() for other in iter(lambda: stream.readline(1 << 20), ""))
+    try:
+        first = json.loads(line)
+    except ValueError:
+        return False
+    return rest and (isinstance(first, dict) or (isinstance(first, list) and all(isinstance(x, str) for x in first)))
+
+
+HOLDERS = ("data", "train", "rows", "examples", "instances")
+"""Keys under which a file that is one JSON object keeps its rows."""
+
+
+def _json(path: Path, encoding: str) -> Iterator[tuple[int, Record]]:
+    """The items of an array, objects one after another (Math23K), or the rows that one object holds."""
+    number = 0
+    pending: Record = None
+    for value in _json_values(path, encoding):
+        if number == 1:
+            yield 1, pending
+        number += 1
+        if number == 1:
+            pending = value
+        else:
+            yield number, value
+    if number == 1:
+        held = (
+            next((pending[key] for key in HOLDERS if isinstance(pending.get(key), list)), None)
+            if isinstance(pending, dict)
+            else None
+        )
+        yield from enumerate(held, start=1) if held is not None else [(1, pending)]
+
+
+def _json_values(path: Path, encoding: str, chunk: int = 1 << 20) -> Iterator[Record]:
+    """Items of a top-level array, or values one after another, holding no more than one item and one chunk in memory."""
+    decoder = json.JSONDecoder()
+    with _text(path, encoding) as stream:
+        text, at, ended, count, inside = "", 0, False, 0, False
+        while True:
+            while at < len(text) and (text[at].isspace() or (text[at] == "," and count)):
+                at += 1
+            if at < len(text) and not inside and count == 0 and text[at] == "[":
+                inside, at = True, at + 1
+                continue
+            if inside and at < len(text) and text[at] == "]":
+                return
+            error = None
+            if at < len(text):
+                try:
+                    value, end = decoder.raw_decode(text, at)
+                    # A number at the very end of what was read may go on.
+                    if end < len(text) or ended:
+                        at, count = end, count + 1
+                        yield value
+                        continue
+                except json.JSONDecodeError as caught:
+                    error = caught
+                except RecursionError as caught:
+                    raise _Damage(count + 1, "JSON nested too deeply: mend or remove this row") from caught
+            if ended:
+                if error is not None or inside:
+                    reason = (
+                        f"{error.msg} at line {_line(path, encoding, error, text)}"
+                        if error
+                        else "the array is not closed"
+                    )
+                    raise _Damage(count + 1, f"not JSON ({reason}): mend the file from there")
+                return
+            if error is not None and error.pos < len(text) - 16 and not error.msg.startswith("Unterminated string"):
+                raise _Damage(
+                    count + 1,
+                    f"not JSON ({error.msg} at line {_line(path, encoding, error, text)}): mend the file from there",
+                )
+            more = stream.read(max(chunk, len(text) - at))  # doubling: an item of any size is parsed a few times only
+            ended = not more
+            text, at = text[at:] + more, 0
+
+
+def _line(path: Path, encoding: str, error: json.JSONDecodeError, text: str) -> int:
+    """The line of ``error`` in the file: the text that it refers to is the end of what was read so far, or a part in its middle."""
+    with _text(path, encoding) as stream:
+        whole = stream.read()
+    start = whole.find(text[:4096])
+    return whole.count("\n", 0, start + error.pos) + 1
+
+
+def _parquet(path: Path) -> Iterator[tuple[int, Record]]:
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        file = parquet.ParquetFile(path)
+        number = 0
+        for batch in file.iter_batches(batch_size=512):
+            for record in batch.to_pylist():
+                number += 1
+                yield number, record
+    except (pyarrow.ArrowInvalid, OSError) as error:
+        raise _Damage(
+            number + 1 if "number" in locals() else 1, f"not Parquet ({_one_line(error)}): copy the file again"
+        ) from error
+
+
+def _arrow(path: Path) -> Iterator[tuple[int, Record]]:
+    import datasets
+
+    return _rows(datasets.Dataset.from_file(str(path)))
+
+
+def _is_saved_dataset(path: Path) -> bool:
+    return (path / "dataset_dict.json").is_file() or (
+        (path / "state.json").is_file() and (path / "dataset_info.json").is_file()
+    )
+
+
+def _saved_dataset(path: Path) -> Iterator[tuple[int, Record]]:
+    import datasets
+
+    saved = datasets.load_from_disk(str(path))
+    if isinstance(saved, datasets.DatasetDict):
+        if len(saved) > 1 and "train" not in saved:
+            raise DataError(
+                f"{path}: saved with the splits {', '.join(saved)}: name one of them in uri, such as {path / next(iter(saved))}"
+            )
+        saved = saved["train"] if "train" in saved else next(iter(saved.values()))
+    return _rows(saved)
+
+
+def _rows(saved: Any) -> Iterator[tuple[int, Record]]:
+    number = 0
+    for batch in saved.with_format("arrow").iter(batch_size=512):
+        for record in batch.to_pylist():
+            number += 1
+            yield number, record
+
+
+READERS: dict[str, Callable[..., Iterator[tuple[int, Record]]]] = {
+    ".csv": _csv, ".tsv": _tsv, ".json": _json, ".jsonl": _jsonl, ".ndjson": _jsonl, ".parquet": _parquet, ".arrow": _arrow,
+}  # fmt: skip
+BINARY = (".parquet", ".arrow")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+# Records to messages
+
+
+def _detect(record: Record, columns: dict[str, str], file: str) -> tuple[str, dict[str, str], str]:
+    """Layout, column mapping, and how it was chosen."""
+    renamed = _rename(record, columns)
+    for name, layout in LAYOUTS.items():
+        if layout.matches(renamed):
+            return name, columns, f"by {_why(renamed, layout)}"
+    if isinstance(record, dict) and not columns:
+        for question, answer in PAIRS:
+            if question in record and answer in record:
+                return (
+                    "Alpaca",
+                    {"instruction": question, "output": answer},
+                    f"{question} as instruction, {answer} as output",
+                )
+    known = "; ".join(f"{name}: {', '.join(layout.columns[: layout.required])}" for name, layout in LAYOUTS.items())
+    raise DataError(
+        f"{file}: no known layout fits its columns: {_columns(record)}. Name the layout in format and map its columns, such as "
+        f"columns: {{instruction: 问题, output: 答案}}. Layouts: {known}"
+    )
+
+
+def _why(record: Record, layout: Layout) -> str:
+    if not isinstance(record, dict):
+        return "its lists of utterances"
+    present = [name for name in layout.columns if name in record]
+    return f"column{'s' if len(present) > 1 else ''} {', '.join(present)}"
+
+
+PAIRS = (
+    ("instruction", "response"), ("prompt", "response"), ("prompt", "completion"), ("prompt", "output"), ("prompt", "answer"),
+    ("question", "answer"), ("question", "response"), ("query", "response"), ("query", "answer"), ("问题", "答案"), ("问题", "回答"),
+    ("问", "答"), ("指令", "输出"),
+)  # fmt: skip
+"""Columns that can only mean a question and its answer."""
+
+
+def _columns(record: Record) -> str:
+    if isinstance(record, dict):
+        return ", ".join(map(str, record))[:500] or "none"
+    return f"none (a row is a {type(record).__name__})"
+
+
+def _check_columns(columns: dict[str, str], name: str, layout: Layout) -> None:
+    unknown = [column for column in columns if column not in layout.columns]
+    if unknown:
+        raise SpecError(
+            f"dataset columns: {', '.join(unknown)} is no column of {name}: it has {', '.join(layout.columns)}, "
+            "and each maps to the name in your file"
+        )
+
+
+def _rename(record: Record, columns: dict[str, str]) -> Record:
+    if not columns or not isinstance(record, dict):
+        return record
+    missing = [own for own in columns.values() if own not in record]
+    if missing:
+        raise DataError(f"dataset columns: no column {', '.join(missing)} in the file, which has {_columns(record)}")
+    taken = set(columns.values())
+    return {key: value for key, value in record.items() if key not in taken and key not in columns} | {
+        name: record[own] for name, own in columns.items()
+    }
+
+
+def _clean(message: dict[str, str], repaired: Counter[str]) -> dict[str, str]:
+    """Line ends of Windows become those of text; what cannot be encoded is refused."""
+    content = message["content"]
+    if "\r" in content:
+        content = content.replace("\r\n", "\n").replace("\r", "\n")
+        repaired["Windows line ends"] += 1
+        message = message | {"content": content}
+    try:
+        content.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"half a character (\\u{ord(content[error.start]):04x}) at character {error.start + 1} of a message"
+        ) from error
+    return message
+
+
+def _need(record: Record, name: str) -> Any:
+    if not isinstance(record, dict) or name not in record:
+        raise _MissingColumn(f"column {name}")
+    return record[name]
+
+
+def _string(value: Any, what: str) -> str:
+    """Text as it is, numbers as text, nothing for null."""
+    if isinstance(value, str):
+        return value
+    if value is None:
+        return ""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    raise ValueError(f"{what} is {_kind(value)}, not text")
+
+
+def _kind(value: Any) -> str:
+    return {dict: "an object", list: "a list", bool: "true or false", type(None): "null"}.get(
+        type(value), type(value).__name__
+    )
+
+
+def _has(*names: str) -> Callable[[Record], bool]:
+    return lambda record: isinstance(record, dict) and all(name in record for name in names)
+
+
+HEADER = re.compile(r"(?:(?:<s>)+\s*|(?<=</s>)\s*)(Human|Assistant|System)[:：]")
+BARE_HEADER = re.compile(r"^(Human|Assistant|System)[:：]", re.MULTILINE)
+"""In rows that have no ``<s>`` at all, a speaker's name begins a line."""
+SPEAKERS = {"Human": "user", "Assistant": "assistant", "System": "system"}
+
+
+def _human_assistant(record: Record, repaired: Counter[str]) -> Messages:
+    """``<s>Human: q\\n</s><s>Assistant: a\\n</s>``, any number of turns; what is missing around a turn is mended and counted."""
+    return parse_human_assistant(_string(_need(record, "text"), "text"), repaired)
+
+
+def parse_human_assistant(text: str, repaired: Counter[str]) -> Messages:
+    """The turns of a text in the format. Well formed, rendering them with the HumanAssistant template gives the same text again."""
+    if "\r\n" in text:
+        text = text.replace("\r\n", "\n")
+        repaired["Windows line ends"] += 1
+    headers = list(HEADER.finditer(text))
+    if not headers:
+        headers = list(BARE_HEADER.finditer(text))
+        if headers:
+            repaired["turns without <s>"] += 1
+    if headers and text[: headers[0].start()].strip():
+        raise ValueError(f"text before the first speaker: {text[:40]!r}")
+    messages = []
+    for header, following in zip(headers, [*headers[1:], None], strict=True):
+        if not header[0].startswith("<s>") and header.re is HEADER:
+            repaired["turns without <s>"] += 1
+        body = text[header.end() : following.start() if following else len(text)]
+        messages.append({"role": SPEAKERS[header[1]], "content": _turn(body, repaired)})
+    return messages
+
+
+def _turn(body: str, repaired: Counter[str]) -> str:
+    if body.startswith(" "):
+        body = body[1:]
+    else:
+        repaired["turns without a space after the speaker"] += 1
+    closed = body.rstrip()
+    if closed.endswith("</s>"):
+        body = closed.removesuffix("</s>")
+        if not body.endswith("\n"):
+            repaired["turns without a line break before </s>"] += 1
+    else:
+        repaired["turns without </s>"] += 1
+    return body.removesuffix("\n")
+
+
+def _input_target(record: Record, repaired: Counter[str]) -> Messages:
+    """A question and its answer; an ``input`` already in the Human/Assistant format keeps its turns, and only ``target`` is trained."""
+    question, answer = _string(_need(record, "input"), "input"), _string(_need(record, "target"), "target")
+    if not HEADER.search(question):
+        return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    question = re.sub(r"(?:<s>)?Assistant[:：]\s*$", "", question)
+    history = parse_human_assistant(question, repaired)
+    target = re.sub(r"^\s*(?:<s>)?(?:Assistant[:：])?", "", answer, count=1)
+    return [*(turn | {"weight": "0"} if turn["role"] == "assistant" else turn for turn in history),
+            {"role": "assistant", "content": re.sub(r"\n?(?:</s>)?\s*$", "", target, count=1).removeprefix(" ")}]  # fmt: skip
+
+
+def _alpaca(record: Record, repaired: Counter[str]) -> Messages:
+    """``instruction``, ``input`` and ``output``; a list as output is the answer and what followed it, speakers by turns."""
+    messages: Messages = []
+    if system := _string(record.get("system") if isinstance(record, dict) else None, "system"):
+        messages.append({"role": "system", "content": system})
+    for pair in record.get("history") or [] if isinstance(record, dict) else []:
+        if not isinstance(pair, list | tuple) or len(pair) != 2:
+            raise ValueError("history is not a list of [question, answer] pairs")
+        messages += [
+            {"role": "user", "content": _string(pair[0], "history")},
+            {"role": "assistant", "content": _string(pair[1], "history")},
+        ]
+    parts = [_string(_need(record, "instruction"), "instruction"), _string(record.get("input"), "input")]
+    messages.append({"role": "user", "content": "\n".join(part for part in parts if part.strip())})
+    output = _need(record, "output")
+    if isinstance(output, str) and output.lstrip().startswith("["):
+        output = _list_in_text(output)
+    turns = output if isinstance(output, list) else [output]
+    for index, turn in enumerate(turns):
+        messages.append({"role": ("assistant", "user")[index % 2], "content": _string(turn, f"output {index + 1}")})
+    return messages
+
+
+def _list_in_text(output: str) -> str | list[str]:
+    """A list of turns that a CSV holds as JSON; any other text that begins with a bracket stays text."""
+    try:
+        turns = json.loads(output)
+    except ValueError:
+        return output
+    return (
+        turns if isinstance(turns, list) and len(turns) > 1 and all(isinstance(turn, str) for turn in turns) else output
+    )
+
+
+SHAREGPT_ROLES = {
+    "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "chatgpt": "assistant", "bing": "assistant",
+    "bard": "assistant", "model": "assistant", "bot": "assistant", "system": "system",
+}  # fmt: skip
+
+
+def _sharegpt(record: Record, repaired: Counter[str]) -> Messages:
+    messages: Messages = []
+    if system := _string(record.get("system") if isinstance(record, dict) else None, "system"):
+        messages.append({"role": "system", "content": system})
+    return messages + _turns(_need(record, "conversations"), "from", "value", SHAREGPT_ROLES)
+
+
+MESSAGE_ROLES = {"user": "user", "assistant": "assistant", "system": "system", "developer": "system", "human": "user"}
+
+
+def _messages(record: Record, repaired: Counter[str]) -> Messages:
+    return _turns(_need(record, "messages"), "role", "content", MESSAGE_ROLES)
+
+
+def _turns(turns: Any, who: str, what: str, roles: dict[str, str]) -> Messages:
+    if isinstance(turns, str):
+        try:
+            turns = json.loads(turns)  # a list in a column of a CSV
+        except ValueError as error:
+            raise ValueError("the conversation is text, and not JSON") from error
+    if not isinstance(turns, list):
+        raise ValueError(f"the conversation is {_kind(turns)}, not a list")
+    messages = []
+    for number, turn in enumerate(turns, start=1):
+        if not isinstance(turn, dict) or who not in turn or what not in turn:
+            raise ValueError(f"message {number} has no {who} and {what}")
+        role = roles.get(str(turn[who]).lower())
+        if role is None:
+            raise ValueError(f"message {number} is from {turn[who]!r}; known are {', '.join(roles)}")
+        message = {"role": role, "content": _content(turn[what], number)}
+        if role == "assistant" and turn.get("weight") == 0:
+            message["weight"] = "0"
+        messages.append(message)
+    return messages
+
+
+def _content(content: Any, number: int) -> str:
+    """Text, or OpenAI's list of text parts."""
+    if isinstance(content, list):
+        kinds = [part.get("type") if isinstance(part, dict) else None for part in content]
+        if any(kind != "text" for kind in kinds):
+            raise ValueError(f"message {number} holds more than text: {', '.join(map(str, kinds))}")
+        return "".join(_string(part.get("text"), f"message {number}") for part in content)
+    return _string(content, f"message {number}")
+
+
+CJK = r"[⺀-鿿가-힣豈-﫿︰-﹏＀-￯　-〿\U00020000-\U0003ffff‘-”…—·]"
+SEGMENTED = re.compile(rf"(?<={CJK})[ \t]+(?={CJK})")
+
+
+def join_segments(text: str) -> str:
+    """Chinese that was cut into words, joined again; spaces beside Latin letters and digits stay."""
+    return SEGMENTED.sub("", text.strip())
+
+
+def _lccc(record: Record, repaired: Counter[str]) -> Messages:
+    """Utterances of two speakers by turns, cut into words by spaces."""
+    turns = record if isinstance(record, list) else _need(record, "dialog")
+    if not isinstance(turns, list) or not all(isinstance(turn, str) for turn in turns):
+        raise ValueError("the dialogue is not a list of utterances")
+    return [
+        {"role": ("user", "assistant")[index % 2], "content": join_segments(turn)} for index, turn in enumerate(turns)
+    ]
+
+
+def _math23k(record: Record, repaired: Counter[str]) -> Messages:
+    """A problem, the equation as its solution, and the answer where the row has one."""
+    question = _string(record.get("original_text") if isinstance(record, dict) else None, "original_text")
+    if not question.strip():
+        question = join_segments(_string(_need(record, "segmented_text"), "segmented_text"))
+    equation = _string(_need(record, "equation"), "equation").strip()
+    answer = _string(record.get("ans", record.get("answer")), "ans").strip()
+    return [{"role": "user", "content": question.strip()},
+            {"role": "assistant", "content": "\n".join(part for part in (equation, answer and f"答案：{answer}") if part)}]  # fmt: skip
+
+
+def _is_text(record: Record) -> bool:
+    text = record.get("text") if isinstance(record, dict) else None
+    return isinstance(text, str) and bool(HEADER.search(text) or BARE_HEADER.search(text))
+
+
+def _is_turns(column: str, key: str) -> Callable[[Record], bool]:
+    def matches(record: Record) -> bool:
+        turns = record.get(column) if isinstance(record, dict) else None
+        if isinstance(turns, str) and turns.lstrip().startswith("["):
+            try:
+                turns = json.loads(turns)
+            except ValueError:
+                return False
+        return isinstance(turns, list) and (not turns or (isinstance(turns[0], dict) and key in turns[0]))
+
+    return matches
+
+
+LAYOUTS: dict[str, Layout] = {
+    "Messages": Layout(("messages",), 1, _is_turns("messages", "role"), _messages),
+    "ShareGPT": Layout(("conversations", "system"), 1, _is_turns("conversations", "from"), _sharegpt),
+    "HumanAssistantText": Layout(("text",), 1, _is_text, _human_assistant),
+    "Alpaca": Layout(("instruction", "output", "input", "system", "history"), 2, _has("instruction", "output"), _alpaca),
+    "InputTarget": Layout(("input", "target"), 2, _has("input", "target"), _input_target),
+    "Math23K": Layout(("equation", "original_text", "segmented_text", "ans"), 2, lambda record: _has("original_text", "equation")(record) or _has("segmented_text", "equation")(record), _math23k),
+    "LCCC": Layout(("dialog",), 1, lambda record: (isinstance(record, list) and all(isinstance(x, str) for x in record)) or _has("dialog")(record), _lccc),
+}  # fmt: skip
+"""In the order in which `Auto` tries them."""
