@@ -39,6 +39,8 @@ class Product:
     """A program of the bed's own, in place of packages of a module."""
     program: str = ""
     """Where the package's own name is not the program's."""
+    keep: str = ""
+    """A folder kept beside the programs: the product's manifests."""
 
 
 def _kubernetes() -> Product:
@@ -131,6 +133,18 @@ PRODUCTS = (
     ),
     Product(name="pause", module="", version="1", main=PAUSE_MAIN, program="pause"),
 )
+ADDONS = (
+    Product(
+        name="jobset",
+        module="sigs.k8s.io/jobset",
+        version=pins.JOBSET,
+        packages=("",),
+        program="jobset",
+        keep="config",
+    ),
+)
+"""Built when a test first asks for one."""
+
 CONTROL_PLANE = ("etcd", "kubernetes")
 """All that a control plane without a node needs: four of the ten minutes' worth are not waited for."""
 
@@ -140,11 +154,19 @@ EVERYTHING = tuple(product.name for product in PRODUCTS)
 
 def ensure(names: Sequence[str] = EVERYTHING) -> list[Path]:
     """Folders with the programs of the named products, in the order of PRODUCTS; built now where the cache has none."""
-    wanted = [product for product in PRODUCTS if product.name in names]
-    folders = [cache.made(f"bin/{product.name}", key(product), partial(build, product)) for product in wanted]
-    if all((cache.root() / f"bin/{p.name}-{key(p)}").exists() for p in PRODUCTS):
-        shutil.rmtree(cache.root() / "go-build", ignore_errors=True)
-    return folders
+    wanted = [product for product in (*PRODUCTS, *ADDONS) if product.name in names]
+    if any(not folder(product).exists() for product in wanted):
+        # The Go caches are shared: while one process builds, no other may find that all is built and remove them.
+        with cache.lock("go-build"):
+            for product in wanted:
+                cache.made(f"bin/{product.name}", key(product), partial(build, product))
+            if all(folder(product).exists() for product in PRODUCTS):
+                shutil.rmtree(cache.root() / "go-build", ignore_errors=True)
+    return [cache.made(f"bin/{product.name}", key(product), partial(build, product)) for product in wanted]
+
+
+def folder(product: Product) -> Path:
+    return cache.root() / f"bin/{product.name}-{key(product)}"
 
 
 def path(folders: list[Path]) -> str:
@@ -175,6 +197,8 @@ def build(product: Product, draft: Path) -> None:
         )  # fmt: skip
         size = (draft / program).stat().st_size / 1e6
         say(f"  {program}: {size:.0f} MB in {time.monotonic() - began:.0f} s")
+    if product.keep:
+        shutil.copytree(go.download(product) / product.keep, draft / product.keep)
     say(f"built {product.name} in {time.monotonic() - start:.0f} s")
 
 

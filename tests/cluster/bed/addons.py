@@ -1,0 +1,45 @@
+"""What some tests want installed beside the cluster, from the same kind of pinned modules as the cluster itself."""
+
+from __future__ import annotations
+
+import re
+
+from tests.cluster.bed import binaries
+from tests.cluster.bed.cluster import until
+from tests.cluster.bed.images import Image, Layer
+from tests.cluster.bed.node import Bed
+
+JOBSET_IMAGE = "bed.local/jobset:1"
+JOBSET_PROBE = {
+    "apiVersion": "jobset.x-k8s.io/v1alpha2",
+    "kind": "JobSet",
+    "metadata": {"name": "probe", "namespace": "default"},
+    "spec": {
+        "replicatedJobs": [
+            {
+                "name": "a",
+                "template": {
+                    "spec": {
+                        "template": {"spec": {"restartPolicy": "Never", "containers": [{"name": "a", "image": "a"}]}},
+                    }
+                },
+            }
+        ]
+    },
+}
+
+
+def install_jobset(bed: Bed) -> None:
+    """JobSet as its authors install it, webhooks and all. Returns when a JobSet would be let in; does nothing a second time."""
+    if bed.kubectl("get", "deployment", "jobset-controller-manager", "-n", "jobset-system", "--ignore-not-found"):
+        return
+    (folder,) = binaries.ensure(["jobset"])
+    program = Layer({"manager": (folder / "jobset").read_bytes()})
+    bed.load(Image("jobset", JOBSET_IMAGE, (program,), {"User": "65532:65532", "WorkingDir": "/"}))
+    manifests = bed.kubectl("kustomize", str(folder / "config" / "default"))
+    manifests = re.sub(r"image: \S+/jobset:\S+", f"image: {JOBSET_IMAGE}", manifests)
+    # Its requests are for a cluster of many; here they would keep tests' pods from being scheduled.
+    manifests = re.sub(r"cpu: 500m", "cpu: 10m", manifests)
+    bed.kubectl("apply", "--server-side", "-f", "-", input=manifests)
+    bed.wait("deployment/jobset-controller-manager", "condition=Available", "jobset-system")
+    until(lambda: bed.create(JOBSET_PROBE, flags=["--dry-run=server"]), "JobSet's webhooks to answer")
