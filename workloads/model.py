@@ -1,0 +1,425 @@
+"""Base models and adapters: what lies in a folder, and how it gets into memory.
+
+`inspect` reads config.json and the headers of the weights only, so that a wrong folder, a wrong vocabulary or a sequence that
+is too long is told before anything large is loaded.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import struct
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alpaca_operator.api.sft import LoRA, SFTSpec
+from workloads.errors import DataError, InputError, SpecError
+from workloads.policy import Device, Policy, Sizes
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Shapes = dict[str, tuple[int, ...]]
+"""Shape of every weight, by name."""
+
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+EMBEDDING = "embed_tokens"
+HEAD = "lm_head"
+
+UNUSED_BY_TRAINING = ("torchao", "gptqmodel", "optimum", "awq", "hqq", "quanto", "torchvision", "torchaudio")
+"""Packages that transformers and peft import wherever they are installed, and that no fine-tuning needs."""
+
+
+@dataclass(frozen=True)
+class Base:
+    """A base model's folder, looked into."""
+
+    folder: Path
+    config: dict[str, Any]
+    shapes: Shapes
+
+    @property
+    def rows(self) -> int:
+        """Rows of the input embedding: the largest token id that the model knows, plus one."""
+        return next((shape[0] for name, shape in self.shapes.items() if name.endswith(f"{EMBEDDING}.weight")), 0)
+
+    @property
+    def tied(self) -> bool:
+        """Whether the output head is the input embedding."""
+        return not any(name.endswith(f"{HEAD}.weight") for name in self.shapes)
+
+
+def hide_unused(spec: SFTSpec) -> None:
+    """Keep libraries from importing optional packages that this job does not use: two seconds of every start.
+
+    A name that is None in `sys.modules` counts as not installed. Called before transformers is first imported.
+    """
+    names = [*UNUSED_BY_TRAINING]
+    if spec.method != "QLoRA" and "8bit" not in spec.training.optimizer and not _cuda_visible():
+        names.append("bitsandbytes")
+    if spec.deepspeed is None and not _cuda_visible():
+        names.append("deepspeed")
+    for name in names:
+        sys.modules.setdefault(name, None)  # type: ignore[arg-type]
+
+
+def device() -> Device:
+    """What this process trains on."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return Device("cpu", "this machine's CPU", 0, bitsandbytes=_installed("bitsandbytes"))
+    properties = torch.cuda.get_device_properties(0)
+    return Device(
+        kind="cuda",
+        name=properties.name,
+        memory=properties.total_memory,
+        capability=(properties.major, properties.minor),
+        flash_attention_2=_installed("flash_attn"),
+        flash_attention_3=_installed("flash_attn_interface"),
+        bitsandbytes=_installed("bitsandbytes"),
+    )
+
+
+def inspect(folder: Path, field: str, uri: str) -> Base:
+    """Read what the folder says about its model. Raises InputError that says what is missing and what lies there instead."""
+    shown = f"{field} {uri}"
+    if not folder.is_dir():
+        raise InputError(f"{shown}: there is no folder {folder}{_nearby(folder)}")
+    config_file = folder / "config.json"
+    if not config_file.is_file():
+        if (folder / ADAPTER_CONFIG).is_file():
+            raise InputError(
+                f"{shown} is a LoRA adapter, not a base model: name its base there, and the adapter under spec.adapter"
+            )
+        raise InputError(f"{shown}: {folder} has no config.json{_contents(folder)}")
+    try:
+        config = json.loads(config_file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{shown}: {config_file} is no JSON ({error}): copy the model again") from error
+    if "quantization_config" in config:
+        method = config["quantization_config"].get("quant_method", "quantized")
+        raise InputError(
+            f"{shown} is quantized already ({method}), which cannot be trained: name the unquantized model, and set method to QLoRA "
+            "to hold it in 4 bits"
+        )
+    return Base(folder, config, _shapes(folder, shown))
+
+
+def sizes(base: Base, spec: SFTSpec) -> Sizes:
+    """The numbers that the policy decides by. Raises SpecError when `lora` names layers that the model does not have."""
+    parameters = sum(_count(shape) for shape in base.shapes.values())
+    ends = [name for name in base.shapes if name.endswith((f"{EMBEDDING}.weight", f"{HEAD}.weight"))]
+    layers = _adapted(base.shapes, spec.lora.target_modules)
+    if spec.method == "Full":
+        trainable = parameters
+    else:
+        if not layers and spec.adapter is None:
+            raise SpecError(
+                f"lora.targetModules names {', '.join(spec.lora.target_modules)}, and this model has no such layer: it has "
+                f"{', '.join(_layer_names(base.shapes))}"
+            )
+        trainable = sum(spec.lora.rank * sum(base.shapes[name]) for name in layers)
+        for module in spec.lora.modules_to_save:
+            saved = [name for name in base.shapes if module in name.split(".")]
+            if not saved and not (module == HEAD and base.tied):
+                raise SpecError(
+                    f"lora.modulesToSave names {module}, and this model has no such layer: it has "
+                    f"{', '.join(_layer_names(base.shapes))}"
+                )
+            trainable += sum(_count(base.shapes[name]) for name in saved)
+    return Sizes(
+        parameters=parameters,
+        embeddings=sum(_count(base.shapes[name]) for name in ends),
+        trainable=trainable,
+        hidden=int(base.config.get("hidden_size", 0)),
+        intermediate=int(base.config.get("intermediate_size", 0)),
+        layers=int(base.config.get("num_hidden_layers", 0)),
+        vocabulary=base.rows,
+        widths=tuple(sorted({base.shapes[name][1] for name in layers})),
+    )
+
+
+def check(base: Base, tokenizer: PreTrainedTokenizerBase, spec: SFTSpec) -> None:
+    """Refuse a tokenizer that the embedding is too small for, and a sequence that the positions are too few for."""
+    if len(tokenizer) > base.rows:
+        raise InputError(
+            f"spec.model {spec.model.uri}: its tokenizer has {len(tokenizer)} tokens and its embedding {base.rows} rows, so ids from "
+            f"{base.rows} on have no vector: put the tokenizer there that the model was trained with"
+        )
+    limit = base.config.get("max_position_embeddings")
+    scaling = spec.model.rope_scaling
+    if limit is None:
+        return
+    reach = int(limit * (scaling.factor if scaling else 1))
+    if spec.training.sequence_length > reach:
+        wanted = -(-spec.training.sequence_length // limit)
+        raise SpecError(
+            f"training.sequenceLength {spec.training.sequence_length} is beyond the {reach} positions of the model"
+            f"{' with its ropeScaling' if scaling else ''}: lower it to {reach}, or set model.ropeScaling.factor to {wanted} or more"
+        )
+
+
+def check_adapter(base: Base, folder: Path, spec: SFTSpec) -> dict[str, Any]:
+    """The configuration of the adapter to start from, after making sure that it fits the base and `lora`.
+
+    Raises InputError for a folder without an adapter, DataError where its vocabulary is not the base's, SpecError where `lora`
+    says something else.
+    """
+    assert spec.adapter is not None
+    shown = f"spec.adapter {spec.adapter.uri}"
+    if not folder.is_dir():
+        raise InputError(f"{shown}: there is no folder {folder}{_nearby(folder)}")
+    for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
+        if not (folder / name).is_file():
+            raise InputError(f"{shown}: {folder} has no {name}{_contents(folder)}")
+    config: dict[str, Any] = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    if config.get("peft_type") != "LORA":
+        raise InputError(f"{shown} is of type {config.get('peft_type')}: only LoRA adapters can be trained on")
+    shapes = _header(folder / ADAPTER_WEIGHTS, shown)
+    for name, shape in shapes.items():
+        if EMBEDDING in name and "lora_" not in name and shape[0] != base.rows:
+            raise DataError(
+                f"{shown} was trained with a vocabulary of {shape[0]} rows and the base {spec.model.uri} has {base.rows}: name the base "
+                "that the adapter was made from"
+            )
+    for name, shape in shapes.items():
+        layer = next(
+            (key for key in base.shapes if key.rpartition(".")[0] and _stem(name).endswith(key.rpartition(".")[0])),
+            None,
+        )
+        if layer and name.endswith("lora_A.weight") and shape[1] != base.shapes[layer][1]:
+            raise DataError(
+                f"{shown}: {_stem(name)} takes {shape[1]} inputs and the base's layer has {base.shapes[layer][1]}: name the base that "
+                "the adapter was made from"
+            )
+    said = {
+        "rank": config.get("r"),
+        "alpha": config.get("lora_alpha"),
+        "target_modules": sorted(config.get("target_modules") or []),
+        "modules_to_save": sorted(config.get("modules_to_save") or []),
+        "use_rslora": bool(config.get("use_rslora")),
+        "use_dora": bool(config.get("use_dora")),
+    }
+    asked = spec.lora.model_dump(include=set(said) & spec.lora.model_fields_set)
+    for key, value in asked.items():
+        value = sorted(value) if isinstance(value, list) else value
+        if value != said[key]:
+            alias = LoRA.model_fields[key].alias
+            raise SpecError(
+                f"lora.{alias} is {value} and the adapter at {spec.adapter.uri} was made with {said[key]}: leave lora.{alias} out, or "
+                "start a fresh adapter by leaving spec.adapter out"
+            )
+    return config
+
+
+def load(base: Base, spec: SFTSpec, policy: Policy) -> PreTrainedModel:
+    """The base in memory, as the policy says. Raises InputError when its weights are not whole."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    shown = f"spec.model {spec.model.uri}"
+    try:
+        config = AutoConfig.from_pretrained(base.folder, trust_remote_code=False, local_files_only=True)
+    except (ValueError, KeyError, OSError) as error:
+        raise InputError(
+            f"{shown}: {_first_line(error)}. Models that bring their own code are not loaded: use a Llama architecture"
+        ) from error
+    if spec.model.rope_scaling:
+        stretch(config, spec.model.rope_scaling.type, spec.model.rope_scaling.factor)
+    options: dict[str, Any] = {}
+    if policy.bits:
+        options["quantization_config"] = _quantization(policy)
+        options["device_map"] = {"": "cuda:0" if torch.cuda.is_available() else "cpu"}
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            base.folder,
+            config=config,
+            dtype=getattr(torch, policy.weights),
+            attn_implementation=policy.attention,
+            trust_remote_code=False,
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
+            **options,
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise InputError(f"{shown}: the weights cannot be loaded: {_first_line(error)}") from error
+    missing = sorted(report["missing_keys"])
+    if missing:
+        # transformers would go on with random weights in their place, and only warn.
+        raise InputError(
+            f"{shown}: {len(missing)} weights that config.json asks for are not in the files ({', '.join(missing[:3])}, …): copy the "
+            "model again"
+        )
+    model.config.use_cache = False  # packed rows are kept apart by their positions only without a cache
+    return model
+
+
+def attach_adapter(model: PreTrainedModel, spec: SFTSpec, policy: Policy, start_from: Path | None) -> PeftModel:
+    """Freeze the base and put a LoRA adapter on it: a fresh one, or the one that training goes on from."""
+    import peft
+
+    if policy.bits:
+        model = peft.prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    if start_from is not None:
+        return peft.PeftModel.from_pretrained(
+            model, start_from, is_trainable=True, autocast_adapter_dtype=True, torch_device=str(model.device)
+        )
+    lora = spec.lora
+    tied = bool(model.config.tie_word_embeddings)
+    return peft.get_peft_model(
+        model,
+        peft.LoraConfig(
+            task_type="CAUSAL_LM",
+            r=lora.rank,
+            lora_alpha=lora.alpha,
+            lora_dropout=lora.dropout,
+            target_modules=list(lora.target_modules),
+            modules_to_save=list(lora.modules_to_save) or None,
+            use_rslora=lora.use_rslora,
+            use_dora=lora.use_dora,
+            # A tied head that is trained apart from its embedding would be merged into garbage.
+            ensure_weight_tying=tied and bool({EMBEDDING, HEAD} & set(lora.modules_to_save)),
+            bias="none",
+            init_lora_weights=True,
+        ),
+        autocast_adapter_dtype=True,
+    )
+
+
+def stretch(config: Any, kind: str, factor: float) -> None:
+    """Set rope scaling on a transformers configuration, so that what is saved with it reaches as far as it was trained."""
+    original = config.max_position_embeddings
+    config.rope_parameters = {
+        **{key: value for key, value in (config.rope_parameters or {}).items() if key == "rope_theta"},
+        "rope_type": kind,
+        "factor": factor,
+        **({"original_max_position_embeddings": original} if kind == "yarn" else {}),
+    }
+    # Dynamic scaling measures the length against this number, so there it has to stay the original's.
+    if kind != "dynamic":
+        config.max_position_embeddings = int(original * factor)
+
+
+def _quantization(policy: Policy) -> Any:
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    if policy.bits == 8:
+        return BitsAndBytesConfig(load_in_8bit=True)
+    compute = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[policy.precision]
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute,
+    )
+
+
+def _shapes(folder: Path, shown: str) -> Shapes:
+    """Shapes of all weights of a model, from the headers of its safetensors files."""
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    else:
+        names = ["model.safetensors"]
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        if index.is_file():
+            raise InputError(
+                f"{shown}: model.safetensors.index.json names {len(names)} files and {', '.join(missing[:3])} is missing: copy the model again"
+            )
+        if any(folder.glob("*.bin")):
+            raise InputError(
+                f"{shown}: {folder} has weights as .bin (pickle) only, which can run code when loaded: convert them to safetensors, or "
+                "name a revision that has them"
+            )
+        raise InputError(f"{shown}: {folder} has a config.json and no weights (model.safetensors){_contents(folder)}")
+    shapes: Shapes = {}
+    for name in names:
+        shapes.update(_header(folder / name, shown))
+    return shapes
+
+
+def _header(file: Path, shown: str) -> Shapes:
+    """Shapes in a safetensors file: eight bytes of length, then JSON (https://github.com/huggingface/safetensors#format)."""
+    try:
+        with file.open("rb") as handle:
+            (length,) = struct.unpack("<Q", handle.read(8))
+            if length > 100_000_000:
+                raise ValueError(f"its header claims {length} bytes")
+            header = json.loads(handle.read(length))
+        end = max((entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0)
+        if file.stat().st_size < 8 + length + end:
+            raise ValueError(f"it has {file.stat().st_size} bytes and its header asks for {8 + length + end}")
+        return {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
+    except (struct.error, ValueError, KeyError, OSError) as error:
+        raise InputError(f"{shown}: {file.name} is damaged ({error}): copy it again") from error
+
+
+def _adapted(shapes: Shapes, targets: Iterable[str]) -> list[str]:
+    """Weights of the linear layers whose name ends in one of ``targets``, as peft matches them."""
+    ends = tuple(targets)
+    return [
+        name
+        for name, shape in shapes.items()
+        if len(shape) == 2
+        and name.endswith(".weight")
+        and any(name[: -len(".weight")] == end or name[: -len(".weight")].endswith(f".{end}") for end in ends)
+    ]
+
+
+def _layer_names(shapes: Shapes) -> list[str]:
+    return sorted(
+        {name.split(".")[-2] for name, shape in shapes.items() if len(shape) == 2 and name.endswith(".weight")}
+    )
+
+
+def _stem(name: str) -> str:
+    """`base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight` → `model.layers.0.self_attn.q_proj`."""
+    return name.removeprefix("base_model.model.").partition(".lora_")[0]
+
+
+def _count(shape: tuple[int, ...]) -> int:
+    size = 1
+    for length in shape:
+        size *= length
+    return size
+
+
+def _nearby(folder: Path) -> str:
+    parent = next(parent for parent in folder.parents if parent.is_dir())
+    return f" ({parent} has {_list(parent)})"
+
+
+def _contents(folder: Path) -> str:
+    return f": it has {_list(folder)}"
+
+
+def _list(folder: Path, limit: int = 8) -> str:
+    names = sorted(path.name + ("/" if path.is_dir() else "") for path in folder.iterdir())
+    if not names:
+        return "nothing in it"
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
+
+
+def _installed(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
+
+
+def _cuda_visible() -> bool:
+    """Whether a CUDA driver is there, told without importing torch."""
+    return Path("/proc/driver/nvidia/version").exists() or Path("/dev/nvidiactl").exists()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

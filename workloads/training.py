@@ -1,0 +1,518 @@
+"""The training loop: transformers' Trainer, with our batches, our checkpoints and a resume that is exact.
+
+What differs from the plain Trainer, and why:
+
+- Logits are computed only where a token is trained on (`logits_to_keep`): prompts cost no output head and no loss. The losses
+  are the same.
+- Rows are padded on the right and no attention mask is passed: under causal attention nothing before the padding sees it, and
+  sdpa keeps its fast causal path. Rows that were packed into one sequence are kept apart by their positions.
+- Checkpoints go through `Checkpoints` (flushed, digested, renamed), and hold besides the Trainer's own state what an exact resume
+  needs: a half-finished logging window, the best evaluation so far, and an evaluation that a stop cut short.
+- The evaluation's loss is weighted by tokens, not by batches, and leaves the random state as it found it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from alpaca_operator.api.sft import SFTSpec, Training
+from workloads.errors import LossDiverged
+from workloads.policy import Policy
+from workloads.runtime import Runtime
+
+IGNORED = -100
+"""Label of a token that is not trained on (PyTorch's cross entropy, `ignore_index`)."""
+STATE_FILE = "run_state.json"
+FLASH = ("flash_attention_2", "flash_attention_3")
+
+
+@dataclass(frozen=True)
+class Collator:
+    """Makes a batch of sequences (`input_ids`, `labels`, and `seq_lengths`: the lengths of the rows packed into each).
+
+    Gives ``input_ids`` (sequences, longest), ``logits_to_keep``: a mask of the positions whose next token is trained on, and
+    ``labels``: those next tokens in the mask's order. FlashAttention tells packed rows apart only in a batch of one, so for it
+    (``flat``) the sequences are laid end to end.
+    """
+
+    pad: int
+    flat: bool = False
+
+    def __call__(self, sequences: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        ids = [torch.as_tensor(sequence["input_ids"], dtype=torch.long) for sequence in sequences]
+        lengths = [[int(length) for length in sequence["seq_lengths"]] for sequence in sequences]
+        targets = [
+            _next_tokens(torch.as_tensor(sequence["labels"], dtype=torch.long), rows)
+            for sequence, rows in zip(sequences, lengths, strict=True)
+        ]
+        if self.flat:
+            ids, targets, lengths = [torch.cat(ids)], [torch.cat(targets)], [[*chain.from_iterable(lengths)]]
+        width = max(map(len, ids))
+        batch = {"input_ids": _padded(ids, width, self.pad)}
+        if any(len(rows) > 1 for rows in lengths):
+            # The padding counts from 0 as if it were one more row: it must not prolong the last one.
+            batch["position_ids"] = torch.stack(
+                [torch.cat([torch.arange(row) for row in (*rows, width - sum(rows))]) for rows in lengths]
+            )
+        wanted = _padded(targets, width, IGNORED)
+        trained = wanted != IGNORED
+        return {
+            **batch,
+            "labels": wanted[trained],
+            "shift_labels": wanted[trained],
+            "logits_to_keep": trained,
+            "tokens": sum(map(len, ids)),
+        }
+
+
+def arguments(spec: SFTSpec, policy: Policy, scratch: Path, deepspeed: dict[str, Any] | None) -> TrainingArguments:
+    """Every setting of the Trainer that shapes the result or is on by itself, set from the spec and from nowhere else."""
+    training = spec.training
+    checkpointing = policy.gradient_checkpointing == "Full"
+    return TrainingArguments(
+        output_dir=str(scratch),
+        num_train_epochs=training.epochs,
+        max_steps=training.max_steps or -1,
+        per_device_train_batch_size=training.batch_size_per_device,
+        per_device_eval_batch_size=training.batch_size_per_device,
+        gradient_accumulation_steps=training.gradient_accumulation,
+        learning_rate=training.learning_rate,
+        lr_scheduler_type=training.scheduler,
+        lr_scheduler_kwargs={"min_lr_rate": 0.1} if training.scheduler == "cosine_with_min_lr" else {},
+        warmup_steps=training.warmup_ratio,
+        optim=policy.optimizer,
+        weight_decay=training.weight_decay,
+        adam_beta1=0.9,
+        adam_beta2=0.999,
+        adam_epsilon=1e-8,
+        max_grad_norm=training.max_grad_norm,
+        label_smoothing_factor=0.0,
+        average_tokens_across_devices=True,
+        bf16=policy.precision == "bf16",
+        fp16=policy.precision == "fp16",
+        tf32=None,
+        use_cpu=not torch.cuda.is_available(),
+        activation_checkpointing=checkpointing,
+        activation_checkpointing_kwargs={"use_reentrant": False} if checkpointing else None,
+        use_cache=False,
+        torch_compile=False,
+        neftune_noise_alpha=training.neftune_alpha,
+        seed=training.seed,
+        data_seed=training.seed,
+        full_determinism=False,
+        train_sampling_strategy="random",
+        remove_unused_columns=False,
+        label_names=["labels"],
+        dataloader_drop_last=False,
+        dataloader_num_workers=0,  # the rows are tokenised already
+        dataloader_pin_memory=torch.cuda.is_available(),
+        accelerator_config={"use_seedable_sampler": True, "split_batches": False, "even_batches": True},
+        logging_strategy="steps",
+        logging_steps=training.log_steps,
+        logging_first_step=False,
+        logging_nan_inf_filter=False,  # it would hide a diverged loss
+        log_level="error",
+        disable_tqdm=True,
+        report_to=["wandb"] if "WandB" in training.report_to else [],
+        include_num_input_tokens_seen="no",
+        # When to evaluate, save and stop is decided by `Schedule`.
+        eval_strategy="no",
+        save_strategy="no",
+        load_best_model_at_end=False,
+        prediction_loss_only=True,
+        ignore_data_skip=False,
+        restore_callback_states_from_checkpoint=False,
+        enable_jit_checkpoint=False,
+        push_to_hub=False,
+        skip_memory_metrics=True,
+        deepspeed=deepspeed,
+    )
+
+
+@dataclass
+class RunState:
+    """What a resumed run needs besides the Trainer's own state."""
+
+    loss_sum: float = 0.0
+    """Sum of the losses since the last logged step."""
+    last_logged: int = 0
+    correct: int = 0
+    targets: int = 0
+    """Trained tokens since the last logged step, and those of them that the model guessed."""
+    tokens: int = 0
+    """Tokens seen, over all runs, padding not counted."""
+    best_loss: float | None = None
+    best_step: int | None = None
+    best_folder: str | None = None
+    """Checkpoint of the best evaluation, relative to the folder of all checkpoints."""
+    evaluations_without_gain: int = 0
+    evaluation_due: bool = False
+    """The stop came before this step's evaluation was through."""
+
+    @classmethod
+    def read(cls, checkpoint: Path) -> RunState:
+        return cls(**json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8")))
+
+
+class Trainer(transformers.Trainer):
+    """transformers' Trainer with the differences that the module's docstring lists."""
+
+    def __init__(self, here: Runtime, settings: Training, checkpoint: Path | None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.remove_callback(PrinterCallback)
+        self.here = here
+        self.settings = settings
+        self.checkpoint = checkpoint
+        self.kept = RunState.read(checkpoint) if checkpoint else RunState()
+        self.add_callback(Schedule(self))
+        self._speed = Speed()
+        self._step_loss = torch.zeros((), device=self.args.device)
+        self._correct = torch.zeros((), dtype=torch.long, device=self.args.device)
+        self._step_tokens = 0
+        self._evaluated: dict[str, float] | None = None
+
+    # ---- the step ----
+
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
+        """As the parent's, keeping the sum that `refuse_bad_loss` looks at before the optimizer moves a weight."""
+        self._step_tokens += inputs.pop("tokens")
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        self._step_loss += loss
+        self.here.progress.beat()
+        return loss
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """As the parent's; counts on the way how many of the trained tokens the model guessed."""
+        inputs.pop("tokens", None)
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
+        labels = inputs["labels"]
+        with torch.no_grad():
+            logits = outputs.logits.detach()
+            # Comparing with the maximum, several times faster on a CPU than argmax.
+            self._correct += (logits.gather(-1, labels[:, None])[:, 0] >= logits.amax(-1)).sum()
+        self.kept.targets += labels.numel()
+        return (loss, outputs) if return_outputs else loss
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """0: the parent walks over all parameters for every batch, for a number that nobody reads."""
+        return 0
+
+    def refuse_bad_loss(self) -> None:
+        """Raises LossDiverged for a loss that is not a number, and for one that is exactly 0: nothing is learnt from either."""
+        loss, step = float(self._step_loss), self.state.global_step + 1
+        self._step_loss.zero_()
+        if not math.isfinite(loss):
+            raise LossDiverged(
+                f"the loss became {loss} at step {step} (learning rate {self._get_learning_rate():.3g}): lower training.learningRate "
+                f"(now {self.settings.learning_rate:g}) by a factor of 3 to 10, or raise training.warmupRatio "
+                f"(now {self.settings.warmup_ratio:g})"
+            )
+        if loss == 0.0:
+            raise LossDiverged(
+                f"the loss is exactly 0 at step {step}: nothing is being learnt. Set training.precision to bf16 or fp32, and make sure that "
+                "the answers in the data are not empty"
+            )
+
+    # ---- evaluation ----
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """As the parent's, from the same random state to the same random state. A stop request ends it early; the resumed run
+        evaluates then."""
+        self.here.progress.update(stage="Evaluating")
+        kept = self.kept.targets, self._correct.clone()
+        try:
+            with _same_random_state():
+                metrics = super().evaluate(*args, **kwargs)
+            self.kept.evaluation_due = False
+            return metrics
+        except _StopEvaluating:
+            self.kept.evaluation_due = True
+            self.control.should_evaluate = False
+            self.control.should_save = self.control.should_training_stop = True
+            return {}
+        finally:
+            self.kept.targets, self._correct = kept
+            self.here.progress.update(stage="Training")
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """As the parent's, with loss, perplexity and accuracy over all tokens instead of the mean over batches."""
+        self._eval_loss, self.kept.targets = 0.0, 0
+        self._correct.zero_()
+        output = super().evaluation_loop(*args, **kwargs)
+        loss = self._eval_loss / max(self.kept.targets, 1)
+        if not math.isfinite(loss):
+            raise LossDiverged(
+                f"the validation loss became {loss} at step {self.state.global_step}: lower training.learningRate (now "
+                f"{self.settings.learning_rate:g}) by a factor of 3 to 10"
+            )
+        output.metrics["eval_loss"] = loss
+        output.metrics["eval_perplexity"] = math.exp(loss) if loss < 700 else math.inf
+        output.metrics["eval_mean_token_accuracy"] = int(self._correct) / max(self.kept.targets, 1)
+        return output
+
+    def prediction_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """As the parent's, summing the loss over the tokens of the batch."""
+        if self.here.stop.requested:
+            raise _StopEvaluating
+        self.here.progress.beat()
+        count = inputs["labels"].numel()
+        loss, logits, labels = super().prediction_step(model, inputs, *args, **kwargs)
+        self._eval_loss += float(loss) * count
+        return loss, logits, labels
+
+    # ---- telling ----
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """As the parent's; a training step's line gets token accuracy and speed, and every line reaches the user."""
+        training = "loss" in logs
+        if training:
+            logs["mean_token_accuracy"] = (self.kept.correct + int(self._correct)) / max(self.kept.targets, 1)
+            logs["tokens_per_second"] = self._speed.read()
+            self.kept.correct, self.kept.targets = 0, 0
+            self._correct.zero_()
+            norm = logs.get("grad_norm")
+            if norm is not None and not math.isfinite(norm) and not self.args.fp16:
+                raise LossDiverged(
+                    f"the gradient became {norm} at step {self.state.global_step}: lower training.learningRate (now "
+                    f"{self.settings.learning_rate:g}), or set training.maxGradNorm (now {self.settings.max_grad_norm:g}) to 1"
+                )
+        super().log(logs, start_time)
+        if training:
+            self.here.progress.update(
+                log=True,
+                stage="Training",
+                step=self.state.global_step,
+                total_steps=self.state.max_steps,
+                epoch=round(self.state.epoch or 0.0, 4),
+                loss=logs["loss"],
+                learning_rate=logs["learning_rate"],
+                grad_norm=logs.get("grad_norm"),
+                tokens_per_second=round(logs["tokens_per_second"], 1),
+            )
+        elif "eval_loss" in logs:
+            self.here.progress.update(log=True, stage="Evaluating", eval_loss=logs["eval_loss"])
+
+    # ---- checkpoints ----
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """As the parent's, into a folder that becomes a checkpoint only when it is whole."""
+        checkpoints, step = self.here.checkpoints, self.state.global_step
+        with self._speed.paused():
+            self.here.progress.update(stage="Saving")
+            self.kept.loss_sum = float(self._tr_loss)
+            self.kept.last_logged = self._globalstep_last_logged
+            self.kept.correct, kept_correct = self.kept.correct + int(self._correct), self.kept.correct
+            if self.kept.best_step == step:
+                self.kept.best_folder = f"{checkpoints.own.name}/checkpoint-{step}"
+            with checkpoints.write(step) as folder:
+                self.save_model(str(folder), _internal_call=True)
+                self._save_optimizer_and_scheduler(str(folder))
+                self._save_scaler(str(folder))
+                self._save_rng_state(str(folder))
+                self.state.save_to_json(str(folder / "trainer_state.json"))
+                (folder / STATE_FILE).write_text(json.dumps(asdict(self.kept), indent=1) + "\n", encoding="utf-8")
+            self.kept.correct = kept_correct
+            best = self.best_checkpoint()
+            checkpoints.prune(self.settings.keep_checkpoints, protect=[best] if best else [])
+            self.here.progress.update(stage="Training")
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """The weights alone: of an adapter only what is trained."""
+        save_weights(self.model, Path(output_dir or self.args.output_dir), state_dict)
+
+    def best_checkpoint(self) -> Path | None:
+        """The checkpoint of the best evaluation, once there is one."""
+        return self.here.checkpoints.own.parent / self.kept.best_folder if self.kept.best_folder else None
+
+    def continue_window(self) -> None:
+        """Put back the half-finished logging window that the checkpoint was saved in."""
+        self._tr_loss += self.kept.loss_sum
+        self._globalstep_last_logged = self.kept.last_logged
+
+    def stopped_early(self) -> bool:
+        """Whether early stopping has spoken, in this run or in the one that is resumed."""
+        patience = self.settings.early_stopping_patience
+        return patience is not None and self.kept.evaluations_without_gain >= patience
+
+    def fit(self) -> None:
+        """Train to the end, from the checkpoint where there is one. Returns early when a stop was requested."""
+        if self.checkpoint is None:
+            self.train()
+            return
+        saved = TrainerState.load_from_json(str(self.checkpoint / "trainer_state.json"))
+        if (saved.global_step >= saved.max_steps or self.stopped_early()) and not self.kept.evaluation_due:
+            # The steps were all made when the run was stopped; the parent would make one more.
+            self._load_from_checkpoint(str(self.checkpoint))
+            self.state = saved
+            return
+        with suppress(_NoStepLeft):
+            self.train(resume_from_checkpoint=str(self.checkpoint))
+
+    def evaluate_late(self) -> None:
+        """The evaluation that the stop cut short. Raises _NoStepLeft when nothing is to be trained after it."""
+        self.evaluate()
+        self.control.should_save = False  # weights and optimizer are on disk already
+        if self.kept.best_step == self.state.global_step and self.checkpoint is not None:
+            self.kept.best_folder = f"{self.checkpoint.parent.name}/{self.checkpoint.name}"
+        if self.kept.evaluation_due or self.stopped_early() or self.state.global_step >= self.state.max_steps:
+            raise _NoStepLeft
+
+    def load_best(self) -> None:
+        """Go back to the weights of the best evaluation, where early stopping was asked for."""
+        best = self.best_checkpoint()
+        if (
+            self.settings.early_stopping_patience is not None
+            and best is not None
+            and self.kept.best_step != self.state.global_step
+        ):
+            self._load_from_checkpoint(str(best))
+
+
+class Schedule(TrainerCallback):  # type: ignore[misc]
+    """When to evaluate, save and stop."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer = trainer
+        self.steps_per_epoch = 0
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, train_dataloader: Any, **_: Any
+    ) -> None:
+        trainer = self.trainer
+        self.steps_per_epoch = math.ceil(len(train_dataloader) / args.gradient_accumulation_steps)
+        trainer.continue_window()
+        trainer.here.progress.update(stage="Training", step=state.global_step, total_steps=state.max_steps)
+        if trainer.kept.evaluation_due:
+            trainer.evaluate_late()
+        trainer._speed.start()
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        self.trainer.refuse_bad_loss()
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> TrainerControl:
+        trainer, settings, step = self.trainer, self.trainer.settings, state.global_step
+        trainer._speed.add(trainer._step_tokens)
+        trainer.kept.tokens += trainer._step_tokens
+        trainer._step_tokens = 0
+        if not control.should_log:
+            trainer.here.progress.update(step=step, total_steps=state.max_steps)
+        last = step >= state.max_steps
+        stopping = trainer.here.stop.requested
+        due = step % (settings.eval_steps or self.steps_per_epoch) == 0 or last
+        if due and trainer.eval_dataset is not None:
+            control.should_evaluate = not stopping
+            trainer.kept.evaluation_due = stopping
+        control.should_save = step % settings.save_steps == 0 or last or stopping
+        control.should_training_stop = control.should_training_stop or last or stopping
+        return control
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, float],
+        **_: Any,
+    ) -> TrainerControl:
+        trainer, kept = self.trainer, self.trainer.kept
+        if trainer.settings.early_stopping_patience is None:
+            return control
+        if kept.best_loss is None or metrics["eval_loss"] < kept.best_loss:
+            kept.best_loss, kept.best_step, kept.evaluations_without_gain = metrics["eval_loss"], state.global_step, 0
+            control.should_save = True
+        else:
+            kept.evaluations_without_gain += 1
+            if trainer.stopped_early():
+                control.should_training_stop = True
+                control.should_save = True
+                trainer.here.progress.say(
+                    f"early stop at step {state.global_step}: {kept.evaluations_without_gain} evaluations without a better loss; the best "
+                    f"is {kept.best_loss:.4f} at step {kept.best_step}"
+                )
+        return control
+
+
+class Speed:
+    """Unpadded tokens a second of pure training: evaluations and saves are not counted."""
+
+    def __init__(self) -> None:
+        self._tokens = 0
+        self._seconds = 0.0
+        self._since = time.perf_counter()
+        self.total_tokens = 0
+        self.total_seconds = 0.0
+
+    def start(self) -> None:
+        self._since = time.perf_counter()
+
+    def add(self, tokens: int) -> None:
+        """A step with ``tokens`` ended now."""
+        now = time.perf_counter()
+        self._tokens, self.total_tokens = self._tokens + tokens, self.total_tokens + tokens
+        self._seconds, self.total_seconds = self._seconds + now - self._since, self.total_seconds + now - self._since
+        self._since = now
+
+    def read(self) -> float:
+        """Tokens a second since the last reading."""
+        speed = self._tokens / self._seconds if self._seconds else 0.0
+        self._tokens, self._seconds = 0, 0.0
+        return speed
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        yield
+        self.start()
+
+
+class _StopEvaluating(Exception):
+    """A stop was requested in the middle of an evaluation."""
+
+
+class _NoStepLeft(Exception):
+    """The resumed run had only an evaluation to make."""
+
+
+def save_weights(model: Any, folder: Path, state_dict: dict[str, Any] | None = None) -> None:
+    """An adapter's own weights, or all of a model's, as safetensors."""
+    options: dict[str, Any] = {"state_dict": state_dict} if state_dict is not None else {}
+    if hasattr(model, "peft_config"):
+        # "auto" asks the hub whether the vocabulary grew; modules_to_save holds the embeddings that were trained.
+        options["save_embedding_layers"] = False
+    model.save_pretrained(str(folder), **options)
+
+
+def _next_tokens(labels: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
+    """Labels moved one to the left: what each position has to predict. The last token of a row predicts nothing."""
+    following = torch.cat([labels[1:], labels.new_full((1,), IGNORED)])
+    following[torch.tensor(rows).cumsum(0) - 1] = IGNORED
+    return following
+
+
+def _padded(rows: Sequence[torch.Tensor], width: int, value: int) -> torch.Tensor:
+    return torch.stack([torch.nn.functional.pad(row, (0, width - len(row)), value=value) for row in rows])
+
+
+@contextmanager
+def _same_random_state() -> Iterator[None]:
+    """What happens inside leaves torch's random state as it was: a data loader draws a seed whenever it is started."""
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices):
+        yield

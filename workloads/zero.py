@@ -1,0 +1,96 @@
+"""DeepSpeed: what a preset stands for, what a configuration of the user's own does, and a process group for one process."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from alpaca_operator.api.sft import DeepSpeed
+from workloads.policy import Policy
+
+
+def config(asked: DeepSpeed | None, policy: Policy, say: Callable[[str], None]) -> dict[str, Any] | None:
+    """The DeepSpeed configuration of a job, or None where DeepSpeed is not used.
+
+    The presets have no scheduler block: with one, DeepSpeed's own schedule would replace `training.scheduler`. Values of ``auto``
+    are filled in from the training settings by transformers.
+    """
+    if asked is not None and asked.config is not None:
+        for block, fields in (("scheduler", "scheduler and training.warmupRatio"), ("optimizer", "optimizer")):
+            if block in asked.config:
+                say(
+                    f"warning: deepspeed.config has a block `{block}`, which overrides training.{fields}: remove it to use them"
+                )
+        return {**asked.config}
+    if policy.parallel == "None":
+        return None
+    offload = policy.parallel.endswith("Offload")
+    stage = 3 if policy.parallel.startswith("Zero3") else 2
+    zero: dict[str, Any] = {
+        "stage": stage,
+        "overlap_comm": True,
+        "contiguous_gradients": True,
+        "reduce_bucket_size": 5e8,
+    }
+    if stage == 2:
+        zero |= {"allgather_partitions": True, "allgather_bucket_size": 5e8, "reduce_scatter": True}
+    else:
+        zero |= {
+            "stage3_prefetch_bucket_size": "auto",
+            "stage3_param_persistence_threshold": "auto",
+            "stage3_max_live_parameters": 1e9,
+            "stage3_max_reuse_distance": 1e9,
+            # Without this a save under ZeRO-3 holds empty tensors.
+            "stage3_gather_16bit_weights_on_model_save": True,
+            "reduce_bucket_size": "auto",
+        }
+    if offload:
+        pinned = {"device": "cpu", "pin_memory": True}
+        zero["offload_optimizer"] = pinned
+        if stage == 3:
+            zero["offload_param"] = pinned
+    return {
+        "bf16": {"enabled": "auto"},
+        "fp16": {"enabled": "auto", "loss_scale": 0, "initial_scale_power": 16, "loss_scale_window": 1000},
+        "zero_optimization": zero,
+        "gradient_accumulation_steps": "auto",
+        "gradient_clipping": "auto",
+        "train_batch_size": "auto",
+        "train_micro_batch_size_per_gpu": "auto",
+        # transformers' AdamW with our own schedule; DeepSpeed would refuse it under offload without this word.
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": 1 << 30,
+        "wall_clock_breakdown": False,
+    }
+
+
+def start(on_gpu: bool) -> None:
+    """A process group of one, which DeepSpeed needs before a model is loaded; it is taken down when the process ends."""
+    os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+    os.environ.setdefault("MASTER_PORT", str(_free_port()))
+    os.environ.setdefault("RANK", "0")
+    os.environ.setdefault("LOCAL_RANK", "0")
+    os.environ.setdefault("WORLD_SIZE", "1")
+    if not on_gpu:
+        os.environ["ACCELERATE_USE_CPU"] = "true"
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    import deepspeed
+    import torch.distributed
+
+    deepspeed.init_distributed("nccl" if on_gpu else "gloo", verbose=False)
+    atexit.register(_end, torch.distributed)
+
+
+def _end(distributed: Any) -> None:
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
