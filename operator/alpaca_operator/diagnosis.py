@@ -58,6 +58,8 @@ class Diagnosis:
     @property
     def retried(self) -> bool:
         """Whether another pod may do better."""
+        if self.failure_class == "Infrastructure":
+            return self.ended  # whatever the exit code of a pod that was killed
         return self.ended and self.reason is not Reason.OUT_OF_MEMORY and self.exit_code not in NEVER_RETRIED
 
 
@@ -176,7 +178,7 @@ def disrupted(pod: Pod) -> Diagnosis | None:
         what += f": {one_line(str(told)).rstrip('.')}"
     if "low on resource" in str(told):
         what += "; set pod.resources.requests to what the job needs, so that it gets a node with room"
-    saved = " after saving a checkpoint" if pod.exit_code == ExitCode.INTERRUPTED else ""
+    saved = "; a checkpoint was saved" if pod.exit_code == ExitCode.INTERRUPTED else ""
     return Diagnosis("Infrastructure", Reason.DISRUPTED, what + saved, exit_code=pod.exit_code, last_word=pod.last_word)
 
 
@@ -415,8 +417,13 @@ POLICIES = (
 def refusal(code: int, message: str) -> Refusal | None:
     """What a 4xx answer to the creation of a child or its pod means for the user, by the API server's own words.
 
-    None for what is not the user's to mend: an outage, a conflict of versions, a bug of ours.
+    None for what is not the user's to mend: an outage, a namespace that is going, a bug of ours.
     """
+    if code == 409 and "already exists" in message:
+        return Refusal(
+            Reason.NAME_CONFLICT,
+            f"its child's name is taken ({one_line(message)}, and belongs to something else): delete that, or use a job of another name",
+        )
     if found := QUOTA.search(message):
         return Refusal(
             Reason.QUOTA_EXCEEDED,
@@ -439,6 +446,8 @@ def refusal(code: int, message: str) -> Refusal | None:
             Reason.ADMISSION_REFUSED,
             f"the operator has no right to create it ({one_line(message)}): apply manifests/rbac",
         )
+    if code == 403 and "being terminated" in message:
+        return None
     if code == 403:
         return Refusal(
             Reason.ADMISSION_REFUSED,
@@ -480,8 +489,11 @@ def last_line(text: str) -> str:
     return ""
 
 
+COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+
+
 def one_line(text: str) -> str:
-    line = " ".join(text.split())
+    line = " ".join(COLOURS.sub("", text).split())
     return line if len(line) <= LINE_LIMIT else line[: LINE_LIMIT - 1] + "…"
 
 

@@ -39,7 +39,7 @@ def volumes(resource: Resource) -> list[Manifest]:
         {"name": "alpaca-tmp", "emptyDir": {}},
         {"name": "alpaca-shm", "emptyDir": {"medium": "Memory", "sizeLimit": resource.spec.pod.shm_size}},
     ]
-    claimed = [
+    claimed: list[Manifest] = [
         {"name": f"alpaca-claim-{number}", "persistentVolumeClaim": {"claimName": claim}}
         for number, claim in enumerate(claims(resource.spec))
     ]
@@ -51,7 +51,7 @@ def volumes(resource: Resource) -> list[Manifest]:
 
 
 def mounts(resource: Resource) -> list[Manifest]:
-    own = [
+    own: list[Manifest] = [
         {"name": "alpaca-config", "mountPath": CONFIG_PATH.rpartition("/")[0], "readOnly": True},
         # The root file system is read-only: libraries keep caches and compiled kernels here.
         {"name": "alpaca-tmp", "mountPath": "/tmp"},
