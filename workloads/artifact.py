@@ -17,7 +17,7 @@ from workloads import digests, durable
 from workloads.digests import Digests, listing
 from workloads.errors import OutputExists
 from workloads.runs import Fence, now
-from workloads.storage import ARTIFACT, Inputs, OutputPlace
+from workloads.storage import Inputs, OutputPlace
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "datasets", "peft", "trl", "accelerate", "deepspeed")
 """Those of them that a run imported are named in its artifact, with their versions."""
@@ -74,7 +74,7 @@ class Publisher:
         if artifact is None:
             if self._place.is_taken():
                 raise OutputExists(
-                    f"spec.output.uri: {uri} has files but no {ARTIFACT}, so they are not ours to replace: name another folder, or remove it"
+                    f"spec.output.uri: {uri} has files but no {contract.ARTIFACT_FILE}, so they are not ours to replace: name another folder, or remove it"
                 )
             return None
         if artifact.spec_digest == self.spec_digest:
@@ -136,7 +136,9 @@ class Publisher:
                 "created_at": now(),
             }
         )
-        (folder / ARTIFACT).write_text(artifact.model_dump_json(by_alias=True, indent=2) + "\n", encoding="utf-8")
+        (folder / contract.ARTIFACT_FILE).write_text(
+            artifact.model_dump_json(by_alias=True, indent=2) + "\n", encoding="utf-8"
+        )
         self._fence.check()
         self._place.publish(folder)
         self.published = contract.Published(uri=self._place.uri, digest=artifact.digest, kind=artifact.kind)

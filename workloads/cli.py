@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from alpaca_operator.api import Resource
+from alpaca_operator.api.base import JobSpec
 from workloads import endings, fields, spec
 from workloads.environment import Environment
 from workloads.errors import SpecError, WorkloadError
@@ -73,7 +74,7 @@ def _field(kind: type[Resource], flag: str) -> fields.Field:
     path = tuple(fields.steps(flag))
     field = fields.find(kind, ("spec", *path))
     if field is None or fields.shown(path) != flag:
-        raise SpecError(f"--{flag}: no such field{_hint(kind, flag)}; --help lists them all")
+        raise SpecError(f"--{flag}: no such field{_hint(kind, flag)} (--help lists all)")
     return field
 
 
@@ -83,7 +84,7 @@ def _hint(kind: type[Resource], flag: str) -> str:
     homes = [".".join(path) for path in fields.homes(kind, last)]
     close = difflib.get_close_matches(flag, known, n=1)
     best = (homes if "." not in flag else []) + close + homes
-    return f"; did you mean --{best[0]}?" if best else ""
+    return f": did you mean --{best[0]}?" if best else ""
 
 
 def help_text(kind: type[Resource], width: int) -> str:
@@ -103,18 +104,27 @@ def help_text(kind: type[Resource], width: int) -> str:
         "  --name NAME",
         "      The document to run, where FILE holds several; without FILE, the name of the job.",
     ]
-    for path, field in fields.walk(_spec(kind)):
+    for path, field in _ordered(kind):
         if field.model and not field.is_list:
             lines += ["", f"{'.'.join(path)}:", *_wrapped(field.sentence, width, 2)]
-            continue
-        lines += [f"  --{'.'.join(path)} {field.placeholder}", *_wrapped(_told(field), width, 6)]
+        else:
+            needed = "" if len(path) == 1 else f" with {'.'.join(path[:-1])}"
+            lines += [f"  --{'.'.join(path)} {field.placeholder}", *_wrapped(_told(field, needed), width, 6)]
     return "\n".join(lines) + "\n"
 
 
-def _told(field: fields.Field) -> str:
+def _ordered(kind: type[Resource]) -> list[tuple[tuple[str, ...], fields.Field]]:
+    """Every field: what stands alone before what has parts, and what only this kind has before what every job has."""
+    shared = {name for name, _ in fields.of(JobSpec)}
+    walked = list(fields.walk(_spec(kind)))
+    parts = {name for name, field in fields.of(_spec(kind)) if field.model and not field.is_list}
+    return sorted(walked, key=lambda entry: (entry[0][0] in parts, entry[0][0] in shared))
+
+
+def _told(field: fields.Field, needed: str) -> str:
     facts = [field.limits] if field.limits else []
     if field.is_required:
-        facts.append("required")
+        facts.append(f"required{needed}")
     elif field.default not in (None, [], {}, ""):
         facts.append(f"default {_shown(field.default)}")
     return field.sentence + (f" ({', '.join(facts)})" if facts else "")

@@ -73,6 +73,11 @@ class Field:
         return typing.get_args(annotation) if typing.get_origin(annotation) is Literal else ()
 
     @property
+    def examples(self) -> list[str]:
+        """Values that would do, for a field whose pattern says little to people."""
+        return list(self.info.examples or ()) if self.info else []
+
+    @property
     def is_text(self) -> bool:
         return self.annotation is str
 
@@ -124,6 +129,8 @@ class Field:
             return f"a number{self._range}"
         if self.is_text:
             pattern = self.bounds.get("pattern")
+            if self.examples:
+                return f"text such as {', '.join(self.examples)}"
             return f"text{self._sized('character')}" + (f" that matches {pattern}" if pattern else "")
         return "a whole number or a quantity such as 16Gi"
 
@@ -131,15 +138,16 @@ class Field:
     def limits(self) -> str:
         """The bounds, for help."""
         if self.annotation in (int, float):
-            return self._range.strip()
-        return self._sized("element" if self.is_list else "character").strip()
+            return self._range.strip().removeprefix("of ")
+        unit = "element" if self.is_list else "entry" if self.is_map else "character"
+        return self._sized(unit).removeprefix(" of ")
 
     @property
     def _range(self) -> str:
-        words = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
-        told = [f"{word} {self.bounds[name]:g}" for name, word in words.items() if name in self.bounds and name != "le"]
-        if "le" in self.bounds:
-            told.append(f"at most {self.bounds['le']:,}")
+        if "ge" in self.bounds and "le" in self.bounds:
+            return f" from {self.bounds['ge']:,} to {self.bounds['le']:,}"
+        words = {"ge": "of at least", "gt": "above", "le": "at most", "lt": "below"}
+        told = [f"{word} {self.bounds[name]:,}" for name, word in words.items() if name in self.bounds]
         return f" {' and '.join(told)}" if told else ""
 
     def _sized(self, unit: str) -> str:

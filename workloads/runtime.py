@@ -103,10 +103,15 @@ def _work(
     job: Resource, run: Callable[[Any, Runtime], Metrics], environment: Environment, stop: Stop, board: Board
 ) -> contract.Termination:
     _serve(board, environment)
+
+    def beat() -> None:
+        board.beat()
+        stop.check()  # in the threads that download, which no signal reaches
+
     known = Digests(environment.cache / "digests.json", board.beat)
     with stop.at_once():
-        inputs = storage.collect(job.spec, environment, known, board.beat)
-        place = storage.output_place(job.spec.output.uri, inputs, environment)
+        inputs = storage.collect(job.spec, environment, known, beat)
+        place = storage.output_place(job.spec.output.uri, inputs, environment, board.beat)
         publisher = Publisher(job, inputs, place, known)
         notice = publisher.look()
         known.remember()
@@ -132,6 +137,7 @@ def _work(
         return _ended_well(Reason.REUSED, publisher, inputs, board)
     if notice:
         board.say(notice)
+    place.prepare()
     place.tidy()
     checkpoints.tidy()
     publisher.guard(fence)

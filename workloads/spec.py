@@ -41,11 +41,13 @@ def load_job(
 def load_all(kinds: dict[str, type[Resource]], file: str) -> list[Resource]:
     """Every job in ``file``, in order; documents of other kinds (a Secret, a claim) are for the cluster and left out."""
     text = read_text(file)
-    return [
-        validated(kinds[document["kind"]], document, file, text)
-        for document in documents(text, file)
-        if is_ours(document) and document.get("kind") in kinds
-    ]
+    ours = [document for document in documents(text, file) if is_ours(document)]
+    for document in ours:
+        if document.get("kind") not in kinds:
+            close = difflib.get_close_matches(str(document.get("kind")), kinds, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"this version runs {', '.join(kinds)}"
+            raise SpecError(f"{file}: {_called(document)}: no such kind; {hint}")
+    return [validated(kinds[document["kind"]], document, file, text) for document in ours]
 
 
 def read_text(file: str) -> str:
@@ -126,7 +128,7 @@ def put(document: Document, path: str, value: Any) -> None:
         if isinstance(step, int):
             if not isinstance(here, list) or step > len(here):
                 have = len(here) if isinstance(here, list) else 0
-                raise SpecError(f"--{path}: there are {have} elements before it, so the next is [{have}]")
+                raise SpecError(f"--{path}: the next free element is [{have}]")
             if step == len(here):
                 here.append(None)
         elif not isinstance(here, dict):
@@ -150,10 +152,11 @@ def validated(kind: type[Resource], document: Document, file: str | None, text: 
     if isinstance(metadata, dict) and "name" not in metadata and "generateName" in metadata:
         content["metadata"] = {**metadata, "name": str(metadata["generateName"]).rstrip("-")}
     try:
-        return kind.model_validate({"kind": kind.__name__, **content}, strict=True)
+        return kind.model_validate({"kind": kind.__name__, **content}, strict=True, by_alias=True, by_name=False)
     except ValidationError as error:
-        lines = problems(kind, error)
-        raise SpecError("\n".join(f"{_place(file, text, document, path)}{line}" for path, line in lines)) from error
+        found = [(_line(text, document, path), line) for path, line in problems(kind, error)]
+        found.sort(key=lambda entry: entry[0] or 0)
+        raise SpecError("\n".join(_place(file, number) + line for number, line in found)) from error
 
 
 @dataclass(frozen=True)
@@ -182,7 +185,9 @@ def _say(kind: type[BaseModel], problem: Problem) -> str:
     """What is wrong, and what to write instead."""
     field = fields.find(kind, problem.path)
     if problem.kind == "missing":
-        return f"is missing: {field.sentence}" if field and field.sentence else "is missing"
+        return (
+            f"is missing: {field.sentence.partition('. ')[0].rstrip('.')}" if field and field.sentence else "is missing"
+        )
     if problem.kind == "extra_forbidden":
         return _unknown(kind, problem.path)
     if problem.kind == "value_error":
@@ -210,16 +215,15 @@ def _unknown(kind: type[BaseModel], path: tuple[str | int, ...]) -> str:
     return f"unknown field; here are {', '.join(siblings)}" if siblings else "unknown field"
 
 
-def _place(file: str | None, text: str, document: Document, path: tuple[str | int, ...]) -> str:
-    """``file:line: `` of a field, as far as it can be told: a value given by a flag has none."""
+def _place(file: str | None, line: int | None) -> str:
+    """``file:line: `` as far as it is known: a job of flags alone has neither."""
     if file is None:
         return ""
-    line = _line(text, document, path)
     return f"{file}:{line}: " if line else f"{file}: "
 
 
 def _line(text: str, document: Document, path: tuple[str | int, ...]) -> int | None:
-    """The line of the deepest part of ``path`` that the text has."""
+    """The line of the deepest part of ``path`` that the text has; None where the text does not have the document."""
     from ruamel.yaml.error import YAMLError
     from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import difflib
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
@@ -25,11 +25,12 @@ from workloads.environment import Environment
 from workloads.errors import InputError, SpecError
 from workloads.runs import Fence, FileFence, Run
 
-ARTIFACT = "artifact.json"
-
 MODEL_FILES = (".json", ".safetensors", ".model", ".txt", ".jinja", ".tiktoken")
 """What a model, adapter or tokenizer is loaded from. The rest of its folder (a README, pickled weights) shapes no result, and
 is neither downloaded nor digested."""
+
+PICKLED = (".bin",)
+"""Weights of models published before safetensors: they count where there is nothing else."""
 
 
 @dataclass(frozen=True)
@@ -82,11 +83,12 @@ def locate(source: Source, field: str, environment: Environment, beat: Callable[
     if source.uri.startswith("hf://"):
         from workloads import hub
 
-        path = hub.fetch(source.uri, source.content, where, environment.hub_cache, beat)
+        endings = (MODEL_FILES, PICKLED) if source.content in ("Model", "Adapter") else ((), ())
+        path = hub.fetch(source.uri, source.content, *endings, where, environment.hub_cache, beat)
     elif source.uri.startswith("s3://"):
         from workloads import s3
 
-        path = s3.fetch(source.uri, where, environment.cache, keep_for(source), beat)
+        path = s3.fetch(source.uri, where, environment.cache, lambda names: relevant(names, source.content), beat)
     else:
         path = local_path(source.uri, environment)
     _must_be_readable(path, where)
@@ -115,11 +117,15 @@ def local_path(uri: str, environment: Environment) -> Path:
     return Path(os.path.normpath(Path(uri).expanduser().absolute()))
 
 
-def keep_for(source: Source) -> Callable[[str], bool]:
-    """Which files of a folder the source consists of, by relative path."""
-    if source.content in ("Model", "Adapter"):
-        return lambda path: path.endswith(MODEL_FILES)
-    return lambda path: True
+def relevant(names: Sequence[str], content: str) -> list[str]:
+    """Those files of a folder that a source of this content consists of, by relative path."""
+    names = [name for name in names if name != contract.ARTIFACT_FILE]
+    if content not in ("Model", "Adapter"):
+        return names
+    endings = MODEL_FILES
+    if not any(name.endswith(".safetensors") for name in names):
+        endings += PICKLED
+    return [name for name in names if name.endswith(endings)]
 
 
 def content_digest(path: Path, source: Source, known: Digests) -> str:
@@ -129,14 +135,13 @@ def content_digest(path: Path, source: Source, known: Digests) -> str:
     artifact = read_artifact(path)
     if artifact is not None and sizes_differ(path, artifact) is None:
         return artifact.digest
-    keep = keep_for(source)
-    return digests.of_files(known.files(path, [name for name in digests.listing(path, keep) if name != ARTIFACT]))
+    return digests.of_files(known.files(path, relevant(digests.listing(path), source.content)))
 
 
 def read_artifact(folder: Path) -> contract.Artifact | None:
     """The artifact.json of a folder; None where there is none, or none that can be read."""
     try:
-        return contract.Artifact.model_validate_json((folder / ARTIFACT).read_text(encoding="utf-8"))
+        return contract.Artifact.model_validate_json((folder / contract.ARTIFACT_FILE).read_text(encoding="utf-8"))
     except (OSError, ValidationError):
         return None
 
@@ -217,6 +222,9 @@ class OutputPlace(Protocol):
 
     def fence(self, run: Run) -> Fence: ...
 
+    def prepare(self) -> None:
+        """Make sure, before hours of work, that something can be written there. Raises SpecError when nothing can."""
+
     def tidy(self) -> None:
         """Mend and remove what interrupted runs left behind."""
 
@@ -233,14 +241,26 @@ class OutputPlace(Protocol):
         """Put ``folder``, artifact.json included, in place."""
 
 
-def output_place(uri: str, inputs: Mapping[str, Input], environment: Environment) -> OutputPlace:
+def output_place(
+    uri: str, inputs: Mapping[str, Input], environment: Environment, beat: Callable[[], None]
+) -> OutputPlace:
     """Where the output goes. Raises SpecError for a place that cannot take one."""
     if uri.startswith("s3://"):
         from workloads import s3
 
-        return s3.Bucket(uri, environment)
+        bucket = s3.Bucket(uri, environment, beat)
+        _must_not_touch_inputs(
+            PurePosixPath(bucket.uri),
+            uri,
+            {
+                field: (found.uri, PurePosixPath(found.uri))
+                for field, found in inputs.items()
+                if found.uri.startswith("s3://")
+            },
+        )
+        return bucket
     place = LocalFolder(uri, environment)
-    _must_not_touch_inputs(place.path, uri, inputs)
+    _must_not_touch_inputs(place.path, uri, {field: (found.uri, found.path) for field, found in inputs.items()})
     return place
 
 
@@ -318,12 +338,12 @@ def contents_differ(folder: Path, artifact: contract.Artifact, known: Digests) -
     return None
 
 
-def _must_not_touch_inputs(output: Path, uri: str, inputs: Mapping[str, Input]) -> None:
+def _must_not_touch_inputs(output: PurePath, uri: str, inputs: Mapping[str, tuple[str, PurePath]]) -> None:
     """An output in an input changes what the job was made from; an input in an output is replaced with it."""
-    for field, found in inputs.items():
-        inside, outside = output.is_relative_to(found.path), found.path.is_relative_to(output)
+    for field, (input_uri, path) in inputs.items():
+        inside, outside = output.is_relative_to(path), path.is_relative_to(output)
         if inside or outside:
             relation = "is" if inside and outside else "lies in" if inside else "contains"
             raise SpecError(
-                f"spec.output.uri: {uri} {relation} the input spec.{field} ({found.uri}): name another folder"
+                f"spec.output.uri: {uri} {relation} the input spec.{field} ({input_uri}): name another folder"
             )

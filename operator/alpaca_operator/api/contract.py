@@ -32,6 +32,9 @@ TERMINATION_LIMIT = 4096
 PROGRESS_LIMIT = 64 * 1024
 """Bytes of a /progress answer that the operator reads."""
 
+ARTIFACT_FILE = "artifact.json"
+"""Written last into an output: without it a folder is no artifact."""
+
 ENV_RUN_ID = "ALPACA_RUN_ID"
 """In a pod: its UID. Checkpoints lie under `run-<id>`, and a run that is no longer the newest publishes nothing."""
 ENV_IN_POD = "ALPACA_IN_POD"
@@ -147,7 +150,7 @@ class ArtifactInput(Wire):
 
 
 class Artifact(Wire):
-    """`artifact.json`, written last into an output: without it a folder is no artifact."""
+    """The content of ARTIFACT_FILE."""
 
     api_version: Literal["literary-alpaca.io/v1alpha1"] = "literary-alpaca.io/v1alpha1"
     kind: Literal["Dataset", "Tokenizer", "Model", "LoRAAdapter", "GPTQModel", "Report"]

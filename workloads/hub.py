@@ -1,0 +1,146 @@
+"""``hf://[datasets/]org/name[@revision][/path]``: a model or data set of the Hugging Face hub, in its usual local cache.
+
+Offline flags (HF_HUB_OFFLINE), mirrors (HF_ENDPOINT) and the token (HF_TOKEN) are read from the environment by huggingface_hub.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+from workloads.errors import InputError, SpecError, WorkloadError
+
+
+class HubUnreachable(WorkloadError):
+    """The hub did not answer, or not sensibly. It may the next time, so the run is tried again."""
+
+
+@dataclass(frozen=True)
+class Repository:
+    """An ``hf://`` address in its parts."""
+
+    kind: str
+    """`model` or `dataset`."""
+    name: str
+    revision: str | None
+    path: str
+    """A folder or file within; empty for the whole repository."""
+
+
+def parse(uri: str, content: str, where: str) -> Repository:
+    """Raises SpecError for an address without an organisation and a name."""
+    parts = uri.removeprefix("hf://").strip("/").split("/")
+    kind = "dataset" if content == "Dataset" else "model"
+    if parts[0] in ("datasets", "models") and len(parts) > 2:
+        kind = parts.pop(0).removesuffix("s")
+    if len(parts) < 2 or not all(parts[:2]):
+        raise SpecError(f"{where}: write hf://org/name, hf://org/name@revision or hf://org/name@revision/path")
+    name, _, revision = parts[1].partition("@")
+    return Repository(kind, f"{parts[0]}/{name}", unquote(revision) or None, "/".join(parts[2:]))
+
+
+def fetch(
+    uri: str,
+    content: str,
+    endings: tuple[str, ...],
+    fallback: tuple[str, ...],
+    where: str,
+    cache: Path | None,
+    beat: Callable[[], None],
+) -> Path:
+    """The local path of what ``uri`` names, downloaded as far as it is not in the cache.
+
+    ``endings`` limits a repository to the files that it is loaded from (none: all), ``fallback`` adds more where it has no
+    safetensors. Raises InputError when it does not exist or may not be
+    read, HubUnreachable when asking again may help.
+    """
+    repository = parse(uri, content, where)
+    patterns = _patterns(repository.path, endings) if endings else [f"{repository.path}/*", repository.path]
+    folder = _snapshot(repository, patterns if endings or repository.path else None, where, cache, beat)
+    if fallback and not any(folder.glob("**/*.safetensors")):
+        folder = _snapshot(repository, [*patterns, *_patterns(repository.path, fallback)], where, cache, beat)
+    return folder / repository.path if repository.path else folder
+
+
+def _patterns(path: str, endings: tuple[str, ...]) -> list[str]:
+    return [f"{path}/*{ending}" if path else f"*{ending}" for ending in endings]
+
+
+def _snapshot(
+    repository: Repository, patterns: list[str] | None, where: str, cache: Path | None, beat: Callable[[], None]
+) -> Path:
+    from huggingface_hub import constants, errors, snapshot_download
+
+    at = f" at revision {repository.revision}" if repository.revision else ""
+    try:
+        return Path(
+            snapshot_download(
+                repository.name,
+                repo_type=repository.kind,
+                revision=repository.revision,
+                cache_dir=cache,
+                allow_patterns=patterns,
+                tqdm_class=_beating(beat),
+            )
+        )
+    except errors.HFValidationError as error:
+        raise SpecError(f"{where}: {_first_line(error)}") from error
+    except errors.GatedRepoError as error:
+        raise InputError(
+            f"{where}: {repository.name} is gated: accept its terms at {constants.ENDPOINT}/{repository.name}, and give a token of that account in {_token_state()}"
+        ) from error
+    except errors.RevisionNotFoundError as error:
+        raise InputError(f"{where}: {repository.name} has no revision {repository.revision!r}") from error
+    except errors.RepositoryNotFoundError as error:
+        raise InputError(
+            f"{where}: {constants.ENDPOINT} has no {repository.kind} {repository.name}, or it is private: check the name, and the token in {_token_state()}"
+        ) from error
+    except (errors.LocalEntryNotFoundError, errors.IncompleteSnapshotError, errors.OfflineModeIsEnabled) as error:
+        looked = cache or constants.HF_HUB_CACHE
+        if constants.HF_HUB_OFFLINE:
+            raise InputError(
+                f"{where}: {repository.name}{at} is not whole in the cache {looked}, and HF_HUB_OFFLINE forbids to download it: "
+                "unset it, or fill the cache"
+            ) from error
+        raise HubUnreachable(
+            f"{where}: {constants.ENDPOINT} cannot be reached, and {looked} does not hold {repository.name}{at} whole: "
+            f"{_first_line(error.__cause__ or error)}"
+        ) from error
+    except errors.HfHubHTTPError as error:
+        status = error.response.status_code
+        if status in (401, 403, 404):
+            raise InputError(
+                f"{where}: {constants.ENDPOINT} refuses {repository.name} ({status}): check the token in {_token_state()}"
+            ) from error
+        raise HubUnreachable(f"{where}: {constants.ENDPOINT} answers {status}: {_first_line(error)}") from error
+
+
+def _token_state() -> str:
+    if os.environ.get("HF_TOKEN"):
+        return "HF_TOKEN, which is set"
+    return "HF_TOKEN, which is not set (in a pod: secretRef)"
+
+
+def _beating(beat: Callable[[], None]) -> type[Any]:
+    """A progress bar that shows nothing and tells the watchdog that bytes arrive."""
+    from tqdm import tqdm
+
+    class Beating(tqdm):  # type: ignore[type-arg]
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            options.pop("name", None)
+            super().__init__(*arguments, **{**options, "disable": True})
+
+        def update(self, n: float | None = 1) -> bool | None:
+            beat()
+            return super().update(n)
+
+    return Beating
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
