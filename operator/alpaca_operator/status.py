@@ -260,7 +260,7 @@ def succeeded(case: Case) -> Verdict | None:
 
 def not_worth_retrying(case: Case) -> Verdict | None:
     """The next run would fail alike."""
-    if case.last is None or case.last.retried or not _is_last_pod(case, case.last):
+    if case.last is None or case.last.retried:
         return None
     return _failed(case, case.last.reason, case.last.message, case.last)
 
@@ -271,7 +271,7 @@ def too_many_disruptions(case: Case) -> Verdict | None:
     if case.infra <= limit or case.last is None:
         return None
     message = (
-        f"gave up after {limit} restarts by disruption (failurePolicy.maxInfraRestarts), the last: {case.last.message}. "
+        f"gave up after {_times(limit, 'restart')} by disruption (failurePolicy.maxInfraRestarts), the last: {case.last.message}. "
         f"A job of another name with the same output {case.going_on}"
     )
     return _failed(case, Reason.RESTARTS_EXCEEDED, message, case.last)
@@ -378,16 +378,17 @@ def pod_runs(case: Case) -> Verdict | None:
     pod, node = case.live["metadata"]["name"], case.live.get("spec", {}).get("nodeName", "")
     progress = case.seen.progress
     if progress is None:
-        steps = _ready_reason(case.before) is Reason.RUNNING
+        steps = _ready_reason(case.before) == Reason.RUNNING
     else:
         steps = progress.stage not in ("Loading", "Preparing")
     if steps:
-        return Verdict(Standing.WORKING, Reason.RUNNING, f"pod {pod} on node {node} makes steps")
+        return Verdict(Standing.WORKING, Reason.RUNNING, f"pod {pod} runs on node {node}")
     return Verdict(Standing.WORKING, Reason.STARTING, f"pod {pod} on node {node} loads model and data")
 
 
 def restarting(case: Case) -> Verdict | None:
-    if case.last is None or not _is_last_pod(case, case.last):
+    """Until the next pod runs."""
+    if case.last is None:
         return None
     limits = case.resource.spec.failure_policy
     if case.last.failure_class == "Infrastructure":
@@ -697,11 +698,6 @@ def _owner(pod: Object) -> str | None:
 
 def _is_live(pod: Object, found: Diagnosis | None) -> bool:
     return pod.get("status", {}).get("phase") not in ("Succeeded", "Failed") and not (found and found.ended)
-
-
-def _is_last_pod(case: Case, found: Diagnosis) -> bool:
-    """Whether no newer pod has taken over."""
-    return case.live is None or case.live["metadata"].get("uid") == found.uid
 
 
 def _condition(child: Object | None, kind: str) -> Object | None:
