@@ -82,7 +82,7 @@ def render(
         f"![Loss by step]({PICTURE})\n",
         "```\n" + sparkline(curves) + "\n```\n",
         "## Data\n",
-        _table(("count", "value"), list(_flat(report))) if report else "",
+        _counts(report, inputs),
         "## Settings\n",
         _table(("setting", "value"), list(_flat(_settings(spec)))),
         "What `Auto` became:\n",
@@ -142,6 +142,14 @@ def _smooth(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
         for number, (step, _) in enumerate(points)
         for window in [points[max(0, number - half) : number + half + 1]]
     ]
+
+
+def _counts(report: Mapping[str, Any], inputs: Inputs) -> str:
+    """What was read, repaired, dropped and packed; files are named as the job names them, not by where they lay here."""
+    text = "".join(f"- {line}\n" for line in report.get("lines", []))
+    for found in inputs.values():
+        text = text.replace(str(found.path), found.uri)
+    return text
 
 
 def _what(kind: str, spec: SFTSpec) -> str:

@@ -120,20 +120,13 @@ def _tell_plan(spec: SFTSpec, here: Runtime, loaded: Any, rows: Any, checkpoint:
     """What is going to happen, in numbers."""
     training = spec.training
     sequences = len(rows.train)
-    packed = sum(len(lengths) for lengths in rows.train["seq_lengths"])
     per_step = training.batch_size_per_device * training.gradient_accumulation
 
-    def steps(count: int) -> int:
-        return math.ceil(math.ceil(count / training.batch_size_per_device) / training.gradient_accumulation)
-
-    total = training.max_steps or math.ceil(steps(sequences) * training.epochs)
+    batches = math.ceil(sequences / training.batch_size_per_device)
+    total = training.max_steps or math.ceil(math.ceil(batches / training.gradient_accumulation) * training.epochs)
     trained = sum(weight.numel() for weight in loaded.parameters() if weight.requires_grad)
     everything = sum(weight.numel() for weight in loaded.parameters())
     here.progress.say(f"{trained:,} of {everything:,} weights are trained ({100 * trained / everything:.2f} %)")
-    if packed > sequences:
-        here.progress.say(
-            f"packing: {packed} examples in {sequences} sequences, {steps(sequences)} steps an epoch instead of {steps(packed)}"
-        )
     if total < FEW_STEPS:
         here.progress.say(
             f"warning: {total} optimizer steps in all ({per_step} sequences each): for more, lower training.gradientAccumulation (now "

@@ -1,0 +1,157 @@
+"""Real runs of `workloads.sft`, each a process with its own signals, exit code and standard output."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(["tests.workloads.warm"])
+
+Line = dict[str, Any]
+"""A JSON line of the log."""
+
+
+@dataclass
+class Ended:
+    """A run that is over."""
+
+    exit_code: int
+    lines: list[Line]
+    text: str
+    """What it wrote besides JSON lines: the reason on standard error."""
+    termination: Line
+
+    @property
+    def messages(self) -> list[str]:
+        return [line["message"] for line in self.lines if "message" in line]
+
+    @property
+    def losses(self) -> dict[int, float]:
+        """Training loss by step."""
+        return {line["step"]: line["loss"] for line in self.lines if "loss" in line and line["stage"] == "Training"}
+
+    @property
+    def evaluations(self) -> dict[int, float]:
+        """Validation loss by step."""
+        return {
+            line["step"]: line["evalLoss"]
+            for line in self.lines
+            if line.get("stage") == "Evaluating" and "evalLoss" in line
+        }
+
+
+@dataclass
+class Place:
+    """A folder that jobs run in, as a user would run them."""
+
+    folder: Path
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def run(self, job: dict[str, Any], *arguments: str, at: Callable[[Line], int | None] = lambda line: None) -> Ended:
+        """Run ``job``. ``at`` sees every line as it comes, and names the signal to send then, if any."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        manifest = self.folder / "job.json"
+        manifest.write_text(json.dumps(job, ensure_ascii=False), encoding="utf-8")
+        pipe, errors, last = self.folder / "stdout", self.folder / "stderr", self.folder / "termination"
+        for path in (pipe, last):
+            path.unlink(missing_ok=True)
+        os.mkfifo(pipe)
+        environment = {
+            "ALPACA_CACHE": str(self.folder / "cache"),
+            "ALPACA_TERMINATION_LOG": str(last),
+            "HOME": str(self.folder),
+            "OMP_NUM_THREADS": "1",
+            **self.environment,
+        }
+        process = SERVER.Process(target=_run, args=(["job.json", *arguments], str(self.folder), environment))
+        process.start()
+        lines = []
+        with pipe.open(encoding="utf-8") as stdout:
+            for raw in stdout:
+                line = json.loads(raw)
+                lines.append(line)
+                number = at(line)
+                if number is not None and process.pid is not None:
+                    os.kill(process.pid, number)
+        process.join(120)
+        assert process.exitcode is not None, "the run closed its standard output and did not end"
+        return Ended(
+            exit_code=process.exitcode,
+            lines=lines,
+            text=errors.read_text(encoding="utf-8"),
+            termination=json.loads(last.read_text(encoding="utf-8")) if last.exists() else {},
+        )
+
+
+def _run(arguments: list[str], folder: str, environment: dict[str, str]) -> None:
+    """In the forked process: become `python -m workloads.sft`."""
+    os.chdir(folder)
+    os.environ.update(environment)
+    signal.set_wakeup_fd(-1)  # the fork server's own
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number, path in ((2, "stderr"), (1, "stdout")):
+        opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(opened, number)
+        os.close(opened)
+    sys.stdout = os.fdopen(1, "w", encoding="utf-8", closefd=False)
+    sys.stderr = os.fdopen(2, "w", encoding="utf-8", closefd=False)
+
+    from alpaca_operator.api.sft import SFTJob
+    from workloads import cli, sft
+
+    code = cli.main(SFTJob, sft.run, arguments)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    sys.exit(code)
+
+
+def job(name: str = "tiny", **spec: Any) -> dict[str, Any]:
+    """A manifest over `base` and `train.json`; ``spec`` adds to it and overrides it, field by field."""
+    return {
+        "apiVersion": "literary-alpaca.io/v1alpha1",
+        "kind": "SFTJob",
+        "metadata": {"name": name},
+        "spec": _merged(
+            {
+                "model": {"uri": "base"},
+                "dataset": {"train": [{"uri": "train.json"}], "validationSplit": 0},
+                "template": "HumanAssistant",
+                "training": {
+                    "epochs": 1,
+                    "learningRate": 1e-2,
+                    "sequenceLength": 128,
+                    "gradientAccumulation": 2,
+                    "reportTo": [],
+                },
+                "output": {"uri": "out"},
+            },
+            spec,
+        ),
+    }
+
+
+def _merged(part: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(part)
+    for key, value in other.items():
+        old = merged.get(key)
+        merged[key] = _merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
+
+
+@contextmanager
+def linked(folder: Path, **targets: Path) -> Iterator[Path]:
+    """``folder`` with links to models and data that several tests share."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, target in targets.items():
+        (folder / name.replace("_", ".")).symlink_to(target)
+    yield folder

@@ -1,0 +1,97 @@
+"""A run that is killed and started again makes the same steps, to the last bit, and publishes the same weights."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.workloads.runs import Line, Place, job
+
+SEEDS = random.SystemRandom()
+
+CASES = {
+    "LoRA, packed, with dropout, NEFTune and a validation set": {
+        "dataset": {"validationSplit": 0.15},
+        "lora": {"dropout": 0.2},
+        "training": {"epochs": 3, "saveSteps": 3, "neftuneAlpha": 5},
+    },
+    "a whole model, not packed, losses logged every third step": {
+        "method": "Full",
+        "dataset": {"packing": False, "validationSplit": 0.15},
+        "training": {
+            "epochs": 2.5,
+            "saveSteps": 4,
+            "logSteps": 3,
+            "evalSteps": 5,
+            "batchSizePerDevice": 3,
+            "learningRate": 3e-3,
+            "scheduler": "cosine_with_min_lr",
+        },
+    },
+    "early stopping, which publishes the best": {
+        "dataset": {"validationSplit": 0.3},
+        "training": {"epochs": 40, "saveSteps": 4, "evalSteps": 2, "earlyStoppingPatience": 2, "learningRate": 0.3},
+    },
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(case: str, place: Place, capsys: Any) -> None:
+    spec = CASES[case]
+    whole = place.run(job(output={"uri": "whole"}, **spec))
+    assert whole.exit_code == 0, whole.text
+    last = max(line["step"] for line in whole.lines if "step" in line)
+
+    seed = SEEDS.randrange(1 << 30)
+    print(f"\n{case}: seed {seed}")
+    draw = random.Random(seed)
+    losses: dict[int, set[float]] = {}
+    evaluations: dict[int, set[float]] = {}
+    endings = []
+    for attempt in range(12):
+        killer = _killer(draw, last) if attempt < 6 else lambda line: None
+        ended = place.run(job(output={"uri": "broken"}, **spec), at=killer)
+        for step, loss in ended.losses.items():
+            losses.setdefault(step, set()).add(loss)
+        for step, loss in ended.evaluations.items():
+            evaluations.setdefault(step, set()).add(loss)
+        endings.append(ended.exit_code)
+        assert ended.exit_code in (0, 75, -signal.SIGKILL), ended.text
+        if ended.exit_code == 0:
+            break
+    print(f"ended {endings} over {last} steps")
+
+    assert losses == {step: {loss} for step, loss in whole.losses.items()}
+    assert evaluations == {step: {loss} for step, loss in whole.evaluations.items()}
+    assert _weights(place.folder / "broken") == _weights(place.folder / "whole")
+    assert not (place.folder / "broken.checkpoints").exists()
+
+
+def _killer(draw: random.Random, last: int) -> Any:
+    """Kills or stops the run at some step, in some stage of it."""
+    number = draw.choice([signal.SIGTERM, signal.SIGKILL])
+    stage = draw.choice(["Training", "Training", "Evaluating", "Saving"])
+    step = draw.randint(1, last)
+    seen = 0
+    done = False
+
+    def at(line: Line) -> int | None:
+        nonlocal seen, done
+        seen = max(seen, line.get("step", 0))
+        if done or seen < step or line.get("stage") != stage:
+            return None
+        done = True
+        return number
+
+    return at
+
+
+def _weights(folder: Path) -> dict[str, str]:
+    found = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob("*.safetensors")}
+    assert found, f"no weights in {folder}"
+    return found
