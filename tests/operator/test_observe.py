@@ -1,0 +1,55 @@
+"""What a reconcile reads is one consistent look, in a known order."""
+
+from __future__ import annotations
+
+from alpaca_operator import observe
+from alpaca_operator.api.contract import Progress
+from alpaca_operator.api.status import Reason
+from alpaca_operator.diagnosis import Refusal
+from alpaca_operator.status import Seen
+from tests.operator.pods import START, job, pod
+from tests.plan.build import sft_job
+
+NEW, OLD, CHILD = pod("b", made=20), pod("a", made=10), job()
+PROGRESS = Progress(step=3)
+REFUSAL = Refusal(Reason.QUOTA_EXCEEDED, "full")
+
+
+class World:
+    def now(self):
+        return START
+
+    def child(self, resource):
+        return CHILD
+
+    def pods(self, resource):
+        return [NEW, OLD]
+
+    def progress(self, resource):
+        return PROGRESS, START
+
+    def refusal(self, resource):
+        return REFUSAL
+
+
+def test_everything_is_seen_pods_oldest_first():
+    assert observe.gather(sft_job(), World()) == Seen(
+        now=START, child=CHILD, pods=(OLD, NEW), progress=PROGRESS, progress_at=START, refusal=REFUSAL
+    )
+
+
+def test_a_world_in_which_nothing_happened_yet():
+    class Fresh(World):
+        def child(self, resource):
+            return None
+
+        def pods(self, resource):
+            return []
+
+        def progress(self, resource):
+            return None
+
+        def refusal(self, resource):
+            return None
+
+    assert observe.gather(sft_job(), Fresh()) == Seen(now=START)

@@ -1,0 +1,75 @@
+"""The Job: what counts as a failure, what is told to others, and the one thing that changes."""
+
+from __future__ import annotations
+
+import pytest
+
+from alpaca_operator.api import SFTJob
+from alpaca_operator.plan import job as jobs
+from tests.plan.build import sft_job
+
+
+def made(job: SFTJob) -> dict:
+    return jobs.one_pod(job, {"metadata": {}, "spec": {}})
+
+
+def verdict(rules: list[dict], code: int, disrupted: bool = False) -> str:
+    """As the Job controller reads them: the first rule that matches."""
+    for rule in rules:
+        if disrupted and rule.get("onPodConditions"):
+            return str(rule["action"])
+        if code in rule.get("onExitCodes", {}).get("values", ()):
+            return str(rule["action"])
+    return "Count"
+
+
+@pytest.mark.parametrize(
+    ("code", "disrupted", "action"),
+    [
+        pytest.param(64, False, "FailJob", id="a bad spec"),
+        pytest.param(65, False, "FailJob", id="bad data"),
+        pytest.param(66, False, "FailJob", id="a missing input"),
+        pytest.param(71, False, "FailJob", id="out of memory"),
+        pytest.param(72, False, "Count", id="hung"),
+        pytest.param(70, False, "Count", id="an error of ours"),
+        pytest.param(137, False, "Count", id="killed"),
+        pytest.param(75, False, "Ignore", id="stopped after saving"),
+        pytest.param(143, True, "Ignore", id="drained"),
+        pytest.param(65, True, "Ignore", id="drained in the middle of reading"),
+    ],
+)
+def test_what_an_exit_means_to_the_job_controller(code, disrupted, action):
+    assert verdict(made(sft_job())["spec"]["podFailurePolicy"]["rules"], code, disrupted) == action
+
+
+def test_what_kueue_reads_is_copied_and_nothing_else():
+    metadata = {
+        "labels": {"kueue.x-k8s.io/queue-name": "gpus", "team": "poetry", "notkueue.x-k8s.io.example/a": "b"},
+        "annotations": {"provreq.kueue.x-k8s.io/a": "b", "kubectl.kubernetes.io/last-applied-configuration": "{}"},
+    }
+    child = made(sft_job(metadata=metadata))
+    assert child["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "gpus"
+    assert not {"team", "notkueue.x-k8s.io.example/a"} & child["metadata"]["labels"].keys()
+    assert child["metadata"]["annotations"] == {"provreq.kueue.x-k8s.io/a": "b"}
+
+
+def test_the_longest_name_leaves_room_for_its_pods():
+    job = sft_job(metadata={"name": "a" * SFTJob.name_limit})
+    assert len(made(job)["metadata"]["name"]) + len("-abcde") <= 63
+
+
+@pytest.mark.parametrize(
+    ("wanted", "live", "patch"),
+    [
+        pytest.param({}, {}, None, id="no deadline"),
+        pytest.param({"activeDeadlineSeconds": 60}, {"activeDeadlineSeconds": 60}, None, id="the same deadline"),
+        pytest.param({"activeDeadlineSeconds": 90}, {"activeDeadlineSeconds": 60}, 90, id="a longer deadline"),
+        pytest.param({}, {"activeDeadlineSeconds": 60}, "removed", id="a deadline that was removed"),
+        pytest.param(
+            {"backoffLimit": 3}, {"backoffLimit": 0, "suspend": True}, None, id="what others changed is theirs"
+        ),
+    ],
+)
+def test_only_the_deadline_follows_the_spec(wanted, live, patch):
+    expected = None if patch is None else {"spec": {"activeDeadlineSeconds": None if patch == "removed" else patch}}
+    assert jobs.drift({"spec": wanted}, {"spec": live}) == expected
