@@ -619,7 +619,7 @@ def _key(spec: SFTSpec, inputs: Mapping[str, Found], template: Template, seed: i
         spec.training.sequence_length,
         seed,
         template.name,
-        hashlib.sha256(template.digest_material.encode()).hexdigest(),
+        template.digest,
     ]
     return hashlib.sha256(json.dumps(material, sort_keys=True).encode()).hexdigest()[:32]
 

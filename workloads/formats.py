@@ -483,6 +483,9 @@ def _detect(record: Record, columns: dict[str, str], file: str) -> tuple[str, di
                     {"instruction": question, "output": answer},
                     f"{question} as instruction, {answer} as output",
                 )
+        for column in TURN_COLUMNS:
+            if _is_turns(column, "role")(record):
+                return "Messages", {"messages": column}, f"{column} as messages"
     known = "; ".join(f"{name}: {', '.join(layout.columns[: layout.required])}" for name, layout in LAYOUTS.items())
     raise DataError(
         f"{file}: no known layout fits its columns: {_columns(record)}. Name the layout in format and map its columns, such as "
@@ -503,6 +506,10 @@ PAIRS = (
     ("问", "答"), ("指令", "输出"),
 )  # fmt: skip
 """Columns that can only mean a question and its answer."""
+
+
+TURN_COLUMNS = ("conversations", "conversation", "dialogue", "chat")
+"""Other names of a list of ``role`` and ``content``."""
 
 
 def _columns(record: Record) -> str:

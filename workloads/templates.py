@@ -6,16 +6,18 @@ trained. The copy saved with a model has no such markers, which other Jinja impl
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jinja2 import TemplateError
+from jinja2 import TemplateError, TemplateSyntaxError
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import render_jinja_template
@@ -72,8 +74,8 @@ class Template:
         backend = json.loads(tokenizer.backend_tokenizer.to_str())
         # Special tokens come from the template alone, and a byte-level post-processor would cut spaces off the offsets.
         backend |= {"post_processor": None, "truncation": None, "padding": None}
-        self._state = backend
-        self._plain = Tokenizer.from_str(json.dumps(backend))
+        self._state = json.dumps(backend)
+        self._plain = Tokenizer.from_str(self._state)
         control = [
             t for t in backend["added_tokens"] if t["special"] or (t["content"] in source and t["content"].strip())
         ]
@@ -83,9 +85,9 @@ class Template:
         self._rendered = re.compile(f"{OPEN}({spelled}){CLOSE}|({spelled})|[{OPEN}{CLOSE}]")
 
     @property
-    def digest_material(self) -> str:
-        """Everything that shapes ids and masks, for cache keys."""
-        return json.dumps([self.source, self._variables, self._state], sort_keys=True, ensure_ascii=True, default=str)
+    def digest(self) -> str:
+        """sha256 of everything that shapes ids and masks, for cache keys."""
+        return hashlib.sha256(json.dumps([self.source, self._variables, self._state], default=str).encode()).hexdigest()
 
     def render(self, messages: Sequence[Message], generation_prompt: bool = False) -> str:
         """The text of a conversation, special strings of its content included as they are. Raises ValueError where it does not fit."""
@@ -97,29 +99,22 @@ class Template:
 
     def encode_batch(self, conversations: Sequence[Sequence[Message]]) -> list[Encoded]:
         """Several at once: the tokenizer runs on all cores."""
-        texts, spans, special = [], [], []
-        for messages in conversations:
-            text, generated, sealed = self._text(messages)
-            texts.append(text)
-            spans.append(generated)
-            special.append(sealed)
-        encodings: list[Any] = [None] * len(texts)
-        for sealed, backend in ((False, self._plain), (True, self._sealed if any(special) else None)):
-            chosen = [i for i, flag in enumerate(special) if flag is sealed]
-            if chosen:
-                for i, encoding in zip(
-                    chosen, backend.encode_batch([texts[i] for i in chosen], add_special_tokens=False), strict=True
-                ):
-                    encodings[i] = encoding
-        return [
-            self._masked(encoding, generated, text, sealed)
-            for encoding, generated, text, sealed in zip(encodings, spans, texts, special, strict=True)
-        ]
+        rendered = [self._text(messages) for messages in conversations]
+        found: list[Encoded | None] = [None] * len(rendered)
+        for sealed in (False, True):
+            chosen = [index for index, text in enumerate(rendered) if text.sealed is sealed]
+            if not chosen:
+                continue
+            backend = self._sealed if sealed else self._plain
+            encodings = backend.encode_batch([rendered[index].text for index in chosen], add_special_tokens=False)
+            for index, encoding in zip(chosen, encodings, strict=True):
+                found[index] = _masked(encoding, rendered[index], backend)
+        return found  # type: ignore[return-value]
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
         """Ids that a model continues with its answer: a token prefix of the conversation it was trained on."""
-        text, _, sealed = self._text(messages, generation_prompt=True)
-        return (self._sealed if sealed else self._plain).encode(text, add_special_tokens=False).ids
+        text = self._text(messages, generation_prompt=True)
+        return (self._sealed if text.sealed else self._plain).encode(text.text, add_special_tokens=False).ids
 
     @cached_property
     def _answer(self) -> tuple[str, str, list[int]]:
@@ -161,19 +156,23 @@ class Template:
                 add_generation_prompt=generation_prompt,
                 **self._variables,
             )
-        except TemplateError as error:
+        except TemplateSyntaxError as error:
+            raise ValueError(f"line {error.lineno}: {error.message}") from error
+        except (
+            TemplateError,
+            TypeError,
+        ) as error:  # TypeError: it joins a text and a special token that the tokenizer lacks
             raise ValueError(str(error)) from error
         return texts[0], list(spans[0]) if spans else []
 
-    def _text(self, messages: Sequence[Message], generation_prompt: bool = False) -> tuple[str, list[Span], bool]:
-        """Text to encode, spans of the assistant's text in it, and whether it is written for the sealed tokenizer."""
+    def _text(self, messages: Sequence[Message], generation_prompt: bool = False) -> _Text:
         if not any(self._spelled.search(message["content"]) for message in messages):
-            return *self._render(messages, generation_prompt), False
+            return _Text(*self._render(messages, generation_prompt), sealed=False)
         marked = [
             {"role": message["role"], "content": self._spelled.sub(_mark, message["content"])} for message in messages
         ]
         text, spans = self._render(marked, generation_prompt)
-        return *self._seal(text, spans), True
+        return _Text(*self._seal(text, spans), sealed=True)
 
     def _seal(self, text: str, spans: list[Span]) -> tuple[str, list[Span]]:
         """Control tokens that the template wrote under their aliases, those that a message spells as text."""
@@ -198,7 +197,7 @@ class Template:
     def _sealed(self) -> Tokenizer:
         """The tokenizer with its control tokens under names that no text can spell; all else as it was, and every id the same."""
         aliases = {text: _alias(number) for text, number in self._control.items()}
-        state = json.loads(json.dumps(self._state))
+        state = json.loads(self._state)
         for token in state["added_tokens"]:
             token["content"] = aliases.get(token["content"], token["content"])
         model = state["model"]
@@ -216,17 +215,62 @@ class Template:
         assert not moved, f"sealing the tokenizer moved the ids of {moved}"
         return sealed
 
-    def _masked(self, encoding: Any, spans: list[Span], text: str, sealed: bool) -> Encoded:
-        ids = np.asarray(encoding.ids, dtype=np.int32)
-        mask = np.zeros(len(ids), dtype=bool)
-        offsets = np.asarray(encoding.offsets, dtype=np.int64).reshape(-1, 2)
-        found = []
-        for start, end in spans:
-            first = int(np.searchsorted(offsets[:, 1], start, side="right"))
-            last = int(np.searchsorted(offsets[:, 0], end, side="left"))
-            mask[first:last] = True
-            found.append((first, last))
-        return Encoded(ids, mask, tuple(found))
+
+class _Text(NamedTuple):
+    """A rendered conversation."""
+
+    text: str
+    spans: list[Span]
+    """The assistant's stretches, in characters."""
+    sealed: bool
+    """Whether control tokens stand under their aliases, for the sealed tokenizer."""
+
+
+def _masked(encoding: Any, rendered: _Text, backend: Tokenizer) -> Encoded:
+    ids, offsets = encoding.ids, np.asarray(encoding.offsets, dtype=np.int64).reshape(-1, 2)
+    spans = _in_tokens(rendered.spans, offsets)
+    cuts = [
+        start
+        for (start, _), (first, last) in zip(rendered.spans, spans, strict=True)
+        if first < last and offsets[first, 0] < start
+    ]
+    if cuts:
+        # A token reaches from the prompt into the answer. When the model answers it has the prompt's tokens alone, so the text is
+        # encoded in two parts there.
+        ids, offsets = _encode_parts(rendered.text, cuts, backend)
+        spans = _in_tokens(rendered.spans, offsets)
+    mask = np.zeros(len(ids), dtype=bool)
+    for first, last in spans:
+        mask[first:last] = True
+    return Encoded(np.asarray(ids, dtype=np.int32), mask, tuple(spans))
+
+
+def _in_tokens(spans: Sequence[Span], offsets: np.ndarray) -> list[Span]:
+    """Tokens that have a character in each span; a character of several tokens belongs to all of them."""
+    return [
+        (
+            int(np.searchsorted(offsets[:, 1], start, side="right")),
+            int(np.searchsorted(offsets[:, 0], end, side="left")),
+        )
+        for start, end in spans
+    ]
+
+
+def _encode_parts(text: str, cuts: Sequence[int], backend: Tokenizer) -> tuple[list[int], np.ndarray]:
+    """Ids and offsets of ``text`` in parts, none but the first with the space that sentencepiece puts before a text."""
+    lead = backend.encode("\n", add_special_tokens=False).ids
+    ids: list[int] = []
+    offsets: list[tuple[int, int]] = []
+    for start, end in pairwise([0, *cuts, len(text)]):
+        led = start > 0
+        encoding = backend.encode("\n" * led + text[start:end], add_special_tokens=False)
+        if led and encoding.ids[: len(lead)] != lead:
+            led = False
+            encoding = backend.encode(text[start:end], add_special_tokens=False)
+        skip = len(lead) if led else 0
+        ids += encoding.ids[skip:]
+        offsets += [(left + start - led, right + start - led) for left, right in encoding.offsets[skip:]]
+    return ids, np.asarray(offsets, dtype=np.int64).reshape(-1, 2)
 
 
 def _alias(number: int) -> str:
@@ -245,16 +289,22 @@ def load(
     ``train_on_prompt`` accepts a template without generation markers, as every token is trained then.
     """
     if template_file is not None:
-        template = Template("templateFile", template_file.read_text(encoding="utf-8"), tokenizer)
+        template = Template("templateFile", _read(template_file), tokenizer)
         way_out = "put {% generation %} and {% endgeneration %} around the assistant's text and its end mark"
     elif choice == "FromModel":
-        template = _from_model(tokenizer)
+        template = _from_model(tokenizer, train_on_prompt)
         way_out = (
             "name a template that the model knows (HumanAssistant, Llama2, Llama3, ChatML), give a templateFile with "
             "{% generation %} around the assistant's text, or set dataset.trainOnPrompt"
         )
     else:
         return _named(choice, tokenizer)
+    try:
+        template.render(PROBES[0])
+    except ValueError as error:
+        raise SpecError(
+            f"template: {template.name} cannot write a conversation ({error}): mend it, or name another template"
+        ) from error
     if train_on_prompt:
         return template
     if GENERATION.search(template.source) is None:
@@ -266,6 +316,13 @@ def load(
             f"template: {template.name} leaves the assistant's end mark out of {{% generation %}}, so answers would never stop: {way_out}"
         )
     return template
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"templateFile: {path} is not a text file in UTF-8 ({error}): check the uri") from error
 
 
 def _named(name: str, tokenizer: PreTrainedTokenizerBase) -> Template:
@@ -286,7 +343,7 @@ def _named(name: str, tokenizer: PreTrainedTokenizerBase) -> Template:
     return Template(name, (FOLDER / f"{name}.jinja").read_text(encoding="utf-8"), tokenizer)
 
 
-def _from_model(tokenizer: PreTrainedTokenizerBase) -> Template:
+def _from_model(tokenizer: PreTrainedTokenizerBase, train_on_prompt: bool) -> Template:
     from trl.chat_template_utils import get_training_chat_template
 
     source = tokenizer.chat_template
@@ -297,8 +354,39 @@ def _from_model(tokenizer: PreTrainedTokenizerBase) -> Template:
             "template: FromModel, but the model's tokenizer has no chat template: set template to HumanAssistant "
             "(or Llama2, Llama3, ChatML, whichever the model was trained with), or give a templateFile"
         )
+    if train_on_prompt:
+        return Template("FromModel", source, tokenizer)
     try:
-        return Template("FromModel", get_training_chat_template(tokenizer) or source, tokenizer)
-    except ValueError:
-        pass
-    return Template("FromModel", source, tokenizer)
+        masked = get_training_chat_template(tokenizer)
+    except ValueError:  # not one that TRL knows
+        masked = _named_source_of_same_text(source, tokenizer)
+    return Template("FromModel", masked or source, tokenizer)
+
+
+PROBES = tuple(
+    [{"role": role, "content": f"{text} "} for role, text in zip(roles, "甲乙丙丁戊", strict=False)]
+    for roles in (
+        ["user", "assistant"],
+        ["system", "user", "assistant"],
+        ["user", "assistant", "user", "assistant"],
+        ["system", "user", "assistant", "user"],
+        ["user"],
+    )
+)
+"""Conversations that tell formats apart, by their default system prompts too."""
+
+
+def _named_source_of_same_text(source: str, tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """The named template that writes what the model's own does: its marks hold for the model's then."""
+    own = Template("FromModel", source, tokenizer)
+    for name in NAMED:
+        try:
+            named = _named(name, tokenizer)
+            if all(
+                own.render(probe, probe[-1]["role"] == "user") == named.render(probe, probe[-1]["role"] == "user")
+                for probe in PROBES
+            ):
+                return named.source
+        except (SpecError, ValueError):  # it cannot be written with this tokenizer, or refuses a probe
+            continue
+    return None
