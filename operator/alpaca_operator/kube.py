@@ -74,8 +74,8 @@ class Kube:
         """Called before each write but the Lease's own; raises NotLeading."""
 
     @classmethod
-    async def connect(cls) -> Self:
-        client = ApiClient(await configuration())
+    async def connect(cls, kubeconfig: str | None = None) -> Self:
+        client = ApiClient(await configuration(kubeconfig))
         client.user_agent = f"literary-alpaca/{__version__}"
         return cls(client)
 
@@ -197,7 +197,7 @@ class Kube:
             try:
                 content = await response.read()
             except (aiohttp.ClientError, TimeoutError) as error:
-                raise Unreachable(f"{method} {path}: {error!r}") from error
+                raise Unreachable(f"{method} {path}: {told(error)}") from error
             if response.status < 300:
                 answer: Object = json.loads(content)
                 return answer
@@ -258,7 +258,7 @@ class _Request:
                 proxy=settings.proxy or None,
             )
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise Unreachable(f"{self.method} {self.path}: {error!r}") from error
+            raise Unreachable(f"{self.method} {self.path}: {told(error)}") from error
         return self.response
 
     async def __aexit__(self, *_: object) -> None:
@@ -266,14 +266,15 @@ class _Request:
             self.response.release()
 
 
-async def configuration() -> Configuration:
-    """Where the API server is and how to log in: the service account within a cluster, else KUBECONFIG or ~/.kube/config."""
+async def configuration(kubeconfig: str | None = None) -> Configuration:
+    """Where the API server is and how to log in: the file given, the service account within a cluster, else KUBECONFIG or
+    ~/.kube/config."""
     found = Configuration()
-    if in_cluster():
+    if kubeconfig is None and in_cluster():
         kube_config.load_incluster_config(client_configuration=found)
     else:
         # Read by name, for kubernetes.aio reads KUBECONFIG once, when it is imported.
-        file = os.environ.get("KUBECONFIG") or "~/.kube/config"
+        file = kubeconfig or os.environ.get("KUBECONFIG") or "~/.kube/config"
         await kube_config.load_kube_config(config_file=file, client_configuration=found)
     return found
 
@@ -293,8 +294,13 @@ async def read_capped(response: aiohttp.ClientResponse, limit: int) -> bytes:
                 response.close()
                 break
     except (aiohttp.ClientError, TimeoutError) as error:
-        raise Unreachable(f"GET {response.url.path}: {error!r}") from error
+        raise Unreachable(f"GET {response.url.path}: {told(error)}") from error
     return bytes(content[:limit])
+
+
+def told(error: BaseException) -> str:
+    """A timeout's own text is empty."""
+    return str(error) or type(error).__name__
 
 
 def _error(response: aiohttp.ClientResponse, content: bytes) -> ApiError:

@@ -56,15 +56,17 @@ class Elector:
 
     async def run(self) -> None:
         """Waits for the Lease, then keeps it until cancelled."""
-        renew = self._settings.renew_seconds
+        renew, failing = self._settings.renew_seconds, False
         while True:
             pause = renew if self.leading.is_set() else renew / 2
             try:
                 async with asyncio.timeout(renew):
                     await self._acquire_or_renew()
+                failing = False
             except (ApiError, Unreachable, TimeoutError) as error:
-                log.warning("the Lease could not be read or written: %s", str(error) or "no answer in time")
-                pause = renew / 4
+                level = logging.DEBUG if failing else logging.WARNING  # once, not at every try
+                log.log(level, "the Lease could not be read or written: %s", str(error) or "no answer in time")
+                pause, failing = renew / 4, True
             if self.leading.is_set() and self._clock() >= self._valid_until - self._settings.lease_seconds / 5:
                 log.error("the Lease %s is lost: it could not be renewed in time", self._settings.lease_name)
                 self._lost()

@@ -16,7 +16,7 @@ from alpaca_operator import kube as kubernetes
 from alpaca_operator import metrics
 from alpaca_operator.api.contract import CONTAINER, PROGRESS_LIMIT, PROGRESS_PORT, Progress
 from alpaca_operator.errors import ApiError, Unreachable
-from alpaca_operator.kube import PODS, Kube, read_capped
+from alpaca_operator.kube import PODS, Kube, read_capped, told
 from alpaca_operator.queue import Queue
 from alpaca_operator.settings import Settings
 from alpaca_operator.store import Key, Object, Store
@@ -157,7 +157,7 @@ class Reader:
                     raise ApiError(response.status, response.reason or "", "GET /progress")
                 return await read_capped(response, PROGRESS_LIMIT + 1)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise Unreachable(repr(error)) from error
+            raise Unreachable(told(error)) from error
 
     async def _through_server(self, pod: Object) -> bytes:
         metadata = pod["metadata"]

@@ -1,0 +1,49 @@
+"""A control plane with our CRDs, the operator as a process, and a played kubelet."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from alpaca_operator.kube import Kube
+from tests.cluster.bed.controlplane import ControlPlane
+from tests.operator.kubelet import Kubelet, kubelet
+from tests.operator.process import OperatorProcess, operator
+from tests.operator.team import Team
+
+CRDS = Path(__file__).parents[2] / "manifests" / "crd"
+
+
+@pytest.fixture(scope="session")
+def plane(control_plane: ControlPlane) -> ControlPlane:
+    control_plane.kubectl("apply", "--server-side", "-f", str(CRDS))
+    control_plane.kubectl("wait", "--for=condition=Established", "crd", "--all")
+    return control_plane
+
+
+@pytest.fixture(scope="module")
+def running(plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OperatorProcess]:
+    """One operator for the tests of a module that do not harm it."""
+    with operator(plane.kubeconfig, tmp_path_factory.mktemp("operator"), lease_name="shared") as process:
+        yield process
+
+
+@pytest.fixture
+async def kube(plane: ControlPlane) -> AsyncIterator[Kube]:
+    kube = await Kube.connect(str(plane.kubeconfig))
+    yield kube
+    await kube.close()
+
+
+@pytest.fixture
+async def team(plane: ControlPlane, kube: Kube, request: pytest.FixtureRequest) -> AsyncIterator[Team]:
+    """A namespace of the test's own, and a kubelet for its pods."""
+    name = f"t-{abs(hash(request.node.nodeid)) % 10**10}"
+    with plane.namespace(name):
+        async with kubelet(kube, name) as player:
+            yield Team(plane, kube, name, player)
+
+
+__all__ = ["Kubelet", "kube", "plane", "running", "team"]

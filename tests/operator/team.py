@@ -1,0 +1,106 @@
+"""What a test does as a user of a namespace."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from alpaca_operator.kube import EVENTS, JOBS, PODS, RESOURCES, Kube
+from tests.cluster.bed.controlplane import ControlPlane
+from tests.operator.kubelet import Kubelet
+
+Object = dict[str, Any]
+SFTJOBS = RESOURCES["SFTJob"]
+
+
+@dataclass
+class Team:
+    """A namespace."""
+
+    plane: ControlPlane
+    kube: Kube
+    namespace: str
+    kubelet: Kubelet
+
+    async def apply(self, name: str = "poet", **spec: Any) -> Object:
+        return await self.kube.create(SFTJOBS, sft_job(self.namespace, name, **spec))
+
+    async def set(self, name: str = "poet", **spec: Any) -> None:
+        found = await self.job(name)
+        await self.kube.merge(SFTJOBS, found, {"spec": spec})
+
+    async def job(self, name: str = "poet") -> Object:
+        found = await self.kube.get(SFTJOBS, self.namespace, name)
+        assert found is not None, f"no SFTJob {name}"
+        return found
+
+    async def child(self, name: str = "poet") -> Object | None:
+        return await self.kube.get(JOBS, self.namespace, f"{name}-sft")
+
+    async def pods(self) -> list[Object]:
+        return [pod async for pod in self.kube.list(PODS, self.namespace)]
+
+    async def events(self) -> list[tuple[str, str]]:
+        """(reason, note) of the Events about SFTJobs, oldest first."""
+        found = [
+            event
+            async for event in self.kube.list(EVENTS, self.namespace)
+            if event.get("regarding", {}).get("kind") == "SFTJob"
+        ]
+        found.sort(key=lambda event: int(event["metadata"]["resourceVersion"]))
+        return [(event["reason"], event["note"]) for event in found]
+
+    async def gone(self) -> None:
+        """Waits until no Job and no pod is left."""
+        async with asyncio.timeout(60):
+            while await self.child() or await self.pods():  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+
+    async def quiet(self) -> None:
+        """Waits until no pod runs or is about to."""
+        async with asyncio.timeout(60):
+            while any(pod["status"]["phase"] in ("Pending", "Running") for pod in await self.pods()):  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+
+    async def state(self, name: str, *reasons: str, seconds: float = 60) -> Object:
+        """Waits until the STATE column is one of ``reasons``; the SFTJob as it is then."""
+        return await self.until(name, lambda job: ready(job).get("reason") in reasons, " or ".join(reasons), seconds)
+
+    async def until(self, name: str, holds: Callable[[Object], bool], what: str, seconds: float = 60) -> Object:
+        deadline = asyncio.get_running_loop().time() + seconds
+        while True:
+            job = await self.job(name)
+            if holds(job):
+                return job
+            if asyncio.get_running_loop().time() > deadline:
+                raise AssertionError(
+                    f"{name} is not {what} after {seconds:.0f} s, but {json.dumps(job['status'], indent=1)}"
+                )
+            await asyncio.sleep(0.1)
+
+
+def sft_job(namespace: str, name: str, **spec: Any) -> Object:
+    """Inputs and output that need no claim, so that the scheduler takes the pod as it is."""
+    return {
+        "apiVersion": SFTJOBS.api_version,
+        "kind": SFTJOBS.kind,
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {
+            "model": {"uri": "hf://example/tiny"},
+            "dataset": {"train": [{"uri": "s3://data/train.jsonl"}]},
+            "output": {"uri": f"s3://models/{name}"},
+            **spec,
+        },
+    }
+
+
+def ready(job: Object) -> Object:
+    conditions = job.get("status", {}).get("conditions", [])
+    return next((each for each in conditions if each["type"] == "Ready"), {})
+
+
+def conditions(job: Object) -> dict[str, str]:
+    return {each["type"]: each["status"] for each in job["status"].get("conditions", [])}

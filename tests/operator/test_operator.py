@@ -1,0 +1,327 @@
+"""The operator against a real API server and Job controller, with a played kubelet: what a user of kubectl sees."""
+
+from __future__ import annotations
+
+import pytest
+
+from alpaca_operator.api.contract import ExitCode
+from alpaca_operator.api.status import Reason
+from tests.cluster.bed.cache import BedError
+from tests.cluster.bed.cluster import until
+from tests.operator.kubelet import Outcome
+from tests.operator.process import OperatorProcess
+from tests.operator.team import SFTJOBS, Object, Team, conditions, ready, sft_job
+
+pytestmark = [pytest.mark.controlplane, pytest.mark.usefixtures("running")]
+
+DONE = Outcome(
+    more={
+        "step": 30,
+        "total_steps": 30,
+        "metrics": {"evalLoss": 1.5},
+        "output": {"uri": "s3://models/poet", "digest": "sha256:1", "kind": "LoRAAdapter"},
+    }
+)
+
+
+async def test_a_job_runs_to_its_end_and_its_pods_last_word_is_the_status(team: Team) -> None:
+    team.kubelet.default = DONE
+    await team.apply()
+    job = await team.state("poet", "Succeeded")
+    assert conditions(job) == {
+        "Ready": "True",
+        "Reconciling": "False",
+        "Stalled": "False",
+        "Suspended": "False",
+        "Complete": "True",
+        "Failed": "False",
+        "InputsReady": "True",
+    }
+    status = job["status"]
+    assert status["metrics"] == {"evalLoss": 1.5}
+    assert status["output"] == {"uri": "s3://models/poet", "digest": "sha256:1", "kind": "LoRAAdapter", "reused": False}
+    assert status["progress"]["display"] == "30/30 100%"
+    assert status["observedGeneration"] == 1
+    assert await team.events() == [("Succeeded", "published s3://models/poet")]
+    assert team.kubelet.started == {"poet": 1}
+
+
+async def test_a_healthy_job_costs_two_writes_until_its_job_exists_and_five_to_its_end(
+    team: Team, running: OperatorProcess
+) -> None:
+    def writes() -> float:
+        kinds = (("jobs", "create"), ("sftjobs", "patch"), ("events", "create"))
+        names = [f'alpaca_api_writes_total{{resource="{resource}",verb="{verb}"}}' for resource, verb in kinds]
+        return sum(running.metric(name) for name in names)
+
+    before = writes()
+    await team.apply()
+    await team.state("poet", "Starting")
+    assert writes() - before <= 3
+    team.kubelet.default = DONE
+    await team.state("poet", "Succeeded")
+    assert writes() - before <= 5
+
+
+async def test_a_bad_row_fails_the_job_at_once_and_says_what_to_do(team: Team) -> None:
+    team.kubelet.default = Outcome(
+        ExitCode.DATA, Reason.INVALID_DATA, "train.jsonl row 7: no assistant turn: remove it"
+    )
+    await team.apply()
+    job = await team.state("poet", "InvalidData")
+    assert conditions(job)["Failed"] == conditions(job)["Stalled"] == "True"
+    assert ready(job)["message"].startswith("train.jsonl row 7: no assistant turn: remove it")
+    assert job["status"]["failure"]["class"] == "DataError"
+    assert job["status"]["restarts"]["total"] == 0
+    assert team.kubelet.started == {"poet": 1}, "the next run would fail alike"
+    assert [reason for reason, _ in await team.events()] == ["InvalidData"]
+
+
+async def test_suspended_the_pod_saves_and_goes_and_resumed_the_job_goes_on(team: Team) -> None:
+    await team.apply()
+    await team.state("poet", "Starting", "Running")
+    first = await team.child()
+    await team.set(suspend=True)
+    job = await team.state("poet", "Suspended")
+    assert conditions(job)["Suspended"] == "True"
+    assert await team.child() is None
+    assert await team.pods() == []
+    team.kubelet.default = DONE
+    await team.set(suspend=False)
+    job = await team.state("poet", "Succeeded")
+    second = await team.child()
+    assert first is not None
+    assert second is not None
+    assert first["metadata"]["uid"] != second["metadata"]["uid"]
+    assert team.kubelet.started == {"poet": 2}
+    assert job["status"]["restarts"]["total"] == 0, "nobody's failure"
+
+
+async def test_nothing_new_starts_next_to_a_pod_that_still_saves(team: Team) -> None:
+    team.kubelet.holds_stopping_pods = True
+    await team.apply()
+    await team.state("poet", "Starting", "Running")
+    await team.set(suspend=True)
+    await team.state("poet", "Stopping")
+    await team.set(suspend=False)
+    await team.until("poet", lambda job: job["status"]["observedGeneration"] == 3, "looked at")
+    assert ready(await team.job())["reason"] == "Stopping"
+    assert len(await team.pods()) == 1
+    team.kubelet.holds_stopping_pods = False
+    await team.state("poet", "Starting", "Running")
+    assert len(await team.pods()) == 1
+    assert team.kubelet.started == {"poet": 2}
+
+
+async def test_created_suspended_it_makes_nothing(team: Team) -> None:
+    await team.apply(suspend=True)
+    await team.state("poet", "Suspended")
+    assert await team.child() is None
+
+
+async def test_an_ended_job_is_not_undone_by_suspending_it(team: Team) -> None:
+    team.kubelet.default = DONE
+    await team.apply()
+    await team.state("poet", "Succeeded")
+    await team.set(suspend=True)
+    job = await team.until("poet", lambda job: job["status"]["observedGeneration"] == 2, "looked at")
+    assert ready(job)["reason"] == "Succeeded"
+    assert await team.child() is not None
+
+
+async def test_after_its_ttl_the_pods_go_and_nothing_is_trained_again(team: Team) -> None:
+    team.kubelet.default = DONE
+    await team.apply(ttlSecondsAfterFinished=1)
+    await team.state("poet", "Succeeded")
+    await team.gone()
+    await team.set(ttlSecondsAfterFinished=2)  # one more look
+    job = await team.until("poet", lambda job: job["status"]["observedGeneration"] == 2, "looked at")
+    assert ready(job)["reason"] == "Succeeded"
+    assert await team.child() is None
+    assert team.kubelet.started == {"poet": 1}
+
+
+async def test_a_deadline_may_be_set_later_and_ends_the_job(team: Team) -> None:
+    await team.apply(activeDeadlineSeconds=86400)
+    await team.state("poet", "Starting", "Running")
+    await team.set(activeDeadlineSeconds=1)
+    job = await team.state("poet", "DeadlineExceeded")
+    assert conditions(job)["Failed"] == "True"
+
+
+async def test_a_child_deleted_by_someone_is_made_again(team: Team) -> None:
+    await team.apply()
+    await team.state("poet", "Starting", "Running")
+    team.plane.kubectl("delete", "job", "poet-sft", "-n", team.namespace, "--wait=false")
+    await team.until("poet", lambda _: team.kubelet.started["poet"] == 2, "started again")
+    await team.state("poet", "Starting", "Running")
+
+
+async def test_an_evicted_pod_is_followed_by_another_and_not_counted_as_the_users(team: Team) -> None:
+    await team.apply()
+    await team.state("poet", "Starting", "Running")
+    [pod] = await team.pods()
+    team.plane.evict(pod["metadata"]["name"], team.namespace)
+    team.kubelet.default = DONE
+    job = await team.state("poet", "Succeeded")
+    assert job["status"]["restarts"] == {"user": 0, "infra": 1, "total": 1}
+    assert [attempt["reason"] for attempt in job["status"]["attempts"]] == ["Disrupted"]
+    assert team.kubelet.started == {"poet": 2}
+
+
+async def test_disruptions_are_capped(team: Team) -> None:
+    await team.apply(failurePolicy={"maxInfraRestarts": 0})
+    await team.state("poet", "Starting", "Running")
+    [pod] = await team.pods()
+    team.plane.evict(pod["metadata"]["name"], team.namespace)
+    job = await team.state("poet", "RestartsExceeded")
+    assert conditions(job)["Failed"] == "True"
+    await team.quiet()
+    child = await team.child()
+    assert child is not None, "what has ended stays for its logs"
+
+
+async def test_a_quota_is_told_and_waited_for(team: Team) -> None:
+    quota = {
+        "apiVersion": "v1",
+        "kind": "ResourceQuota",
+        "metadata": {"name": "tight"},
+        "spec": {"hard": {"count/jobs.batch": "0"}},
+    }
+    team.plane.apply(quota, namespace=team.namespace)
+    team.plane.wait("resourcequota/tight", "jsonpath={.status.hard}", team.namespace)
+    await team.apply()
+    job = await team.state("poet", "QuotaExceeded")
+    assert "tight" in ready(job)["message"]
+    assert conditions(job)["Reconciling"] == "True"
+    assert [reason for reason, _ in await team.events()] == ["QuotaExceeded"]
+    team.plane.kubectl("delete", "resourcequota", "tight", "-n", team.namespace)
+    team.kubelet.default = DONE
+    await team.state("poet", "Succeeded", seconds=120)
+
+
+async def test_a_quota_on_pods_which_only_the_job_controller_hears_of_is_told_too(team: Team) -> None:
+    quota = {
+        "apiVersion": "v1",
+        "kind": "ResourceQuota",
+        "metadata": {"name": "tight"},
+        "spec": {"hard": {"pods": "0"}},
+    }
+    team.plane.apply(quota, namespace=team.namespace)
+    team.plane.wait("resourcequota/tight", "jsonpath={.status.hard}", team.namespace)
+    await team.apply()
+    job = await team.state("poet", "QuotaExceeded")
+    assert "tight" in ready(job)["message"]
+
+
+async def test_an_admission_policy_is_told_in_its_own_words(team: Team) -> None:
+    name = f"no-jobs-{team.namespace}"
+    policy = {
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": "ValidatingAdmissionPolicy",
+        "metadata": {"name": name},
+        "spec": {
+            "matchConstraints": {
+                "resourceRules": [
+                    {"apiGroups": ["batch"], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["jobs"]}
+                ],
+                "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": team.namespace}},
+            },
+            "validations": [{"expression": "false", "message": "images come from registry.example only"}],
+        },
+    }
+    binding = {
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": "ValidatingAdmissionPolicyBinding",
+        "metadata": {"name": name},
+        "spec": {"policyName": name, "validationActions": ["Deny"]},
+    }
+    team.plane.apply(policy, binding)
+    probe = {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"generateName": "probe-"},
+        "spec": {"template": {"spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}}},
+    }
+    try:
+        until(lambda: refused(team, probe), "the policy to hold")
+        await team.apply()
+        job = await team.state("poet", "AdmissionRefused")
+        assert "images come from registry.example only" in ready(job)["message"]
+        assert conditions(job)["Stalled"] == "True"
+        assert conditions(job)["Failed"] == "False", "the policy may change"
+    finally:
+        team.plane.kubectl("delete", "validatingadmissionpolicybinding,validatingadmissionpolicy", name)
+
+
+def refused(team: Team, manifest: Object) -> bool:
+    try:
+        team.plane.create(manifest, namespace=team.namespace, flags=["--dry-run=server"])
+    except BedError:
+        return True
+    return False
+
+
+async def test_a_job_of_the_childs_name_that_is_not_ours_is_left_alone(team: Team) -> None:
+    foreign = {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": "poet-sft", "namespace": team.namespace},
+        "spec": {
+            "suspend": True,
+            "template": {"spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}},
+        },
+    }
+    team.plane.apply(foreign)
+    await team.apply()
+    job = await team.state("poet", "NameConflict")
+    assert "poet-sft" in ready(job)["message"]
+    child = await team.child()
+    assert child is not None
+    assert "ownerReferences" not in child["metadata"]
+
+
+async def test_deleted_and_applied_again_under_the_same_name_it_is_a_new_job(team: Team) -> None:
+    team.kubelet.default = DONE
+    await team.apply()
+    first = await team.state("poet", "Succeeded")
+    team.plane.kubectl("delete", "sftjob", "poet", "-n", team.namespace)
+    await team.apply()
+    second = await team.state("poet", "Succeeded")
+    assert first["metadata"]["uid"] != second["metadata"]["uid"]
+    child = await team.child()
+    assert child is not None
+    assert child["metadata"]["ownerReferences"][0]["uid"] == second["metadata"]["uid"]
+    assert team.kubelet.started == {"poet": 2}
+
+
+async def test_kueues_labels_reach_the_job_and_its_pods(team: Team) -> None:
+    job = sft_job(team.namespace, "poet")
+    job["metadata"]["labels"] = {"kueue.x-k8s.io/queue-name": "gpus"}
+    await team.kube.create(SFTJOBS, job)
+    await team.state("poet", "Starting", "Running")
+    child = await team.child()
+    [pod] = await team.pods()
+    assert child is not None
+    assert child["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "gpus"
+    assert pod["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "gpus"
+
+
+async def test_deleting_the_resource_deletes_its_job_and_its_pods(team: Team) -> None:
+    await team.apply()
+    await team.state("poet", "Starting", "Running")
+    team.plane.kubectl("delete", "sftjob", "poet", "-n", team.namespace)
+    await team.gone()
+
+
+async def test_with_nothing_new_nothing_is_written(team: Team, running: OperatorProcess) -> None:
+    await team.apply()
+    await team.state("poet", "Starting", "Running")
+    before = await team.job()
+    # What the workload does not concern: a label on the pod, a look at the resource.
+    [pod] = await team.pods()
+    team.plane.kubectl("label", "pod", pod["metadata"]["name"], "-n", team.namespace, "looked=at")
+    looked = running.metric('alpaca_reconciles_total{kind="SFTJob",outcome="done"}')
+    team.plane.kubectl("annotate", "job", "poet-sft", "-n", team.namespace, "looked=at")
+    until(lambda: running.metric('alpaca_reconciles_total{kind="SFTJob",outcome="done"}') > looked, "one more look")
+    assert (await team.job())["metadata"]["resourceVersion"] == before["metadata"]["resourceVersion"]
