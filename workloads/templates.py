@@ -114,7 +114,8 @@ class Template:
     def prompt(self, messages: Sequence[Message]) -> list[int]:
         """Ids that a model continues with its answer: a token prefix of the conversation it was trained on."""
         text = self._text(messages, generation_prompt=True)
-        return (self._sealed if text.sealed else self._plain).encode(text.text, add_special_tokens=False).ids
+        backend = self._sealed if text.sealed else self._plain
+        return _masked(backend.encode(text.text, add_special_tokens=False), text, backend).ids.tolist()
 
     @cached_property
     def _answer(self) -> tuple[str, str, list[int]]:

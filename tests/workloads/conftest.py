@@ -64,7 +64,7 @@ def byte_level_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.train_from_iterator(
-        [*corpus(), "\n\n \n", "a\n\nb", "  def f():\n    return 1\n"] * 4,
+        [*corpus(), *["a\n\nb", "  def f():\n    return 1\n\n\n"] * 200],
         trainers.BpeTrainer(vocab_size=1200, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False),
     )
     tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in BYTE_LEVEL_TOKENS])
