@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cluster.bed import addons
 from tests.cluster.bed.cache import BedError
 from tests.cluster.bed.cluster import Cluster
 from tests.cluster.bed.controlplane import ControlPlane
@@ -76,6 +77,13 @@ def bed(cluster: Cluster) -> Bed:
             "reaches into the node itself, which only the project's own bed allows (ALPACA_TEST_CLUSTER=existing)"
         )
     return cluster
+
+
+@pytest.fixture(scope="session")
+def jobset(bed: Bed) -> Bed:
+    """The node with JobSet on it, for jobs of several pods."""
+    addons.install_jobset(bed)
+    return bed
 
 
 @pytest.fixture(scope="session")

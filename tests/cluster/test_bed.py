@@ -127,6 +127,35 @@ def test_a_pod_that_asks_for_gpus_runs_where_the_node_says_it_has_some(bed: Bed)
         assert finished(bed, "trainer", namespace)["status"]["phase"] == "Succeeded"
 
 
+FIND = """
+import socket, time
+for attempt in range(100):
+    try:
+        raise SystemExit(print(socket.gethostbyname("ring-node-0-0.ring")))
+    except OSError:
+        time.sleep(0.1)
+raise SystemExit("no address of the first pod in 10 s")
+"""
+
+
+@pytest.mark.cluster
+def test_the_pods_of_a_jobset_find_each_other(jobset: Bed) -> None:
+    template = {"spec": pod("", FIND)["spec"]}
+    nodes = {
+        "name": "node",
+        "template": {"spec": {"parallelism": 2, "completions": 2, "backoffLimit": 0, "template": template}},
+    }
+    ring = {
+        "apiVersion": "jobset.x-k8s.io/v1alpha2",
+        "kind": "JobSet",
+        "metadata": {"name": "ring"},
+        "spec": {"replicatedJobs": [nodes]},
+    }
+    with jobset.namespace("bed-jobset") as namespace:
+        jobset.apply(ring, namespace=namespace)
+        jobset.wait("jobset/ring", "condition=Completed", namespace)
+
+
 @pytest.mark.cluster
 def test_a_privileged_pod_is_refused_in_a_restricted_namespace(cluster: Cluster) -> None:
     with cluster.namespace("bed-security") as namespace:

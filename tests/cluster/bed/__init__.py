@@ -11,8 +11,24 @@ operator against a real API server, restarts of that server. Pods stay Pending.
         plane.get("sftjobs", "-n", "a")                   # parsed JSON
         plane.restart_apiserver()                         # same data, same port; also stop_apiserver, start_apiserver
 
-A node, as root: kubelet, containerd, networks of its own. See `tests.cluster.bed.node`.
+A node, as root; ready in about 4 s. For pods that run: kubelet, containerd, networks of its own, and the project's images.
 
-Programs are built from pinned modules on first use and kept in `$XDG_CACHE_HOME/literary-alpaca`; `python -m
-tests.cluster.bed build` does it ahead of time (about ten minutes on two cores).
+    from tests.cluster.bed.node import Bed
+
+    with Bed.temporary() as bed:
+        with bed.namespace("a"):                          # Pod Security: restricted
+            models = bed.volume("a", "models")            # a bound claim; its folder on this host
+            bed.apply(manifest, namespace="a")            # dicts
+            bed.wait("sftjob/poet", "condition=Complete", "a")
+            bed.evict("pod-name", "a")                    # as a drain does; also bed.drained()
+        bed.images["operator"], bed.images["train"]       # with the checkout's source as it is now
+        bed.fake_gpus(8)
+        bed.kill_kubelet(), bed.start_kubelet(), bed.restart_apiserver()
+        bed.node_exec("nft", "list", "ruleset"), bed.log("kubelet")
+
+Tests take fixtures instead, which make one of each per run (`tests/cluster/conftest.py`): `cluster`, `bed`, `jobset`,
+`control_plane`. By hand it is `make cluster-up`, and `ALPACA_TEST_CLUSTER=existing` then runs tests on that.
+
+Programs are built from pinned modules on first use and kept in `$XDG_CACHE_HOME/literary-alpaca`, under a digest of how they
+are made; `python -m tests.cluster.bed build` does it ahead of time (about ten minutes on two cores).
 """

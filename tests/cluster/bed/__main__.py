@@ -40,7 +40,7 @@ def down(name: str) -> None:
 
 
 def build(_: str) -> None:
-    binaries.ensure()
+    binaries.ensure([product.name for product in (*binaries.PRODUCTS, *binaries.ADDONS)])
     debian.node_tools()
     for role in images.ROLES:
         images.make(role)

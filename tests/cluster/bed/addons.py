@@ -39,7 +39,11 @@ def install_jobset(bed: Bed) -> None:
     manifests = bed.kubectl("kustomize", str(folder / "config" / "default"))
     manifests = re.sub(r"image: \S+/jobset:\S+", f"image: {JOBSET_IMAGE}", manifests)
     # Its requests are for a cluster of many; here they would keep tests' pods from being scheduled.
-    manifests = re.sub(r"cpu: 500m", "cpu: 10m", manifests)
+    manifests = manifests.replace("cpu: 500m", "cpu: 10m")
+    # Its first readiness probe is before its certificate is there, and the next would be ten seconds later.
+    manifests = re.sub(
+        r"initialDelaySeconds: 5\n( +)periodSeconds: 10", r"initialDelaySeconds: 1\n\1periodSeconds: 1", manifests
+    )
     bed.kubectl("apply", "--server-side", "-f", "-", input=manifests)
     bed.wait("deployment/jobset-controller-manager", "condition=Available", "jobset-system")
     until(lambda: bed.create(JOBSET_PROBE, flags=["--dry-run=server"]), "JobSet's webhooks to answer")

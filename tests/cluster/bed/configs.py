@@ -113,6 +113,8 @@ def kubelet(pki: Pki, tag: str, node_ip: str, resolv: Path) -> dict[str, Any]:
         "makeIPTablesUtilChains": False,
         "maxPods": 110,
         "nodeStatusUpdateFrequency": "2s",
+        # How soon a changed Secret or ConfigMap is seen in a running pod; the default is a minute.
+        "syncFrequency": "5s",
         # A node of a test must not evict because the developer's disk is full.
         "evictionHard": {
             "memory.available": "200Mi",

@@ -195,11 +195,19 @@ class Bed(Cluster):
         if self._unshare:
             self._unshare.wait()
             self._unshare = None
-        # The kernel takes the namespaces apart after their last process is gone.
-        until(lambda: not Path("/sys/class/net", self.tag).exists(), f"the interface {self.tag} to go")
+        # The kernel keeps a network namespace while a socket of it waits for an answer from a pod that is gone: the link
+        # to the host is not left to it.
+        until(
+            lambda: not Path("/sys/class/net", self.tag).exists() or self._unlink(), f"the interface {self.tag} to go"
+        )
         cgroups.remove(self.tag)
         shutil.rmtree(self.folder, ignore_errors=True)
         self.state = None
+
+    def _unlink(self) -> bool:
+        with suppress(BedError):
+            run("ip", "link", "delete", self.tag)
+        return not Path("/sys/class/net", self.tag).exists()
 
     _unshare: subprocess.Popen[bytes] | None = None
 
@@ -259,7 +267,8 @@ class Bed(Cluster):
         self.node_exec("ip", "addr", "add", f"{self.node_ip}/24", "dev", "eth0")
         self.node_exec("ip", "link", "set", "eth0", "up")
         self.node_exec("ip", "route", "add", "default", "via", subnets.host_ip)
-        self.node_exec("sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward")
+        for setting in ("ip_forward", "tcp_orphan_retries"):  # the latter, so that nothing outlives a teardown for long
+            self.node_exec("sh", "-c", f"echo 1 > /proc/sys/net/ipv4/{setting}")
 
     # -- inside the node ----------------------------------------------------------------------------------------------
 
