@@ -59,8 +59,16 @@ def render(kind: type[Resource]) -> str:
     return f"# Generated from operator/alpaca_operator/api by `make generate`. Do not edit.\n{text.getvalue()}"
 
 
+def kustomization() -> str:
+    """Lists the CRDs for kustomize. In a file without an extension, which `kubectl apply -f` of the folder passes over."""
+    lines = ["# Generated from operator/alpaca_operator/api by `make generate`: do not edit."]
+    lines += ["apiVersion: kustomize.config.k8s.io/v1beta1", "kind: Kustomization", "resources:"]
+    return "\n".join([*lines, *(f"  - {PLURALS[kind]}.yaml" for kind in KINDS)]) + "\n"
+
+
 def main(folder: str) -> None:
-    """Writes every CRD into ``folder``."""
+    """Writes every CRD into ``folder``, and the Kustomization that lists them."""
+    Path(folder, "Kustomization").write_text(kustomization(), encoding="utf-8")
     for kind in KINDS.values():
         text = render(kind)
         if len(text.encode()) > SIZE_LIMIT:
