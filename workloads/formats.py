@@ -139,9 +139,9 @@ def _numbered(records: Iterable[tuple[int, Record]], path: Path, unit: str) -> I
     except _Damage as error:
         raise DataError(f"{path}, {unit} {error.number}: {error.reason}") from error
     except UnicodeDecodeError as error:
-        bad = error.object[error.start : error.start + 4].hex(" ")
+        line, bad = _undecodable(path, error.encoding)
         raise DataError(
-            f"{path}, after {unit} {number}: the bytes {bad} are not {error.encoding}, as the rest of the file is: save the file as UTF-8"
+            f"{path}, line {line}: the bytes {bad} are not {error.encoding}, as the rest of the file is: save the file as UTF-8"
         ) from error
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DataError(
@@ -219,25 +219,47 @@ CHINESE = ["gb18030", "big5", "big5hkscs"]
 def encoding_of(path: Path) -> str:
     """By its byte order mark; else UTF-8 if all of it decodes so; else what charset-normalizer finds likely."""
     decoder = codecs.getincrementaldecoder("utf-8")()
-    sample = b""
     try:
         with _bytes(path) as stream:
+            head = stream.read(4)
+            for mark, name in BOMS:
+                if head.startswith(mark):
+                    return name
+            decoder.decode(head)
             while chunk := stream.read(1 << 20):
-                if not sample:
-                    for mark, name in BOMS:
-                        if chunk.startswith(mark):
-                            return name
-                sample = chunk if len(sample) < SAMPLE // 2 or not sample.isascii() else sample
-                try:
-                    decoder.decode(chunk)
-                except UnicodeDecodeError:
-                    sample = chunk
-                    break
-            else:
-                return "utf-8"
+                decoder.decode(chunk)
+            decoder.decode(b"", final=True)
+    except UnicodeDecodeError:
+        return _guess(_foreign_lines(path), path)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DataError(f"{path}: the gzip stream is damaged ({error}): copy the file again") from error
-    return _guess(sample[:SAMPLE], path)
+    return "utf-8"
+
+
+def _foreign_lines(path: Path) -> bytes:
+    """The first lines with anything but ASCII: what tells encodings apart may come late in a file."""
+    found = bytearray()
+    with _bytes(path) as stream:
+        while len(found) < SAMPLE and (line := stream.readline(SAMPLE)):
+            if not line.isascii():
+                found += line
+    return bytes(found)
+
+
+def _undecodable(path: Path, encoding: str) -> tuple[int, str]:
+    """Line and bytes of the first place that does not decode."""
+    decoder = codecs.getincrementaldecoder(encoding)()
+    line = 1
+    with _bytes(path) as stream:
+        while True:
+            chunk = stream.read(1 << 20)
+            try:
+                line += decoder.decode(chunk, final=not chunk).count("\n")
+            except UnicodeDecodeError as error:
+                before = error.object[: error.start].decode(encoding)
+                return line + before.count("\n"), error.object[error.start : error.end].hex(" ")
+            if not chunk:
+                return line, ""
 
 
 def _guess(sample: bytes, path: Path) -> str:
@@ -603,14 +625,14 @@ def parse_human_assistant(text: str, repaired: Counter[str]) -> Messages:
         headers = list(BARE_HEADER.finditer(text))
         if headers:
             repaired["turns without <s>"] += 1
-    if headers and text[: headers[0].start()].strip():
-        raise ValueError(f"text before the first speaker: {text[:40]!r}")
+    if headers and (before := text[: headers[0].start()].strip()):
+        raise ValueError(f"text before the first speaker: {before[:40]!r}")
     messages = []
-    for header, following in zip(headers, [*headers[1:], None], strict=True):
+    ends = [following.start() for following in headers[1:]] + [len(text)]
+    for header, end in zip(headers, ends, strict=False):
         if not header[0].startswith("<s>") and header.re is HEADER:
             repaired["turns without <s>"] += 1
-        body = text[header.end() : following.start() if following else len(text)]
-        messages.append({"role": SPEAKERS[header[1]], "content": _turn(body, repaired)})
+        messages.append({"role": SPEAKERS[header[1]], "content": _turn(text[header.end() : end], repaired)})
     return messages
 
 

@@ -126,7 +126,7 @@ def test_a_prompt_is_a_token_prefix_of_the_conversation(template: Template) -> N
 def test_the_saved_copy_writes_the_same_without_generation_markers(template: Template, asked: bool) -> None:
     template.install(template.tokenizer)
     saved = template.tokenizer.chat_template
-    assert "generation %}" not in saved and "generation -%}" not in saved
+    assert "generation" not in saved.replace("add_generation_prompt", "")
     messages = CONVERSATION[:-1] if asked else CONVERSATION
     assert template.tokenizer.apply_chat_template(
         messages, tokenize=False, add_generation_prompt=asked
