@@ -427,9 +427,9 @@ def _fit(
             parts += [part] if part is not None else []
             last -= 1
         report.truncated += bool(parts)
-    if parts:
+    if parts and left_out:
         report.left_out[f"longer than {limit} tokens by themselves"] += left_out
-    else:
+    elif not parts:
         report.dropped[f"longer than {limit} tokens in every turn"] += 1
     return parts
 
