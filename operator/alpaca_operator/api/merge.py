@@ -1,0 +1,43 @@
+"""MergeJob: adapters merged into their base."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, StringConstraints
+
+from alpaca_operator.api.base import JOB_COLUMNS, AdapterSource, JobSpec, ModelSource, Resource
+
+
+class WeightedAdapter(AdapterSource):
+    """A LoRA adapter, and how much of it is taken."""
+
+    weight: float = Field(1.0, ge=-10, le=10)
+    """Factor on its update. 1 takes it as it was trained."""
+
+
+class MergeSpec(JobSpec):
+    """What to merge into what, and where the result goes."""
+
+    model: ModelSource
+    """The base that the adapters were trained on, not quantized."""
+    adapters: list[WeightedAdapter] = Field(min_length=1, max_length=16)
+    """Adapters, merged in this order. Where one brings a larger vocabulary, its tokenizer is taken and the embeddings grow first."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    """Type of the saved weights. The sum is made in float32."""
+    max_shard_size: Annotated[str, StringConstraints(max_length=16, pattern=r"^[0-9]+(\.[0-9]+)?(MB|GB)$")] = "5GB"
+    """Largest file of weights. Models larger than memory are merged shard by shard."""
+    max_logit_difference: float = Field(0.5, gt=0, le=1000)
+    """Largest difference between a logit of the merged model and one of base and adapters together, on the proof texts. Above it the
+    step fails and publishes nothing. Differences come from rounding to `dtype`; a wrong merge is off by far more."""
+
+
+class MergeJob(Resource):
+    """Merges LoRA adapters into their base, and proves that the merged model answers alike."""
+
+    short_names: ClassVar = ("mergej",)
+    columns: ClassVar = tuple(column for column in JOB_COLUMNS if column["name"] not in ("Loss", "Nodes"))
+    workload: ClassVar = "merge"
+
+    kind: Literal["MergeJob"] = "MergeJob"
+    spec: MergeSpec
