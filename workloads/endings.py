@@ -142,11 +142,16 @@ def _is_disk_full(error: BaseException) -> bool:
 
 def _disk_full(error: BaseException, places: tuple[Path, ...]) -> str:
     named = getattr(error, "filename", None)
-    candidates = [Path(str(named)).parent] if named else list(places)
-    free = {path: shutil.disk_usage(path).free for path in candidates if path.is_dir()}
+    candidates = [_existing(path) for path in ([Path(str(named))] if named else places)]
+    free = {path: shutil.disk_usage(path).free for path in candidates}
     where = min(free, key=lambda path: free[path]) if free else None
     on = f" on the volume of {where} ({free[where] // 2**20} MiB free)" if where is not None else ""
     return f"no space left{on}: enlarge the volume, remove what is not needed, or lower training.keepCheckpoints"
+
+
+def _existing(path: Path) -> Path:
+    """The folder ``path`` lies in, or the nearest above it that exists."""
+    return next(folder for folder in (path, *path.absolute().parents) if folder.is_dir())
 
 
 def _first_line(error: BaseException) -> str:

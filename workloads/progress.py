@@ -111,8 +111,8 @@ class JsonLines:
                 mode="json", by_alias=True, exclude_none=True, exclude={"resolved_policy", "checkpoint"}
             )
             self._write(fields)
-        elif progress.stage != self._stage:
-            self._write({"stage": progress.stage})
+        elif progress.stage != self._stage and not (progress.stage == "Training" and progress.step):
+            self._write({"stage": progress.stage})  # going back to training after a save is no news
         self._stage = progress.stage
 
     def say(self, message: str) -> None:

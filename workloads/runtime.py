@@ -9,6 +9,7 @@ import faulthandler
 import logging
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +23,7 @@ from workloads.artifact import Publisher
 from workloads.console import display
 from workloads.digests import Digests
 from workloads.environment import QUIET, TELEMETRY_OFF, Environment
-from workloads.errors import Hung, WorkloadError
+from workloads.errors import Hung, SpecError, WorkloadError
 from workloads.progress import Board
 from workloads.runs import Checkpoints, Run, now
 from workloads.stop import Stop
@@ -91,7 +92,7 @@ def execute(job: Resource, run: Callable[[Any, Runtime], Metrics]) -> int:
         try:
             ending = _work(job, run, environment, stop, board)
         except BaseException as error:  # noqa: BLE001 - every way to end has to reach the exit code and the last word
-            ending = endings.failed(error, board.current, (environment.cache, Path("/tmp")))
+            ending = endings.failed(error, board.current, _written(job, environment))
         finally:
             watchdog.stop()
             board.close()
@@ -103,6 +104,7 @@ def _work(
     job: Resource, run: Callable[[Any, Runtime], Metrics], environment: Environment, stop: Stop, board: Board
 ) -> contract.Termination:
     _serve(board, environment)
+    _make_cache(environment)
 
     def beat() -> None:
         board.beat()
@@ -141,7 +143,11 @@ def _work(
     place.tidy()
     checkpoints.tidy()
     publisher.guard(fence)
-    metrics = run(job, Runtime(job, environment, inputs, stop, board, checkpoints, publisher))
+    try:
+        metrics = run(job, Runtime(job, environment, inputs, stop, board, checkpoints, publisher))
+    except OSError:
+        fence.check()  # the run that took over has tidied away what this one was writing
+        raise
     if publisher.published is None:
         raise WorkloadError(
             f"{job.kind} ended without publishing its output: this is a bug in workloads/{job.workload}.py"
@@ -185,6 +191,22 @@ def _serve(board: Board, environment: Environment) -> None:
         return
     if not environment.in_pod:
         board.say(f"progress is served at http://{host}:{port}/progress")
+
+
+def _written(job: Resource, environment: Environment) -> tuple[Path, ...]:
+    """Folders that a run writes to."""
+    uri = job.spec.output.uri
+    output = () if uri.startswith("s3://") else (storage.local_path(uri, environment),)
+    return (*output, environment.cache, Path(tempfile.gettempdir()))
+
+
+def _make_cache(environment: Environment) -> None:
+    try:
+        environment.cache.mkdir(parents=True, exist_ok=True)
+    except (PermissionError, FileExistsError, NotADirectoryError) as error:
+        raise SpecError(
+            f"spec.cache: user {os.getuid()} cannot make {environment.cache}: {error.strerror}; set {contract.ENV_CACHE} to a folder that it may write"
+        ) from error
 
 
 def prepare_process() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -75,13 +76,13 @@ class Ended:
 
 
 class Process:
-    """A started workload."""
+    """A started workload. ``tag`` sets the files of one apart from those of another in the same folder."""
 
-    def __init__(self, arguments: list[str], cwd: Path, environ: dict[str, str]) -> None:
-        self._cwd = cwd
-        self._log = cwd / "termination-log"
+    def __init__(self, arguments: list[str], cwd: Path, environ: dict[str, str], tag: str = "") -> None:
+        self._log = cwd / f"{tag}termination-log"
         self._log.unlink(missing_ok=True)
-        self._out, self._err = cwd / "stdout", cwd / "stderr"
+        self._out, self._err = cwd / f"{tag}stdout", cwd / f"{tag}stderr"
+        environ = {"ALPACA_TERMINATION_LOG": str(self._log), **environ}
         with self._out.open("w") as out, self._err.open("w") as err:
             self.popen = subprocess.Popen(arguments, cwd=cwd, env=environ, stdout=out, stderr=err)
 
@@ -89,16 +90,20 @@ class Process:
     def out(self) -> str:
         return self._out.read_text(encoding="utf-8")
 
+    @property
+    def err(self) -> str:
+        return self._err.read_text(encoding="utf-8")
+
     def until(self, condition: Callable[[str], bool], seconds: float = 60) -> None:
-        """Wait until what it printed fulfils ``condition``."""
+        """Wait until what it printed, on either stream, fulfils ``condition``."""
         limit = time.monotonic() + seconds
-        while not condition(self.out):
-            assert self.popen.poll() is None, f"it ended meanwhile: {self.out}{self._err.read_text()}"
-            assert time.monotonic() < limit, f"it never came: {self.out}{self._err.read_text()}"
+        while not condition(self.out + self.err):
+            assert self.popen.poll() is None, f"it ended meanwhile: {self.out}{self.err}"
+            assert time.monotonic() < limit, f"it never came: {self.out}{self.err}"
             time.sleep(0.01)
 
     def until_step(self, step: int) -> None:
-        self.until(lambda out: f'"step": {step},' in out)
+        self.until(lambda out: re.search(rf'"step": {step}\b', out) is not None)
 
     def send(self, number: signal.Signals) -> None:
         self.popen.send_signal(number)
@@ -106,13 +111,14 @@ class Process:
     def end(self, seconds: float = 120) -> Ended:
         code = self.popen.wait(seconds)
         word = self._log.read_text(encoding="utf-8") if self._log.exists() else "{}"
-        return Ended(code, self.out, self._err.read_text(encoding="utf-8"), json.loads(word))
+        return Ended(code, self.out, self.err, json.loads(word))
 
 
 class Place:
     """A folder with a model, a data set, and a script that runs ``body`` as an SFTJob."""
 
     def __init__(self, folder: Path) -> None:
+        self._started: list[Process] = []
         self.folder = folder
         self.output = folder / "out"
         self.checkpoints = folder / "out.checkpoints"
@@ -121,10 +127,10 @@ class Place:
         (folder / "model" / "model.safetensors").write_bytes(b"weights")
         (folder / "rows.jsonl").write_text('{"text": "白日依山尽"}\n')
 
-    def start(self, body: str, *flags: str, **environ: str) -> Process:
+    def arguments(self, body: str, *flags: str) -> list[str]:
+        """The command that runs ``body``, with what the test does not give filled in."""
         script = self.folder / "job.py"
         script.write_text(SCRIPT.format(body=textwrap.indent(body, "    ")))
-        given = " ".join(flags)
         defaults = {
             "--model.uri": "model",
             "--dataset.train": "[{uri: rows.jsonl}]",
@@ -132,8 +138,21 @@ class Place:
             "--training.maxSteps": "4",
             "--training.saveSteps": "1",
         }
+        given = " ".join(flags)
         filled = [word for flag, value in defaults.items() if flag not in given for word in (flag, value)]
-        return Process([sys.executable, str(script), *filled, *flags], self.folder, self.environ(**environ))
+        return [sys.executable, str(script), *filled, *flags]
+
+    def start(self, body: str, *flags: str, tag: str = "", **environ: str) -> Process:
+        process = Process(self.arguments(body, *flags), self.folder, self.environ(**environ), tag)
+        self._started.append(process)
+        return process
+
+    def close(self) -> None:
+        """End what a failed test left running."""
+        for process in self._started:
+            if process.popen.poll() is None:
+                process.popen.kill()
+                process.popen.wait()
 
     def run(self, body: str, *flags: str, **environ: str) -> Ended:
         return self.start(body, *flags, **environ).end()
@@ -148,6 +167,5 @@ class Place:
             **clean,
             "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "operator"))),
             "ALPACA_CACHE": str(self.folder / "cache"),
-            "ALPACA_TERMINATION_LOG": str(self.folder / "termination-log"),
             **more,
         }
