@@ -123,13 +123,18 @@ def base() -> Image:
 def operator() -> Image:
     built = operator_file_system()
     config = json.loads((built / "config.json").read_text())
-    return Image("operator", "bed.local/literary-alpaca/operator:1", (Layer(bound=built / "root"), source()), config)
+    return Image("operator", published("operator"), (Layer(bound=built / "root"), source()), config)
 
 
 def train() -> Image:
     layers = (Layer(bound=debian.base()), Layer(bound=environment("train")), source())
     config = last_stage(containerfile("train").read_text())
-    return Image("train", "bed.local/literary-alpaca/train:1", layers, config)
+    return Image("train", published("train"), layers, config)
+
+
+def published(role: str) -> str:
+    """The name that manifests/ gives the image: what a user applies runs on the bed as it is."""
+    return f"docker.io/literary-alpaca/{role}:{project()['project']['version']}"
 
 
 MAKERS: Mapping[str, Callable[[], Image]] = {"base": base, "operator": operator, "train": train}
