@@ -1,0 +1,126 @@
+"""Flux's health expressions, evaluated by the CEL of a real API server (the same library that Flux has) on one file per state.
+
+A Python CEL would be one more dependency with bugs of its own; the control plane is there, and evaluates an expression when a
+policy's message is one.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from alpaca_operator.api import KINDS
+from tests.cluster.bed.cache import BedError
+from tests.cluster.bed.cluster import until
+from tests.manifests.build import MANIFESTS, read
+
+CHECKS = read(MANIFESTS / "flux" / "jobs.yaml")[0]["spec"]["healthCheckExprs"]
+STATES = MANIFESTS / "argocd" / "literary-alpaca.io" / "SFTJob" / "testdata"
+
+EXPECTED = {
+    "changed": "inProgress",
+    "fresh": "inProgress",
+    "pending": "inProgress",
+    "queued": "inProgress",
+    "unschedulable": "inProgress",
+    "running": "inProgress",
+    "restarting": "inProgress",
+    "suspended": "inProgress",
+    "stuck": "failed",
+    "failed": "failed",
+    "succeeded": "current",
+    "reused": "current",
+}
+
+
+def test_every_kind_has_expressions():
+    assert {check["kind"] for check in CHECKS} == set(KINDS)
+    assert len({json.dumps({**check, "kind": ""}) for check in CHECKS}) == 1, "the same for every kind"
+
+
+def test_every_state_that_the_operator_writes_is_expected():
+    assert {path.stem for path in STATES.glob("*.yaml")} - {"new"} == set(EXPECTED)
+
+
+@pytest.fixture(scope="module")
+def evaluate(installed):
+    """Says which of the expressions hold for an object, in Flux's order: inProgress, failed, current."""
+    names = ("inProgress", "failed", "current")
+    rules = [re.sub(r"\b(status|metadata)\.", r"object.\1.", CHECKS[0][name]) for name in names]
+    message = " + ' ' + ".join(f"'{name}=' + string({rule})" for name, rule in zip(names, rules, strict=True))
+    policy = {
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": "ValidatingAdmissionPolicy",
+        "metadata": {"name": "flux"},
+        "spec": {
+            "matchConstraints": {
+                "resourceRules": [
+                    {
+                        "apiGroups": ["literary-alpaca.io"],
+                        "apiVersions": ["*"],
+                        "resources": ["sftjobs/status"],
+                        "operations": ["UPDATE"],
+                    }
+                ]
+            },
+            "validations": [{"expression": "false", "messageExpression": message}],
+        },
+    }
+    binding = {
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": "ValidatingAdmissionPolicyBinding",
+        "metadata": {"name": "flux"},
+        "spec": {"policyName": "flux", "validationActions": ["Deny"]},
+    }
+    (job,) = read(STATES / "pending.yaml")
+    installed.create({**job, "metadata": {"name": "flux", "namespace": "default"}})
+    installed.apply(policy, binding)
+
+    def ask(obj: dict) -> dict[str, bool]:
+        # The generation that the API server gives is 1; what matters is whether the status speaks of it.
+        status = {
+            **obj["status"],
+            "observedGeneration": 1 if obj["status"]["observedGeneration"] == obj["metadata"]["generation"] else 0,
+        }
+        patch = json.dumps({"status": status})
+        try:
+            installed.kubectl(
+                "patch",
+                "sftjob",
+                "flux",
+                "-n",
+                "default",
+                "--subresource=status",
+                "--type=merge",
+                "--dry-run=server",
+                "-p",
+                patch,
+            )
+        except BedError as error:
+            return {
+                name: value == "true"
+                for name, value in re.findall(r"(inProgress|failed|current)=(true|false)", str(error))
+            }
+        return {}  # the policy is not in force yet
+
+    until(lambda: ask(job), "the policy that evaluates expressions")
+    yield ask
+    installed.kubectl("delete", "validatingadmissionpolicybinding,validatingadmissionpolicy", "flux")
+    installed.kubectl("delete", "sftjob", "flux", "-n", "default")
+
+
+@pytest.mark.controlplane
+@pytest.mark.parametrize("state", [name for name in EXPECTED if name != "fresh"])  # without conditions: see below
+def test_what_flux_makes_of_a_state(evaluate, state):
+    (obj,) = read(STATES / f"{state}.yaml")
+    holds = evaluate(obj)
+    assert next(name for name in ("inProgress", "failed", "current") if holds[name]) == EXPECTED[state]
+
+
+def test_a_fresh_object_is_in_progress_before_its_conditions_are_asked_for():
+    """`true || error` is true in CEL, so the first clause must be the one that holds."""
+    (fresh,) = read(STATES / "fresh.yaml")
+    assert CHECKS[0]["inProgress"].startswith("status.observedGeneration != metadata.generation ||")
+    assert fresh["status"]["observedGeneration"] != fresh["metadata"]["generation"]
