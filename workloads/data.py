@@ -10,6 +10,7 @@ import hashlib
 import json
 import shutil
 import time
+from array import array
 from bisect import bisect_left, insort
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -33,7 +34,7 @@ PREPARATION = 1
 """Raised whenever the same rows would be prepared otherwise, so that older caches are left alone."""
 IGNORED = -100
 """Label of a token that no loss is taken of (PyTorch's cross_entropy)."""
-BATCH_ROWS, BATCH_CHARACTERS = 512, 1 << 21
+BATCH_ROWS, BATCH_CHARACTERS = 512, 1 << 20
 """Encoded at a time: enough to keep all cores busy, little enough to hold."""
 SEQUENCES_WRITTEN = 256
 TELL_SECONDS = 15.0
@@ -488,8 +489,8 @@ class _Spool:
 
     def __init__(self, path: Path, seed: int) -> None:
         self._paths = (path, path.with_suffix(".mask"))
-        self._lengths: list[int] = []
-        self._conversations: list[int] = []
+        self._lengths = array("q")
+        self._conversations = array("Q")
 
     def __enter__(self) -> _Spool:
         self._ids, self._masks = (path.open("w+b") for path in self._paths)

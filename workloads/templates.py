@@ -227,23 +227,44 @@ class _Text(NamedTuple):
     """Whether control tokens stand under their aliases, for the sealed tokenizer."""
 
 
+FEW_SPANS = 8
+"""Up to so many, looking each up in the encoding is quicker than taking the offsets of all tokens out of it."""
+
+
 def _masked(encoding: Any, rendered: _Text, backend: Tokenizer) -> Encoded:
-    ids, offsets = encoding.ids, np.asarray(encoding.offsets, dtype=np.int64).reshape(-1, 2)
-    spans = _in_tokens(rendered.spans, offsets)
-    cuts = [
-        start
-        for (start, _), (first, last) in zip(rendered.spans, spans, strict=True)
-        if first < last and offsets[first, 0] < start
-    ]
-    if cuts:
-        # A token reaches from the prompt into the answer. When the model answers it has the prompt's tokens alone, so the text is
-        # encoded in two parts there.
-        ids, offsets = _encode_parts(rendered.text, cuts, backend)
+    ids = encoding.ids
+    spans = _looked_up(encoding, rendered) if len(rendered.spans) <= FEW_SPANS else None
+    if spans is None:
+        offsets = np.asarray(encoding.offsets, dtype=np.int64).reshape(-1, 2)
         spans = _in_tokens(rendered.spans, offsets)
+        cuts = [
+            start
+            for (start, _), (first, last) in zip(rendered.spans, spans, strict=True)
+            if first < last and offsets[first, 0] < start
+        ]
+        if cuts:
+            # A token reaches from the prompt into the answer. When the model answers it has the prompt's tokens alone, so the text
+            # is encoded in two parts there.
+            ids, offsets = _encode_parts(rendered.text, cuts, backend)
+            spans = _in_tokens(rendered.spans, offsets)
     mask = np.zeros(len(ids), dtype=bool)
     for first, last in spans:
         mask[first:last] = True
     return Encoded(np.asarray(ids, dtype=np.int32), mask, tuple(spans))
+
+
+def _looked_up(encoding: Any, rendered: _Text) -> list[Span] | None:
+    """The spans in tokens, where tokens begin at both ends of each; None where one does not."""
+    found = []
+    for start, end in rendered.spans:
+        first = encoding.char_to_token(start)
+        last = encoding.char_to_token(end) if end < len(rendered.text) else len(encoding)
+        if first is None or last is None or encoding.token_to_chars(first)[0] < start:
+            return None
+        if last < len(encoding) and encoding.token_to_chars(last)[0] < end:
+            return None
+        found.append((first, last))
+    return found
 
 
 def _in_tokens(spans: Sequence[Span], offsets: np.ndarray) -> list[Span]:
