@@ -52,13 +52,11 @@ def collect(spec: Model, environment: Environment, known: Digests, beat: Callabl
     """Find every source of the spec and digest it. Raises InputError for the first that is missing or cannot be read."""
     inputs = Inputs()
     for field, source in sources(spec):
-        path = locate(source, field, environment, beat)
         try:
+            path = locate(source, field, environment, beat)
             digest = content_digest(path, source, known)
         except OSError as error:
-            raise InputError(
-                f"spec.{field}.uri: {source.uri}: cannot read {error.filename or path}: {error.strerror}"
-            ) from error
+            raise InputError(f"spec.{field}.uri: {source.uri}: {_cannot_read(error)}") from error
         inputs[field] = Input(source.uri, path, digest)
     known.remember()
     return inputs
@@ -166,9 +164,20 @@ def _must_be_readable(path: Path, where: str) -> None:
     except OSError as error:
         raise InputError(f"{where}: cannot look at {path}: {error.strerror}") from error
     if not os.access(path, os.R_OK | (os.X_OK if path.is_dir() else 0)):
-        raise InputError(f"{where}: {path} may not be read by user {os.getuid()}: change its mode or owner")
+        raise InputError(f"{where}: {_may_not_be_read(path)}")
     if path.is_dir() and not any(path.iterdir()):
         raise InputError(f"{where}: the folder {path} is empty")
+
+
+def _cannot_read(error: OSError) -> str:
+    if isinstance(error, PermissionError) and error.filename:
+        return _may_not_be_read(error.filename)
+    return f"cannot read {error.filename or 'it'}: {error.strerror or error}"
+
+
+def _may_not_be_read(path: Path | str) -> str:
+    """safetensors writes files that only their owner may read, which in a pod is seldom the user that trains."""
+    return f"{path} may not be read by user {os.getuid()}: chmod -R a+rX {path}, or change its owner"
 
 
 def _what_lies_there(path: Path) -> str:
