@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,7 @@ from alpaca_operator.api.sft import SFTJob, SFTSpec
 from workloads.storage import Inputs
 
 PICTURE = "loss.png"
-BARS = "▁▂▃▄▅▆▇█"
+TABLE = "loss.csv"
 
 USED_ONLY_WITH = {"lora": ("LoRA", "QLoRA"), "load": ("QLoRA",)}
 """Parts of the spec that other methods do not read, and that the table of settings therefore leaves out."""
@@ -25,6 +26,27 @@ class Curves:
 
     train: list[tuple[int, float]]
     validation: list[tuple[int, float]]
+
+    def write(self, path: Path) -> None:
+        """As CSV with the columns step, loss and evalLoss."""
+        by_step: dict[int, list[float | str]] = {}
+        for at, points in enumerate((self.train, self.validation)):
+            for step, loss in points:
+                by_step.setdefault(step, ["", ""])[at] = loss
+        with path.open("w", encoding="utf-8", newline="") as file:
+            table = csv.writer(file)
+            table.writerow(["step", "loss", "evalLoss"])
+            table.writerows([step, *losses] for step, losses in sorted(by_step.items()))
+
+    @classmethod
+    def read(cls, path: Path) -> Curves:
+        """What `write` wrote."""
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        return cls(
+            train=[(int(row["step"]), float(row["loss"])) for row in rows if row["loss"]],
+            validation=[(int(row["step"]), float(row["evalLoss"])) for row in rows if row["evalLoss"]],
+        )
 
     @classmethod
     def of(cls, log_history: Sequence[Mapping[str, Any]]) -> Curves:
@@ -45,8 +67,9 @@ def write(
     metrics: Mapping[str, float | None],
     curves: Curves,
 ) -> None:
-    """README.md and the picture it shows."""
+    """README.md, the picture it shows, and the numbers behind the picture."""
     picture(curves, folder / PICTURE)
+    curves.write(folder / TABLE)
     text = render(job, kind, inputs, policy, report, metrics, curves)
     (folder / "README.md").write_text(text, encoding="utf-8")
 
@@ -80,7 +103,6 @@ def render(
         "## Result\n",
         _table(("metric", "value"), [(name, _number(value)) for name, value in metrics.items()]),
         f"![Loss by step]({PICTURE})\n",
-        "```\n" + sparkline(curves) + "\n```\n",
         "## Data\n",
         _counts(report, inputs),
         "## Settings\n",
@@ -116,22 +138,39 @@ def picture(curves: Curves, path: Path) -> None:
     pyplot.close(figure)
 
 
-def sparkline(curves: Curves, width: int = 60) -> str:
-    """The training loss in one line of block characters, its first and last value beside it."""
-    if not curves.train:
+def chart(curves: Curves, width: int = 64, height: int = 10) -> str:
+    """The training loss (`█`) over the steps in characters, validation loss as `o`, for terminals without pictures."""
+    points = curves.train
+    if not points:
         return ""
-    losses = [loss for _, loss in curves.train]
-    count = min(width, len(losses))
-    groups = [losses[len(losses) * n // count : len(losses) * (n + 1) // count] for n in range(count)]
-    means = [sum(group) / len(group) for group in groups]
-    low, high = min(means), max(means)
-    span = (high - low) or 1.0
-    bars = "".join(BARS[min(len(BARS) - 1, int((mean - low) / span * len(BARS)))] for mean in means)
-    line = f"training loss   {losses[0]:.3f} {bars} {losses[-1]:.3f}"
-    if curves.validation:
-        best_step, best = min(curves.validation, key=lambda point: point[1])
-        line += f"\nvalidation loss {curves.validation[0][1]:.3f} → {curves.validation[-1][1]:.3f} (best {best:.3f} at step {best_step})"
-    return line
+    first, last = points[0][0], max(step for step, _ in (*points, *curves.validation))
+
+    def column(step: int) -> int:
+        return min(width - 1, (step - first) * width // max(1, last - first + 1))
+
+    groups: dict[int, list[float]] = {}
+    for step, loss in points:
+        groups.setdefault(column(step), []).append(loss)
+    means = {at: sum(losses) / len(losses) for at, losses in groups.items()}
+    low = min([*means.values(), *(loss for _, loss in curves.validation)])
+    high = max([*means.values(), *(loss for _, loss in curves.validation)])
+
+    def row(loss: float) -> int:
+        return round((high - loss) / ((high - low) or 1.0) * (height - 1))
+
+    canvas = [[" "] * width for _ in range(height)]
+    level = next(iter(means.values()))
+    for at in range(width):
+        level = means.get(at, level)
+        canvas[row(level)][at] = "█"
+    for step, loss in curves.validation:
+        canvas[row(loss)][column(step)] = "o"
+    labels = {0: f"{high:.2f}", height - 1: f"{low:.2f}"}
+    lines = [f"{labels.get(number, ''):>7} ┤{''.join(cells).rstrip()}" for number, cells in enumerate(canvas)]
+    legend = "█ training loss" + (", o validation loss" if curves.validation else "")
+    return "\n".join(
+        [*lines, f"{'':7} └{'─' * width}", f"{'':9}{f'step {first}':<{width - 8}}{f'{last}':>8}", f"{'':9}{legend}"]
+    )
 
 
 def _smooth(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import struct
 import sys
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,18 +57,34 @@ class Base:
         return not any(name.endswith(f"{HEAD}.weight") for name in self.shapes)
 
 
-def hide_unused(spec: SFTSpec) -> None:
-    """Keep libraries from importing optional packages that this job does not use: two seconds of every start.
+def quiet_libraries(*, bitsandbytes: bool = False, deepspeed: bool = False) -> None:
+    """Keep the libraries' own progress bars and deprecation notes off the log, and their optional imports out of the process.
 
-    A name that is None in `sys.modules` counts as not installed. Called before transformers is first imported.
+    What is not asked for counts as not installed from here on (a name that is None in `sys.modules`): importing it would cost
+    every start two seconds. Called before transformers is first imported.
     """
-    names = [*UNUSED_BY_TRAINING]
-    if spec.method != "QLoRA" and "8bit" not in spec.training.optimizer and not _cuda_visible():
-        names.append("bitsandbytes")
-    if spec.deepspeed is None and not _cuda_visible():
-        names.append("deepspeed")
-    for name in names:
+    unused = {*UNUSED_BY_TRAINING}
+    if not bitsandbytes and not _cuda_visible():
+        unused.add("bitsandbytes")
+    if not deepspeed and not _cuda_visible():
+        unused.add("deepspeed")
+    for name in unused:
         sys.modules.setdefault(name, None)  # type: ignore[arg-type]
+    # Told to the libraries' authors, not to whoever trains.
+    for library in ("transformers", "peft", "accelerate"):
+        warnings.filterwarnings("ignore", category=FutureWarning, module=library)
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+
+
+def needs(spec: SFTSpec) -> dict[str, bool]:
+    """Which optional packages a job uses: the arguments of `quiet_libraries`."""
+    return {
+        "bitsandbytes": spec.method == "QLoRA" or "8bit" in spec.training.optimizer,
+        "deepspeed": spec.deepspeed is not None,
+    }
 
 
 def device() -> Device:

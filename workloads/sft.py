@@ -34,7 +34,7 @@ def run(job: SFTJob, here: Runtime) -> Metrics:
     if adapter is not None:
         model.check_adapter(base, adapter, spec)
     sizes = model.sizes(base, spec)
-    model.hide_unused(spec)
+    model.quiet_libraries(**model.needs(spec))
 
     chosen = policy.resolve(spec, model.device(), sizes)
     here.resolved(chosen.as_dict())

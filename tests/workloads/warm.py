@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from alpaca_operator.api.sft import SFTSpec
 from workloads import model
 
-model.hide_unused(
-    SFTSpec.model_validate(
-        {"model": {"uri": "x"}, "dataset": {"train": [{"uri": "x"}]}, "output": {"uri": "x"}},
-    )
-)
+model.quiet_libraries()
 
 from workloads import (  # noqa: E402, F401
     card,
