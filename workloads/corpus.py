@@ -1,0 +1,415 @@
+"""Plain text from folders of novels, JSON lines, CSV and Parquet, streamed: a corpus may be larger than memory.
+
+Sources are only ever read. Every text is handed on in blocks of bounded size; what is wrong with a file is either an error that
+names file and row, or is counted in the Tally and told to the user.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+from unicodedata import category
+
+from alpaca_operator.api.corpus import CorpusSource
+from workloads.errors import DataError
+
+ENDINGS = {
+    ".txt": "Text", ".text": "Text",
+    ".jsonl": "JSONL", ".ndjson": "JSONL", ".json": "JSONL",
+    ".csv": "CSV", ".tsv": "CSV",
+    ".parquet": "Parquet",
+}  # fmt: skip
+BLOCK = 1 << 20
+"""Bytes read at once, and about the most characters handed on at once."""
+SAMPLE = 128 * 1024
+"""Bytes that an encoding is told from, counted from the first that is not ASCII."""
+DAMAGE_LIMIT = 0.01
+"""Share of characters that may be undecodable. Below it they are replaced and counted; above it the encoding is wrong, or the file
+is no text."""
+DAMAGE_GRACE = 10
+"""So many undecodable characters are borne in any file, however short."""
+REPLACEMENT = "\ufffd"
+BOMS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark it begins with
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+CANDIDATES = ("gb18030", "big5hkscs", "utf_16_le", "utf_16_be", "cp932", "euc_jp", "cp949", "cp1252")
+"""What is weighed when a file is not UTF-8."""
+COMMON = frozenset(
+    "，。、！？：；“”「」《》的一是不了在人有我他这這中大来來上个個国國到说說们們为為子和你地出道也时時年得就那要下以生会會自着著去之过過家学學对對可"
+    "她里裡后後小么麼心多天而能好都然没沒日于於起还還发發成事只作当當想看文无無开開手十用主行方又如前所本见見经經头頭面公同三已老从從动動两兩长長"
+    "山风風花春月水云雲"
+)
+"""Commonest characters and marks of Chinese, of today and of verse: a tenth to a half of any text, and next to none of a text decoded
+wrongly, however short it is."""
+COMMON_SHARE = 0.05
+WIDER = {"big5": "big5hkscs", "shift_jis": "cp932", "euc_kr": "cp949"}
+"""The superset that files labelled so are written in."""
+
+
+@dataclass(frozen=True)
+class CorpusFile:
+    """A file of text and how it is read."""
+
+    path: Path
+    format: str
+    """Text, JSONL, CSV or Parquet."""
+    encoding: str = "Auto"
+    column: str = "text"
+
+
+@dataclass
+class Tally:
+    """What was read, and what was wrong with it."""
+
+    files: int = 0
+    bytes: int = 0
+    """Of the files read so far, and of the one being read."""
+    characters: int = 0
+    rows: int = 0
+    """Rows with text, of JSON lines, CSV and Parquet."""
+    encodings: Counter[str] = field(default_factory=Counter)
+    """Files by encoding."""
+    problems: Counter[str] = field(default_factory=Counter)
+    """What was passed over or mended, counted by a sentence that says how."""
+    examples: dict[str, str] = field(default_factory=dict)
+    """Where each problem was met first."""
+
+    def note(self, problem: str, where: str, count: int = 1) -> None:
+        self.problems[problem] += count
+        self.examples.setdefault(problem, where)
+
+    def lines(self) -> list[str]:
+        """For the log."""
+        encodings = ", ".join(f"{count} in {name}" for name, count in self.encodings.most_common())
+        read = f"read {self.files} files, {self.bytes:,} bytes, {self.characters:,} characters"
+        return [
+            read + (f" ({encodings})" if encodings else ""),
+            *(
+                f"{count:,} {problem} (first: {self.examples[problem]})"
+                for problem, count in self.problems.most_common()
+            ),
+        ]
+
+
+def files_of(sources: Sequence[tuple[CorpusSource, Path]], tally: Tally) -> list[CorpusFile]:
+    """The files of all sources, those of a folder by name. Raises DataError for a source without any."""
+    return [file for source, path in sources for file in _files_of(source, path, tally)]
+
+
+def texts(files: Iterable[CorpusFile], tally: Tally) -> Iterator[str]:
+    """The texts of ``files``, in blocks of at most about BLOCK characters; a row is never joined with the next.
+
+    Line ends are ``\\n``. Raises DataError, with file and row, for what cannot be read.
+    """
+    for file in files:
+        before = tally.bytes
+        try:
+            for text in READERS[file.format](file, tally):
+                tally.characters += len(text)
+                yield text
+        except OSError as error:
+            raise DataError(f"{file.path}: cannot be read: {error.strerror or error}") from error
+        tally.files += 1
+        tally.bytes = before + file.path.stat().st_size
+
+
+def encoding_of(path: Path) -> str:
+    """The encoding of a text file, as Python calls it, told from a sample. Raises DataError for what is no text."""
+    with path.open("rb") as handle:
+        sample = _telling_sample(handle)
+        whole = len(handle.read(1)) == 0
+    for mark, name in BOMS:
+        if sample.startswith(mark):
+            return name
+    if not whole and b"\n" in sample and b"\0" not in sample:
+        sample = sample[: sample.rfind(b"\n") + 1]  # what follows may end within a character
+    if b"\0" not in sample and _looks_like_utf8(sample):
+        return "utf-8"
+    return _guess(sample, path)
+
+
+def _files_of(source: CorpusSource, path: Path, tally: Tally) -> list[CorpusFile]:
+    named = source.format != "Auto"
+    if path.is_file():
+        formats = {path: source.format if named else ENDINGS.get(path.suffix.lower(), "Text")}
+    else:
+        found = sorted(entry for entry in path.rglob("*") if entry.is_file() and not _hidden(entry.relative_to(path)))
+        formats = {entry: source.format if named else ENDINGS.get(entry.suffix.lower(), "") for entry in found}
+        for entry in [entry for entry, kind in formats.items() if not kind]:
+            tally.note(f"files left out, whose endings are not {', '.join(ENDINGS)}", str(entry))
+            del formats[entry]
+        if not formats:
+            raise DataError(
+                f"{source.uri}: no file below {path} ends in {', '.join(ENDINGS)}: name the folder of the texts, or set dataset.train[].format"
+            )
+    return [CorpusFile(entry, kind, source.encoding, source.columns.text) for entry, kind in formats.items()]
+
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts) or path.name == "artifact.json"
+
+
+def _telling_sample(handle: BinaryIO) -> bytes:
+    """The start of the file if that holds a byte order mark or anything but ASCII; else from the first such byte on."""
+    block = handle.read(SAMPLE)
+    while block.isascii() and b"\0" not in block and (following := handle.read(SAMPLE)):
+        block = following
+    if not block.isascii() and b"\0" not in block:
+        start = next(index for index, byte in enumerate(block) if byte > 127)
+        line = block.rfind(b"\n", 0, start) + 1
+        block = block[line:] + handle.read(line)
+    return block
+
+
+def _looks_like_utf8(sample: bytes) -> bool:
+    """Valid, or damaged here and there: text in another encoding has hardly a valid sequence."""
+    try:
+        codecs.getincrementaldecoder("utf-8")("strict").decode(sample)
+    except UnicodeDecodeError:
+        text = codecs.getincrementaldecoder("utf-8")("replace").decode(sample)
+        foreign = sum(character > "\x7f" for character in text)
+        return text.count(REPLACEMENT) <= foreign * DAMAGE_LIMIT
+    return True
+
+
+def _guess(sample: bytes, path: Path) -> str:
+    decoded = {name: codecs.getincrementaldecoder(name)("replace").decode(sample) for name in CANDIDATES}
+    sound = {name: text for name, text in decoded.items() if _is_text(text)}
+    common = {name: _common_share(text) for name, text in sound.items()}
+    name = max(common, key=lambda name: common[name], default=None)
+    if name is None or common[name] < COMMON_SHARE:
+        name = _by_charset_normalizer(sample, sound)
+    if name is None:
+        raise DataError(
+            f"{path}: its encoding cannot be told, or it is no text: name dataset.train[].encoding, or remove the file"
+        )
+    return name
+
+
+def _common_share(text: str) -> float:
+    """Of the characters that are not ASCII, the share of COMMON ones."""
+    foreign = [character for character in text if character > "\x7f"]
+    return sum(character in COMMON for character in foreign) / max(1, len(foreign))
+
+
+def _is_text(text: str) -> bool:
+    """Hardly any character is undecodable, unassigned, private or a control."""
+    odd = sum(category(character) in ("Cc", "Cn", "Co", "Cs") for character in text) - sum(map(text.count, "\t\n\r\f"))
+    return bool(text) and odd + text.count(REPLACEMENT) <= len(text) * DAMAGE_LIMIT
+
+
+def _by_charset_normalizer(sample: bytes, sound: dict[str, str]) -> str | None:
+    """For text that is not Chinese, and Chinese of rare characters only."""
+    from charset_normalizer import from_bytes
+
+    # One step over the whole sample and a high threshold: verse, with its rare characters, looks a mess by default.
+    best = (
+        from_bytes(sample, steps=1, chunk_size=16384, threshold=0.9, cp_isolation=list(sound)).best() if sound else None
+    )
+    return best.encoding if best is not None else next(iter(sound), None)
+
+
+def _decoded(file: CorpusFile, tally: Tally) -> Iterator[str]:
+    """A text file in blocks that end with a line, where lines are not longer than blocks. Line ends become ``\\n``."""
+    if file.path.stat().st_size == 0:
+        tally.note("empty files passed over", str(file.path))
+        return
+    encoding = encoding_of(file.path) if file.encoding == "Auto" else WIDER.get(file.encoding, file.encoding)
+    tally.encodings[encoding] += 1
+    decoder = codecs.getincrementaldecoder(encoding)("replace")
+    rest, row, characters, damaged = "", 1, 0, 0
+    with file.path.open("rb") as handle:
+        while True:
+            raw = handle.read(BLOCK)
+            tally.bytes += len(raw)
+            text = decoder.decode(raw, final=not raw)
+            characters += len(text)
+            if REPLACEMENT in text:
+                place = f"{file.path}, row {row + (rest + text).count(chr(10), 0, (rest + text).index(REPLACEMENT))}"
+                damaged += text.count(REPLACEMENT)
+                tally.note("undecodable characters left out", place, text.count(REPLACEMENT))
+                if damaged > DAMAGE_GRACE + characters * DAMAGE_LIMIT:
+                    raise DataError(
+                        f"{place}: {damaged} of the first {characters} characters are not valid {encoding}: name dataset.train[].encoding, or mend the file"
+                    )
+                text = text.replace(REPLACEMENT, "")
+            text = rest + text
+            if not raw:
+                break
+            cut = text.rfind("\n") + 1 or (len(text) if len(text) >= BLOCK else 0)
+            rest = text[cut:]
+            if cut:
+                row += text.count("\n", 0, cut)
+                yield _unix(text[:cut])
+    if text:
+        yield _unix(text)
+
+
+def _unix(text: str) -> str:
+    return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
+
+
+def _read_text(file: CorpusFile, tally: Tally) -> Iterator[str]:
+    return _decoded(file, tally)
+
+
+def _rows(file: CorpusFile, tally: Tally) -> Iterator[str]:
+    """Lines, each whole however long, without their ends."""
+    parts: list[str] = []
+    for block in _decoded(file, tally):
+        lines = block.split("\n")
+        lines[0] = "".join([*parts, lines[0]])
+        parts = [lines.pop()]
+        yield from lines
+    if parts and parts[0]:
+        yield parts[0]
+
+
+def _read_jsonl(file: CorpusFile, tally: Tally) -> Iterator[str]:
+    for number, line in enumerate(_rows(file, tally), start=1):
+        if not line or line.isspace():
+            continue
+        where = f"{file.path}, row {number}"
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            hint = "; a file that is one JSON array has to be written as JSON lines first" if line[0] == "[" else ""
+            raise DataError(f"{where}: not JSON ({error}): {line[:60]!r}{hint}") from error
+        text = row if isinstance(row, str) else _field(row, file.column, where)
+        if isinstance(text, str) and "\\u" in line:
+            text = _without_surrogates(text, where, tally)
+        yield from _row(text, file.column, where, tally)
+
+
+def _field(row: Any, column: str, where: str) -> Any:
+    if not isinstance(row, dict):
+        raise DataError(f"{where}: a {type(row).__name__} instead of an object with {column!r}: {str(row)[:60]!r}")
+    if column not in row:
+        raise DataError(
+            f"{where}: no {column!r}; it has {_names(row)}: set dataset.train[].columns.text to one of them"
+        )
+    return row[column]
+
+
+def _without_surrogates(text: str, where: str, tally: Tally) -> str:
+    r"""JSON can hold half a character (``\ud83d``), which no encoding can write."""
+    whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if REPLACEMENT in whole:
+        tally.note("undecodable characters left out", where, whole.count(REPLACEMENT))
+    return whole.replace(REPLACEMENT, "")
+
+
+def _read_csv(file: CorpusFile, tally: Tally) -> Iterator[str]:
+    csv.field_size_limit(sys.maxsize)
+    delimiter = "\t" if file.path.suffix.lower() == ".tsv" else ","
+    reader = csv.reader((line + "\n" for line in _rows(file, tally)), delimiter=delimiter, strict=True)
+    try:
+        header = next(reader, None)
+        if header is None:
+            return
+        if file.column not in header:
+            raise DataError(
+                f"{file.path}, row 1: no column {file.column!r}; it has {_names(header)}: set dataset.train[].columns.text to one of them"
+            )
+        index = header.index(file.column)
+        for number, row in enumerate(reader, start=2):
+            if not row:
+                continue
+            if len(row) != len(header):
+                raise DataError(
+                    f"{file.path}, row {number} (line {reader.line_num}): {len(row)} fields where the header has {len(header)}: quote fields that hold {delimiter!r}"
+                )
+            yield from _row(row[index], file.column, f"{file.path}, row {number}", tally)
+    except csv.Error as error:
+        raise DataError(f"{file.path}, line {reader.line_num}: not CSV ({error}): mend its quotes") from error
+
+
+def _read_parquet(file: CorpusFile, tally: Tally) -> Iterator[str]:
+    import pyarrow
+    import pyarrow.parquet
+
+    number = 0
+    try:
+        with pyarrow.parquet.ParquetFile(file.path) as table:
+            if file.column not in table.schema_arrow.names:
+                raise DataError(
+                    f"{file.path}: no column {file.column!r}; it has {_names(table.schema_arrow.names)}: set dataset.train[].columns.text to one of them"
+                )
+            share = file.path.stat().st_size / max(1, table.metadata.num_rows)
+            for batch in table.iter_batches(batch_size=1024, columns=[file.column]):
+                tally.bytes += int(share * len(batch))
+                for text in batch.column(0).to_pylist():
+                    number += 1
+                    yield from _row(text, file.column, f"{file.path}, row {number}", tally)
+    except pyarrow.ArrowException as error:
+        raise DataError(
+            f"{file.path}: cannot be read as Parquet after row {number}: {str(error).splitlines()[0]}"
+        ) from error
+
+
+READERS = {"Text": _read_text, "JSONL": _read_jsonl, "CSV": _read_csv, "Parquet": _read_parquet}
+
+
+def _row(text: Any, column: str, where: str, tally: Tally) -> Iterator[str]:
+    """A row's text, in blocks."""
+    if text is None or text == "":
+        tally.note("rows without text passed over", where)
+        return
+    if not isinstance(text, str):
+        raise DataError(f"{where}: {column!r} is a {type(text).__name__}, not text: {str(text)[:60]!r}")
+    tally.rows += 1
+    text = _unix(text)
+    for start in range(0, len(text), BLOCK):
+        yield text[start : start + BLOCK]
+
+
+def _names(columns: Iterable[str]) -> str:
+    names = [repr(name) for name in columns]
+    return ", ".join(names[:12]) + (" …" if len(names) > 12 else "")
+
+
+SENTENCE_LIMIT = 200
+"""Characters of a line above which it is split after its sentence ends. It bounds what a sentence takes in memory."""
+SENTENCE_ENDS = "。！？；…!?;"
+UNUSABLE = ("\0", "\u2581", "\u2585")
+"""NUL, which ends a string in C; the mark that sentencepiece writes spaces with, and the one it keeps for unknown text."""
+
+
+def sentences(blocks: Iterable[str], only: frozenset[str] | None = None) -> Iterator[list[str]]:
+    """The lines of each block, none empty and none longer than SENTENCE_LIMIT; overlong ones are split, at sentence ends where possible.
+
+    Given ``only``, lines are cut at every character that is not among them.
+    """
+    cuts: dict[int, str] = {}
+    for block in blocks:
+        for mark in UNUSABLE:
+            if mark in block:
+                block = block.replace(mark, " ")
+        if only is not None:
+            cuts.update((ord(character), "\n") for character in set(block) - only)
+            block = block.translate(cuts)
+        lines = block.split("\n")
+        if max(map(len, lines)) > SENTENCE_LIMIT:
+            lines = [part for line in lines for part in ((line,) if len(line) <= SENTENCE_LIMIT else _split(line))]
+        yield [line for line in lines if line]
+
+
+def _split(line: str) -> Iterator[str]:
+    start = 0
+    while len(line) - start > SENTENCE_LIMIT:
+        end = start + SENTENCE_LIMIT
+        cut = max(line.rfind(mark, start, end) for mark in SENTENCE_ENDS) + 1 or end
+        yield line[start:cut]
+        start = cut
+    yield line[start:]
