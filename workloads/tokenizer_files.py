@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors
 from tokenizers.models import BPE, Unigram
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
@@ -59,6 +59,7 @@ def save_tokenizer(
     template.install(tokenizer)
     target_folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save_pretrained(target_folder)
+    _write_merges_for_all(target_folder / "tokenizer.json")
     path = target_folder / "tokenizer_config.json"
     config = _json(path)
     source = _json(source_folder / "tokenizer_config.json")
@@ -73,8 +74,23 @@ def save_tokenizer(
     path.write_text(json.dumps(config, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
 
+def _write_merges_for_all(path: Path) -> None:
+    """Merges as ``a b``, which every version of `tokenizers` reads; those before 0.20 do not know pairs."""
+    state = json.loads(path.read_text(encoding="utf-8"))
+    merges = state["model"].get("merges")
+    if merges and not any(" " in piece for pair in merges for piece in pair if not isinstance(pair, str)):
+        state["model"]["merges"] = [pair if isinstance(pair, str) else " ".join(pair) for pair in merges]
+        path.write_text(json.dumps(state, ensure_ascii=False, indent=2), encoding="utf-8")
+
+
 def _from_tokenizer_json(folder: Path, config: dict[str, Any]) -> PreTrainedTokenizerBase:
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    try:
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    except Exception as error:  # `tokenizers` raises nothing narrower
+        path = folder / "tokenizer.json"
+        raise InputError(
+            f"model.uri: {path} cannot be read ({type(error).__name__}: {error}): copy the model again"
+        ) from error
     if not config:
         _name_special_tokens(tokenizer, folder)
     return tokenizer
@@ -99,6 +115,9 @@ def _from_sentencepiece(folder: Path, config: dict[str, Any]) -> PreTrainedToken
     for kind in special:
         given = config.get(kind)
         special[kind] = (given.get("content") if isinstance(given, dict) else given) or special[kind]
+    _add_ends(tokenizer, special, bos=config.get("add_bos_token", True), eos=config.get("add_eos_token", False))
+    if (folder / "chat_template.jinja").is_file():
+        config = config | {"chat_template": (folder / "chat_template.jinja").read_text(encoding="utf-8")}
     keep = {
         key: config[key] for key in ("model_max_length", "chat_template", "pad_token") if config.get(key) is not None
     }
@@ -117,22 +136,37 @@ def _from_sentencepiece(folder: Path, config: dict[str, Any]) -> PreTrainedToken
     return fast
 
 
+def _add_ends(tokenizer: Tokenizer, special: dict[str, str | None], *, bos: bool, eos: bool) -> None:
+    """What Llama's tokenizer puts around a plain text when it is asked for special tokens; chat templates never ask."""
+    first, last = special["bos_token"] if bos else None, special["eos_token"] if eos else None
+    ends = [text for text in (first, last) if text]
+    if ends:
+        single = " ".join(filter(None, [first, "$A", last]))
+        pair = f"{single} {' '.join(filter(None, [first and first + ':1', '$B:1', last and last + ':1']))}"
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=single, pair=pair, special_tokens=[(text, tokenizer.token_to_id(text)) for text in ends]
+        )
+
+
 def sentencepiece_to_fast(path: Path, *, legacy: bool = True) -> tuple[Tokenizer, dict[str, str | None]]:
     """A `tokenizers` tokenizer with the ids of transformers 4's Llama tokenizer, and the names of its special tokens.
 
     ``legacy`` is Llama's: each stretch of text between control tokens gets the dummy prefix. Without it only the start of the whole
     text does. Llama-2 and everything trained with transformers before 4.31 is legacy, which is why it is the default.
     """
+    from google.protobuf.message import DecodeError
     from sentencepiece import sentencepiece_model_pb2
     from transformers.convert_slow_tokenizer import generate_merges
 
     proto = sentencepiece_model_pb2.ModelProto()
     try:
         proto.ParseFromString(path.read_bytes())
-    except Exception as error:
+    except DecodeError:
+        proto.Clear()
+    if not proto.pieces:
         raise InputError(
-            f"model.uri: {path} is not a sentencepiece model ({error}): convert it to tokenizer.json with transformers first"
-        ) from error
+            f"model.uri: {path} is not a sentencepiece model: convert it to tokenizer.json with transformers first"
+        )
     pieces = [(piece.piece, piece.score) for piece in proto.pieces]
     vocab = {piece: number for number, (piece, _) in enumerate(pieces)}
     of_type = {
@@ -154,7 +188,7 @@ def sentencepiece_to_fast(path: Path, *, legacy: bool = True) -> tuple[Tokenizer
     if rules.precompiled_charsmap:
         steps.append(normalizers.Precompiled(rules.precompiled_charsmap))
     if rules.remove_extra_whitespaces:
-        steps += [normalizers.Strip(), normalizers.Replace(normalizers.Regex(" {2,}"), " ")]  # type: ignore[attr-defined]
+        steps += [normalizers.Strip(), normalizers.Replace(Regex(" {2,}"), " ")]
     if legacy:
         steps += [normalizers.Prepend("▁")] if rules.add_dummy_prefix else []
         steps.append(normalizers.Replace(" ", "▁"))
