@@ -215,7 +215,8 @@ def is_final(written: dict[str, Any]) -> bool:
 def change(before: dict[str, Any], after: dict[str, Any]) -> Change:
     """What writing ``after`` in place of ``before`` would change; ``before`` may lack or carry defaults."""
     present = dump(Status.model_validate(before))
-    if present == after:
+    # That the first pod is there is told with what it does next: by itself it is not worth a write.
+    if _without(present, ("startTime",)) == _without(after, ("startTime",)):
         return Change.NOTHING
     figures = ("progress", "checkpoint")
     same = _without(present, figures) == _without(after, figures)

@@ -654,6 +654,10 @@ class TestProgress:
         written = status.compute(resource(), seen(), None)
         assert status.change({**written, "attempts": []}, written) is Change.NOTHING
 
+    def test_a_first_pod_alone_is_told_with_what_it_does_next(self):
+        written = status.compute(resource(), seen(child=job()), None)
+        assert status.change(written, {**written, "startTime": "2026-11-24T10:00:00Z"}) is Change.NOTHING
+
     def test_between_two_pods_the_figures_stay_and_the_eta_goes(self):
         before = status.compute(resource(), seen(running(), child=job(), progress=TRAINING), None)
         written = status.compute(resource(before), seen(ended(72), child=job()), None)
