@@ -226,7 +226,9 @@ def by_exit_code(pod: Pod) -> Diagnosis | None:
         return None
     failure_class, reason, default = EXITS[pod.exit_code]
     word = pod.last_word
-    text = word.message if word and word.message else last_line(str(pod.culprit.get("message", "")))
+    # What a workload that was stopped happened to log last is no reason for anything.
+    logged = "" if pod.exit_code == ExitCode.INTERRUPTED else last_line(str(pod.culprit.get("message", "")))
+    text = word.message if word and word.message else logged
     return Diagnosis(
         failure_class,
         word.reason if word else reason,
@@ -238,10 +240,12 @@ def by_exit_code(pod: Pod) -> Diagnosis | None:
 
 
 def not_startable(pod: Pod) -> Diagnosis | None:
-    """The image lacks what the container is to run: the runtime's 126, 127 and 128."""
-    if not pod.ended or pod.exit_code not in (126, 127, 128) or pod.culprit is None:
+    """The image lacks what the container is to run: the runtime's 126, 127 and 128, or a Python without our modules."""
+    if not pod.ended or pod.culprit is None:
         return None
     told = last_line(str(pod.culprit.get("message", ""))) or "its command does not start"
+    if pod.exit_code not in (126, 127, 128) and "No module named 'workloads" not in told:
+        return None
     message = f"{told}: pod.image must be one of this project's images, or built from one"
     return Diagnosis("UserError", Reason.CONTAINER_NOT_CREATED, message, exit_code=pod.exit_code)
 

@@ -176,6 +176,22 @@ ENDED = [
         id="an image that is not ours",
     ),
     pytest.param(
+        ended(
+            1,
+            says="/usr/bin/python: Error while finding module specification for 'workloads.sft' (ModuleNotFoundError: No module named 'workloads')",
+        ),
+        ("UserError", "ContainerNotCreated", 1, True),
+        "/usr/bin/python: Error while finding module specification for 'workloads.sft' (ModuleNotFoundError: No module named 'workloads'): "
+        "pod.image must be one of this project's images, or built from one (pod poet-sft-a, exit 1)",
+        id="an image with a Python that is not ours",
+    ),
+    pytest.param(
+        ended(75, says="step 39\nstep 40\n"),
+        ("Infrastructure", "Interrupted", 75, True),
+        "stopped from outside after saving a checkpoint: see kubectl logs -n poetry poet-sft-a (pod poet-sft-a, exit 75)",
+        id="what a stopped pod logged last is no reason",
+    ),
+    pytest.param(
         ended(75, disrupted="EvictionByEvictionAPI"),
         ("Infrastructure", "Disrupted", 75, True),
         "evicted from node n1, as when a node is drained; a checkpoint was saved (pod poet-sft-a, exit 75)",
