@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.workloads.shelf import place, shelf  # noqa: F401
+
 POEMS = Path(__file__).parents[2] / "examples" / "quickstart" / "poems.jsonl"
 ENGLISH = [
     "Human: Assistant: System: The quick brown fox jumps over the lazy dog.",
