@@ -17,8 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alpaca_operator.api.sft import LoRA, SFTSpec
+from alpaca_operator.api.base import ModelSource, RopeScaling
+from alpaca_operator.api.sft import SFTSpec
+from alpaca_operator.api.training import LoRA
+from workloads import method
 from workloads.errors import DataError, InputError, SpecError
+from workloads.method import Spec
 from workloads.policy import Device, Policy, Sizes
 
 if TYPE_CHECKING:
@@ -79,10 +83,10 @@ def quiet_libraries(*, bitsandbytes: bool = False, deepspeed: bool = False) -> N
     logging.disable_progress_bar()
 
 
-def needs(spec: SFTSpec) -> dict[str, bool]:
+def needs(spec: Spec) -> dict[str, bool]:
     """Which optional packages a job uses: the arguments of `quiet_libraries`."""
     return {
-        "bitsandbytes": spec.method == "QLoRA" or "8bit" in spec.training.optimizer,
+        "bitsandbytes": method.of(spec).bits is not None or "8bit" in spec.training.optimizer,
         "deepspeed": spec.deepspeed is not None,
     }
 
@@ -105,7 +109,7 @@ def device() -> Device:
     )
 
 
-def inspect(folder: Path, field: str, uri: str) -> Base:
+def inspect(folder: Path, field: str, uri: str, spec: Spec) -> Base:
     """Read what the folder says about its model. Raises InputError that says what is missing and what lies there instead."""
     shown = f"{field} {uri}"
     if not folder.is_dir():
@@ -122,23 +126,25 @@ def inspect(folder: Path, field: str, uri: str) -> Base:
     except ValueError as error:
         raise InputError(f"{shown}: {config_file} is no JSON ({error}): copy the model again") from error
     if "quantization_config" in config:
-        method = config["quantization_config"].get("quant_method", "quantized")
+        how = config["quantization_config"].get("quant_method", "quantized")
         raise InputError(
-            f"{shown} is quantized already ({method}), which cannot be trained: name the unquantized model, and set method to QLoRA "
-            "to hold it in 4 bits"
+            f"{shown} is quantized already ({how}), which cannot be trained: name the unquantized model, and "
+            f"{method.of(spec).words.smaller} to hold it in 4 bits"
         )
     return Base(folder, config, _shapes(folder, shown))
 
 
-def sizes(base: Base, spec: SFTSpec) -> Sizes:
+def sizes(base: Base, spec: Spec) -> Sizes:
     """The numbers that the policy decides by. Raises SpecError when `lora` names layers that the model does not have."""
     parameters = sum(_count(shape) for shape in base.shapes.values())
     ends = [name for name in base.shapes if name.endswith((f"{EMBEDDING}.weight", f"{HEAD}.weight"))]
+    embeddings = sum(_count(base.shapes[name]) for name in ends)
     layers = _adapted(base.shapes, spec.lora.target_modules)
-    if spec.method == "Full":
-        trainable = parameters
+    how = method.of(spec)
+    if how.trains != "Adapter":
+        trainable = parameters if how.trains == "Everything" else embeddings
     else:
-        if not layers and spec.adapter is None:
+        if not layers and how.adapter_uri is None:
             raise SpecError(
                 f"lora.targetModules names {', '.join(spec.lora.target_modules)}, and this model has no such layer: it has "
                 f"{', '.join(_layer_names(base.shapes))}"
@@ -154,7 +160,7 @@ def sizes(base: Base, spec: SFTSpec) -> Sizes:
             trainable += sum(_count(base.shapes[name]) for name in saved)
     return Sizes(
         parameters=parameters,
-        embeddings=sum(_count(base.shapes[name]) for name in ends),
+        embeddings=embeddings,
         trainable=trainable,
         hidden=int(base.config.get("hidden_size", 0)),
         intermediate=int(base.config.get("intermediate_size", 0)),
@@ -164,23 +170,28 @@ def sizes(base: Base, spec: SFTSpec) -> Sizes:
     )
 
 
-def check(base: Base, tokenizer: PreTrainedTokenizerBase, spec: SFTSpec) -> None:
+def check(base: Base, tokenizer: PreTrainedTokenizerBase, source: ModelSource, spec: Spec) -> None:
     """Refuse a tokenizer that the embedding is too small for, and a sequence that the positions are too few for."""
     if len(tokenizer) > base.rows:
         raise InputError(
-            f"spec.model {spec.model.uri}: its tokenizer has {len(tokenizer)} tokens and its embedding {base.rows} rows, so ids from "
+            f"spec.model {source.uri}: its tokenizer has {len(tokenizer)} tokens and its embedding {base.rows} rows, so ids from "
             f"{base.rows} on have no vector: put the tokenizer there that the model was trained with"
         )
+    check_length(base, source.rope_scaling, spec)
+
+
+def check_length(base: Base, scaling: RopeScaling | None, spec: Spec) -> None:
+    """Refuse a sequence that the positions are too few for."""
     limit = base.config.get("max_position_embeddings")
-    scaling = spec.model.rope_scaling
     if limit is None:
         return
+    how = method.of(spec)
     reach = int(limit * (scaling.factor if scaling else 1))
-    if spec.training.sequence_length > reach:
-        wanted = -(-spec.training.sequence_length // limit)
+    if how.length > reach:
         raise SpecError(
-            f"training.sequenceLength {spec.training.sequence_length} is beyond the {reach} positions of the model"
-            f"{' with its ropeScaling' if scaling else ''}: lower it to {reach}, or set model.ropeScaling.factor to {wanted} or more"
+            f"{how.words.length} {how.length} is beyond the {reach} positions of the model"
+            f"{' with its ropeScaling' if scaling else ''}: lower it to {reach}, or set model.ropeScaling.factor to "
+            f"{-(-how.length // limit)} or more"
         )
 
 
@@ -237,20 +248,20 @@ def check_adapter(base: Base, folder: Path, spec: SFTSpec) -> dict[str, Any]:
     return config
 
 
-def load(base: Base, spec: SFTSpec, policy: Policy) -> PreTrainedModel:
+def load(base: Base, source: ModelSource, policy: Policy) -> PreTrainedModel:
     """The base in memory, as the policy says. Raises InputError when its weights are not whole."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    shown = f"spec.model {spec.model.uri}"
+    shown = f"spec.model {source.uri}"
     try:
         config = AutoConfig.from_pretrained(base.folder, trust_remote_code=False, local_files_only=True)
     except (ValueError, KeyError, OSError) as error:
         raise InputError(
             f"{shown}: {_first_line(error)}. Models that bring their own code are not loaded: use a Llama architecture"
         ) from error
-    if spec.model.rope_scaling:
-        stretch(config, spec.model.rope_scaling.type, spec.model.rope_scaling.factor)
+    if source.rope_scaling:
+        stretch(config, source.rope_scaling.type, source.rope_scaling.factor)
     options: dict[str, Any] = {}
     if policy.bits:
         options["quantization_config"] = _quantization(policy)
@@ -282,7 +293,7 @@ def load(base: Base, spec: SFTSpec, policy: Policy) -> PreTrainedModel:
     return model
 
 
-def attach_adapter(model: PreTrainedModel, spec: SFTSpec, policy: Policy, start_from: Path | None) -> PeftModel:
+def attach_adapter(model: PreTrainedModel, lora: LoRA, policy: Policy, start_from: Path | None = None) -> PeftModel:
     """Freeze the base and put a LoRA adapter on it: a fresh one, or the one that training goes on from."""
     import peft
 
@@ -292,7 +303,6 @@ def attach_adapter(model: PreTrainedModel, spec: SFTSpec, policy: Policy, start_
         return peft.PeftModel.from_pretrained(
             model, start_from, is_trainable=True, autocast_adapter_dtype=True, torch_device=str(model.device)
         )
-    lora = spec.lora
     tied = bool(model.config.tie_word_embeddings)
     return peft.get_peft_model(
         model,

@@ -10,8 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from alpaca_operator.api.sft import SFTSpec
+from workloads import method
 from workloads.errors import SpecError
+from workloads.method import Bits, Method, Spec
 
 AMPERE = (8, 0)
 """The first compute capability with bfloat16 and FlashAttention-2."""
@@ -21,8 +22,6 @@ HEADROOM = 0.9
 """Share of a GPU's memory that an estimate may fill: the rest goes to the CUDA context, cuBLAS and fragmentation."""
 NF4_BLOCK = 64
 """bitsandbytes quantizes weights in blocks of this many; its CPU kernels refuse a width that is no multiple."""
-
-Bits = Literal[4, 8]
 
 
 @dataclass(frozen=True)
@@ -89,11 +88,12 @@ class Policy:
         }
 
 
-def resolve(spec: SFTSpec, device: Device, sizes: Sizes) -> Policy:
+def resolve(spec: Spec, device: Device, sizes: Sizes) -> Policy:
     """Every `Auto` of ``spec.training`` resolved. Raises SpecError for a named value that this device cannot honour."""
-    precision = _precision(spec, device)
+    how = method.of(spec)
+    precision = _precision(spec, how, device)
     attention = _attention(spec, device, precision)
-    bits = _bits(spec, device, sizes)
+    bits = _bits(how, device, sizes)
     notes: list[str] = []
 
     def bytes_needed(bits: Bits | None, weights: str, checkpointing: str, optimizer: str) -> int:
@@ -103,11 +103,11 @@ def resolve(spec: SFTSpec, device: Device, sizes: Sizes) -> Policy:
         return bytes_needed(bits, weights, checkpointing, optimizer) <= device.memory * HEADROOM
 
     asked = spec.training.gradient_checkpointing
-    parallel = _parallel(spec)
+    parallel = _parallel(spec, how)
     if device.kind == "cpu":
         weights, checkpointing = "float32", "None"
         optimizer = "adamw_torch"
-    elif spec.method == "Full":
+    elif how.trains == "Everything":
         checkpointing = "Full"
         optimizer = "adamw_8bit" if device.bitsandbytes and parallel == "None" else "adamw_torch_fused"
         # Small updates vanish in bfloat16 weights, so float32 ones are kept wherever they fit.
@@ -122,8 +122,9 @@ def resolve(spec: SFTSpec, device: Device, sizes: Sizes) -> Policy:
         weights, optimizer = _half(precision), "adamw_torch_fused"
         old_gpu = device.capability < AMPERE
         short = bits is None and not fits(None, weights, "Full", "adamw_torch_fused")
-        if short and not old_gpu and spec.training.precision == "Auto" and parallel in ("None", "Zero2"):
-            _need_bitsandbytes(device, "a base that does not fit the GPU is held in 4 bits")
+        may_shrink = how.trains == "Adapter" and spec.training.precision == "Auto" and parallel in ("None", "Zero2")
+        if short and may_shrink and not old_gpu:
+            _need_bitsandbytes(device, "a base that does not fit the GPU is held in 4 bits", how)
             bits = 4
             notes.append(
                 f"{_gib(bytes_needed(None, weights, 'Full', optimizer))} are needed and {device.name} has "
@@ -135,12 +136,12 @@ def resolve(spec: SFTSpec, device: Device, sizes: Sizes) -> Policy:
 
     if asked != "Auto":
         checkpointing = asked
-    optimizer = _optimizer(spec, device, optimizer)
+    optimizer = _optimizer(spec, how, device, optimizer)
     need = bytes_needed(bits, weights, checkpointing, optimizer)
     if device.kind == "cuda" and need > device.memory and parallel not in ("Zero2Offload", "Zero3", "Zero3Offload"):
         notes.append(
             f"about {_gib(need)} are expected to be needed and {device.name} has {_gib(device.memory)}: should it run out of "
-            "memory, lower training.batchSizePerDevice or training.sequenceLength, or set method to QLoRA"
+            f"memory, lower training.batchSizePerDevice or {how.words.length}, or {how.words.smaller}"
         )
     return Policy(
         precision=precision,
@@ -156,7 +157,7 @@ def resolve(spec: SFTSpec, device: Device, sizes: Sizes) -> Policy:
 
 
 def estimate(
-    spec: SFTSpec, sizes: Sizes, precision: str, bits: Bits | None, weights: str, checkpointing: str, optimizer: str
+    spec: Spec, sizes: Sizes, precision: str, bits: Bits | None, weights: str, checkpointing: str, optimizer: str
 ) -> int:
     """Bytes of device memory for one step.
 
@@ -164,22 +165,23 @@ def estimate(
     layer keeps about ten vectors of the hidden and six of the intermediate width per token. The logits count three times
     (half precision, the loss's float32 copy, its gradient).
     """
+    how = method.of(spec)
     half = 4 if precision == "fp32" else 2
     width = {"float32": 4, "bfloat16": 2, "float16": 2}[weights]
     linear = sizes.parameters - sizes.embeddings
     # nf4 with double quantization: 4 bits, and 0.127 for the scales (Dettmers et al., arXiv:2305.14314, section 3).
     base = int(linear * {4: 0.516, 8: 1.02}[bits]) + sizes.embeddings * width if bits else sizes.parameters * width
     moments = 2 if optimizer in ("adamw_8bit", "paged_adamw_8bit") else 4 if optimizer == "adafactor" else 8
-    # A full model's gradients have its weights' dtype; an adapter's weights come on top of the base, in float32.
-    state = sizes.trainable * (width + moments if spec.method == "Full" else 4 + 4 + moments)
-    tokens = spec.training.batch_size_per_device * spec.training.sequence_length
+    # A full model's gradients have its weights' dtype; an adapter's weights, and embeddings trained alone, are float32 copies.
+    state = sizes.trainable * (width + moments if how.trains == "Everything" else 4 + 4 + moments)
+    tokens = spec.training.batch_size_per_device * how.length
     layer = tokens * (10 * sizes.hidden + 6 * sizes.intermediate) * half
     kept = layer + sizes.layers * tokens * sizes.hidden * half if checkpointing == "Full" else sizes.layers * layer
     logits = tokens * sizes.vocabulary * (half + 4 + 4)
     return base + state + kept + logits
 
 
-def _precision(spec: SFTSpec, device: Device) -> Literal["fp32", "bf16", "fp16"]:
+def _precision(spec: Spec, how: Method, device: Device) -> Literal["fp32", "bf16", "fp16"]:
     asked = spec.training.precision
     if asked == "Auto":
         if device.kind == "cpu":
@@ -187,10 +189,10 @@ def _precision(spec: SFTSpec, device: Device) -> Literal["fp32", "bf16", "fp16"]
         if device.capability >= AMPERE:
             return "bf16"
         # Float16 weights under plain SGD steps of 1e-5 round to nothing: the loss reads 0 and the run "succeeds".
-        if spec.method == "Full":
+        if how.trains == "Everything":
             raise SpecError(
-                f"method Full needs bf16, which {device.name} (sm{_sm(device)}) lacks: set method to LoRA, or training.precision to "
-                "fp32 where memory allows it"
+                f"{how.words.whole} needs bf16, which {device.name} (sm{_sm(device)}) lacks: set {how.words.adapter}, or "
+                "training.precision to fp32 where memory allows it"
             )
         return "fp16"
     if device.kind == "cpu" and asked == "fp16":
@@ -199,15 +201,15 @@ def _precision(spec: SFTSpec, device: Device) -> Literal["fp32", "bf16", "fp16"]
         raise SpecError(
             f"training.precision bf16 needs a GPU of sm80 or newer and {device.name} is sm{_sm(device)}: set it to Auto or fp16"
         )
-    if asked == "fp16" and spec.method == "Full":
+    if asked == "fp16" and how.trains == "Everything":
         raise SpecError(
-            "training.precision fp16 with method Full trains to a loss of 0 (updates vanish in half precision): set precision to "
-            "bf16 or fp32, or method to LoRA"
+            f"training.precision fp16 with {how.words.whole} trains to a loss of 0 (updates vanish in half precision): set precision "
+            f"to bf16 or fp32, or {how.words.adapter}"
         )
     return asked
 
 
-def _attention(spec: SFTSpec, device: Device, precision: str) -> str:
+def _attention(spec: Spec, device: Device, precision: str) -> str:
     asked = spec.training.attention
     flash_3 = device.flash_attention_3 and device.capability >= HOPPER
     flash_2 = device.flash_attention_2 and device.capability >= AMPERE
@@ -239,22 +241,22 @@ def _attention(spec: SFTSpec, device: Device, precision: str) -> str:
     return asked
 
 
-def _bits(spec: SFTSpec, device: Device, sizes: Sizes) -> Bits | None:
-    if spec.method != "QLoRA":
+def _bits(how: Method, device: Device, sizes: Sizes) -> Bits | None:
+    bits = how.bits
+    if bits is None:
         return None
-    bits: Bits = spec.load.bits if spec.load else 4
-    _need_bitsandbytes(device, f"method QLoRA holds the base in {bits} bits")
+    _need_bitsandbytes(device, f"{how.words.quantized} holds the base in {bits} bits", how)
     if device.kind == "cpu" and bits == 4:
         odd = sorted({width for width in sizes.widths if width % NF4_BLOCK})
         if odd:
             raise SpecError(
-                f"method QLoRA in 4 bits on a CPU needs layer widths that {NF4_BLOCK} divides, and this model has "
-                f"{', '.join(map(str, odd))}: set load.bits to 8, or method to LoRA"
+                f"{how.words.quantized} in 4 bits on a CPU needs layer widths that {NF4_BLOCK} divides, and this model has "
+                f"{', '.join(map(str, odd))}: set load.bits to 8, or {how.words.unquantized}"
             )
     return bits
 
 
-def _optimizer(spec: SFTSpec, device: Device, auto: str) -> str:
+def _optimizer(spec: Spec, how: Method, device: Device, auto: str) -> str:
     asked = spec.training.optimizer
     if asked == "Auto":
         return auto
@@ -263,28 +265,29 @@ def _optimizer(spec: SFTSpec, device: Device, auto: str) -> str:
             f"training.optimizer {asked} pages GPU memory and this machine has no GPU: set it to Auto or adamw_8bit"
         )
     if asked in ("adamw_8bit", "paged_adamw_8bit"):
-        _need_bitsandbytes(device, f"training.optimizer {asked} keeps 8-bit state")
+        _need_bitsandbytes(device, f"training.optimizer {asked} keeps 8-bit state", how)
     return asked
 
 
-def _parallel(spec: SFTSpec) -> Any:
+def _parallel(spec: Spec, how: Method) -> Any:
     asked = spec.deepspeed
     if asked is None:
         return "None"
     if asked.config is not None:
         stage = asked.config.get("zero_optimization", {}).get("stage", 0)
-        if spec.method == "QLoRA" and stage == 3:
+        if how.bits is not None and stage == 3:
             raise SpecError(
-                "QLoRA does not run under ZeRO-3: set zero_optimization.stage in deepspeed.config to 2, or method to LoRA"
+                f"{how.words.quantized} does not run under ZeRO-3: set zero_optimization.stage in deepspeed.config to 2, or "
+                f"{how.words.unquantized}"
             )
         return "Custom"
     return f"{asked.preset}{'Offload' if asked.offload == 'CPU' else ''}"
 
 
-def _need_bitsandbytes(device: Device, why: str) -> None:
+def _need_bitsandbytes(device: Device, why: str, how: Method) -> None:
     if not device.bitsandbytes:
         raise SpecError(
-            f"{why}, for which the package bitsandbytes is not installed: install it, or set method to LoRA"
+            f"{why}, for which the package bitsandbytes is not installed: install it, or {how.words.unquantized}"
         )
 
 

@@ -29,7 +29,7 @@ def run(job: SFTJob, here: Runtime) -> Metrics:
     """Load, prepare, train, publish. The heavy libraries are imported once the folders and the spec were looked at."""
     spec = job.spec
     _refuse_missing_tracker(spec)
-    base = model.inspect(here.inputs["model"].path, "spec.model.uri", spec.model.uri)
+    base = model.inspect(here.inputs["model"].path, "spec.model.uri", spec.model.uri, spec)
     adapter = here.inputs["adapter"].path if spec.adapter else None
     if adapter is not None:
         model.check_adapter(base, adapter, spec)
@@ -44,7 +44,7 @@ def run(job: SFTJob, here: Runtime) -> Metrics:
     from workloads import data, templates, tokenizer_files
 
     tokenizer = tokenizer_files.load_tokenizer(base.folder)
-    model.check(base, tokenizer, spec)
+    model.check(base, tokenizer, spec.model, spec)
     template_file = here.inputs["templateFile"].path if spec.template_file else None
     template = templates.load(spec.template, template_file, tokenizer, train_on_prompt=spec.dataset.train_on_prompt)
 
@@ -96,9 +96,9 @@ def _build(
     checkpoint = here.checkpoints.newest()
 
     set_seed(spec.training.seed)  # the adapter's first weights are random
-    loaded = model.load(base, spec, chosen)
+    loaded = model.load(base, spec.model, chosen)
     if spec.method != "Full":
-        loaded = model.attach_adapter(loaded, spec, chosen, adapter)
+        loaded = model.attach_adapter(loaded, spec.lora, chosen, adapter)
     trainer = training.Trainer(
         here,
         spec.training,

@@ -27,8 +27,10 @@ import torch
 import transformers
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from alpaca_operator.api.sft import SFTSpec, Training
+from alpaca_operator.api.training import Loop
+from workloads import method
 from workloads.errors import LossDiverged
+from workloads.method import Spec
 from workloads.policy import Policy
 from workloads.runtime import Runtime
 
@@ -77,7 +79,7 @@ class Collator:
         }
 
 
-def arguments(spec: SFTSpec, policy: Policy, scratch: Path, deepspeed: dict[str, Any] | None) -> TrainingArguments:
+def arguments(spec: Spec, policy: Policy, scratch: Path, deepspeed: dict[str, Any] | None) -> TrainingArguments:
     """Every setting of the Trainer that shapes the result or is on by itself, set from the spec and from nowhere else."""
     training = spec.training
     checkpointing = policy.gradient_checkpointing == "Full"
@@ -108,7 +110,7 @@ def arguments(spec: SFTSpec, policy: Policy, scratch: Path, deepspeed: dict[str,
         activation_checkpointing_kwargs={"use_reentrant": False} if checkpointing else None,
         use_cache=False,
         torch_compile=False,
-        neftune_noise_alpha=training.neftune_alpha,
+        neftune_noise_alpha=method.of(spec).neftune_alpha,
         seed=training.seed,
         data_seed=training.seed,
         full_determinism=False,
@@ -169,7 +171,7 @@ class RunState:
 class Trainer(transformers.Trainer):
     """transformers' Trainer with the differences that the module's docstring lists."""
 
-    def __init__(self, here: Runtime, settings: Training, checkpoint: Path | None, **kwargs: Any) -> None:
+    def __init__(self, here: Runtime, settings: Loop, checkpoint: Path | None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.remove_callback(PrinterCallback)
         self.here = here

@@ -236,7 +236,7 @@ def test_auto_follows_the_table(
             replace(LLAMA_7B, widths=(576, 688)),
             {"method": "QLoRA"},
             "method QLoRA in 4 bits on a CPU needs layer widths that 64 divides, and this model has 688: set load.bits to 8, or "
-            "method to LoRA",
+            "set method to LoRA",
             id="nf4 on a CPU with a width of 688",
         ),
         pytest.param(
@@ -303,7 +303,7 @@ def test_auto_follows_the_table(
             A100,
             LLAMA_7B,
             {"method": "QLoRA", "deepspeed": {"config": {"zero_optimization": {"stage": 3}}}},
-            "QLoRA does not run under ZeRO-3: set zero_optimization.stage in deepspeed.config to 2, or method to LoRA",
+            "method QLoRA does not run under ZeRO-3: set zero_optimization.stage in deepspeed.config to 2, or set method to LoRA",
             id="QLoRA under somebody's own ZeRO-3",
         ),
     ],
