@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -301,7 +302,9 @@ class LocalFolder:
             probe = self.staging.with_suffix(".probe")
             probe.mkdir()
             probe.rmdir()
-        except (PermissionError, FileExistsError, NotADirectoryError) as error:
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise  # room may be made; a wrong owner or a read-only volume stays
             raise SpecError(
                 f"spec.output.uri: {self.uri}: user {os.getuid()} cannot write to {error.filename or self.path.parent}: {error.strerror}"
             ) from error
@@ -323,8 +326,17 @@ class LocalFolder:
         return self.path.exists() and not (self.path.is_dir() and not any(self.path.iterdir()))
 
     def publish(self, folder: Path) -> None:
+        _readable_alike(folder)
         durable.sync_tree(folder)
         durable.swap_in(folder, self.path, self._run_id)
+
+
+def _readable_alike(folder: Path) -> None:
+    """Give every file the mode of artifact.json, which is the user's umask: safetensors makes weights that nobody else may read."""
+    mode = (folder / contract.ARTIFACT_FILE).stat().st_mode & 0o777
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(mode)
 
 
 CHEAP_BYTES = 1024 * 1024 * 1024

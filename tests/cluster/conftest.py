@@ -21,6 +21,8 @@ from tests.cluster.bed.cache import BedError
 from tests.cluster.bed.cluster import Cluster
 from tests.cluster.bed.controlplane import ControlPlane
 from tests.cluster.bed.node import Bed, demand_host
+from tests.cluster.installation import Installation, installed
+from tests.cluster.team import Team, team
 
 CHOICES = ("", "existing", "none")
 
@@ -84,6 +86,27 @@ def jobset(bed: Bed) -> Bed:
     """The node with JobSet on it, for jobs of several pods."""
     addons.install_jobset(bed)
     return bed
+
+
+@pytest.fixture(scope="session")
+def operator(bed: Bed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
+    """The node with manifests/default on it: the operator's image under its own rights."""
+    with installed(bed, tmp_path_factory.mktemp("overlay")) as installation:
+        yield installation
+
+
+@pytest.fixture(scope="module")
+def shared(operator: Installation, request: pytest.FixtureRequest) -> Iterator[Team]:
+    """A namespace for a module whose tests do not disturb each other's jobs."""
+    with team(operator.bed, request.module.__name__.rpartition(".")[2].replace("_", "-")) as made:
+        yield made
+
+
+@pytest.fixture
+def mine(operator: Installation, request: pytest.FixtureRequest) -> Iterator[Team]:
+    """A namespace of the test's own."""
+    with team(operator.bed, request.node.name.removeprefix("test_").replace("_", "-")[:50].strip("-")) as made:
+        yield made
 
 
 @pytest.fixture(scope="session")

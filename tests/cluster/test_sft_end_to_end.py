@@ -1,0 +1,154 @@
+"""A job from `kubectl apply` to its adapter, on a real node, by the images and rights that a user installs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.bed.cache import CHECKOUT
+from tests.cluster.bed.cluster import until
+from tests.cluster.team import Team, condition, ready
+
+pytestmark = pytest.mark.cluster
+
+SAMPLE = CHECKOUT / "manifests" / "samples" / "sft-job.yaml"
+POEMS = CHECKOUT / "examples" / "quickstart" / "poems.jsonl"
+
+
+@pytest.fixture(scope="module")
+def sampled(shared: Team) -> Team:
+    """A namespace with what the sample names."""
+    shared.add_model("llama-2-7b")
+    shutil.copy(POEMS, shared.data)
+    shared.bed.fake_gpus(8)
+    return shared
+
+
+def test_the_sample_trains_and_publishes_an_adapter_that_peft_loads(sampled: Team) -> None:
+    said = sampled.kubectl("apply", "-f", str(SAMPLE))
+    assert said == "sftjob.literary-alpaca.io/poet created\n"
+    sampled.kubectl("wait", "sftjob/poet", "--for=condition=Complete", "--timeout=300s", seconds=310)
+
+    [row] = sampled.table()
+    assert (row["NAME"], row["STATE"], row["PROGRESS"], row["ETA"], row["RESTARTS"]) == (
+        "poet",
+        "Succeeded",
+        "3/3 100%",
+        "",
+        "0",
+    )
+    [row] = sampled.table("-o", "wide")
+    assert (row["MODEL"], row["OUTPUT"], row["QUEUE"], row["NODES"], row["MESSAGE"]) == (
+        "pvc://models/llama-2-7b",
+        "pvc://models/poet",
+        "",
+        "1",
+        "published pvc://models/poet",
+    )
+    status = sampled.job("poet")["status"]
+    artifact = json.loads((sampled.models / "poet" / "artifact.json").read_text())
+    assert status["output"] == {
+        "uri": "pvc://models/poet",
+        "digest": artifact["digest"],
+        "kind": "LoRAAdapter",
+        "reused": False,
+    }
+    assert status["metrics"]["steps"] == 3
+    assert status["resolvedInputs"]["model"]["digest"] == artifact["inputs"]["model"]["digest"]
+    assert status["resolvedPolicy"]["precision"] == "fp32"
+    assert sampled.events("poet") == [("Succeeded", "published pvc://models/poet")]
+    assert load_with_peft(sampled.models / "llama-2-7b", sampled.models / "poet") > 0
+    assert not (sampled.models / "poet.checkpoints").exists()
+
+
+LOAD = """
+import sys, peft, transformers
+base = transformers.AutoModelForCausalLM.from_pretrained(sys.argv[1])
+model = peft.PeftModel.from_pretrained(base, sys.argv[2])
+print(sum(weight.abs().sum().item() for name, weight in model.named_parameters() if "lora_B" in name))
+"""
+
+
+def load_with_peft(base: Path, adapter: Path) -> float:
+    """How far the adapter moves the base: the sum of its B matrices, which start at 0."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", LOAD, str(base), str(adapter)],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return float(done.stdout)
+
+
+def test_what_did_not_change_is_reused_under_another_name(sampled: Team) -> None:
+    before = (sampled.models / "poet" / "artifact.json").read_bytes()
+    sampled.kubectl("apply", "-f", "-", input=SAMPLE.read_text().replace("name: poet", "name: poet-again"))
+    job = sampled.state("poet-again", "Reused")
+    assert condition(job, "Complete")["status"] == "True"
+    assert ready(job)["message"] == (
+        "pvc://models/poet already holds the result of the same spec and inputs: nothing was run"
+    )
+    assert job["status"]["output"]["reused"] is True
+    assert (sampled.models / "poet" / "artifact.json").read_bytes() == before
+    [pod] = sampled.pods("poet-again")
+    assert not [line for line in sampled.lines(pod["metadata"]["name"]) if "loss" in line], "nothing was trained"
+
+
+def test_progress_counts_up_in_kubectl_get(sampled: Team) -> None:
+    """By a watch, as a person does who waits; in the same time, the pod is looked into."""
+    sampled.add_rows("many.json", 2000)
+    sampled.start(
+        "long",
+        dataset={"train": [{"uri": "pvc://data/many.json"}], "validationSplit": 0.05},
+        training={"maxSteps": 300, "evalSteps": 100, "saveSteps": 100},
+    )
+    seen: list[dict[str, str]] = []
+
+    def look() -> bool:
+        [row] = [row for row in sampled.table() if row["NAME"] == "long"]
+        if not seen or {**row, "AGE": ""} != {**seen[-1], "AGE": ""}:
+            seen.append(row)
+        return row["STATE"] not in ("", "Pending", "Starting", "Running")
+
+    until(lambda: look() or seen[-1]["STATE"] == "Running", "the job to run", 300)
+    restricted = json.loads(sampled.kubectl("exec", sampled.pod("long"), "--", "python", "-c", INSIDE))
+    assert restricted == {
+        "user": [65532, 65532],
+        "token": False,
+        "root": "Read-only file system",
+        "capabilities": "0000000000000000",
+        "new privileges": "1",
+    }
+    until(look, "the job to end", 300)
+
+    assert seen[-1]["STATE"] == "Succeeded", seen[-1]
+    counted = [int(row["PROGRESS"].partition("/")[0]) for row in seen if "/" in row["PROGRESS"]]
+    assert counted == sorted(counted)
+    assert len(set(counted)) >= 3, f"seen in between: {seen}"
+    assert [row for row in seen if row["STATE"] == "Running" and row["LOSS"] and row["ETA"]], seen
+    artifact = json.loads((sampled.models / "long" / "artifact.json").read_text())
+    assert artifact["metrics"]["evalLoss"] < 5.6, "a random model of this vocabulary starts there"
+
+
+INSIDE = """
+import json, os, pathlib
+try:
+    open("/anything", "w")
+    root = "writable"
+except OSError as error:
+    root = error.strerror
+told = dict(line.split(":", 1) for line in open("/proc/self/status"))
+print(json.dumps({
+    "user": [os.getuid(), os.getgid()],
+    "token": pathlib.Path("/var/run/secrets/kubernetes.io").exists(),
+    "root": root,
+    "capabilities": told["CapEff"].strip(),
+    "new privileges": told["NoNewPrivs"].strip(),
+}))
+"""
