@@ -38,6 +38,7 @@ BATCH_ROWS, BATCH_CHARACTERS = 512, 1 << 20
 """Encoded at a time: enough to keep all cores busy, little enough to hold."""
 SEQUENCES_WRITTEN = 256
 TELL_SECONDS = 15.0
+FILES_TOLD = 20
 
 
 class Found(Protocol):
@@ -105,7 +106,10 @@ class Report(Reading):
     def lines(self) -> list[str]:
         """For the log, one fact a line."""
         length = self.sequence_length
-        found = [*self.files, f"{self.read:,} conversations read"]
+        found = self.files[:FILES_TOLD]
+        if len(self.files) > FILES_TOLD:
+            found.append(f"and {len(self.files) - FILES_TOLD:,} files more")
+        found.append(f"{self.read:,} conversations read")
         found += [f"repaired: {count:,} {what}" for what, count in sorted(self.repaired.items())]
         found += [
             f"dropped: {count:,} {_many(count, 'conversation')} {why}" for why, count in sorted(self.dropped.items())
@@ -201,7 +205,9 @@ def _prepare_into(
         report = reports[part] = Report(sequence_length=length, packed=dataset.packing)
         located = [(source, inputs[f"dataset.{part}[{index}]"].path) for index, source in enumerate(sources)]
         with _Spool(folder / f"{part}.tokens", seed) as spool:
-            for example in prepare(read(located, report), template, dataset, length, report, seed=seed, tell=tell):
+            for example in prepare(
+                read(located, report, part), template, dataset, length, report, seed=seed, tell=tell
+            ):
                 spool.add(example)
             if not len(spool):
                 raise DataError(_nothing_left(part, report))

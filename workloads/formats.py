@@ -67,11 +67,39 @@ class Layout:
     """Raises ValueError with the reason why a row cannot be used."""
 
 
-def read(sources: Sequence[tuple[DataSource, Path]], reading: Reading) -> Iterator[Row]:
-    """Every conversation of every source, in order. Raises DataError naming file, row, reason and remedy for the first bad one."""
+def read(sources: Sequence[tuple[DataSource, Path]], reading: Reading, part: str = "train") -> Iterator[Row]:
+    """Every conversation of every source, in order. Raises DataError naming file, row, reason and remedy for the first bad one.
+
+    ``part`` is what the rows are for: of a folder that holds several splits of a data set, ``train`` does not read the test set.
+    """
     for source, path in sources:
-        for file in files_of(path):
-            yield from _read_file(source, file, reading)
+        files = files_of(path)
+        chosen = _of_part(files, path, part)
+        if len(chosen) < len(files):
+            names = ", ".join(str(file.relative_to(path)) for file in files if file not in chosen)
+            reading.files.append(f"{path}: other splits not read: {names[:500]}")
+        for file in chosen:
+            yield from _read_file(source, file, reading, part)
+
+
+SPLITS = re.compile(r"(?<![a-z])(train|training|validation|valid|val|dev|eval|test)(?![a-z])", re.IGNORECASE)
+"""Names of splits in file names, as the Hugging Face hub reads them."""
+SPLITS_FOR = {"train": ("train", "training"), "validation": ("validation", "valid", "val", "dev", "eval", "test")}
+
+
+def _of_part(files: list[Path], folder: Path, part: str) -> list[Path]:
+    """The files of a folder that are for ``part``; all of them, unless some say that they are and others that they are not."""
+    named = {
+        file: found[1].lower()
+        for file in files
+        if file != folder and (found := SPLITS.search(str(file.relative_to(folder))))
+    }
+    fitting = [name for name in named.values() if name in SPLITS_FOR[part]]
+    if not fitting or len(fitting) == len(files):
+        return files
+    # Where there are both, the rows for validation are not those of the test.
+    wanted = SPLITS_FOR[part] if part == "train" or set(fitting) == {"test"} else SPLITS_FOR[part][:-1]
+    return [file for file in files if named.get(file, wanted[0]) in wanted]
 
 
 def files_of(path: Path) -> list[Path]:
@@ -102,8 +130,8 @@ NOT_ROWS = {"dataset_info.json", "dataset_infos.json", "state.json", "dataset_di
 """JSON that describes a data set."""
 
 
-def _read_file(source: DataSource, path: Path, reading: Reading) -> Iterator[Row]:
-    unit, encoding, records = _open(path)
+def _read_file(source: DataSource, path: Path, reading: Reading, part: str) -> Iterator[Row]:
+    unit, encoding, records = _open(path, part)
     name, layout, chosen = source.format, None, "named in the spec"
     columns = dict(source.columns)
     file = str(path)
@@ -164,10 +192,10 @@ class _MissingColumn(ValueError):
 # Files to records
 
 
-def _open(path: Path) -> tuple[str, str, Iterator[tuple[int, Record]]]:
+def _open(path: Path, part: str) -> tuple[str, str, Iterator[tuple[int, Record]]]:
     """Unit of the numbers, encoding (of text), records."""
     if path.is_dir():
-        return "row", "", _saved_dataset(path)
+        return "row", "", _saved_dataset(path, part)
     kind = _suffix(path)
     if kind not in READERS:
         kind = _sniff(path)
@@ -379,7 +407,12 @@ def _json_values(path: Path, encoding: str, chunk: int = 1 << 20) -> Iterator[Re
     """Items of a top-level array, or values one after another, holding no more than one item and one chunk in memory."""
     decoder = json.JSONDecoder()
     with _text(path, encoding) as stream:
-        text, at, ended, count, inside = "", 0, False, 0, False
+        text, at, ended, count, inside, passed = "", 0, False, 0, False, 1
+
+        def damage(error: json.JSONDecodeError) -> _Damage:
+            line = passed + text.count("\n", 0, error.pos)
+            return _Damage(count + 1, f"not JSON ({error.msg} at line {line}): mend the file from there")
+
         while True:
             while at < len(text) and (text[at].isspace() or (text[at] == "," and count)):
                 at += 1
@@ -401,48 +434,37 @@ def _json_values(path: Path, encoding: str, chunk: int = 1 << 20) -> Iterator[Re
                     error = caught
                 except RecursionError as caught:
                     raise _Damage(count + 1, "JSON nested too deeply: mend or remove this row") from caught
+            # An error far from the end of what was read is one; nearer, the text may only be cut off there.
+            if error is not None and (
+                ended or (error.pos < len(text) - CUT_OFF and not error.msg.startswith("Unterminated string"))
+            ):
+                raise damage(error)
             if ended:
-                if error is not None or inside:
-                    reason = (
-                        f"{error.msg} at line {_line(path, encoding, error, text)}"
-                        if error
-                        else "the array is not closed"
-                    )
-                    raise _Damage(count + 1, f"not JSON ({reason}): mend the file from there")
+                if inside:
+                    raise _Damage(count + 1, "not JSON (the array is not closed): mend the file from there")
                 return
-            if error is not None and error.pos < len(text) - 16 and not error.msg.startswith("Unterminated string"):
-                raise _Damage(
-                    count + 1,
-                    f"not JSON ({error.msg} at line {_line(path, encoding, error, text)}): mend the file from there",
-                )
             more = stream.read(max(chunk, len(text) - at))  # doubling: an item of any size is parsed a few times only
             ended = not more
+            passed += text.count("\n", 0, at)
             text, at = text[at:] + more, 0
 
 
-def _line(path: Path, encoding: str, error: json.JSONDecodeError, text: str) -> int:
-    """The line of ``error`` in the file: the text that it refers to is the end of what was read so far, or a part in its middle."""
-    with _text(path, encoding) as stream:
-        whole = stream.read()
-    start = whole.find(text[:4096])
-    return whole.count("\n", 0, start + error.pos) + 1
+CUT_OFF = 16
+"""Characters at the end of a text that one cut-off literal or escape (``\\ud83d\\ude00``) can take."""
 
 
 def _parquet(path: Path) -> Iterator[tuple[int, Record]]:
     import pyarrow
     from pyarrow import parquet
 
+    number = 0
     try:
-        file = parquet.ParquetFile(path)
-        number = 0
-        for batch in file.iter_batches(batch_size=512):
+        for batch in parquet.ParquetFile(path).iter_batches(batch_size=512):
             for record in batch.to_pylist():
                 number += 1
                 yield number, record
     except (pyarrow.ArrowInvalid, OSError) as error:
-        raise _Damage(
-            number + 1 if "number" in locals() else 1, f"not Parquet ({_one_line(error)}): copy the file again"
-        ) from error
+        raise _Damage(number + 1, f"not Parquet ({_one_line(error)}): copy the file again") from error
 
 
 def _arrow(path: Path) -> Iterator[tuple[int, Record]]:
@@ -457,16 +479,17 @@ def _is_saved_dataset(path: Path) -> bool:
     )
 
 
-def _saved_dataset(path: Path) -> Iterator[tuple[int, Record]]:
+def _saved_dataset(path: Path, part: str) -> Iterator[tuple[int, Record]]:
     import datasets
 
     saved = datasets.load_from_disk(str(path))
     if isinstance(saved, datasets.DatasetDict):
-        if len(saved) > 1 and "train" not in saved:
+        names = [name for name in SPLITS_FOR[part] if name in saved] or (list(saved) if len(saved) == 1 else [])
+        if not names:
             raise DataError(
                 f"{path}: saved with the splits {', '.join(saved)}: name one of them in uri, such as {path / next(iter(saved))}"
             )
-        saved = saved["train"] if "train" in saved else next(iter(saved.values()))
+        saved = saved[names[0]]
     return _rows(saved)
 
 

@@ -262,6 +262,27 @@ def test_each_kind_of_file_gives_the_same_rows(tmp_path: Path, make) -> None:
     assert conversations(make(tmp_path)) == [turns(Q, A), turns("q", "a", "r", "b")]
 
 
+@pytest.mark.parametrize(("part", "names", "read_names"), [
+    pytest.param("train", ["a.jsonl", "b.jsonl"], ["a", "b"], id="all, where none says what it is"),
+    pytest.param("train", ["latest.jsonl", "contest.jsonl"], ["contest", "latest"], id="a word that contains a split's name is none"),
+    pytest.param("train", ["train-0.jsonl", "train-1.jsonl", "test-0.jsonl"], ["train-0", "train-1"], id="not the test set"),
+    pytest.param("train", ["data/train.jsonl", "data/dev.jsonl", "more.jsonl"], ["train", "more"], id="others that do not say"),
+    pytest.param("train", ["test.jsonl"], ["test"], id="the test set alone"),
+    pytest.param("validation", ["train.jsonl", "dev.jsonl", "test.jsonl"], ["dev"], id="validation before test"),
+    pytest.param("validation", ["train.jsonl", "test.jsonl"], ["test"], id="test for validation"),
+])  # fmt: skip
+def test_of_a_folder_with_splits_only_those_for_the_purpose_are_read(
+    tmp_path: Path, part: str, names: list[str], read_names: list[str]
+) -> None:
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write(tmp_path / name, lines({"instruction": Path(name).stem, "output": "a"}))
+    reading = Reading()
+    found = [row.messages[0]["content"] for row in read([(DataSource(uri="x"), tmp_path)], reading, part)]
+    assert found == read_names
+    assert any("other splits not read: " in line for line in reading.files) == (len(found) < len(names))
+
+
 @pytest.mark.parametrize("chunk", [1, 7, 64, 1 << 20])
 def test_an_array_is_read_alike_in_pieces_of_any_size(tmp_path: Path, chunk: int) -> None:
     from workloads.formats import _json_values
