@@ -209,10 +209,10 @@ def _appended(base: Any, pieces: Sequence[str]) -> Any:
 
 
 def _unreachable(proto: Any, pieces: Sequence[str], first_id: int) -> set[str]:
-    """Those of ``pieces`` that no text is ever cut into.
+    """Those of ``pieces`` that no text is ever cut into. ``first_id`` is the id of the first.
 
     What a piece is cut into by itself, it is cut into everywhere: a merge with a neighbour takes characters away from it and can
-    add none. Such a piece would have an embedding row that never trains. ``first_id`` is the id of the first.
+    add none. Such a piece would have an embedding row that never trains.
     """
     from sentencepiece import SentencePieceProcessor
 
@@ -221,8 +221,12 @@ def _unreachable(proto: Any, pieces: Sequence[str], first_id: int) -> set[str]:
     bare.normalizer_spec.add_dummy_prefix = False
     processor = SentencePieceProcessor(model_proto=bare.SerializeToString())
     cut = processor.encode([piece.replace(SPACE, " ") for piece in pieces])
+    # sentencepiece merges characters that are no pieces themselves; Hugging Face's tokenizers writes those as bytes first.
+    characters = {piece.piece for piece in proto.pieces if piece.type == NORMAL and len(piece.piece) == 1}
     return {
-        piece for number, (piece, ids) in enumerate(zip(pieces, cut, strict=True), start=first_id) if ids != [number]
+        piece
+        for number, (piece, ids) in enumerate(zip(pieces, cut, strict=True), start=first_id)
+        if ids != [number] or not characters.issuperset(piece)
     }
 
 
