@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
+import os
 import threading
 import time
 from collections import deque
@@ -15,6 +15,9 @@ from workloads.runs import now
 
 if TYPE_CHECKING:
     from http.server import ThreadingHTTPServer
+
+UNSIZED = (100, 24)
+"""Columns and rows of a pseudo-terminal that has no size: tqdm would show nothing on it."""
 
 SPEED_WINDOW = 20
 """Steps over which the speed is averaged for the time that is left."""
@@ -107,8 +110,9 @@ class JsonLines:
 
     def progress(self, progress: contract.Progress, *, logged: bool) -> None:
         if logged:
-            fields = progress.model_dump(
-                mode="json", by_alias=True, exclude_none=True, exclude={"resolved_policy", "checkpoint"}
+            # pydantic writes null for a loss that is no number; json.dumps would write NaN, which is not JSON.
+            fields = json.loads(
+                progress.model_dump_json(by_alias=True, exclude_none=True, exclude={"resolved_policy", "checkpoint"})
             )
             self._write(fields)
         elif progress.stage != self._stage and not (progress.stage == "Training" and progress.step):
@@ -148,8 +152,15 @@ class Bar:
         if self._bar is None:
             from tqdm import tqdm
 
+            sized = os.get_terminal_size(self._out.fileno()).columns > 0
             self._bar = tqdm(
-                total=progress.total_steps, initial=progress.step, unit="step", file=sys.stderr, dynamic_ncols=True
+                total=progress.total_steps,
+                initial=progress.step,
+                unit="step",
+                file=self._out,
+                dynamic_ncols=sized,
+                ncols=None if sized else UNSIZED[0],
+                nrows=None if sized else UNSIZED[1],
             )
         self._bar.set_description_str(progress.stage, refresh=False)
         shown = {
@@ -159,8 +170,10 @@ class Bar:
         }
         self._bar.set_postfix_str(", ".join(f"{name}={text}" for name, text in shown.items() if text), refresh=False)
         self._bar.total = progress.total_steps
-        self._bar.update(progress.step - self._bar.n)
-        self._bar.refresh()
+        if progress.step == self._bar.n:
+            self._bar.refresh()
+        else:
+            self._bar.update(progress.step - self._bar.n)
 
     def say(self, message: str) -> None:
         if self._bar is not None:

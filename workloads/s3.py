@@ -26,6 +26,7 @@ from workloads.runs import Fence, Run, refuse_unless_newest
 
 if TYPE_CHECKING:
     from fsspec.implementations.arrow import ArrowFSWrapper
+    from pyarrow import NativeFile
 
 REFUSALS = (
     "ACCESS_DENIED",
@@ -117,7 +118,7 @@ def fetch(
                 continue
             path = f"{root}/{name}" if name else root
             blob = cache / "s3" / "objects" / digests.of_json([_endpoint(), path, tags[name]]).removeprefix("sha256:")
-            _download(store, path, blob, beat)
+            _download(store, path, tags[name], blob, beat)
             target.parent.mkdir(parents=True, exist_ok=True)
             target.unlink(missing_ok=True)
             target.symlink_to(os.path.relpath(blob, target.parent))
@@ -143,17 +144,23 @@ def _is_object(store: ArrowFSWrapper, path: str) -> bool:
 
 def _etag(store: ArrowFSWrapper, path: str) -> str:
     with store.fs.open_input_stream(path) as stream:
-        metadata = stream.metadata()
-        return (metadata.get("ETag") or metadata.get(b"ETag") or b"").decode().strip('"')
+        return _tag(stream)
 
 
-def _download(store: ArrowFSWrapper, path: str, target: Path, beat: Callable[[], None]) -> None:
+def _tag(stream: NativeFile) -> str:
+    return str(stream.metadata()["ETag"].decode()).strip('"')
+
+
+def _download(store: ArrowFSWrapper, path: str, tag: str, target: Path, beat: Callable[[], None]) -> None:
+    """Raises S3Unreachable when the object was replaced since its ETag was read."""
     if target.exists():
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
     try:
         with store.fs.open_input_stream(path) as source, partial.open("wb") as copy:
+            if _tag(source) != tag:
+                raise S3Unreachable(f"s3://{path} was replaced while it was looked at: run again")
             _copy(source.read, copy.write, beat)
         partial.replace(target)
     finally:

@@ -26,6 +26,7 @@ class Stop:
     def __init__(self, grace_seconds: float) -> None:
         self._grace_seconds = grace_seconds
         self._at_once = False
+        self._process = os.getpid()
         self.requested = False
         """A signal came: finish the step, save a checkpoint, raise Interrupted."""
         self.deadline = math.inf
@@ -61,6 +62,11 @@ class Stop:
                 signal.signal(number, handler)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:
+            # A worker that was forked with our handlers: Ctrl-C is its parent's affair, SIGTERM comes from its parent.
+            if number == signal.SIGTERM:
+                os._exit(128 + number)
+            return
         if self.requested and number == signal.SIGINT:
             _write_now("\nstopped at once; the newest complete checkpoint is kept\n")
             os._exit(SIGINT_EXIT)

@@ -14,7 +14,7 @@ from typing import Protocol
 from alpaca_operator.api.contract import ExitCode
 
 LAST_RESORT_SECONDS = 30
-"""How long after the timeout the process is ended from outside the interpreter, when no Python code can run."""
+"""How long after the timeout the C library ends the process, when no Python code can run."""
 
 
 class Watchdog:
@@ -25,13 +25,16 @@ class Watchdog:
     keep that thread from running too; a timer in the C library then prints the stacks and exits 72 half a minute later.
     """
 
-    def __init__(self, timeout: float, last_words: Callable[[float], None]) -> None:
+    def __init__(
+        self, timeout: float, last_words: Callable[[float], None], last_resort_after: float = LAST_RESORT_SECONDS
+    ) -> None:
         self._timeout = timeout
+        self._last_resort_after = last_resort_after
         self._last_words = last_words
         self._last_beat = time.monotonic()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
-        self._last_resort: LastResort = _TimerExit() if sys.platform == "linux" else _TracebackExit()
+        self._last_resort: LastResort = _TimerExit() if _TimerExit.is_available() else _TracebackExit()
         self._armed_at = 0.0
 
     def start(self) -> None:
@@ -43,7 +46,7 @@ class Watchdog:
         self._last_beat = time.monotonic()
         if self._last_beat - self._armed_at >= 1.0 and self._thread.is_alive():
             self._armed_at = self._last_beat
-            self._last_resort.arm(self._timeout + LAST_RESORT_SECONDS)
+            self._last_resort.arm(self._timeout + self._last_resort_after)
 
     def stop(self) -> None:
         self._stopped.set()
@@ -105,6 +108,11 @@ class _TimerExit:
 
     SIGEV_THREAD = 2
     CLOCK_MONOTONIC = 1
+
+    @classmethod
+    def is_available(cls) -> bool:
+        """Only Linux lays the event out as below; before glibc 2.34 the timers were in a library of their own."""
+        return sys.platform == "linux" and hasattr(ctypes.CDLL(None), "timer_create")
 
     def __init__(self) -> None:
         self._libc = ctypes.CDLL(None, use_errno=True)
