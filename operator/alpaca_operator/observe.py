@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from alpaca_operator.api import Resource
 from alpaca_operator.api.contract import Progress
 from alpaca_operator.diagnosis import Refusal
-from alpaca_operator.status import Seen
+from alpaca_operator.verdicts import Seen
 
 Object = dict[str, Any]
 

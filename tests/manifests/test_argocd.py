@@ -8,7 +8,8 @@ import pytest
 from lupa.lua51 import LuaRuntime
 
 from alpaca_operator.api import KINDS
-from alpaca_operator.status import TRUE_WHEN, Standing
+from alpaca_operator.status import TRUE_WHEN
+from alpaca_operator.verdicts import Standing
 from tests.manifests.build import MANIFESTS, read
 
 FOLDER = MANIFESTS / "argocd" / "literary-alpaca.io" / "SFTJob"

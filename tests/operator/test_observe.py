@@ -6,7 +6,7 @@ from alpaca_operator import observe
 from alpaca_operator.api.contract import Progress
 from alpaca_operator.api.status import Reason
 from alpaca_operator.diagnosis import Refusal
-from alpaca_operator.status import Seen
+from alpaca_operator.verdicts import Seen
 from tests.operator.pods import START, job, pod
 from tests.plan.build import sft_job
 

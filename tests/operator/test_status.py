@@ -1,4 +1,4 @@
-"""From what is seen to what is told: the standing, the reason and the line of every situation, and what it asks of the children."""
+"""What is told of a standing: conditions, figures, result, times; and what is asked of the children."""
 
 from __future__ import annotations
 
@@ -8,419 +8,30 @@ from typing import Any
 import pytest
 
 from alpaca_operator import status
-from alpaca_operator.api import SFTJob
-from alpaca_operator.api.contract import Checkpoint, Progress, Published, Termination
+from alpaca_operator.api.contract import Checkpoint, Progress, Termination
 from alpaca_operator.api.status import Reason, Status
 from alpaca_operator.diagnosis import Refusal
-from alpaca_operator.status import Change, Seen, Wish
+from alpaca_operator.status import Change, Wish
+from alpaca_operator.verdicts import Standing
+from tests.operator.cases import (
+    BAD_ROW,
+    CHECKPOINT,
+    DONE,
+    STARTED,
+    TRAINING,
+    crashed,
+    ready,
+    resource,
+    seen,
+    told,
+    true,
+)
 from tests.operator.pods import START, at, ended, job, pod, running, unplaced, waiting
-
-QUEUE = {"kueue.x-k8s.io/queue-name": "gpus"}
-CHECKPOINT = Checkpoint(uri="pvc://models/poet.checkpoints/run-a/checkpoint-40", step=40)
-TRAINING = Progress(
-    stage="Training", step=1200, total_steps=5000, loss=2.34567, eta_seconds=7530, checkpoint=CHECKPOINT
-)
-OUTPUT = Published(uri="pvc://models/poet", digest="sha256:ab", kind="LoRAAdapter")
-DONE = Termination(
-    reason=Reason.SUCCEEDED,
-    message="published",
-    step=5000,
-    total_steps=5000,
-    loss=1.5,
-    metrics={"evalLoss": 1.25, "perplexity": float("inf")},
-    resolved_policy={"precision": "bf16"},
-    resolved_inputs={"model": {"uri": "pvc://models/base", "digest": "sha256:cd"}},
-    output=OUTPUT,
-)
-
-
-def resource(
-    before: dict[str, Any] | None = None, *, labels: dict[str, str] | None = None, going: bool = False, **spec: Any
-) -> SFTJob:
-    metadata = {"name": "poet", "namespace": "poetry", "uid": "uid-poet", "generation": 2, "labels": labels or {}}
-    if going:
-        metadata["deletionTimestamp"] = at(0)
-    return SFTJob.model_validate(
-        {
-            "apiVersion": "literary-alpaca.io/v1alpha1",
-            "kind": "SFTJob",
-            "metadata": metadata,
-            "spec": {
-                "model": {"uri": "pvc://models/base"},
-                "dataset": {"train": [{"uri": "pvc://data/poems.jsonl"}]},
-                "output": {"uri": "pvc://models/poet"},
-                **spec,
-            },
-            "status": before or {"observedGeneration": -1},
-        }
-    )
-
-
-def seen(*pods: dict[str, Any], child: dict[str, Any] | None = None, after: float = 100, **more: Any) -> Seen:
-    return Seen(now=START + timedelta(seconds=after), child=child, pods=pods, **more)
-
-
-def ready(written: dict[str, Any]) -> dict[str, Any]:
-    return next(one for one in written["conditions"] if one["type"] == "Ready")
-
-
-def true(written: dict[str, Any]) -> set[str]:
-    return {one["type"] for one in written["conditions"] if one["status"] == "True" and one["type"] != "InputsReady"}
-
-
-def told(before: dict[str, Any], reason: str = "", **more: Any) -> dict[str, Any]:
-    """A status as it was: with these fields, and Ready=False for this reason."""
-    conditions = (
-        [{"type": "Ready", "status": "False", "reason": reason, "message": "", "lastTransitionTime": at(0)}]
-        if reason
-        else []
-    )
-    return {"observedGeneration": 2, "conditions": conditions, **before, **more}
-
-
-def crashed(name: str, finished: float, code: int = 70, **more: Any) -> dict[str, Any]:
-    return ended(
-        code,
-        name,
-        finished=finished,
-        made=finished - 10,
-        says=Termination(reason=Reason.WORKLOAD_ERROR, message="boom"),
-        **more,
-    )
-
-
-HANG = Termination(reason=Reason.HUNG, exit_code=72, message="no step for 1800 s", checkpoint=CHECKPOINT)
-BAD_ROW = Termination(reason=Reason.INVALID_DATA, exit_code=65, message="poems.jsonl, row 7: no answer: drop the row")
-STARTED = {"startTime": at(0)}
-
-WORKING, HELD, STUCK, WELL, FAILED = (
-    {"Reconciling"},
-    {"Suspended"},
-    {"Stalled"},
-    {"Ready", "Complete"},
-    {"Stalled", "Failed"},
-)
-
-SITUATIONS = [
-    pytest.param(resource(), seen(), WORKING, "Pending", "waits for its pod to start", id="new"),
-    pytest.param(resource(), seen(child=job()), WORKING, "Pending", "waits for its pod to start", id="its Job is made"),
-    pytest.param(
-        resource(), seen(pod(), child=job()), WORKING, "Pending", "waits for its pod to start", id="its pod is made"
-    ),
-    pytest.param(
-        resource(labels=QUEUE),
-        seen(child=job(spec={"suspend": True})),
-        WORKING,
-        "Queued",
-        "waits for room in Kueue's queue gpus: kubectl get workloads shows its place",
-        id="Kueue has not admitted it",
-    ),
-    pytest.param(
-        resource(told(STARTED, "Running", checkpoint={"uri": "x", "step": 40}), labels=QUEUE),
-        seen(child=job(spec={"suspend": True})),
-        WORKING,
-        "Queued",
-        "waits for room in Kueue's queue gpus, then continues from the checkpoint at step 40",
-        id="Kueue preempted it",
-    ),
-    pytest.param(
-        resource(),
-        seen(child=job(spec={"suspend": True})),
-        WORKING,
-        "Queued",
-        "its Job poet-sft was suspended by someone else: set spec.suspend of the Job to false",
-        id="someone suspended its Job",
-    ),
-    pytest.param(
-        resource(),
-        seen(running(), child=job()),
-        WORKING,
-        "Starting",
-        "pod poet-sft-a on node n1 loads model and data",
-        id="its pod runs",
-    ),
-    pytest.param(
-        resource(told(STARTED, "Starting")),
-        seen(running(), child=job(), progress=Progress(stage="Preparing")),
-        WORKING,
-        "Starting",
-        "pod poet-sft-a on node n1 loads model and data",
-        id="tokenising is not running",
-    ),
-    pytest.param(
-        resource(told(STARTED, "Starting")),
-        seen(running(), child=job(), progress=TRAINING),
-        WORKING,
-        "Running",
-        "pod poet-sft-a runs on node n1",
-        id="steps are made",
-    ),
-    pytest.param(
-        resource(told(STARTED, "Running")),
-        seen(running(), child=job()),
-        WORKING,
-        "Running",
-        "pod poet-sft-a runs on node n1",
-        id="a pod that cannot be asked for its progress still runs",
-    ),
-    pytest.param(
-        resource(),
-        seen(unplaced('persistentvolumeclaim "data" not found'), child=job()),
-        WORKING,
-        "VolumeNotReady",
-        "PersistentVolumeClaim data does not exist in namespace poetry: create it, or name another claim in pvc:// (pod poet-sft-a)",
-        id="a claim is missing",
-    ),
-    pytest.param(
-        resource(),
-        seen(waiting("ErrImagePull", "not found", image="x:1"), child=job()),
-        WORKING,
-        "ImageNotPullable",
-        "image x:1 cannot be pulled: the registry has no such image: correct pod.image (pod poet-sft-a)",
-        id="its image is missing",
-    ),
-    pytest.param(
-        resource(),
-        seen(child=job(), refusal=Refusal(Reason.QUOTA_EXCEEDED, "quota gpus has no room")),
-        WORKING,
-        "QuotaExceeded",
-        "quota gpus has no room",
-        id="a quota that refuses the pod may have room later",
-    ),
-    pytest.param(
-        resource(),
-        seen(child=job(), refusal=Refusal(Reason.ADMISSION_REFUSED, "policy images refuses the pod")),
-        STUCK,
-        "AdmissionRefused",
-        "policy images refuses the pod",
-        id="a policy that refuses the pod waits for a person",
-    ),
-    pytest.param(
-        resource(told(STARTED, "Running")),
-        seen(running(metadata={"deletionTimestamp": at(700)}), child=job()),
-        WORKING,
-        "Stopping",
-        "pod poet-sft-a was told to stop; a running step is saved first",
-        id="its pod is being evicted",
-    ),
-    pytest.param(
-        resource(told(STARTED, "Running")),
-        seen(ended(75, disrupted="EvictionByEvictionAPI"), child=job()),
-        WORKING,
-        "Restarting",
-        "evicted from node n1, as when a node is drained; a checkpoint was saved (pod poet-sft-a, exit 75); the next pod starts from the "
-        "newest checkpoint, if there is one (restart 1 of 10, failurePolicy.maxInfraRestarts)",
-        id="its pod was evicted",
-    ),
-    pytest.param(
-        resource(told(STARTED, "Running")),
-        seen(ended(72, says=HANG), child=job()),
-        WORKING,
-        "Restarting",
-        "no step for 1800 s (pod poet-sft-a, exit 72); the next pod continues from the checkpoint at step 40 (restart 1 of 3, "
-        "failurePolicy.maxRestarts)",
-        id="it hung",
-    ),
-    pytest.param(
-        resource(told(STARTED, "Restarting")),
-        seen(ended(72, says=HANG), pod("poet-sft-b", made=70), child=job()),
-        WORKING,
-        "Restarting",
-        "no step for 1800 s (pod poet-sft-a, exit 72); the next pod continues from the checkpoint at step 40 (restart 1 of 3, "
-        "failurePolicy.maxRestarts)",
-        id="the next pod is made",
-    ),
-    pytest.param(
-        resource(told(STARTED, "Restarting")),
-        seen(ended(72, says=HANG), running("poet-sft-b", made=70), child=job()),
-        WORKING,
-        "Starting",
-        "pod poet-sft-b on node n1 loads model and data",
-        id="the next pod has taken over",
-    ),
-    pytest.param(
-        resource(told(STARTED, "Running")),
-        seen(),
-        WORKING,
-        "ChildLost",
-        "its Job was deleted by someone else and is made again; it starts from the newest checkpoint, if there is one",
-        id="someone deleted its Job",
-    ),
-    pytest.param(
-        resource(told(STARTED, "Running")),
-        seen(running(), child=job(deletionTimestamp=at(90))),
-        WORKING,
-        "Stopping",
-        "waits for Job poet-sft to stop, then starts from the newest checkpoint, if there is one",
-        id="someone is deleting its Job",
-    ),
-    pytest.param(
-        resource(told(STARTED, "Suspended")),
-        seen(running(of="uid-of-an-earlier-job")),
-        WORKING,
-        "Stopping",
-        "waits for pod poet-sft-a to stop, then starts from the newest checkpoint, if there is one",
-        id="a pod of an earlier Job still saves",
-    ),
-    pytest.param(
-        resource(suspend=True),
-        seen(),
-        HELD,
-        "Suspended",
-        "held by spec.suspend: set it to false to start",
-        id="made suspended",
-    ),
-    pytest.param(
-        resource(told(STARTED, "Running"), suspend=True),
-        seen(running(), child=job()),
-        WORKING,
-        "Stopping",
-        "spec.suspend is true: pod poet-sft-a stops, a running step is saved first",
-        id="being suspended",
-    ),
-    pytest.param(
-        resource(told(STARTED, "Stopping", checkpoint={"uri": "x", "step": 40}), suspend=True),
-        seen(ended(75)),
-        HELD,
-        "Suspended",
-        "held by spec.suspend; set to false, it continues from the checkpoint at step 40",
-        id="suspended in mid-training",
-    ),
-    pytest.param(
-        resource(told(STARTED, "Running")),
-        seen(ended(0, says=DONE), child=job()),
-        WELL,
-        "Succeeded",
-        "published pvc://models/poet",
-        id="its pod ended well",
-    ),
-    pytest.param(
-        resource(told(STARTED, "Running")),
-        seen(child=job(condition="Complete")),
-        WELL,
-        "Succeeded",
-        "published pvc://models/poet",
-        id="its Job is complete and the pod is gone",
-    ),
-    pytest.param(
-        resource(told(STARTED, "Running"), suspend=True),
-        seen(ended(0, says=DONE)),
-        WELL,
-        "Succeeded",
-        "published pvc://models/poet",
-        id="suspended in the moment it ended well",
-    ),
-    pytest.param(
-        resource(told(STARTED, "Starting")),
-        seen(ended(0, says=Termination(reason=Reason.REUSED, output=OUTPUT)), child=job()),
-        WELL,
-        "Reused",
-        "pvc://models/poet already holds the result of the same spec and inputs: nothing was run",
-        id="the output was there",
-    ),
-    pytest.param(
-        resource(told(STARTED, "Starting")),
-        seen(ended(65, says=BAD_ROW), child=job()),
-        FAILED,
-        "InvalidData",
-        "poems.jsonl, row 7: no answer: drop the row (pod poet-sft-a, exit 65)",
-        id="a bad row ends it at once",
-    ),
-    pytest.param(
-        resource(told(STARTED, "Running")),
-        seen(ended(137, reason="OOMKilled", resources={"limits": {"memory": "16Gi"}}), child=job()),
-        FAILED,
-        "OutOfMemory",
-        "out of memory at the limit of 16Gi: raise pod.resources.limits.memory (it includes /dev/shm), or make the batch smaller "
-        "(pod poet-sft-a, exit 137)",
-        id="out of memory ends it at once",
-    ),
-    pytest.param(
-        resource(told(STARTED, "Running")),
-        seen(ended(137, reason="OOMKilled"), running("poet-sft-b", made=70), child=job()),
-        FAILED,
-        "OutOfMemory",
-        "the node ran out of memory: set pod.resources.requests.memory and limits.memory to what the job needs (pod poet-sft-a, exit 137)",
-        id="out of memory ends it, although the Job controller has made another pod meanwhile",
-    ),
-    pytest.param(
-        resource(told(STARTED, "Restarting"), failurePolicy={"maxRestarts": 1}),
-        seen(
-            crashed("poet-sft-a", 10),
-            crashed("poet-sft-b", 40),
-            child=job(condition="Failed", reason="BackoffLimitExceeded"),
-        ),
-        FAILED,
-        "RestartsExceeded",
-        "gave up after 1 restart (failurePolicy.maxRestarts), the last: boom (pod poet-sft-b, exit 70)",
-        id="its restarts are used up",
-    ),
-    pytest.param(
-        resource(told(STARTED, "Running"), failurePolicy={"maxRestarts": 0}),
-        seen(crashed("poet-sft-a", 10), child=job(condition="Failed", reason="BackoffLimitExceeded")),
-        FAILED,
-        "WorkloadError",
-        "boom (pod poet-sft-a, exit 70)",
-        id="without restarts the cause is the reason",
-    ),
-    pytest.param(
-        resource(
-            told(STARTED, "Running", restarts={"user": 0, "infra": 1, "total": 1}),
-            failurePolicy={"maxInfraRestarts": 1},
-        ),
-        seen(ended(75, disrupted="PreemptionByScheduler"), child=job()),
-        FAILED,
-        "RestartsExceeded",
-        "gave up after 1 restart by disruption (failurePolicy.maxInfraRestarts), the last: preempted on node n1 by a pod of higher "
-        "priority; a pod.priorityClassName may prevent that; a checkpoint was saved (pod poet-sft-a, exit 75). A job of another name with "
-        "the same output starts from the newest checkpoint, if there is one",
-        id="too many disruptions",
-    ),
-    pytest.param(
-        resource(told(STARTED, "Running", checkpoint={"uri": "x", "step": 40}), activeDeadlineSeconds=60),
-        seen(ended(75), child=job(condition="Failed", reason="DeadlineExceeded")),
-        FAILED,
-        "DeadlineExceeded",
-        "still running after activeDeadlineSeconds (60 s): a job of another name with a longer one and the same output continues from the "
-        "checkpoint at step 40",
-        id="its deadline passed",
-    ),
-    pytest.param(
-        resource(told(STARTED, "Running")),
-        seen(child=job(condition="Failed", reason="PodFailurePolicy")),
-        FAILED,
-        "WorkloadError",
-        "its Job failed and left no pod to ask (PodFailurePolicy: )",
-        id="its Job failed while nobody looked, and the pod is gone",
-    ),
-]
-
-
-@pytest.mark.parametrize(("given", "cluster", "conditions", "reason", "message"), SITUATIONS)
-def test_a_situation(given, cluster, conditions, reason, message):
-    written = status.compute(given, cluster, None)
-    assert (ready(written)["reason"], ready(written)["message"]) == (reason, message)
-    assert true(written) == conditions
-    assert written["observedGeneration"] == 2
-    for condition in written["conditions"]:
-        assert condition["observedGeneration"] == 2
-        if condition["status"] == "True" and condition["type"] != "InputsReady":
-            assert condition["message"] == message
-    final = conditions in (WELL, FAILED)
-    assert ("completionTime" in written) == final
-    assert status.is_final(written) == final
-    again = resource(
-        written, suspend=given.spec.suspend, failurePolicy=given.spec.failure_policy.model_dump(by_alias=True)
-    )
-    again = again.model_copy(update={"metadata": given.metadata, "spec": given.spec})
-    if ready(written)["reason"] != "ChildLost":  # told once: by the next look the child is there
-        assert status.compute(again, cluster, None) == written, "looking twice changes nothing"
-        assert status.change(written, status.compute(again, cluster, None)) is Change.NOTHING
 
 
 def test_every_situation_has_exactly_one_standing():
     """kstatus reads deletion, generation, Reconciling, Stalled, Ready in this order; two of them must never be True."""
-    for standing in status.Standing:
+    for standing in Standing:
         states = {condition: standing in when for condition, when in status.TRUE_WHEN.items()}
         assert sum(states[each] for each in ("Reconciling", "Stalled", "Suspended", "Ready")) == 1
         assert states["Complete"] == states["Ready"]
@@ -430,7 +41,7 @@ def test_every_situation_has_exactly_one_standing():
 def test_a_refusal_of_the_child_itself_is_told():
     refusal = Refusal(Reason.NAME_CONFLICT, "its child's name is taken")
     written = status.compute(resource(), seen(), refusal)
-    assert (ready(written)["reason"], true(written)) == ("NameConflict", STUCK)
+    assert (ready(written)["reason"], true(written)) == ("NameConflict", {"Stalled"})
     assert written["failure"] == {
         "class": "UserError",
         "reason": "NameConflict",
@@ -539,65 +150,6 @@ class TestWish:
         assert status.wish(given, cluster) is wish
 
 
-class TestRestarts:
-    def test_errors_and_disruptions_are_counted_apart(self):
-        cluster = seen(
-            crashed("poet-sft-a", 10),
-            ended(75, "poet-sft-b", finished=20),
-            crashed("poet-sft-c", 30),
-            running("d", made=31),
-            child=job(),
-        )
-        written = status.compute(resource(), cluster, None)
-        assert written["restarts"] == {"user": 2, "infra": 1, "total": 3}
-        assert [(one["pod"], one["class"], one["exitCode"]) for one in written["attempts"]] == [
-            ("poet-sft-a", "Internal", 70),
-            ("poet-sft-b", "Infrastructure", 75),
-            ("poet-sft-c", "Internal", 70),
-        ]
-
-    def test_an_attempt_is_counted_once_and_remembered_after_its_pod(self):
-        first = status.compute(resource(), seen(crashed("poet-sft-a", 10), child=job()), None)
-        second = status.compute(
-            resource(first), seen(crashed("poet-sft-a", 10), crashed("poet-sft-b", 30), child=job()), None
-        )
-        third = status.compute(resource(second), seen(running("poet-sft-c", made=40), child=job()), None)
-        assert [each["restarts"]["user"] for each in (first, second, third)] == [1, 2, 2]
-        assert [one["pod"] for one in third["attempts"]] == ["poet-sft-a", "poet-sft-b"]
-
-    def test_the_last_failure_is_no_restart(self):
-        cluster = seen(
-            *(crashed(f"poet-sft-{n}", n) for n in range(4)),
-            child=job(condition="Failed", reason="BackoffLimitExceeded"),
-        )
-        assert status.compute(resource(), cluster, None)["restarts"] == {"user": 3, "infra": 0, "total": 3}
-
-    def test_an_error_that_is_not_tried_again_is_no_restart(self):
-        written = status.compute(resource(), seen(ended(65, says=BAD_ROW), child=job()), None)
-        assert written["restarts"] == {"user": 0, "infra": 0, "total": 0}
-
-    def test_pods_that_were_suspended_away_are_no_failures(self):
-        cluster = seen(ended(75), child=job(deletionTimestamp=at(1)))
-        written = status.compute(resource(suspend=True), cluster, None)
-        after = status.compute(
-            resource(written), seen(ended(75, of="uid-of-an-earlier-job"), running("b", made=70), child=job()), None
-        )
-        for each in (written, after):
-            assert each["restarts"]["total"] == 0
-            assert "attempts" not in each
-
-    def test_attempts_beyond_those_kept_are_not_counted_again(self):
-        pods = [crashed(f"poet-sft-{n:03d}", n, code=75) for n in range(40)]
-        first = status.compute(resource(failurePolicy={"maxInfraRestarts": 100}), seen(*pods, child=job()), None)
-        given = resource(first, failurePolicy={"maxInfraRestarts": 100})
-        second = status.compute(given, seen(*pods, crashed("poet-sft-new", 50, code=75), child=job()), None)
-        assert (first["restarts"]["infra"], second["restarts"]["infra"]) == (40, 41)
-        assert [one["pod"] for one in second["attempts"]] == [
-            *(f"poet-sft-{n:03d}" for n in range(9, 40)),
-            "poet-sft-new",
-        ]
-
-
 class TestProgress:
     def test_figures_are_shown_as_kubectl_needs_them(self):
         told = TRAINING.model_copy(update={"epoch": 0.72, "learning_rate": 9e-5, "tokens_per_second": 812.4})
@@ -619,22 +171,6 @@ class TestProgress:
             "updatedAt": at(95),
         }
         assert written["checkpoint"] == {"uri": CHECKPOINT.uri, "step": 40}
-
-    @pytest.mark.parametrize(
-        ("seconds", "shown"),
-        [
-            (0, "0s"),
-            (59, "59s"),
-            (60, "1m"),
-            (3599, "59m"),
-            (3600, "1h00m"),
-            (7530, "2h05m"),
-            (90061, "1d01h"),
-            (-5, "0s"),
-        ],
-    )
-    def test_a_duration(self, seconds, shown):
-        assert status.duration(seconds) == shown
 
     def test_a_loss_that_is_no_number_is_said_and_not_written(self):
         cluster = seen(running(), child=job(), progress=Progress(stage="Training", step=3, loss=float("nan")))

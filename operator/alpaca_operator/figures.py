@@ -1,0 +1,84 @@
+"""Pure: the figures of a run, as numbers for programs and as words for kubectl."""
+
+from __future__ import annotations
+
+import math
+
+from alpaca_operator.api.contract import Progress, Termination
+from alpaca_operator.api.status import ProgressStatus
+
+
+def running(told: Progress, at: str) -> ProgressStatus:
+    """Of a pod that runs, as it told them at ``at``."""
+    return ProgressStatus(
+        step=told.step,
+        total_steps=told.total_steps,
+        percent=_percent(told.step, told.total_steps),
+        epoch=told.epoch,
+        loss=told.loss if told.loss is not None and math.isfinite(told.loss) else None,
+        loss_display=_loss(told.loss),
+        learning_rate=told.learning_rate,
+        tokens_per_second=told.tokens_per_second,
+        eta_seconds=told.eta_seconds,
+        eta=None if told.eta_seconds is None else duration(told.eta_seconds),
+        display=_display(told.step, told.total_steps),
+        stage=told.stage,
+        updated_at=at,
+    )
+
+
+def resting(before: ProgressStatus | None) -> ProgressStatus | None:
+    """Of a run without a pod: where it was remains of interest, when it will end nobody knows."""
+    return before and before.model_copy(update={"eta": None, "eta_seconds": None})
+
+
+def final(word: Termination | None, before: ProgressStatus | None) -> ProgressStatus | None:
+    """Of a run that ended well."""
+    if word is None or word.step is None:
+        return before and before.model_copy(update=OVER)
+    told = before or ProgressStatus()
+    return told.model_copy(
+        update={
+            **OVER,
+            "step": word.step,
+            "total_steps": word.total_steps,
+            "percent": _percent(word.step, word.total_steps),
+            "display": _display(word.step, word.total_steps),
+            "loss": told.loss if word.loss is None else word.loss,
+            "loss_display": told.loss_display if word.loss is None else _loss(word.loss),
+        }
+    )
+
+
+OVER = {"eta": None, "eta_seconds": None, "stage": None}
+
+
+def _percent(step: int | None, total: int | None) -> int | None:
+    return None if step is None or not total else min(100, 100 * step // total)
+
+
+def _display(step: int | None, total: int | None) -> str | None:
+    """As kubectl shows it: `1200/5000 24%`."""
+    if step is None:
+        return None
+    return f"{step}/{total} {_percent(step, total)}%" if total else str(step)
+
+
+def _loss(loss: float | None) -> str | None:
+    """Four figures: of a loss more are noise."""
+    if loss is None:
+        return None
+    return f"{loss:.4g}" if math.isfinite(loss) else "NaN"
+
+
+def duration(seconds: int) -> str:
+    """`45s`, `12m`, `2h05m`, `3d04h`: two units at most, as kubectl does."""
+    seconds = max(0, seconds)
+    if seconds < 60:
+        return f"{seconds}s"
+    minutes, hours, days = seconds // 60, seconds // 3600, seconds // 86400
+    if hours < 1:
+        return f"{minutes}m"
+    if days < 1:
+        return f"{hours}h{minutes % 60:02d}m"
+    return f"{days}d{hours % 24:02d}h"
