@@ -69,15 +69,14 @@ class Kube:
 
     def __init__(self, client: ApiClient) -> None:
         self._client = client
+        self.user_agent = f"literary-alpaca/{__version__}"
         self._session: aiohttp.ClientSession = client.rest_client._create_pool_manager()
         self.may_write: Callable[[], None] = lambda: None
         """Called before each write but the Lease's own; raises NotLeading."""
 
     @classmethod
     async def connect(cls, kubeconfig: str | None = None) -> Self:
-        client = ApiClient(await configuration(kubeconfig))
-        client.user_agent = f"literary-alpaca/{__version__}"
-        return cls(client)
+        return cls(ApiClient(await configuration(kubeconfig)))
 
     async def close(self) -> None:
         await self._session.close()
@@ -221,7 +220,7 @@ class Kube:
             path + (f"?{urlencode(query)}" if query else ""),
             {
                 "Accept": accept,
-                "User-Agent": self._client.user_agent,
+                "User-Agent": self.user_agent,
                 **({"Content-Type": content_type} if body is not None else {}),
             },
             json.dumps(body, separators=(",", ":")).encode() if body is not None else None,

@@ -48,6 +48,8 @@ class Kubelet:
         self.node = f"node-of-{namespace}"
         self.default: Outcome | None = None
         self.outcomes: dict[str, Outcome] = {}
+        self.starts_others = True
+        """Whether pods of SFTJobs that ``outcomes`` does not name run too."""
         self.on_stop = INTERRUPTED
         self.holds_stopping_pods = False
         """A pod that was told to stop goes on saving while this is set."""
@@ -70,9 +72,18 @@ class Kubelet:
                         await self._tend(pod, clock())
             await asyncio.sleep(0.05)
 
+    async def beat_only(self) -> None:
+        """A node whose kubelet starts no pod; until cancelled."""
+        while True:
+            with suppress(ApiError, Unreachable):
+                await self._beat()
+            await asyncio.sleep(5)
+
     async def _tend(self, pod: Object, now: float) -> None:
         metadata, phase = pod["metadata"], pod["status"].get("phase")
         name, uid = metadata["labels"].get(LABEL_NAME, ""), metadata["uid"]
+        if not self.starts_others and name not in self.outcomes:
+            return
         if metadata.get("deletionTimestamp"):
             if phase == "Running":
                 if self.holds_stopping_pods:
