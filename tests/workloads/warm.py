@@ -8,6 +8,8 @@ from workloads import model
 
 model.quiet_libraries()
 
+import matplotlib.pyplot  # noqa: E402, F401
+
 from workloads import (  # noqa: E402, F401
     card,
     cli,
@@ -21,8 +23,6 @@ from workloads import (  # noqa: E402, F401
     training,
     zero,
 )
-
-import matplotlib.pyplot  # noqa: E402, F401
 
 gc.collect()
 gc.freeze()  # a forked run would copy every page that its garbage collector looks at
