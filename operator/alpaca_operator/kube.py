@@ -12,7 +12,8 @@ import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, urlencode, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 from kubernetes.aio import config as kube_config
@@ -275,7 +276,15 @@ async def configuration(kubeconfig: str | None = None) -> Configuration:
         # Read by name, for kubernetes.aio reads KUBECONFIG once, when it is imported.
         file = kubeconfig or os.environ.get("KUBECONFIG") or "~/.kube/config"
         await kube_config.load_kube_config(config_file=file, client_configuration=found)
+    # The environment's proxy is looked up here, once; left to aiohttp, each request does it, in a thread.
+    found.proxy = found.proxy or _proxy_of_environment(found.host)
+    found.client_session_kwargs = {"trust_env": False}
     return found
+
+
+def _proxy_of_environment(host: str) -> str | None:
+    url = urlsplit(host)
+    return None if proxy_bypass(url.hostname or "") else getproxies().get(url.scheme)
 
 
 def in_cluster() -> bool:

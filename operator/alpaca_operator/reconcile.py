@@ -41,15 +41,17 @@ async def reconcile(key: Key, world: World, *, live: bool = False) -> Again:
         case Wish.EXIST:
             plan = PLANNERS[key.kind](resource, seen.inputs, world.settings)
             refusal = plan.refusal or await apply.converge(resource, plan, world)
+            if _has_just_begun(resource, seen, world):
+                return Again(
+                    after=0.0
+                )  # first a child for all who wait; the statuses follow, with what the children do by then
         case Wish.END if seen.child:
             await apply.end(seen.child, world)
         case Wish.GO if seen.child:
             await apply.remove(seen.child, world)
     after = status.compute(resource, seen, refusal)
-    if (
-        not live and status.is_final(after) and not status.is_terminal(resource)
-    ):  # sticky: the last pod's word must be in
-        return await _reconcile_live(key, world)
+    if not live and status.is_final(after) and not status.is_terminal(resource):
+        return await _reconcile_live(key, world)  # the end is told once: the last pod's last word must be in
     again = await apply.report(resource, after, world)
     if refusal:
         return Again(after=REFUSED_LONGEST if refusal.passes else LONGEST_DELAY, failed=True)
@@ -67,6 +69,11 @@ def _starts_or_ends_a_run(wish: Wish, resource: Resource, seen: Seen) -> bool:
     if wish in (Wish.END, Wish.GO):
         return seen.child is not None and "deletionTimestamp" not in seen.child["metadata"]
     return wish is Wish.EXIST and seen.child is None and bool(resource.status and resource.status.start_time)
+
+
+def _has_just_begun(resource: Resource, seen: Seen, world: World) -> bool:
+    started = resource.status is not None and resource.status.start_time is not None
+    return not started and seen.child is None and world.child(resource) is not None
 
 
 async def work(world: World) -> None:

@@ -25,7 +25,7 @@ import pytest
 from alpaca_operator.kube import JOBS, PODS, Api, Kube
 from tests.cluster.bed.cluster import until
 from tests.cluster.bed.controlplane import ControlPlane
-from tests.operator.conftest import CRDS
+from tests.operator.conftest import install_crds
 from tests.operator.kubelet import Kubelet, Outcome
 from tests.operator.process import OperatorProcess, operator
 from tests.operator.team import SFTJOBS, ready, sft_job
@@ -172,8 +172,7 @@ async def bed(folder: Path, report: list[str]) -> AsyncIterator[Bed]:
     await asyncio.to_thread(policy.write_text, AUDIT_POLICY)
     flags = [f"--audit-policy-file={policy}", f"--audit-log-path={log}"]
     with ControlPlane.temporary(apiserver_flags=flags) as plane:
-        plane.kubectl("apply", "--server-side", "-f", str(CRDS))
-        plane.kubectl("wait", "--for=condition=Established", "crd", "--all")
+        install_crds(plane)
         kube = await Kube.connect(str(plane.kubeconfig))
         kube.user_agent = "benchmark"
         player = Kubelet(kube, NAMESPACE)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from alpaca_operator.kube import Kube
+from tests.cluster.bed.cluster import until
 from tests.cluster.bed.controlplane import ControlPlane
 from tests.operator.kubelet import Kubelet, kubelet
 from tests.operator.process import OperatorProcess, operator
@@ -16,10 +17,14 @@ from tests.operator.team import Team
 CRDS = Path(__file__).parents[2] / "manifests" / "crd"
 
 
+def install_crds(plane: ControlPlane) -> None:
+    plane.kubectl("apply", "--server-side", "-f", str(CRDS))
+    until(lambda: plane.raw("/apis/literary-alpaca.io/v1alpha1/sftjobs"), "the API server to serve our kinds")
+
+
 @pytest.fixture(scope="session")
 def plane(control_plane: ControlPlane) -> ControlPlane:
-    control_plane.kubectl("apply", "--server-side", "-f", str(CRDS))
-    control_plane.kubectl("wait", "--for=condition=Established", "crd", "--all")
+    install_crds(control_plane)
     return control_plane
 
 

@@ -73,6 +73,7 @@ class TestTheEndIsSticky:
 class TestWish:
     FAILED = TestTheEndIsSticky.BEFORE
     GIVEN_UP = status.compute(resource(), seen(ended(137, reason="OOMKilled"), child=job()), None)
+    USED_UP = status.compute(resource(), seen(crashed("poet-sft-a", 10), child=job(spec={"backoffLimit": 0})), None)
     DONE = status.compute(resource(), seen(ended(0, says=DONE), child=job()), None)
 
     @pytest.mark.parametrize(
@@ -113,6 +114,12 @@ class TestWish:
                 seen(child=job()),
                 Wish.END,
                 id="given up and told: the child must not start another pod",
+            ),
+            pytest.param(
+                resource(USED_UP),
+                seen(crashed("poet-sft-a", 10), child=job(spec={"backoffLimit": 0})),
+                Wish.STAY,
+                id="its restarts are used up: the Job ends by itself",
             ),
             pytest.param(
                 resource(GIVEN_UP),
@@ -239,6 +246,11 @@ class TestTheResult:
         )
         written = status.compute(resource(), cluster, None)
         assert (ready(written)["reason"], written["failure"]["reason"]) == ("RestartsExceeded", "WorkloadError")
+
+    def test_what_the_deadline_ended_is_an_attempt_and_no_restart(self):
+        cluster = seen(ended(75), child=job(condition="FailureTarget", reason="DeadlineExceeded"))
+        written = status.compute(resource(activeDeadlineSeconds=60), cluster, None)
+        assert ([one["pod"] for one in written["attempts"]], written["restarts"]["total"]) == (["poet-sft-a"], 0)
 
     def test_a_trouble_that_passed_is_forgotten(self):
         before = status.compute(resource(), seen(waiting("ErrImagePull", "not found"), child=job()), None)

@@ -307,6 +307,27 @@ SITUATIONS = [
         id="its restarts are used up",
     ),
     pytest.param(
+        resource(told(STARTED, "Restarting"), failurePolicy={"maxRestarts": 1}),
+        seen(crashed("poet-sft-a", 10), crashed("poet-sft-b", 40), child=job(spec={"backoffLimit": 1})),
+        FAILED,
+        "RestartsExceeded",
+        "gave up after 1 restart (failurePolicy.maxRestarts), the last: boom (pod poet-sft-b, exit 70)",
+        id="its restarts are used up, and the Job controller has not noticed",
+    ),
+    pytest.param(
+        resource(told(STARTED, "Running"), failurePolicy={"maxRestarts": 1}),
+        seen(
+            crashed("poet-sft-a", 10),
+            ended(75, "poet-sft-b", disrupted="EvictionByEvictionAPI", finished=40),
+            child=job(spec={"backoffLimit": 1}),
+        ),
+        WORKING,
+        "Restarting",
+        "evicted from node n1, as when a node is drained; a checkpoint was saved (pod poet-sft-b, exit 75); the next pod starts from the "
+        "newest checkpoint, if there is one (restart 1 of 10, failurePolicy.maxInfraRestarts)",
+        id="a disruption uses up no restart",
+    ),
+    pytest.param(
         resource(told(STARTED, "Running"), failurePolicy={"maxRestarts": 0}),
         seen(crashed("poet-sft-a", 10), child=job(condition="Failed", reason="BackoffLimitExceeded")),
         FAILED,
@@ -335,6 +356,23 @@ SITUATIONS = [
         "still running after activeDeadlineSeconds (60 s): a job of another name with a longer one and the same output continues from the "
         "checkpoint at step 40",
         id="its deadline passed",
+    ),
+    pytest.param(
+        resource(told(STARTED, "Running"), activeDeadlineSeconds=60),
+        seen(running(), child=job(condition="FailureTarget", reason="DeadlineExceeded")),
+        WORKING,
+        "Stopping",
+        "still running after activeDeadlineSeconds (60 s): pod poet-sft-a stops, a running step is saved first",
+        id="its deadline passed, and its pod still saves",
+    ),
+    pytest.param(
+        resource(told(STARTED, "Running"), activeDeadlineSeconds=60),
+        seen(ended(137), child=job(condition="FailureTarget", reason="DeadlineExceeded")),
+        FAILED,
+        "DeadlineExceeded",
+        "still running after activeDeadlineSeconds (60 s): a job of another name with a longer one and the same output starts from the "
+        "newest checkpoint, if there is one",
+        id="its deadline passed, and its pod was killed",
     ),
     pytest.param(
         resource(told(STARTED, "Running")),
