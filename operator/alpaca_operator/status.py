@@ -33,6 +33,7 @@ from alpaca_operator.verdicts import (
     judge,
     last_word,
     leftovers,
+    out_of_restarts,
     pod_that_succeeded,
     stamp,
 )
@@ -168,8 +169,13 @@ def _wish_after_the_end(resource: Resource, seen: Seen) -> Wish:
         return Wish.GO
     status = resource.status or Status()
     failure = status.failure
-    # The Job ends by itself at these exit codes (podFailurePolicy); stopping it too would be one write for nothing.
-    by_itself = failure is not None and failure.exit_code in NEVER_RETRIED
+    # The Job ends by itself at these exit codes (podFailurePolicy), above its own limit, and after its deadline; stopping it
+    # too would be one write for nothing.
+    by_itself = (
+        (failure is not None and failure.exit_code in NEVER_RETRIED)
+        or out_of_restarts(seen.child, case_of(resource, seen, None).ended)
+        or child_condition(seen.child, "FailureTarget")
+    )
     finished = child_condition(seen.child, "Complete") or child_condition(seen.child, "Failed")
     return Wish.STAY if finished or by_itself or failure is None else Wish.END
 

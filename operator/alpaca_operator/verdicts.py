@@ -15,6 +15,8 @@ from alpaca_operator.diagnosis import Diagnosis, Refusal, diagnose, parse_last_w
 
 Object = dict[str, Any]
 
+DEADLINE = "DeadlineExceeded"
+"""The Job controller's word for it."""
 ATTEMPTS_KEPT = 32
 """As many as `status.attempts` may hold."""
 
@@ -142,27 +144,53 @@ def too_many_disruptions(case: Case) -> Verdict | None:
     return _failed(case, Reason.RESTARTS_EXCEEDED, message, case.last)
 
 
+def too_many_failures(case: Case) -> Verdict | None:
+    """As the Job controller counts, a moment before it says so: no next pod is promised in between."""
+    if case.last is None or not out_of_restarts(case.child, case.ended):
+        return None
+    return _gave_up(case, case.last, case.last.finished_at)
+
+
+def deadline_passed(case: Case) -> Verdict | None:
+    """The Job controller stops the pod; its last word is waited for."""
+    failed = giving_up(case.child, DEADLINE)
+    if failed is None:
+        return None
+    limit = case.resource.spec.active_deadline_seconds
+    if case.live is not None:
+        name = case.live["metadata"]["name"]
+        message = (
+            f"still running after activeDeadlineSeconds ({limit} s): pod {name} stops, a running step is saved first"
+        )
+        return Verdict(Standing.WORKING, Reason.STOPPING, message)
+    message = (
+        f"still running after activeDeadlineSeconds ({limit} s): a job of another name with a longer one and the same "
+        f"output {case.going_on}"
+    )
+    at = failed.get("lastTransitionTime")
+    return _failed(case, Reason.DEADLINE_EXCEEDED, message, Refusal(Reason.DEADLINE_EXCEEDED, message), at)
+
+
 def child_failed(case: Case) -> Verdict | None:
-    """The Job controller gave up: its own reason decides between a deadline and a failure."""
+    """The Job controller gave up."""
     failed = child_condition(case.child, "Failed")
     if failed is None:
         return None
     at = failed.get("lastTransitionTime")
-    if failed.get("reason") == "DeadlineExceeded":
-        limit = case.resource.spec.active_deadline_seconds
-        message = (
-            f"still running after activeDeadlineSeconds ({limit} s): a job of another name with a longer one and the same "
-            f"output {case.going_on}"
-        )
-        return _failed(case, Reason.DEADLINE_EXCEEDED, message, Refusal(Reason.DEADLINE_EXCEEDED, message), at)
     if case.last is None:
         message = f"its Job failed and left no pod to ask ({failed.get('reason')}: {failed.get('message', '')})"
         return _failed(case, Reason.WORKLOAD_ERROR, message, Diagnosis("Internal", Reason.WORKLOAD_ERROR, message), at)
-    limit = case.resource.spec.failure_policy.max_restarts
-    if failed.get("reason") == "BackoffLimitExceeded" and limit:
-        message = f"gave up after {_times(limit, 'restart')} (failurePolicy.maxRestarts), the last: {case.last.message}"
-        return _failed(case, Reason.RESTARTS_EXCEEDED, message, case.last, at)
+    if failed.get("reason") == "BackoffLimitExceeded":
+        return _gave_up(case, case.last, at)
     return _failed(case, case.last.reason, case.last.message, case.last, at)
+
+
+def _gave_up(case: Case, last: Diagnosis, at: str | None) -> Verdict:
+    limit = case.resource.spec.failure_policy.max_restarts
+    if limit == 0:
+        return _failed(case, last.reason, last.message, last, at)
+    message = f"gave up after {_times(limit, 'restart')} (failurePolicy.maxRestarts), the last: {last.message}"
+    return _failed(case, Reason.RESTARTS_EXCEEDED, message, last, at)
 
 
 def suspended(case: Case) -> Verdict | None:
@@ -272,6 +300,8 @@ VERDICTS: tuple[Callable[[Case], Verdict | None], ...] = (
     succeeded,  # before any failure: what is published is published
     not_worth_retrying,
     too_many_disruptions,
+    too_many_failures,
+    deadline_passed,
     child_failed,
     suspended,  # after the ends: suspending a finished job does not undo it
     old_pods_stop,
@@ -304,7 +334,9 @@ def case_of(resource: Resource, seen: Seen, refusal: Refusal | None) -> Case:
     fresh = tuple(found for found in ended if not _known(before, found))
     running = [(pod, found) for pod, found in diagnosed if _is_live(pod, found)]
     live, trouble = running[-1] if running else (None, None)
-    infra = (before.restarts or Restarts()).infra + sum(one.failure_class == "Infrastructure" for one in fresh)
+    # After the deadline no pod follows: what became of the last one is no restart.
+    followed = () if giving_up(seen.child, DEADLINE) else fresh
+    infra = (before.restarts or Restarts()).infra + sum(one.failure_class == "Infrastructure" for one in followed)
     return Case(
         resource=resource,
         seen=seen,
@@ -314,9 +346,15 @@ def case_of(resource: Resource, seen: Seen, refusal: Refusal | None) -> Case:
         fresh=fresh,
         live=live,
         trouble=trouble,
-        restarts=_restarts(resource, before, fresh, infra),
+        restarts=_restarts(resource, before, followed, infra),
         infra=infra,
     )
+
+
+def out_of_restarts(child: Object | None, ended: tuple[Diagnosis, ...]) -> bool:
+    """Whether the Job controller gives up by itself, for what it counts is above its limit."""
+    counted = sum(one.retried and one.failure_class != "Infrastructure" for one in ended)
+    return child is not None and counted > child["spec"].get("backoffLimit", 6)
 
 
 def leftovers(seen: Seen) -> list[str]:
@@ -384,6 +422,12 @@ def _is_live(pod: Object, found: Diagnosis | None) -> bool:
 def child_condition(child: Object | None, kind: str) -> Object | None:
     conditions: list[Object] = (child or {}).get("status", {}).get("conditions") or []
     return next((one for one in conditions if one.get("type") == kind and one.get("status") == "True"), None)
+
+
+def giving_up(child: Object | None, reason: str) -> Object | None:
+    """The condition that the child has failed, or will have once its pods have stopped, for this reason."""
+    found = child_condition(child, "Failed") or child_condition(child, "FailureTarget")
+    return found if found and found.get("reason") == reason else None
 
 
 def last_word(pod: Object | None) -> Termination | None:
