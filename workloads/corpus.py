@@ -25,6 +25,7 @@ ENDINGS = {
     ".jsonl": "JSONL", ".ndjson": "JSONL", ".json": "JSONL",
     ".csv": "CSV", ".tsv": "CSV",
     ".parquet": "Parquet",
+    ".arrow": "Arrow",
 }  # fmt: skip
 BLOCK = 1 << 20
 """Bytes read at once, and about the most characters handed on at once."""
@@ -36,6 +37,12 @@ is no text."""
 DAMAGE_GRACE = 10
 """So many undecodable characters are borne in any file, however short."""
 REPLACEMENT = "\ufffd"
+END = ""
+"""Ends a document."""
+DESCRIPTIONS = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
+"""Beside the Arrow files of a saved data set: no text."""
+SPLITS = {"train": ("train",), "validation": ("validation", "test")}
+"""Which split of a saved data set is read for training and for validation."""
 BOMS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark it begins with
@@ -63,7 +70,7 @@ class CorpusFile:
 
     path: Path
     format: str
-    """Text, JSONL, CSV or Parquet."""
+    """Text, JSONL, CSV, Parquet or Arrow."""
     encoding: str = "Auto"
     column: str = "text"
 
@@ -77,7 +84,7 @@ class Tally:
     """Of the files read so far, and of the one being read."""
     characters: int = 0
     rows: int = 0
-    """Rows with text, of JSON lines, CSV and Parquet."""
+    """Rows with text, of everything but text files."""
     encodings: Counter[str] = field(default_factory=Counter)
     """Files by encoding."""
     problems: Counter[str] = field(default_factory=Counter)
@@ -102,9 +109,12 @@ class Tally:
         ]
 
 
-def files_of(sources: Sequence[tuple[CorpusSource, Path]], tally: Tally) -> list[CorpusFile]:
-    """The files of all sources, those of a folder by name. Raises DataError for a source without any."""
-    return [file for source, path in sources for file in _files_of(source, path, tally)]
+def files_of(sources: Sequence[tuple[CorpusSource, Path]], tally: Tally, part: str = "train") -> list[CorpusFile]:
+    """The files of all sources, those of a folder by name; of a saved data set with splits, those of ``part`` (train or validation).
+
+    Raises DataError for a source without any.
+    """
+    return [file for source, path in sources for file in _files_of(source, path, tally, part)]
 
 
 def texts(files: Iterable[CorpusFile], tally: Tally) -> Iterator[str]:
@@ -112,6 +122,11 @@ def texts(files: Iterable[CorpusFile], tally: Tally) -> Iterator[str]:
 
     Line ends are ``\\n``. Raises DataError, with file and row, for what cannot be read.
     """
+    return filter(None, documents(files, tally))
+
+
+def documents(files: Iterable[CorpusFile], tally: Tally) -> Iterator[str]:
+    """As `texts`, with an empty string after each document: a text file, or a row of the other formats."""
     for file in files:
         before = tally.bytes
         try:
@@ -139,11 +154,12 @@ def encoding_of(path: Path) -> str:
     return _guess(sample, path)
 
 
-def _files_of(source: CorpusSource, path: Path, tally: Tally) -> list[CorpusFile]:
+def _files_of(source: CorpusSource, path: Path, tally: Tally, part: str) -> list[CorpusFile]:
     named = source.format != "Auto"
     if path.is_file():
         formats = {path: source.format if named else ENDINGS.get(path.suffix.lower(), "Text")}
     else:
+        path = _saved_split(path, part, tally)
         found = sorted(entry for entry in path.rglob("*") if entry.is_file() and not _hidden(entry.relative_to(path)))
         formats = {entry: source.format if named else ENDINGS.get(entry.suffix.lower(), "") for entry in found}
         for entry in [entry for entry, kind in formats.items() if not kind]:
@@ -156,8 +172,25 @@ def _files_of(source: CorpusSource, path: Path, tally: Tally) -> list[CorpusFile
     return [CorpusFile(entry, kind, source.encoding, source.columns.text) for entry, kind in formats.items()]
 
 
+def _saved_split(path: Path, part: str, tally: Tally) -> Path:
+    """The folder of the split to read, where the library `datasets` saved several; else ``path``."""
+    description = path / "dataset_dict.json"
+    if not description.is_file():
+        return path
+    splits = json.loads(description.read_text(encoding="utf-8"))["splits"]
+    wanted = next((name for name in SPLITS[part] if name in splits), splits[0] if len(splits) == 1 else None)
+    if wanted is None:
+        raise DataError(
+            f"{path}: saved with the splits {', '.join(splits)}: name one of them in uri, such as {path / splits[0]}"
+        )
+    if len(splits) > 1:
+        tally.note(f"saved data sets of which the split {wanted} is read", str(path))
+    return path / wanted
+
+
 def _hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts) or path.name == "artifact.json"
+    """Hidden, or about the data instead of data."""
+    return any(part.startswith(".") for part in path.parts) or path.name in ("artifact.json", *DESCRIPTIONS)
 
 
 def _telling_sample(handle: BinaryIO) -> bytes:
@@ -261,7 +294,8 @@ def _unix(text: str) -> str:
 
 
 def _read_text(file: CorpusFile, tally: Tally) -> Iterator[str]:
-    return _decoded(file, tally)
+    yield from _decoded(file, tally)
+    yield END
 
 
 def _rows(file: CorpusFile, tally: Tally) -> Iterator[str]:
@@ -358,7 +392,36 @@ def _read_parquet(file: CorpusFile, tally: Tally) -> Iterator[str]:
         ) from error
 
 
-READERS = {"Text": _read_text, "JSONL": _read_jsonl, "CSV": _read_csv, "Parquet": _read_parquet}
+def _read_arrow(file: CorpusFile, tally: Tally) -> Iterator[str]:
+    """A file of a data set that the library `datasets` saved to disk."""
+    import pyarrow
+
+    number = 0
+    try:
+        with pyarrow.memory_map(str(file.path)) as source, pyarrow.ipc.open_stream(source) as table:
+            if file.column not in table.schema.names:
+                raise DataError(
+                    f"{file.path}: no column {file.column!r}; it has {_names(table.schema.names)}: set dataset.train[].columns.text to one of them"
+                )
+            before = tally.bytes
+            for batch in table:
+                for text in batch.column(file.column).to_pylist():
+                    number += 1
+                    yield from _row(text, file.column, f"{file.path}, row {number}", tally)
+                tally.bytes = before + source.tell()
+    except pyarrow.ArrowException as error:
+        raise DataError(
+            f"{file.path}: cannot be read as Arrow after row {number}: {str(error).splitlines()[0]}"
+        ) from error
+
+
+READERS = {
+    "Text": _read_text,
+    "JSONL": _read_jsonl,
+    "CSV": _read_csv,
+    "Parquet": _read_parquet,
+    "Arrow": _read_arrow,
+}
 
 
 def _row(text: Any, column: str, where: str, tally: Tally) -> Iterator[str]:
@@ -372,6 +435,7 @@ def _row(text: Any, column: str, where: str, tally: Tally) -> Iterator[str]:
     text = _unix(text)
     for start in range(0, len(text), BLOCK):
         yield text[start : start + BLOCK]
+    yield END
 
 
 def _names(columns: Iterable[str]) -> str:

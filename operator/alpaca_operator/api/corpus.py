@@ -8,7 +8,7 @@ from pydantic import Field
 
 from alpaca_operator.api.base import ShortText, Source, Spec
 
-CorpusFormat = Literal["Auto", "Text", "JSONL", "CSV", "Parquet"]
+CorpusFormat = Literal["Auto", "Text", "JSONL", "CSV", "Parquet", "Arrow"]
 Encoding = Literal[
     "Auto", "utf-8", "gb18030", "big5", "utf-16", "utf-16-le", "utf-16-be", "shift_jis", "euc_kr", "cp1252"
 ]
@@ -22,13 +22,13 @@ class CorpusColumns(Spec):
 
 
 class CorpusSource(Source):
-    """A file, or a folder of files (with its subfolders), of text: .txt, JSON lines, CSV or Parquet."""
+    """A file, or a folder of files (with its subfolders), of text: .txt, JSON lines, CSV, Parquet, or a data set saved by `datasets`."""
 
     content: ClassVar = "Dataset"
 
     format: CorpusFormat = "Auto"
-    """How files are read. `Auto` goes by their endings: `.txt`, `.jsonl` or `.ndjson` or `.json`, `.csv` or `.tsv`, `.parquet`; other files
-    of a folder are left out, and counted. Name it where the endings say something else."""
+    """How files are read. `Auto` goes by their endings: `.txt`, `.jsonl` or `.ndjson` or `.json`, `.csv` or `.tsv`, `.parquet`, `.arrow`; other
+    files of a folder are left out, and counted. Name it where the endings say something else."""
     columns: CorpusColumns = Field(default_factory=CorpusColumns)
     """Where the text is in rows of JSON lines, CSV and Parquet, such as `{text: 内容}`."""
     encoding: Encoding = "Auto"
