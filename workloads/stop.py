@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from workloads import leave
 from workloads.errors import Interrupted
 
 RESERVE = 0.1
@@ -59,7 +60,8 @@ class Stop:
             yield
         finally:
             for number, handler in before.items():
-                signal.signal(number, handler)
+                # What process 1 does before it listens is over: the result may be published, and must not end as interrupted.
+                signal.signal(number, signal.SIG_DFL if handler is leave else handler)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:

@@ -217,6 +217,11 @@ class Trainer(transformers.Trainer):
         """Raises LossDiverged for a loss that is not a number, and for one that is exactly 0: nothing is learnt from either."""
         loss, step = float(self._step_loss), self.state.global_step + 1
         self._step_loss.zero_()
+        if not math.isfinite(loss) and self.state.global_step == 0:
+            raise LossDiverged(
+                f"the loss is {loss} before anything was learnt: the base model's weights hold values that are no numbers, or overflow: "
+                f"check the files of spec.model, or set training.precision (now {self.settings.precision}) to fp32"
+            )
         if not math.isfinite(loss):
             raise LossDiverged(
                 f"the loss became {loss} at step {step} (learning rate {self._get_learning_rate():.3g}): lower training.learningRate "
