@@ -318,7 +318,7 @@ def volume_not_ready(pod: Pod) -> Diagnosis | None:
 
 
 SCHEDULING_REMEDIES = (
-    ("Insufficient", "lower pod.resources, or add a node that has them"),
+    ("Insufficient", "lower pod.resources, wait for other pods to end, or add a node that has them"),
     ("untolerated taint", "add the taint to pod.tolerations"),
     ("node affinity/selector", "correct pod.nodeSelector or pod.affinity"),
     ("unschedulable", "uncordon a node, or add one"),
@@ -356,7 +356,7 @@ PULL_CAUSES = (
     ),
     (
         r"no such host|connection refused|timeout|deadline exceeded|unreachable|EOF|reset by peer",
-        "the registry cannot be reached from the node",
+        "the registry cannot be reached from the node: check its name in pod.image, and the node's network",
     ),
     (r"InvalidImageName|invalid reference|couldn't parse", "that is not an image name: correct pod.image"),
     (r"ErrImageNeverPull|Never", "it is not on the node, and pod.imagePullPolicy is Never"),

@@ -54,7 +54,7 @@ CASES: dict[str, tuple[str | None, dict[str, Any], str]] = {
         NOTHING,
         {"resources": {"limits": {"nvidia.com/gpu": 99}}},
         "no node fits a pod that asks for nvidia.com/gpu: 99 (0/1 nodes are available: 1 Insufficient nvidia.com/gpu): lower "
-        "pod.resources, or add a node that has them (pod {pod})",
+        "pod.resources, wait for other pods to end, or add a node that has them (pod {pod})",
     ),
     "selector": (
         NOTHING,
@@ -81,7 +81,7 @@ CASES: dict[str, tuple[str | None, dict[str, Any], str]] = {
     "no-image": (
         NOTHING,
         {"image": "127.0.0.1:1/none:1"},
-        "image 127.0.0.1:1/none:1 cannot be pulled: the registry cannot be reached from the node (pod {pod})",
+        "image 127.0.0.1:1/none:1 cannot be pulled: the registry cannot be reached from the node: check its name in pod.image, and the node's network (pod {pod})",
     ),
     "image-name": (
         NOTHING,

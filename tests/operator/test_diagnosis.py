@@ -304,7 +304,7 @@ PENDING = [
         ),
         ("Infrastructure", "Unschedulable"),
         "no node fits a pod that asks for memory: 64Gi, nvidia.com/gpu: 8 (0/1 nodes are available: 1 Insufficient nvidia.com/gpu): lower "
-        "pod.resources, or add a node that has them (pod poet-sft-a)",
+        "pod.resources, wait for other pods to end, or add a node that has them (pod poet-sft-a)",
         id="a GPU that no node has",
     ),
     pytest.param(
@@ -339,7 +339,7 @@ PENDING = [
     pytest.param(
         waiting("ErrImagePull", FIRST.format(IMAGE, "dial tcp: lookup registry.example: no such host"), image=IMAGE),
         ("UserError", "ImageNotPullable"),
-        "image registry.example/not-found/sft:1 cannot be pulled: the registry cannot be reached from the node (pod poet-sft-a)",
+        "image registry.example/not-found/sft:1 cannot be pulled: the registry cannot be reached from the node: check its name in pod.image, and the node's network (pod poet-sft-a)",
         id="a registry that cannot be reached",
     ),
     pytest.param(
