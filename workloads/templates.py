@@ -10,8 +10,8 @@ import hashlib
 import json
 import re
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property, partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,11 +30,20 @@ Span = tuple[int, int]
 
 FOLDER = Path(__file__).with_suffix("")
 NAMED = ("HumanAssistant", "Llama2", "Llama3", "ChatML")
-NEEDED_TOKENS = {
+NEEDED_TOKENS: dict[str, tuple[str, ...]] = {
+    "HumanAssistant": (),
+    "Llama2": (),
     "Llama3": ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
     "ChatML": ("<|im_start|>", "<|im_end|>"),
 }
-"""What a named template writes beside the tokenizer's own bos and eos; each must be one token of the vocabulary."""
+"""What a named template writes under its own name; each must be one token of the vocabulary."""
+NEEDED_KINDS: dict[str, tuple[str, ...]] = {
+    "HumanAssistant": ("eos",),
+    "Llama2": ("eos", "bos"),
+    "Llama3": ("bos",),
+    "ChatML": (),
+}
+"""What it writes under the tokenizer's name."""
 
 OPEN, CLOSE, ALIAS_OPEN, ALIAS_CLOSE = "\ufdd0", "\ufdd1", "\ufdd2", "\ufdd3"
 """Unicode noncharacters, reserved for use inside a program: marks that no text from outside may carry."""
@@ -148,23 +157,7 @@ class Template:
         tokenizer.chat_template = without_generation(self.source)
 
     def _render(self, messages: Sequence[Message], generation_prompt: bool = False) -> tuple[str, list[Span]]:
-        plain = [{"role": message["role"], "content": message["content"]} for message in messages]
-        try:
-            texts, spans = render_jinja_template(
-                conversations=[plain],
-                chat_template=self.source,
-                return_assistant_tokens_mask=GENERATION.search(self.source) is not None,
-                add_generation_prompt=generation_prompt,
-                **self._variables,
-            )
-        except TemplateSyntaxError as error:
-            raise ValueError(f"line {error.lineno}: {error.message}") from error
-        except (
-            TemplateError,
-            TypeError,
-        ) as error:  # TypeError: it joins a text and a special token that the tokenizer lacks
-            raise ValueError(str(error)) from error
-        return texts[0], list(spans[0]) if spans else []
+        return _rendered(self.source, self._variables, messages, generation_prompt)
 
     def _text(self, messages: Sequence[Message], generation_prompt: bool = False) -> _Text:
         if not any(self._spelled.search(message["content"]) for message in messages):
@@ -215,6 +208,28 @@ class Template:
         moved = [text for text, number in self._control.items() if sealed.token_to_id(aliases[text]) != number]
         assert not moved, f"sealing the tokenizer moved the ids of {moved}"
         return sealed
+
+
+def _rendered(
+    source: str, variables: Mapping[str, str], messages: Sequence[Message], generation_prompt: bool = False
+) -> tuple[str, list[Span]]:
+    """Text, and the spans between generation markers. Raises ValueError with the template's reason."""
+    try:
+        texts, spans = render_jinja_template(
+            conversations=[[{"role": message["role"], "content": message["content"]} for message in messages]],
+            chat_template=source,
+            return_assistant_tokens_mask=GENERATION.search(source) is not None,
+            add_generation_prompt=generation_prompt,
+            **variables,
+        )
+    except TemplateSyntaxError as error:
+        raise ValueError(f"line {error.lineno}: {error.message}") from error
+    except (
+        TemplateError,
+        TypeError,
+    ) as error:  # TypeError: it joins a text and a special token that the tokenizer lacks
+        raise ValueError(str(error)) from error
+    return texts[0], list(spans[0]) if spans else []
 
 
 class _Text(NamedTuple):
@@ -320,7 +335,7 @@ def load(
             "{% generation %} around the assistant's text, or set dataset.trainOnPrompt"
         )
     else:
-        return _named(choice, tokenizer)
+        return Template(choice, _named_source(choice, tokenizer), tokenizer)
     try:
         template.render(PROBES[0])
     except ValueError as error:
@@ -347,22 +362,17 @@ def _read(path: Path) -> str:
         raise SpecError(f"templateFile: {path} is not a text file in UTF-8 ({error}): check the uri") from error
 
 
-def _named(name: str, tokenizer: PreTrainedTokenizerBase) -> Template:
+def _named_source(name: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    """Raises SpecError where the tokenizer lacks a token that the template writes."""
     known = tokenizer.get_added_vocab()
-    missing = [token for token in NEEDED_TOKENS.get(name, ()) if token not in known]
-    if name != "ChatML":
-        missing += [
-            f"an {kind}_token"
-            for kind in ("eos", "bos")
-            if kind == "eos" or name != "HumanAssistant"
-            if getattr(tokenizer, f"{kind}_token") is None
-        ]
+    missing = [token for token in NEEDED_TOKENS[name] if token not in known]
+    missing += [f"an {kind}_token" for kind in NEEDED_KINDS[name] if getattr(tokenizer, f"{kind}_token") is None]
     if missing:
         raise SpecError(
             f"template: {name} needs {', '.join(missing)}, which the model's tokenizer lacks: "
             "use FromModel, or HumanAssistant, which needs only an eos_token"
         )
-    return Template(name, (FOLDER / f"{name}.jinja").read_text(encoding="utf-8"), tokenizer)
+    return (FOLDER / f"{name}.jinja").read_text(encoding="utf-8")
 
 
 def _from_model(tokenizer: PreTrainedTokenizerBase, train_on_prompt: bool) -> Template:
@@ -399,16 +409,34 @@ PROBES = tuple(
 
 
 def _named_source_of_same_text(source: str, tokenizer: PreTrainedTokenizerBase) -> str | None:
-    """The named template that writes what the model's own does: its marks hold for the model's then."""
-    own = Template("FromModel", source, tokenizer)
+    """The named template that writes what the model's own does: its marks hold for the model's then.
+
+    A system prompt of the model's own, written where a conversation has none, is put before the named template.
+    """
+    own = partial(_rendered, source, tokenizer.special_tokens_map)
     for name in NAMED:
         try:
-            named = _named(name, tokenizer)
-            if all(
-                own.render(probe, probe[-1]["role"] == "user") == named.render(probe, probe[-1]["role"] == "user")
-                for probe in PROBES
-            ):
-                return named.source
+            named = _named_source(name, tokenizer)
+            for candidate in (named, _default_system(own, named, tokenizer) + named):
+                other = partial(_rendered, candidate, tokenizer.special_tokens_map)
+                if all(own(probe, asked)[0] == other(probe, asked)[0] for probe in PROBES for asked in (False, True)):
+                    return candidate
         except (SpecError, ValueError):  # it cannot be written with this tokenizer, or refuses a probe
             continue
     return None
+
+
+def _default_system(own: Callable[..., tuple[str, list[Span]]], named: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    """Jinja that adds the system prompt which the model's template writes by itself, as far as ``named`` tells where it stands."""
+    question = [{"role": "user", "content": "甲"}]
+    system = [{"role": "system", "content": "乙"}, *question]
+    before, _, after = _rendered(named, tokenizer.special_tokens_map, system)[0].partition("乙")
+    text = own(question)[0]
+    if len(text) < len(before + after) or not (text.startswith(before) and text.endswith(after)):
+        return ""
+    prompt = text[len(before) : len(text) - len(after)]
+    return (
+        "{%- if messages[0].role != 'system' %}"
+        f"{{%- set messages = [{{'role': 'system', 'content': {json.dumps(prompt, ensure_ascii=False)}}}] + messages %}}"
+        "{%- endif %}\n"
+    )

@@ -298,6 +298,26 @@ def test_from_model_takes_the_marks_of_a_named_template_that_writes_the_same(lla
     assert template.encode(CONVERSATION).mask.tolist() == load("Llama2", None, llama).encode(CONVERSATION).mask.tolist()
 
 
+CHATML_WITH_DEFAULT = (
+    "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nYou are \"it\".<|im_end|>\n' }}"
+    "{% endif %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+@pytest.mark.parametrize("messages", [CONVERSATION, CONVERSATION[1:]], ids=["system prompt given", "the model's own"])
+def test_from_model_keeps_the_system_prompt_of_the_model(byte_level, messages: list[dict[str, str]]) -> None:
+    model = with_template(byte_level, CHATML_WITH_DEFAULT)
+    template = load("FromModel", None, model)
+    assert template.encode(messages).ids.tolist() == model.apply_chat_template(messages, return_dict=True)["input_ids"]
+    trained = [
+        byte_level.decode(template.encode(messages).ids[first:last]) for first, last in template.encode(messages).spans
+    ]
+    assert trained == ["疑是地上霜。<|im_end|>", "李白 wrote it.<|im_end|>"]
+    template.install(model)
+    assert model.apply_chat_template(messages, tokenize=False) == template.render(messages)
+
+
 def test_from_model_takes_the_marks_that_trl_knows(byte_level) -> None:
     import trl.chat_template_utils
 
