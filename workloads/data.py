@@ -5,7 +5,6 @@ Sequences are kept as Arrow files that are mapped into memory, so that neither p
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import shutil
@@ -14,7 +13,6 @@ from array import array
 from bisect import bisect_left, insort
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
@@ -26,6 +24,7 @@ import pyarrow as pa
 import tokenizers
 
 from alpaca_operator.api.sft import DataSource, SFTDataset, SFTSpec
+from workloads import durable
 from workloads.errors import DataError
 from workloads.formats import Messages, Reading, Row, read
 from workloads.templates import Encoded, Template
@@ -162,7 +161,7 @@ def datasets_for(
     for a row that cannot be used, and where no example is left.
     """
     folder = cache / "datasets" / _key(spec, inputs, template, seed)
-    with _alone(folder, beat):
+    with durable.alone(folder, beat):
         prepared = _load(folder)
         if prepared is not None:
             say(f"data: found prepared in {folder}")
@@ -642,28 +641,6 @@ def _load(folder: Path) -> Prepared | None:
         return None
     parts = {Path(name).stem: datasets.Dataset.from_file(str(folder / name)) for name in record["sizes"]}
     return Prepared(parts["train"], parts.get("validation"), record["report"])
-
-
-@contextmanager
-def _alone(folder: Path, beat: Callable[[], None]) -> Iterator[None]:
-    """One process at a time prepares the same data."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with (folder.parent / f"{folder.name}.lock").open("w") as lock:
-        while not _locked(lock.fileno()):
-            beat()
-            time.sleep(0.2)
-        yield
-
-
-def _locked(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        # A volume without locks: two runs may prepare the same, and the rename decides.
-        return True
-    return True
 
 
 def _many(count: int, noun: str) -> str:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -13,6 +17,9 @@ def sync(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if not (path.is_dir() and error.errno in (errno.EINVAL, errno.ENOTSUP)):
+            raise  # buckets that are mounted as file systems have no directories to flush
     finally:
         os.close(handle)
 
@@ -82,3 +89,25 @@ def leftovers(target: Path, ending: str) -> Iterator[Path]:
 
 def _escaped(name: str) -> str:
     return "".join(f"[{character}]" if character in "*?[" else character for character in name)
+
+
+@contextmanager
+def alone(folder: Path, beat: Callable[[], None]) -> Iterator[None]:
+    """One process at a time makes ``folder``; the others wait, calling ``beat``."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with (folder.parent / f"{folder.name}.lock").open("w") as lock:
+        while not _locked(lock.fileno()):
+            beat()
+            time.sleep(0.2)
+        yield
+
+
+def _locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        # A volume without locks: two runs may prepare the same, and the rename decides.
+        return True
+    return True
