@@ -335,9 +335,9 @@ def load(
             "{% generation %} around the assistant's text, or set dataset.trainOnPrompt"
         )
     else:
-        return Template(choice, _named_source(choice, tokenizer), tokenizer)
+        template, way_out = Template(choice, _named_source(choice, tokenizer), tokenizer), ""
     try:
-        template.render(PROBES[0])
+        example = template.encode(PROBES[0])
     except ValueError as error:
         raise SpecError(
             f"template: {template.name} cannot write a conversation ({error}): mend it, or name another template"
@@ -351,6 +351,11 @@ def load(
     if not template.trains_end:
         raise SpecError(
             f"template: {template.name} leaves the assistant's end mark out of {{% generation %}}, so answers would never stop: {way_out}"
+        )
+    if not set(template.stop_ids) & set(example.ids[example.mask].tolist()):
+        raise SpecError(
+            f"template: {template.name} ends an answer with {tokenizer.decode(template.stop_ids[:1])}, which the model's tokenizer reads as "
+            'ordinary text: set "normalized": false for it among added_tokens in tokenizer.json'
         )
     return template
 

@@ -406,6 +406,25 @@ def test_a_template_whose_tokens_the_vocabulary_lacks_is_refused(llama) -> None:
     )
 
 
+def test_a_tokenizer_that_reads_its_end_mark_as_text_is_refused(llama) -> None:
+    """Early conversions of Llama normalize their special tokens: behind a word, `</s>` is three pieces."""
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    state = json.loads(llama.backend_tokenizer.to_str())
+    for token in state["added_tokens"]:
+        token["normalized"] = True
+    early = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(state)), bos_token="<s>", eos_token="</s>"
+    )
+    with pytest.raises(SpecError) as refusal:
+        load("HumanAssistant", None, early)
+    assert str(refusal.value) == (
+        'template: HumanAssistant ends an answer with </s>, which the model\'s tokenizer reads as ordinary text: set "normalized": false for '
+        "it among added_tokens in tokenizer.json"
+    )
+
+
 def test_llama2_refuses_two_questions_in_a_row(llama) -> None:
     with pytest.raises(ValueError, match="a user message where the Llama2 template needs user and assistant by turns"):
         load("Llama2", None, llama).encode([user("a"), user("b"), assistant("c")])
