@@ -146,3 +146,11 @@ class TestOnAnApiServer:
 def test_the_crds_for_kustomize_are_all_of_ours():
     listed = YAML(typ="safe").load((MANIFESTS / "crd" / "Kustomization").read_text(encoding="utf-8"))
     assert listed["resources"] == [f"{PLURALS[kind]}.yaml" for kind in KINDS]
+
+
+def test_the_readme_knows_every_folder():
+    readme = (MANIFESTS / "README.md").read_text(encoding="utf-8")
+    folders = {path.name for path in MANIFESTS.iterdir() if path.is_dir()}
+    components = {path.name for path in (MANIFESTS / "components").iterdir()}
+    assert {name for name in folders if f"`{name}`" not in readme} == set()
+    assert {name for name in components - {"namespaced"} if f"manifests/components/{name}" not in readme} == set()
