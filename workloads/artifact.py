@@ -141,6 +141,7 @@ class Publisher:
         )
         self._fence.check()
         self._place.publish(folder)
+        self._fence.lift()
         self.published = contract.Published(uri=self._place.uri, digest=artifact.digest, kind=artifact.kind)
         return self.published
 

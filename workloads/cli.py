@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from alpaca_operator.api import Resource
 from alpaca_operator.api.base import JobSpec
 from workloads import endings, fields, spec
-from workloads.environment import Environment
 from workloads.errors import SpecError, WorkloadError
 
 if TYPE_CHECKING:
@@ -32,7 +31,6 @@ def main(kind: type[Resource], run: Callable[[Any, Runtime], Metrics], argv: lis
     try:
         file, name, overrides = parse(kind, arguments)
         job = spec.load_job(kind, file, name, overrides)
-        Environment.read(os.environ)
     except WorkloadError as error:
         return endings.refuse(error, os.environ)
     from workloads.runtime import execute
@@ -49,6 +47,8 @@ def parse(kind: type[Resource], arguments: list[str]) -> tuple[str | None, str |
     while rest:
         argument = rest.pop(0)
         if not argument.startswith("--"):
+            if argument.startswith("-") and argument != "-":
+                raise SpecError(f"{argument}: flags start with -- (--help lists all)")
             if file is not None:
                 raise SpecError(f"{argument!r} and {file!r}: give one FILE; flags start with --")
             file = argument

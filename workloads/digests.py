@@ -14,6 +14,9 @@ from workloads import durable
 
 CHUNK = 8 * 1024 * 1024
 
+REMEMBERED = 10_000
+"""Files whose digests are kept in memory's file, the last learnt."""
+
 RACY_SECONDS = 2.0
 """A file changed this recently may change again within its time stamp's resolution: its digest is not remembered."""
 
@@ -33,15 +36,20 @@ def of_files(files: Mapping[str, str]) -> str:
     return of_text("".join(f"{files[path]}  {path}\n" for path in sorted(files)))
 
 
-def listing(folder: Path, keep: Callable[[str], bool] = lambda path: True) -> list[str]:
-    """Relative paths (with ``/``) of the files below ``folder``, sorted; hidden files and folders are left out."""
+def listing(folder: Path) -> list[str]:
+    """Relative paths (with ``/``) of the files below ``folder``, sorted. Hidden ones are left out; links are followed, once."""
     found = []
+    seen: set[str] = set()
     for parent, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        seen.add(os.path.realpath(parent))
+        folders[:] = [
+            name for name in folders if not name.startswith(".") and os.path.realpath(Path(parent, name)) not in seen
+        ]
         for name in files:
-            path = Path(parent, name).relative_to(folder).as_posix()
-            if not name.startswith(".") and keep(path):
-                found.append(path)
+            path = Path(parent, name)
+            # A link to nothing is listed, so that whoever reads it says its name; a socket or pipe is no content.
+            if not name.startswith(".") and (path.is_file() or path.is_symlink()):
+                found.append(path.relative_to(folder).as_posix())
     return sorted(found)
 
 
@@ -93,7 +101,8 @@ class Digests:
             return
         try:
             self._memory.parent.mkdir(parents=True, exist_ok=True)
-            durable.write_text(self._memory, json.dumps({**self._remembered(), **self._known}))
+            known = {**self._remembered(), **self._known}
+            durable.write_text(self._memory, json.dumps(dict(list(known.items())[-REMEMBERED:])))
             self._changed = False
         except OSError:
             return

@@ -104,7 +104,6 @@ class Checkpoints:
         self,
         folder: Path,
         run: Run,
-        fence: Fence,
         digests: Digests,
         say: Callable[[str], None],
         written: Callable[[contract.Checkpoint], None],
@@ -112,7 +111,7 @@ class Checkpoints:
     ) -> None:
         self._folder = folder
         self._run = run
-        self._fence = fence
+        self._fence = FileFence(folder / FENCE, run)
         self._digests = digests
         self._say = say
         self._written = written
@@ -122,6 +121,14 @@ class Checkpoints:
     def own(self) -> Path:
         """The folder of this run."""
         return self._folder / f"run-{self._run.run_id}"
+
+    def take(self) -> None:
+        """Become the newest run of the job: older ones may write and remove nothing any more."""
+        self._fence.take()
+
+    def check(self) -> None:
+        """Raises Superseded when another run took over."""
+        self._fence.check()
 
     def newest(self) -> Path | None:
         """The complete checkpoint with the highest step that a run with the same settings and inputs wrote.

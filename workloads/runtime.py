@@ -78,17 +78,20 @@ class Runtime:
 
 def execute(job: Resource, run: Callable[[Any, Runtime], Metrics]) -> int:
     """Run ``job`` in this process, tell how it ended, and return the exit code."""
-    environment = Environment.read(os.environ)
+    try:
+        environment = Environment.read(os.environ)
+    except WorkloadError as error:
+        return endings.refuse(error, os.environ)
     prepare_process()
     stop = Stop(job.spec.pod.termination_grace_period_seconds)
     with display(environment.in_pod) as shown, stop.listening():
-        watchdog = Watchdog(job.spec.failure_policy.hang_timeout_seconds, lambda silence: hung(silence))
+        watchdog = Watchdog(job.spec.failure_policy.hang_timeout_seconds)
         board = Board(shown, watchdog.beat)
-
-        def hung(silence: float) -> None:
-            endings.tell(endings.failed(_hung(silence, board), board.current), environment.termination_log)
-
-        watchdog.start()
+        watchdog.start(
+            lambda silence: endings.tell(
+                endings.failed(_hung(silence, board), board.current), environment.termination_log
+            )
+        )
         try:
             ending = _work(job, run, environment, stop, board)
         except BaseException as error:  # noqa: BLE001 - every way to end has to reach the exit code and the last word
@@ -105,6 +108,7 @@ def _work(
 ) -> contract.Termination:
     _serve(board, environment)
     _make_cache(environment)
+    board.update(stage="Loading")
 
     def beat() -> None:
         board.beat()
@@ -123,30 +127,34 @@ def _work(
         spec_digest=publisher.spec_digest,
         started_at=now(),
     )
-    fence = place.fence(this)
     checkpoints = Checkpoints(
         place.checkpoints,
         this,
-        fence,
         known,
         say=board.say,
         written=lambda checkpoint: board.update(checkpoint=checkpoint),
         uri=f"{place.uri}.checkpoints",
     )
     if publisher.published is not None:
+        place.fence(this).lift()
         checkpoints.discard_all()  # a run that ended between publishing and tidying up leaves them
         board.say(f"reused {place.uri}: it was made from the same settings and inputs")
         return _ended_well(Reason.REUSED, publisher, inputs, board)
     if notice:
         board.say(notice)
+    if not place.checkpoints_are_kept:
+        board.say(
+            "checkpoints of an s3:// output end with this pod: set cache.claimName, and a restart goes on from them"
+        )
     place.prepare()
     place.tidy()
     checkpoints.tidy()
-    publisher.guard(fence)
+    checkpoints.take()
+    publisher.guard(place.fence(this))
     try:
         metrics = run(job, Runtime(job, environment, inputs, stop, board, checkpoints, publisher))
     except OSError:
-        fence.check()  # the run that took over has tidied away what this one was writing
+        checkpoints.check()  # the run that took over has tidied away what this one was writing
         raise
     if publisher.published is None:
         raise WorkloadError(

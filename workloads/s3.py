@@ -51,13 +51,22 @@ def split(uri: str, where: str) -> tuple[str, str]:
     return bucket, key
 
 
-def connect() -> ArrowFSWrapper:
+INPUT_ATTEMPTS = 3
+OUTPUT_ATTEMPTS = 7
+"""How often a request is made before it counts as failed, with growing pauses: about a minute for the result of hours."""
+
+
+def connect(attempts: int) -> ArrowFSWrapper:
     """A file system for the endpoint in the environment."""
     from fsspec.implementations.arrow import ArrowFSWrapper
-    from pyarrow.fs import S3FileSystem
+    from pyarrow.fs import AwsStandardS3RetryStrategy, S3FileSystem
 
     endpoint = urlsplit(_endpoint())
-    options: dict[str, Any] = {"connect_timeout": 10, "request_timeout": 60}
+    options: dict[str, Any] = {
+        "connect_timeout": 10,
+        "request_timeout": 60,
+        "retry_strategy": AwsStandardS3RetryStrategy(max_attempts=attempts),
+    }
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
     if endpoint.netloc:
         # Other servers than Amazon's take any region, but the client would ask Amazon for one.
@@ -103,7 +112,7 @@ def fetch(
     bucket, key = split(uri, where)
     root = f"{bucket}/{key}"
     with explained(where):
-        store = connect()
+        store = connect(INPUT_ATTEMPTS)
         found = sizes(store, root)
         is_object = not found and _is_object(store, root)
         names = [""] if is_object else sorted(keep(list(found)))
@@ -198,10 +207,11 @@ class Bucket:
         bucket, key = split(uri, self._where)
         self._root = f"{bucket}/{key}"
         self._beat = beat
-        self._store = connect()
+        self._store = connect(OUTPUT_ATTEMPTS)
         own = digests.of_text(f"{_endpoint()} {self._root}").removeprefix("sha256:")[:16]
         self.staging = environment.cache / "staging" / f"{own}-{environment.run_id}"
         self.checkpoints = environment.cache / "checkpoints" / own
+        self.checkpoints_are_kept = environment.cache_is_kept
 
     def fence(self, run: Run) -> Fence:
         return _ObjectFence(self, run)
@@ -254,13 +264,18 @@ class Bucket:
         shutil.rmtree(folder)
 
     def read(self, path: str) -> str:
-        """The text of an object; empty where there is none."""
+        """The text of an object; empty where there is none. Read twice where it was replaced by a shorter one meanwhile."""
         with explained(self._where, SpecError):
-            try:
-                with self._store.fs.open_input_stream(path) as stream:
-                    return bytes(stream.readall()).decode()
-            except FileNotFoundError:
-                return ""
+            for attempt in (1, 2):
+                try:
+                    with self._store.fs.open_input_stream(path) as stream:
+                        return bytes(stream.readall()).decode()
+                except FileNotFoundError:
+                    return ""
+                except OSError:
+                    if attempt == 2:
+                        raise
+        return ""
 
     def write(self, path: str, text: str) -> None:
         with explained(self._where, SpecError), self._store.fs.open_output_stream(path) as stream:

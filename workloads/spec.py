@@ -199,6 +199,9 @@ def _say(kind: type[BaseModel], problem: Problem) -> str:
         by_lower = {choice.lower(): choice for choice in field.choices}
         close = difflib.get_close_matches(problem.value.lower(), by_lower, n=1)
         near = f"; did you mean {by_lower[close[0]]}?" if close else ""
+    if field and field.model and isinstance(problem.value, str) and "uri" in fields.names(field.model, ()):
+        element = (*problem.path, 0) if field.is_list else problem.path
+        near = f"; write {fields.shown((*element, 'uri'))}"
     return f"{shown} is not {wanted}{near}"
 
 

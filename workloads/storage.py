@@ -24,7 +24,7 @@ from workloads import digests, durable
 from workloads.digests import Digests
 from workloads.environment import Environment
 from workloads.errors import InputError, SpecError
-from workloads.runs import Fence, FileFence, Run
+from workloads.runs import FENCE, Fence, FileFence, Run
 
 MODEL_FILES = (".json", ".safetensors", ".model", ".txt", ".jinja", ".tiktoken")
 """What a model, adapter or tokenizer is loaded from. The rest of its folder (a README, pickled weights) shapes no result, and
@@ -57,6 +57,8 @@ def collect(spec: Model, environment: Environment, known: Digests, beat: Callabl
             path = locate(source, field, environment, beat)
             digest = content_digest(path, source, known)
         except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise  # the cache is full; the input is not to blame
             raise InputError(f"spec.{field}.uri: {source.uri}: {_cannot_read(error)}") from error
         inputs[field] = Input(source.uri, path, digest)
     known.remember()
@@ -229,8 +231,11 @@ class OutputPlace(Protocol):
     staging: Path
     """Where the result is written before it is published; the same file system as the final place, where that is local."""
     checkpoints: Path
+    checkpoints_are_kept: bool
+    """Whether they outlive this pod."""
 
-    def fence(self, run: Run) -> Fence: ...
+    def fence(self, run: Run) -> Fence:
+        """What keeps a run that was overtaken from publishing. It lies where the output does: runs need share nothing else."""
 
     def prepare(self) -> None:
         """Make sure, before hours of work, that something can be written there. Raises SpecError when nothing can."""
@@ -270,7 +275,9 @@ def output_place(
         )
         return bucket
     place = LocalFolder(uri, environment)
-    _must_not_touch_inputs(place.path, uri, {field: (found.uri, found.path) for field, found in inputs.items()})
+    _must_not_touch_inputs(
+        place.path.resolve(), uri, {field: (found.uri, found.path.resolve()) for field, found in inputs.items()}
+    )
     return place
 
 
@@ -279,7 +286,8 @@ class LocalFolder:
 
     def __init__(self, uri: str, environment: Environment) -> None:
         self.uri = uri
-        self.path = local_path(uri, environment)
+        path = local_path(uri, environment)
+        self.path = path.resolve() if path.is_symlink() else path  # the folder is replaced, not the link to it
         self._run_id = environment.run_id
         if uri.startswith("pvc://") and self.path.parent == environment.claims:
             raise SpecError(
@@ -291,9 +299,10 @@ class LocalFolder:
                 raise InputError(f"spec.output.uri: {uri}: the claim is not mounted at {claim}")
         self.staging = self.path.with_name(f".{self.path.name}.{self._run_id}.partial")
         self.checkpoints = self.path.with_name(f"{self.path.name}.checkpoints")
+        self.checkpoints_are_kept = True
 
     def fence(self, run: Run) -> Fence:
-        return FileFence(self.checkpoints / "run-id", run)
+        return FileFence(self.checkpoints / FENCE, run)
 
     def prepare(self) -> None:
         """Raises SpecError when nothing can be written there."""

@@ -20,24 +20,23 @@ LAST_RESORT_SECONDS = 30
 class Watchdog:
     """Counts the time since the last beat in a thread of its own.
 
-    After ``timeout`` seconds the stacks of all threads go to stderr, ``last_words`` is called with the seconds of silence, and
-    the process exits with 72, whatever the main thread is doing. A C function that never gives the interpreter lock back would
+    After ``timeout`` seconds the stacks of all threads go to stderr, the last words are said, and the process exits with 72, whatever the main thread is doing. A C function that never gives the interpreter lock back would
     keep that thread from running too; a timer in the C library then prints the stacks and exits 72 half a minute later.
     """
 
-    def __init__(
-        self, timeout: float, last_words: Callable[[float], None], last_resort_after: float = LAST_RESORT_SECONDS
-    ) -> None:
+    def __init__(self, timeout: float, last_resort_after: float = LAST_RESORT_SECONDS) -> None:
         self._timeout = timeout
         self._last_resort_after = last_resort_after
-        self._last_words = last_words
+        self._last_words: Callable[[float], None] = lambda silence: None
         self._last_beat = time.monotonic()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
         self._last_resort: LastResort = _TimerExit() if _TimerExit.is_available() else _TracebackExit()
         self._armed_at = 0.0
 
-    def start(self) -> None:
+    def start(self, last_words: Callable[[float], None]) -> None:
+        """Watch from now on; ``last_words`` is given the seconds of silence."""
+        self._last_words = last_words
         self._thread.start()
         self.beat()
 

@@ -10,7 +10,7 @@ import pytest
 from alpaca_operator.api.contract import Checkpoint
 from workloads.digests import Digests
 from workloads.errors import Superseded
-from workloads.runs import Checkpoints, FileFence, Run
+from workloads.runs import Checkpoints, Run
 
 
 class Job:
@@ -24,17 +24,16 @@ class Job:
     def run(self, run_id: str, spec_digest: str = "sha256:a") -> Checkpoints:
         """A new run, which is the newest from now on."""
         this = Run(run_id=run_id, job="SFTJob poet", spec_digest=spec_digest, started_at="2026-01-01T00:00:00Z")
-        fence = FileFence(self.folder / "run-id", this)
-        fence.take()
-        return Checkpoints(
+        run = Checkpoints(
             self.folder,
             this,
-            fence,
             Digests(self.folder.parent / "digests.json"),
             say=self.said.append,
             written=self.told.append,
             uri="pvc://models/poet.checkpoints",
         )
+        run.take()
+        return run
 
     @property
     def names(self) -> list[str]:

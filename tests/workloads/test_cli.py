@@ -283,6 +283,19 @@ def test_a_wrong_manifest_is_refused_with_line_field_and_remedy(
         pytest.param(
             ["a.yaml", "b.yaml"], SpecError, "'b.yaml' and 'a.yaml': give one FILE; flags start with --", id="two files"
         ),
+        pytest.param(["-m", "x"], SpecError, "-m: flags start with -- (--help lists all)", id="a short flag"),
+        pytest.param(
+            [*WHOLE, "--model", "pvc://models/base"],
+            SpecError,
+            "spec.model: 'pvc://models/base' is not a map; write spec.model.uri",
+            id="a place where a map is due",
+        ),
+        pytest.param(
+            [*WHOLE, "--dataset.train", "a.csv"],
+            SpecError,
+            "spec.dataset.train: 'a.csv' is not a list of 1 to 64 elements; write spec.dataset.train[0].uri",
+            id="a place where a list is due",
+        ),
         pytest.param(
             [*WHOLE, "--dataset.train[3].uri", "x"],
             SpecError,

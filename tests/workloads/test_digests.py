@@ -94,6 +94,17 @@ def test_a_folder_s_listing_leaves_out_what_is_hidden(tmp_path: Path) -> None:
     assert listing(tmp_path) == ["a/c.txt", "b.txt"]
 
 
+def test_links_are_followed_once_and_a_link_to_nothing_is_listed(tmp_path: Path) -> None:
+    written(tmp_path / "shelf" / "a.txt", "a")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "linked").symlink_to(tmp_path / "shelf")
+    (tmp_path / "shelf" / "back").symlink_to(tmp_path / "folder")
+    (tmp_path / "folder" / "gone.txt").symlink_to("nowhere")
+    os.mkfifo(tmp_path / "folder" / "pipe")
+
+    assert listing(tmp_path / "folder") == ["gone.txt", "linked/a.txt"]
+
+
 def test_the_digest_of_files_depends_on_names_and_contents_not_on_order() -> None:
     both = {"a": "1" * 64, "b": "2" * 64}
 

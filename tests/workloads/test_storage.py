@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -233,6 +234,29 @@ def test_an_empty_folder_is_no_obstacle(place: Place) -> None:
     place.output.mkdir()
 
     assert place.run(train()).code == 0
+
+
+def test_an_output_behind_a_link_is_replaced_where_it_lies(place: Place) -> None:
+    (place.folder / "disk" / "poet").mkdir(parents=True)
+    place.output.symlink_to("disk/poet")
+
+    assert place.run(train()).code == 0
+    assert place.run(train(), "--training.seed", "1", "--output.overwrite").code == 0
+    assert place.output.is_symlink()
+    assert [path.name for path in (place.folder / "disk").iterdir()] == ["poet"]
+    assert (place.output / "artifact.json").exists()
+
+
+def test_a_link_to_nothing_in_a_data_set_is_named(place: Place) -> None:
+    (place.folder / "rows").mkdir()
+    (place.folder / "rows" / "a.jsonl").symlink_to("nowhere")
+
+    ended = place.run(train(), "--dataset.train", "[{uri: rows}]")
+
+    assert ended.code == 66
+    assert ended.last_word["message"] == (
+        f"spec.dataset.train[0].uri: rows: cannot read {place.folder}/rows/a.jsonl: No such file or directory"
+    )
 
 
 # hf://
@@ -539,18 +563,50 @@ def test_files_of_somebody_else_s_on_s3_are_left_alone(place: Place, store: Stor
 
 
 def test_a_run_that_another_overtook_uploads_nothing(place: Place, store: Store) -> None:
-    flags = ["--output.uri", "s3://shelf/poet", "--training.maxSteps", "1000"]
-    lost = place.start(train(STEP_SECONDS), *flags, ALPACA_RUN_ID="lost", **store.environ)
-    lost.until_step(2)
+    body = """
+here.progress.say("training")
+while not pathlib.Path("trained").exists(): time.sleep(0.01)
+with here.output("Model", {}) as folder:
+    (folder / "weights").write_text("late")
+"""
+    lost = place.start(body, "--output.uri", "s3://shelf/poet", ALPACA_RUN_ID="lost", **store.environ)
+    lost.until(lambda said: "training" in said)
     newest = {"runId": "newer", "job": "SFTJob poet", "startedAt": "2026-01-01T00:00:00Z"}
     store.put("shelf/poet.checkpoints/run-id", json.dumps(newest).encode())
+    (place.folder / "trained").touch()
     ended = lost.end()
 
-    assert ended.code == 75
+    assert ended.code == 75, ended.err
     assert ended.last_word["message"] == (
         "another run took over at 2026-01-01T00:00:00Z (run newer of SFTJob poet): this one ends without publishing"
     )
     assert store.names("shelf/poet") == []
+
+
+def test_an_s3_job_that_was_stopped_goes_on_from_the_cache(place: Place, store: Store) -> None:
+    flags = ["--output.uri", "s3://shelf/poet", "--training.maxSteps", "100"]
+    first = place.start(train(STEP_SECONDS), *flags, **store.environ)
+    first.until_step(3)
+    first.send(signal.SIGTERM)
+    stopped = first.end()
+
+    ended = place.run(train(), *flags, **store.environ)
+
+    assert stopped.code == 75
+    assert [line["step"] for line in ended.lines if "loss" in line] == list(range(stopped.last_word["step"] + 1, 101))
+    assert store.names("shelf") == ["poet/adapter.safetensors", "poet/artifact.json"]
+    assert not list((place.folder / "cache" / "checkpoints").iterdir())
+
+
+def test_a_pod_without_a_cache_volume_is_told_that_its_checkpoints_end_with_it(place: Place, store: Store) -> None:
+    environ = {**store.environ, "ALPACA_IN_POD": "1", "ALPACA_CACHE": "", "ALPACA_PROGRESS_PORT": "0"}
+
+    ended = place.run(train(), "--output.uri", "s3://shelf/poet", HOME=str(place.folder), **environ)
+
+    assert ended.code == 0
+    assert ended.messages[0] == (
+        "checkpoints of an s3:// output end with this pod: set cache.claimName, and a restart goes on from them"
+    )
 
 
 @pytest.mark.parametrize(

@@ -29,8 +29,8 @@ from workloads.watchdog import Watchdog
 def last_words(silence):
     print(f"silent for {{silence:.0f}} s", file=sys.stderr, flush=True)
 
-watchdog = Watchdog(1.0, last_words, last_resort_after=2.0)
-watchdog.start()
+watchdog = Watchdog(1.0, last_resort_after=2.0)
+watchdog.start(last_words)
 {textwrap.dedent(body)}
 watchdog.stop()
 """

@@ -1,0 +1,113 @@
+"""The last word of a run: whole JSON within what the kubelet keeps."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from alpaca_operator.api.contract import TERMINATION_LIMIT, Checkpoint, Published, Termination
+from alpaca_operator.api.status import Reason
+from workloads import endings
+from workloads.errors import OutOfMemory, SpecError
+
+PUBLISHED = Published(uri="pvc://models/poet", digest="sha256:" + "0" * 64, kind="LoRAAdapter")
+
+
+def word(**fields: Any) -> Termination:
+    return Termination(reason=Reason.SUCCEEDED, **fields)
+
+
+def test_a_short_one_is_left_as_it_is() -> None:
+    said = word(message="done", output=PUBLISHED, checkpoint=Checkpoint(uri="x", step=3))
+
+    assert Termination.model_validate_json(endings.shortened(said)) == said
+
+
+def test_several_lines_become_one() -> None:
+    assert Termination.model_validate_json(endings.shortened(word(message="a\nb"))).message == "a; b"
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        pytest.param("x" * 10_000, id="letters"),
+        pytest.param("诗" * 10_000, id="characters of three bytes"),
+        pytest.param('"\\\t' * 10_000, id="characters that JSON escapes"),
+        pytest.param("𠮷\x00" * 10_000, id="characters outside the first plane, and control characters"),
+    ],
+)
+def test_a_long_message_is_cut_between_characters(message: str) -> None:
+    text = endings.shortened(word(message=message, output=PUBLISHED))
+
+    read = Termination.model_validate_json(text)
+    assert TERMINATION_LIMIT - 100 < len(text.encode()) <= TERMINATION_LIMIT
+    assert read.message.endswith("…")
+    assert message.startswith(read.message[:-1])
+    assert read.output == PUBLISHED
+
+
+def test_what_the_operator_can_do_without_gives_way() -> None:
+    many = {
+        f"dataset.train[{index}]": {"uri": "pvc://data/" + "x" * 80, "digest": "sha256:" + "0" * 64}
+        for index in range(64)
+    }
+
+    read = Termination.model_validate_json(
+        endings.shortened(word(message="done", resolved_inputs=many, metrics={"evalLoss": 0.5}, output=PUBLISHED))
+    )
+
+    assert read == word(message="done", metrics={"evalLoss": 0.5}, output=PUBLISHED)
+
+
+def test_a_loss_that_is_no_number_is_null() -> None:
+    text = endings.shortened(word(metrics={"evalLoss": float("nan"), "steps": 3.0}))
+
+    assert text == '{"reason":"Succeeded","exitCode":0,"message":"","metrics":{"evalLoss":null,"steps":3.0}}'
+
+
+def test_an_error_of_ours_is_found_below_what_a_library_raised() -> None:
+    ours = SpecError("training.optimizer: adamw_8bit needs a GPU")
+    wrapped = RuntimeError("worker 0 failed")
+    wrapped.__cause__ = ours
+
+    assert endings.explain(wrapped) is ours
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        pytest.param(MemoryError(), id="Python's"),
+        pytest.param(OSError(errno.ENOMEM, "Cannot allocate memory"), id="the kernel's"),
+        pytest.param(RuntimeError("CUDA error: out of memory"), id="the driver's"),
+        pytest.param(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"), id="cuBLAS's"),
+    ],
+)
+def test_want_of_memory_is_known_in_every_form(error: BaseException) -> None:
+    known = endings.explain(error)
+
+    assert isinstance(known, OutOfMemory)
+    assert str(known).endswith(endings.MEMORY_REMEDY)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        pytest.param(OSError(errno.ENOSPC, "No space left on device"), id="Python's"),
+        pytest.param(OSError(errno.EDQUOT, "Disk quota exceeded"), id="a quota's"),
+        pytest.param(RuntimeError("Error while serializing: IoError(Os { code: 28, message: No space left on device })"), id="safetensors'"),
+    ],
+)  # fmt: skip
+def test_a_full_disk_is_known_in_every_form(error: BaseException, tmp_path: Path) -> None:
+    known = endings.explain(error, (tmp_path / "not" / "there",))
+
+    assert isinstance(known, endings.DiskFull)
+    assert str(known).startswith(f"no space left on the volume of {tmp_path} (")
+
+
+def test_a_runtime_error_of_another_kind_is_a_bug() -> None:
+    assert str(endings.explain(RuntimeError("shapes differ\nmore"))) == (
+        "RuntimeError: shapes differ (the traceback is in the log)"
+    )
