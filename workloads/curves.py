@@ -15,6 +15,7 @@ NAMES = {
     "tokens_per_second": "train/tokens_per_second",
     "eval_loss": "validation/loss",
     "eval_perplexity": "validation/perplexity",
+    "eval_bits_per_byte": "validation/bits_per_byte",
     "eval_mean_token_accuracy": "validation/mean_token_accuracy",
 }
 """What is drawn, by its name in the Trainer's log."""

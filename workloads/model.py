@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import logging
 import os
 import struct
 import sys
@@ -78,9 +79,11 @@ def quiet_libraries(*, bitsandbytes: bool = False, deepspeed: bool = False) -> N
     for library in ("transformers", "peft", "accelerate"):
         warnings.filterwarnings("ignore", category=FutureWarning, module=library)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    from transformers.utils import logging
+    for library in ("accelerate", "bitsandbytes", "deepspeed", "DeepSpeed"):
+        logging.getLogger(library).setLevel(logging.ERROR)
+    from transformers.utils import logging as transformers_logging
 
-    logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
 
 
 def needs(spec: Spec) -> dict[str, bool]:
@@ -89,6 +92,15 @@ def needs(spec: Spec) -> dict[str, bool]:
         "bitsandbytes": method.of(spec).bits is not None or "8bit" in spec.training.optimizer,
         "deepspeed": spec.deepspeed is not None,
     }
+
+
+def check_trackers(spec: Spec) -> None:
+    """Refuse a tracker whose package is not installed."""
+    if "WandB" in spec.training.report_to and not _installed("wandb"):
+        raise SpecError(
+            "training.reportTo names WandB and the package wandb is not installed: add it to the image (pip install wandb), or remove "
+            "WandB from reportTo"
+        )
 
 
 def device() -> Device:
@@ -289,6 +301,11 @@ def load(base: Base, source: ModelSource, policy: Policy) -> PreTrainedModel:
             f"{shown}: {len(missing)} weights that config.json asks for are not in the files ({', '.join(missing[:3])}, …): copy the "
             "model again"
         )
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            # bitsandbytes repacks 4-bit weights at the first evaluation for a kernel without a gradient, and never back: on a CPU
+            # with AVX512-BF16 the steps after it would train on wrong gradients.
+            module.support_avx512bf16_for_cpu = False
     model.config.use_cache = False  # packed rows are kept apart by their positions only without a cache
     return model
 
@@ -322,6 +339,18 @@ def attach_adapter(model: PreTrainedModel, lora: LoRA, policy: Policy, start_fro
         ),
         autocast_adapter_dtype=True,
     )
+
+
+def name_base(adapter_folder: Path, source: ModelSource, base: Base) -> None:
+    """Let adapter_config.json name the base as others find it: a repository and revision on the hub, else the folder."""
+    path = adapter_folder / ADAPTER_CONFIG
+    config = json.loads(path.read_text(encoding="utf-8"))
+    if source.uri.startswith("hf://"):
+        name, _, revision = source.uri.removeprefix("hf://").partition("@")
+        config |= {"base_model_name_or_path": name, "revision": revision or None}
+    else:
+        config["base_model_name_or_path"] = str(base.folder)
+    path.write_text(json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def stretch(config: Any, kind: str, factor: float) -> None:

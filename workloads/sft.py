@@ -5,9 +5,6 @@ Every field of SFTJob can be given or overridden as an option (``--training.epoc
 
 from __future__ import annotations
 
-import importlib.util
-import json
-import math
 import shutil
 import sys
 from pathlib import Path
@@ -15,11 +12,9 @@ from typing import Any
 
 from alpaca_operator.api.sft import SFTJob, SFTSpec
 from workloads import cli, model, policy
-from workloads.errors import Interrupted, SpecError
+from workloads.errors import Interrupted
 from workloads.runtime import Metrics, Runtime
 
-FEW_STEPS = 20
-"""Below this many optimizer steps a run is told to be short: packing makes it easy to train less than one meant to."""
 PROOF_ROWS = 8
 PROOF_TOKENS = 256
 """How much of the training data a merged model is compared on."""
@@ -28,7 +23,7 @@ PROOF_TOKENS = 256
 def run(job: SFTJob, here: Runtime) -> Metrics:
     """Load, prepare, train, publish. The heavy libraries are imported once the folders and the spec were looked at."""
     spec = job.spec
-    _refuse_missing_tracker(spec)
+    model.check_trackers(spec)
     base = model.inspect(here.inputs["model"].path, "spec.model.uri", spec.model.uri, spec)
     adapter = here.inputs["adapter"].path if spec.adapter else None
     if adapter is not None:
@@ -70,7 +65,7 @@ def run(job: SFTJob, here: Runtime) -> Metrics:
         )
     trainer.load_best()
 
-    metrics = _metrics(trainer)
+    metrics = trainer.metrics()
     kind = "LoRAAdapter" if spec.method != "Full" and not spec.merge else "Model"
     with here.output(kind, metrics) as folder:
         _publish(folder, job, here, base, trainer, rows, metrics)
@@ -112,28 +107,8 @@ def _build(
         if "TensorBoard" in spec.training.report_to
         else [],
     )
-    _tell_plan(spec, here, loaded, rows, checkpoint)
+    trainer.tell_plan(len(rows.train))
     return trainer
-
-
-def _tell_plan(spec: SFTSpec, here: Runtime, loaded: Any, rows: Any, checkpoint: Path | None) -> None:
-    """What is going to happen, in numbers."""
-    training = spec.training
-    sequences = len(rows.train)
-    per_step = training.batch_size_per_device * training.gradient_accumulation
-
-    batches = math.ceil(sequences / training.batch_size_per_device)
-    total = training.max_steps or math.ceil(math.ceil(batches / training.gradient_accumulation) * training.epochs)
-    trained = sum(weight.numel() for weight in loaded.parameters() if weight.requires_grad)
-    everything = sum(weight.numel() for weight in loaded.parameters())
-    here.progress.say(f"{trained:,} of {everything:,} weights are trained ({100 * trained / everything:.2f} %)")
-    if total < FEW_STEPS:
-        here.progress.say(
-            f"warning: {total} optimizer steps in all ({per_step} sequences each): for more, lower training.gradientAccumulation (now "
-            f"{training.gradient_accumulation}) or raise training.epochs (now {training.epochs:g})"
-        )
-    if checkpoint is not None:
-        here.progress.say(f"going on from {checkpoint.parent.name}/{checkpoint.name}")
 
 
 def _publish(
@@ -147,7 +122,7 @@ def _publish(
     trainer.model.config.use_cache = True
     trainer.save_model(str(adapter_folder))
     if spec.method != "Full":
-        _name_base(adapter_folder, spec, base)
+        model.name_base(adapter_folder, spec.model, base)
     if spec.merge:
         here.progress.update(stage="Merging")
         dtype = str(base.config.get("dtype") or base.config.get("torch_dtype") or "float32")
@@ -163,18 +138,6 @@ def _publish(
     runs = here.checkpoints.own.parent / "runs"
     if runs.is_dir():
         shutil.copytree(runs, folder / "runs")
-
-
-def _name_base(adapter_folder: Path, spec: SFTSpec, base: model.Base) -> None:
-    """Let adapter_config.json name the base as others find it: a repository and revision on the hub, else the folder."""
-    path = adapter_folder / "adapter_config.json"
-    config = json.loads(path.read_text(encoding="utf-8"))
-    if spec.model.uri.startswith("hf://"):
-        name, _, revision = spec.model.uri.removeprefix("hf://").partition("@")
-        config |= {"base_model_name_or_path": name, "revision": revision or None}
-    else:
-        config["base_model_name_or_path"] = str(base.folder)
-    path.write_text(json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _write_generation_config(folder: Path, tokenizer: Any, stop_ids: list[int]) -> None:
@@ -216,39 +179,6 @@ def _write_card(
         metrics,
         card.Curves.of(trainer.state.log_history),
     )
-
-
-def _metrics(trainer: Any) -> Metrics:
-    """The numbers of the weights that are published: those of the best evaluation where early stopping chose it."""
-    history = trainer.state.log_history
-    losses = [entry["loss"] for entry in history if "loss" in entry]
-    evaluations = [entry for entry in history if "eval_loss" in entry]
-    found: Metrics = {
-        "steps": float(trainer.state.global_step),
-        "epochs": round(float(trainer.state.epoch or 0.0), 4),
-        "tokens": float(trainer.kept.tokens),
-        "trainLoss": sum(losses) / len(losses) if losses else None,
-        "finalLoss": losses[-1] if losses else None,
-    }
-    if evaluations:
-        best = trainer.kept.best_step if trainer.settings.early_stopping_patience is not None else None
-        chosen = next((entry for entry in evaluations if entry["step"] == best), evaluations[-1])
-        found |= {
-            "evalLoss": chosen["eval_loss"],
-            "perplexity": chosen["eval_perplexity"],
-            "meanTokenAccuracy": chosen["eval_mean_token_accuracy"],
-        }
-        if best is not None:
-            found["bestStep"] = float(best)
-    return {name: value if value is None or math.isfinite(value) else None for name, value in found.items()}
-
-
-def _refuse_missing_tracker(spec: SFTSpec) -> None:
-    if "WandB" in spec.training.report_to and importlib.util.find_spec("wandb") is None:
-        raise SpecError(
-            "training.reportTo names WandB and the package wandb is not installed: add it to the image (pip install wandb), or remove "
-            "WandB from reportTo"
-        )
 
 
 if __name__ == "__main__":

@@ -32,11 +32,20 @@ from workloads import method
 from workloads.errors import LossDiverged
 from workloads.method import Spec
 from workloads.policy import Policy
-from workloads.runtime import Runtime
+from workloads.runtime import Metrics, Runtime
 
 IGNORED = -100
 """Label of a token that is not trained on (PyTorch's cross entropy, `ignore_index`)."""
 STATE_FILE = "run_state.json"
+FEW_STEPS = 20
+"""Below this many optimizer steps a run is told to be short: packing makes it easy to train less than one meant to."""
+EVALUATED = {
+    "eval_loss": "evalLoss",
+    "eval_perplexity": "perplexity",
+    "eval_bits_per_byte": "bitsPerByte",
+    "eval_mean_token_accuracy": "meanTokenAccuracy",
+}
+"""What an evaluation logs, and how the metrics of a run call it."""
 FLASH = ("flash_attention_2", "flash_attention_3")
 
 
@@ -105,7 +114,8 @@ def arguments(spec: Spec, policy: Policy, scratch: Path, deepspeed: dict[str, An
         bf16=policy.precision == "bf16",
         fp16=policy.precision == "fp16",
         tf32=None,
-        use_cpu=not torch.cuda.is_available(),
+        # Told to use the CPU, accelerate would take plain DDP and leave DeepSpeed out; it finds the CPU by itself.
+        use_cpu=not torch.cuda.is_available() and deepspeed is None,
         activation_checkpointing=checkpointing,
         activation_checkpointing_kwargs={"use_reentrant": False} if checkpointing else None,
         use_cache=False,
@@ -171,7 +181,15 @@ class RunState:
 class Trainer(transformers.Trainer):
     """transformers' Trainer with the differences that the module's docstring lists."""
 
-    def __init__(self, here: Runtime, settings: Loop, checkpoint: Path | None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        here: Runtime,
+        settings: Loop,
+        checkpoint: Path | None,
+        piece_bytes: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """``piece_bytes``: bytes of text that each token stands for; given, evaluations tell bits per byte."""
         super().__init__(**kwargs)
         self.remove_callback(PrinterCallback)
         self.here = here
@@ -183,6 +201,8 @@ class Trainer(transformers.Trainer):
         self._step_loss = torch.zeros((), device=self.args.device)
         self._correct = torch.zeros((), dtype=torch.long, device=self.args.device)
         self._step_tokens = 0
+        self._piece_bytes = None if piece_bytes is None else piece_bytes.to(self.args.device)
+        self._eval_bytes = 0
         self._evaluated: dict[str, float] | None = None
 
     # ---- the step ----
@@ -257,7 +277,7 @@ class Trainer(transformers.Trainer):
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
         """As the parent's, with loss, perplexity and accuracy over all tokens instead of the mean over batches."""
-        self._eval_loss, self.kept.targets = 0.0, 0
+        self._eval_loss, self._eval_bytes, self.kept.targets = 0.0, 0, 0
         self._correct.zero_()
         output = super().evaluation_loop(*args, **kwargs)
         loss = self._eval_loss / max(self.kept.targets, 1)
@@ -267,6 +287,8 @@ class Trainer(transformers.Trainer):
                 f"{self.settings.learning_rate:g}) by a factor of 3 to 10"
             )
         output.metrics["eval_loss"] = loss
+        if self._eval_bytes:
+            output.metrics["eval_bits_per_byte"] = self._eval_loss / math.log(2) / self._eval_bytes
         output.metrics["eval_perplexity"] = math.exp(loss) if loss < 700 else math.inf
         output.metrics["eval_mean_token_accuracy"] = int(self._correct) / max(self.kept.targets, 1)
         return output
@@ -279,6 +301,8 @@ class Trainer(transformers.Trainer):
         count = inputs["labels"].numel()
         loss, logits, labels = super().prediction_step(model, inputs, *args, **kwargs)
         self._eval_loss += float(loss) * count
+        if self._piece_bytes is not None:
+            self._eval_bytes += int(self._piece_bytes[inputs["labels"]].sum())
         return loss, logits, labels
 
     # ---- telling ----
@@ -377,6 +401,46 @@ class Trainer(transformers.Trainer):
             self.kept.best_folder = f"{self.checkpoint.parent.name}/{self.checkpoint.name}"
         if self.kept.evaluation_due or self.stopped_early() or self.state.global_step >= self.state.max_steps:
             raise _NoStepLeft
+
+    def tell_plan(self, sequences: int) -> None:
+        """What is going to happen, in numbers."""
+        settings, say = self.settings, self.here.progress.say
+        batches = math.ceil(sequences / settings.batch_size_per_device)
+        per_epoch = math.ceil(batches / settings.gradient_accumulation)
+        total = settings.max_steps or math.ceil(per_epoch * settings.epochs)
+        sizes = [  # under ZeRO-3 the tensors themselves are empty between uses
+            (getattr(weight, "ds_numel", weight.numel()), weight.requires_grad) for weight in self.model.parameters()
+        ]
+        trained, everything = sum(size for size, moves in sizes if moves), sum(size for size, _ in sizes)
+        say(f"{trained:,} of {everything:,} weights are trained ({100 * trained / everything:.2f} %)")
+        if total < FEW_STEPS:
+            per_step = settings.batch_size_per_device * settings.gradient_accumulation
+            say(
+                f"warning: {total} optimizer steps in all ({per_step} sequences each): for more, lower training.gradientAccumulation "
+                f"(now {settings.gradient_accumulation}) or raise training.epochs (now {settings.epochs:g})"
+            )
+        if self.checkpoint is not None:
+            say(f"going on from {self.checkpoint.parent.name}/{self.checkpoint.name}")
+
+    def metrics(self) -> Metrics:
+        """The numbers of the weights that are published: those of the best evaluation where early stopping chose it."""
+        history = self.state.log_history
+        losses = [entry["loss"] for entry in history if "loss" in entry]
+        evaluations = [entry for entry in history if "eval_loss" in entry]
+        found: Metrics = {
+            "steps": float(self.state.global_step),
+            "epochs": round(float(self.state.epoch or 0.0), 4),
+            "tokens": float(self.kept.tokens),
+            "trainLoss": sum(losses) / len(losses) if losses else None,
+            "finalLoss": losses[-1] if losses else None,
+        }
+        if evaluations:
+            best = self.kept.best_step if self.settings.early_stopping_patience is not None else None
+            chosen = next((entry for entry in evaluations if entry["step"] == best), evaluations[-1])
+            found |= {name: chosen[logged] for logged, name in EVALUATED.items() if logged in chosen}
+            if best is not None:
+                found["bestStep"] = float(best)
+        return {name: value if value is None or math.isfinite(value) else None for name, value in found.items()}
 
     def load_best(self) -> None:
         """Go back to the weights of the best evaluation, where early stopping was asked for."""

@@ -76,7 +76,6 @@ def start(on_gpu: bool) -> None:
     os.environ.setdefault("LOCAL_RANK", "0")
     os.environ.setdefault("WORLD_SIZE", "1")
     if not on_gpu:
-        os.environ["ACCELERATE_USE_CPU"] = "true"
         os.environ["DS_ACCELERATOR"] = "cpu"
     import deepspeed
     import torch.distributed
