@@ -74,6 +74,9 @@ class TestWish:
     FAILED = TestTheEndIsSticky.BEFORE
     GIVEN_UP = status.compute(resource(), seen(ended(137, reason="OOMKilled"), child=job()), None)
     USED_UP = status.compute(resource(), seen(crashed("poet-sft-a", 10), child=job(spec={"backoffLimit": 0})), None)
+    HUNG = status.compute(
+        resource(failurePolicy={"maxRestarts": 0}), seen(ended(72), child=job(spec={"backoffLimit": 0})), None
+    )
     DONE = status.compute(resource(), seen(ended(0, says=DONE), child=job()), None)
 
     @pytest.mark.parametrize(
@@ -129,6 +132,18 @@ class TestWish:
             ),
             pytest.param(resource(GIVEN_UP), seen(), Wish.STAY, id="given up, and the child is gone"),
             pytest.param(resource(FAILED), seen(child=job()), Wish.STAY, id="the Job ends by itself at exit 65"),
+            pytest.param(
+                resource(HUNG, failurePolicy={"maxRestarts": 0}),
+                seen(ended(72), child=job(spec={"backoffLimit": 0})),
+                Wish.STAY,
+                id="the Job ends by itself above its own limit",
+            ),
+            pytest.param(
+                resource(HUNG),
+                seen(ended(75), child=job(condition="FailureTarget", reason="DeadlineExceeded")),
+                Wish.STAY,
+                id="the Job is about to end",
+            ),
             pytest.param(
                 resource(DONE), seen(child=job()), Wish.STAY, id="done: a child that has not noticed is left alone"
             ),

@@ -375,6 +375,51 @@ SITUATIONS = [
         id="its deadline passed, and its pod was killed",
     ),
     pytest.param(
+        resource(told(STARTED, "Running"), activeDeadlineSeconds=60),
+        seen(
+            running(metadata={"deletionTimestamp": at(700)}),
+            child=job(condition="FailureTarget", reason="DeadlineExceeded"),
+        ),
+        WORKING,
+        "Stopping",
+        "still running after activeDeadlineSeconds (60 s): pod poet-sft-a stops, a running step is saved first",
+        id="its deadline passed, and its pod still saves",
+    ),
+    pytest.param(
+        resource(told(STARTED, "Running"), activeDeadlineSeconds=60),
+        seen(ended(75), child=job(condition="FailureTarget", reason="DeadlineExceeded")),
+        FAILED,
+        "DeadlineExceeded",
+        "still running after activeDeadlineSeconds (60 s): a job of another name with a longer one and the same output starts from the "
+        "newest checkpoint, if there is one",
+        id="its deadline passed, and its pod has saved",
+    ),
+    pytest.param(
+        resource(told(STARTED, "Running"), failurePolicy={"maxRestarts": 0}),
+        seen(ended(72, says=HANG), child=job(spec={"backoffLimit": 0})),
+        FAILED,
+        "Hung",
+        "no step for 1800 s (pod poet-sft-a, exit 72)",
+        id="without restarts a failure ends it before the Job controller says so",
+    ),
+    pytest.param(
+        resource(told(STARTED, "Restarting"), failurePolicy={"maxRestarts": 1}),
+        seen(crashed("poet-sft-a", 10), crashed("poet-sft-b", 40), child=job(spec={"backoffLimit": 1})),
+        FAILED,
+        "RestartsExceeded",
+        "gave up after 1 restart (failurePolicy.maxRestarts), the last: boom (pod poet-sft-b, exit 70)",
+        id="so does the failure after the last restart",
+    ),
+    pytest.param(
+        resource(told(STARTED, "Restarting"), failurePolicy={"maxRestarts": 1}),
+        seen(crashed("poet-sft-a", 10), ended(75, "poet-sft-b", finished=40), child=job(spec={"backoffLimit": 1})),
+        WORKING,
+        "Restarting",
+        "stopped from outside after saving a checkpoint: see kubectl logs -n poetry poet-sft-b (pod poet-sft-b, exit 75); the next pod "
+        "starts from the newest checkpoint, if there is one (restart 1 of 10, failurePolicy.maxInfraRestarts)",
+        id="a pod that was stopped does not count towards them",
+    ),
+    pytest.param(
         resource(told(STARTED, "Running")),
         seen(child=job(condition="Failed", reason="PodFailurePolicy")),
         FAILED,
@@ -442,6 +487,11 @@ class TestRestarts:
 
     def test_an_error_that_is_not_tried_again_is_no_restart(self):
         written = status.compute(resource(), seen(ended(65, says=BAD_ROW), child=job()), None)
+        assert written["restarts"] == {"user": 0, "infra": 0, "total": 0}
+
+    def test_a_pod_that_its_deadline_stopped_is_no_restart(self):
+        cluster = seen(ended(75), child=job(condition="FailureTarget", reason="DeadlineExceeded"))
+        written = status.compute(resource(activeDeadlineSeconds=60), cluster, None)
         assert written["restarts"] == {"user": 0, "infra": 0, "total": 0}
 
     def test_pods_that_were_suspended_away_are_no_failures(self):
