@@ -71,7 +71,7 @@ class Operator:
         await wait_for_kinds(self.world.kube, CRD_POLL_SECONDS, log.warning)
         await self._fill()
         await self.elector.leading.wait()
-        for key in self.world.store.resources():
+        for key in self.world.store.new_ones_first():
             self.world.queue.add(key)
         async with asyncio.TaskGroup() as group:
             group.create_task(run_workers(self.world), name="workers")
@@ -88,7 +88,9 @@ class Operator:
                 await asyncio.sleep(RETRY_SECONDS)
 
     async def _watch(self) -> None:
-        await wait_for_kinds(self.world.kube, CRD_POLL_SECONDS, log.debug)
+        await (
+            self.filled.wait()
+        )  # kopf brings everything once more as it starts, which would only delay the first reconciles
         ours = asyncio.all_tasks()
         tasks = await kopf.spawn_tasks(
             registry=handlers.registry(self.world.store, self.world.queue),

@@ -59,6 +59,7 @@ def settings() -> kopf.OperatorSettings:
     chosen.persistence.diffbase_storage = NoDiffs()
     chosen.persistence.progress_storage = NoProgress()
     chosen.process.ultimate_exiting_timeout = 20  # a stop that hangs must end before the kubelet's 30 s
+    chosen.queueing.idle_timeout = 0.2  # kopf keeps a task per object for this long after each event
     for api in CHILDREN:
         chosen.watching.label_selectors[api.group, api.version, api.plural] = OURS  # not every pod of the cluster
     return chosen

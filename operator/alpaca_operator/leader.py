@@ -47,6 +47,7 @@ class Elector:
         self._lease: dict[str, Any] | None = None
         self._seen_at = 0.0
         self._valid_until = 0.0
+        self._failing = False
         self.leading = asyncio.Event()
 
     def check(self) -> None:
@@ -56,21 +57,26 @@ class Elector:
 
     async def run(self) -> None:
         """Waits for the Lease, then keeps it until cancelled."""
-        renew, failing = self._settings.renew_seconds, False
         while True:
-            pause = renew if self.leading.is_set() else renew / 2
-            try:
-                async with asyncio.timeout(renew):
-                    await self._acquire_or_renew()
-                failing = False
-            except (ApiError, Unreachable, TimeoutError) as error:
-                level = logging.DEBUG if failing else logging.WARNING  # once, not at every try
-                log.log(level, "the Lease could not be read or written: %s", str(error) or "no answer in time")
-                pause, failing = renew / 4, True
-            if self.leading.is_set() and self._clock() >= self._valid_until - self._settings.lease_seconds / 5:
-                log.error("the Lease %s is lost: it could not be renewed in time", self._settings.lease_name)
-                self._lost()
+            pause = await self.try_once()
             await asyncio.sleep(pause)
+
+    async def try_once(self) -> float:
+        """Acquires or renews; the seconds after which to do so again."""
+        renew = self._settings.renew_seconds
+        pause = renew if self.leading.is_set() else renew / 2
+        try:
+            async with asyncio.timeout(renew):
+                await self._acquire_or_renew()
+            self._failing = False
+        except (ApiError, Unreachable, TimeoutError) as error:
+            level = logging.DEBUG if self._failing else logging.WARNING  # once, not at every try
+            log.log(level, "the Lease could not be read or written: %s", str(error) or "no answer in time")
+            pause, self._failing = renew / 4, True
+        if self.leading.is_set() and self._clock() >= self._valid_until - self._settings.lease_seconds / 5:
+            log.error("the Lease %s is lost: it could not be renewed in time", self._settings.lease_name)
+            self._lost()
+        return pause
 
     async def release(self) -> None:
         """Gives the Lease up, so that a successor need not wait for its end."""

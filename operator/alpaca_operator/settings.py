@@ -109,7 +109,8 @@ def _parse(kind: object, variable: str, text: str) -> object:
         try:
             return kind(text)
         except ValueError:
-            raise SettingError(f"{variable} is {text!r}: set it to a number") from None
+            what = "a whole number" if kind is int else "a number"
+            raise SettingError(f"{variable} is {text!r}: set it to {what}") from None
     return text
 
 

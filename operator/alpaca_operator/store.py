@@ -141,6 +141,10 @@ class Store:
     def resources(self) -> Iterator[Key]:
         return iter(tuple(self._resources.values()))
 
+    def new_ones_first(self) -> list[Key]:
+        """Resources that nobody has looked at yet before all others."""
+        return sorted(self.resources(), key=lambda key: "conditions" in (self._objects[key].get("status") or {}))
+
     def keys(self, kind: str) -> list[Key]:
         return [key for key in self._objects if key.kind == kind]
 

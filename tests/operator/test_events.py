@@ -1,0 +1,59 @@
+"""Events: few, after the status, in the API server's shape."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from alpaca_operator.api import SFTJob
+from alpaca_operator.events import NOTE_LIMIT, Note, event, worth_telling
+from tests.operator import build
+
+
+def status(reason: str, message: str = "why and what to do") -> dict[str, Any]:
+    return {
+        "conditions": [{"type": "Complete", "reason": "x"}, {"type": "Ready", "reason": reason, "message": message}]
+    }
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "note"),
+    [
+        pytest.param({}, status("Pending"), None, id="a start is usual"),
+        pytest.param(status("Pending"), status("Starting"), None, id="so is a pod"),
+        pytest.param(status("Starting"), status("Running"), None, id="and a step"),
+        pytest.param(
+            status("Running"), status("Succeeded"), Note("Normal", "Succeeded", "why and what to do"), id="a good end"
+        ),
+        pytest.param(
+            status("Running"),
+            status("InvalidData"),
+            Note("Warning", "InvalidData", "why and what to do"),
+            id="a bad end",
+        ),
+        pytest.param(
+            status("Pending"),
+            status("Unschedulable"),
+            Note("Warning", "Unschedulable", "why and what to do"),
+            id="something to do",
+        ),
+        pytest.param(
+            status("Unschedulable"), status("Unschedulable", "more words"), None, id="the same again is not told"
+        ),
+        pytest.param(status("Running"), {}, None, id="a status without conditions"),
+    ],
+)
+def test_a_change_of_status_is_worth(before: dict[str, Any], after: dict[str, Any], note: Note | None) -> None:
+    assert worth_telling(before, after) == note
+
+
+def test_an_event_is_about_the_resource_and_fits() -> None:
+    job = SFTJob.model_validate(build.job())
+    now = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
+    made = event("operator-0", job, Note("Warning", "InvalidData", "行" * NOTE_LIMIT), now)
+    assert made["eventTime"] == "2026-01-02T03:04:05.678901Z"
+    assert made["regarding"]["uid"] == "uid-poet"
+    assert made["metadata"]["namespace"] == "team"
+    assert made["note"] == "行" * (NOTE_LIMIT // 3), "cut between characters"
