@@ -254,7 +254,7 @@ class Status(StatusPart):
     progress: ProgressStatus | None = None
     """How far the running pod is."""
     metrics: dict[str, float | None] | None = Field(None, max_length=64)
-    """Final metrics: `evalLoss`, `perplexity`, `meanTokenAccuracy`. null where the value was not a number."""
+    """Final metrics: `evalLoss`, `perplexity`, `meanTokenAccuracy`. One that was not a number is left out; the reason `LossDiverged` tells of it."""
     resolved_inputs: dict[str, ResolvedInput] | None = Field(None, max_length=32)
     """The inputs by the name of their field, with digests."""
     resolved_policy: dict[str, Any] | None = Field(
