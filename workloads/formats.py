@@ -222,7 +222,13 @@ def _sniff(path: Path) -> str:
         return ".parquet"
     if head.startswith(b"ARROW1"):
         return ".arrow"
-    return ".json" if head.lstrip(codecs.BOM_UTF8 + b" \r\n\t")[:1] in (b"{", b"[") else ".csv"
+    if head.lstrip(codecs.BOM_UTF8 + b" \r\n\t")[:1] in (b"{", b"["):
+        return ".json"
+    if not _suffix(path):
+        return ".csv"
+    raise DataError(
+        f"{path}: neither its name nor its content is that of a data file ({', '.join(sorted(READERS))}): convert it to one of these"
+    )
 
 
 def _bytes(path: Path) -> IO[bytes]:

@@ -388,6 +388,11 @@ DAMAGE = {
         "rows.parquet, row 1: not Parquet (Parquet magic bytes not found in footer. Either the file is corrupted or this is not a parquet "
         "file.): copy the file again",
     ),
+    "no data file": (
+        "notes.md", "# Notes\n",
+        "notes.md: neither its name nor its content is that of a data file (.arrow, .csv, .json, .jsonl, .ndjson, .parquet, .tsv): convert it to "
+        "one of these",
+    ),
     "columns that nothing fits": (
         "rows.csv", "title,body\nx,y\n",
         "rows.csv: no known layout fits its columns: title, body. Name the layout in format and map its columns, such as columns: "
