@@ -255,13 +255,9 @@ def _by_charset_normalizer(sample: bytes, sound: dict[str, str]) -> str | None:
 
 def _decoded(file: CorpusFile, tally: Tally) -> Iterator[str]:
     """A text file in blocks that end with a line, where lines are not longer than blocks. Line ends become ``\\n``."""
-    if file.path.stat().st_size == 0:
-        tally.note("empty files passed over", str(file.path))
-        return
     encoding = encoding_of(file.path) if file.encoding == "Auto" else WIDER.get(file.encoding, file.encoding)
-    tally.encodings[encoding] += 1
     decoder = codecs.getincrementaldecoder(encoding)("replace")
-    rest, row, characters, damaged = "", 1, 0, 0
+    rest, row, characters, damaged, empty = "", 1, 0, 0, True
     with file.path.open("rb") as handle:
         while True:
             raw = handle.read(BLOCK)
@@ -280,6 +276,7 @@ def _decoded(file: CorpusFile, tally: Tally) -> Iterator[str]:
             text = rest + text
             if not raw:
                 break
+            empty = False
             cut = text.rfind("\n") + 1 or (len(text) if len(text) >= BLOCK else 0)
             rest = text[cut:]
             if cut:
@@ -287,6 +284,10 @@ def _decoded(file: CorpusFile, tally: Tally) -> Iterator[str]:
                 yield _unix(text[:cut])
     if text:
         yield _unix(text)
+    if empty:
+        tally.note("empty files passed over", str(file.path))
+    else:
+        tally.encodings[encoding] += 1
 
 
 def _unix(text: str) -> str:
