@@ -17,6 +17,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from pathlib import Path
 from typing import IO, Any
 
@@ -108,18 +109,17 @@ def files_of(path: Path) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise InputError(f"dataset: nothing at {path}: check the uri")
-    found = sorted(
+    visible = sorted(
         p
         for p in path.rglob("*")
         if p.is_file() and not any(part.startswith(".") for part in p.relative_to(path).parts)
     )
-    saved = {folder for p in found for folder in p.relative_to(path).parents if _is_saved_dataset(path / folder)}
-    outer = {folder for folder in saved if not saved & set(folder.parents)}
-    files = [p for p in found if p.relative_to(path).parents[0] not in saved and _suffix(p) in READERS
-             and p.name not in NOT_ROWS and not saved & set(p.relative_to(path).parents)]  # fmt: skip
-    files = sorted([*files, *(path / folder for folder in outer)])
+    saved = [folder for folder in sorted({p.parent for p in visible}) if _is_saved_dataset(folder)]
+    saved = [folder for folder in saved if not any(other in folder.parents for other in saved)]
+    loose = [p for p in visible if not any(folder in p.parents for folder in saved)]
+    files = sorted([*saved, *(p for p in loose if _suffix(p) in READERS and p.name not in NOT_ROWS)])
     if not files:
-        names = ", ".join(p.name for p in found[:8]) or "nothing"
+        names = ", ".join(p.name for p in visible[:8]) or "nothing"
         raise DataError(
             f"{path}: no data file ({', '.join(sorted(READERS))}, or a folder saved by datasets) among {names}: name the file in uri"
         )
@@ -131,18 +131,21 @@ NOT_ROWS = {"dataset_info.json", "dataset_infos.json", "state.json", "dataset_di
 
 
 def _read_file(source: DataSource, path: Path, reading: Reading, part: str) -> Iterator[Row]:
-    unit, encoding, records = _open(path, part)
-    name, layout, chosen = source.format, None, "named in the spec"
-    columns = dict(source.columns)
+    unit, encoding, opened = _open(path, part)
+    records = _numbered(opened, path, unit)
+    first = list(islice(records, LOOKED_AT))
     file = str(path)
-    for number, record in _numbered(records, path, unit):
+    if not first:
+        reading.files.append(f"{file}: no rows")
+        return
+    name, columns, chosen = source.format, dict(source.columns), "named in the spec"
+    if name == "Auto":
+        name, columns, chosen = _detect([record for _, record in first], columns, file)
+    layout = LAYOUTS[name]
+    _check_columns(columns, name, layout)
+    reading.files.append(f"{file}: {name} ({chosen})" + (f", {encoding}" if encoding else ""))
+    for number, record in chain(first, records):
         where = f"{file}, {unit} {number}"
-        if layout is None:
-            if name == "Auto":
-                name, columns, chosen = _detect(record, columns, file)
-            layout = LAYOUTS[name]
-            _check_columns(columns, name, layout)
-            reading.files.append(f"{file}: {name} ({chosen})" + (f", {encoding}" if encoding else ""))
         try:
             record = _rename(record, columns)
             messages = [_clean(message, reading.repaired) for message in layout.convert(record, reading.repaired)]
@@ -154,8 +157,10 @@ def _read_file(source: DataSource, path: Path, reading: Reading, part: str) -> I
             raise DataError(f"{where}: {error}: mend or remove this {unit}") from error
         reading.read += 1
         yield Row(file, number, tuple(messages), unit)
-    if layout is None:
-        reading.files.append(f"{file}: no rows")
+
+
+LOOKED_AT = 64
+"""First rows of a file by which its layout is decided: the very first may be empty."""
 
 
 def _numbered(records: Iterable[tuple[int, Record]], path: Path, unit: str) -> Iterator[tuple[int, Record]]:
@@ -520,26 +525,27 @@ def _one_line(error: Exception) -> str:
 # Records to messages
 
 
-def _detect(record: Record, columns: dict[str, str], file: str) -> tuple[str, dict[str, str], str]:
-    """Layout, column mapping, and how it was chosen."""
-    renamed = _rename(record, columns)
-    for name, layout in LAYOUTS.items():
-        if layout.matches(renamed):
-            return name, columns, f"by {_why(renamed, layout)}"
-    if isinstance(record, dict) and not columns:
-        for question, answer in PAIRS:
-            if question in record and answer in record:
-                return (
-                    "Alpaca",
-                    {"instruction": question, "output": answer},
-                    f"{question} as instruction, {answer} as output",
-                )
-        for column in TURN_COLUMNS:
-            if _is_turns(column, "role")(record):
-                return "Messages", {"messages": column}, f"{column} as messages"
+def _detect(records: list[Record], columns: dict[str, str], file: str) -> tuple[str, dict[str, str], str]:
+    """Layout, column mapping, and how it was chosen: by the first record that tells."""
+    for record in records:
+        renamed = _rename(record, columns)
+        for name, layout in LAYOUTS.items():
+            if layout.matches(renamed):
+                return name, columns, f"by {_why(renamed, layout)}"
+        if isinstance(record, dict) and not columns:
+            for question, answer in PAIRS:
+                if question in record and answer in record:
+                    return (
+                        "Alpaca",
+                        {"instruction": question, "output": answer},
+                        f"{question} as instruction, {answer} as output",
+                    )
+            for column in TURN_COLUMNS:
+                if _is_turns(column, "role")(record):
+                    return "Messages", {"messages": column}, f"{column} as messages"
     known = "; ".join(f"{name}: {', '.join(layout.columns[: layout.required])}" for name, layout in LAYOUTS.items())
     raise DataError(
-        f"{file}: no known layout fits its columns: {_columns(record)}. Name the layout in format and map its columns, such as "
+        f"{file}: no known layout fits its columns: {_columns(records[0])}. Name the layout in format and map its columns, such as "
         f"columns: {{instruction: 问题, output: 答案}}. Layouts: {known}"
     )
 

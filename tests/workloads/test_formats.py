@@ -189,6 +189,11 @@ def test_rows(tmp_path: Path, record: Any, messages) -> None:
     assert conversations(write(tmp_path / "rows.jsonl", lines(record))) == [messages]
 
 
+def test_an_empty_first_row_does_not_hide_the_layout(tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.csv", csv_of({"text": ""}, RECORDS["HumanAssistantText"]))
+    assert conversations(path) == [(), turns(Q, A)]
+
+
 def test_columns_are_mapped(tmp_path: Path) -> None:
     path = write(tmp_path / "rows.csv", csv_of({"题": "q", "解": "a", "output": "not this"}))
     reading = Reading()
