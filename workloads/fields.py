@@ -75,7 +75,8 @@ class Field:
     @property
     def examples(self) -> list[str]:
         """Values that would do, for a field whose pattern says little to people."""
-        return list(self.info.examples or ()) if self.info else []
+        told = [self.info, *self.metadata]  # an optional field has those of its type there
+        return [example for each in told for example in getattr(each, "examples", None) or ()]
 
     @property
     def is_text(self) -> bool:

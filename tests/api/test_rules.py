@@ -25,6 +25,12 @@ MINIMAL: dict[str, Any] = {
 }
 
 BROKEN = [
+    pytest.param({"model": {}}, "an input needs uri or from, and not both: name one", id="an input that names nothing"),
+    pytest.param(
+        {"model": {"uri": "pvc://models/base", "from": {"kind": "PretrainJob", "name": "base"}}},
+        "an input needs uri or from, and not both: name one",
+        id="an input that names two",
+    ),
     pytest.param(
         {"output": {"uri": "hf://me/poet"}},
         "output.uri cannot be hf://: write to pvc://, s3:// or a path",
@@ -83,6 +89,7 @@ BROKEN = [
 ]
 
 TAKEN = [
+    pytest.param({"model": {"from": {"kind": "PretrainJob", "name": "base"}}}, id="a model that another job makes"),
     pytest.param({}, id="the smallest"),
     pytest.param({"output": {"uri": "s3://bucket/poet"}}, id="an output in an object store"),
     pytest.param({"parallelism": {"nodes": 1, "processesPerNode": 1}}, id="one process, said aloud"),
@@ -112,7 +119,8 @@ OUT_OF_BOUNDS = [
     pytest.param({"training": {"epochs": 1001}}, "epochs", id="above a bound"),
     pytest.param({"dataset": {"train": []}}, "train", id="no data"),
     pytest.param({"model": {"uri": "ftp://x/y"}}, "uri", id="a scheme that is not served"),
-    pytest.param({"model": {}}, "uri", id="a required field that is missing"),
+    pytest.param({"output": {}}, "uri", id="a required field that is missing"),
+    pytest.param({"model": {"from": {"kind": "Job", "name": "x"}}}, "kind", id="a reference to a kind that has no output"),
     pytest.param({"cache": {"claimName": "Not A Name"}}, "claimName", id="no name of Kubernetes"),
     pytest.param({"failurePolicy": {"hangTimeoutSeconds": 9}}, "hangTimeoutSeconds", id="below a bound"),
     pytest.param({"load": {"bits": 3}, "method": "QLoRA"}, "bits", id="a number that is none of the choices"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
@@ -76,18 +76,37 @@ class SecretReference(Spec):
     """Name of the Secret, with keys such as `HF_TOKEN`, or `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and `AWS_ENDPOINT_URL`."""
 
 
+class JobReference(Spec):
+    """Another job in the same namespace (locally: in the same file), whose output is read once it is published."""
+
+    kind: Literal["TokenizerJob", "PretrainJob", "SFTJob", "MergeJob"]
+    """Its kind."""
+    name: Name
+    """Its name."""
+
+
 class Source(Spec):
     """Where an input is read from."""
 
     content: ClassVar[Literal["Model", "Adapter", "Dataset", "File"]] = "File"
     """What has to lie there. It decides which files count, and where a hub keeps it."""
-    incidental: ClassVar = frozenset({"uri", "secret_ref"})  # what lies there counts, by its digest
+    incidental: ClassVar = frozenset({"uri", "from_", "secret_ref"})  # what lies there counts, by its digest
 
-    uri: Uri
+    uri: Uri | None = None
     """`pvc://claim/path`, `hf://org/name@revision`, `s3://bucket/key`, `file:///path` or a path. On a laptop
     `pvc://claim/path` is `$ALPACA_STORAGE/claim/path` (`./storage/claim/path`)."""
+    from_: JobReference | None = Field(None, alias="from")
+    """The output of another job, in place of `uri`. This job waits until that one is complete."""
     secret_ref: SecretReference | None = None
     """Credentials for the source, from a Secret. Locally the same variables are read from the environment."""
+
+    rules: ClassVar = (
+        Rule(
+            cel="has(self.uri) != has(self.from)",
+            holds=lambda source: (source.uri is None) != (source.from_ is None),
+            message="an input needs uri or from, and not both: name one",
+        ),
+    )
 
 
 class AdapterSource(Source):
@@ -106,6 +125,27 @@ def sources(part: object, path: str = "") -> Iterator[tuple[str, Source]]:
     elif isinstance(part, list):
         for index, each in enumerate(part):
             yield from sources(each, f"{path}[{index}]")
+
+
+def resolved(part: Any, uris: Mapping[str, str], path: str = "") -> Any:
+    """``part`` with every ``from`` replaced by the URI of the output it stands for, by the paths that ``sources`` gives.
+
+    Raises KeyError for a reference that ``uris`` does not have.
+    """
+    if isinstance(part, Source):
+        return part if part.from_ is None else part.model_copy(update={"from_": None, "uri": uris[path]})
+    if isinstance(part, Model):
+        names = {
+            name: ".".join(filter(None, (path, field.alias or name))) for name, field in type(part).model_fields.items()
+        }
+        changed = {name: resolved(getattr(part, name), uris, where) for name, where in names.items()}
+        return (
+            part.model_copy(update=changed) if any(changed[name] is not getattr(part, name) for name in names) else part
+        )
+    if isinstance(part, list):
+        items = [resolved(each, uris, f"{path}[{index}]") for index, each in enumerate(part)]
+        return items if any(new is not old for new, old in zip(items, part, strict=True)) else part
+    return part
 
 
 class RopeScaling(Spec):

@@ -10,9 +10,9 @@ from alpaca_operator.plan.base import Manifest
 PVC = "pvc://"
 
 
-def claim_of(uri: str) -> str | None:
+def claim_of(uri: str | None) -> str | None:
     """The claim that a URI names, if it is a pvc:// one."""
-    return uri.removeprefix(PVC).partition("/")[0] if uri.startswith(PVC) else None
+    return uri.removeprefix(PVC).partition("/")[0] if uri and uri.startswith(PVC) else None
 
 
 def claims(spec: JobSpec) -> dict[str, bool]:
