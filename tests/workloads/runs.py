@@ -6,13 +6,14 @@ import json
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+ROOT = Path(__file__).parents[2]
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["tests.workloads.warm"])
 
@@ -56,8 +57,17 @@ class Place:
     folder: Path
     environment: dict[str, str] = field(default_factory=dict)
 
-    def run(self, job: dict[str, Any], *arguments: str, at: Callable[[Line], int | None] = lambda line: None) -> Ended:
-        """Run ``job``. ``at`` sees every line as it comes, and names the signal to send then, if any."""
+    def run(
+        self,
+        job: dict[str, Any],
+        *arguments: str,
+        at: Callable[[Line], int | None] = lambda line: None,
+        cold: bool = False,
+    ) -> Ended:
+        """Run ``job``. ``at`` sees every line as it comes, and names the signal to send then, if any.
+
+        A ``cold`` run is a new interpreter, for jobs that use packages which the fork server has hidden (bitsandbytes, DeepSpeed).
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         manifest = self.folder / "job.json"
         manifest.write_text(json.dumps(job, ensure_ascii=False), encoding="utf-8")
@@ -72,24 +82,47 @@ class Place:
             "OMP_NUM_THREADS": "1",
             **self.environment,
         }
-        process = SERVER.Process(target=_run, args=(["job.json", *arguments], str(self.folder), environment))
-        process.start()
+        arguments = ("job.json", *arguments)
+        process = self._cold(arguments, environment) if cold else _Warm(arguments, self.folder, environment)
         lines = []
         with pipe.open(encoding="utf-8") as stdout:
             for raw in stdout:
                 line = json.loads(raw)
                 lines.append(line)
                 number = at(line)
-                if number is not None and process.pid is not None:
+                if number is not None:
                     os.kill(process.pid, number)
-        process.join(120)
-        assert process.exitcode is not None, "the run closed its standard output and did not end"
+        exit_code = process.wait(120)
         return Ended(
-            exit_code=process.exitcode,
+            exit_code=exit_code,
             lines=lines,
             text=errors.read_text(encoding="utf-8"),
             termination=json.loads(last.read_text(encoding="utf-8")) if last.exists() else {},
         )
+
+    def _cold(self, arguments: Sequence[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
+        # Opened by a shell of its own: opening a named pipe waits for its reader, which is us.
+        line = 'exec "$@" > stdout 2> stderr'
+        return subprocess.Popen(
+            ["sh", "-c", line, "sh", sys.executable, "-m", "workloads.sft", *arguments],
+            cwd=self.folder,
+            env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        )
+
+
+class _Warm:
+    """A process forked from one that has imported everything."""
+
+    def __init__(self, arguments: Sequence[str], folder: Path, environment: dict[str, str]) -> None:
+        self._process = SERVER.Process(target=_run, args=(list(arguments), str(folder), environment))
+        self._process.start()
+        assert self._process.pid is not None
+        self.pid = self._process.pid
+
+    def wait(self, timeout: float) -> int:
+        self._process.join(timeout)
+        assert self._process.exitcode is not None, "the run closed its standard output and did not end"
+        return self._process.exitcode
 
 
 def _run(arguments: list[str], folder: str, environment: dict[str, str]) -> None:
@@ -146,12 +179,3 @@ def _merged(part: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
         old = merged.get(key)
         merged[key] = _merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
     return merged
-
-
-@contextmanager
-def linked(folder: Path, **targets: Path) -> Iterator[Path]:
-    """``folder`` with links to models and data that several tests share."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, target in targets.items():
-        (folder / name.replace("_", ".")).symlink_to(target)
-    yield folder
