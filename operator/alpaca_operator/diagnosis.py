@@ -21,6 +21,8 @@ LINE_LIMIT = 1000
 """Characters of a message: `kubectl describe` still shows it well, and 32 attempts fit a status."""
 SILENCE = timedelta(seconds=60)
 """A kubelet that answers has removed a pod well within this after its grace period."""
+PATIENCE = timedelta(minutes=2)
+"""Volumes are attached and mounted well within this; a pull of the image comes after them and is not counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +154,17 @@ def diagnose(pod: Object, now: datetime) -> Diagnosis | None:
         uid=str(pod["metadata"].get("uid", "")),
         finished_at=ended_at(read) if found.ended else None,
     )
+
+
+def changes_at(pod: Object, now: datetime) -> datetime | None:
+    """When time alone will change the diagnosis, if nothing else does."""
+    read = Pod(pod, now)
+    if read.ended or read.status.get("phase") == "Succeeded":
+        return None
+    stopped, placed = pod["metadata"].get("deletionTimestamp"), _waits_on_node_since(read)
+    moments = [instant(stopped) + SILENCE] if stopped else []
+    moments += [placed + PATIENCE] if placed else []
+    return min((moment for moment in moments if moment > now), default=None)
 
 
 # --- Why a pod ended -------------------------------------------------------------------------------------------------
@@ -317,6 +330,19 @@ def volume_not_ready(pod: Pod) -> Diagnosis | None:
     return Diagnosis("UserError", Reason.VOLUME_NOT_READY, message, ended=False)
 
 
+def not_mounted(pod: Pod) -> Diagnosis | None:
+    """On a node, but without volumes or network for too long: why, the kubelet tells in Events of the pod alone."""
+    since = _waits_on_node_since(pod)
+    if since is None or pod.now < since + PATIENCE:
+        return None
+    minutes = int(PATIENCE.total_seconds()) // 60
+    message = (
+        f"a volume (or the network) of the pod is not ready on node {pod.node} after {minutes} minutes: the events of "
+        f"kubectl describe pod -n {pod.namespace} {pod.name} say which"
+    )
+    return Diagnosis("UserError", Reason.VOLUME_NOT_READY, message, ended=False)
+
+
 SCHEDULING_REMEDIES = (
     ("Insufficient", "lower pod.resources, wait for other pods to end, or add a node that has them"),
     ("untolerated taint", "add the taint to pod.tolerations"),
@@ -403,6 +429,7 @@ CHECKS: tuple[Callable[[Pod], Diagnosis | None], ...] = (
     unschedulable,
     unpullable,
     not_created,
+    not_mounted,
 )
 """The first that speaks wins."""
 
@@ -527,6 +554,14 @@ def _not_scheduled(pod: Pod) -> str:
     if pod.ended or condition.get("status") != "False" or condition.get("reason") != "Unschedulable":
         return ""
     return str(condition.get("message", "")) or "the scheduler gave no reason"
+
+
+def _waits_on_node_since(pod: Pod) -> datetime | None:
+    """Since when a pod that is on a node has waited for its volumes and its network."""
+    placed, ready = pod.condition("PodScheduled"), pod.condition("PodReadyToStartContainers")
+    if pod.ended or placed.get("status") != "True" or ready.get("status") != "False":
+        return None
+    return instant(str(placed["lastTransitionTime"]))
 
 
 def _claims(pod: Pod) -> list[str]:

@@ -21,7 +21,7 @@ from alpaca_operator.api.status import (
     ResolvedInput,
     Status,
 )
-from alpaca_operator.diagnosis import SILENCE, Diagnosis, Refusal, instant
+from alpaca_operator.diagnosis import Diagnosis, Refusal, changes_at, instant
 from alpaca_operator.verdicts import (
     ATTEMPTS_KEPT,
     Case,
@@ -143,10 +143,10 @@ def change(before: dict[str, Any], after: dict[str, Any]) -> Change:
 
 def look_again(resource: Resource, seen: Seen) -> timedelta | None:
     """When time alone will change something, the time until then."""
-    moments = [_ttl_end(resource)] if is_terminal(resource) and seen.child else []
-    if not is_terminal(resource):
-        stamps = [pod["metadata"].get("deletionTimestamp") for pod in seen.pods]
-        moments += [instant(stamp) + SILENCE for stamp in stamps if stamp]
+    if is_terminal(resource):
+        moments = [_ttl_end(resource)] if seen.child else []
+    else:
+        moments = [changes_at(pod, seen.now) for pod in seen.pods]
     ahead = [moment - seen.now for moment in moments if moment and moment > seen.now]
     return min(ahead, default=None)
 

@@ -134,6 +134,12 @@ def jobs(bed) -> Iterator[Bed]:
             *(child(bed, name, script, **pod) for name, (script, pod, _) in CASES.items()),
             *(child(bed, name, SAVES) for name in ("evicted", "deleted")),
             child(bed, "ended", LEAVES_A_TRACEBACK, max_restarts=100),
+            child(
+                bed,
+                "unmounted",
+                NOTHING,
+                volumes=[{"name": "key", "mountPath": "/key", "secret": {"secretName": "missing"}}],
+            ),
             child(bed, "refused", NOTHING, volumes=[{"name": "node", "mountPath": "/node", "hostPath": {"path": "/"}}]),
             namespace=NAMESPACE,
         )
@@ -154,6 +160,21 @@ def told(bed: Bed, name: str) -> diagnosis.Diagnosis | None:
 def test_what_a_pod_of_a_real_node_is_told_to_have(jobs, name):
     found = until(lambda: told(jobs, name), f"a diagnosis of {name}", seconds=120)
     assert found.message == CASES[name][2].format(pod=found.pod)
+
+
+def test_a_volume_that_cannot_be_mounted_is_told_after_a_while(jobs):
+    def waits() -> datetime | None:
+        found = pods(jobs, "unmounted")
+        return diagnosis.changes_at(found[0], datetime.now(UTC)) if found else None
+
+    moment = until(waits, "a pod on a node without its volumes", seconds=120)
+    (pod,) = pods(jobs, "unmounted")
+    name = pod["metadata"]["name"]
+    assert diagnosis.diagnose(pod, datetime.now(UTC)) is None
+    assert diagnosis.diagnose(pod, moment).message == (
+        f"a volume (or the network) of the pod is not ready on node node1 after 2 minutes: the events of kubectl describe pod -n diagnosis "
+        f"{name} say which (pod {name})"
+    )
 
 
 def until_it_runs(bed: Bed, name: str) -> str:

@@ -94,6 +94,16 @@ def unplaced(
     return pod(spec={"nodeName": "", "containers": containers, "volumes": volumes}, status={"conditions": [condition]})
 
 
+def placed(*, ready: str, when: float = 0) -> Object:
+    """A pod that is on a node, where its volumes and network are ready (``True``) or not (``False``)."""
+    conditions = [
+        {"type": "PodScheduled", "status": "True", "lastTransitionTime": at(when)},
+        {"type": "PodReadyToStartContainers", "status": ready, "lastTransitionTime": at(when)},
+    ]
+    state = {"waiting": {"reason": "ContainerCreating"}}
+    return pod(status={"conditions": conditions, "containerStatuses": [{"name": CONTAINER, "state": state}]})
+
+
 def job(
     *, condition: str = "", reason: str = "", when: float = 90, spec: Object | None = None, **metadata: Any
 ) -> Object:

@@ -11,7 +11,7 @@ from alpaca_operator import diagnosis
 from alpaca_operator.api.contract import CONTAINER, Termination
 from alpaca_operator.api.status import Reason
 from alpaca_operator.diagnosis import Refusal, diagnose
-from tests.operator.pods import START, at, ended, pod, running, unplaced, waiting
+from tests.operator.pods import START, at, ended, placed, pod, running, unplaced, waiting
 
 LONG_AFTER = START + timedelta(hours=1)
 
@@ -377,6 +377,13 @@ PENDING = [
         id="a container runtime that cannot",
     ),
     pytest.param(
+        placed(ready="False"),
+        ("UserError", "VolumeNotReady"),
+        "a volume (or the network) of the pod is not ready on node n1 after 2 minutes: the events of kubectl describe pod -n poetry "
+        "poet-sft-a say which (pod poet-sft-a)",
+        id="a volume that cannot be mounted",
+    ),
+    pytest.param(
         running(metadata={"deletionTimestamp": at(600)}),
         ("Infrastructure", "Disrupted"),
         f"node n1 does not answer, the pod should have stopped at {at(600)}; where the node is gone for good, kubectl delete node n1 lets "
@@ -401,6 +408,8 @@ def test_a_pod_that_waits(stuck, known, message):
         pytest.param(pod(), id="just made"),
         pytest.param(waiting("ContainerCreating"), id="its image is being pulled"),
         pytest.param(waiting("PodInitializing"), id="a sidecar comes first"),
+        pytest.param(placed(ready="True"), id="a pull that takes an hour"),
+        pytest.param(placed(ready="False", when=3590), id="its volumes are being mounted"),
         pytest.param(unplaced("waiting for the gate", reason="SchedulingGated"), id="held by a scheduling gate"),
         pytest.param(running(), id="running"),
         pytest.param(running(metadata={"deletionTimestamp": at(3599)}), id="within its grace period"),
@@ -575,3 +584,21 @@ def test_the_contract_of_a_last_word_is_what_the_pods_above_say():
     ]["message"]
     assert json.loads(message) == {"reason": "InvalidData", "exitCode": 65, "message": "row 7"}
     assert CONTAINER == "workload"
+
+
+@pytest.mark.parametrize(
+    ("waits", "then"),
+    [
+        pytest.param(placed(ready="False", when=10), at(130), id="until patience with its volumes ends"),
+        pytest.param(running(metadata={"deletionTimestamp": at(600)}), at(660), id="until its node counts as silent"),
+        pytest.param(placed(ready="True"), None, id="a pull takes as long as it takes"),
+        pytest.param(running(), None, id="running"),
+        pytest.param(ended(65, metadata={"deletionTimestamp": at(600)}), None, id="ended"),
+        pytest.param(ended(0, metadata={"deletionTimestamp": at(600)}), None, id="ended well"),
+    ],
+)
+def test_when_time_alone_changes_a_diagnosis(waits, then):
+    assert diagnosis.changes_at(waits, START) == (diagnosis.instant(then) if then else None)
+    if then:
+        assert diagnose(waits, diagnosis.instant(then)) != diagnose(waits, START)
+        assert diagnosis.changes_at(waits, diagnosis.instant(then)) is None
