@@ -376,9 +376,12 @@ def _restarts(resource: Resource, before: Status, fresh: tuple[Diagnosis, ...], 
 
 
 def _remembered(before: Status, child: Object | None) -> Diagnosis | None:
-    """The last attempt that the status has, if it was one of this child."""
+    """The last attempt that the status has, if it was one of this child and no pod has run since: how a later pod ended, of which
+    nothing is left, is not known."""
     made = (child or {}).get("metadata", {}).get("creationTimestamp", "")
     if child is None or not before.attempts or (before.attempts[-1].finished_at or "") < made:
+        return None
+    if _ready_reason(before) != Reason.RESTARTING:
         return None
     last = before.attempts[-1]
     return Diagnosis(

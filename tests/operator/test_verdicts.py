@@ -174,6 +174,14 @@ SITUATIONS = [
         id="an evicted pod is gone before the next one runs",
     ),
     pytest.param(
+        resource(told(STARTED, "Stopping", attempts=[EVICTED])),
+        seen(pod("poet-sft-c", made=170), child=job(creationTimestamp=at(0))),
+        WORKING,
+        "Pending",
+        "waits for its pod to start",
+        id="a second pod was evicted, and is gone, while nobody looked",
+    ),
+    pytest.param(
         resource(told(STARTED, "Suspended", attempts=[EVICTED])),
         seen(pod("poet-sft-b", made=170), child=job(creationTimestamp=at(160))),
         WORKING,
