@@ -350,6 +350,9 @@ def name_base(adapter_folder: Path, source: ModelSource, base: Base) -> None:
         config |= {"base_model_name_or_path": name, "revision": revision or None}
     else:
         config["base_model_name_or_path"] = str(base.folder)
+    for layers in ("target_modules", "modules_to_save"):
+        if isinstance(config.get(layers), list):
+            config[layers].sort()  # sets to PEFT, in another order each time: the same run gives the same files
     path.write_text(json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
