@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 from pydantic.alias_generators import to_camel
 
 from alpaca_operator.api.rules import Rule
-from alpaca_operator.api.status import Status
+from alpaca_operator.api.status import OutputKind, Status
 
 GROUP = "literary-alpaca.io"
 VERSION = "v1alpha1"
@@ -90,6 +90,8 @@ class Source(Spec):
 
     content: ClassVar[Literal["Model", "Adapter", "Dataset", "File"]] = "File"
     """What has to lie there. It decides which files count, and where a hub keeps it."""
+    accepts: ClassVar[frozenset[OutputKind]] = frozenset()
+    """Outputs of jobs that `from` may name here."""
     incidental: ClassVar = frozenset({"uri", "from_", "secret_ref"})  # what lies there counts, by its digest
 
     uri: Uri | None = None
@@ -113,6 +115,7 @@ class AdapterSource(Source):
     """A LoRA adapter."""
 
     content: ClassVar = "Adapter"
+    accepts: ClassVar = frozenset({"LoRAAdapter"})
 
 
 def sources(part: object, path: str = "") -> Iterator[tuple[str, Source]]:
@@ -161,6 +164,7 @@ class ModelSource(Source):
     """The base model."""
 
     content: ClassVar = "Model"
+    accepts: ClassVar = frozenset({"Model"})
 
     rope_scaling: RopeScaling | None = None
     """Set to train beyond the base's context length; absent keeps the base's own setting."""
@@ -391,11 +395,19 @@ class Resource(Model):
     name_limit: ClassVar[int] = 50
     """Longest name whose pods still fit 63 characters: the child adds `-<noun>`, the Job controller six more."""
 
+    yields: ClassVar[OutputKind] = "Report"
+    """What the job publishes, where its spec has no say in that; see ``output_kind``."""
+
     api_version: Literal["literary-alpaca.io/v1alpha1"] = "literary-alpaca.io/v1alpha1"
     kind: str
     metadata: ObjectMeta
     spec: JobSpec
     status: Status | None = None
+
+    @property
+    def output_kind(self) -> OutputKind:
+        """What this job publishes: known from its spec, so that a chain that cannot fit is refused before it starts."""
+        return self.yields
 
 
 JOB_COLUMNS: tuple[dict[str, Any], ...] = (

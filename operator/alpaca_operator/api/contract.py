@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from pydantic.alias_generators import to_camel
 
-from alpaca_operator.api.status import Reason
+from alpaca_operator.api.status import OutputKind, Reason
 
 GROUP_PREFIX = "literary-alpaca.io"
 
@@ -110,7 +110,7 @@ class Published(Wire):
 
     uri: Annotated[str, StringConstraints(max_length=1024)]
     digest: str
-    kind: Literal["Dataset", "Tokenizer", "Model", "LoRAAdapter", "GPTQModel", "Report"]
+    kind: OutputKind
     reused: bool = False
 
 
@@ -153,7 +153,7 @@ class Artifact(Wire):
     """The content of ARTIFACT_FILE."""
 
     api_version: Literal["literary-alpaca.io/v1alpha1"] = "literary-alpaca.io/v1alpha1"
-    kind: Literal["Dataset", "Tokenizer", "Model", "LoRAAdapter", "GPTQModel", "Report"]
+    kind: OutputKind
     job: dict[str, str] = Field(default_factory=dict)
     """`kind` and `name` of the job that made it."""
     digest: str

@@ -25,6 +25,7 @@ class CorpusSource(Source):
     """A file, or a folder of files (with its subfolders), of text: .txt, JSON lines, CSV, Parquet, or a data set saved by `datasets`."""
 
     content: ClassVar = "Dataset"
+    accepts: ClassVar = frozenset({"Dataset"})
 
     format: CorpusFormat = "Auto"
     """How files are read. `Auto` goes by their endings: `.txt`, `.jsonl` or `.ndjson` or `.json`, `.csv` or `.tsv`, `.parquet`, `.arrow`; other

@@ -38,6 +38,7 @@ class MergeJob(Resource):
     short_names: ClassVar = ("mergej",)
     columns: ClassVar = tuple(column for column in JOB_COLUMNS if column["name"] not in ("Loss", "Nodes"))
     workload: ClassVar = "merge"
+    yields: ClassVar = "Model"
 
     kind: Literal["MergeJob"] = "MergeJob"
     spec: MergeSpec

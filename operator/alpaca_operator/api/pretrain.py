@@ -9,6 +9,7 @@ from pydantic import Field
 from alpaca_operator.api.base import JOB_COLUMNS, JobSpec, ModelSource, Parallelism, Resource, ShortText, Source, Spec
 from alpaca_operator.api.corpus import Corpus, CorpusSource
 from alpaca_operator.api.rules import Rule
+from alpaca_operator.api.status import OutputKind
 from alpaca_operator.api.tokenizer import TokenizerSource
 from alpaca_operator.api.training import PROJECTIONS, DeepSpeed, Load, Loop, LoRA
 
@@ -146,3 +147,8 @@ class PretrainJob(Resource):
 
     kind: Literal["PretrainJob"] = "PretrainJob"
     spec: PretrainSpec
+
+    @property
+    def output_kind(self) -> OutputKind:
+        """An adapter for `trainable: LoRA`, a whole model otherwise."""
+        return "LoRAAdapter" if self.spec.trainable == "LoRA" else "Model"

@@ -18,6 +18,7 @@ from alpaca_operator.api.base import (
     Spec,
 )
 from alpaca_operator.api.rules import Rule
+from alpaca_operator.api.status import OutputKind
 from alpaca_operator.api.training import DeepSpeed, Load, Loop, LoRA
 
 DataFormat = Literal["Auto", "HumanAssistantText", "InputTarget", "Alpaca", "ShareGPT", "Messages", "LCCC", "Math23K"]
@@ -27,6 +28,7 @@ class DataSource(Source):
     """A file, or a folder of files, with conversations: CSV, JSON, JSONL, Parquet, or a data set saved by `datasets`."""
 
     content: ClassVar = "Dataset"
+    accepts: ClassVar = frozenset({"Dataset"})
 
     format: DataFormat = "Auto"
     """How rows are read. `Auto` decides by the columns of each file and says what it chose; name it when that is wrong."""
@@ -142,3 +144,8 @@ class SFTJob(Resource):
 
     kind: Literal["SFTJob"] = "SFTJob"
     spec: SFTSpec
+
+    @property
+    def output_kind(self) -> OutputKind:
+        """An adapter, unless it is merged or every weight is trained."""
+        return "Model" if self.spec.merge or self.spec.method == "Full" else "LoRAAdapter"

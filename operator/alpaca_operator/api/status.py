@@ -91,6 +91,9 @@ class Reason(StrEnum):
     """The job's child was deleted by someone else; it is made again."""
 
 
+OutputKind = Literal["Dataset", "Tokenizer", "Model", "LoRAAdapter", "GPTQModel", "Report"]
+"""What a job publishes."""
+
 FailureClass = Literal["UserError", "DataError", "OutOfMemory", "Infrastructure", "Hung", "Internal"]
 
 Text = Annotated[str, StringConstraints(max_length=32768)]
@@ -196,7 +199,7 @@ class OutputStatus(StatusPart):
     """The folder of `spec.output.uri`."""
     digest: Short | None = None
     """sha256 over artifact.json's list of files."""
-    kind: Literal["Dataset", "Tokenizer", "Model", "LoRAAdapter", "GPTQModel", "Report"] | None = None
+    kind: OutputKind | None = None
     """What it is."""
     reused: bool = False
     """It was there already, made from the same spec and inputs."""

@@ -17,6 +17,8 @@ ComparedName = Annotated[
 class TokenizerSource(Source):
     """A tokenizer: a folder that holds one, or its file."""
 
+    accepts: ClassVar = frozenset({"Tokenizer", "Model", "LoRAAdapter"})
+
 
 class ComparedTokenizer(TokenizerSource):
     """A tokenizer whose characters per token are reported beside ours."""
@@ -72,6 +74,7 @@ class TokenizerJob(Resource):
         {"name": "Base", "type": "string", "jsonPath": ".spec.base.uri", "priority": 1},
     )
     workload: ClassVar = "tokenizer"
+    yields: ClassVar = "Tokenizer"
     name_limit: ClassVar = 47
 
     kind: Literal["TokenizerJob"] = "TokenizerJob"
