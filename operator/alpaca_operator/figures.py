@@ -37,9 +37,11 @@ def final(word: Termination | None, before: ProgressStatus | None) -> ProgressSt
     if word is None or word.step is None:
         return before and before.model_copy(update=OVER)
     told = before or ProgressStatus()
+    of_an_earlier_step = {} if told.step == word.step else {"epoch": None, "learning_rate": None}
     return told.model_copy(
         update={
             **OVER,
+            **of_an_earlier_step,
             "step": word.step,
             "total_steps": word.total_steps,
             "percent": _percent(word.step, word.total_steps),

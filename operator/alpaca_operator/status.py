@@ -115,7 +115,7 @@ def compute(resource: Resource, seen: Seen, refusal: Refusal | None) -> dict[str
         metrics=_metrics(word) or before.metrics,
         resolved_inputs=_inputs(case, word) or before.resolved_inputs,
         resolved_policy=_policy(case, word) or before.resolved_policy,
-        checkpoint=case.checkpoint,
+        checkpoint=None if verdict.standing is Standing.DONE else case.checkpoint,  # removed by what published
         output=_output(word) or before.output,
         failure=_failure(verdict),
         attempts=_attempts(case),

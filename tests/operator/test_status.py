@@ -225,7 +225,8 @@ class TestProgress:
 
 class TestTheResult:
     def test_all_of_it_comes_from_the_last_word(self):
-        before = status.compute(resource(), seen(running(), child=job(), progress=TRAINING), None)
+        training = TRAINING.model_copy(update={"epoch": 0.72, "learning_rate": 9e-5})
+        before = status.compute(resource(), seen(running(), child=job(), progress=training), None)
         written = status.compute(resource(before), seen(ended(0, says=DONE, finished=70), child=job()), None)
         assert written["output"] == {
             "uri": "pvc://models/poet",
@@ -240,6 +241,9 @@ class TestTheResult:
         progress = written["progress"]
         assert (progress["display"], progress["lossDisplay"]) == ("5000/5000 100%", "1.5")
         assert not {"eta", "etaSeconds", "stage"} & progress.keys()
+        assert not {"epoch", "learningRate"} & progress.keys(), "they were of an earlier step"
+        assert before["checkpoint"]["step"] == 40
+        assert "checkpoint" not in written, "it is gone with the run that published"
         assert "failure" not in written
 
     def test_a_failure_names_its_cause(self):
