@@ -171,6 +171,7 @@ def datasets_for(
             partial.mkdir(parents=True)
             _prepare_into(partial, spec, inputs, template, seed, _Teller(say, beat))
             shutil.rmtree(folder, ignore_errors=True)
+            durable.sync_tree(partial)
             partial.rename(folder)
             prepared = _load(folder)
             assert prepared is not None, f"{folder} was just written"
@@ -203,7 +204,7 @@ def _prepare_into(
     for part, sources in parts.items():
         report = reports[part] = Report(sequence_length=length, packed=dataset.packing)
         located = [(source, inputs[f"dataset.{part}[{index}]"].path) for index, source in enumerate(sources)]
-        with _Spool(folder / f"{part}.tokens", seed) as spool:
+        with _Spool(folder / f"{part}.tokens") as spool:
             for example in prepare(
                 read(located, report, part), template, dataset, length, report, seed=seed, tell=tell
             ):
@@ -492,7 +493,7 @@ def _newest(
 class _Spool:
     """Examples in two flat files, read back in any order."""
 
-    def __init__(self, path: Path, seed: int) -> None:
+    def __init__(self, path: Path) -> None:
         self._paths = (path, path.with_suffix(".mask"))
         self._lengths = array("q")
         self._conversations = array("Q")

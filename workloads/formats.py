@@ -369,8 +369,8 @@ def _jsonl(path: Path, encoding: str) -> Iterator[tuple[int, Record]]:
                 raise _Damage(
                     number, f"not JSON ({error.msg} at character {error.pos + 1}): mend or remove this line"
                 ) from error
-            except RecursionError as error:
-                raise _Damage(number, "JSON nested too deeply: mend or remove this line") from error
+            except (RecursionError, ValueError) as error:  # nested too deeply, or a number of thousands of digits
+                raise _Damage(number, f"not usable JSON ({_one_line(error)}): mend or remove this line") from error
 
 
 def _is_lines(path: Path, encoding: str) -> bool:
@@ -443,8 +443,9 @@ def _json_values(path: Path, encoding: str, chunk: int = 1 << 20) -> Iterator[Re
                         continue
                 except json.JSONDecodeError as caught:
                     error = caught
-                except RecursionError as caught:
-                    raise _Damage(count + 1, "JSON nested too deeply: mend or remove this row") from caught
+                except (RecursionError, ValueError) as caught:  # nested too deeply, or a number of thousands of digits
+                    reason = f"not usable JSON ({_one_line(caught)}): mend or remove this row"
+                    raise _Damage(count + 1, reason) from caught
             # An error far from the end of what was read is one; nearer, the text may only be cut off there.
             if error is not None and (
                 ended or (error.pos < len(text) - CUT_OFF and not error.msg.startswith("Unterminated string"))
@@ -642,6 +643,8 @@ def _has(*names: str) -> Callable[[Record], bool]:
 HEADER = re.compile(r"(?:(?:<s>)+\s*|(?<=</s>)\s*)(Human|Assistant|System)[:：]")
 BARE_HEADER = re.compile(r"^(Human|Assistant|System)[:：]", re.MULTILINE)
 """In rows that have no ``<s>`` at all, a speaker's name begins a line."""
+CLOSE = re.compile(r"(\n?)</s>(?:</s>|<s>|\s)*\Z")
+"""The end of a turn, once or more often."""
 SPEAKERS = {"Human": "user", "Assistant": "assistant", "System": "system"}
 
 
@@ -676,20 +679,19 @@ def _turn(body: str, repaired: Counter[str]) -> str:
         body = body[1:]
     else:
         repaired["turns without a space after the speaker"] += 1
-    closed = body.rstrip()
-    if closed.endswith("</s>"):
-        body = closed.removesuffix("</s>")
-        if not body.endswith("\n"):
-            repaired["turns without a line break before </s>"] += 1
-    else:
+    close = CLOSE.search(body)
+    if close is None:
         repaired["turns without </s>"] += 1
-    return body.removesuffix("\n")
+        return body.removesuffix("\n")
+    if not close[1]:
+        repaired["turns without a line break before </s>"] += 1
+    return body[: close.start()]
 
 
 def _input_target(record: Record, repaired: Counter[str]) -> Messages:
     """A question and its answer; an ``input`` already in the Human/Assistant format keeps its turns, and only ``target`` is trained."""
     question, answer = _string(_need(record, "input"), "input"), _string(_need(record, "target"), "target")
-    if not HEADER.search(question):
+    if not HEADER.search(question) and not BARE_HEADER.match(question):
         return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
     question = re.sub(r"(?:<s>)?Assistant[:：]\s*$", "", question)
     history = parse_human_assistant(question, repaired)

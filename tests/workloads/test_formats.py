@@ -95,6 +95,9 @@ TEXT = {
     "the last close is missing": ("<s>Human: q\n</s><s>Assistant: a\n", turns("q", "a"), {"turns without </s>": 1}),
     "every close is missing": ("<s>Human: q\n<s>Assistant: a", turns("q", "a"), {"turns without </s>": 2}),
     "white space between turns": ("<s>Human: q\n</s>\n<s>Assistant: a\n</s>\n", turns("q", "a"), {}),
+    "a close that is doubled, a start that nothing follows": (
+        "<s>Human: q\n</s></s><s>Assistant: a\n</s>\n<s>", turns("q", "a"), {},
+    ),
     "an answer without <s>": ("<s>Human: q\n</s>Assistant: a\n</s>", turns("q", "a"), {"turns without <s>": 1}),
     "no <s> at all": ("Human: q\nAssistant: a\n", turns("q", "a"), {"turns without <s>": 1, "turns without </s>": 2}),
     "no space after the speaker": (
@@ -175,6 +178,7 @@ ROWS = {
         {"input": "<s>Human: q\n</s><s>Assistant: a\n</s><s>Human: r\n</s><s>Assistant:", "target": " b\n</s>"},
         (*turns("q"), {"role": "assistant", "content": "a", "weight": "0"}, *turns("r", "b")),
     ),
+    "an input in the format without <s>": ({"input": "Human: q\nAssistant:", "target": " a"}, turns("q", "a")),
     "a target in the format": ({"input": "<s>Human: q\n</s>", "target": "<s>Assistant: a\n</s>"}, turns("q", "a")),
     "LCCC as lists": (["火锅 我 在 重庆 吃 过", "哈哈 ， 好 吃 吗 ？", "用 iPhone 15 拍 了"], turns("火锅我在重庆吃过", "哈哈，好吃吗？", "用 iPhone 15 拍了")),
     "Math23K with an answer": (
@@ -337,6 +341,11 @@ DAMAGE = {
     "a line that is no JSON": (
         "rows.jsonl", lines(TWO[0]) + '{"messages": [}\n',
         "rows.jsonl, line 2: not JSON (Expecting value at character 15): mend or remove this line",
+    ),
+    "a number beyond all bounds": (
+        "rows.jsonl", lines(TWO[0]) + '{"messages": ' + "1" * 5000 + "}\n",
+        "rows.jsonl, line 2: not usable JSON (Exceeds the limit (4300 digits) for integer string conversion: value has 5000 digits; use "
+        "sys.set_int_max_str_digits() to increase the limit): mend or remove this line",
     ),
     "a message without content": (
         "rows.jsonl", lines(TWO[0], {"messages": [{"role": "user"}]}),

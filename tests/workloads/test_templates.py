@@ -13,8 +13,6 @@ from hypothesis import strategies as st
 from workloads.errors import SpecError
 from workloads.templates import NAMED, Template, load, without_generation
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:(jieba|torch|trl|transformers)")
-
 
 def user(content: str) -> dict[str, str]:
     return {"role": "user", "content": content}
