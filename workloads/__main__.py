@@ -1,63 +1,87 @@
-"""``python -m workloads FILE...``: run the jobs of manifests in this process, one after the other, without a cluster."""
+"""``python -m workloads FILE...``: run the jobs of manifests in this process, in the order of their inputs, without a cluster."""
 
 from __future__ import annotations
 
-import importlib
+import argparse
 import os
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 
 from alpaca_operator.api import KINDS, Resource
-from workloads import endings, spec
+from workloads import chain, endings, lineage, spec
+from workloads.environment import Environment
 from workloads.errors import SpecError, WorkloadError
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run every job in the files, in order, up to the first that fails; returns its exit code."""
-    files = sys.argv[1:] if argv is None else argv
-    if not files or files[0] in ("--help", "-h"):
-        print(help_text(), end="")
-        return 0
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a chain, or prints a lineage; returns the exit code of the first step that failed, or 0."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        jobs = [job for file in files for job in _jobs(file)]
+        if arguments[:1] == ["lineage"]:
+            return _lineage(arguments[1:])
+        return _chain(arguments)
     except WorkloadError as error:
         return endings.refuse(error, os.environ)
-    for job in jobs:
-        code = _run(job)
-        if code != 0:
-            return code
+
+
+def _chain(arguments: Sequence[str]) -> int:
+    parser = _parser()
+    if not arguments:
+        parser.print_help()
+        return 0
+    options = parser.parse_args(arguments)
+    steps = chain.steps([job for file in options.files for job in _jobs(file)])
+    if options.dry_run:
+        chain.foresee(steps, Environment.read(os.environ))
+        print(chain.table(steps))
+        return 0
+    if options.only:
+        steps = chain.only(steps, options.only)
+    code = chain.run(steps)
+    if len(steps) > 1:
+        print(f"\n{chain.table(steps)}", file=sys.stderr)
+    return code
+
+
+def _lineage(arguments: Sequence[str]) -> int:
+    if len(arguments) != 1 or arguments[0].startswith("-"):
+        print(
+            "usage: python -m workloads lineage PATH\n\nPrints what the artifact in the folder PATH was made from, as a tree."
+        )
+        return 0 if arguments in (["-h"], ["--help"]) else 64
+    print(lineage.tree(lineage.read(Path(arguments[0])), arguments[0]))
     return 0
 
 
-def help_text() -> str:
-    """The nouns, and what each does."""
+def _parser() -> argparse.ArgumentParser:
     width = max(len(kind.workload) for kind in KINDS.values())
-    nouns = "".join(
-        f"  {kind.workload:<{width}}  {name}: {' '.join((kind.__doc__ or '').split())}\n"
-        for name, kind in KINDS.items()
+    nouns = "\n".join(
+        f"  {kind.workload:<{width}}  {name}: {' '.join((kind.__doc__ or '').split())}" for name, kind in KINDS.items()
     )
-    return (
-        "usage: python -m workloads FILE...\n"
-        "       python -m workloads.<noun> [FILE] [--name NAME] [--field value]...\n\n"
-        "The first runs every job in the manifests, in order, as kubectl apply would on a cluster; what is there already is\n"
-        "reused. The second runs one, with any field of its spec as a flag; --help lists them.\n\n"
-        f"{nouns}"
+    parser = argparse.ArgumentParser(
+        prog="python -m workloads",
+        usage="python -m workloads FILE... [--only NAME] [--dry-run]\n"
+        "       python -m workloads lineage PATH\n"
+        "       python -m workloads.<noun> [FILE] [--name NAME] [--field value]...",
+        description="Runs every job in the manifests, each after those whose outputs it reads. What is there already is reused, so "
+        "that a chain that stopped goes on where it was; what was changed is made again, and what depends on it.",
+        epilog=f"The last form runs one job, with any field of its spec as a flag:\n{nouns}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument(
+        "files", nargs="+", metavar="FILE", help="manifests that kubectl apply takes; - is standard input"
+    )
+    parser.add_argument("--only", metavar="NAME", help="run this job alone; the others' outputs must be there")
+    parser.add_argument("--dry-run", action="store_true", help="print the order, and what would be reused; run nothing")
+    return parser
 
 
 def _jobs(file: str) -> list[Resource]:
-    if file.startswith("-") and file != "-":
-        raise SpecError(f"{file}: flags belong to one job: python -m workloads.<noun> FILE {file} …")
     jobs = spec.load_all(KINDS, file)
     if not jobs:
         raise SpecError(f"{file} holds no job: it needs a document of kind {' or '.join(KINDS)}")
     return jobs
-
-
-def _run(job: Resource) -> int:
-    from workloads.runtime import execute
-
-    print(f"{job.kind} {job.metadata.name}", file=sys.stderr)
-    return execute(job, importlib.import_module(f"workloads.{job.workload}").run)
 
 
 if __name__ == "__main__":

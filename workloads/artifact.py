@@ -13,7 +13,7 @@ from typing import Any
 
 from alpaca_operator.api import Resource, contract
 from alpaca_operator.api.base import Model, Source, Spec
-from workloads import digests, durable
+from workloads import digests, durable, lineage
 from workloads.digests import Digests, listing
 from workloads.errors import OutputExists
 from workloads.runs import Fence, now
@@ -125,7 +125,9 @@ class Publisher:
                 "digest": digests.of_files({file.path: file.sha256 for file in files}),
                 "spec_digest": self.spec_digest,
                 "inputs": {
-                    field: contract.ArtifactInput(uri=found.uri, digest=found.digest)
+                    field: contract.ArtifactInput(
+                        uri=found.uri, digest=found.digest, made_by=lineage.ancestor(found.path)
+                    )
                     for field, found in self._inputs.items()
                 },
                 "files": files,

@@ -64,7 +64,7 @@ def last_word(
     return contract.Termination(
         reason=reason,
         exit_code=exit_code,
-        message=message,
+        message=message.encode(errors="replace").decode(),  # half a character of damaged data is no JSON
         step=progress.step,
         total_steps=progress.total_steps,
         loss=progress.loss,
@@ -160,7 +160,12 @@ def _first_line(error: BaseException) -> str:
 
 
 def refuse(error: WorkloadError, environ: Mapping[str, str]) -> int:
-    """End before a run began: the spec, or the environment, cannot be read."""
+    """End before a run began: the spec, or the environment, cannot be read. Returns the exit code."""
+    return refused(error, environ).exit_code
+
+
+def refused(error: WorkloadError, environ: Mapping[str, str]) -> contract.Termination:
+    """As ``refuse``, returning the last word."""
     ending = last_word(error.reason, int(error.exit_code), str(error), contract.Progress())
     tell(ending, termination_log(environ))
-    return ending.exit_code
+    return ending

@@ -78,10 +78,15 @@ class Runtime:
 
 def execute(job: Resource, run: Callable[[Any, Runtime], Metrics]) -> int:
     """Run ``job`` in this process, tell how it ended, and return the exit code."""
+    return end_of(job, run).exit_code
+
+
+def end_of(job: Resource, run: Callable[[Any, Runtime], Metrics]) -> contract.Termination:
+    """As ``execute``, returning the last word: what a chain goes on from."""
     try:
         environment = Environment.read(os.environ)
     except WorkloadError as error:
-        return endings.refuse(error, os.environ)
+        return endings.refused(error, os.environ)
     prepare_process()
     stop = Stop(job.spec.pod.termination_grace_period_seconds)
     with display(environment.in_pod) as shown, stop.listening():
@@ -100,7 +105,7 @@ def execute(job: Resource, run: Callable[[Any, Runtime], Metrics]) -> int:
             watchdog.stop()
             board.close()
     endings.tell(ending, environment.termination_log)
-    return ending.exit_code
+    return ending
 
 
 def _work(
@@ -138,7 +143,7 @@ def _work(
     if publisher.published is not None:
         place.fence(this).lift()
         checkpoints.discard_all()  # a run that ended between publishing and tidying up leaves them
-        board.say(f"reused {place.uri}: it was made from the same settings and inputs")
+        board.finish(f"reused {place.uri}: it was made from the same settings and inputs")
         return _ended_well(Reason.REUSED, publisher, inputs, board)
     if notice:
         board.say(notice)
@@ -161,7 +166,7 @@ def _work(
             f"{job.kind} ended without publishing its output: this is a bug in workloads/{job.workload}.py"
         )
     known.remember()
-    board.say(f"published {place.uri} ({publisher.published.digest})")
+    board.finish(f"published {place.uri} ({publisher.published.digest})")
     return _ended_well(Reason.SUCCEEDED, publisher, inputs, board, metrics)
 
 

@@ -19,7 +19,7 @@ from urllib.parse import unquote, urlsplit
 from pydantic import ValidationError
 
 from alpaca_operator.api import contract
-from alpaca_operator.api.base import Model, Source
+from alpaca_operator.api.base import Model, Source, sources
 from workloads import digests, durable
 from workloads.digests import Digests
 from workloads.environment import Environment
@@ -63,19 +63,6 @@ def collect(spec: Model, environment: Environment, known: Digests, beat: Callabl
         inputs[field] = Input(source.uri, path, digest)
     known.remember()
     return inputs
-
-
-def sources(part: object, path: str = "") -> Iterator[tuple[str, Source]]:
-    """Every Source below ``part``, with the camelCase path of its field."""
-    if isinstance(part, Source):
-        yield path, part
-    elif isinstance(part, Model):
-        for name, field in type(part).model_fields.items():
-            alias = field.alias or name
-            yield from sources(getattr(part, name), f"{path}.{alias}" if path else alias)
-    elif isinstance(part, list):
-        for index, element in enumerate(part):
-            yield from sources(element, f"{path}[{index}]")
 
 
 def locate(source: Source, field: str, environment: Environment, beat: Callable[[], None]) -> Path:
@@ -320,9 +307,12 @@ class LocalFolder:
 
     def tidy(self) -> None:
         durable.recover(self.path)
-        for ending in ("partial", "discarded"):
-            for leftover in durable.leftovers(self.path, ending):
-                shutil.rmtree(leftover, ignore_errors=True)
+        for leftover in (
+            *durable.leftovers(self.path, "partial"),
+            *durable.leftovers(self.path, "discarded"),
+            *durable.leftovers(self.checkpoints, "discarded"),
+        ):
+            shutil.rmtree(leftover, ignore_errors=True)
 
     def artifact(self) -> contract.Artifact | None:
         durable.recover(self.path)

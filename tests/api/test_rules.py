@@ -120,7 +120,9 @@ OUT_OF_BOUNDS = [
     pytest.param({"dataset": {"train": []}}, "train", id="no data"),
     pytest.param({"model": {"uri": "ftp://x/y"}}, "uri", id="a scheme that is not served"),
     pytest.param({"output": {}}, "uri", id="a required field that is missing"),
-    pytest.param({"model": {"from": {"kind": "Job", "name": "x"}}}, "kind", id="a reference to a kind that has no output"),
+    pytest.param(
+        {"model": {"from": {"kind": "Job", "name": "x"}}}, "kind", id="a reference to a kind that has no output"
+    ),
     pytest.param({"cache": {"claimName": "Not A Name"}}, "claimName", id="no name of Kubernetes"),
     pytest.param({"failurePolicy": {"hangTimeoutSeconds": 9}}, "hangTimeoutSeconds", id="below a bound"),
     pytest.param({"load": {"bits": 3}, "method": "QLoRA"}, "bits", id="a number that is none of the choices"),

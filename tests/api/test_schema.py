@@ -82,7 +82,12 @@ def test_the_reference_page_is_the_generated_one():
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 def test_the_api_server_fills_in_the_same_defaults_as_the_model(kind, control_plane):
     spec = MINIMAL[kind.__name__]
-    manifest = {"apiVersion": "literary-alpaca.io/v1alpha1", "kind": kind.__name__, "metadata": {"name": "defaults"}, "spec": spec}
+    manifest = {
+        "apiVersion": "literary-alpaca.io/v1alpha1",
+        "kind": kind.__name__,
+        "metadata": {"name": "defaults"},
+        "spec": spec,
+    }
     control_plane.apply(crd(kind))
     control_plane.kubectl("wait", "--for=condition=Established", f"crd/{PLURALS[kind.__name__]}.literary-alpaca.io")
     control_plane.apply(manifest)

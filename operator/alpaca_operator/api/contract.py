@@ -147,6 +147,18 @@ class ArtifactInput(Wire):
     uri: str
     digest: str
     """`sha256:…`: the digest of an artifact, or of the contents of what lay there."""
+    made_by: Ancestor | None = None
+    """What made it, where a job did: the artifact leads back to the first inputs also when those between were moved or removed."""
+
+
+class Ancestor(Wire):
+    """The part of an input's own artifact.json that says what it was made from."""
+
+    kind: OutputKind
+    job: dict[str, str] = Field(default_factory=dict)
+    spec_digest: str
+    spec: dict[str, Any] = Field(default_factory=dict)
+    inputs: dict[str, ArtifactInput] = Field(default_factory=dict)
 
 
 class Artifact(Wire):

@@ -1,0 +1,66 @@
+"""Chains: which job reads what another publishes. The same rules in a cluster and in a file on a laptop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from alpaca_operator.api.base import JobReference, Resource, Source, sources
+
+Find = Callable[[JobReference], Resource | None]
+"""The job that a reference names, where it is known."""
+
+
+class Link(NamedTuple):
+    """An input that another job makes."""
+
+    field: str
+    """Path in the spec: ``model``, ``adapters[0]``."""
+    source: Source
+    producer: JobReference
+
+
+def links(job: Resource) -> Iterator[Link]:
+    """Every ``from`` of the job, in the order of its spec."""
+    for field, source in sources(job.spec):
+        if source.from_ is not None:
+            yield Link(field, source, source.from_)
+
+
+def mismatch(link: Link, producer: Resource) -> str | None:
+    """Why the producer's output does not fit the input, or None where it does."""
+    if producer.output_kind in link.source.accepts:
+        return None
+    wanted = " or ".join(sorted(link.source.accepts)) or "nothing that a job makes"
+    remedy = (
+        ": set merge on it, or put a MergeJob between"
+        if (producer.output_kind, wanted) == ("LoRAAdapter", "Model")
+        else ""
+    )
+    return (
+        f"{link.field}.from names {producer.kind} {producer.metadata.name}, which makes a {producer.output_kind}; "
+        f"{link.field} takes {wanted}{remedy}"
+    )
+
+
+def cycle(job: Resource, find: Find) -> list[str] | None:
+    """Names along a circle of references that leads from ``job`` back to it, or None."""
+    start = (job.kind, job.metadata.name)
+    path: list[str] = [job.metadata.name]
+    seen: set[tuple[str, str]] = set()
+
+    def leads_back(here: Resource) -> bool:
+        for link in links(here):
+            key = (link.producer.kind, link.producer.name)
+            path.append(link.producer.name)
+            if key == start:
+                return True
+            if key not in seen:
+                seen.add(key)
+                following = find(link.producer)
+                if following is not None and leads_back(following):
+                    return True
+            path.pop()
+        return False
+
+    return path if leads_back(job) else None
