@@ -7,17 +7,95 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import singledispatch
 from pathlib import Path
 from typing import Any
 
-from alpaca_operator.api.sft import SFTJob, SFTSpec
+from alpaca_operator.api import Resource
+from alpaca_operator.api.base import JobSpec, RopeScaling, Source
+from alpaca_operator.api.pretrain import PretrainSpec
+from alpaca_operator.api.sft import SFTSpec
+from alpaca_operator.api.training import LoRA
 from workloads.storage import Inputs
 
 PICTURE = "loss.png"
 TABLE = "loss.csv"
 
-USED_ONLY_WITH = {"lora": ("LoRA", "QLoRA"), "load": ("QLoRA",)}
-"""Parts of the spec that other methods do not read, and that the table of settings therefore leaves out."""
+NOT_SETTINGS = frozenset(
+    {
+        *("model", "init", "tokenizer", "adapter", "templateFile"),
+        *(
+            "output",
+            "failurePolicy",
+            "suspend",
+            "activeDeadlineSeconds",
+            "ttlSecondsAfterFinished",
+            "cache",
+            "pod",
+            "parallelism",
+        ),
+    }
+)
+"""Parts of a spec that the card shows as inputs, and those that leave the result as it is."""
+
+
+@dataclass(frozen=True)
+class About:
+    """What only the kind of job knows of its result."""
+
+    what: str
+    """A noun phrase, before "of `<base>`"."""
+    tags: tuple[str, ...]
+    start: Source
+    """What training started from."""
+    how: str
+    """A paragraph on the prompt format, before the code that loads the result."""
+    unread: frozenset[str] = frozenset()
+    """Parts of the spec that this method does not read."""
+    resized: bool = False
+    """The vocabulary is another one than the base's."""
+
+
+@singledispatch
+def about(spec: Any) -> About:
+    """What the card of a job with this spec says."""
+    raise TypeError(f"{type(spec).__name__} is no spec of a kind that trains")
+
+
+@about.register
+def _(spec: SFTSpec) -> About:
+    unread = {"Full": {"lora", "load"}, "LoRA": {"load"}, "QLoRA": set()}[spec.method]
+    merged = "A merged fine-tune (the adapter alone is in `adapter/`)"
+    return About(
+        what="A full fine-tune" if spec.method == "Full" else merged if spec.merge else _adapter(spec.lora),
+        tags=("sft", spec.method.lower()),
+        start=spec.model,
+        how=f"The prompt format is `{spec.template}`; the tokenizer here carries it as its chat template.\n",
+        unread=frozenset(unread),
+    )
+
+
+@about.register
+def _(spec: PretrainSpec) -> About:
+    whats = {
+        "Embeddings": "A first stage of continued pretraining (embeddings only)",
+        "LoRA": _adapter(spec.lora),
+        "Full": "A continued pretraining" if spec.model else "A model from scratch in the shape",
+    }
+    start = spec.model or (spec.init.config if spec.init else None)
+    assert start is not None, "a rule of the spec"
+    return About(
+        what=whats[spec.trainable],
+        tags=("pretraining", spec.trainable.lower()),
+        start=start,
+        how="It continues text: pretraining teaches no conversation.\n",
+        unread=frozenset() if spec.trainable == "LoRA" else frozenset({"lora", "load"}),
+        resized=spec.tokenizer is not None,
+    )
+
+
+def _adapter(lora: LoRA) -> str:
+    return f"A {'DoRA' if lora.use_dora else 'rsLoRA' if lora.use_rslora else 'LoRA'} adapter"
 
 
 @dataclass(frozen=True)
@@ -59,7 +137,7 @@ class Curves:
 
 def write(
     folder: Path,
-    job: SFTJob,
+    job: Resource,
     kind: str,
     inputs: Inputs,
     policy: Mapping[str, Any],
@@ -75,7 +153,7 @@ def write(
 
 
 def render(
-    job: SFTJob,
+    job: Resource,
     kind: str,
     inputs: Inputs,
     policy: Mapping[str, Any],
@@ -84,29 +162,31 @@ def render(
     curves: Curves,
 ) -> str:
     """The card as Markdown, with the header that the Hugging Face hub reads."""
-    spec = job.spec
+    spec: Any = job.spec
+    said = about(spec)
+    uri = said.start.uri
     adapter = kind == "LoRAAdapter"
     header = {
         "library_name": "peft" if adapter else "transformers",
         "pipeline_tag": "text-generation",
-        "tags": ["literary-alpaca", "sft", spec.method.lower()],
-        **({"base_model": _hub_name(spec.model.uri)} if spec.model.uri.startswith("hf://") else {}),
+        "tags": ["literary-alpaca", *said.tags],
+        **({"base_model": _hub_name(uri)} if uri.startswith("hf://") else {}),
     }
     parts = [
         "---\n"
         + "".join(f"{key}: {json.dumps(value, ensure_ascii=False)}\n" for key, value in header.items())
         + "---\n",
         f"# {job.metadata.name}\n",
-        f"{_what(kind, spec)} of `{spec.model.uri}`, trained by `{job.kind}` `{job.metadata.name}` of Literary Alpaca.\n",
+        f"{said.what} of `{uri}`, trained by `{job.kind}` `{job.metadata.name}` of Literary Alpaca.\n",
         "## Use\n",
-        _use(spec, adapter),
+        _use(said, getattr(said.start, "rope_scaling", None), adapter),
         "## Result\n",
         _table(("metric", "value"), [(name, _number(value)) for name, value in metrics.items()]),
         f"![Loss by step]({PICTURE})\n",
         "## Data\n",
         _counts(report, inputs),
         "## Settings\n",
-        _table(("setting", "value"), list(_flat(_settings(spec)))),
+        _table(("setting", "value"), list(_flat(_settings(spec, said)))),
         "What `Auto` became:\n",
         _table(("setting", "value"), list(_flat(policy))),
         "## Lineage\n",
@@ -191,47 +271,37 @@ def _counts(report: Mapping[str, Any], inputs: Inputs) -> str:
     return text
 
 
-def _what(kind: str, spec: SFTSpec) -> str:
-    if kind == "LoRAAdapter":
-        variant = "DoRA" if spec.lora.use_dora else "rsLoRA" if spec.lora.use_rslora else "LoRA"
-        return f"A {variant} adapter"
-    if spec.merge:
-        return "A merged fine-tune (the adapter alone is in `adapter/`)"
-    return "A full fine-tune"
-
-
-def _use(spec: SFTSpec, adapter: bool) -> str:
-    template = f"The prompt format is `{spec.template}`; the tokenizer here carries it as its chat template.\n"
+def _use(said: About, scaling: RopeScaling | None, adapter: bool) -> str:
     if adapter:
-        base = _hub_name(spec.model.uri) if spec.model.uri.startswith("hf://") else "path/of/the/base"
+        base = _hub_name(said.start.uri) if said.start.uri.startswith("hf://") else "path/of/the/base"
         stretched = (
-            f"The base was loaded with rope scaling `{spec.model.rope_scaling.type}` by {spec.model.rope_scaling.factor:g}: set the same "
-            "when loading it.\n"
-            if spec.model.rope_scaling
+            f"The base was loaded with rope scaling `{scaling.type}` by {scaling.factor:g}: set the same when loading it.\n"
+            if scaling
+            else ""
+        )
+        grown = (
+            "The vocabulary is not the base's: its embeddings need as many rows as the tokenizer here has tokens, before the adapter is put on.\n"
+            if said.resized
             else ""
         )
         return (
-            f"{template}{stretched}\n```python\nfrom peft import PeftModel\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+            f"{said.how}{stretched}{grown}\n```python\nfrom peft import PeftModel\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+            'tokenizer = AutoTokenizer.from_pretrained("path/of/this/folder")\n'
             f'base = AutoModelForCausalLM.from_pretrained("{base}")\n'
-            'model = PeftModel.from_pretrained(base, "path/of/this/folder")\n'
-            'tokenizer = AutoTokenizer.from_pretrained("path/of/this/folder")\n```\n'
+            + ("base.resize_token_embeddings(len(tokenizer))\n" if said.resized else "")
+            + 'model = PeftModel.from_pretrained(base, "path/of/this/folder")\n```\n'
         )
     return (
-        f"{template}\n```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        f"{said.how}\n```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
         'model = AutoModelForCausalLM.from_pretrained("path/of/this/folder")\n'
         'tokenizer = AutoTokenizer.from_pretrained("path/of/this/folder")\n```\n'
     )
 
 
-def _settings(spec: SFTSpec) -> dict[str, Any]:
+def _settings(spec: JobSpec, said: About) -> dict[str, Any]:
     """The part of the spec that shaped the result."""
     dumped = spec.model_dump(mode="json", by_alias=True, exclude_none=True)
-    names = ("template", "method", "lora", "load", "training", "dataset", "deepspeed", "merge")
-    kept = {name: dumped[name] for name in names if name in dumped}
-    for name, methods in USED_ONLY_WITH.items():
-        if spec.method not in methods:
-            kept.pop(name, None)
-    return kept
+    return {name: value for name, value in dumped.items() if name not in NOT_SETTINGS | said.unread}
 
 
 def _flat(part: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

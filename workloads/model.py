@@ -14,7 +14,7 @@ import struct
 import sys
 import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -339,6 +339,28 @@ def attach_adapter(model: PreTrainedModel, lora: LoRA, policy: Policy, start_fro
         ),
         autocast_adapter_dtype=True,
     )
+
+
+def with_rows(base: Base, rows: int) -> Base:
+    """``base`` as it will be once its embeddings have ``rows`` rows."""
+    ends = (f"{EMBEDDING}.weight", f"{HEAD}.weight")
+    shapes = {name: (rows, *shape[1:]) if name.endswith(ends) else shape for name, shape in base.shapes.items()}
+    return replace(base, shapes=shapes)
+
+
+def name_special_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Let the model's configuration name the ids that its new tokenizer has for begin, end and padding."""
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        for config in (model.config, model.generation_config):
+            if config is not None:
+                setattr(config, name, getattr(tokenizer, name))
+
+
+def in_one_dtype(model: PreTrainedModel, policy: Policy) -> None:
+    """Embeddings that were trained in float32 go back to the dtype of the rest, for saving."""
+    import torch
+
+    model.to(getattr(torch, policy.weights))
 
 
 def name_base(adapter_folder: Path, source: ModelSource, base: Base) -> None:

@@ -53,10 +53,14 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 
 def save_tokenizer(
-    tokenizer: PreTrainedTokenizerBase, source_folder: Path, target_folder: Path, template: Template
+    tokenizer: PreTrainedTokenizerBase, source_folder: Path, target_folder: Path, template: Template | None = None
 ) -> None:
-    """Writes tokenizer.json under the class that reads it as it is, tokenizer.model beside it, and the chat template."""
-    template.install(tokenizer)
+    """Writes tokenizer.json under the class that reads it as it is, tokenizer.model beside it, and the chat template.
+
+    Without a ``template``, the tokenizer keeps the chat template that it has, if any.
+    """
+    if template is not None:
+        template.install(tokenizer)
     target_folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save_pretrained(target_folder)
     _write_merges_for_all(target_folder / "tokenizer.json")
@@ -66,7 +70,8 @@ def save_tokenizer(
     for key in ("name_or_path", "tokenizer_file", "vocab_file", "is_local", "backend", "local_files_only"):
         config.pop(key, None)
     config["tokenizer_class"] = "PreTrainedTokenizerFast"
-    config["chat_template"] = tokenizer.chat_template  # transformers 4 reads it here, 5 in chat_template.jinja
+    if tokenizer.chat_template is not None:
+        config["chat_template"] = tokenizer.chat_template  # transformers 4 reads it here, 5 in chat_template.jinja
     for name in COPIED:
         if (source_folder / name).is_file():
             shutil.copyfile(source_folder / name, target_folder / name)
