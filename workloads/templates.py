@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import threading
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
@@ -50,6 +51,10 @@ OPEN, CLOSE, ALIAS_OPEN, ALIAS_CLOSE = "\ufdd0", "\ufdd1", "\ufdd2", "\ufdd3"
 OURS = re.compile(f"[{OPEN}{CLOSE}{ALIAS_OPEN}{ALIAS_CLOSE}]")
 
 GENERATION = re.compile(r"{%([-+]?)\s*(end)?generation\s*([-+]?)%}")
+
+
+RENDERING = threading.Lock()
+"""transformers keeps the generation marks of a rendering in the compiled template, which all threads share."""
 
 
 class Encoded(NamedTuple):
@@ -214,14 +219,16 @@ def _rendered(
     source: str, variables: Mapping[str, str], messages: Sequence[Message], generation_prompt: bool = False
 ) -> tuple[str, list[Span]]:
     """Text, and the spans between generation markers. Raises ValueError with the template's reason."""
+    plain = [{"role": message["role"], "content": message["content"]} for message in messages]
     try:
-        texts, spans = render_jinja_template(
-            conversations=[[{"role": message["role"], "content": message["content"]} for message in messages]],
-            chat_template=source,
-            return_assistant_tokens_mask=GENERATION.search(source) is not None,
-            add_generation_prompt=generation_prompt,
-            **variables,
-        )
+        with RENDERING:
+            texts, spans = render_jinja_template(
+                conversations=[plain],
+                chat_template=source,
+                return_assistant_tokens_mask=GENERATION.search(source) is not None,
+                add_generation_prompt=generation_prompt,
+                **variables,
+            )
     except TemplateSyntaxError as error:
         raise ValueError(f"line {error.lineno}: {error.message}") from error
     except (

@@ -266,6 +266,17 @@ def test_the_sealed_tokenizer_gives_the_same_ids(template: Template, drawn) -> N
         assert len(spans) == len(encoded.spans)
 
 
+def test_threads_may_share_a_template(llama) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    template = load("HumanAssistant", None, llama)
+    conversations = [[user(f"问{number}" * 20), assistant(f"答{number}" * 20)] for number in range(200)]
+    alone = [template.encode(messages).ids.tolist() for messages in conversations]
+    with ThreadPoolExecutor(8) as threads:
+        together = [encoded.ids.tolist() for encoded in threads.map(template.encode, conversations)]
+    assert together == alone
+
+
 # Choosing a template
 
 

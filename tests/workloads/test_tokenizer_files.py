@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from tests.workloads.conftest import corpus
@@ -42,6 +44,17 @@ def test_a_sentencepiece_model_gives_sentencepieces_own_ids(sentencepiece_folder
     pieces = sentencepiece.SentencePieceProcessor(model_file=str(sentencepiece_folder / "tokenizer.model"))
     texts = [text for text in corpus()[:200] if "  " not in text]
     assert ids(llama, texts) == [pieces.encode(text) for text in texts]
+
+
+@settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(text=st.text(st.one_of(st.sampled_from("明月光霜ab \n\t<>0xA▁"), st.characters(codec="utf-8")), max_size=40))
+def test_any_text_gets_sentencepieces_own_ids(sentencepiece_folder: Path, llama, text: str) -> None:
+    """Control tokens and NUL apart: as text, sentencepiece knows no control tokens, and it ends at NUL."""
+    import sentencepiece
+
+    pieces = sentencepiece.SentencePieceProcessor(model_file=str(sentencepiece_folder / "tokenizer.model"))
+    if not any(mark in text for mark in ("<s>", "</s>", "<unk>", "\0")):
+        assert ids(llama, [text]) == [pieces.encode(text)]
 
 
 def test_text_after_a_control_token_has_the_dummy_prefix(llama) -> None:
