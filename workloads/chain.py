@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import importlib
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -13,7 +14,7 @@ from typing import Literal
 
 from alpaca_operator.api import Resource, contract
 from alpaca_operator.api.base import JobReference, resolved
-from alpaca_operator.api.chain import cycle, links, mismatch
+from alpaca_operator.api.chain import Find, cycle, links, mismatch
 from workloads import artifact, runtime, storage
 from workloads.digests import Digests
 from workloads.environment import Environment
@@ -59,22 +60,23 @@ def steps(jobs: Sequence[Resource]) -> list[Step]:
     def find(reference: JobReference) -> Resource | None:
         return known.get((reference.kind, reference.name))
 
-    made = {key: _step(job, find) for key, job in known.items()}
+    made = {key: step(job, find) for key, job in known.items()}
     for job in jobs:
         if circle := cycle(job, find):
             raise SpecError(f"{job.kind} {job.metadata.name} waits for itself ({' → '.join(circle)}): break the circle")
-    order = TopologicalSorter({key: step.after for key, step in made.items()}).static_order()
+    order = TopologicalSorter({key: one.after for key, one in made.items()}).static_order()
     return [made[key] for key in order]
 
 
-def _step(job: Resource, find: Callable[[JobReference], Resource | None]) -> Step:
+def step(job: Resource, find: Find) -> Step:
+    """The job with the places of outputs for its references. Raises SpecError for one that is not known or does not fit."""
     uris, after = {}, []
     for link in links(job):
         producer = find(link.producer)
         if producer is None:
             raise SpecError(
                 f"{job.kind} {job.metadata.name}: spec.{link.field}.from names {link.producer.kind} {link.producer.name}, which none of the "
-                "files holds: add its manifest to the command"
+                "files holds: add its manifest to them, or name its output by uri"
             )
         if problem := mismatch(link, producer):
             raise SpecError(f"{job.kind} {job.metadata.name}: spec.{problem}")
@@ -140,7 +142,7 @@ def _workload(job: Resource) -> Callable[[Resource, runtime.Runtime], runtime.Me
 def _replacing_its_own(job: Resource) -> Resource:
     """A step that was changed replaces what it made before: in a chain the name stays and the content follows the file. What another job
     made stays where it is, and the step is refused. The old output is there until the new one is whole."""
-    environment = Environment.read({**_environ(), contract.ENV_RUN_ID: "look"})
+    environment = Environment.read(os.environ)
     try:
         place = storage.output_place(job.spec.output.uri, storage.Inputs(), environment, lambda: None)
         found = place.artifact()
@@ -150,12 +152,6 @@ def _replacing_its_own(job: Resource) -> Resource:
         return job
     output = job.spec.output.model_copy(update={"overwrite": True})
     return job.model_copy(update={"spec": job.spec.model_copy(update={"output": output})})
-
-
-def _environ() -> dict[str, str]:
-    import os
-
-    return dict(os.environ)
 
 
 def table(chain: Sequence[Step]) -> str:

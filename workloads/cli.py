@@ -11,8 +11,9 @@ import textwrap
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from alpaca_operator.api import Resource
+from alpaca_operator.api import KINDS, Resource
 from alpaca_operator.api.base import JobSpec
+from alpaca_operator.api.chain import links
 from workloads import endings, fields, spec
 from workloads.errors import SpecError, WorkloadError
 
@@ -30,12 +31,22 @@ def main(kind: type[Resource], run: Callable[[Any, Runtime], Metrics], argv: lis
         return 0
     try:
         file, name, overrides = parse(kind, arguments)
-        job = spec.load_job(kind, file, name, overrides)
+        job = _found_in(file, spec.load_job(kind, file, name, overrides))
     except WorkloadError as error:
         return endings.refuse(error, os.environ)
     from workloads.runtime import execute
 
     return execute(job, run)
+
+
+def _found_in(file: str | None, job: Resource) -> Resource:
+    """The job with the output of every job that an input names by ``from``: those of the same file."""
+    if not any(links(job)):
+        return job
+    from workloads import chain
+
+    known = {(one.kind, one.metadata.name): one for one in (spec.load_all(KINDS, file) if file else [])}
+    return chain.step(job, lambda reference: known.get((reference.kind, reference.name))).job
 
 
 def parse(kind: type[Resource], arguments: list[str]) -> tuple[str | None, str | None, list[tuple[str, Any]]]:

@@ -63,7 +63,7 @@ def test_every_job_of_every_file_runs_in_order(ran: list[str]) -> None:
 def test_the_first_that_fails_ends_it(ran: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert workloads.main([manifest("one.yaml", "a", "bad", "c")]) == 65
     assert ran == ["a", "bad"]
-    assert capsys.readouterr().err.splitlines()[-1] == "InvalidData: rows.jsonl, row 1: no answer"
+    assert "InvalidData: rows.jsonl, row 1: no answer" in capsys.readouterr().err.splitlines()
 
 
 def test_what_is_there_already_is_not_run_again(ran: list[str]) -> None:

@@ -1,0 +1,246 @@
+"""Chains of jobs on one machine: their order, what is reused, what is made again, and where an artifact comes from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from alpaca_operator.api import KINDS, SFTJob
+from alpaca_operator.api.contract import ARTIFACT_FILE
+from workloads import __main__, chain, lineage, sft, spec
+from workloads.environment import Environment
+from workloads.errors import InputError, SpecError
+
+ROWS = '{"messages": [{"role": "user", "content": "问"}, {"role": "assistant", "content": "答"}]}\n'
+
+
+def job(name: str, model: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    return {
+        "apiVersion": "literary-alpaca.io/v1alpha1",
+        "kind": "SFTJob",
+        "metadata": {"name": name},
+        "spec": {
+            "model": model,
+            "dataset": {"train": [{"uri": "rows.jsonl"}]},
+            "output": {"uri": f"pvc://models/{name}"},
+            "method": "Full",
+            **fields,
+        },
+    }
+
+
+def after(name: str) -> dict[str, Any]:
+    return {"from": {"kind": "SFTJob", "name": name}}
+
+
+def typed(*manifests: dict[str, Any]) -> list[SFTJob]:
+    return [SFTJob.model_validate(manifest) for manifest in manifests]
+
+
+BASE = {"uri": "pvc://models/base"}
+TWO = (job("second", after("first")), job("first", BASE))
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with rows and a base, and a `sft` whose result is a file with what it was made from."""
+    base = tmp_path / "storage" / "models" / "base"
+    base.mkdir(parents=True)
+    (base / "config.json").write_text("{}")
+    (base / "model.safetensors").write_text("weights of the base")
+    (tmp_path / "rows.jsonl").write_text(ROWS, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("ALPACA_STORAGE", raising=False)
+    monkeypatch.setattr(sft, "run", copy_the_model)
+    return tmp_path
+
+
+def copy_the_model(job: Any, here: Any) -> dict[str, float | None]:
+    """Stands for a training: the runtime, the publishing and the digests around it are the real ones."""
+    if job.spec.training.seed == 13:
+        raise InputError("seed 13 is unlucky: choose another")
+    with here.output("Model", {"evalLoss": 0.5}) as target:
+        (target / "config.json").write_text("{}")
+        before = (here.inputs["model"].path / "model.safetensors").read_text()
+        (target / "model.safetensors").write_text(
+            f"{before}, then {job.metadata.name} by seed {job.spec.training.seed}"
+        )
+    return {"evalLoss": 0.5}
+
+
+def write(folder: Path, *manifests: dict[str, Any]) -> str:
+    file = folder / "chain.yaml"
+    file.write_text("---\n".join(json.dumps(manifest, indent=1) + "\n" for manifest in manifests))
+    return str(file)
+
+
+def table(text: str) -> dict[str, str]:
+    """Result by name, from the last table that was printed."""
+    lines = text[text.rindex("STEP ") :].splitlines()[1:]
+    return {
+        line.split()[1]: " ".join(line.split()[2:4]) if "to run" in line else line.split()[2] for line in lines if line
+    }
+
+
+def weights(folder: Path, name: str) -> str:
+    return (folder / "storage" / "models" / name / "model.safetensors").read_text()
+
+
+class TestOrder:
+    def test_producers_come_first_whatever_the_order_of_the_file(self):
+        manifests = (job("third", after("second")), *TWO)
+        assert [step.title for step in chain.steps(typed(*manifests))] == [
+            "SFTJob first",
+            "SFTJob second",
+            "SFTJob third",
+        ]
+
+    def test_a_reference_becomes_the_place_of_the_output(self):
+        second = chain.steps(typed(*TWO))[1].job
+        assert second.spec.model.uri == "pvc://models/first"
+        assert second.spec.model.from_ is None
+
+    @pytest.mark.parametrize(
+        ("manifests", "message"),
+        [
+            pytest.param(
+                (job("second", after("first")),),
+                "SFTJob second: spec.model.from names SFTJob first, which none of the files holds: add its manifest to them, or name its "
+                "output by uri",
+                id="a producer that is not there",
+            ),
+            pytest.param(
+                (job("second", after("first")), job("first", BASE, method="LoRA")),
+                "SFTJob second: spec.model.from names SFTJob first, which makes a LoRAAdapter; model takes Model: set merge on it, or put a "
+                "MergeJob between",
+                id="an adapter where a model is needed",
+            ),
+            pytest.param(
+                (job("a", after("b")), job("b", after("a"))),
+                "SFTJob a waits for itself (a → b → a): break the circle",
+                id="a circle",
+            ),
+            pytest.param(
+                (job("a", after("a")),),
+                "SFTJob a waits for itself (a → a): break the circle",
+                id="a job that reads itself",
+            ),
+            pytest.param(
+                (job("a", BASE), job("a", BASE)),
+                "SFTJob a is there twice: give one of them another name",
+                id="one name for two jobs",
+            ),
+        ],
+    )
+    def test_a_chain_that_cannot_be_run_is_refused(self, manifests, message):
+        with pytest.raises(SpecError) as refused:
+            chain.steps(typed(*manifests))
+        assert str(refused.value) == message
+
+
+class TestRunning:
+    def test_a_chain_runs_to_its_end_and_is_reused(self, folder, capsys):
+        file = write(folder, *TWO)
+        assert __main__.main([file]) == 0
+        told = capsys.readouterr().err
+        assert "[1/2] SFTJob first → pvc://models/first" in told
+        assert table(told) == {"first": "Succeeded", "second": "Succeeded"}
+        assert weights(folder, "second") == "weights of the base, then first by seed 42, then second by seed 42"
+        assert __main__.main([file]) == 0
+        assert table(capsys.readouterr().err) == {"first": "Reused", "second": "Reused"}
+
+    def test_it_stops_at_the_first_failure_and_goes_on_there(self, folder, capsys):
+        unlucky = write(
+            folder,
+            job("second", after("first"), training={"seed": 13}),
+            job("first", BASE),
+            job("third", after("second")),
+        )
+        assert __main__.main([unlucky]) == InputError.exit_code
+        told = capsys.readouterr().err
+        assert "InputNotFound: seed 13 is unlucky: choose another" in told
+        assert table(told) == {"first": "Succeeded", "second": "Failed", "third": "not"}
+        mended = write(folder, job("second", after("first")), job("first", BASE), job("third", after("second")))
+        assert __main__.main([mended]) == 0
+        assert table(capsys.readouterr().err) == {"first": "Reused", "second": "Succeeded", "third": "Succeeded"}
+
+    def test_a_changed_step_is_made_again_with_all_that_depends_on_it(self, folder, capsys):
+        assert __main__.main([write(folder, *TWO, job("other", BASE))]) == 0
+        changed = write(folder, TWO[0], job("first", BASE, training={"seed": 7}), job("other", BASE))
+        assert __main__.main([changed, "--dry-run"]) == 0
+        assert table(capsys.readouterr().out) == {"first": "to run", "second": "to run", "other": "Reused"}
+        assert __main__.main([changed]) == 0
+        assert table(capsys.readouterr().err) == {"first": "Succeeded", "second": "Succeeded", "other": "Reused"}
+        assert weights(folder, "second") == "weights of the base, then first by seed 7, then second by seed 42"
+
+    def test_what_another_job_made_is_never_replaced(self, folder, capsys):
+        assert __main__.main([write(folder, job("first", BASE))]) == 0
+        assert (
+            __main__.main(
+                [write(folder, job("thief", BASE, output={"uri": "pvc://models/first"}, training={"seed": 7}))]
+            )
+            == 64
+        )
+        assert "holds another artifact (Model by SFTJob first" in capsys.readouterr().err
+        assert weights(folder, "first") == "weights of the base, then first by seed 42"
+
+    def test_a_dry_run_writes_nothing(self, folder, capsys):
+        assert __main__.main([write(folder, *TWO), "--dry-run"]) == 0
+        assert table(capsys.readouterr().out) == {"first": "to run", "second": "to run"}
+        assert [path.name for path in (folder / "storage" / "models").iterdir()] == ["base"]
+
+    def test_one_job_alone_finds_its_inputs_in_the_same_file(self, folder, capsys):
+        file = write(folder, *TWO)
+        assert __main__.main([file, "--only", "first"]) == 0
+        assert __main__.main([file, "--only", "second"]) == 0
+        assert weights(folder, "second").endswith("then second by seed 42")
+        assert __main__.main([file, "--only", "fourth"]) == 64
+        assert "--only fourth: no such job; there are first, second" in capsys.readouterr().err
+
+    def test_a_changed_corpus_is_noticed(self, folder, capsys):
+        file = write(folder, *TWO)
+        assert __main__.main([file]) == 0
+        (folder / "rows.jsonl").write_text(ROWS * 2, encoding="utf-8")
+        chained = chain.steps(spec.load_all(KINDS, file))
+        chain.foresee(chained, Environment.read({"XDG_CACHE_HOME": str(folder / "cache")}))
+        assert [step.outcome for step in chained] == ["to run", "to run"]
+
+
+class TestLineage:
+    def test_the_last_artifact_leads_back_to_the_first_inputs_when_those_between_are_gone(self, folder, capsys):
+        assert __main__.main([write(folder, *TWO)]) == 0
+        artifact = lineage.read(folder / "storage" / "models" / "second")
+        first = artifact.inputs["model"].made_by
+        assert first.job == {"kind": "SFTJob", "name": "first"}
+        assert first.spec_digest == lineage.read(folder / "storage" / "models" / "first").spec_digest
+        assert {field: made.made_by for field, made in first.inputs.items()} == {
+            "model": None,
+            "dataset.train[0]": None,
+        }
+        capsys.readouterr()
+        assert __main__.main(["lineage", "storage/models/second"]) == 0
+        told = capsys.readouterr().out.splitlines()
+        assert told[0].startswith("storage/models/second  (Model by SFTJob second)  sha256:")
+        assert any(line.startswith("├─ model: pvc://models/first  (Model by SFTJob first)  sha256:") for line in told)
+        assert any(line.startswith("│  ├─ model: pvc://models/base  sha256:") for line in told)
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            pytest.param(None, "broken: no artifact.json there: name the output of a job", id="no artifact"),
+            pytest.param(
+                "{", "broken/artifact.json cannot be read as an artifact (ValidationError): ", id="a damaged one"
+            ),
+        ],
+    )
+    def test_what_is_no_artifact_is_told(self, tmp_path, monkeypatch, capsys, content, message):
+        monkeypatch.chdir(tmp_path)
+        Path("broken").mkdir()
+        if content is not None:
+            Path("broken", ARTIFACT_FILE).write_text(content)
+        assert __main__.main(["lineage", "broken"]) == InputError.exit_code
+        assert message in capsys.readouterr().err
