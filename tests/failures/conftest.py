@@ -1,0 +1,3 @@
+"""The fixtures of the workloads' tests."""
+
+from tests.workloads.shelf import place, shelf  # noqa: F401
