@@ -18,11 +18,12 @@ def display(in_pod: bool) -> Iterator[Display]:
     With JSON lines, whatever libraries print, Python or C, goes to stderr meanwhile: a line in between would break who parses them.
     """
     if sys.stdout.isatty() and not in_pod:
+        sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # not every terminal has every character
         yield Bar(sys.stdout)
         return
     sys.stdout.flush()
     if _is_file_descriptor_1():
-        lines = os.fdopen(os.dup(1), "w", encoding="utf-8")
+        lines = os.fdopen(os.dup(1), "w", encoding="utf-8", errors="replace")
         os.dup2(2, 1)
         try:
             yield JsonLines(lines)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
+import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -34,7 +36,7 @@ def sync_tree(folder: Path) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Replace a file at once: readers see the old text or the new one."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{path.name}.{_unique()}.partial")
     with partial.open("w", encoding="utf-8") as handle:
         handle.write(text)
         handle.flush()
@@ -47,7 +49,7 @@ def discard(path: Path) -> None:
     """Remove a file or folder, where there is one. It is renamed first, so that a half-removed folder is never taken for a whole one."""
     if not path.exists():
         return
-    grave = path.with_name(f".{path.name}.{os.getpid()}.discarded")
+    grave = path.with_name(f".{path.name}.{_unique()}.discarded")
     path.rename(grave)
     if grave.is_dir():
         shutil.rmtree(grave)
@@ -82,13 +84,18 @@ def recover(target: Path) -> None:
 
 
 def leftovers(target: Path, ending: str) -> Iterator[Path]:
-    """Siblings of ``target`` that earlier runs left behind: ``.<name>.<run>.<ending>``."""
+    """Siblings of ``target`` that earlier runs left behind: ``.<name>.<run>.<ending>``.
+
+    The name of a run has no dot, so that those of an output ``poet.v2`` are not taken for those of ``poet``.
+    """
+    pattern = re.compile(rf"\.{re.escape(target.name)}\.[^.]+\.{ending}")
     if target.parent.is_dir():
-        yield from sorted(target.parent.glob(f".{_escaped(target.name)}.*.{ending}"))
+        yield from sorted(path for path in target.parent.iterdir() if pattern.fullmatch(path.name))
 
 
-def _escaped(name: str) -> str:
-    return "".join(f"[{character}]" if character in "*?[" else character for character in name)
+def _unique() -> str:
+    """A name of its own for each write. A process id would not do: on a shared volume every pod has the same."""
+    return secrets.token_hex(4)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,14 +15,16 @@ TELEMETRY_OFF = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "DO_NOT_TRACK": "1",
     "GRADIO_ANALYTICS_ENABLED": "False",
-    "WANDB_SILENT": "true",
     "DS_DISABLE_TELEMETRY": "1",
 }
 """Set where the user has not said otherwise: nothing about a run leaves the machine unasked."""
 
 QUIET = {
+    "WANDB_SILENT": "true",
     "TOKENIZERS_PARALLELISM": "false",
+    "TQDM_DISABLE": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
     "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
 }
 """Progress is told by us. Tokenizers must not fork with threads running: data loaders do fork."""
@@ -33,6 +36,7 @@ class Environment:
 
     in_pod: bool
     run_id: str
+    """Letters, digits and hyphens: it becomes a part of file names."""
     claims: Path
     """`pvc://claim/path` is `<claims>/claim/path`."""
     cache: Path
@@ -56,7 +60,7 @@ class Environment:
         hub_is_placed = any(environ.get(name) for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME"))
         return cls(
             in_pod=in_pod,
-            run_id=environ.get(contract.ENV_RUN_ID) or secrets.token_hex(8),
+            run_id=re.sub(r"[^A-Za-z0-9-]", "-", environ.get(contract.ENV_RUN_ID, "")) or secrets.token_hex(8),
             claims=Path(contract.MOUNT_ROOT if in_pod else environ.get(contract.ENV_STORAGE) or "storage").absolute(),
             cache=cache,
             cache_is_kept=not in_pod or bool(named_cache),

@@ -55,8 +55,7 @@ def fetch(
     """The local path of what ``uri`` names, downloaded as far as it is not in the cache.
 
     ``endings`` limits a repository to the files that it is loaded from (none: all), ``fallback`` adds more where it has no
-    safetensors. Raises InputError when it does not exist or may not be
-    read, HubUnreachable when asking again may help.
+    safetensors. Raises InputError when it does not exist or may not be read, HubUnreachable when asking again may help.
     """
     repository = parse(uri, content, where)
     patterns = _patterns(repository.path, endings) if endings else [f"{repository.path}/*", repository.path]
@@ -73,6 +72,7 @@ def _patterns(path: str, endings: tuple[str, ...]) -> list[str]:
 def _snapshot(
     repository: Repository, patterns: list[str] | None, where: str, cache: Path | None, beat: Callable[[], None]
 ) -> Path:
+    import httpx
     from huggingface_hub import constants, errors, snapshot_download
 
     at = f" at revision {repository.revision}" if repository.revision else ""
@@ -117,6 +117,12 @@ def _snapshot(
                 f"{where}: {constants.ENDPOINT} refuses {repository.name} ({status}): check the token in {_token_state()}"
             ) from error
         raise HubUnreachable(f"{where}: {constants.ENDPOINT} answers {status}: {_first_line(error)}") from error
+    except (httpx.HTTPError, errors.XetDownloadError) as error:
+        raise HubUnreachable(f"{where}: {constants.ENDPOINT} broke off: {_first_line(error)}") from error
+    except OSError as error:
+        if error.errno is not None:
+            raise  # of this machine
+        raise HubUnreachable(f"{where}: {_first_line(error)}") from error  # a download that is not what was announced
 
 
 def _token_state() -> str:

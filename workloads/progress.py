@@ -42,7 +42,7 @@ class Board:
     """The state of a run, as it is told to the user, the operator and the watchdog."""
 
     def __init__(self, display: Display, beat: Callable[[], None] = lambda: None) -> None:
-        self._display = display
+        self._display: Display | None = display
         self._beat = beat
         self._lock = threading.RLock()
         self._recent: deque[tuple[float, int]] = deque(maxlen=SPEED_WINDOW)
@@ -63,13 +63,19 @@ class Board:
             if "step" in fields and "eta_seconds" not in fields:
                 told["eta_seconds"] = self._eta(told["step"], told["total_steps"])
             self.current = contract.Progress.model_validate(told)
-            self._display.progress(self.current, logged=log)
+            self._show(lambda display: display.progress(self.current, logged=log))
 
     def say(self, message: str) -> None:
         """Tell the user something in one line."""
         self._beat()
         with self._lock:
-            self._display.say(message)
+            self._show(lambda display: display.say(message))
+
+    def finish(self, message: str) -> None:
+        """The last line of a run that ended well, below the bar."""
+        with self._lock:
+            self._show(lambda display: display.close())
+            self._show(lambda display: display.say(message))
 
     def beat(self) -> None:
         """Tell the watchdog that work goes on."""
@@ -77,7 +83,7 @@ class Board:
 
     def close(self) -> None:
         with self._lock:
-            self._display.close()
+            self._show(lambda display: display.close())
         if self._server is not None:
             self._server.shutdown()
             self._server.server_close()
@@ -88,6 +94,14 @@ class Board:
 
         self._server = serve(self, host, port)
         return int(self._server.server_address[1])
+
+    def _show(self, what: Callable[[Display], None]) -> None:
+        """Whoever read along may be gone (a closed pipe, a lost terminal): the training is worth more than its log."""
+        try:
+            if self._display is not None:
+                what(self._display)
+        except OSError:
+            self._display = None
 
     def _eta(self, step: int | None, total: int | None) -> int | None:
         if step is None or total is None:
@@ -126,12 +140,7 @@ class JsonLines:
         pass
 
     def _write(self, fields: dict[str, Any]) -> None:
-        line = json.dumps({"time": now(), **fields}, ensure_ascii=False)
-        try:
-            print(line, file=self._out, flush=True)
-        except (OSError, ValueError):
-            # Whoever read along is gone (a closed pipe): the training is worth more than its log.
-            self._write = lambda fields: None  # type: ignore[method-assign]
+        print(json.dumps({"time": now(), **fields}, ensure_ascii=False), file=self._out, flush=True)
 
 
 class Bar:
@@ -157,6 +166,7 @@ class Bar:
                 total=progress.total_steps,
                 initial=progress.step,
                 unit="step",
+                disable=False,  # the bars of libraries are off by an environment variable
                 file=self._out,
                 dynamic_ncols=sized,
                 ncols=None if sized else UNSIZED[0],

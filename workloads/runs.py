@@ -135,10 +135,10 @@ class Checkpoints:
 
         Every file's digest is verified. What is passed over is said: damaged checkpoints, and those of other settings.
         """
-        foreign = 0
+        foreign: list[Record] = []
         for folder, record in self._complete():
             if record.spec_digest != self._run.spec_digest:
-                foreign += 1
+                foreign.append(record)
                 continue
             damage = self._damage(folder, record)
             if damage:
@@ -147,8 +147,10 @@ class Checkpoints:
             self._written(self._told(folder, record.step))
             return folder
         if foreign:
+            size = sum(file.size for record in foreign for file in record.files)
             self._say(
-                f"{foreign} checkpoint(s) in {self._folder} were made with other settings or inputs: starting from the beginning"
+                f"{len(foreign)} checkpoint(s) in {self._folder} were made with other settings or inputs: starting from the beginning "
+                f"(they take {size / 2**20:,.1f} MiB, and are removed when the output is published)"
             )
         return None
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import os
+import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -22,7 +23,7 @@ from workloads import digests
 from workloads.digests import CHUNK, Digests, listing
 from workloads.environment import Environment
 from workloads.errors import InputError, SpecError, WorkloadError
-from workloads.runs import Fence, Run, refuse_unless_newest
+from workloads.runs import FENCE, Fence, Run, refuse_unless_newest
 
 if TYPE_CHECKING:
     from fsspec.implementations.arrow import ArrowFSWrapper
@@ -165,7 +166,7 @@ def _download(store: ArrowFSWrapper, path: str, tag: str, target: Path, beat: Ca
     if target.exists():
         return
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
+    partial = target.with_name(f"{target.name}.{secrets.token_hex(4)}.partial")
     try:
         with store.fs.open_input_stream(path) as source, partial.open("wb") as copy:
             if _tag(source) != tag:
@@ -243,11 +244,15 @@ class Bucket:
         return None
 
     def is_taken(self) -> bool:
+        """An upload of ours that was cut short is nobody's: it is written over."""
+        if self.read(self._upload_path):
+            return False
         with explained(self._where, SpecError):
             return bool(sizes(self._store, self._root)) or _is_object(self._store, self._root)
 
     def publish(self, folder: Path) -> None:
         """An old artifact.json goes first and the new one comes last: in between, nothing there is taken for an artifact."""
+        self.write(self._upload_path, f"an upload to s3://{self._root} is under way, or was cut short\n")
         with explained(self._where, SpecError):
             before = sizes(self._store, self._root)
             if contract.ARTIFACT_FILE in before:
@@ -261,6 +266,7 @@ class Bucket:
                     _copy(source.read, target.write, self._beat)
             for stale in before.keys() - {*names, contract.ARTIFACT_FILE}:
                 self._store.rm_file(f"{self._root}/{stale}")
+        self.remove(self._upload_path)
         shutil.rmtree(folder)
 
     def read(self, path: str) -> str:
@@ -287,7 +293,11 @@ class Bucket:
 
     @property
     def fence_path(self) -> str:
-        return f"{self._root}.checkpoints/run-id"
+        return f"{self._root}.checkpoints/{FENCE}"
+
+    @property
+    def _upload_path(self) -> str:
+        return f"{self._root}.checkpoints/upload"
 
 
 class _ObjectFence:

@@ -142,6 +142,14 @@ def test_an_old_output_survives_a_crash_in_the_middle_of_its_replacement(place: 
     assert (place.output / "adapter.safetensors").exists()
 
 
+def test_what_an_output_of_a_longer_name_is_writing_is_left_alone(place: Place) -> None:
+    for name in (".out.v2.run.partial", ".out.v2.run.replaced", ".out.v2.checkpoints.run.discarded"):
+        (place.folder / name).mkdir()
+
+    assert place.run(train()).code == 0
+    assert len(list(place.folder.glob(".out.v2.*"))) == 3
+
+
 def test_checkpoints_that_a_crash_left_after_publishing_are_removed(place: Place) -> None:
     place.run(train())
     (place.checkpoints / "run-x" / "checkpoint-1").mkdir(parents=True)

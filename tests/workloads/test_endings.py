@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from alpaca_operator.api.contract import TERMINATION_LIMIT, Checkpoint, Published, Termination
+from alpaca_operator.api.contract import TERMINATION_LIMIT, Checkpoint, Progress, Published, Termination
 from alpaca_operator.api.status import Reason
 from workloads import endings
 from workloads.errors import OutOfMemory, SpecError
@@ -24,6 +24,12 @@ def test_a_short_one_is_left_as_it_is() -> None:
     said = word(message="done", output=PUBLISHED, checkpoint=Checkpoint(uri="x", step=3))
 
     assert Termination.model_validate_json(endings.shortened(said)) == said
+
+
+def test_half_a_character_of_damaged_data_is_told_as_a_question_mark() -> None:
+    said = endings.last_word(Reason.INVALID_DATA, 65, "row 3: '\ud83d'", Progress())
+
+    assert Termination.model_validate_json(endings.shortened(said)).message == "row 3: '?'"
 
 
 def test_several_lines_become_one() -> None:

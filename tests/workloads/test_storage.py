@@ -321,11 +321,14 @@ def test_a_model_without_safetensors_comes_with_its_pickled_weights(place: Place
 
 
 def test_a_hub_data_set_is_a_data_set_repository(place: Place, hub: Hub) -> None:
-    ended = from_hub(place, hub, "--dataset.train", "[{uri: hf://org/poems/data}, {uri: 'hf://datasets/org/poems'}]")
+    uris = "[{uri: hf://org/poems/data}, {uri: 'hf://datasets/org/poems'}, {uri: hf://org/poems/data/train.jsonl}]"
 
-    assert [message.partition("[")[2].partition(" sha256")[0] for message in ended.messages[1:]] == ["0]", "1]"]
+    ended = from_hub(place, hub, "--dataset.train", uris)
+
+    assert [message.partition("[")[2].partition(" sha256")[0] for message in ended.messages[1:]] == ["0]", "1]", "2]"]
     assert ended.messages[1].endswith("['train.jsonl']")
     assert ended.messages[2].endswith("['README.md', 'data', 'data/train.jsonl']")
+    assert ended.messages[3].endswith("[]")  # a file
 
 
 def test_what_was_downloaded_once_is_used_offline(place: Place, hub: Hub) -> None:
@@ -550,6 +553,16 @@ def test_an_s3_output_is_published_reused_refused_and_replaced(place: Place, sto
         "the artifact at s3://shelf/poet is damaged (adapter.safetensors has 3 bytes instead of 19): it is made again"
         in mended.messages
     )
+    assert store.get("shelf/poet/adapter.safetensors") == b"trained from 0 to 4"
+
+
+def test_an_upload_that_was_cut_short_is_done_again(place: Place, store: Store) -> None:
+    flags = ["--output.uri", "s3://shelf/poet"]
+    store.put("shelf/poet/adapter.safetensors", b"trained fr")
+    store.put("shelf/poet.checkpoints/upload", b"an upload is under way, or was cut short")
+
+    assert place.run(train(), *flags, **store.environ).code == 0
+    assert store.names("shelf") == ["poet/adapter.safetensors", "poet/artifact.json"]
     assert store.get("shelf/poet/adapter.safetensors") == b"trained from 0 to 4"
 
 
