@@ -1,7 +1,8 @@
-"""Real runs of `workloads.sft`, each a process with its own signals, exit code and standard output."""
+"""Real runs of `workloads.<noun>`, each a process with its own signals, exit code and standard output."""
 
 from __future__ import annotations
 
+import importlib
 import json
 import multiprocessing
 import os
@@ -16,6 +17,8 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["tests.workloads.warm"])
+
+NOUNS = {"SFTJob": "sft", "PretrainJob": "pretrain", "MergeJob": "merge", "TokenizerJob": "tokenizer"}
 
 Line = dict[str, Any]
 """A JSON line of the log."""
@@ -83,7 +86,8 @@ class Place:
             **self.environment,
         }
         arguments = ("job.json", *arguments)
-        process = self._cold(arguments, environment) if cold else _Warm(arguments, self.folder, environment)
+        kind = job["kind"]
+        process = self._cold(kind, arguments, environment) if cold else _Warm(kind, arguments, self.folder, environment)
         lines = []
         with pipe.open(encoding="utf-8") as stdout:
             for raw in stdout:
@@ -100,11 +104,11 @@ class Place:
             termination=json.loads(last.read_text(encoding="utf-8")) if last.exists() else {},
         )
 
-    def _cold(self, arguments: Sequence[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
+    def _cold(self, kind: str, arguments: Sequence[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
         # Opened by a shell of its own: opening a named pipe waits for its reader, which is us.
         line = 'exec "$@" > stdout 2> stderr'
         return subprocess.Popen(
-            ["sh", "-c", line, "sh", sys.executable, "-m", "workloads.sft", *arguments],
+            ["sh", "-c", line, "sh", sys.executable, "-m", f"workloads.{NOUNS[kind]}", *arguments],
             cwd=self.folder,
             env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
         )
@@ -113,8 +117,8 @@ class Place:
 class _Warm:
     """A process forked from one that has imported everything."""
 
-    def __init__(self, arguments: Sequence[str], folder: Path, environment: dict[str, str]) -> None:
-        self._process = SERVER.Process(target=_run, args=(list(arguments), str(folder), environment))
+    def __init__(self, kind: str, arguments: Sequence[str], folder: Path, environment: dict[str, str]) -> None:
+        self._process = SERVER.Process(target=_run, args=(kind, list(arguments), str(folder), environment))
         self._process.start()
         assert self._process.pid is not None
         self.pid = self._process.pid
@@ -125,8 +129,8 @@ class _Warm:
         return self._process.exitcode
 
 
-def _run(arguments: list[str], folder: str, environment: dict[str, str]) -> None:
-    """In the forked process: become `python -m workloads.sft`."""
+def _run(kind: str, arguments: list[str], folder: str, environment: dict[str, str]) -> None:
+    """In the forked process: become `python -m workloads.<noun>`."""
     os.chdir(folder)
     os.environ.update(environment)
     signal.set_wakeup_fd(-1)  # the fork server's own
@@ -139,10 +143,11 @@ def _run(arguments: list[str], folder: str, environment: dict[str, str]) -> None
     sys.stdout = os.fdopen(1, "w", encoding="utf-8", closefd=False)
     sys.stderr = os.fdopen(2, "w", encoding="utf-8", closefd=False)
 
-    from alpaca_operator.api.sft import SFTJob
-    from workloads import cli, sft
+    from workloads import cli
 
-    code = cli.main(SFTJob, sft.run, arguments)
+    typed = importlib.import_module(f"alpaca_operator.api.{NOUNS[kind]}")
+    workload = importlib.import_module(f"workloads.{NOUNS[kind]}")
+    code = cli.main(getattr(typed, kind), workload.run, arguments)
     sys.stdout.flush()
     sys.stderr.flush()
     sys.exit(code)

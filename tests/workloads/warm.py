@@ -11,12 +11,16 @@ model.quiet_libraries()
 import matplotlib.pyplot  # noqa: E402, F401
 
 from workloads import (  # noqa: E402, F401
+    blocks,
     card,
     cli,
     curves,
     data,
+    embeddings,
     merge,
+    pretrain,
     runtime,
+    scratch,
     sft,
     templates,
     tokenizer_files,
