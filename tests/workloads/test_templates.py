@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -266,9 +268,11 @@ def test_the_sealed_tokenizer_gives_the_same_ids(template: Template, drawn) -> N
         assert len(spans) == len(encoded.spans)
 
 
-def test_threads_may_share_a_template(llama) -> None:
+def test_threads_may_share_a_template(llama, request: pytest.FixtureRequest) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
+    request.addfinalizer(partial(sys.setswitchinterval, sys.getswitchinterval()))
+    sys.setswitchinterval(1e-6)  # threads take turns within a rendering
     template = load("HumanAssistant", None, llama)
     conversations = [[user(f"问{number}" * 20), assistant(f"答{number}" * 20)] for number in range(200)]
     alone = [template.encode(messages).ids.tolist() for messages in conversations]
