@@ -264,13 +264,18 @@ def prepare(
         for (row, conversation), encoded in zip(kept, _encode(template, kept), strict=True):
             number = conversation.number(seed)
             for part in _fit(conversation, encoded, template, dataset.overlong, sequence_length, report, row):
-                mask = np.ones(len(part.ids), dtype=bool) if dataset.train_on_prompt else part.mask.copy()
+                ids, mask = part.ids, part.mask.copy()
+                if dataset.train_on_prompt:
+                    mask[:] = True
                 mask[:1] = False  # nothing comes before the first token that could foretell it
                 if not mask.any():
                     report.dropped["with nothing to train on"] += 1
                     continue
-                report.tokens += len(part.ids)
-                yield Example(part.ids, mask, number)
+                end = int(np.flatnonzero(mask)[-1]) + 1
+                if part.spans and end <= part.spans[-1][0]:  # the last answers have weight 0
+                    ids, mask = ids[:end], mask[:end]
+                report.tokens += len(ids)
+                yield Example(ids, mask, number)
         tell(report)
 
 

@@ -113,6 +113,15 @@ def test_an_answer_of_weight_0_is_context_only(template: Template) -> None:
     assert example.mask[slice(*encoded.spans[1])].all()
 
 
+def test_no_part_ends_in_an_answer_of_weight_0(template: Template) -> None:
+    messages = turns(*(text for number in range(6) for text in (f"问{number}", f"答{number}" * 4)))
+    for message in messages[3::4]:
+        message["weight"] = "0"
+    found = examples(template, messages, length=60)
+    assert len(found) > 1
+    assert all(example.mask[-1] for example in found)
+
+
 def test_the_system_prompt_of_the_spec_is_for_conversations_without_one(template: Template) -> None:
     found = examples(template, turns("q", "a"), turns("q", "a", system="own"), system_prompt="given")
     assert texts(template, found) == rendered(template, turns("q", "a", system="given"), turns("q", "a", system="own"))
