@@ -33,9 +33,9 @@ def display(in_pod: bool) -> Iterator[Display]:
             with contextlib.suppress(OSError):
                 lines.close()
     else:
-        lines = sys.stdout
+        stream = sys.stdout
         with contextlib.redirect_stdout(sys.stderr):
-            yield JsonLines(lines)
+            yield JsonLines(stream)
 
 
 def _is_file_descriptor_1() -> bool:

@@ -107,7 +107,7 @@ def shortened(ending: contract.Termination, limit: int = contract.TERMINATION_LI
 
 def _cut(text: str, size: int) -> str:
     """The start of ``text`` whose JSON takes at most ``size`` bytes, never a part of a character."""
-    kept = []
+    kept: list[str] = []
     for character in text:
         size -= len(json.dumps(character, ensure_ascii=False).encode()) - 2
         if size < len("…".encode()):

@@ -69,7 +69,7 @@ class _Collector:
 
 def _handler(board: Board) -> type[BaseHTTPRequestHandler]:
     registry = CollectorRegistry()
-    registry.register(_Collector(board))  # type: ignore[arg-type]
+    registry.register(_Collector(board))
 
     class Handler(BaseHTTPRequestHandler):
         timeout = 10

@@ -14,6 +14,9 @@ from urllib.parse import unquote
 
 from workloads.errors import InputError, SpecError, WorkloadError
 
+Loaded = tuple[tuple[str, ...], tuple[str, ...]] | None
+"""Endings of the files that a source is loaded from, and those that count too where it has no safetensors; None is every file."""
+
 
 class HubUnreachable(WorkloadError):
     """The hub did not answer, or not sensibly. It may the next time, so the run is tried again."""
@@ -46,22 +49,25 @@ def parse(uri: str, content: str, where: str) -> Repository:
 def fetch(
     uri: str,
     content: str,
-    endings: tuple[str, ...],
-    fallback: tuple[str, ...],
+    loaded: Loaded,
     where: str,
     cache: Path | None,
     beat: Callable[[], None],
 ) -> Path:
     """The local path of what ``uri`` names, downloaded as far as it is not in the cache.
 
-    ``endings`` limits a repository to the files that it is loaded from (none: all), ``fallback`` adds more where it has no
-    safetensors. Raises InputError when it does not exist or may not be read, HubUnreachable when asking again may help.
+    ``loaded`` limits a repository to the files that it is loaded from. Raises InputError when it does not exist or may not be read, HubUnreachable when asking again may help.
     """
     repository = parse(uri, content, where)
-    patterns = _patterns(repository.path, endings) if endings else [f"{repository.path}/*", repository.path]
-    folder = _snapshot(repository, patterns if endings or repository.path else None, where, cache, beat)
-    if fallback and not any(folder.glob("**/*.safetensors")):
-        folder = _snapshot(repository, [*patterns, *_patterns(repository.path, fallback)], where, cache, beat)
+    if loaded is not None:
+        endings, fallback = loaded
+        patterns = _patterns(repository.path, endings)
+        folder = _snapshot(repository, patterns, where, cache, beat)
+        if not any(folder.glob("**/*.safetensors")):
+            folder = _snapshot(repository, [*patterns, *_patterns(repository.path, fallback)], where, cache, beat)
+    else:
+        parts = [f"{repository.path}/*", repository.path] if repository.path else None
+        folder = _snapshot(repository, parts, where, cache, beat)
     return folder / repository.path if repository.path else folder
 
 
@@ -135,14 +141,13 @@ def _beating(beat: Callable[[], None]) -> type[Any]:
     """A progress bar that shows nothing and tells the watchdog that bytes arrive."""
     from tqdm import tqdm
 
-    class Beating(tqdm):  # type: ignore[type-arg]
+    class Beating(tqdm):  # type: ignore[misc]
         def __init__(self, *arguments: Any, **options: Any) -> None:
             options.pop("name", None)
             super().__init__(*arguments, **{**options, "disable": True})
 
-        def update(self, n: float | None = 1) -> bool | None:
+        def update(self, n: float | None = 1) -> None:
             beat()
-            return super().update(n)
 
     return Beating
 

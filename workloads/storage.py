@@ -60,25 +60,27 @@ def collect(spec: Model, environment: Environment, known: Digests, beat: Callabl
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise  # the cache is full; the input is not to blame
             raise InputError(f"spec.{field}.uri: {source.uri}: {_cannot_read(error)}") from error
-        inputs[field] = Input(source.uri, path, digest)
+        inputs[field] = Input(str(source.uri), path, digest)
     known.remember()
     return inputs
 
 
 def locate(source: Source, field: str, environment: Environment, beat: Callable[[], None]) -> Path:
     """The local path of a source, after a download where it needs one."""
-    where = f"spec.{field}.uri: {source.uri}"
-    if source.uri.startswith("hf://"):
+    uri = source.uri
+    assert uri is not None, f"spec.{field}.from is resolved before a run starts"
+    where = f"spec.{field}.uri: {uri}"
+    if uri.startswith("hf://"):
         from workloads import hub
 
-        endings = (MODEL_FILES, PICKLED) if source.content in ("Model", "Adapter") else ((), ())
-        path = hub.fetch(source.uri, source.content, *endings, where, environment.hub_cache, beat)
-    elif source.uri.startswith("s3://"):
+        loaded = (MODEL_FILES, PICKLED) if source.content in ("Model", "Adapter") else None
+        path = hub.fetch(uri, source.content, loaded, where, environment.hub_cache, beat)
+    elif uri.startswith("s3://"):
         from workloads import s3
 
-        path = s3.fetch(source.uri, where, environment.cache, lambda names: relevant(names, source.content), beat)
+        path = s3.fetch(uri, where, environment.cache, lambda names: relevant(names, source.content), beat)
     else:
-        path = local_path(source.uri, environment)
+        path = local_path(uri, environment)
     _must_be_readable(path, where)
     if source.content in ("Model", "Adapter"):
         _must_be_a_model(path, source, where)
@@ -110,10 +112,8 @@ def relevant(names: Sequence[str], content: str) -> list[str]:
     names = [name for name in names if name != contract.ARTIFACT_FILE]
     if content not in ("Model", "Adapter"):
         return names
-    endings = MODEL_FILES
-    if not any(name.endswith(".safetensors") for name in names):
-        endings += PICKLED
-    return [name for name in names if name.endswith(endings)]
+    has_safetensors = any(name.endswith(".safetensors") for name in names)
+    return [name for name in names if name.endswith(MODEL_FILES if has_safetensors else MODEL_FILES + PICKLED)]
 
 
 def content_digest(path: Path, source: Source, known: Digests) -> str:
