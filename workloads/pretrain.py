@@ -70,7 +70,7 @@ def run(job: PretrainJob, here: Runtime) -> Metrics:
     trainer.load_best()
 
     metrics = trainer.metrics()
-    kind = "LoRAAdapter" if spec.trainable == "LoRA" else "Model"
+    kind = job.output_kind
     with here.output(kind, metrics) as folder:
         _publish(folder, spec, here, start, chosen, trainer)
         tokenizer_files.save_tokenizer(start.tokenizer, start.tokenizer_folder, folder)

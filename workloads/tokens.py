@@ -82,7 +82,7 @@ class Recipe:
         backend |= {"post_processor": None, "truncation": None, "padding": None}
         return cls(
             state=json.dumps(backend),
-            bos=tokenizer.bos_token_id if _adds_bos(tokenizer, folder) else None,
+            bos=tokenizer.bos_token_id if _adds_bos(tokenizer) else None,
             eos=tokenizer.eos_token_id,
             rows=rows_of(tokenizer),
         )
@@ -103,17 +103,10 @@ def rows_of(tokenizer: PreTrainedTokenizerBase) -> int:
     return max(len(tokenizer), 1 + max(tokenizer.get_vocab().values(), default=-1))
 
 
-def _adds_bos(tokenizer: PreTrainedTokenizerBase, folder: Path) -> bool:
-    """Whether documents began with BOS when models with this tokenizer were trained: what its own encoding does, or, for Llama's
-    sentencepiece files, what Llama's does unless told otherwise."""
+def _adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether texts begin with BOS for this tokenizer, as its own encoding says."""
     bos = tokenizer.bos_token_id
-    if bos is None or bos == tokenizer.eos_token_id:
-        return False
-    if tokenizer("a")["input_ids"][:1] == [bos]:
-        return True
-    config = folder / "tokenizer_config.json"
-    said = json.loads(config.read_text(encoding="utf-8")).get("add_bos_token") if config.is_file() else None
-    return bool(said if said is not None else (folder / "tokenizer.model").is_file())
+    return bos is not None and bos != tokenizer.eos_token_id and tokenizer("a")["input_ids"][:1] == [bos]
 
 
 class Cuts:
@@ -211,7 +204,7 @@ class Encoder:
 def piece_bytes(tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> np.ndarray:
     """Bytes of text (UTF-8) that each token stands for; their sum over all tokens of a document is its length.
 
-    Control tokens have none. Where the tokenizer puts a space before a document that is not there, its first token takes it back.
+    Control tokens have none. Where the tokenizer puts a space that is not there before a document, its control token takes it back.
     """
     state = json.loads(recipe.state)
     byte_level = is_byte_level(state)

@@ -130,7 +130,12 @@ def arguments(spec: Spec, policy: Policy, scratch: Path, deepspeed: dict[str, An
         dataloader_drop_last=False,
         dataloader_num_workers=0,  # the rows are tokenised already
         dataloader_pin_memory=torch.cuda.is_available(),
-        accelerator_config={"use_seedable_sampler": True, "split_batches": False, "even_batches": True},
+        accelerator_config={
+            "use_seedable_sampler": True,
+            "split_batches": False,
+            "even_batches": True,
+            "dispatch_batches": False,
+        },
         logging_strategy="steps",
         logging_steps=training.log_steps,
         logging_first_step=False,

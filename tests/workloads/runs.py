@@ -159,7 +159,7 @@ def job(name: str = "tiny", **spec: Any) -> dict[str, Any]:
         "apiVersion": "literary-alpaca.io/v1alpha1",
         "kind": "SFTJob",
         "metadata": {"name": name},
-        "spec": _merged(
+        "spec": merged(
             {
                 "model": {"uri": "base"},
                 "dataset": {"train": [{"uri": "train.json"}], "validationSplit": 0},
@@ -178,9 +178,10 @@ def job(name: str = "tiny", **spec: Any) -> dict[str, Any]:
     }
 
 
-def _merged(part: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+def merged(part: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """``part`` with the values of ``other``, map by map."""
     merged = dict(part)
     for key, value in other.items():
         old = merged.get(key)
-        merged[key] = _merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+        merged[key] = merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
     return merged
