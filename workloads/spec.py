@@ -35,7 +35,7 @@ def load_job(
         document = pick(documents(text, file), kind, name, file)
     for path, value in overrides:
         put(document, path, value)
-    return validated(kind, document, file, text)
+    return validated(kind, document, file, text, [("spec", *fields.steps(path)) for path, _ in overrides])
 
 
 def load_all(kinds: dict[str, type[Resource]], file: str) -> list[Resource]:
@@ -142,8 +142,14 @@ def put(document: Document, path: str, value: Any) -> None:
         here = below
 
 
-def validated(kind: type[Resource], document: Document, file: str | None, text: str = "") -> Resource:
-    """The typed job. Raises SpecError with one line per problem."""
+def validated(
+    kind: type[Resource],
+    document: Document,
+    file: str | None,
+    text: str = "",
+    flags: Sequence[tuple[fields.Step, ...]] = (),
+) -> Resource:
+    """The typed job. Raises SpecError with one line per problem; those below the paths in ``flags`` are not the file's."""
     version = document.get("apiVersion", API_VERSION)
     if version != API_VERSION:
         raise SpecError(f"{file or 'flags'}: apiVersion is {version!r}: this version reads {API_VERSION}")
@@ -154,9 +160,12 @@ def validated(kind: type[Resource], document: Document, file: str | None, text: 
     try:
         return kind.model_validate({"kind": kind.__name__, **content}, strict=True, by_alias=True, by_name=False)
     except ValidationError as error:
-        found = [(_line(text, document, path), line) for path, line in problems(kind, error)]
-        found.sort(key=lambda entry: entry[0] or 0)
-        raise SpecError("\n".join(_place(file, number) + line for number, line in found)) from error
+        told = []
+        for path, line in problems(kind, error):
+            from_flag = any(path[: len(flag)] == flag for flag in flags)
+            number = None if from_flag else _line(text, document, path)
+            told.append((number or 0, line if from_flag else _place(file, number) + line))
+        raise SpecError("\n".join(line for _, line in sorted(told, key=lambda entry: entry[0]))) from error
 
 
 @dataclass(frozen=True)

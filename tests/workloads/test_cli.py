@@ -111,6 +111,19 @@ def test_flags_replace_what_the_file_says(tmp_path: Path) -> None:
     assert (loaded.spec.merge, loaded.spec.training.epochs, loaded.spec.training.learning_rate) == (True, 1.0, 1e-4)
 
 
+def test_a_wrong_flag_is_not_blamed_on_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("job.yaml").write_text(edited("learningRate: 1e-4", "seed: x"))
+
+    with pytest.raises(SpecError) as refused:
+        job("job.yaml", "--training.epochs", "many")
+
+    assert str(refused.value) == (
+        "spec.training.epochs: 'many' is not a number above 0 and at most 1,000\n"
+        "job.yaml:15: spec.training.seed: 'x' is not a whole number from 0 to 4,294,967,295"
+    )
+
+
 def test_a_switch_does_not_swallow_the_file(tmp_path: Path) -> None:
     file = tmp_path / "job.yaml"
     file.write_text(MANIFEST)
