@@ -180,8 +180,8 @@ def job(name: str = "tiny", **spec: Any) -> dict[str, Any]:
 
 def merged(part: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     """``part`` with the values of ``other``, map by map."""
-    merged = dict(part)
+    both = dict(part)
     for key, value in other.items():
-        old = merged.get(key)
-        merged[key] = merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
-    return merged
+        old = both.get(key)
+        both[key] = merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return both
