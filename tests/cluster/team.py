@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 from alpaca_operator.api.contract import LABEL_NAME
 from tests.cluster.bed import cache
-from tests.cluster.bed.cluster import Manifest, until
+from tests.cluster.bed.cluster import Manifest
 from tests.cluster.bed.node import Bed
 from tests.workloads import tiny
 
@@ -98,34 +99,25 @@ class Team:
     def until(
         self, name: str, holds: Callable[[Manifest], Any], what: str, seconds: float = PATIENCE, every: float = 0.3
     ) -> Manifest:
-        last: Manifest = {}
-
-        def seen() -> bool:
-            nonlocal last
-            last = self.job(name)
-            return bool(holds(last))
-
-        try:
-            until(seen, what, seconds, every)
-        except cache.BedError as error:
-            raise AssertionError(f"{name}: {error}\n{json.dumps(last.get('status'), indent=1)}") from error
-        return last
+        """The job once it `holds`. One that has ended will not change any more, and fails at once."""
+        deadline = time.monotonic() + seconds
+        while True:
+            job = self.job(name)
+            if holds(job):
+                return job
+            late = time.monotonic() > deadline
+            if late or ended(job):
+                told = json.dumps(job.get("status"), indent=1)
+                raise AssertionError(f"{name} {'is not yet' if late else 'ended before it was'} {what}: {told}")
+            time.sleep(every)
 
     def state(self, name: str, *reasons: str, seconds: float = PATIENCE) -> Manifest:
-        """Waits until STATE is one of `reasons`; the job as it is then. A job that ended otherwise fails at once."""
-
-        def stands(job: Manifest) -> bool:
-            found = ready(job).get("reason")
-            assert found in reasons or not ended(job), (
-                f"{name} is {found} instead of {' or '.join(reasons)}: {ready(job)['message']}"
-            )
-            return found in reasons
-
-        return self.until(name, stands, " or ".join(reasons), seconds)
+        """Waits until STATE is one of `reasons`; the job as it is then."""
+        return self.until(name, lambda job: ready(job).get("reason") in reasons, " or ".join(reasons), seconds)
 
     def at_step(self, name: str, step: int) -> Manifest:
-        """Waits until the status has told at least `step`."""
-        return self.until(name, lambda job: progress(job) >= step or ended(job), f"step {step}")
+        """Waits until the status has told at least `step`, and not the end."""
+        return self.until(name, lambda job: progress(job) >= step and not ended(job), f"at step {step}")
 
 
 @contextmanager
