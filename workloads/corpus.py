@@ -167,7 +167,7 @@ def _files_of(source: CorpusSource, path: Path, tally: Tally, part: str) -> list
             del formats[entry]
         if not formats:
             raise DataError(
-                f"{source.uri}: no file below {path} ends in {', '.join(ENDINGS)}: name the folder of the texts, or set dataset.train[].format"
+                f"{path}: no file in it ends in {', '.join(ENDINGS)}: name the folder of the texts, or set dataset.train[].format"
             )
     return [CorpusFile(entry, kind, source.encoding, source.columns.text) for entry, kind in formats.items()]
 

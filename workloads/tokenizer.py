@@ -42,7 +42,7 @@ def run(job: TokenizerJob, here: Runtime) -> Metrics:
     metrics: Metrics = {}
     with here.output("Tokenizer", metrics) as folder:
         vocabulary.save(merged, base, folder)
-        report = _report(job, base, trained, merged, compared, folder)
+        report = _report(job, here.inputs["base"].uri, base, trained, merged, compared, folder)
         metrics.update(report.metrics())
         vocabulary_report.write(report, folder)
     for line in report.lines():
@@ -68,6 +68,7 @@ def _train(job: TokenizerJob, files: list[corpus.CorpusFile], here: Runtime) -> 
 
 def _report(
     job: TokenizerJob,
+    base_uri: str,
     base: vocabulary.Base,
     trained: vocabulary_training.Trained,
     merged: vocabulary.Merged,
@@ -88,6 +89,7 @@ def _report(
     lines = trained.held_out
     return Report(
         job=job,
+        base_uri=base_uri,
         base_pieces=len(base.proto.pieces),
         trained=trained,
         merged=merged,

@@ -34,6 +34,7 @@ class Report:
     """The figures of one TokenizerJob."""
 
     job: TokenizerJob
+    base_uri: str
     base_pieces: int
     trained: Trained
     merged: Merged
@@ -144,13 +145,13 @@ def write(report: Report, folder: Path) -> None:
 
 def render(report: Report) -> str:
     """The page, as Markdown with the header that the Hugging Face hub reads."""
-    name, spec = report.job.metadata.name, report.job.spec
+    name = report.job.metadata.name
     trained, merged = report.trained, report.merged
-    named = {"base": f"the base, `{spec.base.uri}`", "ours": "this one"}
+    named = {"base": f"the base, `{report.base_uri}`", "ours": "this one"}
     parts = [
         "---\nlibrary_name: transformers\ntags: [literary-alpaca, tokenizer]\n---\n",
         f"# {name}\n",
-        f"The tokenizer `{spec.base.uri}` with {len(merged.added):,} new pieces behind its {report.base_pieces:,}, made by `TokenizerJob` "
+        f"The tokenizer `{report.base_uri}` with {len(merged.added):,} new pieces behind its {report.base_pieces:,}, made by `TokenizerJob` "
         f"`{name}` of Literary Alpaca. Text takes {report.gain:.2f} times fewer tokens. A model needs {report.pieces:,} embedding rows for it.\n",
         "## Use\n",
         '```python\nfrom transformers import AutoTokenizer\n\ntokenizer = AutoTokenizer.from_pretrained("<this folder>")\n```\n',

@@ -241,7 +241,7 @@ def test_a_folder_without_texts_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError) as error:
         read(tmp_path)
     assert str(error.value) == (
-        f"{tmp_path}: no file below {tmp_path} ends in .txt, .text, .jsonl, .ndjson, .json, .csv, .tsv, .parquet, .arrow: name the folder of the "
+        f"{tmp_path}: no file in it ends in .txt, .text, .jsonl, .ndjson, .json, .csv, .tsv, .parquet, .arrow: name the folder of the "
         "texts, or set dataset.train[].format"
     )
 
