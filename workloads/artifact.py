@@ -17,8 +17,10 @@ from workloads import digests, durable, lineage
 from workloads.digests import Digests, listing
 from workloads.errors import OutputExists
 from workloads.runs import Fence, now
-from workloads.storage import Inputs, OutputPlace
+from workloads.storage import Inputs, OutputPlace, relevant
 
+LOADED = ("Model", "LoRAAdapter", "GPTQModel", "Tokenizer")
+"""Kinds of artifacts whose content is what a program loads from them."""
 LIBRARIES = ("torch", "transformers", "tokenizers", "datasets", "peft", "trl", "accelerate", "deepspeed")
 """Those of them that a run imported are named in its artifact, with their versions."""
 
@@ -118,11 +120,13 @@ class Publisher:
             )
             for path in listing(folder)
         ]
+        # Curves and the card carry times and differ between two equal runs; what is loaded does not, and it is what consumers read.
+        content = set(relevant([file.path for file in files], "Model" if kind in LOADED else "File"))
         artifact = contract.Artifact.model_validate(
             {
                 "kind": kind,
                 "job": {"kind": self._job.kind, "name": self._job.metadata.name},
-                "digest": digests.of_files({file.path: file.sha256 for file in files}),
+                "digest": digests.of_files({file.path: file.sha256 for file in files if file.path in content}),
                 "spec_digest": self.spec_digest,
                 "inputs": {
                     field: contract.ArtifactInput(

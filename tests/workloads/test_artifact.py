@@ -51,6 +51,21 @@ def test_an_artifact_says_what_it_is_and_what_it_was_made_from(place: Place) -> 
     assert set(found["versions"]) == {"python", "literary-alpaca"}
 
 
+def test_made_again_it_has_the_same_digest_although_its_card_tells_another_time(place: Place) -> None:
+    """Else every consumer of a job that was made again would train anew."""
+    body = train().replace(
+        '(folder / "adapter.safetensors")', '(folder / "README.md").write_text(str(time.time()))\n    (folder / "adapter.safetensors")'
+    )  # fmt: skip
+    digests = []
+    for out in ("out", "again"):
+        place.run(body, "--output.uri", out)
+        digests.append(json.loads((place.folder / out / "artifact.json").read_text()))
+    first, second = digests
+    assert [file["path"] for file in first["files"]] == ["README.md", "adapter.safetensors"]
+    assert first["files"][0] != second["files"][0]
+    assert first["digest"] == second["digest"]
+
+
 def test_no_secret_reaches_an_artifact(place: Place) -> None:
     place.run(train(), "--pod.env", "[{name: HF_TOKEN, value: hf_secret}]", "--model.secretRef.name", "hub")
 
