@@ -1,6 +1,7 @@
 """The operator: ``python -m alpaca_operator``. Settings are environment variables; ``--help`` lists them.
 
-Ends with 0 when it was told to stop, 1 when it lost the Lease or a watch failed, 2 when a setting is wrong.
+Ends with 0 when it was told to stop, 1 when it lost the Lease or a watch failed, 2 when a setting is wrong or there is
+no way to the API server.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import signal
 import sys
 
 import kopf
+from kubernetes.aio.config import ConfigException
 
 from alpaca_operator import handlers, logs, probes
 from alpaca_operator.errors import ApiError, Unreachable
@@ -139,6 +141,9 @@ def main(argv: list[str] | None = None) -> int:
     logs.set_up(settings.log_format, settings.log_level)
     try:
         asyncio.run(serve(settings))
+    except ConfigException as error:
+        log.error("no way to the API server: %s: set KUBECONFIG, or run in a cluster", error)
+        return 2
     except Exception:
         log.exception("the operator ends")
         return 1

@@ -6,8 +6,7 @@ import logging
 from typing import Any
 
 from alpaca_operator import diagnosis, events, status
-from alpaca_operator.api import Resource
-from alpaca_operator.api.contract import LABEL_MANAGED_BY, MANAGED_BY
+from alpaca_operator.api import KINDS, Resource
 from alpaca_operator.diagnosis import Refusal
 from alpaca_operator.errors import ApiError
 from alpaca_operator.kube import APIS, RESOURCES
@@ -16,7 +15,7 @@ from alpaca_operator.plan.job import ENDING, drift
 from alpaca_operator.queue import Again
 from alpaca_operator.status import Change
 from alpaca_operator.store import Key, Object, key_of
-from alpaca_operator.world import World
+from alpaca_operator.world import World, key_for
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +47,7 @@ async def remove(child: Object, world: World) -> None:
 
 async def report(resource: Resource, after: dict[str, Any], world: World) -> Again:
     """Writes the status if it tells anything new, and then the Event that goes with it."""
-    key = Key(resource.kind, resource.metadata.namespace or "", resource.metadata.name)
+    key = key_for(resource)
     current = world.store.raw(key)
     if current is None:
         return Again.never
@@ -56,10 +55,11 @@ async def report(resource: Resource, after: dict[str, Any], world: World) -> Aga
     change = status.change(before, after)
     if change is Change.NOTHING:
         return Again.never
-    uid = current["metadata"]["uid"]
-    if change is Change.PROGRESS and (wait := world.budget.ask(uid)):
+    if change is Change.PROGRESS and (wait := world.budget.ask(key)):
         return Again(after=wait)
     world.store.put(await world.kube.put_status(RESOURCES[key.kind], current, after))
+    if change is Change.TRANSITION:
+        world.wake_consumers(key)
     if note := events.worth_telling(before, after):
         await events.record(world.kube, world.settings.identity, resource, note)
     _log_transition(key, before, after)
@@ -96,8 +96,8 @@ def _is_ours(child: Object, resource: Resource) -> bool:
 
 def _is_predecessors(child: Object) -> bool:
     """The child of a deleted resource that had the same name: the garbage collector is about to delete it."""
-    labels = child["metadata"].get("labels") or {}
-    return bool(labels.get(LABEL_MANAGED_BY) == MANAGED_BY)
+    owners = child["metadata"].get("ownerReferences") or ()
+    return any(owner.get("controller") and owner["kind"] in KINDS for owner in owners)
 
 
 def _refused(error: ApiError) -> Refusal:

@@ -6,17 +6,11 @@ from __future__ import annotations
 class ApiError(Exception):
     """The API server answered with an error. ``reason`` is the Status object's, such as ``NotFound``."""
 
-    def __init__(self, status: int, reason: str, message: str, *, retry_after: float | None = None):
+    def __init__(self, status: int, reason: str, message: str):
         super().__init__(f"{status} {reason}: {message}" if reason else f"{status}: {message}")
         self.status = status
         self.reason = reason
         self.message = message
-        self.retry_after = retry_after
-
-    @property
-    def passing(self) -> bool:
-        """Nobody's mistake, and likely to be gone soon: a restart, overload, a write that crossed another."""
-        return self.status in (408, 409, 429) or self.status >= 500
 
 
 class Unreachable(Exception):

@@ -24,6 +24,8 @@ def registry(store: Store, queue: Queue[Key]) -> kopf.OperatorRegistry:
         key = store.remove(obj) if event["type"] == "DELETED" else store.put(obj)
         if key is not None:
             queue.add(key)
+            for consumer in store.consumers(key):
+                queue.add(consumer)
 
     for api in APIS.values():
         kopf.on.event(api.group, api.version, api.plural, registry=handlers)(woken)

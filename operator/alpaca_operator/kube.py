@@ -117,7 +117,8 @@ class Kube:
 
     async def text(self, path: str, *, limit: int, seconds: float, query: Mapping[str, str] | None = None) -> bytes:
         """At most ``limit`` bytes of an answer that need not be JSON: a pod's log, or a pod reached through the server."""
-        async with self._request("GET", path, query=query, timeout=aiohttp.ClientTimeout(total=seconds)) as response:
+        timeout = aiohttp.ClientTimeout(total=seconds)
+        async with self._request("GET", path, query=query, accept="*/*", timeout=timeout) as response:
             if response.status != 200:
                 raise ApiError(response.status, response.reason or "", f"GET {path}")
             return await read_capped(response, limit)
@@ -317,12 +318,10 @@ def _error(response: aiohttp.ClientResponse, content: bytes) -> ApiError:
     except ValueError:
         told = {}
     status = told if isinstance(told, dict) else {}
-    after = response.headers.get("Retry-After", "")
     return ApiError(
         response.status,
         str(status.get("reason") or response.reason or ""),
         str(status.get("message") or content[:500].decode(errors="replace")),
-        retry_after=float(after) if after.isdigit() else None,
     )
 
 

@@ -30,6 +30,7 @@ async def reconcile(key: Key, world: World, *, live: bool = False) -> Again:
     """``live``: what is known was read from the API server just now, not brought by watches, which may lag."""
     resource = world.resource(key)
     if resource is None or resource.metadata.deletion_timestamp:  # its children go with it, by their owner references
+        world.forget(key)
         return Again.never
     podless = await world.ask_why_podless(resource)
     seen = observe.gather(resource, world)
@@ -92,9 +93,9 @@ async def _work_on(key: Key, world: World) -> None:
         again = await reconcile(key, world)
         outcome = "refused" if again.failed else "done"
     except (ApiError, Unreachable, NotLeading) as error:
-        passing = not isinstance(error, ApiError) or error.passing
-        log.log(logging.INFO if passing else logging.ERROR, "%s: %s; tried again", key, error)
-        again, outcome = Again(after=REFUSED_LONGEST if passing else LONGEST_DELAY, failed=True), "unreachable"
+        crossed = isinstance(error, ApiError) and error.status == 409  # somebody wrote in between: usual
+        log.log(logging.DEBUG if crossed else logging.WARNING, "%s: %s; tried again", key, error)
+        again, outcome = Again(after=REFUSED_LONGEST, failed=True), "conflict" if crossed else "unreachable"
     except Exception:  # a bug: told once with its traceback, and tried again, for the next state may pass
         log.exception("%s: reconcile failed", key)
         again, outcome = Again(after=LONGEST_DELAY, failed=True), "error"

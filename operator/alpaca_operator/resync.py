@@ -110,6 +110,8 @@ class Resync:
     def _take(self, key: Key | None) -> None:
         if key is not None:
             self.queue.add(key)
+            for consumer in self.store.consumers(key):
+                self.queue.add(consumer)
 
 
 def _labels(api: Api) -> str:

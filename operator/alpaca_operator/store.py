@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from alpaca_operator.api import KINDS, Resource
-from alpaca_operator.api.contract import ANNOTATION_CONFIG, LABEL_UID
+from alpaca_operator.api.contract import ANNOTATION_CONFIG, LABEL_KIND, LABEL_NAME, LABEL_UID
 
 Object = dict[str, Any]
 
@@ -50,6 +50,7 @@ class Store:
     def __init__(self) -> None:
         self._objects: dict[Key, Object] = {}
         self._resources: dict[str, Key] = {}
+        self._consumers: dict[Key, set[Key]] = {}
         self._owned: dict[Owner, set[Key]] = {}
         self._departed: dict[Owner, OrderedDict[str, Object]] = {}
         self._running: set[Key] = set()
@@ -72,6 +73,8 @@ class Store:
         self._objects[key] = trimmed
         if key.kind in KINDS:
             self._resources[metadata["uid"]] = key
+            for producer in producers(trimmed):
+                self._consumers.setdefault(producer, set()).add(key)
             return key
         owner = owner_of(obj)
         self._owned.setdefault(owner, set()).add(key)
@@ -92,6 +95,11 @@ class Store:
         if key.kind in KINDS:
             self._resources.pop(uid, None)
             self._departed.pop(Owner(key.namespace, uid), None)
+            for producer in producers(known):
+                consumers = self._consumers.get(producer, set())
+                consumers.discard(key)
+                if not consumers:
+                    self._consumers.pop(producer, None)
             return key
         owner = owner_of(known)
         siblings = self._owned[owner]
@@ -101,7 +109,7 @@ class Store:
         self._running.discard(key)
         if key.kind == "Pod" and owner.uid in self._resources:
             self._remember(owner, trim(obj) if version(obj) > version(known) else known)
-        return self._resources.get(owner.uid)
+        return self._resources.get(owner.uid) or self._heir(known)
 
     def replace(self, kind: str, namespace: str, uid: str, found: list[Object]) -> None:
         """Takes all that a resource owns of one kind, read just now: what is not among it is gone."""
@@ -111,6 +119,12 @@ class Store:
                 self.remove(self._objects[key])
         for obj in found:
             self.put(obj)
+
+    def _heir(self, child: Object) -> Key | None:
+        """The resource that has taken the name of the child's own: it waits for the child's name to be free."""
+        labels = child["metadata"].get("labels") or {}
+        key = Key(labels.get(LABEL_KIND, ""), child["metadata"]["namespace"], labels.get(LABEL_NAME, ""))
+        return key if key in self._objects else None
 
     def _remember(self, owner: Owner, pod: Object) -> None:
         if not has_ended(pod):
@@ -137,6 +151,10 @@ class Store:
         """
         raw = self._objects.get(key)
         return None if raw is None else KINDS[key.kind].model_validate(raw)
+
+    def consumers(self, key: Key) -> list[Key]:
+        """The resources that read what this one makes; it need not exist yet."""
+        return list(self._consumers.get(key, ()))
 
     def resources(self) -> Iterator[Key]:
         return iter(tuple(self._resources.values()))
@@ -183,13 +201,31 @@ def version(obj: Object) -> int:
 
 
 def owner_of(obj: Object) -> Owner:
-    """Whom a child belongs to, by the label that every child and pod of ours has."""
+    """Whom a child belongs to, by the label that every child and pod of ours has; a child that lost it, by its owner."""
     metadata = obj["metadata"]
-    return Owner(metadata["namespace"], metadata.get("labels", {}).get(LABEL_UID, ""))
+    owners = [owner["uid"] for owner in metadata.get("ownerReferences") or () if owner["kind"] in KINDS]
+    return Owner(metadata["namespace"], metadata.get("labels", {}).get(LABEL_UID) or next(iter(owners), ""))
 
 
 def is_running(pod: Object) -> bool:
     return pod.get("status", {}).get("phase") == "Running" and "deletionTimestamp" not in pod["metadata"]
+
+
+def producers(resource: Object) -> Iterator[Key]:
+    """Every job that a ``from`` of the resource names. Found by its shape alone: what is no ``from`` wakes somebody for nothing."""
+    yield from _named(resource.get("spec"), resource["metadata"]["namespace"])
+
+
+def _named(part: Any, namespace: str) -> Iterator[Key]:
+    if isinstance(part, list):
+        for each in part:
+            yield from _named(each, namespace)
+    elif isinstance(part, dict):
+        named = part.get("from")
+        if isinstance(named, dict) and named.keys() >= {"kind", "name"}:
+            yield Key(named["kind"], namespace, named["name"])
+        for each in part.values():
+            yield from _named(each, namespace)
 
 
 def has_ended(pod: Object) -> bool:

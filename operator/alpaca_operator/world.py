@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 from alpaca_operator import diagnosis
 from alpaca_operator.api import Resource
+from alpaca_operator.api.base import JobReference
 from alpaca_operator.api.contract import LABEL_UID, Progress
 from alpaca_operator.diagnosis import Refusal
 from alpaca_operator.kube import EVENTS, JOBS, PODS, RESOURCES, Kube
@@ -48,7 +49,7 @@ class World:
     board: Board = field(default_factory=Board)
     budget: Budget = field(default_factory=lambda: Budget(10, 15))
     now: Callable[[], datetime] = utc_now
-    _podless: dict[str, Podless] = field(default_factory=dict)
+    _podless: dict[Key, Podless] = field(default_factory=dict)
 
     def resource(self, key: Key) -> Resource | None:
         return self.store.resource(key)
@@ -63,8 +64,21 @@ class World:
         return self.board.latest(resource.metadata.uid or "")
 
     def refusal(self, resource: Resource) -> Refusal | None:
-        found = self._podless.get(resource.metadata.uid or "")
+        found = self._podless.get(key_for(resource))
         return found.refusal if found else None
+
+    def named(self, reference: JobReference, resource: Resource) -> Resource | None:
+        return self.store.resource(Key(reference.kind, resource.metadata.namespace or "", reference.name))
+
+    def wake_consumers(self, key: Key) -> None:
+        """Something became of the resource: who waits for its output is looked at now, not when a watch tells."""
+        for consumer in self.store.consumers(key):
+            self.queue.add(consumer)
+
+    def forget(self, key: Key) -> None:
+        """The resource is gone."""
+        self._podless.pop(key, None)
+        self.budget.forget(key)
 
     async def refresh(self, key: Key) -> None:
         """Brings what is known of a resource, its children and its pods up to what the API server holds now."""
@@ -74,9 +88,11 @@ class World:
         live = await self.kube.get(RESOURCES[key.kind], key.namespace, key.name)
         if live is None or live["metadata"]["uid"] != known["metadata"]["uid"]:
             self.store.remove(known)
+            self.wake_consumers(key)
         if live is None:
             return
-        self.store.put(live)
+        if self.store.put(live):
+            self.wake_consumers(key)
         selector = f"{LABEL_UID}={live['metadata']['uid']}"
         for api in (JOBS, PODS):
             found = [obj async for obj in self.kube.list(api, key.namespace, labels=selector)]
@@ -85,12 +101,12 @@ class World:
     async def ask_why_podless(self, resource: Resource) -> float | None:
         """Reads why the Job controller makes no pod, at growing intervals: a quota, a policy, a webhook refuse it in an Event of
         the Job alone. The seconds until it is worth asking again, None when there is nothing to ask."""
-        uid, child = resource.metadata.uid or "", self.child(resource)
+        key, child = key_for(resource), self.child(resource)
         if child is None or not _waits_for_pods(child) or self.store.pods(resource):
-            self._podless.pop(uid, None)
+            self._podless.pop(key, None)
             return None
         now = self.now().timestamp()
-        podless = self._podless.setdefault(uid, Podless(ask_at=now + PODLESS_SECONDS))
+        podless = self._podless.setdefault(key, Podless(ask_at=now + PODLESS_SECONDS))
         if now >= podless.ask_at:
             podless.refusal = await self._why_podless(child)
             podless.pause = min(podless.pause * 2, PODLESS_LONGEST)
@@ -105,6 +121,10 @@ class World:
             return None
         newest = max(found, key=lambda event: int(event["metadata"]["resourceVersion"]))
         return diagnosis.refusal(403, newest.get("note", ""))
+
+
+def key_for(resource: Resource) -> Key:
+    return Key(resource.kind, resource.metadata.namespace or "", resource.metadata.name)
 
 
 def _waits_for_pods(child: Object) -> bool:

@@ -262,9 +262,8 @@ class Bench:
         name = f"after-{how.name.lower()}"
         async with arrivals(self.kube, JOBS) as jobs:
             began = time.monotonic()
-            stopping = asyncio.create_task(asyncio.to_thread(self.process.stop, how))
-            await self.make(name)
-            await stopping
+            await asyncio.to_thread(self.process.stop, how)
+            await self.make(name)  # when nobody works, so that it is the successor who does
             self.process.start()
             took = await jobs.count(1) - began
         self.bed.tell(f"after {how.name}, a new SFTJob has its Job {took:.1f} s after the signal")

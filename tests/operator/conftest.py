@@ -31,7 +31,9 @@ def plane(control_plane: ControlPlane) -> ControlPlane:
 @pytest.fixture(scope="module")
 def running(plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OperatorProcess]:
     """One operator for the tests of a module that do not harm it."""
-    with operator(plane.kubeconfig, tmp_path_factory.mktemp("operator"), lease_name="shared") as process:
+    with operator(
+        plane.kubeconfig, tmp_path_factory.mktemp("operator"), lease_name="shared", progress_via="Pod"
+    ) as process:
         yield process
 
 

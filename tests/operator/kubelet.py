@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -50,12 +50,15 @@ class Kubelet:
         self.outcomes: dict[str, Outcome] = {}
         self.starts_others = True
         """Whether pods of SFTJobs that ``outcomes`` does not name run too."""
+        self.pod_address = "127.0.0.1"
         self.on_stop = INTERRUPTED
         self.holds_stopping_pods = False
         """A pod that was told to stop goes on saving while this is set."""
         self.started: Counter[str] = Counter()
         """How many pods of each SFTJob have run."""
         self.succeeded: Counter[str] = Counter()
+        self.children: dict[str, set[str]] = defaultdict(set)
+        """UIDs of the Jobs that those pods belonged to."""
         self._seen: dict[str, float] = {}
 
     async def run(self) -> None:
@@ -93,6 +96,7 @@ class Kubelet:
         elif phase == "Pending" and pod["spec"].get("nodeName"):
             if uid not in self._seen:
                 self.started[name] += 1
+                self.children[name].add(metadata["ownerReferences"][0]["uid"])
                 self._seen[uid] = now
             await self._set(pod, "Running", {"running": {"startedAt": stamp()}})
         elif (
@@ -128,8 +132,8 @@ class Kubelet:
         status = {
             "phase": phase,
             "hostIP": "127.0.0.1",
-            "podIP": "127.0.0.1",
-            "podIPs": [{"ip": "127.0.0.1"}],
+            "podIP": self.pod_address,
+            "podIPs": [{"ip": self.pod_address}],
             "startTime": stamp(),
             "containerStatuses": [container],
         }

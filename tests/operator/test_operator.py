@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from aiohttp import web
 
-from alpaca_operator.api.contract import ExitCode
+from alpaca_operator.api.contract import PROGRESS_PORT, ExitCode, Progress
 from alpaca_operator.api.status import Reason
 from tests.cluster.bed.cache import BedError
 from tests.cluster.bed.cluster import until
@@ -54,10 +55,12 @@ async def test_a_healthy_job_costs_two_writes_until_its_job_exists_and_five_to_i
         names = [f'alpaca_api_writes_total{{resource="{resource}",verb="{verb}"}}' for resource, verb in kinds]
         return sum(running.metric(name) for name in names)
 
+    team.kubelet.starts_others = False
     before = writes()
     await team.apply()
-    await team.state("poet", "Starting")
-    assert writes() - before <= 3
+    await team.state("poet", "Pending")
+    assert writes() - before == 2
+    team.kubelet.starts_others = True
     team.kubelet.default = DONE
     await team.state("poet", "Succeeded")
     assert writes() - before <= 5
@@ -162,6 +165,7 @@ async def test_an_evicted_pod_is_followed_by_another_and_not_counted_as_the_user
     await team.state("poet", "Starting", "Running")
     [pod] = await team.pods()
     team.plane.evict(pod["metadata"]["name"], team.namespace)
+    await team.until("poet", lambda _: team.kubelet.started["poet"] == 2, "started again")
     team.kubelet.default = DONE
     job = await team.state("poet", "Succeeded")
     assert job["status"]["restarts"] == {"user": 0, "infra": 1, "total": 1}
@@ -325,3 +329,28 @@ async def test_with_nothing_new_nothing_is_written(team: Team, running: Operator
     team.plane.kubectl("annotate", "job", "poet-sft", "-n", team.namespace, "looked=at")
     until(lambda: running.metric('alpaca_reconciles_total{kind="SFTJob",outcome="done"}') > looked, "one more look")
     assert (await team.job())["metadata"]["resourceVersion"] == before["metadata"]["resourceVersion"]
+
+
+async def test_progress_is_seen_while_the_pod_runs(team: Team) -> None:
+    told = Progress(stage="Training", step=3, total_steps=10, loss=2.5, tokens_per_second=900, eta_seconds=65)
+
+    async def answer(_: web.Request) -> web.Response:
+        return web.Response(text=told.to_json())
+
+    app = web.Application()
+    app.router.add_get("/progress", answer)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    # A loopback address of its own, for the port is the contract's.
+    team.kubelet.pod_address = "127.81.82.83"
+    await web.TCPSite(runner, team.kubelet.pod_address, PROGRESS_PORT).start()
+    try:
+        await team.apply()
+        job = await team.state("poet", "Running")
+        row = team.plane.kubectl("get", "sftjobs", "-n", team.namespace, "--no-headers").split()
+        assert row[:6] == ["poet", "Running", "3/10", "30%", "2.5", "1m"]
+        told = told.model_copy(update={"step": 7, "eta_seconds": 20})
+        job = await team.until("poet", lambda job: job["status"]["progress"]["step"] == 7, "at step 7")
+        assert job["status"]["progress"]["display"] == "7/10 70%"
+    finally:
+        await runner.cleanup()

@@ -67,24 +67,35 @@ class TestTheEndOfTheLog:
         assert last_progress(b"") is None
 
 
+def key(name: str) -> Key:
+    return Key("SFTJob", "team", name)
+
+
 class TestTheBudget:
     def test_one_write_of_a_resource_in_its_time(self) -> None:
         clock = Clock()
         budget = Budget(10, 15, clock)
-        assert budget.ask("a") == 0
-        assert budget.ask("a") == 15
+        assert budget.ask(key("a")) == 0
+        assert budget.ask(key("a")) == 15
         clock.now = 14
-        assert budget.ask("a") == 1
+        assert budget.ask(key("a")) == 1
         clock.now = 15
-        assert budget.ask("a") == 0
+        assert budget.ask(key("a")) == 0
 
-    def test_so_many_a_second_of_all_together(self) -> None:
+    def test_so_many_a_second_of_all_together_each_in_its_turn(self) -> None:
         clock = Clock()
         budget = Budget(10, 15, clock)
-        granted = [budget.ask(str(number)) for number in range(11)]
-        assert granted == [0] * 10 + [0.1]
-        clock.now = 0.1
-        assert budget.ask("11") == 0
+        waits = [budget.ask(key(str(number))) for number in range(1000)]
+        assert waits == pytest.approx([number / 10 for number in range(1000)])
+        clock.now = 50.01
+        assert budget.ask(key("500")) == 0
+        assert budget.ask(key("501")) == pytest.approx(0.09)
+
+    def test_a_new_resource_of_an_old_name_starts_anew(self) -> None:
+        budget = Budget(10, 15, Clock())
+        budget.ask(key("a"))
+        budget.forget(key("a"))
+        assert budget.ask(key("a")) == pytest.approx(0.1), "after the one before"
 
 
 class TestTheBoard:

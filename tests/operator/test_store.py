@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from alpaca_operator.api.contract import ANNOTATION_CONFIG
+from alpaca_operator.api.contract import ANNOTATION_CONFIG, LABEL_KIND, LABEL_NAME, LABEL_UID
 from alpaca_operator.store import LAST_APPLIED, Key, Store, trim
 from tests.operator import build
 
@@ -135,6 +137,53 @@ def test_a_live_list_takes_away_what_is_not_in_it(store: Store) -> None:
     store.put(build.child("Pod", "ghost"))
     store.replace("Pod", "team", "uid-poet", [build.newer(kept), build.child("Pod", "missed")])
     assert pods(store) == ["kept", "missed"]
+
+
+def test_the_end_of_its_predecessors_child_wakes_a_resource_that_waits_for_the_name(store: Store) -> None:
+    labels = {LABEL_UID: "uid-of-an-earlier-one", LABEL_KIND: "SFTJob", LABEL_NAME: "poet"}
+    left = build.child("Job", "poet-sft", uid="uid-left", metadata={"labels": labels})
+    assert store.put(left) is None
+    assert store.remove(left) == POET
+
+
+class TestConsumers:
+    BASE = Key("SFTJob", "team", "base")
+
+    def reader(self, name: str = "poet", **more: Any) -> build.Object:
+        return build.job(name, uid=f"uid-{name}", spec={"model": {"from": {"kind": "SFTJob", "name": "base"}}, **more})
+
+    def test_who_reads_what_a_job_makes_is_known_before_that_job_is(self) -> None:
+        store = Store()
+        store.put(self.reader())
+        assert store.consumers(self.BASE) == [POET]
+        assert store.consumers(POET) == []
+
+    def test_in_every_part_of_a_spec(self) -> None:
+        store = Store()
+        listed = {"adapters": [{"weight": 1}, {"from": {"kind": "SFTJob", "name": "lora"}}]}
+        store.put(self.reader(**listed))
+        assert store.consumers(Key("SFTJob", "team", "lora")) == [POET]
+
+    def test_not_across_namespaces(self) -> None:
+        store = Store()
+        store.put(self.reader())
+        assert store.consumers(Key("SFTJob", "elsewhere", "base")) == []
+
+    def test_a_deleted_one_is_woken_no_more(self) -> None:
+        store = Store()
+        first, second = self.reader(), self.reader("sage")
+        store.put(first)
+        store.put(second)
+        store.remove(first)
+        assert store.consumers(self.BASE) == [Key("SFTJob", "team", "sage")]
+        store.remove(second)
+        assert store.consumers(self.BASE) == []
+
+    def test_another_of_its_name_may_read_something_else(self) -> None:
+        store = Store()
+        store.put(self.reader())
+        store.put(build.job(uid="uid-new"))
+        assert store.consumers(self.BASE) == []
 
 
 def test_what_nobody_reads_is_not_kept() -> None:

@@ -14,7 +14,7 @@ from alpaca_operator.errors import ApiError, Unreachable
 from alpaca_operator.kube import Kube
 from tests.cluster.bed.cluster import until
 from tests.cluster.bed.controlplane import ControlPlane
-from tests.operator.conftest import CRDS
+from tests.operator.conftest import CRDS, install_crds
 from tests.operator.kubelet import Kubelet, Outcome, kubelet
 from tests.operator.process import OperatorProcess, operator
 from tests.operator.team import SFTJOBS, Team, ready, sft_job
@@ -35,6 +35,7 @@ def own_plane() -> Iterator[ControlPlane]:
 async def crew(own_plane: ControlPlane, request: pytest.FixtureRequest) -> AsyncIterator[Team]:
     name = f"t-{abs(hash(request.node.nodeid)) % 10**10}"
     kube = await Kube.connect(str(own_plane.kubeconfig))
+    install_crds(own_plane)
     with own_plane.namespace(name):
         async with kubelet(kube, name) as player:
             yield Team(own_plane, kube, name, player)
@@ -47,7 +48,7 @@ async def states(team: Team) -> dict[str, str]:
 
 
 async def all_succeeded(team: Team, names: list[str], seconds: float = 240) -> None:
-    """Each trained once: no name missing, none twice."""
+    """None lost, and none doubled: each had one Job."""
     deadline = asyncio.get_running_loop().time() + seconds
     while True:
         with contextlib.suppress(ApiError, Unreachable):
@@ -55,6 +56,10 @@ async def all_succeeded(team: Team, names: list[str], seconds: float = 240) -> N
                 break
         assert asyncio.get_running_loop().time() < deadline, f"not all succeeded: {await states(team)}"
         await asyncio.sleep(0.2)
+    assert {name: len(children) for name, children in team.kubelet.children.items()} == dict.fromkeys(names, 1)
+
+
+def each_was_trained_once(team: Team, names: list[str]) -> None:
     assert team.kubelet.started == dict.fromkeys(names, 1)
     assert team.kubelet.succeeded == dict.fromkeys(names, 1)
 
@@ -118,6 +123,7 @@ async def test_killed_at_random_moments_every_job_is_trained_exactly_once(crew: 
             process.start()
         await applying
         await all_succeeded(crew, names)
+        each_was_trained_once(crew, names)
     finally:
         print(process.said()[-5000:])
         process.stop()
@@ -141,6 +147,8 @@ async def test_an_api_server_restarted_under_load_loses_and_doubles_nothing(crew
             if process.ended() is not None:  # as the kubelet would
                 process.start()
         await applying
+        # A pod may be doubled here: the Job controller makes another when the answer to its first try got lost, and then ends
+        # one of the two. That is documented of Jobs; what such a pod has is a run id that publishes nothing.
         await all_succeeded(crew, names)
 
 
@@ -160,6 +168,7 @@ async def test_of_two_replicas_one_works_and_the_other_takes_over(crew: Team, tm
             for name in names[JOBS // 2 :]:
                 await crew.apply(name)
             await all_succeeded(crew, names)
+            each_was_trained_once(crew, names)
             assert second.metric("alpaca_leading") == 1
         finally:
             assert second.stop() == 0
@@ -205,3 +214,17 @@ async def test_other_namespaces_are_left_alone_where_some_are_named(crew: Team, 
         elsewhere = crew.plane.get("sftjob", "elsewhere", "-n", "default")
         assert elsewhere["status"]["observedGeneration"] == -1
         crew.plane.kubectl("delete", "sftjob", "elsewhere", "-n", "default")
+
+
+def test_crds_taken_away_end_the_operator_and_the_next_one_waits_for_them(
+    own_plane: ControlPlane, tmp_path: Path
+) -> None:
+    install_crds(own_plane)
+    with operator(own_plane.kubeconfig, tmp_path, lease_name="no-crds") as process:
+        own_plane.kubectl("delete", "-f", str(CRDS))
+        until(lambda: process.ended() is not None, "the operator to end", 120)
+        assert process.ended() == 1
+        process.start()
+        until(lambda: process.probe("/readyz")[0] == 503, "it to wait")
+        own_plane.kubectl("apply", "--server-side", "-f", str(CRDS))
+        process.wait_ready()
