@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from workloads.runtime import Metrics, Runtime
 
 
+LOG_LINES = 20
+"""Lines about the training in the log."""
+
+
 def run(job: TokenizerJob, here: Runtime) -> Metrics:
     """Train, merge, check, report. Everything that can be refused is read before the training."""
     spec = job.spec
@@ -55,11 +59,15 @@ def _train(job: TokenizerJob, files: list[corpus.CorpusFile], here: Runtime) -> 
     settings = vocabulary_training.Settings(train.vocab_size, train.character_coverage, train.input_sentence_size)
     here.progress.update(stage="Preparing")
 
+    logged = 0
+
     def tell(what: str, done: int, total: int) -> None:
+        nonlocal logged
         if what == "read":
             here.progress.beat()
-        else:
-            here.progress.update(stage="Training", step=done, total_steps=total)
+            return
+        before, logged = logged, done * LOG_LINES // total
+        here.progress.update(stage="Training", step=done, total_steps=total, log=logged > before)
 
     # sentencepiece has no checkpoints: a run that is stopped starts again from the text.
     with here.stop.at_once():

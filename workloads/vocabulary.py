@@ -148,7 +148,10 @@ def save(merged: Merged, base: Base, folder: Path) -> None:
             ],
             special_tokens=[(token, tokenizer.token_to_id(token)) for token in frame[0] + frame[1]],
         )
-    tokenizer.save(str(folder / "tokenizer.json"))
+    state = json.loads(tokenizer.to_str())
+    # As `a b`, which every version of `tokenizers` reads; those before 0.20 do not know pairs.
+    state["model"]["merges"] = [" ".join(pair) for pair in state["model"]["merges"]]
+    (folder / "tokenizer.json").write_text(json.dumps(state, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "legacy": base.legacy,

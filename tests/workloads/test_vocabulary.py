@@ -127,6 +127,13 @@ def test_text_after_a_control_token_has_the_dummy_prefix_as_in_llama(merged_fold
     assert tokenizer.convert_ids_to_tokens(ids) == ["<s>", "▁the", "▁river", "<0x0A>", "</s>"]
 
 
+def test_merges_lie_in_the_order_of_rank_for_every_version_of_tokenizers(merged_folder: Path, pieces: Any) -> None:
+    merges = json.loads((merged_folder / "tokenizer.json").read_text())["model"]["merges"]
+    assert all(isinstance(merge, str) and merge.count(" ") == 1 for merge in merges)
+    scores = [pieces.get_score(pieces.piece_to_id(merge.replace(" ", ""))) for merge in merges]
+    assert scores == sorted(scores, reverse=True)
+
+
 def test_a_plain_text_gets_bos_where_special_tokens_are_asked_for(merged_folder: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(merged_folder)
     assert tokenizer("明月").input_ids[0] == tokenizer.bos_token_id == 1
