@@ -123,6 +123,18 @@ def device() -> Device:
 
 def inspect(folder: Path, field: str, uri: str, spec: Spec) -> Base:
     """Read what the folder says about its model. Raises InputError that says what is missing and what lies there instead."""
+    base = look(folder, field, uri)
+    if "quantization_config" in base.config:
+        how = base.config["quantization_config"].get("quant_method", "quantized")
+        raise InputError(
+            f"{field} {uri} is quantized already ({how}), which cannot be trained: name the unquantized model, and "
+            f"{method.of(spec).words.smaller} to hold it in 4 bits"
+        )
+    return base
+
+
+def look(folder: Path, field: str, uri: str) -> Base:
+    """The same for a model of any kind, quantized ones among them."""
     shown = f"{field} {uri}"
     if not folder.is_dir():
         raise InputError(f"{shown}: there is no folder {folder}{_nearby(folder)}")
@@ -137,12 +149,6 @@ def inspect(folder: Path, field: str, uri: str, spec: Spec) -> Base:
         config = json.loads(config_file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError(f"{shown}: {config_file} is no JSON ({error}): copy the model again") from error
-    if "quantization_config" in config:
-        how = config["quantization_config"].get("quant_method", "quantized")
-        raise InputError(
-            f"{shown} is quantized already ({how}), which cannot be trained: name the unquantized model, and "
-            f"{method.of(spec).words.smaller} to hold it in 4 bits"
-        )
     return Base(folder, config, _shapes(folder, shown))
 
 

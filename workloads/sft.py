@@ -115,7 +115,7 @@ def _publish(
     folder: Path, job: SFTJob, here: Runtime, base: model.Base, trainer: Any, rows: Any, metrics: Metrics
 ) -> None:
     """The weights: an adapter, a merged model with its adapter beside it, or a whole model."""
-    from workloads.merge import merge
+    from workloads.merging import merge
 
     spec = job.spec
     adapter_folder = folder / "adapter" if spec.merge else folder

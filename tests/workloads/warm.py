@@ -18,6 +18,7 @@ from workloads import (  # noqa: E402, F401
     data,
     embeddings,
     merge,
+    merging,
     pretrain,
     runtime,
     scratch,

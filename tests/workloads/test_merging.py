@@ -10,7 +10,7 @@ import pytest
 
 from alpaca_operator.api.sft import SFTJob
 from tests.workloads.runs import Place, job
-from workloads import merge, model
+from workloads import merging, model
 from workloads.errors import WorkloadError
 
 model.quiet_libraries()
@@ -90,4 +90,4 @@ def test_a_wrong_merge_is_refused(place: Place, tmp_path: Path, monkeypatch: pyt
     # As if the scale of the update had been forgotten: the model without its adapter.
     monkeypatch.setattr(peft.LoraModel, "merge_and_unload", lambda self, **_: self.unload())
     with pytest.raises(WorkloadError, match=r"logits differ from base \+ adapter by .*: nothing is published"):
-        merge.merge(base, place.folder / "out", tmp_path / "merged", [list(range(4, 60))], "float32", None)
+        merging.merge(base, place.folder / "out", tmp_path / "merged", [list(range(4, 60))], "float32", None)
