@@ -21,7 +21,17 @@ CONTROLLER = "literary-alpaca.io/operator"
 NOTE_LIMIT = 1024
 """Bytes of a note that the API server takes."""
 
-QUIET = frozenset({Reason.PENDING, Reason.QUEUED, Reason.STARTING, Reason.RUNNING, Reason.STOPPING})
+QUIET = frozenset(
+    {
+        Reason.PENDING,
+        Reason.NOT_FOUND,
+        Reason.NOT_READY,
+        Reason.QUEUED,
+        Reason.STARTING,
+        Reason.RUNNING,
+        Reason.STOPPING,
+    }
+)
 """States on the usual way; the status tells them."""
 NORMAL = frozenset({Reason.SUCCEEDED, Reason.REUSED, Reason.SUSPENDED, Reason.INTERRUPTED})
 

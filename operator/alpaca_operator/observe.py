@@ -1,4 +1,4 @@
-"""All that a reconcile reads, gathered once: the child, its pods, the last progress, the time."""
+"""All that a reconcile reads, gathered once: the child, its pods, the last progress, what other jobs made, the time."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Protocol
 
+from alpaca_operator import inputs
 from alpaca_operator.api import Resource
+from alpaca_operator.api.base import JobReference
 from alpaca_operator.api.contract import Progress
 from alpaca_operator.diagnosis import Refusal
 from alpaca_operator.verdicts import Seen
@@ -33,17 +35,24 @@ class World(Protocol):
     def refusal(self, resource: Resource) -> Refusal | None:
         """Why the child has no pods, from the events of the Job controller; None when it has some, or nothing was said."""
 
+    def named(self, reference: JobReference, resource: Resource) -> Resource | None:
+        """The job that a ``from`` of the resource names."""
+
 
 def gather(resource: Resource, world: World) -> Seen:
     progress, read_at = world.progress(resource) or (None, None)
     pods = sorted(world.pods(resource), key=lambda pod: str(pod["metadata"].get("creationTimestamp", "")))
+    child = world.child(resource)
+    found, lack = inputs.gather(resource, child, lambda reference: world.named(reference, resource))
     return Seen(
         now=world.now(),
-        child=world.child(resource),
+        child=child,
         pods=tuple(pods),
         progress=progress,
         progress_at=read_at,
         refusal=world.refusal(resource),
+        inputs=found,
+        lack=lack,
     )
 
 

@@ -92,6 +92,8 @@ def wish(resource: Resource, seen: Seen) -> Wish:
         return Wish.GO
     if judge(case_of(resource, seen, None)).standing in (Standing.DONE, Standing.FAILED) or leftovers(seen):
         return Wish.STAY
+    if seen.lack:
+        return Wish.STAY
     return Wish.EXIST
 
 
@@ -113,7 +115,7 @@ def compute(resource: Resource, seen: Seen, refusal: Refusal | None) -> dict[str
         restarts=case.restarts,
         progress=_progress(case, verdict, word),
         metrics=_metrics(word) or before.metrics,
-        resolved_inputs=_inputs(case, word) or before.resolved_inputs,
+        resolved_inputs=_inputs(case, word),
         resolved_policy=_policy(case, word) or before.resolved_policy,
         checkpoint=None if verdict.standing is Standing.DONE else case.checkpoint,  # removed by what published
         output=_output(word) or before.output,
@@ -219,7 +221,10 @@ def _conditions(case: Case, verdict: Verdict, generation: int) -> list[Condition
         for condition, true in states.items()
     ]
     before = next((one for one in case.before.conditions if one.type == Condition.INPUTS_READY), None)
-    if verdict.reason in INPUTS_MISSING:
+    lack = case.seen.lack
+    if lack is not None and case.child is None:
+        inputs = ("False", lack.reason, lack.message)
+    elif verdict.reason in INPUTS_MISSING:
         inputs = ("False", verdict.reason, verdict.message)
     elif verdict.reason in INPUTS_READ:
         inputs = ("True", Reason.RUNNING, "the workload has read its inputs")
@@ -281,10 +286,14 @@ def _metrics(word: Termination | None) -> dict[str, float | None] | None:
 
 
 def _inputs(case: Case, word: Termination | None) -> dict[str, ResolvedInput] | None:
-    told = {
-        name: ResolvedInput.model_validate(value) for name, value in ((word and word.resolved_inputs) or {}).items()
-    }
-    return (dict(case.seen.inputs) | told) or None
+    """What other jobs had made when this one started, and all that its workload has read since."""
+    known = dict(case.before.resolved_inputs or {})
+    if case.child is not None:
+        known |= case.seen.inputs
+    for field, found in ((word and word.resolved_inputs) or {}).items():
+        producer = known[field].producer_uid if field in known else None
+        known[field] = ResolvedInput(uri=found["uri"], digest=found.get("digest"), producer_uid=producer)
+    return known or None
 
 
 def _policy(case: Case, word: Termination | None) -> dict[str, Any] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import Enum, auto
@@ -10,8 +10,9 @@ from typing import Any
 
 from alpaca_operator.api import Resource
 from alpaca_operator.api.contract import KUEUE_PREFIX, Progress, Termination
-from alpaca_operator.api.status import CheckpointStatus, Condition, Reason, ResolvedInput, Restarts, Status
+from alpaca_operator.api.status import CheckpointStatus, Condition, Reason, Restarts, Status
 from alpaca_operator.diagnosis import Diagnosis, Refusal, diagnose, parse_last_word
+from alpaca_operator.inputs import Inputs, Lack
 
 Object = dict[str, Any]
 
@@ -47,7 +48,10 @@ class Seen:
     progress_at: datetime | None = None
     refusal: Refusal | None = None
     """Why the child has no pod, where its controller was refused one."""
-    inputs: Mapping[str, ResolvedInput] = field(default_factory=dict)
+    inputs: Inputs = field(default_factory=dict)
+    """Those that other jobs make: as they were at the start, or as they are now before it."""
+    lack: Lack | None = None
+    """Why not all of those are there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +219,16 @@ def old_pods_stop(case: Case) -> Verdict | None:
     return Verdict(Standing.WORKING, Reason.STOPPING, f"waits for {', '.join(pods)} to stop, then {case.going_on}")
 
 
+def inputs_lacking(case: Case) -> Verdict | None:
+    """Nothing is made before everything that it reads is there."""
+    lack = case.seen.lack
+    if lack is None or case.child is not None:
+        return None
+    if lack.passes:
+        return Verdict(Standing.WORKING, lack.reason, lack.message)
+    return Verdict(Standing.STUCK, lack.reason, lack.message, Refusal(lack.reason, lack.message))
+
+
 def refused(case: Case) -> Verdict | None:
     refusal = case.refusal or (case.seen.refusal if case.live is None else None)
     if refusal is None:
@@ -305,6 +319,7 @@ VERDICTS: tuple[Callable[[Case], Verdict | None], ...] = (
     child_failed,
     suspended,  # after the ends: suspending a finished job does not undo it
     old_pods_stop,
+    inputs_lacking,
     refused,
     child_lost,
     queued,

@@ -6,6 +6,7 @@ from alpaca_operator import observe
 from alpaca_operator.api.contract import Progress
 from alpaca_operator.api.status import Reason
 from alpaca_operator.diagnosis import Refusal
+from alpaca_operator.inputs import Lack
 from alpaca_operator.verdicts import Seen
 from tests.operator.pods import START, job, pod
 from tests.plan.build import sft_job
@@ -31,11 +32,20 @@ class World:
     def refusal(self, resource):
         return REFUSAL
 
+    def named(self, reference, resource):
+        return None
+
 
 def test_everything_is_seen_pods_oldest_first():
     assert observe.gather(sft_job(), World()) == Seen(
         now=START, child=CHILD, pods=(OLD, NEW), progress=PROGRESS, progress_at=START, refusal=REFUSAL
     )
+
+
+def test_what_other_jobs_have_not_made_is_seen_too():
+    found = observe.gather(sft_job(model={"from": {"kind": "PretrainJob", "name": "base"}}), World())
+    message = "model.from names PretrainJob base, which does not exist in namespace poetry: create it"
+    assert (found.inputs, found.lack) == ({}, Lack(Reason.NOT_FOUND, message))
 
 
 def test_a_world_in_which_nothing_happened_yet():

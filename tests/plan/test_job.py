@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from alpaca_operator.api import SFTJob
+from alpaca_operator.api.contract import ANNOTATION_CONFIG, ANNOTATION_INPUTS
+from alpaca_operator.api.status import ResolvedInput
 from alpaca_operator.plan import job as jobs
-from tests.plan.build import sft_job
+from tests.plan.build import SETTINGS, sft_job
 
 
 def made(job: SFTJob) -> dict:
@@ -51,6 +55,22 @@ def test_what_kueue_reads_is_copied_and_nothing_else():
     assert child["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "gpus"
     assert not {"team", "notkueue.x-k8s.io.example/a"} & child["metadata"]["labels"].keys()
     assert child["metadata"]["annotations"] == {"provreq.kueue.x-k8s.io/a": "b"}
+
+
+def test_the_workload_reads_uris_where_the_resource_names_jobs():
+    job = sft_job(model={"from": {"kind": "PretrainJob", "name": "base"}}, output={"uri": "pvc://results/poet"})
+    found = ResolvedInput(uri="pvc://models/base", digest="sha256:b", producer_uid="uid-base")
+    (child,) = jobs.plan_one_pod(job, {"model": found}, SETTINGS).manifests
+    pod = child["spec"]["template"]
+    assert json.loads(pod["metadata"]["annotations"][ANNOTATION_CONFIG])["spec"]["model"] == {
+        "uri": "pvc://models/base"
+    }
+    claims = [
+        each["persistentVolumeClaim"]["claimName"] for each in pod["spec"]["volumes"] if "persistentVolumeClaim" in each
+    ]
+    assert claims == ["models", "data", "results"]
+    noted = '{"model":{"uri":"pvc://models/base","digest":"sha256:b","producerUID":"uid-base"}}'
+    assert child["metadata"]["annotations"] == {ANNOTATION_INPUTS: noted}
 
 
 def test_the_longest_name_leaves_room_for_its_pods():

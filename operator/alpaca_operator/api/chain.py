@@ -35,7 +35,7 @@ def mismatch(link: Link, producer: Resource) -> str | None:
     remedy = (
         ": set merge on it, or put a MergeJob between"
         if (producer.output_kind, wanted) == ("LoRAAdapter", "Model")
-        else ""
+        else ": name a job that makes one"
     )
     return (
         f"{link.field}.from names {producer.kind} {producer.metadata.name}, which makes a {producer.output_kind}; "

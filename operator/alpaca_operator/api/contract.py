@@ -19,6 +19,8 @@ LABEL_NAME = f"{GROUP_PREFIX}/name"
 LABEL_UID = f"{GROUP_PREFIX}/uid"
 ANNOTATION_CONFIG = f"{GROUP_PREFIX}/config"
 """On the pod: the manifest as JSON, which the downward API shows the workload as a file."""
+ANNOTATION_INPUTS = f"{GROUP_PREFIX}/inputs"
+"""On the child: the inputs that other jobs made, as JSON, as they were when it started."""
 KUEUE_PREFIX = "kueue.x-k8s.io/"
 
 CONTAINER = "workload"
@@ -169,7 +171,8 @@ class Artifact(Wire):
     job: dict[str, str] = Field(default_factory=dict)
     """`kind` and `name` of the job that made it."""
     digest: str
-    """`sha256:` over the sorted list of files with their digests: what the content is."""
+    """`sha256:` over the sorted list of files with their digests: what the content is. Of a model, adapter or tokenizer only the files
+    that it is loaded from count, so that making it again gives the same digest."""
     spec_digest: str
     """`sha256:` over the part of the spec that shapes the result, and the inputs: what it was made from."""
     inputs: dict[str, ArtifactInput] = Field(default_factory=dict)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from alpaca_operator.api import Resource
+from alpaca_operator.inputs import Inputs
 from alpaca_operator.plan import sft
-from alpaca_operator.plan.base import Inputs, Manifest, Plan
+from alpaca_operator.plan.base import Manifest, Plan
 from alpaca_operator.settings import Settings
 
 PLANNERS: dict[str, Callable[[Resource, Inputs, Settings], Plan]] = {"SFTJob": sft.plan}
+"""The inputs are those that other jobs make: every ``from`` of the resource."""
 
 __all__ = ["PLANNERS", "Inputs", "Manifest", "Plan"]

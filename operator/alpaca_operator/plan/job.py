@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+from alpaca_operator import inputs as from_jobs
 from alpaca_operator.api import Resource
+from alpaca_operator.api.base import resolved
 from alpaca_operator.api.contract import CONTAINER, NEVER_RETRIED, ExitCode
-from alpaca_operator.plan import names
-from alpaca_operator.plan.base import Manifest
+from alpaca_operator.inputs import Inputs
+from alpaca_operator.plan import names, pod
+from alpaca_operator.plan.base import Manifest, Plan
+from alpaca_operator.settings import Settings
 
 ENDING: Manifest = {"spec": {"activeDeadlineSeconds": 1}}
 """Merged into a Job, it ends it: running pods get their grace period, no more are made, those that ended stay for their logs."""
 
 
-def one_pod(resource: Resource, template: Manifest) -> Manifest:
+def plan_one_pod(resource: Resource, inputs: Inputs, settings: Settings) -> Plan:
+    """One Job with one pod, whose workload reads URIs where the resource named other jobs."""
+    if refusal := pod.unfit(resource, settings):
+        return Plan(refusal=refusal)
+    spec = resolved(resource.spec, {field: found.uri for field, found in inputs.items()})
+    resource = resource.model_copy(update={"spec": spec})
+    return Plan((one_pod(resource, pod.template(resource, settings), from_jobs.note(inputs)),))
+
+
+def one_pod(resource: Resource, template: Manifest, annotations: dict[str, str] | None = None) -> Manifest:
     """The Job, created once. Queueing systems write to it afterwards, so nothing but ``drift`` is ever changed by us."""
     spec, metadata = resource.spec, resource.metadata
     deadline = {} if spec.active_deadline_seconds is None else {"activeDeadlineSeconds": spec.active_deadline_seconds}
-    annotations = names.for_kueue(metadata.annotations)
+    annotations = names.for_kueue(metadata.annotations) | (annotations or {})
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",

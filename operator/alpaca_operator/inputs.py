@@ -1,0 +1,148 @@
+"""Pure: what a job reads from other jobs: where it lies, or why it is not there yet.
+
+Found out once, when the job starts. From then on what was found stands in its child and its status, and a producer that is deleted
+or replaced changes nothing for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from alpaca_operator.api import Resource
+from alpaca_operator.api.chain import Find, Link, cycle, links, mismatch
+from alpaca_operator.api.contract import ANNOTATION_INPUTS
+from alpaca_operator.api.status import Condition, ConditionStatus, Reason, ResolvedInput
+from alpaca_operator.diagnosis import one_line
+
+Object = dict[str, Any]
+Inputs = Mapping[str, ResolvedInput]
+"""By field path in the spec: ``model``, ``dataset.train[0]``."""
+
+NOTE = TypeAdapter(dict[str, ResolvedInput])
+ORDER = (
+    Reason.CYCLE_DETECTED,
+    Reason.KIND_MISMATCH,
+    Reason.PRODUCER_FAILED,
+    Reason.NOT_FOUND,
+    Reason.NOT_READY,
+)
+"""Of several inputs that are not there the first of these is told: what only a person can mend before what is waited for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lack:
+    """Why inputs that other jobs make are not there."""
+
+    reason: Reason
+    message: str
+
+    @property
+    def passes(self) -> bool:
+        """Whether waiting may help."""
+        return self.reason in (Reason.NOT_FOUND, Reason.NOT_READY)
+
+
+def gather(resource: Resource, child: Object | None, find: Find) -> tuple[Inputs, Lack | None]:
+    """Every input that another job makes, and what keeps those from being all."""
+    wanted = list(links(resource))
+    if not wanted:
+        return {}, None
+    found = dict(pinned(resource, child))
+    lacks = []
+    for link in wanted:
+        if link.field not in found:
+            result = _look(link, resource, find)
+            if isinstance(result, Lack):
+                lacks.append(result)
+            else:
+                found[link.field] = result
+    if lacks and (circle := cycle(resource, find)):
+        lacks.append(
+            Lack(
+                Reason.CYCLE_DETECTED,
+                f"waits for itself ({' → '.join(circle)}): delete one of these jobs, and create it without that from",
+            )
+        )
+    return found, _worst(lacks)
+
+
+def pinned(resource: Resource, child: Object | None) -> Inputs:
+    """What was found at the start: the status has it, and before that the child."""
+    told = (resource.status and resource.status.resolved_inputs) or {}
+    return noted(child) | {field: found for field, found in told.items() if found.producer_uid}
+
+
+def note(inputs: Inputs) -> dict[str, str]:
+    """The child's annotation: written with the child itself, what was found cannot be lost between two writes."""
+    text = NOTE.dump_json(dict(inputs), by_alias=True, exclude_none=True).decode()
+    return {ANNOTATION_INPUTS: text} if inputs else {}
+
+
+def noted(child: Object | None) -> dict[str, ResolvedInput]:
+    """What ``note`` wrote; nothing where somebody has taken it away."""
+    text = ((child or {}).get("metadata", {}).get("annotations") or {}).get(ANNOTATION_INPUTS)
+    try:
+        return NOTE.validate_json(text) if text else {}
+    except ValidationError:
+        return {}
+
+
+def _look(link: Link, resource: Resource, find: Find) -> ResolvedInput | Lack:
+    producer = find(link.producer)
+    who = f"{link.producer.kind} {link.producer.name}"
+    if producer is None or producer.metadata.deletion_timestamp:
+        state = "does not exist" if producer is None else "is being deleted"
+        return Lack(
+            Reason.NOT_FOUND,
+            f"{link.field}.from names {who}, which {state} in namespace {resource.metadata.namespace}: create it",
+        )
+    if problem := mismatch(link, producer):
+        return Lack(Reason.KIND_MISMATCH, f"{problem}; specs are immutable, so in a job of another name")
+    states = {one.type: one for one in producer.status.conditions} if producer.status else {}
+    if _holds(states, Condition.COMPLETE):
+        return _published(producer)
+    if _holds(states, Condition.FAILED):
+        return Lack(
+            Reason.PRODUCER_FAILED,
+            f"{link.field}.from names {who}, which failed ({_why(states)}): delete that job and create it anew, corrected, under the "
+            "same name; this one then starts by itself",
+        )
+    return Lack(Reason.NOT_READY, f"waits for {who} ({link.field}.from) to complete{_hindrance(states)}")
+
+
+def _published(producer: Resource) -> ResolvedInput:
+    output = producer.status.output if producer.status else None
+    return ResolvedInput(
+        # A pod whose last word was lost has published all the same, where its spec says.
+        uri=output.uri if output else producer.spec.output.uri,
+        digest=output.digest if output else None,
+        producer_uid=producer.metadata.uid,
+    )
+
+
+def _hindrance(states: Mapping[str, ConditionStatus]) -> str:
+    """What a person has to do before the producer can. Not told where it just runs: that would be a write with each of its states."""
+    if _holds(states, Condition.SUSPENDED):
+        return ", which is suspended: set its spec.suspend to false"
+    return f", which is stuck ({_why(states)})" if _holds(states, Condition.STALLED) else ""
+
+
+def _why(states: Mapping[str, ConditionStatus]) -> str:
+    ready = states.get(Condition.READY)
+    return f"{ready.reason}: {ready.message}" if ready else "no reason given"
+
+
+def _holds(states: Mapping[str, ConditionStatus], condition: Condition) -> bool:
+    return condition in states and states[condition].status == "True"
+
+
+def _worst(lacks: list[Lack]) -> Lack | None:
+    """One reason, and all that is to be said of it."""
+    for reason in ORDER:
+        if messages := dict.fromkeys(lack.message for lack in lacks if lack.reason is reason):
+            return Lack(reason, one_line("; ".join(messages)))
+    return None
