@@ -73,8 +73,8 @@ class Operator:
         await wait_for_kinds(self.world.kube, CRD_POLL_SECONDS, log.warning)
         await self._fill()
         await self.elector.leading.wait()
-        for key in self.world.store.new_ones_first():
-            self.world.queue.add(key)
+        for key in self.world.store.resources():
+            self.world.queue.add(key, ahead=self.world.store.is_new(key))
         async with asyncio.TaskGroup() as group:
             group.create_task(run_workers(self.world), name="workers")
             group.create_task(self.reader.run(), name="progress")

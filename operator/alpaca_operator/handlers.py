@@ -23,7 +23,7 @@ def registry(store: Store, queue: Queue[Key]) -> kopf.OperatorRegistry:
         obj: Any = event["object"]
         key = store.remove(obj) if event["type"] == "DELETED" else store.put(obj)
         if key is not None:
-            queue.add(key)
+            queue.add(key, ahead=store.is_new(key))  # many at once: first a child for each, then what becomes of them
             for consumer in store.consumers(key):
                 queue.add(consumer)
 

@@ -1,6 +1,7 @@
 """The queue of keys to look at, with the contract of client-go's workqueue.
 
 - A key is never in the hands of two workers.
+- Keys added ``ahead`` are handed out before all others, in their order.
 - A key added while it is being worked on is handed out once more when that is done; added twice, it is handed out once.
 - Each ``backoff`` of a key doubles its delay, up to a limit; ``forget`` starts anew. Delays are jittered, so that what failed
   together does not come back together.
@@ -46,6 +47,7 @@ class Queue(Generic[K]):
     """Made for one event loop: nothing here is thread-safe."""
 
     def __init__(self, jitter: random.Random | None = None) -> None:
+        self._ahead: deque[K] = deque()
         self._ready: deque[K] = deque()
         self._dirty: set[K] = set()
         self._working: set[K] = set()
@@ -57,13 +59,13 @@ class Queue(Generic[K]):
     def __len__(self) -> int:
         return len(self._dirty)
 
-    def add(self, key: K) -> None:
+    def add(self, key: K, *, ahead: bool = False) -> None:
         """Hands the key out as soon as a worker is free."""
         if key in self._dirty:
             return
         self._dirty.add(key)
         if key not in self._working:
-            self._ready.append(key)
+            (self._ahead if ahead else self._ready).append(key)
             self._wake.set()
 
     def add_after(self, key: K, seconds: float) -> None:
@@ -91,10 +93,10 @@ class Queue(Generic[K]):
 
     async def get(self) -> K:
         """The next key. Whoever gets it calls ``done`` with it."""
-        while not self._ready:
+        while not (self._ahead or self._ready):
             self._wake.clear()
             await self._wake.wait()
-        key = self._ready.popleft()
+        key = (self._ahead or self._ready).popleft()
         self._dirty.discard(key)
         self._working.add(key)
         return key

@@ -159,9 +159,12 @@ class Store:
     def resources(self) -> Iterator[Key]:
         return iter(tuple(self._resources.values()))
 
-    def new_ones_first(self) -> list[Key]:
-        """Resources that nobody has looked at yet before all others."""
-        return sorted(self.resources(), key=lambda key: "conditions" in (self._objects[key].get("status") or {}))
+    def is_new(self, key: Key) -> bool:
+        """Whether nobody has looked at the resource yet: it has no status, and nothing of its own."""
+        raw = self._objects.get(key)
+        if raw is None or key.kind not in KINDS or "conditions" in (raw.get("status") or {}):
+            return False
+        return Owner(key.namespace, raw["metadata"]["uid"]) not in self._owned
 
     def keys(self, kind: str) -> list[Key]:
         return [key for key in self._objects if key.kind == kind]

@@ -45,6 +45,14 @@ async def test_a_key_added_while_it_is_worked_on_is_handed_out_once_more_when_th
     assert len(queue) == 0
 
 
+async def test_keys_ahead_are_handed_out_first_in_their_order() -> None:
+    queue = Queue[str]()
+    queue.add("a")
+    queue.add("b", ahead=True)
+    queue.add("c", ahead=True)
+    assert [await taken(queue) for _ in range(3)] == ["b", "c", "a"]
+
+
 async def test_a_waiting_worker_is_woken() -> None:
     queue = Queue[str]()
     workers = [asyncio.ensure_future(queue.get()) for _ in range(3)]

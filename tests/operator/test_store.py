@@ -204,3 +204,16 @@ def test_what_nobody_reads_is_not_kept() -> None:
     assert "managedFields" in pod["metadata"], "the original is left alone"
     child = build.child("Job", "poet-sft", spec={"backoffLimit": 3, "template": {}})
     assert trim(child)["spec"] == {"backoffLimit": 3}
+
+
+def test_a_resource_is_new_until_it_has_a_child_or_a_status(store: Store) -> None:
+    assert store.is_new(POET)
+    child = build.child("Job", "poet-sft")
+    store.put(child)
+    assert not store.is_new(POET)
+    assert not store.is_new(Key("Job", "team", "poet-sft"))
+    store.remove(child)
+    raw = store.raw(POET)
+    assert raw is not None
+    store.put(build.newer(raw, status={"conditions": []}))
+    assert not store.is_new(POET)
