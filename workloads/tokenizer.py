@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from alpaca_operator.api.tokenizer import TokenizerJob
 from workloads import cli, corpus, vocabulary, vocabulary_checks, vocabulary_report, vocabulary_training
+from workloads.errors import SpecError
 from workloads.vocabulary_checks import Encoder
 from workloads.vocabulary_report import Report
 
@@ -22,7 +23,9 @@ LOG_LINES = 20
 def run(job: TokenizerJob, here: Runtime) -> Metrics:
     """Train, merge, check, report. Everything that can be refused is read before the training."""
     spec = job.spec
+    _names_must_differ(job)
     base = vocabulary.load_base(here.inputs["base"].path)
+    vocabulary.must_have_room(base, spec.merge.max_size)
     compared = [
         vocabulary_checks.encoder(
             other.name, here.inputs[f"compareWith[{index}]"].path, f"spec.compareWith[{index}].uri"
@@ -52,6 +55,16 @@ def run(job: TokenizerJob, here: Runtime) -> Metrics:
     for line in report.lines():
         here.progress.say(line)
     return metrics
+
+
+def _names_must_differ(job: TokenizerJob) -> None:
+    taken = {"base", "ours"}
+    for index, other in enumerate(job.spec.compare_with):
+        if other.name in taken:
+            raise SpecError(
+                f"compareWith[{index}].name: {other.name} is taken: give each tokenizer a name of its own, and neither base nor ours"
+            )
+        taken.add(other.name)
 
 
 def _train(job: TokenizerJob, files: list[corpus.CorpusFile], here: Runtime) -> vocabulary_training.Trained:

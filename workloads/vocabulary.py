@@ -91,6 +91,13 @@ def load_base(path: Path, where: str = "spec.base.uri") -> Base:
     return Base(proto, config)
 
 
+def must_have_room(base: Base, max_size: int) -> None:
+    """Raises SpecError where ``base`` fills ``max_size`` by itself."""
+    size = len(base.proto.pieces)
+    if max_size <= size:
+        raise SpecError(f"merge.maxSize is {max_size} and the base has {size} pieces already: raise it above {size}")
+
+
 def merge(base: Base, trained: Any, max_size: int) -> Merged:
     """``base`` with the pieces of ``trained`` (a ModelProto) that it lacks, ``max_size`` pieces in all at most.
 
@@ -98,9 +105,8 @@ def merge(base: Base, trained: Any, max_size: int) -> Merged:
     its characters, and a character that is missing costs three tokens each time. Scores descend from the base's lowest, so that
     no new piece changes how the base's own are merged, and sentencepiece and Hugging Face's merge list agree on the order.
     """
+    must_have_room(base, max_size)
     size = len(base.proto.pieces)
-    if max_size <= size:
-        raise SpecError(f"merge.maxSize is {max_size} and the base has {size} pieces already: raise it above {size}")
     candidates, left_out = _candidates(base.proto, trained)
     while True:
         total = min(size + len(candidates), max_size) // MULTIPLE * MULTIPLE

@@ -1,6 +1,6 @@
 """Training of a new vocabulary by sentencepiece, in a process of its own.
 
-A process of its own because sentencepiece cannot be interrupted, tells how far it is on file descriptor 2 only, and takes twenty
+A process of its own because sentencepiece cannot be interrupted, tells how far it is on file descriptor 2 only, and takes 25 to 50
 times its text in memory, which should be free again before anything else is loaded.
 """
 

@@ -150,6 +150,10 @@ def test_a_stopped_run_leaves_nothing_and_starts_again(place: Path) -> None:
             {"compareWith": [{"name": "x", "uri": "corpus"}]}, 66,
             "has neither tokenizer.model nor tokenizer.json", id="nothing to compare with",
         ),
+        pytest.param(
+            {"compareWith": [{"name": "x", "uri": "base"}, {"name": "x", "uri": "base"}]}, 64,
+            "compareWith[1].name: x is taken: give each tokenizer a name of its own, and neither base nor ours", id="one name twice",
+        ),
         pytest.param({"dataset": {"train": [{"uri": "broken.jsonl"}]}}, 65, "broken.jsonl, row 2: not JSON", id="a broken row"),
         pytest.param({"dataset": {"train": [{"uri": "empty.txt"}]}}, 65, "dataset.train holds no text: its files are empty", id="no text"),
         pytest.param(

@@ -193,6 +193,23 @@ def test_chinese_takes_fewer_tokens(base: Any, pieces: Any) -> None:
     assert gain[1] > 1.2
 
 
+def test_a_tokenizer_to_compare_with_is_read_from_whichever_file_it_has(merged_folder: Path, tmp_path: Path) -> None:
+    shutil.copy(merged_folder / "tokenizer.json", tmp_path)
+    lines = chinese(100, seed=7)
+    rates = {
+        vocabulary_checks.characters_per_token(vocabulary_checks.encoder("x", path, "spec.compareWith[0].uri"), lines)
+        for path in (merged_folder, merged_folder / "tokenizer.model", tmp_path, tmp_path / "tokenizer.json")
+    }
+    assert len(rates) == 1
+
+
+def test_a_damaged_tokenizer_to_compare_with_is_named(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text("{")
+    with pytest.raises(InputError) as error:
+        vocabulary_checks.encoder("x", tmp_path, "spec.compareWith[0].uri")
+    assert str(error.value).startswith(f"spec.compareWith[0].uri: {tmp_path} cannot be read as a tokenizer: ")
+
+
 def test_all_of_unicode_comes_back(pieces: Any, fast: Any) -> None:
     everything = 0x110000 - 0x800 - 1  # without surrogates and the mark that stands for a space
     for trip in (
