@@ -6,9 +6,11 @@ import importlib
 import json
 import multiprocessing
 import os
+import resource
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +35,8 @@ class Ended:
     text: str
     """What it wrote besides JSON lines: the reason on standard error."""
     termination: Line
+    peak_bytes: int
+    """Most memory that the process had resident."""
 
     @property
     def messages(self) -> list[str]:
@@ -74,8 +78,9 @@ class Place:
         self.folder.mkdir(parents=True, exist_ok=True)
         manifest = self.folder / "job.json"
         manifest.write_text(json.dumps(job, ensure_ascii=False), encoding="utf-8")
-        pipe, errors, last = self.folder / "stdout", self.folder / "stderr", self.folder / "termination"
-        for path in (pipe, last):
+        pipe, errors = self.folder / "stdout", self.folder / "stderr"
+        last, peak = self.folder / "termination", self.folder / "peak"
+        for path in (pipe, last, peak):
             path.unlink(missing_ok=True)
         os.mkfifo(pipe)
         environment = {
@@ -83,6 +88,7 @@ class Place:
             "ALPACA_TERMINATION_LOG": str(last),
             "HOME": str(self.folder),
             "OMP_NUM_THREADS": "1",
+            "TORCH_EXTENSIONS_DIR": str(Path(tempfile.gettempdir(), "literary-alpaca-torch-extensions")),
             **self.environment,
         }
         arguments = ("job.json", *arguments)
@@ -102,6 +108,7 @@ class Place:
             lines=lines,
             text=errors.read_text(encoding="utf-8"),
             termination=json.loads(last.read_text(encoding="utf-8")) if last.exists() else {},
+            peak_bytes=int(peak.read_text()) * 1024 if peak.exists() else 0,
         )
 
     def _cold(self, kind: str, arguments: Sequence[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
@@ -150,6 +157,7 @@ def _run(kind: str, arguments: list[str], folder: str, environment: dict[str, st
     code = cli.main(getattr(typed, kind), workload.run, arguments)
     sys.stdout.flush()
     sys.stderr.flush()
+    Path("peak").write_text(str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss))
     sys.exit(code)
 
 

@@ -1,0 +1,156 @@
+"""Useful tokens a second of `workloads.sft` against the libraries it stands on. Losses are compared; speeds are printed.
+
+Speeds are the best of several repeats, step by step: on a machine that does other things beside, a mean measures those.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.benchmarks import contenders
+from tests.workloads import tiny
+from tests.workloads.runs import SERVER, Place, job
+from workloads import model
+
+model.quiet_libraries()
+
+ROWS = 64
+REPEATS = 3
+CLOSE = 2e-5
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """A Llama of 7 M weights, whose head is a third of them as in a real small model, and short rows of a chat."""
+    folder = tmp_path_factory.mktemp("benchmark")
+    tiny.write_model(
+        folder / "base",
+        hidden=256,
+        intermediate_size=704,
+        num_hidden_layers=6,
+        vocab_size=8192,
+        num_attention_heads=8,
+        max_position_embeddings=1024,
+    )
+    draw = random.Random(1)
+    rows = tiny.rows(ROWS, seed=1)
+    for row in rows:
+        row["output"] *= draw.choice([1, 1, 1, 1, 3, 6])  # most answers are short, a few are long
+    (folder / "train.json").write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
+    _unpacked(folder).save_to_disk(folder / "rows")
+    return Place(folder)
+
+
+def test_training_speed(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    tokens = _tokens_by_step(place.folder)
+    unpacked, packed, plain, trl = [], [], [], []
+    for turn in range(REPEATS):  # in turns, so that a busy minute of the machine does not hit one of them alone
+        unpacked.append(_ours(place, f"unpacked-{turn}", packing=False))
+        packed.append(_ours(place, f"packed-{turn}", packing=True))
+        plain.append(_other(place, contenders.plain))
+        trl.append(_other(place, contenders.trl))
+
+    for other in plain + trl:
+        assert {int(step): loss for step, loss in other["losses"].items()} == pytest.approx(
+            unpacked[0]["losses"], abs=CLOSE
+        )
+
+    speed = {
+        "workloads.sft, packed": _speed([run["speeds"] for run in packed]),
+        "workloads.sft": _speed([run["speeds"] for run in unpacked]),
+        "transformers.Trainer": _speed([_per_second(tokens, run["seconds"]) for run in plain]),
+        "trl.SFTTrainer": _speed([_per_second(tokens, run["seconds"]) for run in trl]),
+    }
+    ours = speed["workloads.sft"]
+    with capsys.disabled():
+        print(
+            f"\nuseful tokens/s, one thread, {ROWS} rows, {sum(tokens):,} tokens; the same losses at all {len(tokens)} steps"
+        )
+        for name, value in speed.items():
+            print(f"  {name:24}{value:8,.0f}")
+        print(
+            f"  unpacked / Trainer {ours / speed['transformers.Trainer']:.2f} (aim 0.95), packed / unpacked "
+            f"{speed['workloads.sft, packed'] / ours:.2f} (aim 1.3), unpacked / trl {ours / speed['trl.SFTTrainer']:.2f} (aim 3)"
+        )
+        print(
+            f"  peak memory of the process: workloads.sft {_mib(unpacked)}, transformers.Trainer {_mib(plain)}, trl.SFTTrainer {_mib(trl)}"
+        )
+
+
+def _ours(place: Place, name: str, packing: bool) -> dict[str, Any]:
+    ended = place.run(
+        job(
+            output={"uri": name},
+            dataset={"packing": packing},
+            lora={"dropout": 0},
+            training={
+                "learningRate": contenders.LEARNING_RATE,
+                "batchSizePerDevice": 1 if packing else contenders.BATCH,
+                "gradientAccumulation": contenders.ACCUMULATION,
+                "sequenceLength": 512,
+                "saveSteps": 1000,
+            },
+        )
+    )
+    assert ended.exit_code == 0, ended.text
+    speeds = {
+        line["step"]: line["tokensPerSecond"] for line in ended.lines if "loss" in line and line["stage"] == "Training"
+    }
+    return {"losses": ended.losses, "speeds": list(speeds.values()), "peak": ended.peak_bytes}
+
+
+def _other(place: Place, contender: Callable[[str, str], None]) -> dict[str, Any]:
+    report = place.folder / "report.json"
+    process = SERVER.Process(target=contender, args=(str(place.folder), str(report)))
+    process.start()
+    process.join(300)
+    assert process.exitcode == 0
+    return dict(json.loads(report.read_text(encoding="utf-8")))
+
+
+def _per_second(tokens: list[int], seconds: list[float]) -> list[float]:
+    return [count / spent for count, spent in zip(tokens, seconds, strict=True)]
+
+
+def _speed(repeats: list[list[float]]) -> float:
+    """Tokens a second over all steps, each step's best repeat taken. The first step warms up and is left out."""
+    best = [max(speeds) for speeds in zip(*repeats, strict=True)][1:]
+    return len(best) / sum(1 / speed for speed in best)
+
+
+def _mib(runs: list[dict[str, Any]]) -> str:
+    return f"{min(run['peak'] for run in runs) / 2**20:,.0f} MiB"
+
+
+def _tokens_by_step(folder: Path) -> list[int]:
+    """Unpadded tokens of each step, in the order that a seeded Trainer draws the rows."""
+    import datasets
+    from accelerate.data_loader import SeedableRandomSampler
+
+    rows = datasets.load_from_disk(str(folder / "rows"))
+    sampler = SeedableRandomSampler(data_source=rows, data_seed=42)
+    lengths = [len(rows[index]["input_ids"]) for index in sampler]
+    size = contenders.BATCH * contenders.ACCUMULATION
+    return [sum(lengths[start : start + size]) for start in range(0, len(lengths), size)]
+
+
+def _unpacked(folder: Path) -> Any:
+    """The rows as a run prepares them, one a sequence."""
+    from types import SimpleNamespace
+
+    from alpaca_operator.api.sft import SFTJob
+    from workloads import data, templates, tokenizer_files
+
+    spec = SFTJob.model_validate(job(dataset={"packing": False}, training={"sequenceLength": 512})).spec
+    template = templates.load("HumanAssistant", None, tokenizer_files.load_tokenizer(folder / "base"))
+    found = SimpleNamespace(path=folder / "train.json", digest="sha256:0", uri="train.json")
+    prepared = data.datasets_for(
+        spec, {"dataset.train[0]": found}, template, folder / "cache", 42, say=lambda line: None
+    )
+    return prepared.train

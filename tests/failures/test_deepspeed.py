@@ -1,0 +1,75 @@
+"""DeepSpeed on one process: it is really used, resumes exactly, and what it saves is whole."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.workloads.runs import Ended, Place, job
+
+pytestmark = pytest.mark.slow  # DeepSpeed builds a kernel at its first use
+
+
+def whole(folder: Path, like: Path | None = None) -> dict[str, tuple[int, ...]]:
+    """Shapes of the saved weights; none is empty."""
+    from safetensors.torch import load_file
+
+    (path,) = folder.glob("*.safetensors")
+    weights = load_file(path)
+    assert weights
+    assert [name for name, value in weights.items() if value.numel() == 0] == []
+    return {name: tuple(value.shape) for name, value in weights.items()}
+
+
+def done(ended: Ended) -> Ended:
+    assert ended.exit_code == 0, ended.text
+    return ended
+
+
+def test_under_zero_3_embeddings_are_saved_whole_and_a_stopped_run_goes_on(place: Place) -> None:
+    spec: dict[str, Any] = {
+        "lora": {"modulesToSave": ["embed_tokens", "lm_head"], "dropout": 0},
+        "training": {"epochs": 2, "saveSteps": 4},
+    }
+    plain = done(place.run(job(output={"uri": "plain"}, **spec)))
+    zero = job(output={"uri": "zero"}, deepspeed={"preset": "Zero3"}, **spec)
+    stopped = place.run(zero, at=lambda line: signal.SIGTERM if line.get("step") == 6 else None, cold=True)
+    assert stopped.exit_code == 75, stopped.text
+    resumed = done(place.run(zero, cold=True))
+    assert min(resumed.losses) > 5
+    assert stopped.losses | resumed.losses == pytest.approx(plain.losses, abs=1e-5)
+    assert "DeepSpeed" in resumed.text or resumed.termination["resolvedPolicy"]["parallel"] == "Zero3"
+    assert whole(place.folder / "zero") == whole(place.folder / "plain")
+
+
+@pytest.mark.parametrize("preset", ["Zero2", "Zero3"])
+def test_a_whole_model_is_saved_whole(preset: str, place: Place) -> None:
+    spec: dict[str, Any] = {"method": "Full", "training": {"learningRate": 1e-3}}
+    plain = done(place.run(job(output={"uri": "plain"}, **spec)))
+    zero = done(
+        place.run(job(output={"uri": "zero"}, deepspeed={"preset": preset, "offload": "CPU"}, **spec), cold=True)
+    )
+    assert zero.losses == pytest.approx(plain.losses, abs=1e-5)
+    assert whole(place.folder / "zero") == whole(place.folder / "plain")
+
+
+def test_a_configuration_that_overrides_the_schedule_is_warned_about(place: Place) -> None:
+    config = {
+        "zero_optimization": {"stage": 2},
+        "train_micro_batch_size_per_gpu": "auto",
+        "gradient_accumulation_steps": "auto",
+        "train_batch_size": "auto",
+        "zero_allow_untested_optimizer": True,
+        "scheduler": {
+            "type": "WarmupLR",
+            "params": {"warmup_min_lr": 0, "warmup_max_lr": 0.01, "warmup_num_steps": 2},
+        },
+    }
+    ended = done(place.run(job(deepspeed={"config": config}, training={"epochs": 1}), cold=True))
+    assert (
+        "warning: deepspeed.config has a block `scheduler`, which overrides training.scheduler and training.warmupRatio: remove it to "
+        "use them"
+    ) in ended.messages
