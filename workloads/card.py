@@ -95,7 +95,7 @@ def _(spec: PretrainSpec) -> About:
 
 
 def _adapter(lora: LoRA) -> str:
-    return f"A {'DoRA' if lora.use_dora else 'rsLoRA' if lora.use_rslora else 'LoRA'} adapter"
+    return "A DoRA adapter" if lora.use_dora else "An rsLoRA adapter" if lora.use_rslora else "A LoRA adapter"
 
 
 @dataclass(frozen=True)
