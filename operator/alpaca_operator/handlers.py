@@ -61,6 +61,13 @@ def settings() -> kopf.OperatorSettings:
     chosen.persistence.diffbase_storage = NoDiffs()
     chosen.persistence.progress_storage = NoProgress()
     chosen.process.ultimate_exiting_timeout = 20  # a stop that hangs must end before the kubelet's 30 s
+    chosen.networking.error_backoffs = (
+        1,
+        1,
+        2,
+        3,
+        *(5,) * 20,
+    )  # kopf's own grow to 21 s, which an API server that is back waits
     chosen.queueing.idle_timeout = 0.2  # kopf keeps a task per object for this long after each event
     for api in CHILDREN:
         chosen.watching.label_selectors[api.group, api.version, api.plural] = OURS  # not every pod of the cluster

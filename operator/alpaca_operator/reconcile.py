@@ -12,7 +12,7 @@ import time
 
 from alpaca_operator import apply, metrics, observe, status
 from alpaca_operator.api import Resource
-from alpaca_operator.errors import ApiError, NotLeading, Unreachable
+from alpaca_operator.errors import ApiError, NotLeading, Unreachable, Unreadable
 from alpaca_operator.observe import Seen
 from alpaca_operator.plan import PLANNERS
 from alpaca_operator.queue import LONGEST_DELAY, Again
@@ -96,6 +96,9 @@ async def _work_on(key: Key, world: World) -> None:
         crossed = isinstance(error, ApiError) and error.status == 409  # somebody wrote in between: usual
         log.log(logging.DEBUG if crossed else logging.WARNING, "%s: %s; tried again", key, error)
         again, outcome = Again(after=REFUSED_LONGEST, failed=True), "conflict" if crossed else "unreachable"
+    except Unreadable as error:
+        log.error("%s: %s", key, error)
+        again, outcome = Again(after=LONGEST_DELAY, failed=True), "unreadable"
     except Exception:  # a bug: told once with its traceback, and tried again, for the next state may pass
         log.exception("%s: reconcile failed", key)
         again, outcome = Again(after=LONGEST_DELAY, failed=True), "error"

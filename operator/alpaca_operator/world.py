@@ -7,11 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from pydantic import ValidationError
+
 from alpaca_operator import diagnosis
 from alpaca_operator.api import Resource
 from alpaca_operator.api.base import JobReference
 from alpaca_operator.api.contract import LABEL_UID, Progress
 from alpaca_operator.diagnosis import Refusal
+from alpaca_operator.errors import Unreadable
 from alpaca_operator.kube import EVENTS, JOBS, PODS, RESOURCES, Kube
 from alpaca_operator.progress import Board, Budget
 from alpaca_operator.queue import Queue
@@ -52,7 +55,11 @@ class World:
     _podless: dict[Key, Podless] = field(default_factory=dict)
 
     def resource(self, key: Key) -> Resource | None:
-        return self.store.resource(key)
+        """Raises Unreadable."""
+        try:
+            return self.store.resource(key)
+        except ValidationError as error:
+            raise Unreadable(f"is newer than this operator, which must be upgraded to read it: {error}") from error
 
     def child(self, resource: Resource) -> Object | None:
         return next(iter(self.store.children(resource)), None)

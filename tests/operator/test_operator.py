@@ -299,6 +299,17 @@ async def test_deleted_and_applied_again_under_the_same_name_it_is_a_new_job(tea
     assert team.kubelet.started == {"poet": 2}
 
 
+async def test_a_job_orphaned_under_the_childs_name_is_told(team: Team) -> None:
+    await team.apply()
+    await team.state("poet", "Starting", "Running")
+    team.plane.kubectl("delete", "sftjob", "poet", "-n", team.namespace, "--cascade=orphan")
+    await team.apply()
+    await team.state("poet", "NameConflict")
+    team.plane.kubectl("delete", "job", "poet-sft", "-n", team.namespace)
+    team.kubelet.default = DONE
+    await team.state("poet", "Succeeded", seconds=120)
+
+
 async def test_kueues_labels_reach_the_job_and_its_pods(team: Team) -> None:
     job = sft_job(team.namespace, "poet")
     job["metadata"]["labels"] = {"kueue.x-k8s.io/queue-name": "gpus"}
