@@ -72,9 +72,10 @@ def load_base(path: Path, where: str = "spec.base.uri") -> Base:
     """
     folder = path if path.is_dir() else path.parent
     file = path / TOKENIZER_MODEL if path.is_dir() else path
-    if not file.is_file():
-        if _is_byte_level(folder / "tokenizer.json"):
-            raise SpecError(f"{where}: {folder / 'tokenizer.json'} {BYTE_LEVEL_REASON}")
+    if not file.is_file() or file.suffix == ".json":
+        for other in (folder / "tokenizer.json", folder / "merges.txt"):
+            if _is_byte_level(other):
+                raise SpecError(f"{where}: {other} {BYTE_LEVEL_REASON}")
         found = ", ".join(sorted(entry.name for entry in folder.iterdir())[:12])
         raise InputError(
             f"{where}: {folder} has no {TOKENIZER_MODEL}, which new pieces are appended to; it holds {found}"
@@ -316,6 +317,8 @@ def _append_added_tokens(proto: Any, folder: Path, where: str) -> None:
 
 
 def _is_byte_level(file: Path) -> bool:
+    if file.name == "merges.txt":  # GPT-2's layout, which only byte-level BPE has
+        return file.is_file()
     return file.is_file() and '"ByteLevel"' in file.read_text(encoding="utf-8", errors="replace")
 
 

@@ -356,6 +356,10 @@ BYTE_LEVEL = (
             files(tokenizer_model=None, tokenizer_json={"decoder": {"type": "ByteLevel"}}), SpecError, f"tokenizer.json {BYTE_LEVEL}",
             id="a byte-level tokenizer.json",
         ),
+        pytest.param(
+            files(tokenizer_model=None, vocab_json={}, **{"merges.txt": b"#version: 0.2"}), SpecError, f"merges.txt {BYTE_LEVEL}",
+            id="a vocab.json with merges.txt",
+        ),
         pytest.param(files(tokenizer_model=b"IQ== 0\nIg== 1\n"), SpecError, f"tokenizer.model {BYTE_LEVEL}", id="tiktoken ranks"),
         pytest.param(
             files(tokenizer_model=None, tokenizer_json={"model": {"type": "BPE"}}), InputError,
@@ -399,6 +403,13 @@ def test_a_base_that_cannot_be_extended_is_refused(
         load_base(folder)
     assert str(error.value).startswith(f"spec.base.uri: {folder}")
     assert str(error.value).removeprefix(f"spec.base.uri: {folder}").lstrip("/ ") == message
+
+
+def test_a_byte_level_file_is_refused_as_its_folder_is(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text('{"decoder": {"type": "ByteLevel"}}')
+    with pytest.raises(SpecError) as error:
+        load_base(tmp_path / "tokenizer.json")
+    assert str(error.value) == f"spec.base.uri: {tmp_path / 'tokenizer.json'} {BYTE_LEVEL}"
 
 
 def test_the_file_itself_is_a_base_too(folder: Path) -> None:
