@@ -72,6 +72,52 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(case: str, place: Place
     assert not (place.folder / "broken.checkpoints").exists()
 
 
+@pytest.mark.parametrize(
+    "training",
+    [
+        pytest.param({"epochs": 2, "evalSteps": 4}, id="to the end"),
+        pytest.param(
+            {"epochs": 40, "evalSteps": 2, "earlyStoppingPatience": 2, "learningRate": 0.3}, id="to an early stop"
+        ),
+    ],
+)
+def test_an_evaluation_that_a_stop_cuts_short_is_made_by_the_next_run(training: dict[str, Any], place: Place) -> None:
+    # One row a batch, so that the stop finds the evaluation at work.
+    dataset = {"packing": False, "validation": [{"uri": "train.json"}]}
+    training = {"gradientAccumulation": 12, "saveSteps": 100, **training}
+    whole = place.run(job(output={"uri": "whole"}, dataset=dataset, training=training))
+    assert whole.exit_code == 0, whole.text
+
+    evaluations: dict[int, float] = {}
+    for attempt in range(40):
+        # Every other run is stopped in its first evaluation, the others, which have to make up for it, in their second.
+        ended = place.run(
+            job(output={"uri": "broken"}, dataset=dataset, training=training), at=_stop_in_evaluation(1 + attempt % 2)
+        )
+        assert ended.exit_code in (0, 75), ended.text
+        evaluations |= ended.evaluations
+        assert ended.losses.items() <= whole.losses.items()
+        if ended.exit_code == 0:
+            break
+    assert ended.exit_code == 0
+    assert attempt > 0
+    assert evaluations == whole.evaluations
+    assert ended.termination["metrics"] == whole.termination["metrics"]
+    assert _weights(place.folder / "broken") == _weights(place.folder / "whole")
+
+
+def _stop_in_evaluation(number: int) -> Any:
+    """Stops the run as its ``number``-th evaluation begins."""
+    begun = 0
+
+    def at(line: Line) -> int | None:
+        nonlocal begun
+        begun += line == {"time": line["time"], "stage": "Evaluating"}
+        return signal.SIGTERM if begun == number else None
+
+    return at
+
+
 def _killer(draw: random.Random, last: int) -> Any:
     """Kills or stops the run at some step, in some stage of it."""
     number = draw.choice([signal.SIGTERM, signal.SIGKILL])
