@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from alpaca_operator.api import KINDS
 from alpaca_operator.errors import ApiError, Unreachable
 from alpaca_operator.kube import Kube
 from tests.cluster.bed.cluster import until
@@ -87,7 +88,9 @@ def test_crds_that_come_after_the_operator_are_waited_for(own_plane: ControlPlan
     process.start()
     try:
         until(
-            lambda: "waiting for the CRDs of SFTJob: kubectl apply -f manifests/crd" in process.said(),
+            lambda: (
+                f"waiting for the CRDs of {', '.join(sorted(KINDS))}: kubectl apply -f manifests/crd" in process.said()
+            ),
             "the log to say so",
         )
         assert process.probe("/healthz") == (200, "ok"), "restarting would not help"
