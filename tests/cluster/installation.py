@@ -43,12 +43,12 @@ class Installation:
         return [line.removeprefix("pod/") for line in listed.split()]
 
     def leader(self) -> str:
-        """The pod that holds the Lease; empty where nobody does."""
-        return self.bed.kubectl("get", LEASE, "-n", NAMESPACE, "-o", "jsonpath={.spec.holderIdentity}")
+        """The pod that holds the Lease; empty where it is gone, or nobody has it."""
+        holder = self.bed.kubectl("get", LEASE, "-n", NAMESPACE, "-o", "jsonpath={.spec.holderIdentity}")
+        return holder if holder in self.pods() else ""
 
-    def wait_leading(self, *, instead_of: str = "") -> str:
-        """The pod that holds the Lease, once one does that is not `instead_of`."""
-        return until(lambda: (found := self.leader()) != instead_of and found, "a pod to hold the Lease", 120)
+    def wait_leading(self) -> str:
+        return until(self.leader, "a pod to hold the Lease", 120)
 
     def scale(self, replicas: int) -> None:
         self.bed.kubectl("scale", DEPLOYMENT, "-n", NAMESPACE, f"--replicas={replicas}")
