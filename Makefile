@@ -16,8 +16,9 @@ IMAGE_PREFIX ?= literary-alpaca
 IMAGE_TAG ?= $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 BUILDER ?= $(firstword $(notdir $(shell command -v docker podman buildah 2>/dev/null)) docker)
 PYTEST_ARGS ?=
+WORKERS ?= 2
 
-.PHONY: help quickstart run test lint unit cluster-test generate golden verify images cluster-up cluster-down install deploy undeploy
+.PHONY: help quickstart run test lint unit benchmarks cluster-test generate golden verify images cluster-up cluster-down install deploy undeploy
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -28,11 +29,15 @@ quickstart: $(VENV)/.train ## Fine-tune a tiny Llama on the embedded Chinese set
 run: $(VENV)/.all ## Run the operator on this machine against the cluster of your KUBECONFIG
 	@$(RUN) -m alpaca_operator
 
-test: verify unit cluster-test ## Everything: formatting, types, drift, unit tests, real training, a real Kubernetes node
+test: verify unit benchmarks cluster-test ## Everything: formatting, types, drift, unit tests, real training, a real Kubernetes node
 
-unit: $(VENV)/.all ## The tier that needs no cluster and no root
+unit: $(VENV)/.all ## The tier that needs no node and no root
 	@echo "== tests without a node"
-	@$(RUN) -m pytest -m "not cluster" $(PYTEST_ARGS)
+	@$(RUN) -m pytest -m "not cluster" --ignore tests/benchmarks -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
+
+benchmarks: $(VENV)/.all ## The figures, each a ratio to a baseline of the same run; nothing runs beside them
+	@echo "== benchmarks"
+	@$(RUN) -m pytest tests/benchmarks -s $(PYTEST_ARGS)
 
 cluster-test: $(VENV)/.all ## The tests on a real node (root), or on yours with ALPACA_TEST_CLUSTER=existing
 	@echo "== tests on a real node"
