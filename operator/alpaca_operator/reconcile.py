@@ -43,9 +43,8 @@ async def reconcile(key: Key, world: World, *, live: bool = False) -> Again:
             plan = PLANNERS[key.kind](resource, seen.inputs, world.settings)
             refusal = plan.refusal or await apply.converge(resource, plan, world)
             if _has_just_begun(resource, seen, world):
-                return Again(
-                    after=0.0
-                )  # first a child for all who wait; the statuses follow, with what the children do by then
+                # First a child for all who wait; the statuses follow, with what the children do by then.
+                return Again(after=0.0)
         case Wish.END if seen.child:
             await apply.end(seen.child, world)
         case Wish.GO if seen.child:

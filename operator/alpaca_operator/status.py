@@ -88,11 +88,11 @@ def wish(resource: Resource, seen: Seen) -> Wish:
         return Wish.STAY  # the garbage collector deletes them
     if is_terminal(resource):
         return _wish_after_the_end(resource, seen)
+    if judge(case_of(resource, seen, None)).standing in (Standing.DONE, Standing.FAILED):
+        return Wish.STAY  # also when it was suspended in its last moment: the end is told first
     if resource.spec.suspend:
         return Wish.GO
-    if judge(case_of(resource, seen, None)).standing in (Standing.DONE, Standing.FAILED) or leftovers(seen):
-        return Wish.STAY
-    if seen.lack:
+    if leftovers(seen) or seen.lack:
         return Wish.STAY
     return Wish.EXIST
 

@@ -89,6 +89,12 @@ class TestWish:
             pytest.param(resource(told(STARTED, "Running")), seen(), Wish.EXIST, id="a lost child is made again"),
             pytest.param(resource(suspend=True), seen(running(), child=job()), Wish.GO, id="suspended: the child goes"),
             pytest.param(
+                resource(suspend=True),
+                seen(ended(0), child=job()),
+                Wish.STAY,
+                id="suspended in its last moment: the end is told first",
+            ),
+            pytest.param(
                 resource(going=True),
                 seen(running(), child=job()),
                 Wish.STAY,
