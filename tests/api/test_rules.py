@@ -11,130 +11,323 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from alpaca_operator.api import KINDS, SFTJob
+from alpaca_operator.api import KINDS
 from alpaca_operator.api.base import Spec
 from alpaca_operator.api.crd import crd
 from alpaca_operator.api.rules import Rule
+from tests.api.minimal import MINIMAL
 from tests.cluster.bed.cache import BedError
 from tests.cluster.bed.controlplane import ControlPlane
 
-MINIMAL: dict[str, Any] = {
-    "model": {"uri": "pvc://models/base"},
-    "dataset": {"train": [{"uri": "pvc://data/poems.jsonl"}]},
-    "output": {"uri": "pvc://models/poet"},
-}
 
-BROKEN = [
-    pytest.param({"model": {}}, "an input needs uri or from, and not both: name one", id="an input that names nothing"),
-    pytest.param(
-        {"model": {"uri": "pvc://models/base", "from": {"kind": "PretrainJob", "name": "base"}}},
-        "an input needs uri or from, and not both: name one",
-        id="an input that names two",
-    ),
-    pytest.param(
-        {"output": {"uri": "hf://me/poet"}},
-        "output.uri cannot be hf://: write to pvc://, s3:// or a path",
-        id="an output on a hub",
-    ),
-    pytest.param(
-        {"parallelism": {"nodes": 2}},
-        "parallelism.nodes above 1 is not supported by this version: set nodes to 1 and use a node with more GPUs",
-        id="several nodes",
-    ),
-    pytest.param(
-        {"parallelism": {"processesPerNode": 8}},
-        "parallelism.processesPerNode above 1 is not supported by this version: leave it out",
-        id="several processes",
-    ),
-    pytest.param(
-        {"method": "QLoRA", "deepspeed": {"preset": "Zero3"}},
-        "QLoRA does not run under ZeRO-3: set deepspeed.preset to Zero2, or method to LoRA",
-        id="QLoRA under ZeRO-3",
-    ),
-    pytest.param(
-        {"load": {"bits": 8}},
-        "load.bits is only read with method QLoRA: set method to QLoRA, or remove load",
-        id="bits without QLoRA",
-    ),
-    pytest.param(
-        {"adapter": {"uri": "pvc://models/a"}, "method": "Full"},
-        "adapter goes on training an adapter, which method Full does not: set method to LoRA or QLoRA, or remove adapter",
-        id="an adapter for full fine-tuning",
-    ),
-    pytest.param(
-        {"merge": True, "method": "Full"},
-        "merge has nothing to merge with method Full: remove merge, the output is a whole model already",
-        id="nothing to merge",
-    ),
-    pytest.param(
-        {"training": {"earlyStoppingPatience": 3}, "dataset": {"train": [{"uri": "a"}], "validationSplit": 0}},
-        "training.earlyStoppingPatience needs validation rows: set dataset.validationSplit above 0, or dataset.validation",
-        id="early stopping without rows to validate with",
-    ),
-    pytest.param(
-        {"template": "Llama2", "templateFile": {"uri": "pvc://data/own.jinja"}},
-        "template and templateFile both name a template: remove one",
-        id="two templates",
-    ),
-    pytest.param(
-        {"deepspeed": {}},
-        "deepspeed needs either preset (Zero2 or Zero3) or config, not both: remove one",
-        id="DeepSpeed without a word on how",
-    ),
-    pytest.param(
-        {"deepspeed": {"preset": "Zero2", "config": {"zero_optimization": {"stage": 2}}}},
-        "deepspeed needs either preset (Zero2 or Zero3) or config, not both: remove one",
-        id="DeepSpeed told twice",
-    ),
-]
-
-TAKEN = [
-    pytest.param({"model": {"from": {"kind": "PretrainJob", "name": "base"}}}, id="a model that another job makes"),
-    pytest.param({}, id="the smallest"),
-    pytest.param({"output": {"uri": "s3://bucket/poet"}}, id="an output in an object store"),
-    pytest.param({"parallelism": {"nodes": 1, "processesPerNode": 1}}, id="one process, said aloud"),
-    pytest.param({"method": "QLoRA", "load": {"bits": 8}, "deepspeed": {"preset": "Zero2"}}, id="QLoRA under ZeRO-2"),
-    pytest.param(
-        {"method": "QLoRA", "deepspeed": {"config": {"zero_optimization": {"stage": 2}}}},
-        id="QLoRA under a config of one's own",
-    ),
-    pytest.param({"adapter": {"uri": "pvc://models/a"}, "merge": True}, id="an adapter trained on and merged"),
-    pytest.param({"method": "Full", "deepspeed": {"preset": "Zero3"}}, id="full fine-tuning under ZeRO-3"),
-    pytest.param({"training": {"earlyStoppingPatience": 3}}, id="early stopping on the split that is the default"),
-    pytest.param(
-        {
-            "training": {"earlyStoppingPatience": 3},
-            "dataset": {"train": [{"uri": "a"}], "validation": [{"uri": "b"}], "validationSplit": 0},
-        },
-        id="early stopping on a set of its own",
-    ),
-    pytest.param({"templateFile": {"uri": "pvc://data/own.jinja"}}, id="a template of one's own"),
-    pytest.param({"template": "HumanAssistant"}, id="a named template"),
-]
-
-OUT_OF_BOUNDS = [
-    pytest.param({"method": "lora"}, "method", id="a word that is none of the choices"),
-    pytest.param({"trainng": {"epochs": 1}}, "trainng", id="a field that is misspelt"),
-    pytest.param({"training": {"learningRate": 0}}, "learningRate", id="a bound that is itself excluded"),
-    pytest.param({"training": {"epochs": 1001}}, "epochs", id="above a bound"),
-    pytest.param({"dataset": {"train": []}}, "train", id="no data"),
-    pytest.param({"model": {"uri": "ftp://x/y"}}, "uri", id="a scheme that is not served"),
-    pytest.param({"output": {}}, "uri", id="a required field that is missing"),
-    pytest.param(
-        {"model": {"from": {"kind": "Job", "name": "x"}}}, "kind", id="a reference to a kind that has no output"
-    ),
-    pytest.param({"cache": {"claimName": "Not A Name"}}, "claimName", id="no name of Kubernetes"),
-    pytest.param({"failurePolicy": {"hangTimeoutSeconds": 9}}, "hangTimeoutSeconds", id="below a bound"),
-    pytest.param({"load": {"bits": 3}, "method": "QLoRA"}, "bits", id="a number that is none of the choices"),
-]
+def of(kind: str, cases: list[Any]) -> list[Any]:
+    """The cases of one kind: each spec is laid over the kind's smallest; None takes a field away."""
+    return [pytest.param(kind, *case.values, id=f"{kind}: {case.id}") for case in cases]
 
 
-def manifest(spec: dict[str, Any], name: str = "rules") -> dict[str, Any]:
+BROKEN = (
+    of(
+        "SFTJob",
+        [
+            pytest.param(
+                {"model": {}}, "an input needs uri or from, and not both: name one", id="an input that names nothing"
+            ),
+            pytest.param(
+                {"model": {"uri": "pvc://models/base", "from": {"kind": "PretrainJob", "name": "base"}}},
+                "an input needs uri or from, and not both: name one",
+                id="an input that names two",
+            ),
+            pytest.param(
+                {"output": {"uri": "hf://me/poet"}},
+                "output.uri cannot be hf://: write to pvc://, s3:// or a path",
+                id="an output on a hub",
+            ),
+            pytest.param(
+                {"parallelism": {"nodes": 2}},
+                "parallelism.nodes above 1 is not supported by this version: set nodes to 1 and use a node with more GPUs",
+                id="several nodes",
+            ),
+            pytest.param(
+                {"parallelism": {"processesPerNode": 8}},
+                "parallelism.processesPerNode above 1 is not supported by this version: leave it out",
+                id="several processes",
+            ),
+            pytest.param(
+                {"method": "QLoRA", "deepspeed": {"preset": "Zero3"}},
+                "QLoRA does not run under ZeRO-3: set deepspeed.preset to Zero2, or method to LoRA",
+                id="QLoRA under ZeRO-3",
+            ),
+            pytest.param(
+                {"load": {"bits": 8}},
+                "load.bits is only read with method QLoRA: set method to QLoRA, or remove load",
+                id="bits without QLoRA",
+            ),
+            pytest.param(
+                {"adapter": {"uri": "pvc://models/a"}, "method": "Full"},
+                "adapter goes on training an adapter, which method Full does not: set method to LoRA or QLoRA, or remove adapter",
+                id="an adapter for full fine-tuning",
+            ),
+            pytest.param(
+                {"merge": True, "method": "Full"},
+                "merge has nothing to merge with method Full: remove merge, the output is a whole model already",
+                id="nothing to merge",
+            ),
+            pytest.param(
+                {"training": {"earlyStoppingPatience": 3}, "dataset": {"train": [{"uri": "a"}], "validationSplit": 0}},
+                "training.earlyStoppingPatience needs validation rows: set dataset.validationSplit above 0, or dataset.validation",
+                id="early stopping without rows to validate with",
+            ),
+            pytest.param(
+                {"template": "Llama2", "templateFile": {"uri": "pvc://data/own.jinja"}},
+                "template and templateFile both name a template: remove one",
+                id="two templates",
+            ),
+            pytest.param(
+                {"deepspeed": {}},
+                "deepspeed needs either preset (Zero2 or Zero3) or config, not both: remove one",
+                id="DeepSpeed without a word on how",
+            ),
+            pytest.param(
+                {"deepspeed": {"preset": "Zero2", "config": {"zero_optimization": {"stage": 2}}}},
+                "deepspeed needs either preset (Zero2 or Zero3) or config, not both: remove one",
+                id="DeepSpeed told twice",
+            ),
+        ],
+    )
+    + of(
+        "PretrainJob",
+        [
+            pytest.param(
+                {"init": {"config": {"uri": "pvc://models/base"}}, "tokenizer": {"uri": "a"}},
+                "a PretrainJob needs either model (go on with a base) or init (start from scratch), not both",
+                id="a base and a start from scratch",
+            ),
+            pytest.param(
+                {"model": None},
+                "a PretrainJob needs either model (go on with a base) or init (start from scratch), not both",
+                id="nothing to start from",
+            ),
+            pytest.param(
+                {"model": None, "init": {"config": {"uri": "pvc://models/base"}}},
+                "init starts from scratch and has no tokenizer of its own: set tokenizer",
+                id="from scratch without a tokenizer",
+            ),
+            pytest.param(
+                {
+                    "model": None,
+                    "init": {"config": {"uri": "pvc://models/base"}},
+                    "tokenizer": {"uri": "a"},
+                    "trainable": "LoRA",
+                },
+                "init starts from random weights, which trainable Embeddings or LoRA would leave random: set trainable to Full",
+                id="an adapter on random weights",
+            ),
+            pytest.param(
+                {"load": {"bits": 8}},
+                "load.bits freezes the base, so it needs trainable LoRA: set trainable to LoRA, or remove load",
+                id="a frozen base that is trained",
+            ),
+            pytest.param(
+                {"load": {"bits": 4}, "trainable": "LoRA", "deepspeed": {"preset": "Zero3"}},
+                "a base in 4 or 8 bits does not run under ZeRO-3: set deepspeed.preset to Zero2, or remove load",
+                id="four bits under ZeRO-3",
+            ),
+            pytest.param(
+                {"dataset": {"train": [{"uri": "a"}], "streaming": True}},
+                "dataset.streaming does not know how long the corpus is: set training.maxSteps",
+                id="a stream without an end",
+            ),
+            pytest.param(
+                {"training": {"earlyStoppingPatience": 3}, "dataset": {"train": [{"uri": "a"}], "validationSplit": 0}},
+                "training.earlyStoppingPatience needs validation text: set dataset.validationSplit above 0, or dataset.validation",
+                id="early stopping without text to validate with",
+            ),
+            pytest.param(
+                {"tokenizer": {}},
+                "an input needs uri or from, and not both: name one",
+                id="a tokenizer that is nowhere",
+            ),
+            pytest.param(
+                {"deepspeed": {}},
+                "deepspeed needs either preset (Zero2 or Zero3) or config, not both: remove one",
+                id="DeepSpeed without a word on how",
+            ),
+        ],
+    )
+    + of(
+        "MergeJob",
+        [
+            pytest.param(
+                {"adapters": [{"uri": "a"}, {"weight": 0.5}]},
+                "an input needs uri or from, and not both: name one",
+                id="an adapter that is nowhere",
+            ),
+        ],
+    )
+    + of(
+        "TokenizerJob",
+        [
+            pytest.param(
+                {"base": {"uri": "a", "from": {"kind": "TokenizerJob", "name": "b"}}},
+                "an input needs uri or from, and not both: name one",
+                id="two bases",
+            ),
+            pytest.param(
+                {"output": {"uri": "hf://me/vocabulary"}},
+                "output.uri cannot be hf://: write to pvc://, s3:// or a path",
+                id="an output on a hub",
+            ),
+        ],
+    )
+)
+
+TAKEN = (
+    of(
+        "SFTJob",
+        [
+            pytest.param(
+                {"model": {"from": {"kind": "PretrainJob", "name": "base"}}}, id="a model that another job makes"
+            ),
+            pytest.param({}, id="the smallest"),
+            pytest.param({"output": {"uri": "s3://bucket/poet"}}, id="an output in an object store"),
+            pytest.param({"parallelism": {"nodes": 1, "processesPerNode": 1}}, id="one process, said aloud"),
+            pytest.param(
+                {"method": "QLoRA", "load": {"bits": 8}, "deepspeed": {"preset": "Zero2"}}, id="QLoRA under ZeRO-2"
+            ),
+            pytest.param(
+                {"method": "QLoRA", "deepspeed": {"config": {"zero_optimization": {"stage": 2}}}},
+                id="QLoRA under a config of one's own",
+            ),
+            pytest.param({"adapter": {"uri": "pvc://models/a"}, "merge": True}, id="an adapter trained on and merged"),
+            pytest.param({"method": "Full", "deepspeed": {"preset": "Zero3"}}, id="full fine-tuning under ZeRO-3"),
+            pytest.param(
+                {"training": {"earlyStoppingPatience": 3}}, id="early stopping on the split that is the default"
+            ),
+            pytest.param(
+                {
+                    "training": {"earlyStoppingPatience": 3},
+                    "dataset": {"train": [{"uri": "a"}], "validation": [{"uri": "b"}], "validationSplit": 0},
+                },
+                id="early stopping on a set of its own",
+            ),
+            pytest.param({"templateFile": {"uri": "pvc://data/own.jinja"}}, id="a template of one's own"),
+            pytest.param({"template": "HumanAssistant"}, id="a named template"),
+        ],
+    )
+    + of(
+        "PretrainJob",
+        [
+            pytest.param({}, id="the smallest"),
+            pytest.param(
+                {
+                    "model": {"from": {"kind": "PretrainJob", "name": "a"}},
+                    "tokenizer": {"from": {"kind": "TokenizerJob", "name": "b"}},
+                },
+                id="inputs that other jobs make",
+            ),
+            pytest.param(
+                {
+                    "model": None,
+                    "init": {
+                        "config": {"uri": "pvc://models/base"},
+                        "overrides": {"num_hidden_layers": 8, "rope_scaling": {"factor": 2.0}},
+                    },
+                    "tokenizer": {"uri": "a"},
+                },
+                id="from scratch",
+            ),
+            pytest.param(
+                {"trainable": "LoRA", "load": {"bits": 8}, "deepspeed": {"preset": "Zero2"}},
+                id="eight bits under ZeRO-2",
+            ),
+            pytest.param(
+                {"dataset": {"train": [{"uri": "a"}], "streaming": True}, "training": {"maxSteps": 10}},
+                id="a stream with an end",
+            ),
+            pytest.param(
+                {
+                    "training": {"earlyStoppingPatience": 3},
+                    "dataset": {"train": [{"uri": "a"}], "validation": [{"uri": "b"}], "validationSplit": 0},
+                },
+                id="early stopping on text of its own",
+            ),
+        ],
+    )
+    + of(
+        "MergeJob",
+        [
+            pytest.param({}, id="the smallest"),
+            pytest.param(
+                {"adapters": [{"uri": "a", "weight": 0.5}, {"from": {"kind": "SFTJob", "name": "b"}, "weight": -1}]},
+                id="adapters with weights",
+            ),
+            pytest.param({"maxShardSize": "512MB", "dtype": "float32"}, id="small shards"),
+        ],
+    )
+    + of(
+        "TokenizerJob",
+        [
+            pytest.param({}, id="the smallest"),
+            pytest.param(
+                {"compareWith": [{"name": "Atom 7B", "uri": "a"}], "merge": {"maxSize": 49152}},
+                id="compared with another",
+            ),
+        ],
+    )
+)
+
+OUT_OF_BOUNDS = (
+    of(
+        "SFTJob",
+        [
+            pytest.param({"method": "lora"}, "method", id="a word that is none of the choices"),
+            pytest.param({"trainng": {"epochs": 1}}, "trainng", id="a field that is misspelt"),
+            pytest.param({"training": {"learningRate": 0}}, "learningRate", id="a bound that is itself excluded"),
+            pytest.param({"training": {"epochs": 1001}}, "epochs", id="above a bound"),
+            pytest.param({"dataset": {"train": []}}, "train", id="no data"),
+            pytest.param({"model": {"uri": "ftp://x/y"}}, "uri", id="a scheme that is not served"),
+            pytest.param({"output": {}}, "uri", id="a required field that is missing"),
+            pytest.param(
+                {"model": {"from": {"kind": "Job", "name": "x"}}}, "kind", id="a reference to a kind that has no output"
+            ),
+            pytest.param({"cache": {"claimName": "Not A Name"}}, "claimName", id="no name of Kubernetes"),
+            pytest.param({"failurePolicy": {"hangTimeoutSeconds": 9}}, "hangTimeoutSeconds", id="below a bound"),
+            pytest.param({"load": {"bits": 3}, "method": "QLoRA"}, "bits", id="a number that is none of the choices"),
+        ],
+    )
+    + of(
+        "PretrainJob",
+        [
+            pytest.param({"trainable": "All"}, "trainable", id="a word that is none of the choices"),
+            pytest.param({"training": {"blockSize": 8}}, "blockSize", id="below a bound"),
+        ],
+    )
+    + of(
+        "MergeJob",
+        [
+            pytest.param({"adapters": []}, "adapters", id="nothing to merge"),
+            pytest.param({"maxShardSize": "5 GB"}, "maxShardSize", id="a size with a space"),
+            pytest.param({"maxLogitDifference": 0}, "maxLogitDifference", id="a bound that is itself excluded"),
+        ],
+    )
+    + of(
+        "TokenizerJob",
+        [
+            pytest.param({"merge": {"maxSize": 50000}}, "maxSize", id="a size that is no multiple of 64"),
+            pytest.param({"train": {"characterCoverage": 0.5}}, "characterCoverage", id="below a bound"),
+            pytest.param({"compareWith": [{"name": "a/b", "uri": "a"}]}, "name", id="a name that is no word"),
+        ],
+    )
+)
+
+
+def manifest(kind: str, spec: dict[str, Any], name: str = "rules") -> dict[str, Any]:
+    whole = copy.deepcopy(MINIMAL[kind]) | spec
     return {
         "apiVersion": "literary-alpaca.io/v1alpha1",
-        "kind": "SFTJob",
+        "kind": kind,
         "metadata": {"name": name, "namespace": "default"},
-        "spec": copy.deepcopy(MINIMAL) | spec,
+        "spec": {field: value for field, value in whole.items() if value is not None},
     }
 
 
@@ -184,103 +377,154 @@ def words_of_the_server(plane: ControlPlane, obj: dict[str, Any]) -> str:
 
 def test_every_rule_has_a_case_that_breaks_it():
     assert EVERY_MESSAGE
-    assert EVERY_MESSAGE - {case.values[1] for case in BROKEN} == set()
+    assert EVERY_MESSAGE - {case.values[2] for case in BROKEN} == set()
 
 
 class TestInPython:
-    @pytest.mark.parametrize(("spec", "message"), BROKEN)
-    def test_a_broken_rule(self, spec, message):
-        assert words_of_python(manifest(spec)) == {message}
+    @pytest.mark.parametrize(("kind", "spec", "message"), BROKEN)
+    def test_a_broken_rule(self, kind, spec, message):
+        assert words_of_python(manifest(kind, spec)) == {message}
 
-    @pytest.mark.parametrize("spec", TAKEN)
-    def test_what_is_taken(self, spec):
-        SFTJob.model_validate(manifest(spec))
+    @pytest.mark.parametrize(("kind", "spec"), TAKEN)
+    def test_what_is_taken(self, kind, spec):
+        KINDS[kind].model_validate(manifest(kind, spec))
 
-    @pytest.mark.parametrize(("spec", "field"), OUT_OF_BOUNDS)
-    def test_a_bound(self, spec, field):
+    @pytest.mark.parametrize(("kind", "spec", "field"), OUT_OF_BOUNDS)
+    def test_a_bound(self, kind, spec, field):
         with pytest.raises(ValidationError) as caught:
-            SFTJob.model_validate(manifest(spec))
+            KINDS[kind].model_validate(manifest(kind, spec))
         assert [field in map(str, each["loc"]) for each in caught.value.errors()] == [True]
 
 
 @pytest.mark.controlplane
 class TestOnTheApiServer:
-    @pytest.mark.parametrize(("spec", "message"), BROKEN)
-    def test_a_broken_rule(self, served, spec, message):
-        said = words_of_the_server(served, manifest(spec))
+    @pytest.mark.parametrize(("kind", "spec", "message"), BROKEN)
+    def test_a_broken_rule(self, served, kind, spec, message):
+        said = words_of_the_server(served, manifest(kind, spec))
         assert {each for each in EVERY_MESSAGE if each in said} == {message}, said
 
-    @pytest.mark.parametrize("spec", TAKEN)
-    def test_what_is_taken(self, served, spec):
-        assert words_of_the_server(served, manifest(spec)) == ""
+    @pytest.mark.parametrize(("kind", "spec"), TAKEN)
+    def test_what_is_taken(self, served, kind, spec):
+        assert words_of_the_server(served, manifest(kind, spec)) == ""
 
-    @pytest.mark.parametrize(("spec", "field"), OUT_OF_BOUNDS)
-    def test_a_bound(self, served, spec, field):
-        said = words_of_the_server(served, manifest(spec))
+    @pytest.mark.parametrize(("kind", "spec", "field"), OUT_OF_BOUNDS)
+    def test_a_bound(self, served, kind, spec, field):
+        said = words_of_the_server(served, manifest(kind, spec))
         assert field in said, said
 
-    def test_a_name_whose_pods_would_not_fit(self, served):
-        longest = "a" * SFTJob.name_limit
-        assert words_of_the_server(served, manifest({}, longest)) == ""
-        said = words_of_the_server(served, manifest({}, f"{longest}a"))
-        assert "metadata.name may have 50 characters at most, so that the names of its pods fit 63: shorten it" in said
+    @pytest.mark.parametrize(
+        ("kind", "limit"), [("TokenizerJob", 44), ("PretrainJob", 45), ("SFTJob", 50), ("MergeJob", 48)]
+    )
+    def test_a_name_whose_pods_would_not_fit(self, served, kind, limit):
+        assert words_of_the_server(served, manifest(kind, {}, "a" * limit)) == ""
+        said = words_of_the_server(served, manifest(kind, {}, "a" * (limit + 1)))
+        assert (
+            f"metadata.name may have {limit} characters at most, so that the names of its pods fit 63: shorten it"
+            in said
+        )
 
 
-FULL: dict[str, Any] = {
-    **MINIMAL,
-    "adapter": {"uri": "pvc://models/a"},
-    "templateFile": {"uri": "pvc://data/own.jinja"},
-    "load": {"bits": 8},
-    "method": "QLoRA",
-    "deepspeed": {"preset": "Zero2"},
-    "cache": {"claimName": "cache"},
-    "activeDeadlineSeconds": 3600,
-    "ttlSecondsAfterFinished": 60,
-}
-
-CHANGED: dict[str, Any] = {
-    "model": {"uri": "pvc://models/other"},
-    "adapter": {"uri": "pvc://models/b"},
-    "dataset": {"train": [{"uri": "pvc://data/other.jsonl"}]},
-    "template": "Llama2",
-    "templateFile": {"uri": "pvc://data/other.jinja"},
-    "method": "LoRA",
-    "lora": {"rank": 16},
-    "load": {"bits": 4},
-    "training": {"epochs": 1},
-    "deepspeed": {"preset": "Zero2", "offload": "CPU"},
-    "merge": True,
-    "parallelism": {"nodes": 1, "processesPerNode": 1},
+COMMON: dict[str, Any] = {
     "output": {"uri": "pvc://models/other"},
     "failurePolicy": {"maxRestarts": 0},
     "cache": {"claimName": "other"},
     "pod": {"shmSize": "2Gi"},
 }
+FULL: dict[str, dict[str, Any]] = {
+    kind: MINIMAL[kind]
+    | optional
+    | {"cache": {"claimName": "cache"}, "activeDeadlineSeconds": 3600, "ttlSecondsAfterFinished": 60}
+    for kind, optional in {
+        "TokenizerJob": {},
+        "PretrainJob": {
+            "tokenizer": {"uri": "pvc://models/a"},
+            "trainable": "LoRA",
+            "load": {"bits": 8},
+            "deepspeed": {"preset": "Zero2"},
+        },
+        "SFTJob": {
+            "adapter": {"uri": "pvc://models/a"},
+            "templateFile": {"uri": "pvc://data/own.jinja"},
+            "load": {"bits": 8},
+            "method": "QLoRA",
+            "deepspeed": {"preset": "Zero2"},
+        },
+        "MergeJob": {},
+    }.items()
+}
+CHANGED: dict[str, dict[str, Any]] = {
+    "TokenizerJob": COMMON
+    | {
+        "base": {"uri": "pvc://models/other"},
+        "dataset": {"train": [{"uri": "pvc://data/other"}]},
+        "train": {"vocabSize": 16000},
+        "merge": {"maxSize": 49152},
+        "compareWith": [{"name": "other", "uri": "pvc://models/other"}],
+    },
+    "PretrainJob": COMMON
+    | {
+        "model": {"uri": "pvc://models/other"},
+        "init": {"config": {"uri": "pvc://models/other"}},
+        "tokenizer": {"uri": "pvc://models/b"},
+        "dataset": {"train": [{"uri": "pvc://data/other"}]},
+        "trainable": "Full",
+        "lora": {"rank": 16},
+        "load": {"bits": 4},
+        "training": {"epochs": 2},
+        "deepspeed": {"preset": "Zero2", "offload": "CPU"},
+        "parallelism": {"nodes": 1, "processesPerNode": 1},
+    },
+    "SFTJob": COMMON
+    | {
+        "model": {"uri": "pvc://models/other"},
+        "adapter": {"uri": "pvc://models/b"},
+        "dataset": {"train": [{"uri": "pvc://data/other.jsonl"}]},
+        "template": "Llama2",
+        "templateFile": {"uri": "pvc://data/other.jinja"},
+        "method": "LoRA",
+        "lora": {"rank": 16},
+        "load": {"bits": 4},
+        "training": {"epochs": 1},
+        "deepspeed": {"preset": "Zero2", "offload": "CPU"},
+        "merge": True,
+        "parallelism": {"nodes": 1, "processesPerNode": 1},
+    },
+    "MergeJob": COMMON
+    | {
+        "model": {"uri": "pvc://models/other"},
+        "adapters": [{"uri": "pvc://models/other"}],
+        "dtype": "float32",
+        "maxShardSize": "1GB",
+        "maxLogitDifference": 1.0,
+    },
+}
 """For every field that must not change, another value."""
+FIELDS = [pytest.param(kind, field, id=f"{kind}: {field}") for kind, fields in CHANGED.items() for field in fields]
+OPTIONAL = [
+    pytest.param(kind, field, id=f"{kind}: {field}")
+    for kind, full in FULL.items()
+    for field in full
+    if field not in MINIMAL[kind] and field not in ("method", "trainable") and field in CHANGED[kind]
+]
+"""Fields that can be absent."""
 
 
 @pytest.fixture(scope="module")
-def job(served) -> Iterator[ControlPlane]:
-    served.create(manifest(FULL, "immutable"), manifest({}, "immutable-small"))
+def jobs(served) -> Iterator[ControlPlane]:
+    """Of each kind one with every field, and one with as few as there can be."""
+    for kind, full in FULL.items():
+        served.create(manifest(kind, full, "immutable"), manifest(kind, {}, "immutable-small"))
     yield served
-    served.kubectl("delete", "sftjob", "immutable", "immutable-small", "-n", "default")
+    for kind in FULL:
+        served.kubectl("delete", kind, "immutable", "immutable-small", "-n", "default")
 
 
 @pytest.mark.controlplane
 class TestImmutability:
-    def refusal(self, plane: ControlPlane, name: str, spec: dict[str, Any]) -> str:
+    def refusal(self, plane: ControlPlane, kind: str, name: str, spec: dict[str, Any]) -> str:
+        patch = json.dumps({"spec": spec})
         try:
-            plane.kubectl(
-                "patch",
-                "sftjob",
-                name,
-                "-n",
-                "default",
-                "--type=merge",
-                "--dry-run=server",
-                "-p",
-                json.dumps({"spec": spec}),
-            )
+            plane.kubectl("patch", kind, name, "-n", "default", "--type=merge", "--dry-run=server", "-p", patch)
         except BedError as error:
             return str(error)
         return ""
@@ -289,19 +533,20 @@ class TestImmutability:
     def message(field: str) -> str:
         return f"field is immutable: to change {field}, create a job with a new name (outputs that did not change are reused)"
 
-    @pytest.mark.parametrize("field", CHANGED)
-    def test_a_field_keeps_its_value(self, job, field):
-        assert self.message(field) in self.refusal(job, "immutable", {field: CHANGED[field]})
+    @pytest.mark.parametrize(("kind", "field"), FIELDS)
+    def test_a_field_keeps_its_value(self, jobs, kind, field):
+        assert self.message(field) in self.refusal(jobs, kind, "immutable", {field: CHANGED[kind][field]})
 
-    @pytest.mark.parametrize("field", ["adapter", "templateFile", "load", "deepspeed", "cache"])
-    def test_a_field_cannot_be_removed(self, job, field):
+    @pytest.mark.parametrize(("kind", "field"), OPTIONAL)
+    def test_a_field_cannot_be_removed(self, jobs, kind, field):
         """With `self == oldSelf` on the field alone it could be removed, and then added with another value."""
-        assert self.message(field) in self.refusal(job, "immutable", {field: None})
+        assert self.message(field) in self.refusal(jobs, kind, "immutable", {field: None})
 
-    @pytest.mark.parametrize("field", ["adapter", "templateFile", "deepspeed", "cache"])
-    def test_a_field_cannot_be_added(self, job, field):
-        assert self.message(field) in self.refusal(job, "immutable-small", {field: FULL[field]})
+    @pytest.mark.parametrize(("kind", "field"), OPTIONAL)
+    def test_a_field_cannot_be_added(self, jobs, kind, field):
+        assert self.message(field) in self.refusal(jobs, kind, "immutable-small", {field: FULL[kind][field]})
 
+    @pytest.mark.parametrize("kind", KINDS)
     @pytest.mark.parametrize(
         "spec",
         [
@@ -313,11 +558,12 @@ class TestImmutability:
         ],
         ids=json.dumps,
     )
-    def test_what_may_change(self, job, spec):
-        assert self.refusal(job, "immutable", spec) == ""
-        assert set(spec) <= SFTJob.model_fields["spec"].annotation.mutable
+    def test_what_may_change(self, jobs, kind, spec):
+        assert self.refusal(jobs, kind, "immutable", spec) == ""
+        assert set(spec) <= KINDS[kind].model_fields["spec"].annotation.mutable
 
-    def test_every_field_is_one_or_the_other(self):
-        spec = SFTJob.model_fields["spec"].annotation
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_every_field_is_one_or_the_other(self, kind):
+        spec = KINDS[kind].model_fields["spec"].annotation
         aliases = {field.alias for field in spec.model_fields.values()}
-        assert aliases == set(CHANGED) | spec.mutable
+        assert aliases == set(CHANGED[kind]) | spec.mutable

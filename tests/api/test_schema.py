@@ -11,15 +11,9 @@ from alpaca_operator.api import KINDS, PLURALS
 from alpaca_operator.api.crd import SIZE_LIMIT, crd, render
 from alpaca_operator.api.docs import page
 from alpaca_operator.api.schema import resource_schema
+from tests.api.minimal import MINIMAL
 
 ROOT = Path(__file__).parents[2]
-MINIMAL = {
-    "SFTJob": {
-        "model": {"uri": "pvc://models/base"},
-        "dataset": {"train": [{"uri": "pvc://data/poems.jsonl"}]},
-        "output": {"uri": "pvc://models/poet"},
-    }
-}
 
 
 def walk(node, path=""):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from alpaca_operator.plan import PLANNERS
-from tests.golden import HERE, SAMPLES, VARIANTS, cases, load, planned
+from tests.golden import HERE, SAMPLES, VARIANTS, cases, load_all, planned
 
 CASES = list(cases())
 
@@ -20,7 +20,7 @@ def test_no_golden_file_is_left_behind():
 
 
 def test_every_kind_has_a_sample():
-    kinds = [load(manifest).kind for manifest, _ in CASES]
+    kinds = [job.kind for manifest, _ in CASES for job in load_all(manifest)]
     assert set(kinds) == set(PLANNERS)
     assert list(SAMPLES.glob("*.yaml"))
     assert list(VARIANTS.glob("*.yaml"))

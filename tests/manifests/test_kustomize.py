@@ -44,7 +44,8 @@ def overlay(folder, *components, **fields: Any):
 def test_one_object_a_file():
     files = [path for path in MANIFESTS.rglob("*.yaml") if path.name not in ("kustomization.yaml", "health_test.yaml")]
     assert len(files) > 30
-    assert {str(path): len(read(path)) for path in files if len(read(path)) != 1} == {}
+    chains = {path for path in files if "  from:\n" in path.read_text(encoding="utf-8")}  # read as one
+    assert {str(path): len(read(path)) for path in files if len(read(path)) != 1 and path not in chains} == {}
 
 
 def deployment(objects: list[dict[str, Any]]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from alpaca_operator import metrics
 from alpaca_operator.api.contract import LABEL_MANAGED_BY, MANAGED_BY
 from alpaca_operator.api.status import Reason
 from alpaca_operator.plan import PLANNERS
-from tests.golden import SAMPLES, SETTINGS, load
+from tests.golden import SAMPLES, SETTINGS, load_all
 from tests.manifests.build import MANIFESTS, kustomized, read
 from workloads.endpoint import GAUGES
 
@@ -67,8 +67,7 @@ def test_the_monitors_find_what_is_installed():
 
 def test_the_pod_monitor_asks_a_port_that_pods_have():
     (monitor,) = [each for each in kustomized(FOLDER) if each["kind"] == "PodMonitor"]
-    for sample in SAMPLES.glob("*.yaml"):
-        resource = load(sample)
+    for resource in [job for sample in SAMPLES.glob("*-job.yaml") for job in load_all(sample)]:
         (child,) = PLANNERS[resource.kind](resource, {}, SETTINGS).manifests
         pod = child["spec"]["template"]
         assert monitor["spec"]["podMetricsEndpoints"][0]["port"] in [

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from alpaca_operator.api import KINDS
 from tests.cluster.bed.cluster import until
 from tests.cluster.bed.controlplane import free_ports
 
@@ -40,7 +41,7 @@ class OperatorProcess:
                 | {
                     "KUBECONFIG": str(self.kubeconfig),
                     "ALPACA_IDENTITY": self.identity,
-                    "ALPACA_IMAGE_SFTJOB": IMAGE,
+                    **{f"ALPACA_IMAGE_{kind.upper()}": IMAGE for kind in KINDS},
                     "ALPACA_PORT": str(self.port),
                     "ALPACA_LOG_FORMAT": "Text",
                     **given,

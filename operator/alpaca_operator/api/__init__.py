@@ -4,9 +4,12 @@ Imports pydantic only, so that a workload's ``--help`` and the operator's pure l
 """
 
 from alpaca_operator.api.base import GROUP, PLURALS, VERSION, Resource
+from alpaca_operator.api.merge import MergeJob
+from alpaca_operator.api.pretrain import PretrainJob
 from alpaca_operator.api.sft import SFTJob
+from alpaca_operator.api.tokenizer import TokenizerJob
 
-KINDS: dict[str, type[Resource]] = {kind.__name__: kind for kind in (SFTJob,)}
-"""Every kind the operator serves, by name. A new kind is its files and one entry here."""
+KINDS: dict[str, type[Resource]] = {kind.__name__: kind for kind in (TokenizerJob, PretrainJob, SFTJob, MergeJob)}
+"""Every kind the operator serves, by name, in the order of a chain. A new kind is its files and one entry here."""
 
-__all__ = ["GROUP", "KINDS", "PLURALS", "VERSION", "Resource", "SFTJob"]
+__all__ = ["GROUP", "KINDS", "PLURALS", "VERSION", "MergeJob", "PretrainJob", "Resource", "SFTJob", "TokenizerJob"]

@@ -14,7 +14,12 @@ from alpaca_operator.api.status import OutputKind, Status
 GROUP = "literary-alpaca.io"
 VERSION = "v1alpha1"
 API_VERSION = f"{GROUP}/{VERSION}"
-PLURALS = {"SFTJob": "sftjobs"}
+PLURALS = {
+    "TokenizerJob": "tokenizerjobs",
+    "PretrainJob": "pretrainjobs",
+    "SFTJob": "sftjobs",
+    "MergeJob": "mergejobs",
+}
 
 
 class Model(BaseModel):
@@ -418,6 +423,7 @@ JOB_COLUMNS: tuple[dict[str, Any], ...] = (
     {"name": "Restarts", "type": "integer", "jsonPath": ".status.restarts.total"},
     {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"},
     {"name": "Model", "type": "string", "jsonPath": ".spec.model.uri", "priority": 1},
+    {"name": "From", "type": "string", "jsonPath": ".spec.model.from.name", "priority": 1},
     {"name": "Output", "type": "string", "jsonPath": ".spec.output.uri", "priority": 1},
     {"name": "Queue", "type": "string", "jsonPath": ".metadata.labels.kueue\\.x-k8s\\.io/queue-name", "priority": 1},
     {"name": "Nodes", "type": "integer", "jsonPath": ".spec.parallelism.nodes", "priority": 1},

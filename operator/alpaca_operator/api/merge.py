@@ -39,6 +39,7 @@ class MergeJob(Resource):
     columns: ClassVar = tuple(column for column in JOB_COLUMNS if column["name"] not in ("Loss", "Nodes"))
     workload: ClassVar = "merge"
     yields: ClassVar = "Model"
+    name_limit: ClassVar = 48
 
     kind: Literal["MergeJob"] = "MergeJob"
     spec: MergeSpec

@@ -143,7 +143,7 @@ class PretrainJob(Resource):
     short_names: ClassVar = ("ptj",)
     columns: ClassVar = JOB_COLUMNS
     workload: ClassVar = "pretrain"
-    name_limit: ClassVar = 47
+    name_limit: ClassVar = 45
 
     kind: Literal["PretrainJob"] = "PretrainJob"
     spec: PretrainSpec

@@ -37,8 +37,8 @@ class VocabularyTraining(Spec):
     """Share of the text's characters that get a piece of their own; the rest is written in bytes. Lowered, with a word, when
     `vocabSize` has no room for so many different characters."""
     input_sentence_size: int = Field(1_000_000, ge=1000, le=1_000_000_000)
-    """Sentences to train on, drawn evenly from the whole text where it has more. It bounds memory: about 20 bytes for each byte of
-    text, so 3 GB for a million sentences of 50 Chinese characters."""
+    """Sentences to train on, drawn evenly from the whole text where it has more; a line of more than 200 characters is several. It
+    bounds memory: 25 to 50 bytes for each byte of text, so 4 to 8 GB for a million sentences of 50 Chinese characters."""
 
 
 class VocabularyMerge(Spec):
@@ -70,12 +70,12 @@ class TokenizerJob(Resource):
 
     short_names: ClassVar = ("tokj",)
     columns: ClassVar = (
-        *(column for column in JOB_COLUMNS if column["name"] not in ("Loss", "Model", "Nodes")),
+        *(column for column in JOB_COLUMNS if column["name"] not in ("Loss", "Model", "From", "Nodes")),
         {"name": "Base", "type": "string", "jsonPath": ".spec.base.uri", "priority": 1},
     )
     workload: ClassVar = "tokenizer"
     yields: ClassVar = "Tokenizer"
-    name_limit: ClassVar = 47
+    name_limit: ClassVar = 44
 
     kind: Literal["TokenizerJob"] = "TokenizerJob"
     spec: TokenizerSpec

@@ -6,11 +6,16 @@ from collections.abc import Callable
 
 from alpaca_operator.api import Resource
 from alpaca_operator.inputs import Inputs
-from alpaca_operator.plan import sft
+from alpaca_operator.plan import merge, pretrain, sft, tokenizer
 from alpaca_operator.plan.base import Manifest, Plan
 from alpaca_operator.settings import Settings
 
-PLANNERS: dict[str, Callable[[Resource, Inputs, Settings], Plan]] = {"SFTJob": sft.plan}
+PLANNERS: dict[str, Callable[[Resource, Inputs, Settings], Plan]] = {
+    "TokenizerJob": tokenizer.plan,
+    "PretrainJob": pretrain.plan,
+    "SFTJob": sft.plan,
+    "MergeJob": merge.plan,
+}
 """The inputs are those that other jobs make: every ``from`` of the resource."""
 
 __all__ = ["PLANNERS", "Inputs", "Manifest", "Plan"]

@@ -1,0 +1,28 @@
+"""The smallest spec of every kind."""
+
+from __future__ import annotations
+
+from typing import Any
+
+MINIMAL: dict[str, dict[str, Any]] = {
+    "TokenizerJob": {
+        "base": {"uri": "pvc://models/base"},
+        "dataset": {"train": [{"uri": "pvc://data/corpus"}]},
+        "output": {"uri": "pvc://models/vocabulary"},
+    },
+    "PretrainJob": {
+        "model": {"uri": "pvc://models/base"},
+        "dataset": {"train": [{"uri": "pvc://data/corpus"}]},
+        "output": {"uri": "pvc://models/literate"},
+    },
+    "SFTJob": {
+        "model": {"uri": "pvc://models/base"},
+        "dataset": {"train": [{"uri": "pvc://data/poems.jsonl"}]},
+        "output": {"uri": "pvc://models/poet"},
+    },
+    "MergeJob": {
+        "model": {"uri": "pvc://models/base"},
+        "adapters": [{"uri": "pvc://models/adapter"}],
+        "output": {"uri": "pvc://models/merged"},
+    },
+}
