@@ -170,7 +170,7 @@ def render(
         "library_name": "peft" if adapter else "transformers",
         "pipeline_tag": "text-generation",
         "tags": ["literary-alpaca", *said.tags],
-        **({"base_model": _hub_name(uri)} if uri.startswith("hf://") else {}),
+        **({"base_model": hub_name(uri)} if uri.startswith("hf://") else {}),
     }
     parts = [
         "---\n"
@@ -181,16 +181,16 @@ def render(
         "## Use\n",
         _use(said, getattr(said.start, "rope_scaling", None), adapter),
         "## Result\n",
-        _table(("metric", "value"), [(name, _number(value)) for name, value in metrics.items()]),
+        table(("metric", "value"), [(name, _number(value)) for name, value in metrics.items()]),
         f"![Loss by step]({PICTURE})\n",
         "## Data\n",
         _counts(report, inputs),
         "## Settings\n",
-        _table(("setting", "value"), list(_flat(_settings(spec, said)))),
+        table(("setting", "value"), list(_flat(_settings(spec, said)))),
         "What `Auto` became:\n",
-        _table(("setting", "value"), list(_flat(policy))),
+        table(("setting", "value"), list(_flat(policy))),
         "## Lineage\n",
-        _table(("input", "uri", "digest"), [(field, found.uri, found.digest) for field, found in inputs.items()]),
+        table(("input", "uri", "digest"), [(field, found.uri, found.digest) for field, found in inputs.items()]),
     ]
     return "\n".join(part for part in parts if part)
 
@@ -273,7 +273,7 @@ def _counts(report: Mapping[str, Any], inputs: Inputs) -> str:
 
 def _use(said: About, scaling: RopeScaling | None, adapter: bool) -> str:
     if adapter:
-        base = _hub_name(said.start.uri) if said.start.uri.startswith("hf://") else "path/of/the/base"
+        base = hub_name(said.start.uri) if said.start.uri.startswith("hf://") else "path/of/the/base"
         stretched = (
             f"The base was loaded with rope scaling `{scaling.type}` by {scaling.factor:g}: set the same when loading it.\n"
             if scaling
@@ -317,7 +317,8 @@ def _flat(part: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     return rows
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """As Markdown."""
     lines = [head, ["---"] * len(head), *rows]
     return "".join("| " + " | ".join(_cell(cell) for cell in line) + " |\n" for line in lines)
 
@@ -332,5 +333,6 @@ def _number(value: Any) -> str:
     return f"{value:.6g}" if math.isfinite(value) else str(value)
 
 
-def _hub_name(uri: str) -> str:
+def hub_name(uri: str) -> str:
+    """``hf://owner/name@revision`` → ``owner/name``."""
     return uri.removeprefix("hf://").partition("@")[0]

@@ -5,17 +5,42 @@ Every field of MergeJob can be given or overridden as an option (``--dtype float
 
 from __future__ import annotations
 
+import json
+import shutil
 import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
-from alpaca_operator.api.merge import MergeJob
-from workloads import cli, model
-from workloads.errors import InputError, SpecError
+from alpaca_operator.api.merge import MergeJob, MergeSpec
+from workloads import cli, model, storage, weights
+from workloads.errors import DataError, InputError
 from workloads.runtime import Metrics, Runtime
 
 PROOF_TEXTS = (
-    "床前明月光，疑是地上霜。举头望明月，低头思故乡。",
-    "Human: Write a short letter to a friend about the sea.\nAssistant: Dear friend, the sea was grey this morning.\n",
+    "暮色渐渐落下来，江面上只剩一条小船，船头的灯忽明忽暗。老人收了网，抬头望了望远处的山，一句话也没有说。",
+    "问：怎样写好一篇短文？\n答：先想清楚要说什么，再把不必说的话都删去。",
+    "2024年3月15日，图书馆购入新书1,280册，共计人民币46,500.00元。",
+    "The lamp burned low, and nobody in the house remembered who had promised to come back before the snow.",
+    "Human: What makes a story worth telling twice?\nAssistant: Usually a person in it whom we would like to meet again.",
+    "for number in range(10):\n    print(number * number)\n",
 )
+"""What a merged model is compared on: prose and dialogue in both languages, numbers, code."""
+PROOF_TOKENS = 128
+"""How much of each text is looked at."""
+GENERATION = "generation_config.json"
+
+
+@dataclass
+class Vocabulary:
+    """The tokenizer that the merged model is going to have."""
+
+    tokenizer: Any
+    folder: Path
+    rows: int
+    """Rows of the embeddings, so far."""
+    grown: list[str] = field(default_factory=list)
+    """What happened to the rows, in a sentence for each adapter that changed them."""
 
 
 def run(job: MergeJob, here: Runtime) -> Metrics:
@@ -23,23 +48,169 @@ def run(job: MergeJob, here: Runtime) -> Metrics:
     spec = job.spec
     base = model.look(here.inputs["model"].path, "spec.model.uri", str(spec.model.uri))
     if "quantization_config" in base.config:
-        raise InputError(f"spec.model.uri {spec.model.uri} is quantized: name the unquantized model")
-    if len(spec.adapters) > 1 or spec.adapters[0].weight != 1:
-        raise SpecError("adapters: only one, of weight 1, can be merged")
+        how = base.config["quantization_config"].get("quant_method", "quantized")
+        raise InputError(
+            f"spec.model.uri {spec.model.uri} is quantized ({how}), and an update is lost in its rounding: name the model that it was "
+            "quantized from; the result can be quantized afterwards"
+        )
     model.quiet_libraries()
+
     from workloads import merging, tokenizer_files
 
-    adapter = here.inputs["adapters[0]"].path
-    tokenizer = tokenizer_files.load_tokenizer(base.folder)
-    sample = [tokenizer(text)["input_ids"] for text in PROOF_TEXTS]
+    here.progress.update(stage="Preparing")
+    vocabulary = Vocabulary(tokenizer_files.load_tokenizer(base.folder), base.folder, base.rows)
+    steps = [_step(spec, here, number, vocabulary) for number in range(len(spec.adapters))]
+    if _rows_of(vocabulary.tokenizer) > vocabulary.rows:
+        raise DataError(
+            f"spec.model {spec.model.uri}: its tokenizer has {_rows_of(vocabulary.tokenizer)} tokens and its embedding {vocabulary.rows} "
+            "rows: put the tokenizer there that the model was trained with"
+        )
+    reach = min(PROOF_TOKENS, int(base.config.get("max_position_embeddings") or PROOF_TOKENS))
+    sample = [vocabulary.tokenizer(text)["input_ids"][:reach] for text in PROOF_TEXTS]
+
+    def beat() -> None:
+        here.progress.beat()
+        here.stop.check()
+
+    def written(number: int, total: int) -> None:
+        here.progress.update(log=True, stage="Merging", step=number, total_steps=total)
+        if number == total:
+            here.progress.update(stage="Evaluating")
+
     metrics: Metrics = {}
     with here.output("Model", metrics) as folder:
         here.progress.update(stage="Merging")
-        proof = merging.merge(base, adapter, folder, sample, spec.dtype, spec.model.rope_scaling)
+        target = merging.Target(
+            folder,
+            spec.dtype,
+            shard_size=weights.byte_count(spec.max_shard_size),
+            limit=spec.max_logit_difference,
+            remedy="set dtype to float32 to round less, or raise maxLogitDifference to take it as it is",
+            written=written,
+            beat=beat,
+        )
+        proof = merging.merge(base, steps, target, sample, spec.model.rope_scaling)
         metrics["mergeLogitDifference"] = proof.logit_difference
         metrics["mergeTokenAgreement"] = proof.token_agreement
-        tokenizer_files.save_tokenizer(tokenizer, base.folder, folder)
+        here.progress.say(
+            f"merged in float32, saved as {spec.dtype}: largest logit difference {proof.logit_difference:.3g}, the same likeliest token at "
+            f"{100 * proof.token_agreement:.1f} % of the positions"
+        )
+        here.progress.update(stage="Saving")
+        tokenizer_files.save_tokenizer(vocabulary.tokenizer, vocabulary.folder, folder)
+        _write_generation_config(folder, base, steps, vocabulary)
+        _write_card(folder, job, here, vocabulary, metrics)
     return metrics
+
+
+def _step(spec: MergeSpec, here: Runtime, number: int, vocabulary: Vocabulary) -> Any:
+    """An adapter, checked; its tokenizer becomes the model's, and its larger vocabulary makes the embeddings grow."""
+    from workloads import embeddings, merging, tokenizer_files
+
+    source, found = spec.adapters[number], here.inputs[f"adapters[{number}]"]
+    shown = f"spec.adapters[{number}] {source.uri}"
+    adapter = merging.Adapter.open(found.path, shown, source.weight)
+    stranger = _made_from_another(found.path, here) if number == 0 else None
+    origins = None
+    if any((found.path / name).is_file() for name in model.TOKENIZER_FILES):
+        tokenizer = tokenizer_files.load_tokenizer(found.path)
+        rows = _rows_of(tokenizer)
+        if adapter.rows is None and rows > vocabulary.rows:
+            raise DataError(
+                f"{shown}: its tokenizer has {rows} tokens, the base {spec.model.uri} has {vocabulary.rows} rows, and the adapter brings no "
+                "embeddings: name the base that the adapter was made from"
+            )
+        if adapter.rows not in (None, vocabulary.rows) and rows == adapter.rows:
+            if stranger is not None:
+                raise DataError(
+                    f"{shown} was trained with a vocabulary of {rows} rows on {stranger}, and the base {spec.model.uri} has "
+                    f"{vocabulary.rows}: name the base that the adapter was made from"
+                )
+            origins = embeddings.origins(vocabulary.tokenizer, tokenizer, vocabulary.rows)
+            vocabulary.rows = rows
+            vocabulary.grown.append(str(origins))
+            here.progress.say(f"adapters[{number}] brings its vocabulary: {origins}")
+        if tokenizer.chat_template is None:
+            tokenizer.chat_template = vocabulary.tokenizer.chat_template
+        vocabulary.tokenizer, vocabulary.folder = tokenizer, found.path
+    if stranger is not None:
+        here.progress.say(
+            f"warning: adapters[{number}] was trained on {stranger}, whose content is not that of model {spec.model.uri}"
+        )
+    return merging.Step(adapter, origins)
+
+
+def _made_from_another(adapter: Path, here: Runtime) -> str | None:
+    """The base that one of our own adapters was trained on, where it is not the one given here."""
+    artifact = storage.read_artifact(adapter)
+    made_from = artifact.inputs.get("model") if artifact else None
+    if made_from is None or made_from.digest == here.inputs["model"].digest:
+        return None
+    return made_from.uri
+
+
+def _rows_of(tokenizer: Any) -> int:
+    from workloads import tokens
+
+    return tokens.rows_of(tokenizer)
+
+
+def _write_generation_config(folder: Path, base: model.Base, steps: list[Any], vocabulary: Vocabulary) -> None:
+    """How the model is meant to be sampled: as the last adapter that says so, else as the base."""
+    for source in (*(step.adapter.folder for step in reversed(steps)), base.folder):
+        if (source / GENERATION).is_file():
+            shutil.copyfile(source / GENERATION, folder / GENERATION)
+            break
+    if not vocabulary.grown:
+        return
+    ids = {name: getattr(vocabulary.tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    for path in (folder / "config.json", folder / GENERATION):
+        if path.is_file():
+            content = json.loads(path.read_text(encoding="utf-8"))
+            stops = content.get("eos_token_id")
+            kept = {"eos_token_id"} if isinstance(stops, list) and ids["eos_token_id"] in stops else set()
+            content |= {name: number for name, number in ids.items() if name not in kept}
+            path.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+
+
+def _write_card(folder: Path, job: MergeJob, here: Runtime, vocabulary: Vocabulary, metrics: Metrics) -> None:
+    """What was merged, how far the result is from it, and where it comes from."""
+    from workloads import card
+
+    spec = job.spec
+    uri = str(spec.model.uri)
+    header = {
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["literary-alpaca", "merge"],
+        **({"base_model": card.hub_name(uri)} if uri.startswith("hf://") else {}),
+    }
+    scaling = spec.model.rope_scaling
+    parts = [
+        "---\n"
+        + "".join(f"{key}: {json.dumps(value, ensure_ascii=False)}\n" for key, value in header.items())
+        + "---\n",
+        f"# {job.metadata.name}\n",
+        f"`{uri}` with {len(spec.adapters)} LoRA adapter{'s' if len(spec.adapters) > 1 else ''} merged into it by `MergeJob` "
+        f"`{job.metadata.name}` of Literary Alpaca, in float32, saved as {spec.dtype}.\n",
+        card.table(("adapter", "weight"), [(str(adapter.uri), f"{adapter.weight:g}") for adapter in spec.adapters]),
+        *(f"The vocabulary is not the base's: {sentence}.\n" for sentence in vocabulary.grown),
+        f"Rope scaling `{scaling.type}` by {scaling.factor:g} is part of its configuration.\n" if scaling else "",
+        "## Use\n",
+        "```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        'model = AutoModelForCausalLM.from_pretrained("path/of/this/folder")\n'
+        'tokenizer = AutoTokenizer.from_pretrained("path/of/this/folder")\n```\n',
+        "## Proof\n",
+        "The logits of this model beside those of base and adapters, on a few sentences in Chinese and English:\n",
+        card.table(
+            ("metric", "value"), [(name, f"{value:.6g}") for name, value in metrics.items() if value is not None]
+        ),
+        "## Lineage\n",
+        card.table(
+            ("input", "uri", "digest"), [(name, found.uri, found.digest) for name, found in here.inputs.items()]
+        ),
+    ]
+    (folder / "README.md").write_text("\n".join(part for part in parts if part), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ import importlib.util
 import json
 import logging
 import os
-import struct
 import sys
 import warnings
 from collections.abc import Iterable
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from alpaca_operator.api.base import ModelSource, RopeScaling
 from alpaca_operator.api.sft import SFTSpec
 from alpaca_operator.api.training import LoRA
-from workloads import method
+from workloads import method, weights
 from workloads.errors import DataError, InputError, SpecError
 from workloads.method import Spec
 from workloads.policy import Device, Policy, Sizes
@@ -229,7 +228,7 @@ def check_adapter(base: Base, folder: Path, spec: SFTSpec) -> dict[str, Any]:
     config: dict[str, Any] = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
     if config.get("peft_type") != "LORA":
         raise InputError(f"{shown} is of type {config.get('peft_type')}: only LoRA adapters can be trained on")
-    shapes = _header(folder / ADAPTER_WEIGHTS, shown)
+    shapes = {name: tensor.shape for name, tensor in weights.tensors(folder / ADAPTER_WEIGHTS, shown).items()}
     for name, shape in shapes.items():
         if EMBEDDING in name and "lora_" not in name and shape[0] != base.rows:
             raise DataError(
@@ -413,13 +412,13 @@ def _quantization(policy: Policy) -> Any:
     )
 
 
-def _shapes(folder: Path, shown: str) -> Shapes:
-    """Shapes of all weights of a model, from the headers of its safetensors files."""
-    index = folder / "model.safetensors.index.json"
+def weight_files(folder: Path, shown: str) -> list[Path]:
+    """The safetensors files of a model. Raises InputError, which begins with ``shown``, for one that is missing."""
+    index = folder / weights.INDEX
     if index.is_file():
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     else:
-        names = ["model.safetensors"]
+        names = [weights.WHOLE]
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         if index.is_file():
@@ -432,26 +431,16 @@ def _shapes(folder: Path, shown: str) -> Shapes:
                 "name a revision that has them"
             )
         raise InputError(f"{shown}: {folder} has a config.json and no weights (model.safetensors){_contents(folder)}")
-    shapes: Shapes = {}
-    for name in names:
-        shapes.update(_header(folder / name, shown))
-    return shapes
+    return [folder / name for name in names]
 
 
-def _header(file: Path, shown: str) -> Shapes:
-    """Shapes in a safetensors file: eight bytes of length, then JSON (https://github.com/huggingface/safetensors#format)."""
-    try:
-        with file.open("rb") as handle:
-            (length,) = struct.unpack("<Q", handle.read(8))
-            if length > 100_000_000:
-                raise ValueError(f"its header claims {length} bytes")
-            header = json.loads(handle.read(length))
-        end = max((entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0)
-        if file.stat().st_size < 8 + length + end:
-            raise ValueError(f"it has {file.stat().st_size} bytes and its header asks for {8 + length + end}")
-        return {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
-    except (struct.error, ValueError, KeyError, OSError) as error:
-        raise InputError(f"{shown}: {file.name} is damaged ({error}): copy it again") from error
+def _shapes(folder: Path, shown: str) -> Shapes:
+    """Shapes of all weights of a model, from the headers of its safetensors files."""
+    return {
+        name: tensor.shape
+        for file in weight_files(folder, shown)
+        for name, tensor in weights.tensors(file, shown).items()
+    }
 
 
 def _adapted(shapes: Shapes, targets: Iterable[str]) -> list[str]:

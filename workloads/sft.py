@@ -115,7 +115,7 @@ def _publish(
     folder: Path, job: SFTJob, here: Runtime, base: model.Base, trainer: Any, rows: Any, metrics: Metrics
 ) -> None:
     """The weights: an adapter, a merged model with its adapter beside it, or a whole model."""
-    from workloads.merging import merge
+    from workloads import merging
 
     spec = job.spec
     adapter_folder = folder / "adapter" if spec.merge else folder
@@ -126,9 +126,11 @@ def _publish(
     if spec.merge:
         here.progress.update(stage="Merging")
         dtype = str(base.config.get("dtype") or base.config.get("torch_dtype") or "float32")
-        trainer.model = trainer.model_wrapped = None  # three copies of the base would not fit where two do
+        trainer.model = trainer.model_wrapped = None  # its memory is wanted
         sample = [[int(token) for token in ids[:PROOF_TOKENS]] for ids in rows.train[:PROOF_ROWS]["input_ids"]]
-        proof = merge(base, adapter_folder, folder, sample, dtype, spec.model.rope_scaling)
+        adapter = merging.Adapter.open(adapter_folder, "the adapter that was trained")
+        target = merging.Target(folder, dtype, remedy="set merge to false to get the adapter", beat=here.progress.beat)
+        proof = merging.merge(base, [merging.Step(adapter)], target, sample, spec.model.rope_scaling)
         metrics["mergeLogitDifference"] = proof.logit_difference
         metrics["mergeTokenAgreement"] = proof.token_agreement
         here.progress.say(
