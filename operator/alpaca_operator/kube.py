@@ -92,7 +92,7 @@ class Kube:
     async def read(self, path: str) -> Object | None:
         """Any path that answers with JSON; None for 404."""
         try:
-            return await self._call("GET", path)
+            return await self.call("GET", path)
         except ApiError as error:
             if error.status == 404:
                 return None
@@ -105,7 +105,7 @@ class Kube:
         query = {"limit": str(PAGE), "labelSelector": labels, "fieldSelector": fields, "continue": ""}
         while True:
             present = {name: value for name, value in query.items() if value}
-            page = await self._call(
+            page = await self.call(
                 "GET", api.path(namespace), query=present, accept=METADATA_ONLY if metadata_only else JSON
             )
             for item in page.get("items") or []:
@@ -118,7 +118,7 @@ class Kube:
     async def text(self, path: str, *, limit: int, seconds: float, query: Mapping[str, str] | None = None) -> bytes:
         """At most ``limit`` bytes of an answer that need not be JSON: a pod's log, or a pod reached through the server."""
         timeout = aiohttp.ClientTimeout(total=seconds)
-        async with self._request("GET", path, query=query, accept="*/*", timeout=timeout) as response:
+        async with self.request("GET", path, query=query, accept="*/*", timeout=timeout) as response:
             if response.status != 200:
                 raise ApiError(response.status, response.reason or "", f"GET {path}")
             return await read_capped(response, limit)
@@ -127,13 +127,13 @@ class Kube:
 
     async def create(self, api: Api, body: Object, *, fenced: bool = True) -> Object:
         namespace = body["metadata"].get("namespace")
-        return await self._write("create", "POST", api, api.path(namespace), body, fenced=fenced)
+        return await self.write("create", "POST", api, api.path(namespace), body, fenced=fenced)
 
     async def replace(self, api: Api, body: Object, *, fenced: bool = True) -> Object:
         """Refused with 409 unless ``body`` carries the present resourceVersion."""
         metadata = body["metadata"]
         path = api.path(metadata.get("namespace"), metadata["name"])
-        return await self._write("update", "PUT", api, path, body, fenced=fenced)
+        return await self.write("update", "PUT", api, path, body, fenced=fenced)
 
     async def put_status(self, api: Api, current: Object, status: Object) -> Object:
         """Replaces the status as a whole; 409 when the object is no longer as ``current`` is.
@@ -146,14 +146,14 @@ class Kube:
             {"op": "add", "path": "/status", "value": status},
         ]
         path = api.path(metadata.get("namespace"), metadata["name"], "status")
-        return await self._write("patch", "PATCH", api, path, patch, content_type=JSON_PATCH)
+        return await self.write("patch", "PATCH", api, path, patch, content_type=JSON_PATCH)
 
     async def merge(self, api: Api, current: Object, patch: Object) -> Object:
         """A merge patch, on this very object: 409 when another of its name has taken its place."""
         metadata = current["metadata"]
         body = {**patch, "metadata": {**patch.get("metadata", {}), "uid": metadata["uid"]}}
         path = api.path(metadata.get("namespace"), metadata["name"])
-        return await self._write("patch", "PATCH", api, path, body, content_type=MERGE_PATCH)
+        return await self.write("patch", "PATCH", api, path, body, content_type=MERGE_PATCH)
 
     async def delete(self, api: Api, current: Object) -> Object | None:
         """Deletes this very object, and stays visible until what it owns is gone. None when it was gone already."""
@@ -166,7 +166,7 @@ class Kube:
         }
         try:
             path = api.path(metadata.get("namespace"), metadata["name"])
-            return await self._write("delete", "DELETE", api, path, body)
+            return await self.write("delete", "DELETE", api, path, body)
         except ApiError as error:
             # 409: an object of this name, but another one.
             if error.status in (404, 409):
@@ -175,15 +175,16 @@ class Kube:
 
     # How.
 
-    async def _write(
+    async def write(
         self, verb: str, method: str, api: Api, path: str, body: Any, *, content_type: str = JSON, fenced: bool = True
     ) -> Object:
+        """All writes come through here: fenced by the Lease, and counted."""
         if fenced:
             self.may_write()
         metrics.API_WRITES.labels(verb, api.plural).inc()
-        return await self._call(method, path, body=body, content_type=content_type)
+        return await self.call(method, path, body=body, content_type=content_type)
 
-    async def _call(
+    async def call(
         self,
         method: str,
         path: str,
@@ -193,7 +194,8 @@ class Kube:
         content_type: str = JSON,
         accept: str = JSON,
     ) -> Object:
-        request = self._request(method, path, query=query, body=body, content_type=content_type, accept=accept)
+        """The answer, read as JSON. Raises ApiError, Unreachable."""
+        request = self.request(method, path, query=query, body=body, content_type=content_type, accept=accept)
         async with request as response:
             try:
                 content = await response.read()
@@ -204,7 +206,7 @@ class Kube:
                 return answer
             raise _error(response, content)
 
-    def _request(
+    def request(
         self,
         method: str,
         path: str,
@@ -214,8 +216,9 @@ class Kube:
         content_type: str = JSON,
         accept: str = JSON,
         timeout: aiohttp.ClientTimeout = TIMEOUT,
-    ) -> _Request:
-        return _Request(
+    ) -> Request:
+        """For ``async with``: an answer that is read piece by piece."""
+        return Request(
             self._client,
             self._session,
             method,
@@ -231,7 +234,7 @@ class Kube:
 
 
 @dataclass(slots=True)
-class _Request:
+class Request:
     """An answer to be read within ``async with``. Redirects are not followed: the server has no need of them, and what a pod
     sends through it must not lead elsewhere."""
 

@@ -78,9 +78,9 @@ class Arrivals:
         self.at: dict[str, float] = {}
 
     async def watch(self, kube: Kube, api: Api, ready: asyncio.Event) -> None:
-        version = (await kube._call("GET", api.path(NAMESPACE), query={"limit": "1"}))["metadata"]["resourceVersion"]
+        version = (await kube.call("GET", api.path(NAMESPACE), query={"limit": "1"}))["metadata"]["resourceVersion"]
         forever = aiohttp.ClientTimeout(total=None)
-        async with kube._request(
+        async with kube.request(
             "GET", api.path(NAMESPACE), query={"watch": "true", "resourceVersion": version}, timeout=forever
         ) as answer:
             ready.set()

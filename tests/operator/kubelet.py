@@ -142,12 +142,12 @@ class Kubelet:
     async def _forget(self, pod: Object) -> None:
         path = PODS.path(self.namespace, pod["metadata"]["name"])
         options = {"gracePeriodSeconds": 0, "preconditions": {"uid": pod["metadata"]["uid"]}}
-        await self.kube._write("delete", "DELETE", PODS, path, options)
+        await self.kube.write("delete", "DELETE", PODS, path, options)
 
     async def _patch(self, api: Api, obj: Object, patch: Object, part: str) -> None:
         metadata = obj["metadata"]
         path = api.path(metadata.get("namespace"), metadata["name"], part)
-        await self.kube._write("patch", "PATCH", api, path, patch, content_type=STRATEGIC)
+        await self.kube.write("patch", "PATCH", api, path, patch, content_type=STRATEGIC)
 
     async def _beat(self) -> None:
         node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": self.node}}
@@ -174,7 +174,7 @@ class Kubelet:
 
     async def remove_node(self) -> None:
         with suppress(ApiError, Unreachable):
-            await self.kube._write("delete", "DELETE", NODES, NODES.path(None, self.node), {})
+            await self.kube.write("delete", "DELETE", NODES, NODES.path(None, self.node), {})
 
 
 def stamp() -> str:
