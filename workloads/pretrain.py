@@ -146,6 +146,7 @@ def _build(spec: PretrainSpec, here: Runtime, start: Start, chosen: policy.Polic
         spec.training,
         checkpoint,
         piece_bytes=torch.from_numpy(piece_bytes(start.tokenizer, recipe)),
+        evaluate_first=spec.model is not None,  # fresh weights know nothing
         model=_model(spec, start, chosen),
         args=arguments,
         data_collator=training.Collator(start.tokenizer.pad_token_id, flat=chosen.attention in training.FLASH),

@@ -175,6 +175,8 @@ class RunState:
     best_folder: str | None = None
     """Checkpoint of the best evaluation, relative to the folder of all checkpoints."""
     evaluations_without_gain: int = 0
+    before: dict[str, float] | None = None
+    """What an evaluation before the first step found, where one was asked for."""
     evaluation_due: bool = False
     """The stop came before this step's evaluation was through."""
 
@@ -192,9 +194,11 @@ class Trainer(transformers.Trainer):
         settings: Loop,
         checkpoint: Path | None,
         piece_bytes: torch.Tensor | None = None,
+        evaluate_first: bool = False,
         **kwargs: Any,
     ) -> None:
-        """``piece_bytes``: bytes of text that each token stands for; given, evaluations tell bits per byte."""
+        """``piece_bytes``: bytes of text that each token stands for; given, evaluations tell bits per byte. With ``evaluate_first``
+        the metrics tell how the model did before the first step, too."""
         super().__init__(**kwargs)
         self.remove_callback(PrinterCallback)
         self.here = here
@@ -208,6 +212,7 @@ class Trainer(transformers.Trainer):
         self._step_tokens = 0
         self._piece_bytes = None if piece_bytes is None else piece_bytes.to(self.args.device)
         self._eval_bytes = 0
+        self.evaluate_first = evaluate_first and self.eval_dataset is not None
         self._evaluated: dict[str, float] | None = None
 
     # ---- the step ----
@@ -398,6 +403,12 @@ class Trainer(transformers.Trainer):
         with suppress(_NoStepLeft):
             self.train(resume_from_checkpoint=str(self.checkpoint))
 
+    def evaluate_start(self) -> None:
+        """The evaluation before the first step. Raises Interrupted when it is stopped: there is nothing to save yet."""
+        found = self.evaluate()
+        self.here.stop.check()
+        self.kept.before = {name: found[name] for name in EVALUATED if name in found}
+
     def evaluate_late(self) -> None:
         """The evaluation that the stop cut short. Raises _NoStepLeft when nothing is to be trained after it."""
         self.evaluate()
@@ -443,6 +454,7 @@ class Trainer(transformers.Trainer):
             best = self.kept.best_step if self.settings.early_stopping_patience is not None else None
             chosen = next((entry for entry in evaluations if entry["step"] == best), evaluations[-1])
             found |= {name: chosen[logged] for logged, name in EVALUATED.items() if logged in chosen}
+            found |= {f"{EVALUATED[logged]}Before": value for logged, value in (self.kept.before or {}).items()}
             if best is not None:
                 found["bestStep"] = float(best)
         return {name: value if value is None or math.isfinite(value) else None for name, value in found.items()}
@@ -474,6 +486,8 @@ class Schedule(TrainerCallback):  # type: ignore[misc]
         trainer.here.progress.update(stage="Training", step=state.global_step, total_steps=state.max_steps)
         if trainer.kept.evaluation_due:
             trainer.evaluate_late()
+        elif trainer.evaluate_first and state.global_step == 0:
+            trainer.evaluate_start()
         trainer._speed.start()
 
     def on_pre_optimizer_step(
@@ -509,7 +523,7 @@ class Schedule(TrainerCallback):  # type: ignore[misc]
         **_: Any,
     ) -> TrainerControl:
         trainer, kept = self.trainer, self.trainer.kept
-        if trainer.settings.early_stopping_patience is None:
+        if trainer.settings.early_stopping_patience is None or state.global_step == 0:
             return control
         if kept.best_loss is None or metrics["eval_loss"] < kept.best_loss:
             kept.best_loss, kept.best_step, kept.evaluations_without_gain = metrics["eval_loss"], state.global_step, 0

@@ -74,7 +74,10 @@ def test_embeddings_alone_move_and_the_whole_model_is_published(study: Place) ->
     assert set(artifact["metrics"]) == {
         *("steps", "epochs", "tokens", "trainLoss", "finalLoss"),
         *("evalLoss", "perplexity", "bitsPerByte", "meanTokenAccuracy"),
+        *("evalLossBefore", "perplexityBefore", "bitsPerByteBefore", "meanTokenAccuracyBefore"),
     }
+    assert artifact["metrics"]["bitsPerByte"] < artifact["metrics"]["bitsPerByteBefore"]
+    assert artifact["metrics"]["evalLossBefore"] == ended.evaluations[0]
     before, after = weights(study.folder / "base"), weights(out)
     assert {
         name for name in before if before[name].shape != after[name].shape or (before[name] != after[name]).any()
@@ -367,8 +370,11 @@ def test_what_cannot_be_honoured_is_refused_in_one_line(case: str, study: Place)
     assert not (study.folder / "out").exists()
 
 
-def test_a_loss_that_is_no_number_ends_the_run(study: Place) -> None:
-    ended = study.run(job(training={"learningRate": 1.0, "maxGradNorm": 0, "epochs": 20}))
-    assert ended.exit_code in (0, 64)
-    if ended.exit_code == 64:
-        assert ended.termination["reason"] == "LossDiverged"
+def test_a_stop_while_the_start_is_evaluated_ends_the_run_at_once(study: Place) -> None:
+    def at(line: Line) -> int | None:
+        return signal.SIGTERM if line.get("stage") == "Evaluating" else None
+
+    whole = done(study.run(job(output={"uri": "whole"})))
+    ended = study.run(job(), at=at)
+    assert ended.exit_code == 75
+    assert done(study.run(job())).losses == whole.losses

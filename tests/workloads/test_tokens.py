@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,24 @@ def _timed(encoder: Encoder, text: str) -> float:
     began = time.process_time()
     encoder([Stretch(text, first=True, last=True)])
     return time.process_time() - began
+
+
+@pytest.mark.parametrize(
+    "block", ["明月几时有？把酒问青天。\n" * 80, "明月几时有把酒问青天" * 100], ids=["in lines", "in one line"]
+)
+def test_a_document_is_handed_on_long_before_its_end_is_read(llama: Any, block: str) -> None:
+    read = 0
+
+    def endless() -> Iterator[str]:
+        nonlocal read
+        while True:
+            read += len(block)
+            yield block
+
+    found = tokens.encode(endless(), recipe_of(llama), 1, lambda: None)
+    next(found)
+    next(found)
+    assert read < 2 * tokens.SMALL * tokens.UNIT
 
 
 def test_each_document_begins_with_one_bos_and_ends_with_one_eos(llama: Any) -> None:
