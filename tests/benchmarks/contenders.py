@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -17,32 +18,35 @@ ACCUMULATION = 2
 def plain(folder: str, report: str) -> None:
     """transformers' Trainer with LoRA, as its documentation has it: rows padded to the longest of the batch, attention mask."""
     os.chdir(folder)
-    import torch
     import transformers
-
-    def collate(examples: list[dict[str, Any]]) -> dict[str, Any]:
-        width = max(len(example["input_ids"]) for example in examples)
-
-        def padded(values: list[list[int]], filler: int) -> Any:
-            return torch.tensor([[*row, *[filler] * (width - len(row))] for row in values])
-
-        return {
-            "input_ids": padded([example["input_ids"] for example in examples], 3),
-            "labels": padded([example["labels"] for example in examples], -100),
-            "attention_mask": padded([[1] * len(example["input_ids"]) for example in examples], 0),
-        }
 
     rows = _rows()
     clock = _clock(transformers.TrainerCallback, rows)
     trainer = transformers.Trainer(
         model=_llama(),
         args=transformers.TrainingArguments(**_arguments()),
-        data_collator=collate,
+        data_collator=padded_batch,
         train_dataset=rows,
         callbacks=[clock],
     )
     trainer.train()
     _write(report, trainer, clock)
+
+
+def padded_batch(examples: list[dict[str, Any]]) -> dict[str, Any]:
+    """Rows padded to the longest, with an attention mask."""
+    import torch
+
+    width = max(len(example["input_ids"]) for example in examples)
+
+    def padded(values: list[list[int]], filler: int) -> Any:
+        return torch.tensor([[*row, *[filler] * (width - len(row))] for row in values])
+
+    return {
+        "input_ids": padded([example["input_ids"] for example in examples], 3),
+        "labels": padded([example["labels"] for example in examples], -100),
+        "attention_mask": padded([[1] * len(example["input_ids"]) for example in examples], 0),
+    }
 
 
 def trl(folder: str, report: str) -> None:
@@ -138,3 +142,22 @@ def _write(report: str, trainer: Any, clock: Any) -> None:
     losses = {entry["step"]: entry["loss"] for entry in trainer.state.log_history if "loss" in entry}
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     Path(report).write_text(json.dumps({"losses": losses, "seconds": clock.seconds, "peak": peak}), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    # One step of the plain Trainer in a fresh interpreter, told as it ends.
+    import transformers
+
+    class Told(transformers.TrainerCallback):
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            print("step 1", flush=True)
+            os._exit(0)
+
+    os.chdir(sys.argv[1])
+    transformers.Trainer(
+        model=_llama(),
+        args=transformers.TrainingArguments(**_arguments()),
+        data_collator=padded_batch,
+        train_dataset=_rows(),
+        callbacks=[Told()],
+    ).train()

@@ -6,7 +6,12 @@ Speeds are the best of several repeats, step by step: on a machine that does oth
 from __future__ import annotations
 
 import json
+import os
 import random
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +20,7 @@ import pytest
 
 from tests.benchmarks import contenders
 from tests.workloads import tiny
-from tests.workloads.runs import SERVER, Place, job
+from tests.workloads.runs import ROOT, SERVER, Line, Place, job
 from workloads import model
 
 model.quiet_libraries()
@@ -80,6 +85,37 @@ def test_training_speed(place: Place, capsys: pytest.CaptureFixture[str]) -> Non
         )
         print(
             f"  peak memory of the process: workloads.sft {_mib(unpacked)}, transformers.Trainer {_mib(plain)}, trl.SFTTrainer {_mib(trl)}"
+        )
+
+
+def test_time_to_the_first_step(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    def ours(turn: int) -> float:
+        start, first = time.monotonic(), []
+
+        def at(line: Line) -> int | None:
+            if "loss" in line and not first:
+                first.append(time.monotonic() - start)
+                return signal.SIGKILL
+            return None
+
+        place.run(job(output={"uri": f"start-{turn}"}, dataset={"packing": False}), at=at, cold=True)
+        return first[0]
+
+    def plain() -> float:
+        start = time.monotonic()
+        command = [sys.executable, "-m", "tests.benchmarks.contenders", str(place.folder)]
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            assert any(line == "step 1\n" for line in process.stdout)
+            return time.monotonic() - start
+
+    turns = [(ours(turn), plain()) for turn in range(2)]
+    best_ours, best_plain = (min(times) for times in zip(*turns, strict=True))
+    with capsys.disabled():
+        print(
+            f"\nfirst step after {best_ours:.1f} s, of the plain Trainer on the same rows, tokenised before, after {best_plain:.1f} s "
+            f"({best_ours / best_plain:.2f})"
         )
 
 
