@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from alpaca_operator.api import Resource, contract
+from alpaca_operator.api.chain import noted
 from alpaca_operator.api.contract import ExitCode
 from alpaca_operator.api.status import Reason
 from workloads import endings, storage
@@ -122,6 +123,7 @@ def _work(
     known = Digests(environment.cache / "digests.json", board.beat)
     with stop.at_once():
         inputs = storage.collect(job.spec, environment, known, beat)
+        storage.must_be_as_published(inputs, noted(job.metadata.annotations))
         place = storage.output_place(job.spec.output.uri, inputs, environment, board.beat)
         publisher = Publisher(job, inputs, place, known)
         notice = publisher.look()

@@ -20,6 +20,7 @@ from pydantic import ValidationError
 
 from alpaca_operator.api import contract
 from alpaca_operator.api.base import Model, Source, sources
+from alpaca_operator.api.status import ResolvedInput
 from workloads import digests, durable
 from workloads.digests import Digests
 from workloads.environment import Environment
@@ -63,6 +64,19 @@ def collect(spec: Model, environment: Environment, known: Digests, beat: Callabl
         inputs[field] = Input(str(source.uri), path, digest)
     known.remember()
     return inputs
+
+
+def must_be_as_published(inputs: Inputs, at_start: Mapping[str, ResolvedInput]) -> None:
+    """Hold what lies there against what other jobs had published when this job started, which a restart must not change.
+
+    Raises InputError for the first that is another.
+    """
+    for field, found in at_start.items():
+        if found.digest is not None and field in inputs and inputs[field].digest != found.digest:
+            raise InputError(
+                f"spec.{field}: {found.uri} was {found.digest} when this job started, and is {inputs[field].digest} now: what lies there was "
+                "replaced or damaged; a job of another name takes it as it is"
+            )
 
 
 def locate(source: Source, field: str, environment: Environment, beat: Callable[[], None]) -> Path:

@@ -10,11 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
-
 from alpaca_operator.api import Resource
-from alpaca_operator.api.chain import Find, Link, cycle, links, mismatch
-from alpaca_operator.api.contract import ANNOTATION_INPUTS
+from alpaca_operator.api.chain import Find, Link, cycle, links, mismatch, noted
 from alpaca_operator.api.status import Condition, ConditionStatus, Reason, ResolvedInput
 from alpaca_operator.diagnosis import one_line
 
@@ -22,7 +19,6 @@ Object = dict[str, Any]
 Inputs = Mapping[str, ResolvedInput]
 """By field path in the spec: ``model``, ``dataset.train[0]``."""
 
-NOTE = TypeAdapter(dict[str, ResolvedInput])
 ORDER = (
     Reason.CYCLE_DETECTED,
     Reason.KIND_MISMATCH,
@@ -73,22 +69,9 @@ def gather(resource: Resource, child: Object | None, find: Find) -> tuple[Inputs
 def pinned(resource: Resource, child: Object | None) -> Inputs:
     """What was found at the start: the status has it, and before that the child."""
     told = (resource.status and resource.status.resolved_inputs) or {}
-    return noted(child) | {field: found for field, found in told.items() if found.producer_uid}
-
-
-def note(inputs: Inputs) -> dict[str, str]:
-    """The child's annotation: written with the child itself, what was found cannot be lost between two writes."""
-    text = NOTE.dump_json(dict(inputs), by_alias=True, exclude_none=True).decode()
-    return {ANNOTATION_INPUTS: text} if inputs else {}
-
-
-def noted(child: Object | None) -> dict[str, ResolvedInput]:
-    """What ``note`` wrote; nothing where somebody has taken it away."""
-    text = ((child or {}).get("metadata", {}).get("annotations") or {}).get(ANNOTATION_INPUTS)
-    try:
-        return NOTE.validate_json(text) if text else {}
-    except ValidationError:
-        return {}
+    # Written with the child itself, what was found cannot be lost between two writes.
+    of_child = noted((child or {}).get("metadata", {}).get("annotations") or {})
+    return of_child | {field: found for field, found in told.items() if found.producer_uid}
 
 
 def _look(link: Link, resource: Resource, find: Find) -> ResolvedInput | Lack:

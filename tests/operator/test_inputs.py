@@ -9,6 +9,7 @@ import pytest
 from alpaca_operator import inputs, status
 from alpaca_operator.api import SFTJob
 from alpaca_operator.api.base import JobReference
+from alpaca_operator.api.chain import note, noted
 from alpaca_operator.api.contract import ANNOTATION_INPUTS
 from alpaca_operator.api.status import Reason, ResolvedInput
 from alpaca_operator.diagnosis import LINE_LIMIT
@@ -196,7 +197,7 @@ def test_a_line_that_tells_of_a_line_stays_a_line():
 class TestPinned:
     """From the start on nothing that becomes of the producer changes what is read."""
 
-    CHILD = job(annotations=inputs.note({"model": FOUND}))
+    CHILD = job(annotations=note({"model": FOUND}))
     TOLD: ClassVar[Object] = {
         "resolvedInputs": {"model": {"uri": "pvc://models/base", "digest": "sha256:b", "producerUID": "uid-base"}}
     }
@@ -226,10 +227,10 @@ class TestPinned:
         assert (found, lack and lack.reason) == ({}, Reason.NOT_FOUND)
 
     def test_an_annotation_that_somebody_spoilt_is_as_none(self):
-        assert inputs.noted(job(annotations={ANNOTATION_INPUTS: "{"})) == {}
+        assert noted({ANNOTATION_INPUTS: "{"}) == {}
 
     def test_nothing_is_noted_where_nothing_was_found(self):
-        assert inputs.note({}) == {}
+        assert note({}) == {}
 
 
 class TestStatus:

@@ -62,15 +62,14 @@ def test_the_workload_reads_uris_where_the_resource_names_jobs():
     found = ResolvedInput(uri="pvc://models/base", digest="sha256:b", producer_uid="uid-base")
     (child,) = jobs.plan_one_pod(job, {"model": found}, SETTINGS).manifests
     pod = child["spec"]["template"]
-    assert json.loads(pod["metadata"]["annotations"][ANNOTATION_CONFIG])["spec"]["model"] == {
-        "uri": "pvc://models/base"
-    }
+    read = json.loads(pod["metadata"]["annotations"][ANNOTATION_CONFIG])
+    assert read["spec"]["model"] == {"uri": "pvc://models/base"}
     claims = [
         each["persistentVolumeClaim"]["claimName"] for each in pod["spec"]["volumes"] if "persistentVolumeClaim" in each
     ]
     assert claims == ["models", "data", "results"]
     noted = '{"model":{"uri":"pvc://models/base","digest":"sha256:b","producerUID":"uid-base"}}'
-    assert child["metadata"]["annotations"] == {ANNOTATION_INPUTS: noted}
+    assert child["metadata"]["annotations"] == read["metadata"]["annotations"] == {ANNOTATION_INPUTS: noted}
 
 
 def test_the_longest_name_leaves_room_for_its_pods():

@@ -16,6 +16,7 @@ import pytest
 
 from alpaca_operator.api.base import AdapterSource, ModelSource, Source
 from alpaca_operator.api.sft import DataSource
+from alpaca_operator.api.status import ResolvedInput
 from tests.workloads.hub_server import TOKEN, Hub
 from tests.workloads.process import STEP_SECONDS, Ended, Place, train
 from workloads import storage
@@ -658,3 +659,23 @@ def test_an_s3_server_that_does_not_answer_is_tried_again(place: Place, store: S
 
     assert ended.code == 70
     assert ended.last_word["message"].startswith("spec.model.uri: s3://shelf/base: http://127.0.0.1:9: ")
+
+
+class TestWhatOtherJobsPublished:
+    FOUND = storage.Inputs({"model": storage.Input("pvc://models/base", Path("base"), "sha256:now")})
+
+    def pinned(self, digest: str | None) -> dict[str, ResolvedInput]:
+        return {"model": ResolvedInput(uri="pvc://models/base", digest=digest, producer_uid="uid-base")}
+
+    def test_what_was_there_at_the_start_is_there(self):
+        storage.must_be_as_published(self.FOUND, self.pinned("sha256:now"))
+        storage.must_be_as_published(self.FOUND, self.pinned(None))
+        storage.must_be_as_published(self.FOUND, {})
+
+    def test_another_output_in_its_place_is_refused(self):
+        with pytest.raises(InputError) as caught:
+            storage.must_be_as_published(self.FOUND, self.pinned("sha256:then"))
+        assert str(caught.value) == (
+            "spec.model: pvc://models/base was sha256:then when this job started, and is sha256:now now: what lies there was replaced or "
+            "damaged; a job of another name takes it as it is"
+        )

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
+from pydantic import TypeAdapter, ValidationError
+
 from alpaca_operator.api.base import JobReference, Resource, Source, sources
+from alpaca_operator.api.contract import ANNOTATION_INPUTS
+from alpaca_operator.api.status import ResolvedInput
 
 Find = Callable[[JobReference], Resource | None]
 """The job that a reference names, where it is known."""
@@ -41,6 +45,24 @@ def mismatch(link: Link, producer: Resource) -> str | None:
         f"{link.field}.from names {producer.kind} {producer.metadata.name}, which makes a {producer.output_kind}; "
         f"{link.field} takes {wanted}{remedy}"
     )
+
+
+NOTE = TypeAdapter(dict[str, ResolvedInput])
+
+
+def note(inputs: Mapping[str, ResolvedInput]) -> dict[str, str]:
+    """What a job found of other jobs' outputs when it started, by field, as an annotation: on its child for the operator, in its
+    configuration for the workload."""
+    text = NOTE.dump_json(dict(inputs), by_alias=True, exclude_none=True).decode()
+    return {ANNOTATION_INPUTS: text} if inputs else {}
+
+
+def noted(annotations: Mapping[str, str]) -> dict[str, ResolvedInput]:
+    """What ``note`` wrote; nothing where somebody has taken it away, or spoilt it."""
+    try:
+        return NOTE.validate_json(annotations.get(ANNOTATION_INPUTS) or "{}")
+    except ValidationError:
+        return {}
 
 
 def cycle(job: Resource, find: Find) -> list[str] | None:

@@ -20,7 +20,7 @@ LABEL_UID = f"{GROUP_PREFIX}/uid"
 ANNOTATION_CONFIG = f"{GROUP_PREFIX}/config"
 """On the pod: the manifest as JSON, which the downward API shows the workload as a file."""
 ANNOTATION_INPUTS = f"{GROUP_PREFIX}/inputs"
-"""On the child: the inputs that other jobs made, as JSON, as they were when it started."""
+"""On the child, and in the manifest that the workload reads: the inputs that other jobs made, as JSON, as they were at the start."""
 KUEUE_PREFIX = "kueue.x-k8s.io/"
 
 CONTAINER = "workload"

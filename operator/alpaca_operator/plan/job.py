@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from alpaca_operator import inputs as from_jobs
 from alpaca_operator.api import Resource
 from alpaca_operator.api.base import resolved
+from alpaca_operator.api.chain import note
 from alpaca_operator.api.contract import CONTAINER, NEVER_RETRIED, ExitCode
 from alpaca_operator.inputs import Inputs
 from alpaca_operator.plan import names, pod
@@ -16,12 +16,13 @@ ENDING: Manifest = {"spec": {"activeDeadlineSeconds": 1}}
 
 
 def plan_one_pod(resource: Resource, inputs: Inputs, settings: Settings) -> Plan:
-    """One Job with one pod, whose workload reads URIs where the resource named other jobs."""
+    """One Job with one pod, whose workload reads URIs where the resource named other jobs, and is told what must lie there."""
     if refusal := pod.unfit(resource, settings):
         return Plan(refusal=refusal)
     spec = resolved(resource.spec, {field: found.uri for field, found in inputs.items()})
     resource = resource.model_copy(update={"spec": spec})
-    return Plan((one_pod(resource, pod.template(resource, settings), from_jobs.note(inputs)),))
+    found = note(inputs)
+    return Plan((one_pod(resource, pod.template(resource, settings, found), found),))
 
 
 def one_pod(resource: Resource, template: Manifest, annotations: dict[str, str] | None = None) -> Manifest:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from alpaca_operator.api import Resource
@@ -73,8 +74,8 @@ def _invalid(message: str) -> Refusal:
     return Refusal(Reason.INVALID_SPEC, f"{message}; the spec is immutable, so in a job of another name")
 
 
-def template(resource: Resource, settings: Settings) -> Manifest:
-    """A pod template for a Job."""
+def template(resource: Resource, settings: Settings, found: Mapping[str, str] | None = None) -> Manifest:
+    """A pod template for a Job. ``found``: what other jobs had made, as an annotation of the manifest that the workload reads."""
     pod = resource.spec.pod
     metadata = resource.metadata
     return {
@@ -82,7 +83,7 @@ def template(resource: Resource, settings: Settings) -> Manifest:
             "labels": pod.labels | names.for_kueue(metadata.labels) | names.labels(resource),
             "annotations": pod.annotations
             | names.for_kueue(metadata.annotations)
-            | {ANNOTATION_CONFIG: config(resource)},
+            | {ANNOTATION_CONFIG: config(resource, found or {})},
         },
         "spec": {
             "restartPolicy": "Never",
@@ -106,13 +107,18 @@ def template(resource: Resource, settings: Settings) -> Manifest:
     }
 
 
-def config(resource: Resource) -> str:
+def config(resource: Resource, annotations: Mapping[str, str]) -> str:
     """The manifest that the workload reads, as compact JSON: what `kubectl apply` took, with the defaults."""
     metadata = resource.metadata
     manifest = {
         "apiVersion": resource.api_version,
         "kind": resource.kind,
-        "metadata": {"name": metadata.name, "namespace": metadata.namespace, "uid": metadata.uid},
+        "metadata": {
+            "name": metadata.name,
+            "namespace": metadata.namespace,
+            "uid": metadata.uid,
+            **_given(annotations=annotations),
+        },
         "spec": resource.spec.model_dump(by_alias=True, exclude_none=True, mode="json"),
     }
     return json.dumps(manifest, ensure_ascii=False, separators=(",", ":"))
