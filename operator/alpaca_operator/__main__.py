@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import os
 import signal
 import sys
 
@@ -27,6 +28,7 @@ from alpaca_operator.world import World
 
 log = logging.getLogger("alpaca_operator")
 
+EXIT_FAILED = 1
 CRD_POLL_SECONDS = 2.0
 RETRY_SECONDS = 1.0
 DRAIN_SECONDS = 3.0
@@ -90,9 +92,8 @@ class Operator:
                 await asyncio.sleep(RETRY_SECONDS)
 
     async def _watch(self) -> None:
-        await (
-            self.filled.wait()
-        )  # kopf brings everything once more as it starts, which would only delay the first reconciles
+        # kopf brings everything once more as it starts, which would only delay the first reconciles.
+        await self.filled.wait()
         ours = asyncio.all_tasks()
         tasks = await kopf.spawn_tasks(
             registry=handlers.registry(self.world.store, self.world.queue),
@@ -101,7 +102,14 @@ class Operator:
             namespaces=self.settings.namespaces,
         )
         self._listen_for_signals()  # kopf has put its own handlers in place, which would end the watches before the work
-        await kopf.run_tasks(tasks, ignored=ours)
+        running = asyncio.create_task(kopf.run_tasks(tasks, ignored=ours), name="kopf")
+        try:
+            done, _ = await asyncio.wait({running, *tasks}, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            running.cancel()
+            await asyncio.wait([running], timeout=DRAIN_SECONDS)
 
     def _health(self) -> str:
         return f"watches that bring nothing: {', '.join(self.resync.sick)}" if self.resync.sick else ""
@@ -121,6 +129,10 @@ async def serve(settings: Settings) -> None:
     kube = await Kube.connect()
     try:
         await Operator(settings, kube).run()
+    except Exception:
+        log.exception("the operator ends")
+        # By now the Lease is released. What is left are kopf's tasks, which take more than ten seconds to end when a watch failed.
+        os._exit(EXIT_FAILED)
     finally:
         await kube.close()
 
@@ -144,9 +156,6 @@ def main(argv: list[str] | None = None) -> int:
     except ConfigException as error:
         log.error("no way to the API server: %s: set KUBECONFIG, or run in a cluster", error)
         return 2
-    except Exception:
-        log.exception("the operator ends")
-        return 1
     return 0
 
 

@@ -60,7 +60,7 @@ def settings() -> kopf.OperatorSettings:
     )
     chosen.persistence.diffbase_storage = NoDiffs()
     chosen.persistence.progress_storage = NoProgress()
-    chosen.process.ultimate_exiting_timeout = 5  # a stop that hangs must end before the kubelet ends it
+    chosen.process.ultimate_exiting_timeout = 12  # a stop that hangs must end before the kubelet ends it
     chosen.networking.error_backoffs = (
         1,
         1,
