@@ -43,7 +43,8 @@ def run(job: TokenizerJob, here: Runtime) -> Metrics:
     for line in trained.tally.lines() + trained.notes:
         here.progress.say(line)
 
-    here.progress.update(stage="Merging")
+    # sentencepiece tells no more of its last pieces, and an ended job should not stand at 98 %.
+    here.progress.update(stage="Merging", step=spec.train.vocab_size, total_steps=spec.train.vocab_size)
     merged = vocabulary.merge(base, vocabulary.parse(trained.model), spec.merge.max_size)
     here.stop.check()
     metrics: Metrics = {}
