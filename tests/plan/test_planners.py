@@ -1,0 +1,76 @@
+"""Every kind becomes one Job whose pod runs the kind's workload on what it was given. How the Jobs look: tests/golden."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import workloads
+from alpaca_operator.api import KINDS, Resource
+from alpaca_operator.api.contract import ANNOTATION_CONFIG
+from alpaca_operator.api.status import ResolvedInput
+from alpaca_operator.plan import PLANNERS, Manifest
+from alpaca_operator.settings import Settings
+from tests.api.minimal import MINIMAL
+
+SETTINGS = Settings(images={kind: f"registry.example/{kind.lower()}:1" for kind in KINDS})
+
+
+def made(kind: str, **spec: object) -> Resource:
+    return KINDS[kind].model_validate(
+        {
+            "kind": kind,
+            "metadata": {"name": "poet", "namespace": "poetry", "uid": "uid-poet"},
+            "spec": MINIMAL[kind] | spec,
+        }
+    )
+
+
+def child(job: Resource, **inputs: ResolvedInput) -> Manifest:
+    plan = PLANNERS[job.kind](job, inputs, SETTINGS)
+    assert plan.refusal is None
+    (only,) = plan.manifests
+    return only
+
+
+def test_every_kind_has_a_planner():
+    assert set(PLANNERS) == set(KINDS)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+class TestEveryKind:
+    def test_its_pod_runs_its_workload_by_its_image(self, kind):
+        noun = KINDS[kind].workload
+        job = child(made(kind))
+        (container,) = job["spec"]["template"]["spec"]["containers"]
+        assert job["metadata"]["name"] == f"poet-{noun}"
+        assert container["image"] == f"registry.example/{kind.lower()}:1"
+        assert container["command"] == ["python", "-m", f"workloads.{noun}", "/etc/alpaca/job.json"]
+        assert Path(workloads.__path__[0], f"{noun}.py").exists()
+
+    def test_what_the_pod_reads_is_the_resource(self, kind):
+        job = made(kind)
+        read = json.loads(child(job)["spec"]["template"]["metadata"]["annotations"][ANNOTATION_CONFIG])
+        assert KINDS[kind].model_validate(read).spec == job.spec
+
+    def test_an_output_that_would_be_lost_is_refused(self, kind):
+        plan = PLANNERS[kind](made(kind, output={"uri": "./poet"}), {}, SETTINGS)
+        assert plan.manifests == ()
+        assert plan.refusal is not None
+
+
+def test_an_adapter_in_a_list_is_found_by_its_place():
+    adapters = [{"uri": "pvc://models/a"}, {"from": {"kind": "SFTJob", "name": "b"}, "weight": 0.5}]
+    found = ResolvedInput(uri="pvc://others/b", digest="sha256:b", producer_uid="uid-b")
+    pod = child(made("MergeJob", adapters=adapters), **{"adapters[1]": found})["spec"]["template"]
+    read = json.loads(pod["metadata"]["annotations"][ANNOTATION_CONFIG])
+    assert read["spec"]["adapters"] == [
+        {"uri": "pvc://models/a", "weight": 1.0},
+        {"uri": "pvc://others/b", "weight": 0.5},
+    ]
+    claims = [
+        each["persistentVolumeClaim"]["claimName"] for each in pod["spec"]["volumes"] if "persistentVolumeClaim" in each
+    ]
+    assert claims == ["models", "others"]
