@@ -197,4 +197,4 @@ def _write_file(path: Path, content: Sequence[Planned], make: Callable[[str], to
             values = made.to(getattr(torch, tensor.dtype)).contiguous().reshape(-1)
             del made
             if tensor.size:
-                file.write(memoryview(values.view(torch.uint8).numpy()))
+                file.write(values.view(torch.uint8).numpy().data)
