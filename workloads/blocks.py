@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -344,7 +345,8 @@ def _streamed(
         if len(numbers):
             validation = Blocks(np.concatenate([window[number] for number in numbers]), size)
     assert training.max_steps is not None, "a rule of the spec"
-    length = training.max_steps * training.batch_size_per_device * training.gradient_accumulation
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    length = training.max_steps * training.batch_size_per_device * training.gradient_accumulation * processes
     whole = sum(file.path.stat().st_size for file in files)
     stream = Stream(passes, size, length, training.seed, map(int, numbers))
     return stream, validation, f"{len(files):,} files, {whole:,} bytes, tokenised while training"

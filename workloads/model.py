@@ -359,6 +359,13 @@ def name_special_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBa
         for config in (model.config, model.generation_config):
             if config is not None:
                 setattr(config, name, getattr(tokenizer, name))
+    generation = model.generation_config
+    if generation is not None:
+        try:
+            generation.validate(strict=True)
+        except ValueError:
+            # Early Llama-2 copies name a temperature without sampling; once changed, such a configuration cannot be saved.
+            generation.do_sample = True
 
 
 def in_one_dtype(model: PreTrainedModel, policy: Policy) -> None:

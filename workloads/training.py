@@ -23,6 +23,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 import transformers
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -213,7 +214,6 @@ class Trainer(transformers.Trainer):
         self._piece_bytes = None if piece_bytes is None else piece_bytes.to(self.args.device)
         self._eval_bytes = 0
         self.evaluate_first = evaluate_first and self.eval_dataset is not None
-        self._evaluated: dict[str, float] | None = None
 
     # ---- the step ----
 
@@ -360,7 +360,7 @@ class Trainer(transformers.Trainer):
             if self.kept.best_step == step:
                 self.kept.best_folder = f"{checkpoints.own.name}/checkpoint-{step}"
             with checkpoints.write(step) as folder:
-                self.save_model(str(folder), _internal_call=True)
+                self._save_what_moves(folder)
                 self._save_optimizer_and_scheduler(str(folder))
                 self._save_scaler(str(folder))
                 self._save_rng_state(str(folder))
@@ -370,6 +370,15 @@ class Trainer(transformers.Trainer):
             best = self.best_checkpoint()
             checkpoints.prune(self.settings.keep_checkpoints, protect=[best] if best else [])
             self.here.progress.update(stage="Training")
+
+    def _save_what_moves(self, folder: Path) -> None:
+        """The weights that a resumed run cannot have from the base: of embeddings trained alone, not the layers between them."""
+        moving = {name: weight for name, weight in self.model.named_parameters() if weight.requires_grad}
+        whole = len(moving) == sum(1 for _ in self.model.parameters())
+        if whole or hasattr(self.model, "peft_config") or self.is_deepspeed_enabled:
+            self.save_model(str(folder), _internal_call=True)
+        else:
+            safetensors.torch.save_file(moving, str(folder / "model.safetensors"))
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """The weights alone: of an adapter only what is trained."""

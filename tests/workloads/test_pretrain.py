@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,32 @@ def test_embeddings_alone_move_and_the_whole_model_is_published(study: Place) ->
     card = (out / "README.md").read_text(encoding="utf-8")
     assert str(study.folder) not in card
     assert "A first stage of continued pretraining (embeddings only) of `base`" in card
+
+
+def test_a_checkpoint_of_embeddings_holds_no_frozen_layer(study: Place) -> None:
+    def at(line: Line) -> int | None:
+        return signal.SIGTERM if line.get("step") == 3 else None
+
+    assert study.run(job(model={"uri": "tied"}, trainable="Embeddings"), at=at).exit_code == 75
+    (file,) = (study.folder / "out.checkpoints").glob("run-*/checkpoint-*/model.safetensors")
+    assert set(weights(file.parent)) == {"model.embed_tokens.weight"}
+    ended = done(study.run(job(model={"uri": "tied"}, trainable="Embeddings")))
+    whole = done(study.run(job(model={"uri": "tied"}, trainable="Embeddings", output={"uri": "whole"})))
+    assert all(whole.losses[step] == loss for step, loss in ended.losses.items())
+    first, again = weights(study.folder / "whole"), weights(study.folder / "out")
+    assert sorted(first) == sorted(again)
+    assert all((first[name] == again[name]).all() for name in first)
+
+
+def test_a_base_with_a_temperature_and_no_sampling_is_published_with_another_vocabulary(study: Place) -> None:
+    """As meta-llama's first Llama-2 files had it."""
+    base = study.folder / "first"
+    shutil.copytree(study.folder / "base", base)
+    generation = {"bos_token_id": 1, "eos_token_id": 2, "temperature": 0.9, "top_p": 0.6}
+    (base / "generation_config.json").write_text(json.dumps(generation))
+    done(study.run(job(model={"uri": "first"}, tokenizer={"uri": "vocab"}, training={"maxSteps": 1})))
+    saved = json.loads((study.folder / "out" / "generation_config.json").read_text())
+    assert (saved["temperature"], saved["do_sample"]) == (0.9, True)
 
 
 @pytest.mark.parametrize("base", ["base", "tied"])
