@@ -21,7 +21,17 @@ from workloads.storage import Inputs, OutputPlace, relevant
 
 LOADED = ("Model", "LoRAAdapter", "GPTQModel", "Tokenizer")
 """Kinds of artifacts whose content is what a program loads from them."""
-LIBRARIES = ("torch", "transformers", "tokenizers", "sentencepiece", "datasets", "peft", "trl", "accelerate", "deepspeed")
+LIBRARIES = (
+    "torch",
+    "transformers",
+    "tokenizers",
+    "sentencepiece",
+    "datasets",
+    "peft",
+    "trl",
+    "accelerate",
+    "deepspeed",
+)
 """Those of them that a run imported are named in its artifact, with their versions."""
 
 

@@ -201,9 +201,7 @@ def row(
         ),
     ],
 )
-def test_auto_follows_the_table(
-    device: Device, sizes: Sizes, fields: dict[str, Any], expected: dict[str, Any]
-) -> None:
+def test_auto_follows_the_table(device: Device, sizes: Sizes, fields: dict[str, Any], expected: dict[str, Any]) -> None:
     assert resolved(device, sizes, **fields) == expected
 
 
@@ -308,9 +306,7 @@ def test_auto_follows_the_table(
         ),
     ],
 )
-def test_what_a_device_cannot_do_is_refused(
-    device: Device, sizes: Sizes, fields: dict[str, Any], message: str
-) -> None:
+def test_what_a_device_cannot_do_is_refused(device: Device, sizes: Sizes, fields: dict[str, Any], message: str) -> None:
     with pytest.raises(SpecError) as refusal:
         policy.resolve(spec(**fields), device, sizes)
     assert str(refusal.value) == message

@@ -185,8 +185,7 @@ def test_checkpoints_of_other_settings_are_not_gone_on_from(place: Place) -> Non
     assert [line["step"] for line in ended.lines if "loss" in line] == [1, 2, 3, 4, 5]
     assert (
         f"2 checkpoint(s) in {place.checkpoints} were made with other settings or inputs: starting from the beginning "
-        "(they take 0.0 MiB, and are removed when the output is published)"
-        in ended.messages
+        "(they take 0.0 MiB, and are removed when the output is published)" in ended.messages
     )
 
 
