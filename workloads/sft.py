@@ -58,7 +58,10 @@ def run(job: SFTJob, here: Runtime) -> Metrics:
     here.progress.update(stage="Loading")
     trainer = _build(spec, here, base, chosen, adapter, rows, tokenizer.pad_token_id)
     here.stop.check()
-    trainer.fit()
+    from workloads import zero
+
+    with zero.mismatches_told():
+        trainer.fit()
     if here.stop.requested:
         raise Interrupted(
             f"stopped after step {trainer.state.global_step} of {trainer.state.max_steps}, with a checkpoint: run again to go on"

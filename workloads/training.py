@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -47,6 +48,8 @@ EVALUATED = {
     "eval_mean_token_accuracy": "meanTokenAccuracy",
 }
 """What an evaluation logs, and how the metrics of a run call it."""
+WEIGHT_FILES = ("adapter_*", "model*.safetensors*", "config.json", "generation_config.json")
+"""What `save_pretrained` writes of a model or an adapter."""
 FLASH = ("flash_attention_2", "flash_attention_3")
 
 
@@ -211,6 +214,7 @@ class Trainer(transformers.Trainer):
         self._step_loss = torch.zeros((), device=self.args.device)
         self._correct = torch.zeros((), dtype=torch.long, device=self.args.device)
         self._step_tokens = 0
+        self._weights_from: Path | None = None
         self._piece_bytes = None if piece_bytes is None else piece_bytes.to(self.args.device)
         self._eval_bytes = 0
         self.evaluate_first = evaluate_first and self.eval_dataset is not None
@@ -406,7 +410,7 @@ class Trainer(transformers.Trainer):
         saved = TrainerState.load_from_json(str(self.checkpoint / "trainer_state.json"))
         if (saved.global_step >= saved.max_steps or self.stopped_early()) and not self.kept.evaluation_due:
             # The steps were all made when the run was stopped; the parent would make one more.
-            self._load_from_checkpoint(str(self.checkpoint))
+            self._take_weights(self.checkpoint)
             self.state = saved
             return
         with suppress(_NoStepLeft):
@@ -476,7 +480,26 @@ class Trainer(transformers.Trainer):
             and best is not None
             and self.kept.best_step != self.state.global_step
         ):
-            self._load_from_checkpoint(str(best))
+            self._take_weights(best)
+
+    def _take_weights(self, checkpoint: Path) -> None:
+        """Publish the weights of this checkpoint."""
+        if self.is_deepspeed_enabled:
+            # The engine may hold them in pieces, or not be built: what is saved there is whole already.
+            self._weights_from = checkpoint
+        else:
+            self._load_from_checkpoint(str(checkpoint))
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As the parent's, or a copy of what `_take_weights` chose."""
+        if self._weights_from is None:
+            super().save_model(output_dir, _internal_call)
+            return
+        target = Path(output_dir or self.args.output_dir)
+        target.mkdir(parents=True, exist_ok=True)
+        for pattern in WEIGHT_FILES:
+            for file in self._weights_from.glob(pattern):
+                shutil.copyfile(file, target / file.name)
 
 
 class Schedule(TrainerCallback):  # type: ignore[misc]

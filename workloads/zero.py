@@ -5,10 +5,12 @@ from __future__ import annotations
 import atexit
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from alpaca_operator.api.sft import DeepSpeed
+from workloads.errors import SpecError
 from workloads.policy import Policy
 
 
@@ -66,6 +68,18 @@ def config(asked: DeepSpeed | None, policy: Policy, say: Callable[[str], None]) 
         "steps_per_print": 1 << 30,
         "wall_clock_breakdown": False,
     }
+
+
+@contextmanager
+def mismatches_told() -> Iterator[None]:
+    """Raises SpecError where a configuration of the user's own contradicts the training settings; transformers finds out as it starts."""
+    try:
+        yield
+    except ValueError as error:
+        if "DeepSpeed config values" not in str(error):
+            raise
+        values = "; ".join(line[2:] for line in str(error).splitlines() if line.startswith("- "))
+        raise SpecError(f"deepspeed.config contradicts training ({values}): set these values to auto") from error
 
 
 def start(on_gpu: bool) -> None:
