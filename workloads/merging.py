@@ -236,15 +236,15 @@ class Adapter:
                     f"{_by(here)}: name the base that the adapter was made from"
                 )
 
-    def apply(self, name: str, weight: torch.Tensor) -> torch.Tensor:
-        """The merged weight. ``weight`` is float32 and may be changed."""
+    def apply(self, name: str, before: Weights) -> torch.Tensor:
+        """The merged weight."""
         import torch
 
         update = self.updates.get(name)
         if update is None:
-            return weight
+            return before.read(name)
         # The same operations in the same order as PEFT's `merge_and_unload`, so that the result is the same bit by bit.
-        merged = weight if update.whole is None else update.whole.read().float()
+        merged = before.read(name) if update.whole is None else update.whole.read().float()
         if update.down is not None and update.up is not None:
             plain = update.magnitude is None and update.whole is None
             change = update.up.read().float() @ update.down.read().float()
@@ -261,6 +261,7 @@ class Adapter:
             if plain:
                 return self._sound(name, merged)
         if self.weight != 1:
+            weight = before.read(name)
             merged = weight + self.weight * (merged - weight)
         return self._sound(name, merged)
 
@@ -291,7 +292,7 @@ class Merged(Weights):
     def read(self, name: str) -> torch.Tensor:
         if self.tied and name == self.head:
             name = self.embedding
-        return self._adapter.apply(name, self._before.read(name))
+        return self._adapter.apply(name, self._before)
 
     def _stays_tied(self) -> bool:
         """A tied head that was trained apart from its embedding is lost where the two are saved as one."""
@@ -302,9 +303,7 @@ class Merged(Weights):
             return True
         if touched == {self.embedding} and self._adapter.config.get("ensure_weight_tying"):
             return True
-        return torch.equal(
-            *(self._adapter.apply(name, self._before.read(name)) for name in (self.embedding, self.head))
-        )
+        return torch.equal(*(self._adapter.apply(name, self._before) for name in (self.embedding, self.head)))
 
 
 @dataclass(frozen=True)
