@@ -281,6 +281,7 @@ def _key(part: str, sources: Sequence[CorpusSource], inputs: Mapping[str, Found]
         PREPARATION,
         tokenizers.__version__,
         recipe.digest,
+        part,  # of a data set with splits, each part reads another one
         [
             [inputs[f"dataset.{part}[{index}]"].digest, source.format, source.encoding, source.columns.text]
             for index, source in enumerate(sources)

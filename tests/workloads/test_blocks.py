@@ -168,6 +168,38 @@ def test_text_without_a_word_is_refused(desk: Desk, tmp_path: Path) -> None:
     assert str(refused.value) == f"dataset.train: no text in {tmp_path / 'empty.txt'}: name files that hold some"
 
 
+def saved(folder: Path, **splits: list[str]) -> Path:
+    """Texts as the library `datasets` saves them, as one data set or as splits."""
+    import datasets
+
+    made = {name: datasets.Dataset.from_dict({"text": texts}) for name, texts in splits.items()}
+    whole: Any = datasets.DatasetDict(made) if len(made) > 1 else made.popitem()[1]
+    whole.save_to_disk(folder)
+    return folder
+
+
+def test_a_data_set_saved_to_disk_is_read_row_by_row(desk: Desk, tmp_path: Path) -> None:
+    folder = saved(tmp_path / "set", train=literature.chinese(20, 1))
+    told = desk.prepare(folder, validationSplit=0).report["train"]
+    assert (told["documents"], told["files"]) == (20, 1)
+
+
+def test_of_saved_splits_training_reads_train_and_validation_its_own(desk: Desk, tmp_path: Path) -> None:
+    folder = saved(tmp_path / "set", train=literature.chinese(20, 1), test=literature.chinese(7, 2))
+    report = desk.prepare(folder, folder).report
+    assert report["train"]["documents"] == 20
+    assert report["validation"]["documents"] == 7
+
+
+def test_saved_splits_without_train_are_refused(desk: Desk, tmp_path: Path) -> None:
+    folder = saved(tmp_path / "set", first=["一"], second=["二"])
+    with pytest.raises(DataError) as refused:
+        desk.prepare(folder)
+    assert str(refused.value) == (
+        f"{folder}: saved with the splits first, second: name one of them in uri, such as {folder / 'first'}"
+    )
+
+
 def test_the_counts_are_told(desk: Desk, novels: Path) -> None:
     found = desk.prepare(novels)
     told = found.report["train"]

@@ -251,6 +251,24 @@ def test_bits_per_byte_are_what_the_validation_text_takes(study: Place) -> None:
     assert metrics["perplexity"] == pytest.approx(math.exp(loss), rel=1e-4)
 
 
+@pytest.mark.slow
+def test_zero3_trains_the_embeddings_of_a_grown_vocabulary_alike(study: Place) -> None:
+    spec: dict[str, Any] = {
+        "tokenizer": {"uri": "vocab"},
+        "trainable": "Embeddings",
+        "training": {"maxSteps": 5},
+        "dataset": {"validationSplit": 0},
+    }
+    plain = done(study.run(job(**spec, output={"uri": "plain"})))
+    zero = done(study.run(job(**spec, deepspeed={"preset": "Zero3"}), cold=True))
+    assert list(zero.losses.values()) == pytest.approx(list(plain.losses.values()), abs=1e-4)
+    expected, found = weights(study.folder / "plain"), weights(study.folder / "out")
+    assert {name: value.shape for name, value in found.items()} == {
+        name: value.shape for name, value in expected.items()
+    }
+    assert all((found[name] - expected[name]).abs().max() < 1e-3 for name in expected)
+
+
 # Resume
 
 CASES: dict[str, dict[str, Any]] = {
