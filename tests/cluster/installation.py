@@ -60,13 +60,26 @@ class Installation:
 
     def kill_process(self, pod: str) -> None:
         """SIGKILL to the operator in a pod: the kubelet starts its container again."""
-        uid = self.bed.get("pod", pod, "-n", NAMESPACE)["metadata"]["uid"].replace("-", "[-_]")
-        script = 'for p in /proc/[0-9]*; do grep -qs "$1" "$p/cgroup" && grep -qs alpaca_operator "$p/cmdline" && kill -9 "${p#/proc/}"; done; true'
-        self.bed.node_exec("sh", "-c", script, "kill", uid)
+        self._kill(self._uid(pod))
 
     def kill_pod(self, pod: str) -> None:
-        """Gone without a grace period, as with its node: the Deployment makes another."""
+        """Gone at once, as with its node: the Deployment makes another."""
+        uid = self._uid(pod)
         self.bed.kubectl("delete", "pod", pod, "-n", NAMESPACE, "--grace-period=0", "--force")
+        self._kill(uid)  # the kubelet would still let it say goodbye
+
+    def _uid(self, pod: str) -> str:
+        found: str = self.bed.get("pod", pod, "-n", NAMESPACE)["metadata"]["uid"]
+        return found
+
+    def _kill(self, uid: str) -> None:
+        script = 'for p in /proc/[0-9]*; do grep -qs "$1" "$p/cgroup" && grep -qs alpaca_operator "$p/cmdline" && kill -9 "${p#/proc/}"; done; true'
+        self.bed.node_exec("sh", "-c", script, "kill", uid.replace("-", "[-_]"))
+
+    def state(self) -> str:
+        """For whoever reads a failed test."""
+        lease = self.bed.kubectl("get", LEASE, "-n", NAMESPACE, "-o", "yaml", check=False)
+        return self.bed.kubectl("get", "pods", "-n", NAMESPACE, "-o", "wide", check=False) + lease + self.log()
 
     def restarts(self) -> int:
         told = "jsonpath={.items[*].status.containerStatuses[*].restartCount}"
