@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from alpaca_operator.api.sft import SFTJob
 
+from alpaca_operator.api.sft import SFTJob
 from tests.workloads.runs import job
 from workloads import card
 from workloads.card import Curves
