@@ -31,8 +31,17 @@ MODEL_FILES = (".json", ".safetensors", ".model", ".txt", ".jinja", ".tiktoken")
 """What a model, adapter or tokenizer is loaded from. The rest of its folder (a README, pickled weights) shapes no result, and
 is neither downloaded nor digested."""
 
+TOKENIZER_FILES = (
+    "tokenizer.model", "tokenizer.json", "tokenizer_config.json", "added_tokens.json", "special_tokens_map.json", "chat_template.jinja",
+    "merges.txt", "vocab.json",
+)  # fmt: skip
+"""What a tokenizer is loaded from, in a folder that may hold a model besides."""
+
 PICKLED = (".bin",)
 """Weights of models published before safetensors: they count where there is nothing else."""
+
+LOADED = {"Model": (MODEL_FILES, PICKLED), "Adapter": (MODEL_FILES, PICKLED), "Tokenizer": (TOKENIZER_FILES, ())}
+"""Endings of the files that a hub's repository is downloaded for, and those to fall back to; of other contents everything."""
 
 
 @dataclass(frozen=True)
@@ -87,8 +96,7 @@ def locate(source: Source, field: str, environment: Environment, beat: Callable[
     if uri.startswith("hf://"):
         from workloads import hub
 
-        loaded = (MODEL_FILES, PICKLED) if source.content in ("Model", "Adapter") else None
-        path = hub.fetch(uri, source.content, loaded, where, environment.hub_cache, beat)
+        path = hub.fetch(uri, source.content, LOADED.get(source.content), where, environment.hub_cache, beat)
     elif uri.startswith("s3://"):
         from workloads import s3
 
@@ -124,6 +132,8 @@ def local_path(uri: str, environment: Environment) -> Path:
 def relevant(names: Sequence[str], content: str) -> list[str]:
     """Those files of a folder that a source of this content consists of, by relative path."""
     names = [name for name in names if name != contract.ARTIFACT_FILE]
+    if content == "Tokenizer":
+        return [name for name in names if name in TOKENIZER_FILES] or names
     if content not in ("Model", "Adapter"):
         return names
     has_safetensors = any(name.endswith(".safetensors") for name in names)
@@ -169,6 +179,8 @@ def _must_be_readable(path: Path, where: str) -> None:
         raise InputError(f"{where}: cannot look at {path}: {error.strerror}") from error
     if not os.access(path, os.R_OK | (os.X_OK if path.is_dir() else 0)):
         raise InputError(f"{where}: {_may_not_be_read(path)}")
+    if not (path.is_file() or path.is_dir()):
+        raise InputError(f"{where}: {path} is neither a file nor a folder: a pipe or device cannot be read twice")
     if path.is_dir() and not any(path.iterdir()):
         raise InputError(f"{where}: the folder {path} is empty")
 

@@ -105,6 +105,12 @@ def test_a_model_is_found(shelves: Path, uri: str, path: str) -> None:
             id="an empty folder",
         ),
         pytest.param(
+            DataSource(uri="/dev/null"),
+            InputError,
+            "spec.model.uri: /dev/null: /dev/null is neither a file nor a folder: a pipe or device cannot be read twice",
+            id="a device",
+        ),
+        pytest.param(
             ModelSource(uri="pvc://models/poet"),
             InputError,
             "spec.model.uri: pvc://models/poet: {here}/storage/models/poet has no config.json; it holds adapter_config.json, model.safetensors",
