@@ -10,7 +10,9 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 # triton is of no use without a GPU, and has a gigabyte.
-SYNC := $(UV) sync --frozen --quiet --no-install-package triton
+SYNC := $(UV) sync --frozen --quiet --compile-bytecode --no-install-package triton
+# Tests train matrices that gain nothing from a second thread, and run side by side.
+export OMP_NUM_THREADS ?= 1
 
 IMAGE_PREFIX ?= literary-alpaca
 IMAGE_TAG ?= $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)

@@ -46,7 +46,7 @@ def run(job: PretrainJob, here: Runtime) -> Metrics:
     for note in chosen.notes:
         here.progress.say(note)
 
-    from workloads import blocks, tokenizer_files
+    from workloads import blocks, tokenizer_files, zero
     from workloads.tokens import Recipe
 
     here.progress.update(stage="Preparing")
@@ -62,7 +62,8 @@ def run(job: PretrainJob, here: Runtime) -> Metrics:
     here.progress.update(stage="Loading")
     trainer = _build(spec, here, start, chosen, text, recipe)
     here.stop.check()
-    trainer.fit()
+    with zero.mismatches_told():
+        trainer.fit()
     if here.stop.requested:
         raise Interrupted(
             f"stopped after step {trainer.state.global_step} of {trainer.state.max_steps}, with a checkpoint: run again to go on"

@@ -93,7 +93,7 @@ class JobReference(Spec):
 class Source(Spec):
     """Where an input is read from."""
 
-    content: ClassVar[Literal["Model", "Adapter", "Dataset", "File"]] = "File"
+    content: ClassVar[Literal["Model", "Adapter", "Tokenizer", "Dataset", "File"]] = "File"
     """What has to lie there. It decides which files count, and where a hub keeps it."""
     accepts: ClassVar[frozenset[OutputKind]] = frozenset()
     """Outputs of jobs that `from` may name here."""

@@ -26,7 +26,7 @@ class MergeSpec(JobSpec):
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     """Type of the saved weights. The sum is made in float32."""
     max_shard_size: Annotated[str, StringConstraints(max_length=16, pattern=r"^[0-9]+(\.[0-9]+)?(MB|GB)$")] = "5GB"
-    """Largest file of weights. Models larger than memory are merged shard by shard."""
+    """Largest file of weights. Merging goes tensor by tensor: a model may be larger than memory."""
     max_logit_difference: float = Field(0.5, gt=0, le=1000)
     """Largest difference between a logit of the merged model and one of base and adapters together, on the proof texts. Above it the
     step fails and publishes nothing. Differences come from rounding to `dtype`; a wrong merge is off by far more."""

@@ -17,6 +17,7 @@ ComparedName = Annotated[
 class TokenizerSource(Source):
     """A tokenizer: a folder that holds one, or its file."""
 
+    content: ClassVar = "Tokenizer"
     accepts: ClassVar = frozenset({"Tokenizer", "Model", "LoRAAdapter"})
 
 

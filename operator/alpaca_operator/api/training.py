@@ -39,7 +39,7 @@ class Load(Spec):
     """How the base is held in memory while an adapter is trained."""
 
     bits: Literal[4, 8] = 4
-    """4 (nf4 with double quantization) or 8 (int8). Only read with `method: QLoRA`."""
+    """4 (nf4 with double quantization) or 8 (int8)."""
 
 
 class Loop(Spec):
