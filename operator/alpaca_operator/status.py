@@ -21,7 +21,7 @@ from alpaca_operator.api.status import (
     ResolvedInput,
     Status,
 )
-from alpaca_operator.diagnosis import Diagnosis, Refusal, changes_at, instant
+from alpaca_operator.diagnosis import Diagnosis, Refusal, changes_at, diagnose, instant
 from alpaca_operator.verdicts import (
     ATTEMPTS_KEPT,
     Case,
@@ -179,7 +179,14 @@ def _wish_after_the_end(resource: Resource, seen: Seen) -> Wish:
         or child_condition(seen.child, "FailureTarget")
     )
     finished = child_condition(seen.child, "Complete") or child_condition(seen.child, "Failed")
-    return Wish.STAY if finished or by_itself or failure is None else Wish.END
+    # A pod whose container has ended and whose phase has not: ended now, the Job would delete it with its log.
+    dying = any(_ends(pod, seen.now) for pod in seen.pods)
+    return Wish.STAY if finished or by_itself or dying or failure is None else Wish.END
+
+
+def _ends(pod: dict[str, Any], now: datetime) -> bool:
+    found = diagnose(pod, now)
+    return found is not None and found.ended and pod.get("status", {}).get("phase") not in ("Failed", "Succeeded")
 
 
 def _ttl_end(resource: Resource) -> datetime | None:

@@ -132,6 +132,15 @@ class TestWish:
             ),
             pytest.param(
                 resource(GIVEN_UP),
+                seen(
+                    ended(137, reason="OOMKilled", status={"phase": "Running"}),
+                    child=job(),
+                ),
+                Wish.STAY,
+                id="given up and told, but the pod's phase is late: the Job would delete it, and its log",
+            ),
+            pytest.param(
+                resource(GIVEN_UP),
                 seen(child=job(condition="Failed")),
                 Wish.STAY,
                 id="given up, and the child has ended",
