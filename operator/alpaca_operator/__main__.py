@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import sys
+from typing import Any
 
 import kopf
 from kubernetes.aio.config import ConfigException
@@ -125,7 +126,17 @@ async def _end(*tasks: asyncio.Task[None]) -> None:
     await asyncio.wait(tasks, timeout=DRAIN_SECONDS)
 
 
+def _told(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """kopf's watches that are cancelled while they read do not close cleanly, and asyncio tells it at the very end, when nothing reads
+    from them any more: no traceback for an orderly stop. Everything else is told as always."""
+    if "asyncgen" in context:
+        log.debug("%s", context["message"])
+    else:
+        loop.default_exception_handler(context)
+
+
 async def serve(settings: Settings) -> None:
+    asyncio.get_running_loop().set_exception_handler(_told)
     kube = await Kube.connect()
     try:
         await Operator(settings, kube).run()
