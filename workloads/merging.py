@@ -13,6 +13,7 @@ import json
 import math
 import re
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,7 +48,7 @@ M_MMAP_THRESHOLD = -3
 """Of glibc's malloc.h: blocks from this size on are mapped on their own."""
 
 
-class Weights:
+class Weights(ABC):
     """A model's weights in float32, each made when it is asked for."""
 
     embedding: str
@@ -58,16 +59,16 @@ class Weights:
     """The head is the embedding."""
 
     @property
+    @abstractmethod
     def names(self) -> list[str]:
         """Every weight in the order of the files; without a head that is the embedding."""
-        raise NotImplementedError
 
-    def shape(self, name: str) -> tuple[int, ...]:
-        raise NotImplementedError
+    @abstractmethod
+    def shape(self, name: str) -> tuple[int, ...]: ...
 
+    @abstractmethod
     def read(self, name: str) -> torch.Tensor:
         """A tensor that the caller may change."""
-        raise NotImplementedError
 
     @property
     def rows(self) -> int:

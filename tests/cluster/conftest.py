@@ -19,7 +19,6 @@ import pytest
 from tests.cluster.bed import addons
 from tests.cluster.bed.cache import BedError
 from tests.cluster.bed.cluster import Cluster
-from tests.cluster.bed.controlplane import ControlPlane
 from tests.cluster.bed.node import Bed, demand_host
 from tests.cluster.installation import Installation, installed
 from tests.cluster.team import Team, team
@@ -107,10 +106,3 @@ def mine(operator: Installation, request: pytest.FixtureRequest) -> Iterator[Tea
     """A namespace of the test's own."""
     with team(operator.bed, request.node.name.removeprefix("test_").replace("_", "-")[:50].strip("-")) as made:
         yield made
-
-
-@pytest.fixture(scope="session")
-def control_plane() -> Iterator[ControlPlane]:
-    """A control plane without a node, shared by the run: tests use namespaces of their own and restart nothing."""
-    with ControlPlane.temporary() as plane:
-        yield plane
