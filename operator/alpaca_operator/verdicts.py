@@ -98,10 +98,11 @@ class Case:
 
     @property
     def checkpoint(self) -> CheckpointStatus | None:
-        words = [one.last_word.checkpoint for one in reversed(self.ended) if one.last_word and one.last_word.checkpoint]
-        told = self.seen.progress and self.seen.progress.checkpoint
-        newest = told or (words[0] if words else None)
-        return CheckpointStatus(uri=newest.uri, step=newest.step) if newest else self.before.checkpoint
+        """The furthest that was told of: a pod that is stopped saves once more, and says so in its last word alone."""
+        words = [word.checkpoint for pod in self.seen.pods if (word := last_word(pod))]  # suspended ones too
+        told = self.seen.progress.checkpoint if self.seen.progress else None
+        known = [CheckpointStatus(uri=one.uri, step=one.step) for one in (*words, told) if one]
+        return max([*known, *filter(None, [self.before.checkpoint])], key=lambda one: one.step, default=None)
 
     @property
     def going_on(self) -> str:

@@ -343,3 +343,18 @@ class TestTimes:
 def test_a_status_fits_the_model_that_the_crd_is_made_from():
     written = status.compute(resource(), seen(ended(65, says=BAD_ROW), child=job()), None)
     assert status.dump(Status.model_validate(written)) == written
+
+
+def test_what_a_suspended_pod_saved_last_is_where_it_goes_on() -> None:
+    """It saves once more when it is stopped, and only its last word tells of that."""
+    saved = Termination(
+        reason=Reason.INTERRUPTED,
+        exit_code=75,
+        message="stopped",
+        checkpoint=Checkpoint(uri="pvc://x/run-a/checkpoint-45", step=45),
+    )
+    held = status.compute(resource(STARTED, suspend=True), seen(ended(75, says=saved), progress=TRAINING), None)
+    assert held["checkpoint"] == {"uri": "pvc://x/run-a/checkpoint-45", "step": 45}
+    assert ready(held)["message"] == "held by spec.suspend; set to false, it continues from the checkpoint at step 45"
+    later = status.compute(resource(held, suspend=True), seen(progress=TRAINING), None)
+    assert later["checkpoint"]["step"] == 45, "an older answer of /progress does not take it back"
