@@ -280,7 +280,7 @@ class PodSettings(Spec):
     image_pull_secrets: list[LocalObjectReference] = Field(default_factory=list, max_length=8)
     """Secrets with registry credentials."""
     resources: ResourceRequirements = Field(default_factory=ResourceRequirements)
-    """GPUs, memory and CPU. The number of training processes follows the GPU limit."""
+    """GPUs, memory and CPU. One process trains, on one GPU: ask for no more than one."""
     resource_claims: list[ResourceClaim] = Field(default_factory=list, max_length=8)
     """Devices by dynamic resource allocation."""
     node_selector: dict[ShortText, ShortText] = Field(default_factory=dict, max_length=32)
@@ -325,7 +325,7 @@ class Parallelism(Spec):
     nodes: int = Field(1, ge=1, le=1024)
     """Pods that train together."""
     processes_per_node: int | None = Field(None, ge=1, le=64)
-    """Processes in each pod; absent is one for each GPU of `pod.resources.limits`, or one."""
+    """Processes in each pod; absent is one."""
 
     rules: ClassVar = (
         Rule(
