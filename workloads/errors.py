@@ -26,6 +26,12 @@ class OutputExists(SpecError):
     reason = Reason.OUTPUT_EXISTS
 
 
+class GateFailed(SpecError):
+    """A bound of the spec is broken by what was measured; the message has the values and the bounds."""
+
+    reason = Reason.GATE_FAILED
+
+
 class LossDiverged(SpecError):
     """The loss became NaN or infinite."""
 

@@ -19,6 +19,8 @@ PLURALS = {
     "PretrainJob": "pretrainjobs",
     "SFTJob": "sftjobs",
     "MergeJob": "mergejobs",
+    "QuantizeJob": "quantizejobs",
+    "EvaluationJob": "evaluationjobs",
 }
 
 
@@ -84,7 +86,7 @@ class SecretReference(Spec):
 class JobReference(Spec):
     """Another job in the same namespace (locally: in the same file), whose output is read once it is published."""
 
-    kind: Literal["TokenizerJob", "PretrainJob", "SFTJob", "MergeJob"]
+    kind: Literal["TokenizerJob", "PretrainJob", "SFTJob", "MergeJob", "QuantizeJob", "EvaluationJob"]
     """Its kind."""
     name: Name
     """Its name."""

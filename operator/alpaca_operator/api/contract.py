@@ -93,7 +93,9 @@ class Checkpoint(Wire):
 class Progress(Wire):
     """The answer of `/progress` on rank 0. Lines of the JSON log carry the same fields."""
 
-    stage: Literal["Loading", "Preparing", "Training", "Evaluating", "Merging", "Saving"] = "Loading"
+    stage: Literal[
+        "Loading", "Preparing", "Training", "Quantizing", "Evaluating", "Answering", "Merging", "Saving", "Serving"
+    ] = "Loading"
     step: int | None = None
     total_steps: int | None = None
     epoch: float | None = None

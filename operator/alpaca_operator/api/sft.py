@@ -22,6 +22,8 @@ from alpaca_operator.api.status import OutputKind
 from alpaca_operator.api.training import DeepSpeed, Load, Loop, LoRA
 
 DataFormat = Literal["Auto", "HumanAssistantText", "InputTarget", "Alpaca", "ShareGPT", "Messages", "LCCC", "Math23K"]
+TemplateName = Literal["FromModel", "HumanAssistant", "Llama2", "Llama3", "ChatML"]
+SystemPrompt = Annotated[str, StringConstraints(max_length=8192)]
 
 
 class DataSource(Source):
@@ -53,7 +55,7 @@ class SFTDataset(Spec):
     sequences: about six times fewer steps for short rows; the change is reported."""
     train_on_prompt: bool = False
     """Train on every token instead of the assistant's answers only."""
-    system_prompt: Annotated[str, StringConstraints(max_length=8192)] | None = None
+    system_prompt: SystemPrompt | None = None
     """System prompt for conversations that have none."""
 
 
@@ -77,7 +79,7 @@ class SFTSpec(JobSpec):
     """A LoRA adapter to go on training, in place of a fresh one. Its rank, alpha and layers are kept; `lora` must agree or be left out."""
     dataset: SFTDataset
     """The conversations."""
-    template: Literal["FromModel", "HumanAssistant", "Llama2", "Llama3", "ChatML"] = "FromModel"
+    template: TemplateName = "FromModel"
     """How a conversation becomes text. `FromModel` uses the chat template in the model's tokenizer; a base model without one needs a
     named template, such as `HumanAssistant`."""
     template_file: Source | None = None

@@ -1,0 +1,91 @@
+"""QuantizeJob: a model in 2 to 8 bits, measured before and after."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from alpaca_operator.api.base import JOB_COLUMNS, JobSpec, ModelSource, Resource, Source, Spec
+from alpaca_operator.api.rules import Rule
+from alpaca_operator.api.sft import DataSource, SystemPrompt, TemplateName
+
+
+class Calibration(Spec):
+    """The rows by which rounding errors are weighed: text of the kind that the model will write."""
+
+    train: list[DataSource] = Field(min_length=1, max_length=64)
+    """Sources of conversations, in any format that SFTJob reads. Best are the rows that the model was tuned on."""
+    samples: int = Field(512, ge=1, le=65536)
+    """Rows taken, drawn by `seed` from all that are long enough."""
+    sequence_length: int = Field(2048, ge=16, le=1_048_576)
+    """Longest row in tokens; longer conversations are cut between turns."""
+    min_tokens: int = Field(16, ge=1, le=65536)
+    """Rows with fewer tokens are left out, and counted."""
+    evaluation: list[DataSource] = Field(default_factory=list, max_length=64)
+    """Rows on which the model is measured before and after. Absent, a tenth of the calibration rows is kept aside for it."""
+    system_prompt: SystemPrompt | None = None
+    """System prompt for conversations that have none."""
+    seed: int = Field(42, ge=0, le=4294967295)
+    """Seed of the draw."""
+
+
+class QuantizeSpec(JobSpec):
+    """What to quantize, how, by what text, and where the result goes."""
+
+    model: ModelSource
+    """The model, not quantized. Adapters are merged first."""
+    method: Literal["GPTQ"] = "GPTQ"
+    """GPTQ (arXiv:2210.17323)."""
+    bits: Literal[2, 3, 4, 8] = 4
+    """Bits of a weight."""
+    group_size: Literal[-1, 16, 32, 64, 128, 256, 512, 1024] = 128
+    """Weights that share a scale; smaller is more exact and larger on disk. The inputs of every layer must be divisible by it. -1 is
+    one scale for a whole row."""
+    sym: bool = True
+    """Symmetric around zero: what the fast kernels read."""
+    desc_act: bool = False
+    """Quantize columns in the order of their activations: more exact, slower to run in most kernels."""
+    act_group_aware: bool = True
+    """Order columns by their activations without leaving their groups: more exact, at no cost when run."""
+    damp_percent: float = Field(0.05, gt=0, lt=1)
+    """Damping of the Hessian's diagonal. Raise it when a layer is reported as not positive definite."""
+    true_sequential: bool = True
+    """Quantize the layers of a block one after the other, each seeing the error of those before."""
+    calibration: Calibration
+    """The rows by which rounding errors are weighed."""
+    template: TemplateName = "FromModel"
+    """How a conversation becomes text: the one that the model was tuned with."""
+    template_file: Source | None = None
+    """A Jinja chat template with `{% generation %}` around the assistant's text, used in place of `template`."""
+    max_perplexity_increase: float | None = Field(None, ge=0, le=100)
+    """Largest increase of perplexity, as a share: 0.1 allows 10 to become 11. Above it the step fails with `GateFailed` and publishes
+    nothing. Absent, any finite perplexity passes."""
+    min_stop_rate: float | None = Field(None, ge=0, le=1)
+    """Smallest share of answers that the quantized model ends by itself. Below it the step fails with `GateFailed`."""
+
+    rules: ClassVar = (
+        Rule(
+            cel="!self.descAct || !self.actGroupAware",
+            holds=lambda spec: not (spec.desc_act and spec.act_group_aware),
+            message="descAct and actGroupAware both order the columns: set actGroupAware to false, or descAct to false",
+        ),
+        Rule(
+            cel="!has(self.templateFile) || self.template == 'FromModel'",
+            holds=lambda spec: spec.template_file is None or spec.template == "FromModel",
+            message="template and templateFile both name a template: remove one",
+        ),
+    )
+
+
+class QuantizeJob(Resource):
+    """Quantizes a model by GPTQ on your own rows, measures what was lost, and refuses to publish what lost too much."""
+
+    short_names: ClassVar = ("qj",)
+    columns: ClassVar = tuple(column for column in JOB_COLUMNS if column["name"] not in ("Loss", "Nodes"))
+    workload: ClassVar = "quantize"
+    yields: ClassVar = "GPTQModel"
+    name_limit: ClassVar = 45
+
+    kind: Literal["QuantizeJob"] = "QuantizeJob"
+    spec: QuantizeSpec
