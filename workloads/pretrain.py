@@ -132,7 +132,7 @@ def _build(spec: PretrainSpec, here: Runtime, start: Start, chosen: policy.Polic
     import torch
     from transformers import set_seed
 
-    from workloads import curves, training, zero
+    from workloads import batches, curves, training, zero
     from workloads.tokens import piece_bytes
 
     deepspeed = zero.config(spec.deepspeed, chosen, here.progress.say)
@@ -150,7 +150,7 @@ def _build(spec: PretrainSpec, here: Runtime, start: Start, chosen: policy.Polic
         evaluate_first=spec.model is not None,  # fresh weights know nothing
         model=_model(spec, start, chosen),
         args=arguments,
-        data_collator=training.Collator(start.tokenizer.pad_token_id, flat=chosen.attention in training.FLASH),
+        data_collator=batches.Collator(start.tokenizer.pad_token_id, flat=chosen.attention in training.FLASH),
         train_dataset=text.train,
         eval_dataset=text.validation,
         callbacks=[curves.TensorBoard(here.checkpoints.own.parent / "runs")]

@@ -85,7 +85,7 @@ def _build(
     import torch
     from transformers import set_seed
 
-    from workloads import curves, training, zero
+    from workloads import batches, curves, training, zero
 
     deepspeed = zero.config(spec.deepspeed, chosen, here.progress.say)
     if deepspeed is not None:
@@ -103,7 +103,7 @@ def _build(
         checkpoint,
         model=loaded,
         args=arguments,
-        data_collator=training.Collator(pad, flat=chosen.attention in training.FLASH),
+        data_collator=batches.Collator(pad, flat=chosen.attention in training.FLASH),
         train_dataset=rows.train.with_format("numpy"),
         eval_dataset=rows.validation.with_format("numpy") if rows.validation is not None else None,
         callbacks=[curves.TensorBoard(here.checkpoints.own.parent / "runs")]

@@ -17,10 +17,9 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +35,6 @@ from workloads.method import Spec
 from workloads.policy import Policy
 from workloads.runtime import Metrics, Runtime
 
-IGNORED = -100
-"""Label of a token that is not trained on (PyTorch's cross entropy, `ignore_index`)."""
 STATE_FILE = "run_state.json"
 FEW_STEPS = 20
 """Below this many optimizer steps a run is told to be short: packing makes it easy to train less than one meant to."""
@@ -51,45 +48,6 @@ EVALUATED = {
 WEIGHT_FILES = ("adapter_*", "model*.safetensors*", "config.json", "generation_config.json")
 """What `save_pretrained` writes of a model or an adapter."""
 FLASH = ("flash_attention_2", "flash_attention_3")
-
-
-@dataclass(frozen=True)
-class Collator:
-    """Makes a batch of sequences (`input_ids`, `labels`, and `seq_lengths`: the lengths of the rows packed into each).
-
-    Gives ``input_ids`` (sequences, longest), ``logits_to_keep``: a mask of the positions whose next token is trained on, and
-    ``labels``: those next tokens in the mask's order. FlashAttention tells packed rows apart only in a batch of one, so for it
-    (``flat``) the sequences are laid end to end.
-    """
-
-    pad: int
-    flat: bool = False
-
-    def __call__(self, sequences: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        ids = [torch.as_tensor(sequence["input_ids"], dtype=torch.long) for sequence in sequences]
-        lengths = [[int(length) for length in sequence["seq_lengths"]] for sequence in sequences]
-        targets = [
-            _next_tokens(torch.as_tensor(sequence["labels"], dtype=torch.long), rows)
-            for sequence, rows in zip(sequences, lengths, strict=True)
-        ]
-        if self.flat:
-            ids, targets, lengths = [torch.cat(ids)], [torch.cat(targets)], [[*chain.from_iterable(lengths)]]
-        width = max(map(len, ids))
-        batch = {"input_ids": _padded(ids, width, self.pad)}
-        if any(len(rows) > 1 for rows in lengths):
-            # The padding counts from 0 as if it were one more row: it must not prolong the last one.
-            batch["position_ids"] = torch.stack(
-                [torch.cat([torch.arange(row) for row in (*rows, width - sum(rows))]) for rows in lengths]
-            )
-        wanted = _padded(targets, width, IGNORED)
-        trained = wanted != IGNORED
-        return {
-            **batch,
-            "labels": wanted[trained],
-            "shift_labels": wanted[trained],
-            "logits_to_keep": trained,
-            "tokens": sum(map(len, ids)),
-        }
 
 
 def arguments(spec: Spec, policy: Policy, scratch: Path, deepspeed: dict[str, Any] | None) -> TrainingArguments:
@@ -619,17 +577,6 @@ def save_weights(model: Any, folder: Path, state_dict: dict[str, Any] | None = N
         # "auto" asks the hub whether the vocabulary grew; modules_to_save holds the embeddings that were trained.
         options["save_embedding_layers"] = False
     model.save_pretrained(str(folder), **options)
-
-
-def _next_tokens(labels: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
-    """Labels moved one to the left: what each position has to predict. The last token of a row predicts nothing."""
-    following = torch.cat([labels[1:], labels.new_full((1,), IGNORED)])
-    following[torch.tensor(rows).cumsum(0) - 1] = IGNORED
-    return following
-
-
-def _padded(rows: Sequence[torch.Tensor], width: int, value: int) -> torch.Tensor:
-    return torch.stack([torch.nn.functional.pad(row, (0, width - len(row)), value=value) for row in rows])
 
 
 @contextmanager
