@@ -22,12 +22,23 @@ class Calibration(Spec):
     """Longest row in tokens; longer conversations are cut between turns."""
     min_tokens: int = Field(16, ge=1, le=65536)
     """Rows with fewer tokens are left out, and counted."""
-    evaluation: list[DataSource] = Field(default_factory=list, max_length=64)
-    """Rows on which the model is measured before and after. Absent, a tenth of the calibration rows is kept aside for it."""
     system_prompt: SystemPrompt | None = None
     """System prompt for conversations that have none."""
     seed: int = Field(42, ge=0, le=4294967295)
     """Seed of the draw."""
+
+
+class Measurement(Spec):
+    """What the model is measured on, before and after."""
+
+    validation: list[DataSource] = Field(default_factory=list, max_length=64)
+    """Conversations for measuring. Absent, a tenth of the different conversations of `calibration.train` is kept aside."""
+    samples: int = Field(128, ge=1, le=65536)
+    """Most rows measured for perplexity, agreement and divergence, drawn by `calibration.seed`."""
+    answers: int = Field(16, ge=0, le=4096)
+    """Questions of these rows that are answered, before and after, to see whether answers still end by themselves. 0 asks none."""
+    max_new_tokens: int = Field(256, ge=1, le=65536)
+    """Longest answer, in tokens. One that reaches it has not ended by itself."""
 
 
 class QuantizeSpec(JobSpec):
@@ -54,6 +65,8 @@ class QuantizeSpec(JobSpec):
     """Quantize the layers of a block one after the other, each seeing the error of those before."""
     calibration: Calibration
     """The rows by which rounding errors are weighed."""
+    evaluation: Measurement = Field(default_factory=Measurement)
+    """What the model is measured on, before and after."""
     template: TemplateName = "FromModel"
     """How a conversation becomes text: the one that the model was tuned with."""
     template_file: Source | None = None
@@ -62,7 +75,8 @@ class QuantizeSpec(JobSpec):
     """Largest increase of perplexity, as a share: 0.1 allows 10 to become 11. Above it the step fails with `GateFailed` and publishes
     nothing. Absent, any finite perplexity passes."""
     min_stop_rate: float | None = Field(None, ge=0, le=1)
-    """Smallest share of answers that the quantized model ends by itself. Below it the step fails with `GateFailed`."""
+    """Smallest share of answers that the quantized model ends by itself. Below it the step fails with `GateFailed`
+    and publishes nothing."""
 
     rules: ClassVar = (
         Rule(
@@ -74,6 +88,11 @@ class QuantizeSpec(JobSpec):
             cel="!has(self.templateFile) || self.template == 'FromModel'",
             holds=lambda spec: spec.template_file is None or spec.template == "FromModel",
             message="template and templateFile both name a template: remove one",
+        ),
+        Rule(
+            cel="!has(self.minStopRate) || self.evaluation.answers > 0",
+            holds=lambda spec: spec.min_stop_rate is None or spec.evaluation.answers > 0,
+            message="minStopRate needs answers: set evaluation.answers above 0, or remove minStopRate",
         ),
     )
 
