@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from alpaca_operator.api import Resource
+from alpaca_operator.api.base import Job
 from alpaca_operator.api.chain import Find, Link, cycle, links, mismatch, noted
 from alpaca_operator.api.status import Condition, ConditionStatus, Reason, ResolvedInput
 from alpaca_operator.diagnosis import one_line
@@ -42,7 +43,7 @@ class Lack:
         return self.reason in (Reason.NOT_FOUND, Reason.NOT_READY)
 
 
-def gather(resource: Resource, child: Object | None, find: Find) -> tuple[Inputs, Lack | None]:
+def gather(resource: Job, child: Object | None, find: Find) -> tuple[Inputs, Lack | None]:
     """Every input that another job makes, and what keeps those from being all."""
     wanted = list(links(resource))
     if not wanted:
@@ -66,7 +67,7 @@ def gather(resource: Resource, child: Object | None, find: Find) -> tuple[Inputs
     return found, _worst(lacks)
 
 
-def pinned(resource: Resource, child: Object | None) -> Inputs:
+def pinned(resource: Job, child: Object | None) -> Inputs:
     """What was found at the start: the status has it, and before that the child."""
     told = (resource.status and resource.status.resolved_inputs) or {}
     # Written with the child itself, what was found cannot be lost between two writes.
@@ -97,7 +98,7 @@ def _look(link: Link, resource: Resource, find: Find) -> ResolvedInput | Lack:
     return Lack(Reason.NOT_READY, f"waits for {who} ({link.field}.from) to complete{_hindrance(states)}")
 
 
-def _published(producer: Resource) -> ResolvedInput:
+def _published(producer: Job) -> ResolvedInput:
     output = producer.status.output if producer.status else None
     return ResolvedInput(
         # A pod whose last word was lost has published all the same, where its spec says.

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from enum import Enum, auto
 from typing import Any
 
-from alpaca_operator.api import Resource
+from alpaca_operator.api.base import Job
 from alpaca_operator.api.contract import KUEUE_PREFIX, Progress, Termination
 from alpaca_operator.api.status import CheckpointStatus, Condition, Reason, Restarts, Status
 from alpaca_operator.diagnosis import Diagnosis, Refusal, diagnose, parse_last_word
@@ -70,7 +70,7 @@ class Verdict:
 class Case:
     """A resource, what was seen of it, and what follows from both: read by every verdict."""
 
-    resource: Resource
+    resource: Job
     seen: Seen
     refusal: Refusal | None
     before: Status
@@ -340,7 +340,7 @@ def judge(case: Case) -> Verdict:
 # --- What follows from what was seen ---------------------------------------------------------------------------------
 
 
-def case_of(resource: Resource, seen: Seen, refusal: Refusal | None) -> Case:
+def case_of(resource: Job, seen: Seen, refusal: Refusal | None) -> Case:
     before = resource.status or Status()
     uid = (seen.child or {}).get("metadata", {}).get("uid")
     diagnosed = [(pod, diagnose(pod, seen.now)) for pod in seen.pods]
@@ -383,7 +383,7 @@ def leftovers(seen: Seen) -> list[str]:
     return names
 
 
-def _restarts(resource: Resource, before: Status, fresh: tuple[Diagnosis, ...], infra: int) -> Restarts:
+def _restarts(resource: Job, before: Status, fresh: tuple[Diagnosis, ...], infra: int) -> Restarts:
     limits = resource.spec.failure_policy
     had = before.restarts or Restarts()
     user = had.user + sum(one.retried and one.failure_class != "Infrastructure" for one in fresh)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 from pydantic.alias_generators import to_camel
 
 from alpaca_operator.api.rules import Rule
-from alpaca_operator.api.status import OutputKind, Status
+from alpaca_operator.api.status import OutputKind, ResourceStatus, Status
 
 GROUP = "literary-alpaca.io"
 VERSION = "v1alpha1"
@@ -21,6 +21,7 @@ PLURALS = {
     "MergeJob": "mergejobs",
     "QuantizeJob": "quantizejobs",
     "EvaluationJob": "evaluationjobs",
+    "ChatDeployment": "chatdeployments",
 }
 
 
@@ -343,7 +344,22 @@ class Parallelism(Spec):
     )
 
 
-class JobSpec(Spec):
+class ResourceSpec(Spec):
+    """What every kind has besides its own fields."""
+
+    if (
+        TYPE_CHECKING
+    ):  # declared below, each time where a reader of the reference looks for them: a base's fields come first
+        cache: Cache | None
+        pod: PodSettings
+
+    @classmethod
+    def fixed(cls) -> list[str]:
+        """Fields (camelCase) that keep their value after creation."""
+        return []
+
+
+class JobSpec(ResourceSpec):
     """What every job has besides its own fields."""
 
     output: Output
@@ -375,6 +391,10 @@ class JobSpec(Spec):
     mutable: ClassVar[frozenset[str]] = frozenset({"suspend", "activeDeadlineSeconds", "ttlSecondsAfterFinished"})
     """Fields of the spec that may change after creation."""
 
+    @classmethod
+    def fixed(cls) -> list[str]:
+        return [name for field in cls.model_fields.values() if (name := field.alias or "") not in cls.mutable]
+
 
 class ObjectMeta(BaseModel):
     """The part of an object's metadata that we read; everything else is kept as it came."""
@@ -401,13 +421,31 @@ class Resource(Model):
     """The noun: ``python -m workloads.<workload>``."""
     name_limit: ClassVar[int] = 50
     """Longest name whose pods still fit 63 characters: the child adds `-<noun>`, the Job controller six more."""
-
-    yields: ClassVar[OutputKind] = "Report"
-    """What the job publishes, where its spec has no say in that; see ``output_kind``."""
+    name_rules: ClassVar[tuple[Rule, ...]] = ()
+    """What else binds the name; they see the whole object."""
+    scales: ClassVar[bool] = False
+    """Whether `kubectl scale` and autoscalers set `spec.replicas`."""
 
     api_version: Literal["literary-alpaca.io/v1alpha1"] = "literary-alpaca.io/v1alpha1"
     kind: str
     metadata: ObjectMeta
+    spec: ResourceSpec
+    status: ResourceStatus | None = None
+
+    @model_validator(mode="after")
+    def _obey_name_rules(self) -> Self:
+        broken = [rule.message for rule in self.name_rules if not rule.holds(self)]
+        if broken:
+            raise ValueError("; ".join(broken))
+        return self
+
+
+class Job(Resource):
+    """A resource that runs to an end, and publishes."""
+
+    yields: ClassVar[OutputKind] = "Report"
+    """What the job publishes, where its spec has no say in that; see ``output_kind``."""
+
     spec: JobSpec
     status: Status | None = None
 

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StringConstraints
 
-from alpaca_operator.api.base import JOB_COLUMNS, AdapterSource, JobSpec, Resource, ShortText, Source, Spec
+from alpaca_operator.api.base import JOB_COLUMNS, AdapterSource, Job, JobSpec, ShortText, Source, Spec
 from alpaca_operator.api.generation import Decoding
 from alpaca_operator.api.rules import Rule
 from alpaca_operator.api.sft import DataSource, SystemPrompt, TemplateName
@@ -178,12 +178,13 @@ class EvaluationSpec(JobSpec):
     )
 
 
-class EvaluationJob(Resource):
+class EvaluationJob(Job):
     """Measures models side by side, on held-out conversations, questions and benchmark tasks, and fails where a gate is broken."""
 
     short_names: ClassVar = ("evalj",)
-    columns: ClassVar = tuple(
-        column for column in JOB_COLUMNS if column["name"] not in ("Loss", "Model", "From", "Nodes")
+    columns: ClassVar = (
+        *(column for column in JOB_COLUMNS if column["name"] not in ("Loss", "Model", "From", "Nodes")),
+        {"name": "Metrics", "type": "string", "jsonPath": ".status.metrics", "priority": 1},
     )
     workload: ClassVar = "evaluate"
     yields: ClassVar = "Report"

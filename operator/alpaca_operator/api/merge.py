@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StringConstraints
 
-from alpaca_operator.api.base import JOB_COLUMNS, AdapterSource, JobSpec, ModelSource, Resource
+from alpaca_operator.api.base import JOB_COLUMNS, AdapterSource, Job, JobSpec, ModelSource
 
 
 class WeightedAdapter(AdapterSource):
@@ -32,7 +32,7 @@ class MergeSpec(JobSpec):
     step fails and publishes nothing. Differences come from rounding to `dtype`; a wrong merge is off by far more."""
 
 
-class MergeJob(Resource):
+class MergeJob(Job):
     """Merges LoRA adapters into their base, and proves that the merged model answers alike."""
 
     short_names: ClassVar = ("mergej",)

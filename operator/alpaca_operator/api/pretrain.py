@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from alpaca_operator.api.base import JOB_COLUMNS, JobSpec, ModelSource, Parallelism, Resource, ShortText, Source, Spec
+from alpaca_operator.api.base import JOB_COLUMNS, Job, JobSpec, ModelSource, Parallelism, ShortText, Source, Spec
 from alpaca_operator.api.corpus import Corpus, CorpusSource
 from alpaca_operator.api.rules import Rule
 from alpaca_operator.api.status import OutputKind
@@ -137,7 +137,7 @@ class PretrainSpec(JobSpec):
     )
 
 
-class PretrainJob(Resource):
+class PretrainJob(Job):
     """Trains a Llama model on plain text: continued pretraining after a change of vocabulary, or from scratch."""
 
     short_names: ClassVar = ("ptj",)

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from alpaca_operator.api.base import JOB_COLUMNS, JobSpec, ModelSource, Resource, Source, Spec
+from alpaca_operator.api.base import JOB_COLUMNS, Job, JobSpec, ModelSource, Source, Spec
 from alpaca_operator.api.rules import Rule
 from alpaca_operator.api.sft import DataSource, SystemPrompt, TemplateName
 
@@ -97,11 +97,15 @@ class QuantizeSpec(JobSpec):
     )
 
 
-class QuantizeJob(Resource):
+class QuantizeJob(Job):
     """Quantizes a model by GPTQ on your own rows, measures what was lost, and refuses to publish what lost too much."""
 
     short_names: ClassVar = ("qj",)
-    columns: ClassVar = tuple(column for column in JOB_COLUMNS if column["name"] not in ("Loss", "Nodes"))
+    columns: ClassVar = (
+        *(column for column in JOB_COLUMNS if column["name"] not in ("Loss", "Nodes")),
+        {"name": "Before", "type": "number", "jsonPath": ".status.metrics.perplexityBefore", "priority": 1},
+        {"name": "Perplexity", "type": "number", "jsonPath": ".status.metrics.perplexity"},
+    )
     workload: ClassVar = "quantize"
     yields: ClassVar = "GPTQModel"
     name_limit: ClassVar = 45

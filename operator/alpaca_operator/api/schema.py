@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from alpaca_operator.api.base import JobSpec, Resource, Spec
+from alpaca_operator.api.base import Resource, ResourceSpec, Spec
 from alpaca_operator.api.rules import immutable
 
 DROPPED = ("title", "examples", "$defs", "format", "pattern_properties")
@@ -30,10 +30,10 @@ def resource_schema(kind: type[Resource]) -> dict[str, Any]:
     """The ``openAPIV3Schema`` of a kind: its spec with immutability, its status, the cap on its name."""
     spec_model = kind.model_fields["spec"].annotation
     assert isinstance(spec_model, type)
-    assert issubclass(spec_model, JobSpec)
+    assert issubclass(spec_model, ResourceSpec)
     spec = structural(spec_model)
     spec["x-kubernetes-validations"] = spec.get("x-kubernetes-validations", []) + [
-        immutable(field) for field in spec["properties"] if field not in spec_model.mutable
+        immutable(field) for field in spec_model.fixed()
     ]
     status_model = next(arm for arm in typing.get_args(kind.model_fields["status"].annotation) if arm is not type(None))
     status = structural(status_model)
@@ -54,7 +54,8 @@ def resource_schema(kind: type[Resource]) -> dict[str, Any]:
             {
                 "rule": f"size(self.metadata.name) <= {kind.name_limit}",
                 "message": f"metadata.name may have {kind.name_limit} characters at most, so that the names of its pods fit 63: shorten it",
-            }
+            },
+            *(rule.as_schema() for rule in kind.name_rules),
         ],
     }
 

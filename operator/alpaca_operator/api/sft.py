@@ -9,10 +9,10 @@ from pydantic import Field, StringConstraints
 from alpaca_operator.api.base import (
     JOB_COLUMNS,
     AdapterSource,
+    Job,
     JobSpec,
     ModelSource,
     Parallelism,
-    Resource,
     ShortText,
     Source,
     Spec,
@@ -137,7 +137,7 @@ class SFTSpec(JobSpec):
     )
 
 
-class SFTJob(Resource):
+class SFTJob(Job):
     """Fine-tunes a Llama model on conversations, and publishes an adapter or a merged model."""
 
     short_names: ClassVar = ("sftj",)

@@ -253,8 +253,8 @@ class Attempt(StatusPart):
     """One line of diagnosis."""
 
 
-class Status(StatusPart):
-    """What the operator knows of a job."""
+class ResourceStatus(StatusPart):
+    """What the operator knows of a resource of any kind."""
 
     observed_generation: int = -1
     """Generation of the spec that this status speaks of; -1 until it was first looked at."""
@@ -263,7 +263,12 @@ class Status(StatusPart):
         max_length=16,
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
     )
-    """`kubectl wait --for=condition=Complete` and kstatus read these."""
+    """`kubectl wait` and kstatus read these."""
+
+
+class Status(ResourceStatus):
+    """What the operator knows of a job."""
+
     restarts: Restarts | None = None
     """How often a new pod had to take over."""
     progress: ProgressStatus | None = None

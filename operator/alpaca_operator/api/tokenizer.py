@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StringConstraints
 
-from alpaca_operator.api.base import JOB_COLUMNS, JobSpec, Resource, Source, Spec
+from alpaca_operator.api.base import JOB_COLUMNS, Job, JobSpec, Source, Spec
 from alpaca_operator.api.corpus import Corpus
 
 ComparedName = Annotated[
@@ -66,7 +66,7 @@ class TokenizerSpec(JobSpec):
     """Other tokenizers for the report's comparison of characters per token."""
 
 
-class TokenizerJob(Resource):
+class TokenizerJob(Job):
     """Trains a vocabulary on text, merges it into a Llama tokenizer, and reports what was gained."""
 
     short_names: ClassVar = ("tokj",)

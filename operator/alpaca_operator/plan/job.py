@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from alpaca_operator.api import Resource
-from alpaca_operator.api.base import resolved
+from alpaca_operator.api.base import Job, resolved
 from alpaca_operator.api.chain import note
 from alpaca_operator.api.contract import CONTAINER, NEVER_RETRIED, ExitCode
 from alpaca_operator.inputs import Inputs
@@ -15,7 +14,7 @@ ENDING: Manifest = {"spec": {"activeDeadlineSeconds": 1}}
 """Merged into a Job, it ends it: running pods get their grace period, no more are made, those that ended stay for their logs."""
 
 
-def plan_one_pod(resource: Resource, inputs: Inputs, settings: Settings) -> Plan:
+def plan_one_pod(resource: Job, inputs: Inputs, settings: Settings) -> Plan:
     """One Job with one pod, whose workload reads URIs where the resource named other jobs, and is told what must lie there."""
     if refusal := pod.unfit(resource, settings):
         return Plan(refusal=refusal)
@@ -25,7 +24,7 @@ def plan_one_pod(resource: Resource, inputs: Inputs, settings: Settings) -> Plan
     return Plan((one_pod(resource, pod.template(resource, settings, found), found),))
 
 
-def one_pod(resource: Resource, template: Manifest, annotations: dict[str, str] | None = None) -> Manifest:
+def one_pod(resource: Job, template: Manifest, annotations: dict[str, str] | None = None) -> Manifest:
     """The Job, created once. Queueing systems write to it afterwards, so nothing but ``drift`` is ever changed by us."""
     spec, metadata = resource.spec, resource.metadata
     deadline = {} if spec.active_deadline_seconds is None else {"activeDeadlineSeconds": spec.active_deadline_seconds}

@@ -1,0 +1,334 @@
+"""ChatDeployment: a chat page and an OpenAI-compatible API for a model, served until it is deleted."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, StringConstraints
+
+from alpaca_operator.api.base import (
+    AdapterSource,
+    Cache,
+    JobReference,
+    Name,
+    PodSettings,
+    Quantity,
+    Resource,
+    ResourceRequirements,
+    ResourceSpec,
+    RopeScaling,
+    ShortText,
+    Source,
+    Spec,
+)
+from alpaca_operator.api.evaluation import ModelName, ServableSource
+from alpaca_operator.api.rules import Rule
+from alpaca_operator.api.serving import ServingStatus
+from alpaca_operator.api.sft import SystemPrompt, TemplateName
+from alpaca_operator.api.training import Load
+
+SERVICE_NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
+"""What the API server takes for the name of a Service: no dots, and no digit in front."""
+EngineName = Literal["Auto", "Transformers", "vLLM", "External"]
+Url = Annotated[str, StringConstraints(min_length=8, max_length=1024, pattern=r"^https?://[^\s/]+(/\S*)?$")]
+
+
+class ChatModel(ServableSource):
+    """A model that answers: full or quantized."""
+
+    rope_scaling: RopeScaling | None = None
+    """Set to answer beyond the model's own context length; absent keeps the model's setting."""
+
+
+class KeyReference(Spec):
+    """A key of a Secret in the same namespace."""
+
+    name: Name
+    """Name of the Secret."""
+    key: Annotated[str, StringConstraints(min_length=1, max_length=253, pattern=r"^[-._a-zA-Z0-9]+$")] = "apiKey"
+    """The key that holds the API key."""
+
+
+class Endpoint(Spec):
+    """An OpenAI-compatible API elsewhere."""
+
+    url: Url
+    """Its base, with the version, such as `http://vllm.models.svc:8000/v1`."""
+    model: ShortText | None = None
+    """The model to ask for; absent is the first that it lists."""
+    secret_ref: KeyReference | None = None
+    """Its API key. Locally `ALPACA_API_KEY` is read from the environment."""
+
+
+NO_TWO_TEMPLATES = Rule(
+    cel="!has(self.templateFile) || self.template == 'FromModel'",
+    holds=lambda part: part.template_file is None or part.template == "FromModel",
+    message="template and templateFile both name a template: remove one",
+)
+
+
+class Comparison(Spec):
+    """A second model, whose answers stand beside those of the first."""
+
+    name: ModelName | None = None
+    """How the page and the API call it; absent is the deployment's name with `-other`."""
+    model: ChatModel | None = None
+    """The model: full, or quantized by QuantizeJob."""
+    adapters: list[AdapterSource] = Field(default_factory=list, max_length=16)
+    """Adapters put on it, not merged."""
+    load: Load | None = None
+    """Hold it in 8 or 4 bits. Not for a model that is quantized already."""
+    template: TemplateName = "FromModel"
+    """How a conversation becomes text for this model."""
+    template_file: Source | None = None
+    """A Jinja chat template, used in place of `template`."""
+    endpoint: Endpoint | None = None
+    """Where it is served, with `engine: External`."""
+
+    rules: ClassVar = (
+        NO_TWO_TEMPLATES,
+        Rule(
+            cel="has(self.model) != has(self.endpoint)",
+            holds=lambda other: (other.model is None) != (other.endpoint is None),
+            message="compareWith needs model or endpoint, and not both: name one",
+        ),
+    )
+
+
+class Answering(Spec):
+    """How answers are written where a question does not say. What is absent is taken from the model's generation_config.json."""
+
+    temperature: float | None = Field(None, ge=0, le=2)
+    """0 takes the likeliest token each time. Without a value of the model's own, 0.3."""
+    top_p: float | None = Field(None, gt=0, le=1)
+    """Draw from the likeliest tokens that together have this probability. Without a value of the model's own, 0.95."""
+    top_k: int | None = Field(None, ge=0, le=100_000)
+    """Draw from this many of the likeliest tokens; 0 from all. Without a value of the model's own, 50."""
+    repetition_penalty: float | None = Field(None, ge=1, le=10)
+    """Tokens that were used already become this much less likely. Without a value of the model's own, 1.1."""
+    max_new_tokens: int | None = Field(None, ge=1, le=65536)
+    """Longest answer, in tokens. Without a value of the model's own, 512."""
+
+
+class Limits(Spec):
+    """What one pod takes on."""
+
+    max_input_tokens: int | None = Field(None, ge=16, le=4_194_304)
+    """Longest conversation in tokens; above it the oldest turns are left out, and a question that is too long by itself is refused.
+    Absent, the model's context less the longest answer."""
+    max_queue: int = Field(64, ge=0, le=100_000)
+    """Questions that wait for their turn; more are refused at once, with the status 429."""
+    max_batch: int = Field(16, ge=1, le=1024)
+    """Questions answered at the same time; each takes memory for its conversation."""
+    request_timeout_seconds: int = Field(600, ge=1, le=86400)
+    """An answer that takes longer is cut off, and says so."""
+
+
+class Auth(Spec):
+    """Who may ask. Page and API are locked together: a login on one alone would be no lock."""
+
+    secret_name: Name
+    """A Secret in the same namespace with the keys `username` and `password` (the page's login) and `apiKey` (the API's bearer token).
+    Locally the environment has them: `ALPACA_CHAT_USERNAME`, `ALPACA_CHAT_PASSWORD`, `ALPACA_API_KEY`."""
+
+
+class Page(Spec):
+    """The chat page."""
+
+    title: Annotated[str, StringConstraints(min_length=1, max_length=100)] | None = None
+    """Its title; absent is the deployment's name."""
+    history_turns: int = Field(20, ge=0, le=1000)
+    """Turns of the conversation that are sent along with a question, to begin with; users may change it."""
+    image: Annotated[str, StringConstraints(min_length=1, max_length=512)] | None = None
+    """Container image of the page; absent takes the operator's default."""
+    resources: ResourceRequirements = Field(default_factory=ResourceRequirements)
+    """Memory and CPU of the page, beside those of the engine (`pod.resources`). Absent, it asks for little."""
+
+
+class ServiceSettings(Spec):
+    """How the pods are reached."""
+
+    type: Literal["ClusterIP", "NodePort", "LoadBalancer"] = "ClusterIP"
+    """Within the cluster, on a port of every node, or by a load balancer of the cloud."""
+    annotations: dict[ShortText, Annotated[str, StringConstraints(max_length=4096)]] = Field(
+        default_factory=dict, max_length=32
+    )
+    """Annotations of the Service, which load balancers read."""
+
+
+class DisruptionBudget(Spec):
+    """How many pods a drain of nodes must leave."""
+
+    min_available: Quantity | None = None
+    """Pods that stay, as a number or `50%`."""
+    max_unavailable: Quantity | None = None
+    """Pods that may go at the same time, as a number or `50%`."""
+
+    rules: ClassVar = (
+        Rule(
+            cel="has(self.minAvailable) != has(self.maxUnavailable)",
+            holds=lambda budget: (budget.min_available is None) != (budget.max_unavailable is None),
+            message="podDisruptionBudget needs minAvailable or maxUnavailable, and not both: set one",
+        ),
+    )
+
+
+class ParentReference(Spec):
+    """A Gateway."""
+
+    name: Name
+    """Its name."""
+    namespace: Name | None = None
+    """Its namespace, where it is another one. The Gateway has to allow routes from here."""
+    section_name: ShortText | None = None
+    """One of its listeners; absent are all."""
+
+
+class Route(Spec):
+    """A route of the Gateway API: the page at `/`, the API at `/v1`."""
+
+    parent_refs: list[ParentReference] = Field(min_length=1, max_length=8)
+    """The Gateways that carry it."""
+    hostnames: list[
+        Annotated[
+            str, StringConstraints(min_length=1, max_length=253, pattern=r"^(\*\.)?[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")
+        ]
+    ] = Field(default_factory=list, max_length=16)
+    """Host names, such as `chat.example.org`; absent takes those of the Gateway."""
+
+
+class Gate(Spec):
+    """A job that has to end well before a model is served."""
+
+    from_: JobReference = Field(alias="from")
+    """An EvaluationJob with gates, or any other job. One that measured a model counts for the very model that it measured: when the
+    model is made anew, it has to be measured anew."""
+
+
+class ChatSpec(ResourceSpec):
+    """What to serve, how, and to whom. Every field may change: new pods take over when they are ready."""
+
+    model: ChatModel | None = None
+    """The model: full, or quantized by QuantizeJob. With `engine: External` there is none."""
+    adapters: list[AdapterSource] = Field(default_factory=list, max_length=16)
+    """Adapters put on it, not merged."""
+    load: Load | None = None
+    """Hold it in 8 or 4 bits. Not for a model that is quantized already."""
+    template: TemplateName = "FromModel"
+    """How a conversation becomes text: the one that the model was tuned with."""
+    template_file: Source | None = None
+    """A Jinja chat template, used in place of `template`."""
+    engine: EngineName = "Auto"
+    """What answers. `Auto` takes vLLM where a GPU is asked for, the operator has an image of it and it can serve this spec, else
+    Transformers, which runs on CPUs too. `External` puts the page before an API elsewhere."""
+    endpoint: Endpoint | None = None
+    """The API elsewhere, with `engine: External`."""
+    compare_with: Comparison | None = None
+    """A second model, side by side with the first on the page, by its own name in the API."""
+    generation: Answering = Field(default_factory=Answering)
+    """How answers are written where a question does not say."""
+    system_prompt: SystemPrompt | None = None
+    """System prompt of conversations that bring none; users may change it on the page."""
+    limits: Limits = Field(default_factory=Limits)
+    """What one pod takes on."""
+    auth: Auth | None = None
+    """Who may ask; absent, everybody who reaches the Service."""
+    page: Page = Field(default_factory=Page)
+    """The chat page."""
+    gates: list[Gate] = Field(default_factory=list, max_length=16)
+    """Jobs that have to end well before a model is served."""
+    update_policy: Literal["Automatic", "Manual"] = "Automatic"
+    """What happens when a job that `from` names makes a new model. `Automatic` serves it once it is there and passed `gates`; `Manual`
+    only tells of it. Either way the old one is served until the new one is ready."""
+    replicas: int = Field(1, ge=0, le=1000)
+    """Pods. `kubectl scale` and autoscalers set it."""
+    startup_timeout_seconds: int = Field(1800, ge=10, le=86400)
+    """Time for a pod to load its model. After it the pod is started anew, and an update counts as failed."""
+    service: ServiceSettings = Field(default_factory=ServiceSettings)
+    """How the pods are reached."""
+    pod_disruption_budget: DisruptionBudget | None = None
+    """How many pods a drain of nodes must leave; absent, nothing holds a drain up."""
+    http_route: Route | None = None
+    """A route of the Gateway API; absent, there is none."""
+    cache: Cache | None = None
+    """A volume for downloads; absent, each pod starts cold."""
+    pod: PodSettings = Field(default_factory=PodSettings)
+    """Image and resources of the engine, and placement of the pod."""
+
+    rules: ClassVar = (
+        NO_TWO_TEMPLATES,
+        Rule(
+            cel="self.engine != 'External' || has(self.endpoint)",
+            holds=lambda spec: spec.engine != "External" or spec.endpoint is not None,
+            message="engine External asks an API elsewhere: set endpoint.url",
+        ),
+        Rule(
+            cel="self.engine == 'External' || !has(self.endpoint)",
+            holds=lambda spec: spec.engine == "External" or spec.endpoint is None,
+            message="endpoint is only read with engine External: set engine to External, or remove endpoint",
+        ),
+        Rule(
+            cel="self.engine == 'External' || has(self.model)",
+            holds=lambda spec: spec.engine == "External" or spec.model is not None,
+            message="nothing is served: set model, or engine to External and endpoint.url",
+        ),
+        Rule(
+            cel="self.engine != 'External' || !(has(self.model) || size(self.adapters) > 0 || has(self.load))",
+            holds=lambda spec: spec.engine != "External" or not (spec.model or spec.adapters or spec.load),
+            message="engine External loads no model: remove model, adapters and load, or set engine to Auto",
+        ),
+        Rule(
+            cel="!has(self.compareWith) || (self.engine == 'External') == has(self.compareWith.endpoint)",
+            holds=lambda spec: (
+                spec.compare_with is None or (spec.engine == "External") == (spec.compare_with.endpoint is not None)
+            ),
+            message="compareWith is served as the first model is: give it endpoint with engine External, model with any other",
+        ),
+        Rule(
+            cel="self.engine != 'vLLM' || !(has(self.compareWith) || has(self.load) || size(self.adapters) > 1)",
+            holds=lambda spec: spec.engine != "vLLM" or not (spec.compare_with or spec.load or len(spec.adapters) > 1),
+            message="vLLM serves one model with at most one adapter, in the bits that it was saved in: remove compareWith, load and further "
+            "adapters, or set engine to Transformers",
+        ),
+        Rule(
+            cel="self.engine != 'vLLM' || (self.template == 'FromModel' && !has(self.templateFile))",
+            holds=lambda spec: spec.engine != "vLLM" or (spec.template == "FromModel" and spec.template_file is None),
+            message="vLLM takes the chat template that is saved with the model: remove template and templateFile, or set engine to Transformers",
+        ),
+    )
+
+
+class ChatDeployment(Resource):
+    """Serves a model: a chat page for people, an OpenAI-compatible API for their programs."""
+
+    short_names: ClassVar = ("chat",)
+    columns: ClassVar = (
+        {"name": "State", "type": "string", "jsonPath": '.status.conditions[?(@.type=="Ready")].reason'},
+        {"name": "Model", "type": "string", "jsonPath": ".status.model.display"},
+        {"name": "URL", "type": "string", "jsonPath": ".status.url"},
+        {"name": "Replicas", "type": "string", "jsonPath": ".status.replicasDisplay"},
+        {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"},
+        {"name": "Engine", "type": "string", "jsonPath": ".status.engine.name", "priority": 1},
+        {"name": "Tokens/s", "type": "string", "jsonPath": ".status.traffic.display", "priority": 1},
+        {
+            "name": "Message",
+            "type": "string",
+            "jsonPath": '.status.conditions[?(@.type=="Ready")].message',
+            "priority": 1,
+        },
+    )
+    workload: ClassVar = "chat"
+    name_limit: ClassVar = 40
+    name_rules: ClassVar = (
+        Rule(
+            cel="self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
+            holds=lambda chat: SERVICE_NAME.fullmatch(chat.metadata.name) is not None,
+            message="metadata.name becomes the name of a Service: it starts with a letter and has a-z, 0-9 and - only",
+        ),
+    )
+    scales: ClassVar = True
+
+    kind: Literal["ChatDeployment"] = "ChatDeployment"
+    spec: ChatSpec
+    status: ServingStatus | None = None
