@@ -152,10 +152,41 @@ class Template:
         """Whether the assistant's end mark lies inside the generation markers; without it answers would never stop."""
         return bool(self._answer[2])
 
+    @property
+    def frame(self) -> tuple[str, str]:
+        """The white space that the format puts before and after an answer, which is no part of it."""
+        return self._answer[:2]
+
     def clean_answer(self, text: str) -> str:
         """A decoded answer without the format's own white space around it (the final line break of HumanAssistant)."""
-        before, after, _ = self._answer
+        before, after = self.frame
         return text.removeprefix(before).removesuffix(after)
+
+    @cached_property
+    def next_turn(self) -> tuple[tuple[int, ...], tuple[str, ...]]:
+        """What begins the user's turn after an answer: its control tokens, and its words where they are no ordinary ones
+        (``Human:``, ``[INST]``). A model that writes them goes on with the user's part: its answer is over."""
+        probe = [
+            {"role": role, "content": text} for role, text in zip(("user", "assistant", "user"), "问答续", strict=True)
+        ]
+        text = self._render(probe)[0]
+        between = text[text.rindex("答") + 1 : text.rindex("续")]
+        ids = [self._control[match[2]] for match in self._rendered.finditer(between) if match[2]]
+        last = max((match.end() for match in self._rendered.finditer(between) if match[2]), default=0)
+        words = between[last:].strip()
+        return tuple(dict.fromkeys(ids)), (words,) if words and not words[-1].isalnum() else ()
+
+    @property
+    def control(self) -> Mapping[str, int]:
+        """Every string that the tokenizer turns into a control token, with its id."""
+        return self._control
+
+    def encode_text(self, text: str) -> list[int]:
+        """Ids of a text outside of any conversation, in which control tokens are spelled and never meant."""
+        rendered = _Text(self._seal(self._spelled.sub(_mark, text), [])[0], [], sealed=True)
+        return _masked(
+            self._sealed.encode(rendered.text, add_special_tokens=False), rendered, self._sealed
+        ).ids.tolist()
 
     def install(self, tokenizer: PreTrainedTokenizerBase) -> None:
         """Makes this the chat template that is saved with ``tokenizer``."""

@@ -1,0 +1,69 @@
+"""What a request is told that is not answered: OpenAI's statuses and error objects."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class Refusal(Exception):
+    """A request that gets an error in place of an answer."""
+
+    status: int
+    message: str
+    """For the user: what was found, and what to do."""
+    code: str | None = None
+    param: str | None = None
+    """The field of the request that is to blame."""
+    type: str = "invalid_request_error"
+    headers: dict[str, str] = field(default_factory=dict)
+
+    def body(self) -> dict[str, Any]:
+        return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
+
+
+def queue_full(waiting: int, seconds: int) -> Refusal:
+    return Refusal(
+        429,
+        f"{waiting} requests are waiting already, which is all that limits.maxQueue allows: try again in {seconds} s",
+        "queue_full",
+        type="rate_limit_error",
+        headers={"Retry-After": str(seconds)},
+    )
+
+
+def loading(model: str, message: str) -> Refusal:
+    return Refusal(
+        503,
+        f"{model} is being loaded ({message}): try again in a while",
+        "model_loading",
+        type="server_error",
+        headers={"Retry-After": "5"},
+    )
+
+
+def draining() -> Refusal:
+    """Connections are closed, so that the client's next try reaches another replica where there is one."""
+    return Refusal(
+        503,
+        "this server is shutting down and takes no new requests: try again",
+        "shutting_down",
+        type="server_error",
+        headers={"Retry-After": "1", "Connection": "close"},
+    )
+
+
+def timed_out(seconds: float) -> Refusal:
+    """``x-should-retry`` keeps OpenAI's client from asking again at once, which would take as long."""
+    return Refusal(
+        408,
+        f"the answer took longer than limits.requestTimeoutSeconds, {seconds:g} s: ask for fewer max_tokens, or raise the limit",
+        "request_timeout",
+        type="server_error",
+        headers={"x-should-retry": "false"},
+    )
+
+
+def failed(message: str, status: int = 500, code: str = "server_error") -> Refusal:
+    return Refusal(status, message, code, type="server_error")
