@@ -52,6 +52,11 @@ def final(word: Termination | None, before: ProgressStatus | None) -> ProgressSt
     )
 
 
+def metric(value: float) -> float:
+    """Six figures: kubectl shows a number with all that it has, and artifact.json keeps the rest. A count stays whole."""
+    return value if value.is_integer() else float(f"{value:.6g}")
+
+
 OVER = {"eta": None, "eta_seconds": None, "stage": None}
 
 

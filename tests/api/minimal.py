@@ -25,4 +25,14 @@ MINIMAL: dict[str, dict[str, Any]] = {
         "adapters": [{"uri": "pvc://models/adapter"}],
         "output": {"uri": "pvc://models/merged"},
     },
+    "QuantizeJob": {
+        "model": {"uri": "pvc://models/merged"},
+        "calibration": {"train": [{"uri": "pvc://data/poems.jsonl"}]},
+        "output": {"uri": "pvc://models/small"},
+    },
+    "EvaluationJob": {
+        "models": [{"name": "poet", "model": {"uri": "pvc://models/poet"}}],
+        "prompts": {"preset": "zh"},
+        "output": {"uri": "pvc://reports/poet"},
+    },
 }

@@ -179,6 +179,89 @@ BROKEN = (
             ),
         ],
     )
+    + of(
+        "QuantizeJob",
+        [
+            pytest.param(
+                {"descAct": True},
+                "descAct and actGroupAware both order the columns: set actGroupAware to false, or descAct to false",
+                id="two orders of the columns",
+            ),
+            pytest.param(
+                {"template": "Llama2", "templateFile": {"uri": "pvc://data/own.jinja"}},
+                "template and templateFile both name a template: remove one",
+                id="two templates",
+            ),
+            pytest.param(
+                {"evaluation": {"validation": [{"format": "Alpaca"}]}},
+                "an input needs uri or from, and not both: name one",
+                id="rows that are nowhere",
+            ),
+            pytest.param(
+                {"minStopRate": 0.9, "evaluation": {"answers": 0}},
+                "minStopRate needs answers: set evaluation.answers above 0, or remove minStopRate",
+                id="a bound on answers that nobody gives",
+            ),
+        ],
+    )
+    + of(
+        "EvaluationJob",
+        [
+            pytest.param(
+                {"models": [{"name": "poet", "model": {}}]},
+                "an input needs uri or from, and not both: name one",
+                id="a model that is nowhere",
+            ),
+            pytest.param(
+                {"models": [{"name": "poet", "model": {"uri": "a"}, "adapters": [{"uri": "b"}, {}]}]},
+                "an input needs uri or from, and not both: name one",
+                id="an adapter that is nowhere, in a list of a list",
+            ),
+            pytest.param(
+                {
+                    "models": [
+                        {
+                            "name": "poet",
+                            "model": {"uri": "a"},
+                            "template": "ChatML",
+                            "templateFile": {"uri": "pvc://data/own.jinja"},
+                        }
+                    ]
+                },
+                "template and templateFile both name a template: remove one",
+                id="two templates for one model",
+            ),
+            pytest.param({"prompts": None}, "nothing is measured: give dataset, prompts or tasks", id="nothing to do"),
+            pytest.param(
+                {"prompts": {}}, "prompts needs preset or file, and not both: name one", id="questions from nowhere"
+            ),
+            pytest.param(
+                {"prompts": {"preset": "zh", "file": {"uri": "pvc://data/questions.csv"}}},
+                "prompts needs preset or file, and not both: name one",
+                id="questions from two places",
+            ),
+            pytest.param(
+                {"systemPrompt": "你是诗人。", "systemPromptPreset": "llama2-zh"},
+                "systemPrompt and systemPromptPreset both name a system prompt: remove one",
+                id="two system prompts",
+            ),
+            pytest.param(
+                {"models": [{"name": "poet", "model": {"uri": uri}} for uri in ("a", "b")]},
+                "two of models have the same name: give each a name of its own",
+                id="two models of one name",
+            ),
+            pytest.param(
+                {"gates": [{"metric": "perplexity", "model": "poet"}]},
+                "a gate needs min or max",
+                id="a gate that is always open",
+            ),
+            pytest.param(
+                {"gates": [{"metric": "perplexity", "model": "pet", "max": 10}]},
+                "a gate names a model that is not among models: correct gates[].model",
+                id="a gate for a model that is not measured",
+            ),
+        ],
+    )
 )
 
 TAKEN = (
@@ -274,6 +357,71 @@ TAKEN = (
             ),
         ],
     )
+    + of(
+        "QuantizeJob",
+        [
+            pytest.param({}, id="the smallest"),
+            pytest.param(
+                {"model": {"from": {"kind": "MergeJob", "name": "merged"}}}, id="a model that another job makes"
+            ),
+            pytest.param(
+                {"descAct": True, "actGroupAware": False, "groupSize": -1, "bits": 3}, id="an order, no groups"
+            ),
+            pytest.param(
+                {
+                    "templateFile": {"uri": "pvc://data/own.jinja"},
+                    "calibration": {"train": [{"uri": "a"}], "samples": 1},
+                    "evaluation": {"validation": [{"uri": "b"}], "answers": 1},
+                    "maxPerplexityIncrease": 0,
+                    "minStopRate": 1,
+                },
+                id="bounds at their edges",
+            ),
+        ],
+    )
+    + of(
+        "EvaluationJob",
+        [
+            pytest.param({}, id="the smallest"),
+            pytest.param(
+                {
+                    "models": [
+                        {"name": "base", "model": {"uri": "a"}, "load": {"bits": 4}},
+                        {
+                            "name": "tuned",
+                            "model": {"from": {"kind": "MergeJob", "name": "a"}},
+                            "adapters": [{"from": {"kind": "SFTJob", "name": "b"}}],
+                        },
+                        {
+                            "name": "4-bit",
+                            "model": {"from": {"kind": "QuantizeJob", "name": "c"}},
+                            "template": "ChatML",
+                        },
+                    ],
+                    "dataset": {"validation": [{"uri": "a"}]},
+                    "gates": [
+                        {"metric": "perplexity", "model": "4-bit", "max": 20.5},
+                        {"metric": "ceval-valid/acc", "model": "tuned", "min": 0.3, "max": 1},
+                    ],
+                },
+                id="models side by side, with gates",
+            ),
+            pytest.param(
+                {"prompts": None, "tasks": [{"name": "ceval-valid"}, {"name": "cmmlu", "numFewshot": 5}]},
+                id="benchmark tasks alone",
+            ),
+            pytest.param({"systemPromptPreset": "llama2-zh"}, id="a system prompt known by name"),
+            pytest.param(
+                {
+                    "models": [{"name": f"model-{number}", "model": {"uri": "a"}} for number in range(16)],
+                    "gates": [
+                        {"metric": "perplexity", "model": f"model-{number % 16}", "max": 1} for number in range(64)
+                    ],
+                },
+                id="as many models and gates as there can be",
+            ),
+        ],
+    )
 )
 
 OUT_OF_BOUNDS = (
@@ -316,6 +464,25 @@ OUT_OF_BOUNDS = (
             pytest.param({"merge": {"maxSize": 50000}}, "maxSize", id="a size that is no multiple of 64"),
             pytest.param({"train": {"characterCoverage": 0.5}}, "characterCoverage", id="below a bound"),
             pytest.param({"compareWith": [{"name": "a/b", "uri": "a"}]}, "name", id="a name that is no word"),
+        ],
+    )
+    + of(
+        "QuantizeJob",
+        [
+            pytest.param({"bits": 5}, "bits", id="bits that no kernel has"),
+            pytest.param({"groupSize": 100}, "groupSize", id="a size that is none of the choices"),
+            pytest.param({"dampPercent": 1}, "dampPercent", id="a bound that is itself excluded"),
+            pytest.param({"calibration": {"train": []}}, "train", id="no rows"),
+            pytest.param({"minStopRate": 1.1}, "minStopRate", id="above a bound"),
+        ],
+    )
+    + of(
+        "EvaluationJob",
+        [
+            pytest.param({"models": []}, "models", id="no models"),
+            pytest.param({"models": [{"name": "a/b", "model": {"uri": "a"}}]}, "name", id="a name that is no word"),
+            pytest.param({"prompts": {"preset": "en"}}, "preset", id="questions that nobody knows"),
+            pytest.param({"tasks": [{"name": ""}]}, "name", id="a task without a name"),
         ],
     )
 )
@@ -413,7 +580,15 @@ class TestOnTheApiServer:
         assert field in said, said
 
     @pytest.mark.parametrize(
-        ("kind", "limit"), [("TokenizerJob", 44), ("PretrainJob", 45), ("SFTJob", 50), ("MergeJob", 48)]
+        ("kind", "limit"),
+        [
+            ("TokenizerJob", 44),
+            ("PretrainJob", 45),
+            ("SFTJob", 50),
+            ("MergeJob", 48),
+            ("QuantizeJob", 45),
+            ("EvaluationJob", 45),
+        ],
     )
     def test_a_name_whose_pods_would_not_fit(self, served, kind, limit):
         assert words_of_the_server(served, manifest(kind, {}, "a" * limit)) == ""
@@ -450,8 +625,21 @@ FULL: dict[str, dict[str, Any]] = {
             "deepspeed": {"preset": "Zero2"},
         },
         "MergeJob": {},
+        "QuantizeJob": {
+            "templateFile": {"uri": "pvc://data/own.jinja"},
+            "maxPerplexityIncrease": 0.1,
+            "minStopRate": 0.9,
+        },
+        "EvaluationJob": {
+            "dataset": {"validation": [{"uri": "pvc://data/held-out.jsonl"}]},
+            "systemPrompt": "你是诗人。",
+            "tasks": [{"name": "cmmlu"}],
+            "taskFiles": {"uri": "pvc://data/tasks"},
+        },
     }.items()
 }
+THE_ONLY_VALUE = object()
+"""Of a field that has one choice so far."""
 CHANGED: dict[str, dict[str, Any]] = {
     "TokenizerJob": COMMON
     | {
@@ -497,9 +685,44 @@ CHANGED: dict[str, dict[str, Any]] = {
         "maxShardSize": "1GB",
         "maxLogitDifference": 1.0,
     },
+    "QuantizeJob": COMMON
+    | {
+        "model": {"uri": "pvc://models/other"},
+        "method": THE_ONLY_VALUE,
+        "bits": 8,
+        "groupSize": 64,
+        "sym": False,
+        "descAct": True,
+        "actGroupAware": False,
+        "dampPercent": 0.1,
+        "trueSequential": False,
+        "calibration": {"train": [{"uri": "pvc://data/other.jsonl"}]},
+        "evaluation": {"answers": 8},
+        "template": "Llama2",
+        "templateFile": {"uri": "pvc://data/other.jinja"},
+        "maxPerplexityIncrease": 0.2,
+        "minStopRate": 0.5,
+    },
+    "EvaluationJob": COMMON
+    | {
+        "models": [{"name": "other", "model": {"uri": "pvc://models/other"}}],
+        "dataset": {"validation": [{"uri": "pvc://data/other.jsonl"}]},
+        "prompts": {"preset": "zh", "limit": 8},
+        "systemPrompt": "你是小说家。",
+        "systemPromptPreset": "llama2-zh",
+        "generation": {"maxNewTokens": 64},
+        "tasks": [{"name": "ceval-valid"}],
+        "taskFiles": {"uri": "pvc://data/other"},
+        "gates": [{"metric": "stopRate", "model": "poet", "min": 0.5}],
+    },
 }
 """For every field that must not change, another value."""
-FIELDS = [pytest.param(kind, field, id=f"{kind}: {field}") for kind, fields in CHANGED.items() for field in fields]
+FIELDS = [
+    pytest.param(kind, field, id=f"{kind}: {field}")
+    for kind, fields in CHANGED.items()
+    for field, value in fields.items()
+    if value is not THE_ONLY_VALUE
+]
 OPTIONAL = [
     pytest.param(kind, field, id=f"{kind}: {field}")
     for kind, full in FULL.items()

@@ -4,12 +4,28 @@ Imports pydantic only, so that a workload's ``--help`` and the operator's pure l
 """
 
 from alpaca_operator.api.base import GROUP, PLURALS, VERSION, Resource
+from alpaca_operator.api.evaluation import EvaluationJob
 from alpaca_operator.api.merge import MergeJob
 from alpaca_operator.api.pretrain import PretrainJob
+from alpaca_operator.api.quantize import QuantizeJob
 from alpaca_operator.api.sft import SFTJob
 from alpaca_operator.api.tokenizer import TokenizerJob
 
-KINDS: dict[str, type[Resource]] = {kind.__name__: kind for kind in (TokenizerJob, PretrainJob, SFTJob, MergeJob)}
+KINDS: dict[str, type[Resource]] = {
+    kind.__name__: kind for kind in (TokenizerJob, PretrainJob, SFTJob, MergeJob, QuantizeJob, EvaluationJob)
+}
 """Every kind the operator serves, by name, in the order of a chain. A new kind is its files and one entry here."""
 
-__all__ = ["GROUP", "KINDS", "PLURALS", "VERSION", "MergeJob", "PretrainJob", "Resource", "SFTJob", "TokenizerJob"]
+__all__ = [
+    "GROUP",
+    "KINDS",
+    "PLURALS",
+    "VERSION",
+    "EvaluationJob",
+    "MergeJob",
+    "PretrainJob",
+    "QuantizeJob",
+    "Resource",
+    "SFTJob",
+    "TokenizerJob",
+]

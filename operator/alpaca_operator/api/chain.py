@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 
-from alpaca_operator.api.base import JobReference, Resource, Source, sources
+from alpaca_operator.api.base import Job, JobReference, Resource, Source, sources
 from alpaca_operator.api.contract import ANNOTATION_INPUTS
-from alpaca_operator.api.status import ResolvedInput
+from alpaca_operator.api.status import OutputKind, ResolvedInput
 
-Find = Callable[[JobReference], Resource | None]
+Find = Callable[[JobReference], Job | None]
 """The job that a reference names, where it is known."""
 
 
@@ -24,27 +24,32 @@ class Link(NamedTuple):
     producer: JobReference
 
 
-def links(job: Resource) -> Iterator[Link]:
-    """Every ``from`` of the job, in the order of its spec."""
-    for field, source in sources(job.spec):
+def links(resource: Resource) -> Iterator[Link]:
+    """Every ``from`` of the resource, in the order of its spec."""
+    for field, source in sources(resource.spec):
         if source.from_ is not None:
             yield Link(field, source, source.from_)
 
 
-def mismatch(link: Link, producer: Resource) -> str | None:
+def mismatch(link: Link, producer: Job) -> str | None:
     """Why the producer's output does not fit the input, or None where it does."""
     if producer.output_kind in link.source.accepts:
         return None
     wanted = " or ".join(sorted(link.source.accepts)) or "nothing that a job makes"
-    remedy = (
-        ": set merge on it, or put a MergeJob between"
-        if (producer.output_kind, wanted) == ("LoRAAdapter", "Model")
-        else ": name a job that makes one"
-    )
+    takes_models = "Model" in link.source.accepts
+    remedy = NEARLY_A_MODEL.get(producer.output_kind, ELSEWHERE) if takes_models else ELSEWHERE
     return (
         f"{link.field}.from names {producer.kind} {producer.metadata.name}, which makes a {producer.output_kind}; "
-        f"{link.field} takes {wanted}{remedy}"
+        f"{link.field} takes {wanted}: {remedy}"
     )
+
+
+NEARLY_A_MODEL: dict[OutputKind, str] = {
+    "LoRAAdapter": "set merge on it, or put a MergeJob between",
+    "GPTQModel": "name the job whose model was quantized",
+}
+"""What to do with an output that comes close, where a model is wanted."""
+ELSEWHERE = "name a job that makes one"
 
 
 NOTE = TypeAdapter(dict[str, ResolvedInput])

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from alpaca_operator.api import Resource
 from alpaca_operator.inputs import Inputs
-from alpaca_operator.plan import merge, pretrain, sft, tokenizer
+from alpaca_operator.plan import evaluation, merge, pretrain, quantize, sft, tokenizer
 from alpaca_operator.plan.base import Manifest, Plan
 from alpaca_operator.settings import Settings
 
@@ -15,6 +15,8 @@ PLANNERS: dict[str, Callable[[Resource, Inputs, Settings], Plan]] = {
     "PretrainJob": pretrain.plan,
     "SFTJob": sft.plan,
     "MergeJob": merge.plan,
+    "QuantizeJob": quantize.plan,
+    "EvaluationJob": evaluation.plan,
 }
 """The inputs are those that other jobs make: every ``from`` of the resource."""
 
