@@ -1,0 +1,176 @@
+"""Answers in batches: those that each question gets alone, ended where the turn ends, without a trace of the format."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from alpaca_operator.api.generation import Decoding
+from tests.workloads import tiny
+from workloads import generation, model, templates, tokenizer_files
+from workloads.generation import Answer
+
+model.quiet_libraries()
+
+GREEDY = Decoding(temperature=0, repetition_penalty=1, max_new_tokens=24)
+QUESTIONS = [row["instruction"] for row in tiny.rows(8)] + [
+    "他？",
+    "赵先生喜欢山，钱先生喜欢水，孙先生喜欢云，李先生喜欢月，周先生喜欢松。" * 3 + "王先生喜欢什么？",
+]
+
+
+@pytest.fixture(scope="module")
+def template(shelf: Path) -> templates.Template:
+    return templates.load("HumanAssistant", None, tokenizer_files.load_tokenizer(shelf / "base"))
+
+
+@pytest.fixture(scope="module")
+def poet(shelf: Path, template: templates.Template) -> Any:
+    """A tiny Llama that has learnt eight answers by heart, and where they end."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    llama = AutoModelForCausalLM.from_pretrained(shelf / "base")
+    encoded = [
+        template.encode(
+            [{"role": "user", "content": row["instruction"]}, {"role": "assistant", "content": row["output"]}]
+        )
+        for row in tiny.rows(8)
+    ]
+    width = max(len(row.ids) for row in encoded)
+    ids = torch.full((len(encoded), width), 3)
+    labels = torch.full((len(encoded), width), -100)
+    for number, row in enumerate(encoded):
+        ids[number, : len(row.ids)] = torch.tensor(row.ids)
+        labels[number, : len(row.ids)] = torch.where(torch.tensor(row.mask), torch.tensor(row.ids).long(), -100)
+    optimizer = torch.optim.AdamW(llama.parameters(), lr=1e-2)
+    for _ in range(80):
+        llama(input_ids=ids, labels=labels, use_cache=False).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    llama.generation_config.repetition_penalty = 5.0  # as a model's own settings may have it: they must have no say
+    llama.generation_config.max_length = 3
+    return llama.eval()
+
+
+def answered(
+    llama: Any, template: templates.Template, decoding: Decoding, batch_size: int, questions: list[str] = QUESTIONS
+) -> list[Answer]:
+    prompts = [template.prompt([{"role": "user", "content": question}]) for question in questions]
+    found = dict(generation.answers(llama, template, prompts, decoding, batch_size=batch_size))
+    return [found[number] for number in range(len(questions))]
+
+
+def test_what_was_learnt_is_answered_and_ended(poet: Any, template: templates.Template) -> None:
+    found = answered(poet, template, Decoding(temperature=0, repetition_penalty=1, max_new_tokens=64), 4, QUESTIONS[:8])
+    assert [answer.text for answer in found] == [row["output"] for row in tiny.rows(8)]
+    assert all(answer.stopped for answer in found)
+
+
+@pytest.mark.parametrize(
+    "decoding",
+    [
+        pytest.param(GREEDY, id="the likeliest token each time"),
+        pytest.param(GREEDY.model_copy(update={"repetition_penalty": 1.3}), id="with a penalty on repetition"),
+        pytest.param(Decoding(temperature=1.0, max_new_tokens=24), id="drawn from the likeliest"),
+        pytest.param(Decoding(temperature=1.5, top_k=0, top_p=1, max_new_tokens=24), id="drawn from all"),
+    ],
+)
+def test_a_batch_of_mixed_lengths_gives_what_each_question_gets_alone(
+    decoding: Decoding, poet: Any, template: templates.Template
+) -> None:
+    alone = answered(poet, template, decoding, 1)
+    assert answered(poet, template, decoding, 4) == alone
+    assert answered(poet, template, decoding, 10) == alone
+    assert list(reversed(answered(poet, template, decoding, 10, QUESTIONS[::-1]))) == alone
+    assert len({answer.tokens for answer in alone}) > 1, "rows of a batch end at different times"
+
+
+def test_a_seed_gives_the_same_draw_and_another_seed_another(poet: Any, template: templates.Template) -> None:
+    prompts = [template.prompt([{"role": "user", "content": question}]) for question in QUESTIONS]
+    decoding = Decoding(temperature=1.2, max_new_tokens=24)
+
+    def drawn(seed: int) -> dict[int, Answer]:
+        return dict(generation.answers(poet, template, prompts, decoding, seed=seed))
+
+    assert drawn(1) == drawn(1)
+    assert drawn(1) != drawn(2)
+
+
+def test_draws_follow_the_probabilities() -> None:
+    import torch
+
+    scores = torch.tensor([[0.5, 0.3, 0.2, 0.0]]).log()
+    drawn = generation.Drawn([torch.Generator().manual_seed(7)])
+    counts = torch.zeros(4)
+    for _ in range(4000):
+        counts[drawn(torch.zeros(1, 1), scores).argmax()] += 1
+    assert counts[3] == 0
+    assert (counts[:3] / 4000).tolist() == pytest.approx([0.5, 0.3, 0.2], abs=0.03)
+
+
+def test_the_penalty_is_that_of_transformers_and_leaves_padding_alone() -> None:
+    import torch
+    from transformers import RepetitionPenaltyLogitsProcessor
+
+    scores = torch.randn(1, 8, generator=torch.Generator().manual_seed(0))
+    text = torch.tensor([[4, 5, 6]])
+    padded = torch.tensor([[0, 0, 4, 5, 6]])
+    expected = RepetitionPenaltyLogitsProcessor(1.7)(text, scores)
+    mask = torch.tensor([[0, 0, 1, 1]])  # of the prompt; the last token was generated
+    assert generation.Repetition(1.7, mask)(padded, scores).tolist() == expected.tolist()
+
+
+def test_an_answer_ends_where_positions_do(poet: Any, template: templates.Template) -> None:
+    question = "山石" * 240
+    while (room := 512 - len(template.prompt([{"role": "user", "content": question}]))) > 12:
+        question += "山"
+    assert room > 0
+    short, long = answered(poet, template, GREEDY, 2, ["他？", question])
+    assert long.tokens <= room
+    assert short == answered(poet, template, GREEDY, 1, ["他？"])[0]
+
+
+def test_a_stop_request_ends_a_batch_at_the_next_token(poet: Any, template: templates.Template) -> None:
+    beats = []
+
+    def beat() -> None:
+        beats.append(1)
+        if len(beats) == 3:
+            raise KeyboardInterrupt
+
+    prompts = [template.prompt([{"role": "user", "content": "他？"}])]
+    with pytest.raises(KeyboardInterrupt):
+        list(generation.answers(poet, template, prompts, GREEDY, beat=beat))
+    assert len(beats) == 3
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        pytest.param(" 山水。\n</s>", ("山水。", "Stopped"), id="an end mark ends it, and its white space goes"),
+        pytest.param(" 山水。\nHuman: 还有呢？", ("山水。", "TookTheTurn"), id="the user's part is cut off"),
+        pytest.param(
+            " 山水。\n<s>Human: 还", ("山水。", "TookTheTurn"), id="the token that begins a turn is no end mark"
+        ),
+        pytest.param(" 山水", ("山水", "Cut"), id="the limit cuts it"),
+        pytest.param("</s>", ("", "Stopped"), id="an empty answer is an answer"),
+        pytest.param(" 山<pad>水<unk>。</s></s>", ("山 水 。", "Stopped"), id="control tokens are never shown"),
+    ],
+)
+def test_an_answer_is_cleaned(written: str, expected: tuple[str, str], template: templates.Template) -> None:
+    tokenizer = template.tokenizer
+    ids = tokenizer(written, add_special_tokens=False)["input_ids"]
+    answer = generation._answer(template, ids, len(ids), {*template.stop_ids})
+    assert (answer.text, answer.ending) == expected
+
+
+def test_half_a_character_at_the_limit_is_not_shown(byte_level_folder: Path) -> None:
+    tokenizer = tokenizer_files.load_tokenizer(byte_level_folder)
+    template = templates.load("ChatML", None, tokenizer)
+    ids = tokenizer("山𠮷", add_special_tokens=False)["input_ids"]
+    assert tokenizer.decode(ids[:-1]) == "山\ufffd", json.dumps(ids)
+    assert generation._answer(template, ids[:-1], 100, {*template.stop_ids}).text == "山"
