@@ -83,6 +83,16 @@ def read(sources: Sequence[tuple[DataSource, Path]], reading: Reading, part: str
             yield from _read_file(source, file, reading, part)
 
 
+def records(path: Path) -> Iterator[tuple[str, Record]]:
+    """What a file holds, with where it stands (``questions.csv, line 3``): for rows that are no conversations.
+
+    Raises DataError for a file that is damaged, or none of the kinds that are read.
+    """
+    unit, _, opened = _open(path, "train")
+    for number, record in _numbered(opened, path, unit):
+        yield f"{path}, {unit} {number}", record
+
+
 SPLITS = re.compile(r"(?<![a-z])(train|training|validation|valid|val|dev|eval|test)(?![a-z])", re.IGNORECASE)
 """Names of splits in file names, as the Hugging Face hub reads them."""
 SPLITS_FOR = {"train": ("train", "training"), "validation": ("validation", "valid", "val", "dev", "eval", "test")}

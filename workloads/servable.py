@@ -71,19 +71,47 @@ class Servable:
         return bool(kinds & {"dynamic", "longrope"})
 
 
-def load(wanted: Wanted) -> Servable:
-    """Look, check, load. Raises InputError, DataError or SpecError that names the field, OutOfMemory when it does not fit."""
+@dataclass(frozen=True)
+class Looked:
+    """A model that was looked into, and can be loaded."""
+
+    wanted: Wanted
+    base: model.Base
+    tokenizer: PreTrainedTokenizerBase
+    policy: Policy
+    quantized: str | None
+    """How its files are quantized already."""
+    device: Device
+    notes: tuple[str, ...] = ()
+    """Sentences for the user."""
+
+    @property
+    def kind(self) -> Literal["Model", "GPTQModel", "LoRAAdapter"]:
+        return "LoRAAdapter" if self.wanted.adapters else "GPTQModel" if self.quantized else "Model"
+
+
+def look(wanted: Wanted) -> Looked:
+    """Check everything that can be known without reading weights. Raises InputError, DataError or SpecError that names the field."""
     base = model.look(wanted.folder, f"spec.{wanted.field}", wanted.uri)
     quantized = _quantized(base, wanted)
-    model.quiet_libraries(bitsandbytes=wanted.bits is not None or quantized == "bitsandbytes")
-    if quantized == "gptq":
-        model.show_libraries("gptqmodel", "optimum")
+    _libraries(wanted, quantized)
     device = model.device()
     policy, notes = _policy(base, wanted, device, quantized)
-    tokenizer = _tokenizer(base, wanted)
+    return Looked(wanted, base, _tokenizer(base, wanted), policy, quantized, device, tuple(notes))
+
+
+def load(wanted: Wanted) -> Servable:
+    """Look, check, load. Raises InputError, DataError or SpecError that names the field, OutOfMemory when it does not fit."""
+    return load_looked(look(wanted))
+
+
+def load_looked(looked: Looked) -> Servable:
+    """Read the weights. Raises InputError or DataError that names the field, OutOfMemory when they do not fit."""
+    wanted, policy, quantized = looked.wanted, looked.policy, looked.quantized
+    _libraries(wanted, quantized)
     try:
-        loaded = model.load(base, ModelSource(uri=wanted.uri, rope_scaling=wanted.rope_scaling), policy)
-        if device.kind == "cuda" and not wanted.bits:
+        loaded = model.load(looked.base, ModelSource(uri=wanted.uri, rope_scaling=wanted.rope_scaling), policy)
+        if looked.device.kind == "cuda" and not wanted.bits:
             loaded = loaded.to("cuda:0")
         loaded = _with_adapters(loaded, wanted, merge=policy.weights == "float32" and not (wanted.bits or quantized))
     except Exception as error:
@@ -95,17 +123,27 @@ def load(wanted: Wanted) -> Servable:
     loaded.eval().requires_grad_(False)
     return Servable(
         model=loaded,
-        tokenizer=tokenizer,
+        tokenizer=looked.tokenizer,
         context=_context(loaded.config),
-        kind="LoRAAdapter" if wanted.adapters else "GPTQModel" if quantized else "Model",
+        kind=looked.kind,
         how={
             "weights": f"{quantized}" if quantized else {4: "nf4", 8: "int8"}.get(wanted.bits or 0, policy.weights),
             "precision": policy.weights,
             "attention": policy.attention,
-            "device": device.name,
+            "device": looked.device.name,
         },
-        notes=notes,
+        notes=[*looked.notes],
     )
+
+
+def _libraries(wanted: Wanted, quantized: str | None) -> None:
+    """Optional packages that an earlier model, or job, of this process has hidden are there again where this one needs them."""
+    bitsandbytes = wanted.bits is not None or quantized == "bitsandbytes"
+    model.quiet_libraries(bitsandbytes=bitsandbytes)
+    if bitsandbytes:
+        model.show_libraries("bitsandbytes")
+    if quantized == "gptq":
+        model.show_libraries("gptqmodel", "optimum")
 
 
 def _quantized(base: model.Base, wanted: Wanted) -> str | None:
