@@ -12,6 +12,8 @@ from tests.cluster.bed.cache import BedError, run, say
 
 NODE_TOOLS = ("runc", "containernetworking-plugins", "nftables", "conntrack")
 IMAGE_TOOLS = ("buildah",)
+BROWSER = ("chromium", "fonts-wqy-zenhei", "fonts-dejavu-core", "fonts-noto-color-emoji")
+"""With the letters that pages show: Chinese, Latin, emoji."""
 BASE = (
     "python3", "python3-pip", "ca-certificates", "netbase", "tzdata", "libc-bin", "libstdc++6", "dash", "coreutils",
 )  # fmt: skip
@@ -30,6 +32,13 @@ def node_tools() -> Path:
 def image_tools() -> Path:
     return cache.made(
         "debian/images", cache.digest(*IMAGE_TOOLS, _release()), lambda draft: _unpack_missing(draft, IMAGE_TOOLS)
+    )
+
+
+def browser() -> Path:
+    """A file system with Chromium, as new as Debian's security updates have it: the mirrors keep no older one to pin."""
+    return cache.made(
+        "debian/browser", cache.digest(*BROWSER, _release()), lambda draft: _unpack_missing(draft, BROWSER)
     )
 
 

@@ -1,0 +1,87 @@
+"""A real Chromium for tests of pages: Debian's, unpacked into the cache, driven by Playwright.
+
+    with chromium() as browser:
+        page = browser.new_page()
+        page.goto(file.as_uri())
+
+Playwright's own download of a browser is not needed. Where there is no Debian to take one from, ALPACA_TEST_BROWSER names a
+Chromium or Chrome.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from xml.sax.saxutils import escape
+
+from playwright.sync_api import Browser, sync_playwright
+
+from tests.cluster.bed import cache, debian
+
+FONTS = """<?xml version="1.0"?>
+<!DOCTYPE fontconfig SYSTEM "urn:fontconfig:fonts.dtd">
+<fontconfig><dir>{fonts}</dir><cachedir>{cache}</cachedir></fontconfig>
+"""
+
+
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    """A headless browser; each of its contexts is a user of their own. Raises BedError where there is none to be had.
+
+    Playwright's event loop counts as running in this thread until the block ends: tests that use asyncio come after it.
+    """
+    program, environment = _found()
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=program,
+            env={**os.environ, **environment},
+            # A user namespace within a container, or as root, is what Chromium's sandbox may not have; /dev/shm is 64 MiB there.
+            args=["--no-sandbox", "--disable-dev-shm-usage"],
+        )
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+def _found() -> tuple[Path, dict[str, str]]:
+    """The program, and the environment in which it finds its libraries and fonts."""
+    if named := os.environ.get("ALPACA_TEST_BROWSER"):
+        if not Path(named).exists():
+            raise cache.BedError(
+                f"ALPACA_TEST_BROWSER is {named}, which does not exist: name the program of a Chromium"
+            )
+        return Path(named), {}
+    root = debian.browser()
+    program = root / "usr/lib/chromium/chromium"
+    libraries = sorted({path.parent for path in (root / "usr/lib").glob("*-linux-gnu*/**/*.so*")})
+    if not program.exists():
+        raise cache.BedError(
+            f"the package chromium of this release has no {program.relative_to(root)} (Ubuntu's is a snap): "
+            "set ALPACA_TEST_BROWSER to a Chromium or Chrome"
+        )
+    environment = {
+        "LD_LIBRARY_PATH": os.pathsep.join(map(str, libraries)),
+        "FONTCONFIG_FILE": str(_fonts(root)),
+    }
+    started = subprocess.run(
+        [program, "--version"], env={**os.environ, **environment}, check=False, capture_output=True, text=True
+    )
+    if started.returncode:
+        raise cache.BedError(
+            f"{program} does not start here: {started.stderr.strip()[-500:]}. Set ALPACA_TEST_BROWSER to a Chromium or Chrome"
+        )
+    return program, environment
+
+
+def _fonts(root: Path) -> Path:
+    """Only the fonts beside the browser: a page looks the same on every machine."""
+
+    def write(draft: Path) -> None:
+        text = FONTS.format(fonts=escape(str(root / "usr/share/fonts")), cache=escape(str(cache.root() / "fontconfig")))
+        (draft / "fonts.conf").write_text(text)
+
+    return cache.made("debian/fonts", cache.digest(FONTS, str(root)), write) / "fonts.conf"
