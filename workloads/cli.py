@@ -25,18 +25,29 @@ SWITCH = {"true": True, "false": False}
 
 def main(kind: type[Resource], run: Callable[[Any, Runtime], Metrics], argv: list[str] | None = None) -> int:
     """Run the job that ``argv`` describes; returns the exit code."""
+
+    def executed(job: Any) -> int:
+        from workloads.runtime import execute
+
+        return execute(job, run)
+
+    return serve(kind, executed, argv)
+
+
+def serve(
+    kind: type[Resource], run: Callable[[Any], int], argv: list[str] | None = None, module: str | None = None
+) -> int:
+    """The same for a kind that has an end of its own: ``run`` returns the exit code. ``module`` is named by ``--help``."""
     arguments = sys.argv[1:] if argv is None else argv
     if any(argument in ("--help", "-h") for argument in arguments):
-        print(help_text(kind, shutil.get_terminal_size((100, 24)).columns), end="")
+        print(help_text(kind, shutil.get_terminal_size((100, 24)).columns, module), end="")
         return 0
     try:
         file, name, overrides = parse(kind, arguments)
-        job = _found_in(file, spec.load_job(kind, file, name, overrides))
+        resource = _found_in(file, spec.load_job(kind, file, name, overrides))
     except WorkloadError as error:
         return endings.refuse(error, os.environ)
-    from workloads.runtime import execute
-
-    return execute(job, run)
+    return run(resource)
 
 
 def _found_in(file: str | None, job: Resource) -> Resource:
@@ -98,10 +109,10 @@ def _hint(kind: type[Resource], flag: str) -> str:
     return f": did you mean --{best[0]}?" if best else ""
 
 
-def help_text(kind: type[Resource], width: int) -> str:
+def help_text(kind: type[Resource], width: int, module: str | None = None) -> str:
     """Every field with its sentence, default and bounds."""
     lines = [
-        f"usage: python -m workloads.{kind.workload} [FILE] [--name NAME] [--field value]...",
+        f"usage: python -m workloads.{module or kind.workload} [FILE] [--name NAME] [--field value]...",
         "",
         *textwrap.wrap(" ".join((kind.__doc__ or "").split()), width),
         "",

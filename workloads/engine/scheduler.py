@@ -43,12 +43,11 @@ class Answer:
     writer: Writer
     ends: frozenset[int]
     """Tokens that end it."""
-    stream: Stream
-    deadline: float
-    """``time.monotonic()`` after which it is given up."""
     timeout: float
-    """Seconds, for the message."""
-    submitted_at: float = field(default_factory=time.monotonic)
+    """Seconds from its arrival after which it is given up."""
+    arrived_at: float = field(default_factory=time.monotonic)
+    stream: Stream = field(init=False)
+    """Where it comes out; set by `Scheduler.submit`."""
     cancelled: bool = False
     """Its reader has left."""
     tokens: int = 0
@@ -120,7 +119,7 @@ class Scheduler:
         """End the thread; answers that are still there are given up."""
         with self._lock:
             self._closed = True
-            self._lock.notify()
+            self._lock.notify_all()
         self._thread.join()
 
     @property
@@ -131,10 +130,14 @@ class Scheduler:
     def running(self) -> int:
         return len(self._running) + len(self._reading)
 
-    @property
-    def is_idle(self) -> bool:
+    def idle_within(self, seconds: float) -> bool:
+        """Wait until every answer has come to its end; False when time is over before."""
         with self._lock:
-            return not (self._waiting or self._reading or self._running)
+            return self._lock.wait_for(lambda: not self._has_work, max(0.0, seconds))
+
+    @property
+    def _has_work(self) -> bool:
+        return bool(self._waiting or self._reading or self._running)
 
     @property
     def is_dead(self) -> bool:
@@ -146,8 +149,9 @@ class Scheduler:
         began = self._step_began
         return 0.0 if began is None else time.monotonic() - began
 
-    def submit(self, answer: Answer) -> None:
-        """Put a request in the queue. Raises Refusal when it is full."""
+    def submit(self, answer: Answer) -> Stream:
+        """Put a request in the queue; called by the event loop that reads the answer. Raises Refusal when it is full."""
+        answer.stream = Stream()
         with self._lock:
             if self._closed:
                 raise refusals.draining()
@@ -157,7 +161,8 @@ class Scheduler:
                 rounds = 1 + len(self._waiting) // self._max_batch
                 raise refusals.queue_full(len(self._waiting), max(1, min(60, round(rounds * self._seconds_per_answer))))
             self._waiting.append(answer)
-            self._lock.notify()
+            self._lock.notify_all()
+        return answer.stream
 
     def _run(self) -> None:
         with torch.inference_mode():
@@ -181,7 +186,8 @@ class Scheduler:
     def _await_work(self) -> bool:
         """Wait until there is something to do, and take in what there is room for. False once closed."""
         with self._lock:
-            while not (self._closed or self._waiting or self._reading or self._running):
+            while not (self._closed or self._has_work):
+                self._lock.notify_all()  # those who wait for this moment
                 self._lock.wait()
             while not self._closed and self._waiting and self._has_room(self._waiting[0]):
                 self._reading.append(Reading(self._waiting.popleft()))
@@ -200,7 +206,7 @@ class Scheduler:
         now = time.monotonic()
 
         def gone(answer: Answer) -> bool:
-            if answer.deadline <= now and not answer.cancelled:
+            if answer.arrived_at + answer.timeout <= now and not answer.cancelled:
                 self._news.append((answer.stream, "", refusals.timed_out(answer.timeout)))
                 return True
             return answer.cancelled
@@ -269,7 +275,7 @@ class Scheduler:
             self._leave(row)
             return
         if not answer.tokens:
-            self._watcher.first_token(time.monotonic() - answer.submitted_at)
+            self._watcher.first_token(time.monotonic() - answer.arrived_at)
         answer.tokens += 1
         answer.last = token
         answer.sampler.note(token)
@@ -283,7 +289,7 @@ class Scheduler:
                 self._news.append((answer.stream, text, None))
             return
         self._news.append((answer.stream, text + answer.writer.end(), ending))
-        self._seconds_per_answer += 0.2 * (time.monotonic() - answer.submitted_at - self._seconds_per_answer)
+        self._seconds_per_answer += 0.2 * (time.monotonic() - answer.arrived_at - self._seconds_per_answer)
         self._leave(row)
 
     def _leave(self, row: int) -> None:

@@ -1,0 +1,226 @@
+"""From a ChatDeployment to models that answer: inputs found, loaded, given a template, limits and a scheduler."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from alpaca_operator.api.base import AdapterSource
+from alpaca_operator.api.chain import noted
+from alpaca_operator.api.chat import Answering, ChatDeployment, ChatModel, Limits
+from alpaca_operator.api.generation import Decoding
+from alpaca_operator.api.sft import TemplateName
+from alpaca_operator.api.training import Load
+from workloads import memory, servable, storage, templates
+from workloads.digests import Digests
+from workloads.engine.scheduler import Scheduler, Watcher
+from workloads.engine.served import Defaults, Served
+from workloads.environment import Environment
+from workloads.errors import InputError, SpecError
+from workloads.servable import Servable, Wanted
+from workloads.storage import Inputs
+from workloads.templates import Template
+
+SHARE_FOR_CONVERSATIONS = {"cuda": 0.85, "cpu": 0.5}
+"""Share of the memory that is free once the models are loaded. On a GPU nobody else takes of it."""
+FEWEST_POSITIONS = 64
+"""With room for fewer there is no conversation."""
+OWN_NAMES = {
+    "temperature": "temperature", "top_p": "top_p", "top_k": "top_k", "repetition_penalty": "repetition_penalty",
+    "max_new_tokens": "max_new_tokens",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Part:
+    """A model that the spec names: the one that is served, or the one beside it."""
+
+    name: str
+    path: str
+    """Of its fields in the spec: empty, or `compareWith.`."""
+    model: ChatModel
+    adapters: list[AdapterSource]
+    load: Load | None
+    template: TemplateName
+
+
+def parts(job: ChatDeployment) -> list[Part]:
+    """The models of a spec, in order. Raises SpecError for a spec that this process has no part in."""
+    spec = job.spec
+    if spec.engine == "External":
+        raise SpecError("engine External loads no model: run the page alone (python -m workloads.chat_ui)")
+    if spec.engine == "vLLM":
+        raise SpecError(
+            "engine vLLM runs from its own image in a cluster: set engine to Auto or Transformers here, or start vLLM yourself and name it "
+            "with engine External and endpoint.url"
+        )
+    assert spec.model is not None, "a rule of the spec"
+    name = job.metadata.name
+    found = [Part(name, "", spec.model, spec.adapters, spec.load, spec.template)]
+    if (other := spec.compare_with) is not None:
+        assert other.model is not None, "a rule of the spec"
+        found.append(
+            Part(other.name or f"{name}-other", "compareWith.", other.model, other.adapters, other.load, other.template)
+        )
+    if len({part.name for part in found}) < len(found):
+        raise SpecError(f"compareWith.name {found[1].name} is the name of the deployment: give it another")
+    return found
+
+
+def load(
+    job: ChatDeployment, environment: Environment, watcher: Watcher, say: Callable[[str], None]
+) -> dict[str, Served]:
+    """Every model of the spec by its name, ready to answer. Raises WorkloadError."""
+    known = Digests(environment.cache / "digests.json", lambda: None)
+    inputs = storage.collect(job.spec, environment, known, lambda: None)
+    storage.must_be_as_published(inputs, noted(job.metadata.annotations))
+    known.remember()
+    loaded = []
+    for part in parts(job):
+        say(f"loading {part.model.uri}")
+        found = servable.load(_wanted(part, inputs))
+        for note in found.notes:
+            say(note)
+        template = _template(part, inputs, found)
+        loaded.append((part, found, template))
+    say("resolved: " + "; ".join(f"{part.name}: {_told(found.how)}" for part, found, _ in loaded))
+    served = {}
+    for part, found, template in loaded:
+        served[part.name] = _served(job, part, inputs, found, template, watcher, len(loaded), say)
+    for each in served.values():
+        each.scheduler.start()
+    return served
+
+
+def _wanted(part: Part, inputs: Inputs) -> Wanted:
+    model = inputs[f"{part.path}model"]
+    adapters = [
+        (f"{part.path}adapters[{number}]", inputs[f"{part.path}adapters[{number}]"])
+        for number in range(len(part.adapters))
+    ]
+    return Wanted(
+        field=f"{part.path}model",
+        uri=model.uri,
+        folder=model.path,
+        adapters=tuple((field, found.uri, found.path) for field, found in adapters),
+        bits=part.load.bits if part.load else None,
+        rope_scaling=part.model.rope_scaling,
+    )
+
+
+def _template(part: Part, inputs: Inputs, found: Servable) -> Template:
+    """As training has it where the format is known; else the model's own text, which is enough to answer."""
+    file = inputs.get(f"{part.path}templateFile")
+    path = file.path if file else None
+    try:
+        return templates.load(part.template, path, found.tokenizer)
+    except SpecError:
+        return templates.load(part.template, path, found.tokenizer, train_on_prompt=True)
+
+
+def _served(
+    job: ChatDeployment,
+    part: Part,
+    inputs: Inputs,
+    found: Servable,
+    template: Template,
+    watcher: Watcher,
+    sharers: int,
+    say: Callable[[str], None],
+) -> Served:
+    limits = job.spec.limits
+    positions = _positions(found, sharers)
+    if positions < FEWEST_POSITIONS:
+        raise SpecError(
+            f"{part.name}: the weights leave room for {positions} tokens of conversation: raise pod.resources.limits, or set load.bits"
+        )
+    if positions < found.context:
+        say(f"{part.name}: memory is left for {positions} of the model's {found.context} positions")
+    context = min(found.context, positions)
+    defaults = _defaults(job.spec.generation, job.spec.system_prompt, [inputs[f"{part.path}model"].path])
+    tokenizer = template.tokenizer
+    own_ends = getattr(found.model.generation_config, "eos_token_id", None)
+    own_ends = [] if own_ends is None else [own_ends] if isinstance(own_ends, int) else list(own_ends)
+    if not template.stop_ids:
+        say(f"{part.name}: the template names no token that ends an answer: answers end at maxNewTokens")
+    begins = tokenizer.bos_token_id
+    plain = tokenizer("a")["input_ids"]
+    return Served(
+        name=part.name,
+        kind=found.kind,
+        digest=inputs[f"{part.path}adapters[0]" if part.adapters else f"{part.path}model"].digest,
+        template=template,
+        defaults=defaults,
+        scheduler=Scheduler(
+            found.model,
+            max_batch=1 if found.changes_with_length else limits.max_batch,
+            max_queue=limits.max_queue,
+            positions=positions,
+            watcher=watcher,
+            **({"piece": context} if found.changes_with_length else {}),
+        ),
+        context=context,
+        max_input_tokens=_input_limit(limits, context, defaults, part),
+        timeout_seconds=limits.request_timeout_seconds,
+        ends=frozenset({*template.stop_ids, *template.next_turn[0], *own_ends}),
+        begins=begins if begins is not None and plain[:1] == [begins] else None,
+    )
+
+
+def _positions(found: Servable, sharers: int) -> int:
+    """Tokens of conversation that there is memory for."""
+    import torch
+
+    device = found.model.device.type
+    free = torch.cuda.mem_get_info()[0] if device == "cuda" else memory.available()
+    if free is None:
+        return found.context
+    return int(free * SHARE_FOR_CONVERSATIONS[device] / sharers / found.bytes_per_position)
+
+
+def _input_limit(limits: Limits, context: int, defaults: Defaults, part: Part) -> int:
+    if limits.max_input_tokens is None:
+        return context - min(defaults.max_new_tokens, context // 2)
+    if limits.max_input_tokens >= context:
+        raise SpecError(
+            f"limits.maxInputTokens is {limits.max_input_tokens} and {part.name} has {context} positions for question and answer together: "
+            f"lower it to {context - 1} or less, or set {part.path}model.ropeScaling"
+        )
+    return limits.max_input_tokens
+
+
+def _defaults(asked: Answering, system_prompt: str | None, folders: list[Path]) -> Defaults:
+    """The spec's word, else the model's own, else ours."""
+    own = next((found for folder in folders if (found := _generation_config(folder))), {})
+    ours = Decoding()
+    values: dict[str, Any] = {}
+    for name in OWN_NAMES:
+        candidates = (getattr(asked, name), own.get(name), getattr(ours, name))
+        values[name] = next(value for value in candidates if value is not None)
+    return Defaults(system_prompt=system_prompt, **values)
+
+
+def _generation_config(folder: Path) -> dict[str, Any]:
+    """How the model is meant to be sampled, with values that our own bounds take."""
+    path = folder / "generation_config.json"
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"spec.model: {path} is no JSON ({error}): copy the model again") from error
+    found = {name: content[name] for name in OWN_NAMES if isinstance(content.get(name), int | float)}
+    if content.get("do_sample") is False:
+        found["temperature"] = 0.0
+    try:
+        Answering.model_validate(found)
+    except ValueError as error:
+        raise InputError(f"spec.model: {path}: {error}: correct it, or set generation") from error
+    return found
+
+
+def _told(how: dict[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in how.items())
