@@ -31,6 +31,8 @@ LIBRARIES = (
     "trl",
     "accelerate",
     "deepspeed",
+    "gptqmodel",
+    "optimum",
 )
 """Those of them that a run imported are named in its artifact, with their versions."""
 
@@ -57,21 +59,22 @@ def essence(part: Any, inputs: Inputs, path: str = "") -> Any:
     return part
 
 
-def spec_digest(job: Resource, inputs: Inputs) -> str:
-    """``sha256:…`` of what the result is made from."""
-    return digests.of_json({"kind": job.kind, "spec": essence(job.spec, inputs)})
+def spec_digest(job: Resource, inputs: Inputs, processes: int = 1) -> str:
+    """``sha256:…`` of what the result is made from. Several processes see as many times the rows in a step."""
+    together = {"processes": processes} if processes > 1 else {}
+    return digests.of_json({"kind": job.kind, "spec": essence(job.spec, inputs), **together})
 
 
 class Publisher:
     """Decides about an output, and publishes it."""
 
-    def __init__(self, job: Resource, inputs: Inputs, place: OutputPlace, known: Digests) -> None:
+    def __init__(self, job: Resource, inputs: Inputs, place: OutputPlace, known: Digests, processes: int = 1) -> None:
         self._job = job
         self._inputs = inputs
         self._place = place
         self._known = known
         self._fence: Fence | None = None
-        self.spec_digest = spec_digest(job, inputs)
+        self.spec_digest = spec_digest(job, inputs, processes)
         self.published: contract.Published | None = None
         """What lies at the output now, made from this spec and these inputs."""
 
@@ -102,8 +105,7 @@ class Publisher:
         return f"the artifact at {uri} ({self._described(artifact)}) is replaced, as output.overwrite says"
 
     def guard(self, fence: Fence) -> None:
-        """From here on this run is the newest."""
-        fence.take()
+        """``fence``, which this run has taken, tells from here on whether it is still the newest."""
         self._fence = fence
 
     @contextmanager
@@ -160,6 +162,12 @@ class Publisher:
         self._fence.lift()
         self.published = contract.Published(uri=self._place.uri, digest=artifact.digest, kind=artifact.kind)
         return self.published
+
+    def reject(self, folder: Path) -> str:
+        """Keep ``folder``, the report on a result that is not published; returns where. Raises Superseded when another run took over."""
+        assert self._fence is not None, "rejecting without a fence"
+        self._fence.check()
+        return self._place.reject(folder)
 
     def _described(self, artifact: contract.Artifact) -> str:
         by = " ".join(artifact.job[key] for key in ("kind", "name") if key in artifact.job) or "an unknown job"

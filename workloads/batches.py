@@ -32,6 +32,8 @@ class Collator:
             _next_tokens(torch.as_tensor(sequence["labels"], dtype=torch.long), rows)
             for sequence, rows in zip(sequences, lengths, strict=True)
         ]
+        # A row that fills up the share of a process (`shares.Filled`) has no target, and is no row that was seen.
+        tokens = sum(len(row) for row, wanted in zip(ids, targets, strict=True) if (wanted != IGNORED).any())
         if self.flat:
             ids, targets, lengths = [torch.cat(ids)], [torch.cat(targets)], [[*chain.from_iterable(lengths)]]
         width = max(map(len, ids))
@@ -48,7 +50,7 @@ class Collator:
             "labels": wanted[trained],
             "shift_labels": wanted[trained],
             "logits_to_keep": trained,
-            "tokens": sum(map(len, ids)),
+            "tokens": tokens,
         }
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -23,7 +22,7 @@ from torch.utils.data import IterableDataset
 
 from alpaca_operator.api.corpus import CorpusSource
 from alpaca_operator.api.pretrain import PretrainSpec
-from workloads import durable, tokens
+from workloads import cgroup, durable, tokens
 from workloads.corpus import CorpusFile, Tally, documents, files_of
 from workloads.errors import DataError
 from workloads.tokens import Recipe
@@ -123,6 +122,7 @@ def prepare(
     recipe: Recipe,
     cache: Path,
     *,
+    processes: int = 1,
     say: Callable[[str], None] = print,
     beat: Callable[[], None] = lambda: None,
 ) -> Prepared:
@@ -139,7 +139,7 @@ def prepare(
         lines += [f"validation: {line}" for line in found.lines]
     share = 0.0 if spec.dataset.validation else spec.dataset.validation_split
     if spec.dataset.streaming:
-        train, aside, line = _streamed(spec, inputs, recipe, share, beat)
+        train, aside, line = _streamed(spec, inputs, recipe, share, processes, beat)
         validation = validation or aside
         lines.append(f"train: {line}")
     else:
@@ -235,7 +235,7 @@ def _tokenise_into(
     began = told = time.monotonic()
     amount = ended = 0
     with (folder / "tokens.bin").open("wb") as out:
-        for ids in tokens.encode(documents(files, tally), recipe, tokens.cores(), beat):
+        for ids in tokens.encode(documents(files, tally), recipe, cgroup.cores(), beat):
             ids.tofile(out)
             amount += len(ids)
             ended += int((ids == recipe.eos).sum())
@@ -329,14 +329,19 @@ def cut(arrays: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
 
 
 def _streamed(
-    spec: PretrainSpec, inputs: Mapping[str, Found], recipe: Recipe, share: float, beat: Callable[[], None]
+    spec: PretrainSpec,
+    inputs: Mapping[str, Found],
+    recipe: Recipe,
+    share: float,
+    processes: int,
+    beat: Callable[[], None],
 ) -> tuple[Stream, Blocks | None, str]:
     """The stream, what of its start is set aside for validation, and a line on the files."""
     size, training = spec.training.block_size, spec.training
     files = files_of(located("train", spec.dataset.train, inputs), Tally())
 
     def passes() -> Iterator[np.ndarray]:
-        return tokens.encode(documents(files, Tally()), recipe, tokens.cores(), beat)
+        return tokens.encode(documents(files, Tally()), recipe, cgroup.cores(), beat)
 
     numbers: np.ndarray = np.empty(0, dtype=np.int64)
     validation = None
@@ -346,7 +351,6 @@ def _streamed(
         if len(numbers):
             validation = Blocks(np.concatenate([window[number] for number in numbers]), size)
     assert training.max_steps is not None, "a rule of the spec"
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
     length = training.max_steps * training.batch_size_per_device * training.gradient_accumulation * processes
     whole = sum(file.path.stat().st_size for file in files)
     stream = Stream(passes, size, length, training.seed, map(int, numbers))

@@ -15,7 +15,7 @@ from typing import Literal
 from alpaca_operator.api import Resource, contract
 from alpaca_operator.api.base import JobReference, resolved
 from alpaca_operator.api.chain import Find, cycle, links, mismatch
-from workloads import artifact, runtime, storage
+from workloads import artifact, launch, runtime, storage
 from workloads.digests import Digests
 from workloads.environment import Environment
 from workloads.errors import OutputExists, SpecError, WorkloadError
@@ -108,7 +108,7 @@ def _is_done(job: Resource, environment: Environment, known: Digests) -> bool:
     try:
         inputs = storage.collect(job.spec, environment, known, lambda: None)
         place = storage.output_place(job.spec.output.uri, inputs, environment, lambda: None)
-        publisher = artifact.Publisher(job, inputs, place, known)
+        publisher = artifact.Publisher(job, inputs, place, known, launch.processes(job, environment))
         publisher.look()
     except OutputExists:
         return False

@@ -85,6 +85,19 @@ def quiet_libraries(*, bitsandbytes: bool = False, deepspeed: bool = False) -> N
     transformers_logging.disable_progress_bar()
 
 
+def show_libraries(*names: str) -> None:
+    """Undo `quiet_libraries` for packages that this job needs, which an earlier job of the same process has hidden."""
+    for name in names:
+        if name in sys.modules and sys.modules[name] is None:
+            del sys.modules[name]
+    from transformers.utils import import_utils
+
+    for name in names:
+        known = getattr(import_utils, f"is_{name}_available", None)
+        if known is not None:
+            known.cache_clear()
+
+
 def needs(spec: Spec) -> dict[str, bool]:
     """Which optional packages a job uses: the arguments of `quiet_libraries`."""
     return {
@@ -108,7 +121,7 @@ def device() -> Device:
 
     if not torch.cuda.is_available():
         return Device("cpu", "this machine's CPU", 0, bitsandbytes=_installed("bitsandbytes"))
-    properties = torch.cuda.get_device_properties(0)
+    properties = torch.cuda.get_device_properties(local_rank())
     return Device(
         kind="cuda",
         name=properties.name,
@@ -118,6 +131,11 @@ def device() -> Device:
         flash_attention_3=_installed("flash_attn_interface"),
         bitsandbytes=_installed("bitsandbytes"),
     )
+
+
+def local_rank() -> int:
+    """The number of this process's GPU."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
 
 
 def inspect(folder: Path, field: str, uri: str, spec: Spec) -> Base:
@@ -189,26 +207,36 @@ def sizes(base: Base, spec: Spec) -> Sizes:
 
 def check(base: Base, tokenizer: PreTrainedTokenizerBase, source: ModelSource, spec: Spec) -> None:
     """Refuse a tokenizer that the embedding is too small for, and a sequence that the positions are too few for."""
+    check_vocabulary(base, tokenizer, f"spec.model {source.uri}")
+    check_length(base, source.rope_scaling, spec)
+
+
+def check_vocabulary(base: Base, tokenizer: PreTrainedTokenizerBase, shown: str) -> None:
+    """Refuse a tokenizer that the embedding is too small for."""
     if len(tokenizer) > base.rows:
         raise InputError(
-            f"spec.model {source.uri}: its tokenizer has {len(tokenizer)} tokens and its embedding {base.rows} rows, so ids from "
+            f"{shown}: its tokenizer has {len(tokenizer)} tokens and its embedding {base.rows} rows, so ids from "
             f"{base.rows} on have no vector: put the tokenizer there that the model was trained with"
         )
-    check_length(base, source.rope_scaling, spec)
 
 
 def check_length(base: Base, scaling: RopeScaling | None, spec: Spec) -> None:
     """Refuse a sequence that the positions are too few for."""
+    how = method.of(spec)
+    check_reach(base, scaling, how.length, how.words.length)
+
+
+def check_reach(base: Base, scaling: RopeScaling | None, length: int, field: str) -> None:
+    """Refuse a ``length``, which the spec calls ``field``, that the positions are too few for."""
     limit = base.config.get("max_position_embeddings")
     if limit is None:
         return
-    how = method.of(spec)
     reach = int(limit * (scaling.factor if scaling else 1))
-    if how.length > reach:
+    if length > reach:
         raise SpecError(
-            f"{how.words.length} {how.length} is beyond the {reach} positions of the model"
+            f"{field} {length} is beyond the {reach} positions of the model"
             f"{' with its ropeScaling' if scaling else ''}: lower it to {reach}, or set model.ropeScaling.factor to "
-            f"{-(-how.length // limit)} or more"
+            f"{-(-length // limit)} or more"
         )
 
 
@@ -282,7 +310,7 @@ def load(base: Base, source: ModelSource, policy: Policy) -> PreTrainedModel:
     options: dict[str, Any] = {}
     if policy.bits:
         options["quantization_config"] = _quantization(policy)
-        options["device_map"] = {"": "cuda:0" if torch.cuda.is_available() else "cpu"}
+        options["device_map"] = {"": f"cuda:{local_rank()}" if torch.cuda.is_available() else "cpu"}
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
             base.folder,

@@ -51,26 +51,33 @@ def run(job: PretrainJob, here: Runtime) -> Metrics:
 
     here.progress.update(stage="Preparing")
 
-    def beat() -> None:
-        here.progress.beat()
-        here.stop.check()  # a corpus may take hours to tokenise
-
     recipe = Recipe.of(start.tokenizer, start.tokenizer_folder)
-    text = blocks.prepare(spec, here.inputs, recipe, here.cache, say=here.progress.say, beat=beat)
-    here.stop.check()
+    with here.stop.at_once(), here.ranks.first_before_others():
+        text = blocks.prepare(
+            spec,
+            here.inputs,
+            recipe,
+            here.cache,
+            processes=here.ranks.count,
+            say=here.progress.say,
+            beat=here.progress.beat,
+        )
 
     here.progress.update(stage="Loading")
-    trainer = _build(spec, here, start, chosen, text, recipe)
-    here.stop.check()
+    with here.stop.at_once():
+        trainer = _build(spec, here, start, chosen, text, recipe)
     with zero.mismatches_told():
         trainer.fit()
-    if here.stop.requested:
+    if trainer.stopping:
         raise Interrupted(
             f"stopped after step {trainer.state.global_step} of {trainer.state.max_steps}, with a checkpoint: run again to go on"
         )
     trainer.load_best()
 
     metrics = trainer.metrics()
+    if not here.ranks.first:
+        trainer.give_weights()
+        return metrics
     kind = job.output_kind
     with here.output(kind, metrics) as folder:
         _publish(folder, spec, here, start, chosen, trainer)
@@ -137,9 +144,9 @@ def _build(spec: PretrainSpec, here: Runtime, start: Start, chosen: policy.Polic
 
     deepspeed = zero.config(spec.deepspeed, chosen, here.progress.say)
     if deepspeed is not None:
-        zero.start(on_gpu=torch.cuda.is_available())
-    arguments = training.arguments(spec, chosen, here.cache / "scratch", deepspeed)
-    checkpoint = here.checkpoints.newest()
+        zero.start(on_gpu=torch.cuda.is_available(), timeout=spec.failure_policy.hang_timeout_seconds)
+    arguments = training.arguments(spec, chosen, here.cache / "scratch", deepspeed, here.ranks.count)
+    checkpoint = training.newest_checkpoint(here)
 
     set_seed(spec.training.seed)  # fresh weights and the adapter's first ones are random
     trainer = training.Trainer(
@@ -154,7 +161,7 @@ def _build(spec: PretrainSpec, here: Runtime, start: Start, chosen: policy.Polic
         train_dataset=text.train,
         eval_dataset=text.validation,
         callbacks=[curves.TensorBoard(here.checkpoints.own.parent / "runs")]
-        if "TensorBoard" in spec.training.report_to
+        if "TensorBoard" in spec.training.report_to and here.ranks.first
         else [],
     )
     trainer.tell_plan(len(text.train))

@@ -122,6 +122,10 @@ class Checkpoints:
         """The folder of this run."""
         return self._folder / f"run-{self._run.run_id}"
 
+    def partial(self, step: int) -> Path:
+        """Where a checkpoint is written, before it is one."""
+        return self.own / f".checkpoint-{step}.partial"
+
     def take(self) -> None:
         """Become the newest run of the job: older ones may write and remove nothing any more."""
         self._fence.take()
@@ -162,7 +166,7 @@ class Checkpoints:
         """
         self._fence.check()
         target = self.own / f"checkpoint-{step}"
-        partial = self.own / f".checkpoint-{step}.partial"
+        partial = self.partial(step)
         durable.discard(partial)
         partial.mkdir(parents=True)
         try:

@@ -8,10 +8,13 @@ from __future__ import annotations
 import faulthandler
 import logging
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +22,14 @@ from alpaca_operator.api import Resource, contract
 from alpaca_operator.api.chain import noted
 from alpaca_operator.api.contract import ExitCode
 from alpaca_operator.api.status import Reason
-from workloads import endings, storage
+from workloads import endings, launch, storage
 from workloads.artifact import Publisher
 from workloads.console import display
 from workloads.digests import Digests
-from workloads.environment import QUIET, TELEMETRY_OFF, Environment
+from workloads.environment import QUIET, TELEMETRY_OFF, Environment, share_processors
 from workloads.errors import Hung, SpecError, WorkloadError
-from workloads.progress import Board
+from workloads.progress import Board, Display
+from workloads.ranks import Ranks
 from workloads.runs import Checkpoints, Run, now
 from workloads.stop import Stop
 from workloads.storage import Inputs
@@ -47,6 +51,7 @@ class Runtime:
         progress: Board,
         checkpoints: Checkpoints,
         publisher: Publisher,
+        ranks: Ranks,
     ) -> None:
         self.job = job
         self.run_id = environment.run_id
@@ -57,6 +62,8 @@ class Runtime:
         self.stop = stop
         self.progress = progress
         self.checkpoints = checkpoints
+        self.ranks = ranks
+        """The processes that train together. What is written, published and told, the first of them does."""
         self._publisher = publisher
 
     def resolved(self, policy: dict[str, Any]) -> None:
@@ -76,6 +83,13 @@ class Runtime:
             self._publisher.publish(folder, kind, metrics, self.progress.current.resolved_policy or {})
         self.checkpoints.discard_all()
 
+    def reject(self, report: Path) -> str:
+        """Keep the folder ``report`` beside the output, whose result was measured and is not published; returns its URI.
+
+        The next result that is published there takes it away. Raises Superseded when another run took over.
+        """
+        return self._publisher.reject(report)
+
 
 def execute(job: Resource, run: Callable[[Any, Runtime], Metrics]) -> int:
     """Run ``job`` in this process, tell how it ended, and return the exit code."""
@@ -90,26 +104,38 @@ def end_of(job: Resource, run: Callable[[Any, Runtime], Metrics]) -> contract.Te
         return endings.refused(error, os.environ)
     prepare_process()
     stop = Stop(job.spec.pod.termination_grace_period_seconds)
+
+    def tell(ending: contract.Termination) -> None:
+        endings.tell(ending, environment.termination_log)
+
     with display(environment.in_pod) as shown, stop.listening():
-        watchdog = Watchdog(job.spec.failure_policy.hang_timeout_seconds)
-        board = Board(shown, watchdog.beat)
-        watchdog.start(
-            lambda silence: endings.tell(
-                endings.failed(_hung(silence, board), board.current), environment.termination_log
-            )
-        )
-        imports = _Imports(board)
-        sys.meta_path.insert(0, imports)
-        try:
-            ending = _work(job, run, environment, stop, board)
-        except BaseException as error:  # noqa: BLE001 - every way to end has to reach the exit code and the last word
-            ending = endings.failed(error, board.current, _written(job, environment))
-        finally:
-            sys.meta_path.remove(imports)
-            watchdog.stop()
-            board.close()
-    endings.tell(ending, environment.termination_log)
+        ending, _ = _guarded(job, environment, shown, lambda board: _work(job, run, environment, stop, board), tell)
+    tell(ending)
     return ending
+
+
+def _guarded(
+    job: Resource,
+    environment: Environment,
+    shown: Display,
+    work: Callable[[Board], contract.Termination],
+    tell_hung: Callable[[contract.Termination], None],
+) -> tuple[contract.Termination, BaseException | None]:
+    """Do ``work``, watched; however it ends, that becomes a last word. Also returns the error that it was made of."""
+    watchdog = Watchdog(job.spec.failure_policy.hang_timeout_seconds)
+    board = Board(shown, watchdog.beat)
+    watchdog.start(lambda silence: tell_hung(endings.failed(_hung(silence, board), board.current)))
+    imports = _Imports(board)
+    sys.meta_path.insert(0, imports)
+    try:
+        return work(board), None
+    except BaseException as error:  # noqa: BLE001 - every way to end has to reach the exit code and the last word
+        told = launch.named(error)
+        return endings.failed(told, board.current, _written(job, environment)), told
+    finally:
+        sys.meta_path.remove(imports)
+        watchdog.stop()
+        board.close()
 
 
 class _Imports:
@@ -133,12 +159,14 @@ def _work(
         board.beat()
         stop.check()  # in the threads that download, which no signal reaches
 
+    share_processors()
+    count = launch.processes(job, environment)
     known = Digests(environment.cache / "digests.json", board.beat)
     with stop.at_once():
         inputs = storage.collect(job.spec, environment, known, beat)
         storage.must_be_as_published(inputs, noted(job.metadata.annotations))
         place = storage.output_place(job.spec.output.uri, inputs, environment, board.beat)
-        publisher = Publisher(job, inputs, place, known)
+        publisher = Publisher(job, inputs, place, known, count)
         notice = publisher.look()
         known.remember()
     this = Run(
@@ -147,14 +175,8 @@ def _work(
         spec_digest=publisher.spec_digest,
         started_at=now(),
     )
-    checkpoints = Checkpoints(
-        place.checkpoints,
-        this,
-        known,
-        say=board.say,
-        written=lambda checkpoint: board.update(checkpoint=checkpoint),
-        uri=f"{place.uri}.checkpoints",
-    )
+    part = Part(job, run, environment, inputs, this, count)
+    checkpoints = part.checkpoints(place, known, board)
     if publisher.published is not None:
         place.fence(this).lift()
         checkpoints.discard_all()  # a run that ended between publishing and tidying up leaves them
@@ -170,18 +192,75 @@ def _work(
     place.tidy()
     checkpoints.tidy()
     checkpoints.take()
-    publisher.guard(place.fence(this))
+    place.fence(this).take()
+    if count == 1:
+        ending = _perform(part, stop, board, Ranks())
+    else:
+        share_processors(count)
+        board.say(f"{count} processes train together")
+        ending = launch.together(count, partial(_take_part, part), environment, board, stop)
+    if ending.output is not None:
+        board.finish(f"published {ending.output.uri} ({ending.output.digest})")
+    return ending
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a process has to know to take part in a run."""
+
+    job: Resource
+    run: Callable[[Any, Runtime], Metrics]
+    environment: Environment
+    inputs: Inputs
+    this: Run
+    count: int
+    """Processes that take part."""
+
+    def checkpoints(self, place: storage.OutputPlace, known: Digests, board: Board) -> Checkpoints:
+        return Checkpoints(
+            place.checkpoints,
+            self.this,
+            known,
+            say=board.say,
+            written=lambda checkpoint: board.update(checkpoint=checkpoint),
+            uri=f"{place.uri}.checkpoints",
+        )
+
+
+def _take_part(part: Part, member: launch.Member) -> contract.Termination:
+    """What each of several processes does."""
+    prepare_process()
+    stop = Stop(part.job.spec.pod.termination_grace_period_seconds, signals=(signal.SIGTERM,))
+
+    def work(board: Board) -> contract.Termination:
+        return _perform(part, stop, board, Ranks(member.rank, member.count, board.beat))
+
+    with stop.listening():
+        ending, error = _guarded(part.job, part.environment, member.display, work, member.leave)
+    member.leave(ending, is_collateral=isinstance(error, launch.SiblingLost))
+    return ending
+
+
+def _perform(part: Part, stop: Stop, board: Board, ranks: Ranks) -> contract.Termination:
+    """Run the workload, to its published end."""
+    job, inputs = part.job, part.inputs
+    known = Digests(part.environment.cache / "digests.json", board.beat)
+    place = storage.output_place(job.spec.output.uri, inputs, part.environment, board.beat)
+    publisher = Publisher(job, inputs, place, known, part.count)
+    publisher.guard(place.fence(part.this))
+    checkpoints = part.checkpoints(place, known, board)
     try:
-        metrics = run(job, Runtime(job, environment, inputs, stop, board, checkpoints, publisher))
+        metrics = part.run(job, Runtime(job, part.environment, inputs, stop, board, checkpoints, publisher, ranks))
     except OSError:
         checkpoints.check()  # the run that took over has tidied away what this one was writing
         raise
+    if not ranks.first:
+        return endings.last_word(Reason.SUCCEEDED, ExitCode.OK, "the first process publishes", board.current)
     if publisher.published is None:
         raise WorkloadError(
             f"{job.kind} ended without publishing its output: this is a bug in workloads/{job.workload}.py"
         )
     known.remember()
-    board.finish(f"published {place.uri} ({publisher.published.digest})")
     return _ended_well(Reason.SUCCEEDED, publisher, inputs, board, metrics)
 
 

@@ -44,31 +44,34 @@ def run(job: SFTJob, here: Runtime) -> Metrics:
     template = templates.load(spec.template, template_file, tokenizer, train_on_prompt=spec.dataset.train_on_prompt)
 
     here.progress.update(stage="Preparing")
-    rows = data.datasets_for(
-        spec,
-        here.inputs,
-        template,
-        here.cache,
-        spec.training.seed,
-        say=here.progress.say,
-        beat=here.progress.beat,
-    )
-    here.stop.check()
+    with here.stop.at_once(), here.ranks.first_before_others():
+        rows = data.datasets_for(
+            spec,
+            here.inputs,
+            template,
+            here.cache,
+            spec.training.seed,
+            say=here.progress.say,
+            beat=here.progress.beat,
+        )
 
     here.progress.update(stage="Loading")
-    trainer = _build(spec, here, base, chosen, adapter, rows, tokenizer.pad_token_id)
-    here.stop.check()
+    with here.stop.at_once():
+        trainer = _build(spec, here, base, chosen, adapter, rows, tokenizer.pad_token_id)
     from workloads import zero
 
     with zero.mismatches_told():
         trainer.fit()
-    if here.stop.requested:
+    if trainer.stopping:
         raise Interrupted(
             f"stopped after step {trainer.state.global_step} of {trainer.state.max_steps}, with a checkpoint: run again to go on"
         )
     trainer.load_best()
 
     metrics = trainer.metrics()
+    if not here.ranks.first:
+        trainer.give_weights()
+        return metrics
     kind = "LoRAAdapter" if spec.method != "Full" and not spec.merge else "Model"
     with here.output(kind, metrics) as folder:
         _publish(folder, job, here, base, trainer, rows, metrics)
@@ -89,9 +92,9 @@ def _build(
 
     deepspeed = zero.config(spec.deepspeed, chosen, here.progress.say)
     if deepspeed is not None:
-        zero.start(on_gpu=torch.cuda.is_available())
-    arguments = training.arguments(spec, chosen, here.cache / "scratch", deepspeed)
-    checkpoint = here.checkpoints.newest()
+        zero.start(on_gpu=torch.cuda.is_available(), timeout=spec.failure_policy.hang_timeout_seconds)
+    arguments = training.arguments(spec, chosen, here.cache / "scratch", deepspeed, here.ranks.count)
+    checkpoint = training.newest_checkpoint(here)
 
     set_seed(spec.training.seed)  # the adapter's first weights are random
     loaded = model.load(base, spec.model, chosen)
@@ -107,7 +110,7 @@ def _build(
         train_dataset=rows.train.with_format("numpy"),
         eval_dataset=rows.validation.with_format("numpy") if rows.validation is not None else None,
         callbacks=[curves.TensorBoard(here.checkpoints.own.parent / "runs")]
-        if "TensorBoard" in spec.training.report_to
+        if "TensorBoard" in spec.training.report_to and here.ranks.first
         else [],
     )
     trainer.tell_plan(len(rows.train))

@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
@@ -24,7 +24,10 @@ SIGINT_EXIT = 128 + signal.SIGINT
 class Stop:
     """Whether the run was asked to stop, and by when it must have saved."""
 
-    def __init__(self, grace_seconds: float) -> None:
+    def __init__(
+        self, grace_seconds: float, signals: Sequence[signal.Signals] = (signal.SIGTERM, signal.SIGINT)
+    ) -> None:
+        self._signals = signals
         self._grace_seconds = grace_seconds
         self._at_once = False
         self._process = os.getpid()
@@ -51,11 +54,11 @@ class Stop:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Take SIGTERM and SIGINT, and give them back afterwards. Signals reach the main thread only, so elsewhere this does nothing."""
+        """Take the signals, and give them back afterwards. Signals reach the main thread only, so elsewhere this does nothing."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+        before = {number: signal.signal(number, self._on_signal) for number in self._signals}
         try:
             yield
         finally:

@@ -347,13 +347,3 @@ def _end_with_parent() -> None:
 def _encode(unit: list[Stretch]) -> np.ndarray:
     assert _encoder is not None
     return _encoder(unit)
-
-
-def cores() -> int:
-    """Processors that this process may use: those it is bound to, and no more than the container's quota (cgroup v2)."""
-    bound = len(os.sched_getaffinity(0))
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-    except (OSError, ValueError):
-        return bound
-    return bound if quota == "max" else max(1, min(bound, int(quota) // int(period)))

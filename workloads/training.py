@@ -9,6 +9,7 @@ What differs from the plain Trainer, and why:
 - Checkpoints go through `Checkpoints` (flushed, digested, renamed), and hold besides the Trainer's own state what an exact resume
   needs: a half-finished logging window, the best evaluation so far, and an evaluation that a stop cut short.
 - The evaluation's loss is weighted by tokens, not by batches, and leaves the random state as it found it.
+- Several processes see each row once (`shares.py`), stop at the same step, and tell numbers of all their tokens together.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import math
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,14 +27,18 @@ from typing import Any
 import safetensors.torch
 import torch
 import transformers
+from accelerate.data_loader import SeedableRandomSampler
+from torch.utils.data import IterableDataset, SequentialSampler
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from alpaca_operator.api.training import Loop
 from workloads import method
-from workloads.errors import LossDiverged
+from workloads.errors import Interrupted, LossDiverged
 from workloads.method import Spec
 from workloads.policy import Policy
+from workloads.ranks import Ranks
 from workloads.runtime import Metrics, Runtime
+from workloads.shares import Evened, Filled
 
 STATE_FILE = "run_state.json"
 FEW_STEPS = 20
@@ -50,7 +55,9 @@ WEIGHT_FILES = ("adapter_*", "model*.safetensors*", "config.json", "generation_c
 FLASH = ("flash_attention_2", "flash_attention_3")
 
 
-def arguments(spec: Spec, policy: Policy, scratch: Path, deepspeed: dict[str, Any] | None) -> TrainingArguments:
+def arguments(
+    spec: Spec, policy: Policy, scratch: Path, deepspeed: dict[str, Any] | None, processes: int = 1
+) -> TrainingArguments:
     """Every setting of the Trainer that shapes the result or is on by itself, set from the spec and from nowhere else."""
     training = spec.training
     checkpointing = policy.gradient_checkpointing == "Full"
@@ -73,6 +80,11 @@ def arguments(spec: Spec, policy: Policy, scratch: Path, deepspeed: dict[str, An
         max_grad_norm=training.max_grad_norm,
         label_smoothing_factor=0.0,
         average_tokens_across_devices=True,
+        ddp_backend=_backend() if processes > 1 else None,
+        # The watchdog is to speak first: it knows where the run stood.
+        ddp_timeout=spec.failure_policy.hang_timeout_seconds + 60,
+        ddp_find_unused_parameters=False,
+        ddp_broadcast_buffers=False,
         bf16=policy.precision == "bf16",
         fp16=policy.precision == "fp16",
         tf32=None,
@@ -120,18 +132,22 @@ def arguments(spec: Spec, policy: Policy, scratch: Path, deepspeed: dict[str, An
     )
 
 
+WINDOW = ("loss_sum", "correct", "targets")
+"""Fields of RunState that each process has for itself."""
+
+
 @dataclass
 class RunState:
     """What a resumed run needs besides the Trainer's own state."""
 
     loss_sum: float = 0.0
-    """Sum of the losses since the last logged step."""
+    """Sum of this process's losses since the last logged step."""
     last_logged: int = 0
     correct: int = 0
     targets: int = 0
-    """Trained tokens since the last logged step, and those of them that the model guessed."""
+    """Its trained tokens since the last logged step, and those of them that the model guessed."""
     tokens: int = 0
-    """Tokens seen, over all runs, padding not counted."""
+    """Tokens seen by all processes, over all runs, padding not counted."""
     best_loss: float | None = None
     best_step: int | None = None
     best_folder: str | None = None
@@ -143,8 +159,14 @@ class RunState:
     """The stop came before this step's evaluation was through."""
 
     @classmethod
-    def read(cls, checkpoint: Path) -> RunState:
-        return cls(**json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8")))
+    def read(cls, checkpoint: Path, ranks: Ranks) -> RunState:
+        saved = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
+        return cls(**{name: value[ranks.rank] if name in WINDOW else value for name, value in saved.items()})
+
+    def write(self, checkpoint: Path, windows: list[dict[str, Any]]) -> None:
+        """``windows``: the fields named in WINDOW, of each process."""
+        whole = asdict(self) | {name: [window[name] for window in windows] for name in WINDOW}
+        (checkpoint / STATE_FILE).write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
 
 
 class Trainer(transformers.Trainer):
@@ -161,12 +183,16 @@ class Trainer(transformers.Trainer):
     ) -> None:
         """``piece_bytes``: bytes of text that each token stands for; given, evaluations tell bits per byte. With ``evaluate_first``
         the metrics tell how the model did before the first step, too."""
+        self.here = here
+        if here.ranks.count > 1:
+            for name in ("train_dataset", "eval_dataset"):
+                if kwargs.get(name) is not None and not isinstance(kwargs[name], IterableDataset):
+                    kwargs[name] = Filled(kwargs[name], kwargs["data_collator"].pad)
         super().__init__(**kwargs)
         self.remove_callback(PrinterCallback)
-        self.here = here
         self.settings = settings
         self.checkpoint = checkpoint
-        self.kept = RunState.read(checkpoint) if checkpoint else RunState()
+        self.kept = RunState.read(checkpoint, here.ranks) if checkpoint else RunState()
         self.add_callback(Schedule(self))
         self._speed = Speed()
         self._step_loss = torch.zeros((), device=self.args.device)
@@ -176,6 +202,23 @@ class Trainer(transformers.Trainer):
         self._piece_bytes = None if piece_bytes is None else piece_bytes.to(self.args.device)
         self._eval_bytes = 0
         self.evaluate_first = evaluate_first and self.eval_dataset is not None
+        self.stopping = False
+        """A stop was requested, and every process knows it."""
+
+    # ---- the rows ----
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        sampler = super()._get_train_sampler(train_dataset)
+        if sampler is None or self.here.ranks.count == 1:
+            return sampler
+        # What accelerate makes of the parent's sampler in a single process, so that the order is the same.
+        shuffled = SeedableRandomSampler(data_source=sampler.data_source, data_seed=self.args.data_seed)
+        return Evened(shuffled, self.here.ranks.count * self.args.train_batch_size)
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> Any:
+        if self.here.ranks.count == 1:
+            return super()._get_eval_sampler(eval_dataset)
+        return Evened(SequentialSampler(eval_dataset), self.here.ranks.count * self.args.eval_batch_size)
 
     # ---- the step ----
 
@@ -207,7 +250,8 @@ class Trainer(transformers.Trainer):
 
     def refuse_bad_loss(self) -> None:
         """Raises LossDiverged for a loss that is not a number, and for one that is exactly 0: nothing is learnt from either."""
-        loss, step = float(self._step_loss), self.state.global_step + 1
+        (loss,) = self.here.ranks.total(float(self._step_loss))
+        step = self.state.global_step + 1
         self._step_loss.zero_()
         if not math.isfinite(loss) and self.state.global_step == 0:
             raise LossDiverged(
@@ -239,7 +283,7 @@ class Trainer(transformers.Trainer):
             self.kept.evaluation_due = False
             return metrics
         except _StopEvaluating:
-            self.kept.evaluation_due = True
+            self.kept.evaluation_due = self.stopping = True
             self.control.should_evaluate = False
             self.control.should_save = self.control.should_training_stop = True
             return {}
@@ -252,27 +296,31 @@ class Trainer(transformers.Trainer):
         self._eval_loss, self._eval_bytes, self.kept.targets = 0.0, 0, 0
         self._correct.zero_()
         output = super().evaluation_loop(*args, **kwargs)
-        loss = self._eval_loss / max(self.kept.targets, 1)
+        loss_sum, count, correct, size = self.here.ranks.total(
+            self._eval_loss, self.kept.targets, int(self._correct), self._eval_bytes
+        )
+        loss = loss_sum / max(count, 1)
         if not math.isfinite(loss):
             raise LossDiverged(
                 f"the validation loss became {loss} at step {self.state.global_step}: lower training.learningRate (now "
                 f"{self.settings.learning_rate:g}) by a factor of 3 to 10"
             )
         output.metrics["eval_loss"] = loss
-        if self._eval_bytes:
-            output.metrics["eval_bits_per_byte"] = self._eval_loss / math.log(2) / self._eval_bytes
+        if size:
+            output.metrics["eval_bits_per_byte"] = loss_sum / math.log(2) / size
         output.metrics["eval_perplexity"] = math.exp(loss) if loss < 700 else math.inf
-        output.metrics["eval_mean_token_accuracy"] = int(self._correct) / max(self.kept.targets, 1)
+        output.metrics["eval_mean_token_accuracy"] = correct / max(count, 1)
         return output
 
     def prediction_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """As the parent's, summing the loss over the tokens of the batch."""
-        if self.here.stop.requested:
+        if self.here.ranks.any(self.here.stop.requested):
             raise _StopEvaluating
         self.here.progress.beat()
         count = inputs["labels"].numel()
         loss, logits, labels = super().prediction_step(model, inputs, *args, **kwargs)
-        self._eval_loss += float(loss) * count
+        if count:  # a mean over nothing is no number
+            self._eval_loss += float(loss) * count
         if self._piece_bytes is not None:
             self._eval_bytes += int(self._piece_bytes[inputs["labels"]].sum())
         return loss, logits, labels
@@ -283,7 +331,8 @@ class Trainer(transformers.Trainer):
         """As the parent's; a training step's line gets token accuracy and speed, and every line reaches the user."""
         training = "loss" in logs
         if training:
-            logs["mean_token_accuracy"] = (self.kept.correct + int(self._correct)) / max(self.kept.targets, 1)
+            correct, targets = self.here.ranks.total(self.kept.correct + int(self._correct), self.kept.targets)
+            logs["mean_token_accuracy"] = correct / max(targets, 1)
             logs["tokens_per_second"] = self._speed.read()
             self.kept.correct, self.kept.targets = 0, 0
             self._correct.zero_()
@@ -313,24 +362,33 @@ class Trainer(transformers.Trainer):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """As the parent's, into a folder that becomes a checkpoint only when it is whole."""
-        checkpoints, step = self.here.checkpoints, self.state.global_step
+        checkpoints, ranks, step = self.here.checkpoints, self.here.ranks, self.state.global_step
         with self._speed.paused():
             self.here.progress.update(stage="Saving")
-            self.kept.loss_sum = float(self._tr_loss)
             self.kept.last_logged = self._globalstep_last_logged
-            self.kept.correct, kept_correct = self.kept.correct + int(self._correct), self.kept.correct
             if self.kept.best_step == step:
                 self.kept.best_folder = f"{checkpoints.own.name}/checkpoint-{step}"
-            with checkpoints.write(step) as folder:
+            windows = ranks.gathered(
+                {
+                    "loss_sum": float(self._tr_loss),
+                    "correct": self.kept.correct + int(self._correct),
+                    "targets": self.kept.targets,
+                }
+            )
+            with checkpoints.write(step) if ranks.first else nullcontext(checkpoints.partial(step)) as folder:
+                ranks.meet()  # now the folder is there
                 self._save_what_moves(folder)
                 self._save_optimizer_and_scheduler(str(folder))
-                self._save_scaler(str(folder))
                 self._save_rng_state(str(folder))
-                self.state.save_to_json(str(folder / "trainer_state.json"))
-                (folder / STATE_FILE).write_text(json.dumps(asdict(self.kept), indent=1) + "\n", encoding="utf-8")
-            self.kept.correct = kept_correct
-            best = self.best_checkpoint()
-            checkpoints.prune(self.settings.keep_checkpoints, protect=[best] if best else [])
+                if ranks.first:
+                    self._save_scaler(str(folder))
+                    self.state.save_to_json(str(folder / "trainer_state.json"))
+                    self.kept.write(folder, windows)
+                ranks.meet()  # now everybody's part lies in it
+            ranks.meet()  # and now it is a checkpoint
+            if ranks.first:
+                best = self.best_checkpoint()
+                checkpoints.prune(self.settings.keep_checkpoints, protect=[best] if best else [])
             self.here.progress.update(stage="Training")
 
     def _save_what_moves(self, folder: Path) -> None:
@@ -339,12 +397,13 @@ class Trainer(transformers.Trainer):
         whole = len(moving) == sum(1 for _ in self.model.parameters())
         if whole or hasattr(self.model, "peft_config") or self.is_deepspeed_enabled:
             self.save_model(str(folder), _internal_call=True)
-        else:
+        elif self.args.should_save:
             safetensors.torch.save_file(moving, str(folder / "model.safetensors"))
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """The weights alone: of an adapter only what is trained."""
-        save_weights(self.model, Path(output_dir or self.args.output_dir), state_dict)
+        if self.args.should_save:
+            save_weights(self.model, Path(output_dir or self.args.output_dir), state_dict)
 
     def best_checkpoint(self) -> Path | None:
         """The checkpoint of the best evaluation, once there is one."""
@@ -362,6 +421,10 @@ class Trainer(transformers.Trainer):
 
     def fit(self) -> None:
         """Train to the end, from the checkpoint where there is one. Returns early when a stop was requested."""
+        self._train_to_the_end()
+        self.stopping = self.stopping or self.here.ranks.any(self.here.stop.requested)
+
+    def _train_to_the_end(self) -> None:
         if self.checkpoint is None:
             self.train()
             return
@@ -377,7 +440,8 @@ class Trainer(transformers.Trainer):
     def evaluate_start(self) -> None:
         """The evaluation before the first step. Raises Interrupted when it is stopped: there is nothing to save yet."""
         found = self.evaluate()
-        self.here.stop.check()
+        if self.stopping:
+            raise Interrupted("stopped before the first step: run again to start")
         self.kept.before = {name: found[name] for name in EVALUATED if name in found}
 
     def evaluate_late(self) -> None:
@@ -392,7 +456,7 @@ class Trainer(transformers.Trainer):
     def tell_plan(self, sequences: int) -> None:
         """What is going to happen, in numbers."""
         settings, say = self.settings, self.here.progress.say
-        batches = math.ceil(sequences / settings.batch_size_per_device)
+        batches = math.ceil(sequences / settings.batch_size_per_device / self.here.ranks.count)
         per_epoch = math.ceil(batches / settings.gradient_accumulation)
         total = settings.max_steps or math.ceil(per_epoch * settings.epochs)
         sizes = [  # under ZeRO-3 the tensors themselves are empty between uses
@@ -401,7 +465,7 @@ class Trainer(transformers.Trainer):
         trained, everything = sum(size for size, moves in sizes if moves), sum(size for size, _ in sizes)
         say(f"{trained:,} of {everything:,} weights are trained ({100 * trained / everything:.2f} %)")
         if total < FEW_STEPS:
-            per_step = settings.batch_size_per_device * settings.gradient_accumulation
+            per_step = settings.batch_size_per_device * settings.gradient_accumulation * self.here.ranks.count
             say(
                 f"warning: {total} optimizer steps in all ({per_step} sequences each): for more, lower training.gradientAccumulation "
                 f"(now {settings.gradient_accumulation}) or raise training.epochs (now {settings.epochs:g})"
@@ -448,10 +512,17 @@ class Trainer(transformers.Trainer):
         else:
             self._load_from_checkpoint(str(checkpoint))
 
+    def give_weights(self) -> None:
+        """In all but the first process: take part in its `save_model`, which under ZeRO-3 needs the part that each holds."""
+        if self.is_deepspeed_enabled and self._weights_from is None:
+            self.save_model()
+
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """As the parent's, or a copy of what `_take_weights` chose."""
         if self._weights_from is None:
             super().save_model(output_dir, _internal_call)
+            return
+        if not self.args.should_save:
             return
         target = Path(output_dir or self.args.output_dir)
         target.mkdir(parents=True, exist_ok=True)
@@ -489,13 +560,14 @@ class Schedule(TrainerCallback):  # type: ignore[misc]
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> TrainerControl:
         trainer, settings, step = self.trainer, self.trainer.settings, state.global_step
-        trainer._speed.add(trainer._step_tokens)
-        trainer.kept.tokens += trainer._step_tokens
+        tokens, stops = trainer.here.ranks.total(trainer._step_tokens, trainer.here.stop.requested)
+        trainer.stopping = stopping = stops > 0
+        trainer._speed.add(int(tokens))
+        trainer.kept.tokens += int(tokens)
         trainer._step_tokens = 0
         if not control.should_log:
             trainer.here.progress.update(step=step, total_steps=state.max_steps)
         last = step >= state.max_steps
-        stopping = trainer.here.stop.requested
         due = step % (settings.eval_steps or self.steps_per_epoch) == 0 or last
         if due and trainer.eval_dataset is not None:
             control.should_evaluate = not stopping
@@ -568,6 +640,21 @@ class _StopEvaluating(Exception):
 
 class _NoStepLeft(Exception):
     """The resumed run had only an evaluation to make."""
+
+
+def newest_checkpoint(here: Runtime) -> Path | None:
+    """The checkpoint to go on from: the first process looks for it and reads every file, which takes its time, once."""
+
+    def find() -> str | None:
+        found = here.checkpoints.newest()
+        return str(found) if found else None
+
+    told = here.ranks.told_by_first(find)
+    return Path(told) if told else None
+
+
+def _backend() -> str:
+    return "nccl" if torch.cuda.is_available() else "gloo"
 
 
 def save_weights(model: Any, folder: Path, state_dict: dict[str, Any] | None = None) -> None:

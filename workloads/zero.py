@@ -7,6 +7,7 @@ import os
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 from alpaca_operator.api.sft import DeepSpeed
@@ -82,8 +83,9 @@ def mismatches_told() -> Iterator[None]:
         raise SpecError(f"deepspeed.config contradicts training ({values}): set these values to auto") from error
 
 
-def start(on_gpu: bool) -> None:
-    """A process group of one, which DeepSpeed needs before a model is loaded; it is taken down when the process ends."""
+def start(on_gpu: bool, timeout: float) -> None:
+    """The process group, of one where the launcher has not said otherwise, which DeepSpeed needs before a model is loaded; it is taken
+    down when the process ends. ``timeout``: seconds without a step after which the watchdog speaks, before any collective gives up."""
     os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
     os.environ.setdefault("MASTER_PORT", str(_free_port()))
     os.environ.setdefault("RANK", "0")
@@ -92,9 +94,11 @@ def start(on_gpu: bool) -> None:
     if not on_gpu:
         os.environ["DS_ACCELERATOR"] = "cpu"
     import deepspeed
-    import torch.distributed
+    import torch
 
-    deepspeed.init_distributed("nccl" if on_gpu else "gloo", verbose=False)
+    if on_gpu:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    deepspeed.init_distributed("nccl" if on_gpu else "gloo", verbose=False, timeout=timedelta(seconds=timeout + 60))
     atexit.register(_end, torch.distributed)
 
 

@@ -48,11 +48,6 @@ BROKEN = (
                 id="several nodes",
             ),
             pytest.param(
-                {"parallelism": {"processesPerNode": 8}},
-                "parallelism.processesPerNode above 1 is not supported by this version: leave it out",
-                id="several processes",
-            ),
-            pytest.param(
                 {"method": "QLoRA", "deepspeed": {"preset": "Zero3"}},
                 "QLoRA does not run under ZeRO-3: set deepspeed.preset to Zero2, or method to LoRA",
                 id="QLoRA under ZeRO-3",
@@ -274,6 +269,7 @@ TAKEN = (
             pytest.param({}, id="the smallest"),
             pytest.param({"output": {"uri": "s3://bucket/poet"}}, id="an output in an object store"),
             pytest.param({"parallelism": {"nodes": 1, "processesPerNode": 1}}, id="one process, said aloud"),
+            pytest.param({"parallelism": {"processesPerNode": 8}}, id="a process for each of eight GPUs"),
             pytest.param(
                 {"method": "QLoRA", "load": {"bits": 8}, "deepspeed": {"preset": "Zero2"}}, id="QLoRA under ZeRO-2"
             ),

@@ -283,7 +283,7 @@ class PodSettings(Spec):
     image_pull_secrets: list[LocalObjectReference] = Field(default_factory=list, max_length=8)
     """Secrets with registry credentials."""
     resources: ResourceRequirements = Field(default_factory=ResourceRequirements)
-    """GPUs, memory and CPU. One process trains, on one GPU: ask for no more than one."""
+    """GPUs, memory and CPU. The number of training processes follows the limit on GPUs (`nvidia.com/gpu`, `amd.com/gpu`)."""
     resource_claims: list[ResourceClaim] = Field(default_factory=list, max_length=8)
     """Devices by dynamic resource allocation."""
     node_selector: dict[ShortText, ShortText] = Field(default_factory=dict, max_length=32)
@@ -328,18 +328,16 @@ class Parallelism(Spec):
     nodes: int = Field(1, ge=1, le=1024)
     """Pods that train together."""
     processes_per_node: int | None = Field(None, ge=1, le=64)
-    """Processes in each pod; absent is one."""
+    """Processes in each pod, each with a GPU of its own. Absent, there is one for each GPU of `pod.resources.limits`, or one. They share
+    the rows, so that an optimizer step sees as many times `batchSizePerDevice` × `gradientAccumulation` sequences."""
+
+    incidental: ClassVar = frozenset({"processes_per_node"})  # the number that trained counts, wherever it came from
 
     rules: ClassVar = (
         Rule(
             cel="self.nodes == 1",
             holds=lambda parallelism: parallelism.nodes == 1,
             message="parallelism.nodes above 1 is not supported by this version: set nodes to 1 and use a node with more GPUs",
-        ),
-        Rule(
-            cel="!has(self.processesPerNode) || self.processesPerNode == 1",
-            holds=lambda parallelism: parallelism.processes_per_node in (None, 1),
-            message="parallelism.processesPerNode above 1 is not supported by this version: leave it out",
         ),
     )
 
@@ -356,6 +354,11 @@ class ResourceSpec(Spec):
     @classmethod
     def fixed(cls) -> list[str]:
         """Fields (camelCase) that keep their value after creation."""
+        return []
+
+    @property
+    def written_to(self) -> list[str]:
+        """URIs that the pod writes to, besides its cache."""
         return []
 
 
@@ -395,6 +398,10 @@ class JobSpec(ResourceSpec):
     def fixed(cls) -> list[str]:
         return [name for field in cls.model_fields.values() if (name := field.alias or "") not in cls.mutable]
 
+    @property
+    def written_to(self) -> list[str]:
+        return [self.output.uri]
+
 
 class ObjectMeta(BaseModel):
     """The part of an object's metadata that we read; everything else is kept as it came."""
@@ -432,6 +439,11 @@ class Resource(Model):
     spec: ResourceSpec
     status: ResourceStatus | None = None
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether a run of it is known, of which no second one may be made unawares."""
+        return False
+
     @model_validator(mode="after")
     def _obey_name_rules(self) -> Self:
         broken = [rule.message for rule in self.name_rules if not rule.holds(self)]
@@ -448,6 +460,10 @@ class Job(Resource):
 
     spec: JobSpec
     status: Status | None = None
+
+    @property
+    def has_begun(self) -> bool:
+        return self.status is not None and self.status.start_time is not None
 
     @property
     def output_kind(self) -> OutputKind:

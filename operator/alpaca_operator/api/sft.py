@@ -93,7 +93,7 @@ class SFTSpec(JobSpec):
     training: Training = Field(default_factory=Training)
     """The training loop."""
     deepspeed: DeepSpeed | None = None
-    """Absent, one process trains without DeepSpeed."""
+    """Absent, processes train by plain data parallelism."""
     merge: bool = False
     """Publish the merged model, with the adapter in its folder `adapter`, instead of the adapter alone."""
     parallelism: Parallelism = Field(default_factory=Parallelism)
