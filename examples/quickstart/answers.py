@@ -1,31 +1,47 @@
-"""The answers of a base model with and without an adapter."""
+"""The same questions put to the base and to what the chain made of it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Sequence
 from pathlib import Path
+
+from workloads import durable, lineage
 
 LONGEST = 48
 """Tokens after which an answer that does not end is cut."""
+KEPT = "answers.json"
 
 
-def compare(base: Path, adapter: Path, questions: Sequence[str]) -> Iterator[tuple[str, str, str]]:
-    """Each question with its answer before and after, the likeliest token taken at every step."""
+def answers(folder: Path, questions: Sequence[str]) -> dict[str, dict[str, str]]:
+    """By model (``base``, ``poet``), then by question; the likeliest token is taken at every step.
+
+    Kept in ``folder`` for as long as the model is the same, so that a chain that is reused loads none.
+    """
+    kept = folder / KEPT
+    made = lineage.read(folder / "poet").digest
+    if kept.is_file() and (found := json.loads(kept.read_text(encoding="utf-8")))["of"] == made:
+        return found["answers"]
+    given = {name: _asked(folder / name, questions) for name in ("base", "poet")}
+    durable.write_text(kept, json.dumps({"of": made, "answers": given}, ensure_ascii=False, indent=1) + "\n")
+    return given
+
+
+def _asked(folder: Path, questions: Sequence[str]) -> dict[str, str]:
     from workloads import model as models
 
     models.quiet_libraries()
 
     import torch
-    from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
     from workloads import templates, tokenizer_files
 
-    tokenizer = tokenizer_files.load_tokenizer(adapter)
+    tokenizer = tokenizer_files.load_tokenizer(folder)
     template = templates.load("HumanAssistant", None, tokenizer)
-    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), str(adapter)).eval()
-
-    def answer(question: str) -> str:
+    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    found = {}
+    for question in questions:
         prompt = template.prompt([{"role": "user", "content": question}])
         with torch.inference_mode():
             ids = model.generate(
@@ -33,13 +49,10 @@ def compare(base: Path, adapter: Path, questions: Sequence[str]) -> Iterator[tup
                 attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
                 max_new_tokens=LONGEST,
                 do_sample=False,
+                top_p=None, top_k=None, temperature=None, repetition_penalty=1.0,
                 eos_token_id=template.stop_ids,
                 pad_token_id=tokenizer.pad_token_id,
             )
         text = tokenizer.decode(ids[0, len(prompt) :], skip_special_tokens=True)
-        return template.clean_answer(text).strip()
-
-    for question in questions:
-        with model.disable_adapter():
-            before = answer(question)
-        yield question, before, answer(question)
+        found[question] = template.clean_answer(text).strip()
+    return found
