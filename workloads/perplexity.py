@@ -82,6 +82,9 @@ class Score:
         return found | ({"bitsPerByte": self.bits_per_byte} if self.bytes else {})
 
 
+NOTHING = Score()
+
+
 class AnswerBytes:
     """Counts the bytes of the answers in a row: not of its control tokens, nor of the white space that the format puts around them."""
 
@@ -105,19 +108,24 @@ def score(
     batch_size: int = 8,
     size: AnswerBytes | None = None,
     beat: Callable[[], None] = lambda: None,
-    done: Callable[[int], None] = lambda count: None,
+    done: Callable[[Score], None] = lambda so_far: None,
+    so_far: Score = NOTHING,
 ) -> Score:
-    """Of ``rows`` as `data.prepare` gives them. ``pad`` is any token; ``done`` is told the rows that are through.
+    """Of ``rows`` as `data.prepare` gives them. ``pad`` is any token.
 
-    Rows are batched by length, which changes no result but the order of float additions. ``beat`` may raise, to stop.
+    Rows are batched by length, which changes no result but the order of float additions. ``beat`` may raise, to stop; ``done`` is
+    told the score after each batch, and given back as ``so_far`` it is gone on from.
     """
-    total = Score()
+    total, passed = so_far, 0
     for batch in batches(rows, batch_size, LOGITS // model.config.vocab_size):
+        passed += len(batch)
+        if passed <= so_far.rows:
+            continue
         beat()
         total += _of_batch(model, batch, pad)
         if size is not None:
             total += Score(bytes=sum(size.of(row) for row in batch))
-        done(total.rows)
+        done(total)
     return total
 
 

@@ -24,6 +24,7 @@ from workloads.digests import CHUNK, Digests, listing
 from workloads.environment import Environment
 from workloads.errors import InputError, SpecError, WorkloadError
 from workloads.runs import FENCE, Fence, Run, refuse_unless_newest
+from workloads.storage import REJECTED
 
 if TYPE_CHECKING:
     from fsspec.implementations.arrow import ArrowFSWrapper
@@ -258,16 +259,31 @@ class Bucket:
             if contract.ARTIFACT_FILE in before:
                 self._store.rm_file(f"{self._root}/{contract.ARTIFACT_FILE}")
             names = [name for name in listing(folder) if name != contract.ARTIFACT_FILE]
-            for name in [*names, contract.ARTIFACT_FILE]:
-                with (
-                    (folder / name).open("rb") as source,
-                    self._store.fs.open_output_stream(f"{self._root}/{name}") as target,
-                ):
-                    _copy(source.read, target.write, self._beat)
+            self._upload(folder, [*names, contract.ARTIFACT_FILE], self._root)
             for stale in before.keys() - {*names, contract.ARTIFACT_FILE}:
                 self._store.rm_file(f"{self._root}/{stale}")
+            self._clear(self._rejected_root)
         self.remove(self._upload_path)
         shutil.rmtree(folder)
+
+    def reject(self, folder: Path) -> str:
+        with explained(self._where, SpecError):
+            self._clear(self._rejected_root)
+            self._upload(folder, listing(folder), self._rejected_root)
+        shutil.rmtree(folder)
+        return f"s3://{self._rejected_root}"
+
+    def _upload(self, folder: Path, names: Iterable[str], root: str) -> None:
+        for name in names:
+            with (
+                (folder / name).open("rb") as source,
+                self._store.fs.open_output_stream(f"{root}/{name}") as target,
+            ):
+                _copy(source.read, target.write, self._beat)
+
+    def _clear(self, root: str) -> None:
+        for name in sizes(self._store, root):
+            self._store.rm_file(f"{root}/{name}")
 
     def read(self, path: str) -> str:
         """The text of an object; empty where there is none. Read twice where it was replaced by a shorter one meanwhile."""
@@ -294,6 +310,10 @@ class Bucket:
     @property
     def fence_path(self) -> str:
         return f"{self._root}.checkpoints/{FENCE}"
+
+    @property
+    def _rejected_root(self) -> str:
+        return f"{self._root}.{REJECTED}"
 
     @property
     def _upload_path(self) -> str:

@@ -6,7 +6,7 @@ What cannot work is told by the headers of the files, before anything large is r
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -89,6 +89,11 @@ class Looked:
     def kind(self) -> Literal["Model", "GPTQModel", "LoRAAdapter"]:
         return "LoRAAdapter" if self.wanted.adapters else "GPTQModel" if self.quantized else "Model"
 
+    @property
+    def context(self) -> int:
+        """Positions that it reaches, without a rope scaling that the spec adds."""
+        return _context(self.base.config)
+
 
 def look(wanted: Wanted) -> Looked:
     """Check everything that can be known without reading weights. Raises InputError, DataError or SpecError that names the field."""
@@ -124,7 +129,7 @@ def load_looked(looked: Looked) -> Servable:
     return Servable(
         model=loaded,
         tokenizer=looked.tokenizer,
-        context=_context(loaded.config),
+        context=_context(loaded.config.to_dict()),
         kind=looked.kind,
         how={
             "weights": f"{quantized}" if quantized else {4: "nf4", 8: "int8"}.get(wanted.bits or 0, policy.weights),
@@ -259,8 +264,8 @@ def _with_adapters(loaded: Any, wanted: Wanted, *, merge: bool) -> Any:
     return loaded.merge_and_unload() if merge else loaded
 
 
-def _context(config: Any) -> int:
+def _context(config: Mapping[str, Any]) -> int:
     """A window that slides over the text ends the context for us: rows of the cache are not cut at the front."""
-    reach = int(getattr(config, "max_position_embeddings", None) or 4096)
-    window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
+    reach = int(config.get("max_position_embeddings") or 4096)
+    window = config.get("sliding_window") if config.get("use_sliding_window", True) else None
     return min(reach, int(window)) if window else reach

@@ -37,8 +37,14 @@ TOKENIZER_FILES = (
 )  # fmt: skip
 """What a tokenizer is loaded from, in a folder that may hold a model besides."""
 
+REPORT_FILE = "report.json"
+"""Figures about a model, times among them: nothing that is loaded with it."""
+
 PICKLED = (".bin",)
 """Weights of models published before safetensors: they count where there is nothing else."""
+
+REJECTED = "rejected"
+"""Ending of the folder beside an output with the report on a result that was not published."""
 
 LOADED = {"Model": (MODEL_FILES, PICKLED), "Adapter": (MODEL_FILES, PICKLED), "Tokenizer": (TOKENIZER_FILES, ())}
 """Endings of the files that a hub's repository is downloaded for, and those to fall back to; of other contents everything."""
@@ -132,6 +138,8 @@ def local_path(uri: str, environment: Environment) -> Path:
 def relevant(names: Sequence[str], content: str) -> list[str]:
     """Those files of a folder that a source of this content consists of, by relative path."""
     names = [name for name in names if name != contract.ARTIFACT_FILE]
+    if content in LOADED:
+        names = [name for name in names if name != REPORT_FILE]
     if content == "Tokenizer":
         return [name for name in names if name in TOKENIZER_FILES] or names
     if content not in ("Model", "Adapter"):
@@ -266,7 +274,10 @@ class OutputPlace(Protocol):
         """Something lies there, artifact or not."""
 
     def publish(self, folder: Path) -> None:
-        """Put ``folder``, artifact.json included, in place."""
+        """Put ``folder``, artifact.json included, in place. What `reject` left beside it goes: it speaks of another result."""
+
+    def reject(self, folder: Path) -> str:
+        """Put ``folder``, the report on a result that is not published, beside the place; returns its URI."""
 
 
 def output_place(
@@ -337,6 +348,8 @@ class LocalFolder:
             *durable.leftovers(self.path, "partial"),
             *durable.leftovers(self.path, "discarded"),
             *durable.leftovers(self.checkpoints, "discarded"),
+            *durable.leftovers(self._rejected, "discarded"),
+            *durable.leftovers(self._rejected, "replaced"),
         ):
             shutil.rmtree(leftover, ignore_errors=True)
 
@@ -354,6 +367,16 @@ class LocalFolder:
         _readable_alike(folder)
         durable.sync_tree(folder)
         durable.swap_in(folder, self.path, self._run_id)
+        durable.discard(self._rejected)
+
+    def reject(self, folder: Path) -> str:
+        durable.sync_tree(folder)
+        durable.swap_in(folder, self._rejected, self._run_id)
+        return f"{self.uri.rstrip('/')}.{REJECTED}"
+
+    @property
+    def _rejected(self) -> Path:
+        return self.path.with_name(f"{self.path.name}.{REJECTED}")
 
 
 def _readable_alike(folder: Path) -> None:

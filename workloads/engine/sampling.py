@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import torch
 from transformers import (
     LogitsProcessor,
-    LogitsProcessorList,
     RepetitionPenaltyLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
@@ -32,44 +31,75 @@ class Controls:
 
 
 class Sampler:
-    """Chooses the tokens of one answer. What others ask meanwhile changes nothing: processors and random numbers are its own."""
+    """How one answer's tokens are chosen. What others ask meanwhile changes nothing: ids and random numbers are its own."""
 
     def __init__(self, controls: Controls, prompt: Sequence[int], device: torch.device) -> None:
-        self._ids = torch.empty((1, len(prompt) + controls.max_tokens), dtype=torch.long, device=device)
-        self._ids[0, : len(prompt)] = torch.tensor(prompt, dtype=torch.long)
+        self._ids = torch.empty(len(prompt) + controls.max_tokens, dtype=torch.long, device=device)
+        self._ids[: len(prompt)] = torch.tensor(prompt, dtype=torch.long)
         self._length = len(prompt)
-        self._processors = _processors(controls, len(prompt))
-        self._draws = controls.temperature > 0
-        self._generator: torch.Generator | None = None
-        if self._draws:
-            self._generator = torch.Generator(device)
+        self.processors = _processors(controls, len(prompt))
+        self.generator: torch.Generator | None = None
+        if controls.temperature > 0:
+            self.generator = torch.Generator(device)
             if controls.seed is None:
-                self._generator.seed()
+                self.generator.seed()
             else:
-                self._generator.manual_seed(controls.seed)
+                self.generator.manual_seed(controls.seed)
+        counts = bool(controls.frequency_penalty or controls.presence_penalty)
+        self.alike: Hashable = (
+            controls.repetition_penalty,
+            *((controls.temperature, controls.top_k, controls.top_p) if self.generator else (None,)),
+            id(self) if counts else None,
+        )
+        """Answers of which this is equal have the same processors, which take them together."""
 
     @property
-    def is_plain(self) -> bool:
-        """The likeliest token is all it asks for, so that a batch of such rows needs one look."""
-        return not self._draws and not self._processors
-
-    def choose(self, logits: torch.Tensor) -> torch.Tensor:
-        """The next token (1) by the logits (vocabulary) after all before it. It is not noted yet: see `note`."""
-        scores = logits[None].to(torch.float32, copy=True)
-        if self._processors:
-            scores = self._processors(self._ids[:, : self._length], scores)
-        if not self._draws:
-            return scores.argmax(-1)
-        return torch.multinomial(scores.softmax(-1), 1, generator=self._generator)[0]
+    def ids(self) -> torch.Tensor:
+        """Prompt and answer so far."""
+        return self._ids[: self._length]
 
     def note(self, token: int) -> None:
         """The answer goes on with this token."""
-        if self._length < self._ids.shape[1]:
-            self._ids[0, self._length] = token
+        if self._length < len(self._ids):
+            self._ids[self._length] = token
             self._length += 1
 
 
-def _processors(controls: Controls, prompt_length: int) -> LogitsProcessorList:
+def choose(samplers: Sequence[Sampler], logits: torch.Tensor) -> torch.Tensor:
+    """The next token of each answer (rows) by its logits (rows, vocabulary). They are not noted yet: see `Sampler.note`."""
+    alike: dict[Hashable, list[int]] = {}
+    for row, sampler in enumerate(samplers):
+        alike.setdefault(sampler.alike, []).append(row)
+    chosen = torch.empty(len(samplers), dtype=torch.long, device=logits.device)
+    for rows in alike.values():
+        group = [samplers[row] for row in rows]
+        scores = logits[rows].to(torch.float32)
+        if group[0].processors:
+            ids = _together(group)
+            # transformers' LogitsProcessorList looks every signature up at every call, which takes longer than the processors.
+            for processor in group[0].processors:
+                scores = processor(ids, scores)
+        if group[0].generator is None:
+            chosen[rows] = scores.argmax(-1)
+            continue
+        for row, sampler, chances in zip(rows, group, scores.softmax(-1), strict=True):
+            chosen[row] = torch.multinomial(chances, 1, generator=sampler.generator)[0]
+    return chosen
+
+
+def _together(group: Sequence[Sampler]) -> torch.Tensor:
+    """The ids of answers of different lengths in one tensor. Shorter ones repeat their first: that a token is there twice changes no
+    processor."""
+    if len(group) == 1:
+        return group[0].ids[None]
+    longest = max(len(sampler.ids) for sampler in group)
+    together = torch.stack([sampler.ids[0].expand(longest) for sampler in group])
+    for row, sampler in enumerate(group):
+        together[row, : len(sampler.ids)] = sampler.ids
+    return together
+
+
+def _processors(controls: Controls, prompt_length: int) -> list[LogitsProcessor]:
     chosen: list[LogitsProcessor] = []
     if controls.repetition_penalty != 1.0:
         chosen.append(RepetitionPenaltyLogitsProcessor(controls.repetition_penalty))
@@ -82,7 +112,7 @@ def _processors(controls: Controls, prompt_length: int) -> LogitsProcessorList:
             chosen.append(TopKLogitsWarper(controls.top_k))
         if controls.top_p < 1.0:
             chosen.append(TopPLogitsWarper(controls.top_p))
-    return LogitsProcessorList(chosen)
+    return chosen
 
 
 class CountPenalty(LogitsProcessor):

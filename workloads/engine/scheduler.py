@@ -19,7 +19,7 @@ from transformers.cache_utils import DynamicCache
 from workloads import endings
 from workloads.engine import refusals
 from workloads.engine.refusals import Refusal
-from workloads.engine.sampling import Controls, Sampler
+from workloads.engine.sampling import Controls, Sampler, choose
 from workloads.engine.slots import Slots
 from workloads.engine.stream import Ending, Stream
 from workloads.engine.text import Writer
@@ -252,17 +252,9 @@ class Scheduler:
 
     def _choose(self, logits: torch.Tensor, rows: list[int]) -> None:
         """Choose for ``rows``, whose logits these are, and let those that came to their end leave."""
-        broken = logits.isnan().any(-1)
-        likeliest = logits.argmax(-1)
-        chosen = []
-        for index, row in enumerate(rows):
-            sampler = self._running[row].sampler
-            assert sampler is not None
-            # Drawing from what is no number would take a GPU's whole context down, so it is done on zeros and not looked at.
-            chosen.append(
-                likeliest[index, None] if sampler.is_plain else sampler.choose(logits[index].nan_to_num()).reshape(1)
-            )
-        tokens = torch.where(broken, NOT_A_NUMBER, torch.cat(chosen)).tolist()
+        samplers = [sampler for row in rows if (sampler := self._running[row].sampler)]
+        # Drawing from what is no number would take a GPU's whole context down, so it is done on zeros and not looked at.
+        tokens = torch.where(logits.isnan().any(-1), NOT_A_NUMBER, choose(samplers, logits.nan_to_num())).tolist()
         for row, token in sorted(zip(rows, tokens, strict=True), reverse=True):
             self._take(row, token)
         self._watcher.completion_tokens(len(rows))

@@ -1,0 +1,214 @@
+"""Models measured side by side: ``python -m workloads.evaluate evaluation-job.yaml``.
+
+Every field of EvaluationJob can be given or overridden as an option (``--prompts.limit 8``); ``--help`` lists them.
+"""
+
+from __future__ import annotations
+
+import sys
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alpaca_operator.api.evaluation import EvaluationJob, EvaluationSpec
+from workloads import cli, gates, questions
+from workloads.errors import DataError, GateFailed, Interrupted, SpecError
+from workloads.runtime import Metrics, Runtime
+
+if TYPE_CHECKING:
+    from workloads.candidates import Candidate
+    from workloads.held_out import Rows
+    from workloads.measured import Measured, State
+    from workloads.measuring import Meter
+
+TOLD_METRICS = 64
+"""Metrics that a status holds."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is measured on every model."""
+
+    spec: EvaluationSpec
+    asked: list[questions.Question]
+    prompts: dict[str, list[list[int]]]
+    """The questions in each model's tokens."""
+    rows: Rows | None
+    tasks: Any = None
+    """Tasks of lm-evaluation-harness, their data loaded."""
+
+    @property
+    def units(self) -> dict[str, int]:
+        """How many of each part a model has."""
+        rows = len(next(iter(self.rows.by_model.values()))) if self.rows else 0
+        return {"rows": rows, "answers": len(self.asked), "tasks": len(self.spec.tasks)}
+
+
+def run(job: EvaluationJob, here: Runtime) -> Metrics:
+    """Look at everything, measure one model after the other, write the report, judge."""
+    spec = job.spec
+    gates.look(spec)
+    asked = questions.load(spec.prompts, _file(spec, here)) if spec.prompts else []
+
+    from workloads import candidates as models
+
+    here.progress.update(stage="Preparing")
+    candidates = [models.look(spec, here, number) for number in range(len(spec.models))]
+    here.stop.check()
+    plan = _plan(spec, here, candidates, asked)
+
+    state = _measure(plan, here, candidates)
+    return _publish(job, here, plan, candidates, state)
+
+
+def _file(spec: EvaluationSpec, here: Runtime) -> Path | None:
+    assert spec.prompts is not None
+    return here.inputs["prompts.file"].path if spec.prompts.file else None
+
+
+def _plan(spec: EvaluationSpec, here: Runtime, candidates: list[Candidate], asked: list[questions.Question]) -> Plan:
+    """Everything in tokens, before any weights are read: what cannot be measured costs nothing."""
+    from workloads import held_out
+
+    def beat() -> None:
+        here.progress.beat()
+        here.stop.check()
+
+    rows = None
+    if spec.dataset is not None:
+        templates = {candidate.name: candidate.template for candidate in candidates if candidate.template is not None}
+        rows = held_out.prepare(spec.dataset, here.inputs, templates, beat=beat)
+        for line in rows.lines:
+            here.progress.say(f"data: {line}")
+    prompts = {candidate.name: _prompts(spec, candidate, asked) for candidate in candidates} if asked else {}
+    return Plan(spec, asked, prompts, rows)
+
+
+def _prompts(spec: EvaluationSpec, candidate: Candidate, asked: list[questions.Question]) -> list[list[int]]:
+    """Ids that the model continues with its answers. Raises SpecError or DataError for a question that cannot be put to it."""
+    assert candidate.template is not None
+    system = questions.system_prompt(spec)
+    first = [{"role": "system", "content": system}] if system else []
+    context = candidate.looked.context
+    found = []
+    for question in asked:
+        try:
+            prompt = candidate.template.prompt([*first, {"role": "user", "content": question.text}])
+        except ValueError as error:
+            raise SpecError(
+                f"{question.where}: template {candidate.template.name} of {candidate.name} cannot ask it ({error}): remove the system prompt, "
+                "or name another template"
+            ) from error
+        if len(prompt) >= context:
+            raise DataError(
+                f"{question.where}: the question has {len(prompt)} tokens for {candidate.name}, which has {context} positions: shorten it, or "
+                "leave it out"
+            )
+        found.append(prompt)
+    return found
+
+
+def _measure(plan: Plan, here: Runtime, candidates: list[Candidate]) -> State:
+    """Every model loaded in its turn; what an earlier run has found is not measured again."""
+    from workloads import memory
+    from workloads.measured import State
+    from workloads.measuring import Meter
+
+    kept = here.checkpoints.newest()
+    state = State.read(kept) if kept else State()
+    meter = Meter(here, state, plan.units, len(candidates))
+    for candidate in candidates:
+        found = state.of(candidate.name)
+        for part, count in (("rows", found.score.rows), ("answers", len(found.answers)), ("tasks", len(found.tasks))):
+            meter.skip(part, count)
+    if kept:
+        here.progress.say(f"going on behind {kept.parent.name}/{kept.name}")
+    for candidate in candidates:
+        found = state.of(candidate.name)
+        if (found.score.rows, len(found.answers), len(found.tasks)) == tuple(plan.units.values()):
+            continue
+        here.progress.update(stage="Loading")
+        peak = memory.Peak()
+        meter.beat()
+        with ExitStack() as stack:
+            try:
+                with here.stop.at_once():
+                    loaded = stack.enter_context(candidate.loaded())
+            except Interrupted:
+                meter.save()
+                raise meter.interrupted() from None
+            found.how = loaded.how
+            here.progress.say(
+                f"{candidate.name}: {candidate.uri}, "
+                + ", ".join(f"{key} {value}" for key, value in loaded.how.items())
+            )
+            for note in loaded.notes:
+                here.progress.say(f"{candidate.name}: {note}")
+            _measure_one(plan, candidate, loaded.model, found, meter)
+            found.peak_bytes, found.gpu_peak_bytes = max(found.peak_bytes, peak.resident()), peak.gpu()
+        meter.save()
+    return state
+
+
+def _measure_one(plan: Plan, candidate: Candidate, loaded: Any, found: Measured, meter: Meter) -> None:
+    """Rows, then answers, then tasks; ``found`` is filled as they come."""
+    from workloads import generation, perplexity
+
+    tokenizer, folder = candidate.looked.tokenizer, candidate.looked.base.folder
+    size = plan.spec.generation.batch_size
+    if plan.rows is not None and candidate.template is not None:
+        rows = plan.rows.by_model[candidate.name]
+        with meter.part("rows", found.seconds, "Evaluating") as count:
+
+            def done(so_far: perplexity.Score) -> None:
+                passed = so_far.rows - found.score.rows
+                found.score = so_far
+                count(passed)
+
+            perplexity.score(
+                loaded,
+                rows,
+                pad=tokenizer.pad_token_id,
+                batch_size=size,
+                size=perplexity.AnswerBytes(tokenizer, folder, candidate.template),
+                beat=meter.beat,
+                done=done,
+                so_far=found.score,
+            )
+    if plan.asked and candidate.template is not None:
+        left = [number for number in range(len(plan.asked)) if number not in found.answers]
+        with meter.part("answers", found.seconds, "Answering") as count:
+            for at, answer in generation.answers(
+                loaded,
+                candidate.template,
+                [plan.prompts[candidate.name][number] for number in left],
+                plan.spec.generation,
+                batch_size=size,
+                seed=plan.spec.generation.seed,
+                beat=meter.beat,
+            ):
+                found.answers[left[at]] = answer
+                count(1)
+
+
+def _publish(job: EvaluationJob, here: Runtime, plan: Plan, candidates: list[Candidate], state: State) -> Metrics:
+    """The report at the output; or beside it, where a gate is broken."""
+    from workloads import evaluation_report
+
+    report = evaluation_report.build(job, here.inputs, plan, candidates, state)
+    for line in report.lines():
+        here.progress.say(line)
+    metrics = report.told(TOLD_METRICS)
+    here.progress.update(resolved_policy={candidate.name: state.of(candidate.name).how for candidate in candidates})
+    with here.output("Report", metrics) as folder:
+        report.write(folder)
+        broken = [sentence for verdict in report.verdicts if (sentence := verdict.broken)]
+        if broken:
+            where = here.reject(folder)
+            raise GateFailed(f"{'; '.join(broken)}: nothing is published, the report is at {where}")
+    return metrics
+
+
+if __name__ == "__main__":
+    sys.exit(cli.main(EvaluationJob, run))
