@@ -67,7 +67,7 @@ verify: lint ## Generated files are what the models say, the lock is what pyproj
 	|| { echo "generated files have drifted from operator/alpaca_operator/api: run make generate and commit"; exit 1; }
 
 images: ## Build the container images (BUILDER=docker|podman|buildah, BASE=…, IMAGE_PREFIX=…, IMAGE_TAG=…)
-	@for image in operator train; do \
+	@for image in operator train quantize chat; do \
 	  $(BUILDER) build $(if $(BASE),--build-arg BASE=$(BASE)) -t $(IMAGE_PREFIX)/$$image:$(IMAGE_TAG) -f images/$$image/Containerfile .; done
 
 cluster-up: $(VENV)/.all ## Bring up a real Kubernetes node in namespaces of its own (root), and print its KUBECONFIG
@@ -94,10 +94,10 @@ $(UV):
 
 $(VENV)/.train: pyproject.toml uv.lock | $(UV)
 	@echo "== packages for training (about 3 GB the first time)"
-	@$(SYNC) --inexact --no-default-groups --extra train
+	@$(SYNC) --inexact --no-default-groups --extra quantize
 	@touch $@
 
 $(VENV)/.all: pyproject.toml uv.lock | $(UV)
 	@echo "== packages for training, operator and tests (about 3 GB the first time)"
-	@$(SYNC) --extra operator --extra train --group models
+	@$(SYNC) --extra operator --extra quantize --extra serve --extra chat --group models
 	@touch $@ $(VENV)/.train

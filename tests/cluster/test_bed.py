@@ -173,7 +173,15 @@ print(json.dumps([sys.prefix, os.getuid(), importlib.metadata.version("literary-
 
 
 @pytest.mark.cluster
-@pytest.mark.parametrize(("role", "library"), [("operator", "kopf.on"), ("train", "torch.nn")])
+@pytest.mark.parametrize(
+    ("role", "library"),
+    [
+        ("operator", "kopf.on"),
+        ("train", "torch.nn"),
+        ("quantize", "gptqmodel.GPTQModel"),
+        ("chat", "gradio.Blocks"),
+    ],
+)
 def test_an_image_runs_the_checkout_on_what_the_lock_names(bed: Bed, role: str, library: str) -> None:
     with bed.namespace(f"bed-image-{role}") as namespace:
         script = INSIDE.format(*library.split("."))

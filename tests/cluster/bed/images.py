@@ -1,9 +1,9 @@
 """The project's images in the bed's node.
 
-The operator's is built from its Containerfile by buildah, once per set of dependencies. The train image's layers are what its
-Containerfile would make, but its 5 GB of dependencies are a folder that uv links together from its cache in a second. In both,
-the checkout's source as it is now lies on top as a layer of its own; what is big is never in an archive: a layer that holds
-only a marker is imported, and the node binds the folder over it.
+The operator's is built from its Containerfile by buildah, once per set of dependencies. The layers of the others are what their
+Containerfiles would make, but their gigabytes of dependencies are a folder each that uv links together from its cache in seconds; what
+two of them have in common is on the disk once. In all, the checkout's source as it is now lies on top as a layer of its own; what is big
+is never in an archive: a layer that holds only a marker is imported, and the node binds the folder over it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import shlex
 import shutil
 import tarfile
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -31,8 +31,9 @@ HOST_PYTHON = "/usr/bin/python3"
 """Where the base has its Python too: an environment made with another could not find it in a pod."""
 
 SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-EXTRAS = {"train": ("train",)}
-"""What of pyproject.toml is in a linked environment; its Containerfile's last `uv sync` says the same."""
+EXTRAS = {"train": ("train",), "quantize": ("quantize", "serve"), "chat": ("chat",)}
+"""What of pyproject.toml is in a linked environment; its Containerfile's last `uv sync` says the same, but for what only a GPU wants.
+GPTQModel is where it is needed: peft imports it wherever it is installed, which costs every training 9 s and 500 MB."""
 
 PACKAGES = {"alpaca_operator": CHECKOUT / "operator" / "alpaca_operator", "workloads": CHECKOUT / "workloads"}
 OPAQUE = ".wh..wh..opq"
@@ -126,10 +127,10 @@ def operator() -> Image:
     return Image("operator", published("operator"), (Layer(bound=built / "root"), source()), config)
 
 
-def train() -> Image:
-    layers = (Layer(bound=debian.base()), Layer(bound=environment("train")), source())
-    config = last_stage(containerfile("train").read_text())
-    return Image("train", published("train"), layers, config)
+def linked(role: str) -> Image:
+    layers = (Layer(bound=debian.base()), Layer(bound=environment(role)), source())
+    config = last_stage(containerfile(role).read_text())
+    return Image(role, published(role), layers, config)
 
 
 def published(role: str) -> str:
@@ -137,7 +138,11 @@ def published(role: str) -> str:
     return f"docker.io/literary-alpaca/{role}:{project()['project']['version']}"
 
 
-MAKERS: Mapping[str, Callable[[], Image]] = {"base": base, "operator": operator, "train": train}
+MAKERS: Mapping[str, Callable[[], Image]] = {
+    "base": base,
+    "operator": operator,
+    **{role: partial(linked, role) for role in EXTRAS},
+}
 ROLES = tuple(MAKERS)
 
 
@@ -164,13 +169,14 @@ def source() -> Layer:
     return Layer(files)
 
 
-# -- the train image's dependencies -------------------------------------------------------------------------------------
+# -- the dependencies of what is linked ---------------------------------------------------------------------------------
 
 
 def environment(role: str) -> Path:
     """A folder with /opt/venv, as the Containerfile's build stage leaves it but for the source."""
     extras = EXTRAS[role]
-    key = cache.digest((CHECKOUT / "uv.lock").read_bytes(), *extras, _python(), "compiled")
+    own = [path for path in sorted((CHECKOUT / "packages").rglob("*.*")) if "__pycache__" not in path.parts]
+    key = cache.digest(locked(*extras), *(path.read_bytes() for path in own), _python(), "compiled")
 
     def fill(draft: Path) -> None:
         say(f"linking the environment of {', '.join(extras)}")
@@ -178,14 +184,24 @@ def environment(role: str) -> Path:
         uv = cache.uv()
         # Relocatable, for it is used at another path than it is made at.
         run(uv, "venv", "--relocatable", "--python", HOST_PYTHON, venv)
-        chosen = [word for extra in extras for word in ("--extra", extra)]
         # No GPU here: without triton it is 1 GB less, and all else works.
         without = ["--no-dev", "--no-install-project", "--no-install-package", "triton", "--compile-bytecode"]
         settings = {**os.environ, "UV_PROJECT_ENVIRONMENT": str(venv)}
         settings.pop("VIRTUAL_ENV", None)
+        chosen = _flags(extras)
         run("nice", uv, "sync", "--frozen", *without, *chosen, "--python", HOST_PYTHON, cwd=CHECKOUT, env=settings)
 
     return cache.made(f"environments/{role}", key, fill)
+
+
+def locked(*extras: str) -> str:
+    """What the lock has for these extras. A tool of the tests that changes it too is no reason to make gigabytes anew."""
+    plain = ["--quiet", "--no-header", "--no-annotate", "--no-dev", "--no-emit-project"]
+    return run(cache.uv(), "export", "--frozen", *plain, *_flags(extras), cwd=CHECKOUT)
+
+
+def _flags(extras: Sequence[str]) -> list[str]:
+    return [word for extra in extras for word in ("--extra", extra)]
 
 
 def _python() -> str:
@@ -222,9 +238,9 @@ def last_stage(text: str) -> dict[str, Any]:
 def operator_file_system() -> Path:
     """`root`, all files of the image, and `config.json`. What is copied of the source is replaced by `source()` anyhow."""
     settings = project()
-    dependencies = [settings["project"], settings["build-system"], settings["tool"]["uv"], settings["tool"]["hatch"]]
-    inputs = [containerfile("operator"), CHECKOUT / "uv.lock"]
-    key = cache.digest(*(path.read_bytes() for path in inputs), _json(dependencies), debian.base().name, BUILD)
+    builder = [settings["project"]["version"], settings["build-system"], settings["tool"]["hatch"]]
+    recipe = containerfile("operator").read_bytes()
+    key = cache.digest(recipe, locked("operator"), _json(builder), debian.base().name, BUILD)
     return cache.made("images/operator", key, partial(_build, "operator"))
 
 
