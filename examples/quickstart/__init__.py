@@ -1,1 +1,1 @@
-"""The quickstart: a tiny Llama, made here, fine-tuned on classical Chinese poems by the manifest beside this file."""
+"""The quickstart: from a tiny Llama that knows no Chinese to one that answers about poems, by the chain beside this file."""
