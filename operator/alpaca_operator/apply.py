@@ -5,26 +5,36 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from alpaca_operator import diagnosis, events, status
+from alpaca_operator import conditions, diagnosis, events
 from alpaca_operator.api import KINDS, Resource
+from alpaca_operator.api.status import Reason
+from alpaca_operator.conditions import Change
 from alpaca_operator.diagnosis import Refusal
 from alpaca_operator.errors import ApiError
-from alpaca_operator.kube import APIS, RESOURCES
-from alpaca_operator.plan import Manifest, Plan
+from alpaca_operator.kube import APIS, OPTIONAL, RESOURCES
+from alpaca_operator.lives import status_of
+from alpaca_operator.plan import Manifest, Plan, keep
 from alpaca_operator.plan.job import ENDING, drift
 from alpaca_operator.queue import Again
-from alpaca_operator.status import Change
 from alpaca_operator.store import Key, Object, key_of
 from alpaca_operator.world import World, key_for
+
+CREATED_ONCE = frozenset({"Job", "JobSet"})
+"""Children that queueing systems and their controllers write to. All others are ours for life, and kept as they are planned."""
 
 log = logging.getLogger(__name__)
 
 
 async def converge(resource: Resource, plan: Plan, world: World) -> Refusal | None:
-    """Makes what is missing. The first refusal ends it, and is returned: the status has to tell."""
+    """Makes what is missing, and mends and removes what is kept. The first refusal ends it, and is returned: the status has to tell."""
     for manifest in plan.manifests:
-        if refusal := await _exist(resource, manifest, world):
+        make = _exist if manifest["kind"] in CREATED_ONCE else _keep
+        if refusal := await make(resource, manifest, world):
             return refusal
+    planned = {key_of(manifest) for manifest in plan.manifests}
+    for child in world.store.children(resource):
+        if child["kind"] not in CREATED_ONCE and key_of(child) not in planned and _is_ours(child, resource):
+            await remove(child, world)
     return None
 
 
@@ -52,7 +62,7 @@ async def report(resource: Resource, after: dict[str, Any], world: World) -> Aga
     if current is None:
         return Again.never
     before = current.get("status") or {}
-    change = status.change(before, after)
+    change = conditions.change(before, after, status_of(resource))
     if change is Change.NOTHING:
         return Again.never
     if change is Change.PROGRESS and (wait := world.budget.ask(key)):
@@ -75,17 +85,48 @@ async def _exist(resource: Resource, manifest: Manifest, world: World) -> Refusa
             return None
         except ApiError as error:
             if error.reason != "AlreadyExists":
-                return _refused(error)
+                return _refused(error, resource)
             metadata = manifest["metadata"]
             live = await world.kube.get(api, metadata["namespace"], metadata["name"])
             ours = live is not None and _is_ours(live, resource)
             if live is None or (not ours and _is_predecessors(live)):
                 raise  # it is gone in a moment
             if not ours:
-                return _refused(error)
+                return _refused(error, resource)
             world.store.put(live)
     if "deletionTimestamp" not in live["metadata"] and (patch := drift(manifest, live)):
         world.store.put(await world.kube.merge(api, live, patch))
+    return None
+
+
+async def _keep(resource: Resource, manifest: Manifest, world: World) -> Refusal | None:
+    """Applied only where that changes something: nothing is written while nothing happens."""
+    api, metadata, wanted = APIS[manifest["kind"]], manifest["metadata"], keep.sealed(manifest)
+    live = world.store.raw(key_of(manifest))
+    if live is None or not _is_ours(live, resource):
+        live = await world.kube.get(
+            api, metadata["namespace"], metadata["name"]
+        )  # applying would take it from whoever made it
+        if live is not None and not _is_ours(live, resource):
+            taken = ApiError(409, "AlreadyExists", f'{api.plural} "{metadata["name"]}" already exists')
+            if _is_predecessors(live):
+                raise taken  # it is gone in a moment
+            return _refused(taken, resource)
+    if live is not None:
+        if "deletionTimestamp" in live["metadata"]:
+            return None
+        wanted = keep.as_scaled(wanted, live)
+        if keep.holds(wanted, live):
+            return None
+    try:
+        world.store.put(await world.kube.apply(api, wanted))
+    except ApiError as error:
+        if api in OPTIONAL and error.status == 404:
+            return Refusal(
+                Reason.ROUTE_NOT_SUPPORTED,
+                f"the cluster has no {api.kind} of {api.group}/{api.version}: install the Gateway API, or remove httpRoute",
+            )
+        return _refused(error, resource)
     return None
 
 
@@ -100,9 +141,10 @@ def _is_predecessors(child: Object) -> bool:
     return any(owner.get("controller") and owner["kind"] in KINDS for owner in owners)
 
 
-def _refused(error: ApiError) -> Refusal:
+def _refused(error: ApiError, resource: Resource) -> Refusal:
     """The refusal, if the API server's answer is one; what passes by itself is raised again."""
-    refusal = diagnosis.refusal(error.status, error.message)
+    again = {} if resource.spec.fixed() else {"again": ""}
+    refusal = diagnosis.refusal(error.status, error.message, **again)
     if refusal is None:
         raise error
     return refusal

@@ -6,13 +6,13 @@ import json
 import re
 import signal
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
 from pydantic import ValidationError
 
-from alpaca_operator.api.contract import CONTAINER, NEVER_RETRIED, ExitCode, Termination
+from alpaca_operator.api.contract import CONTAINER, ENGINE_CONTAINER, NEVER_RETRIED, ExitCode, Termination
 from alpaca_operator.api.status import FailureClass, Reason
 
 Object = dict[str, Any]
@@ -114,7 +114,7 @@ class Pod:
     def resources(self, kind: str) -> dict[str, str]:
         """Limits or requests of the workload's container."""
         containers: list[Object] = self.raw.get("spec", {}).get("containers") or []
-        ours = next((one for one in containers if one.get("name") == CONTAINER), {})
+        ours = next((one for one in containers if one.get("name") in (CONTAINER, ENGINE_CONTAINER)), {})
         return {name: str(value) for name, value in ((ours.get("resources") or {}).get(kind) or {}).items()}
 
     def containers(self) -> list[Object]:
@@ -154,6 +154,31 @@ def diagnose(pod: Object, now: datetime) -> Diagnosis | None:
         uid=str(pod["metadata"].get("uid", "")),
         finished_at=ended_at(read) if found.ended else None,
     )
+
+
+def crash(pod: Object, now: datetime) -> Diagnosis | None:
+    """Of a pod whose containers are started again: how one that does not answer ended last. None where none has ended."""
+    status = pod.get("status") or {}
+    died = [
+        {**container, "state": {"terminated": end}}
+        for container in status.get("containerStatuses") or ()
+        if not container.get("ready") and (end := _last_end(container))
+    ]
+    if not died:
+        return None
+    found = diagnose({**pod, "status": {**status, "phase": "Failed", "containerStatuses": died}}, now)
+    if found is None or any(one["state"]["terminated"].get("exitCode") for one in died):
+        return found
+    message = (
+        f"container {died[0]['name']} was stopped by its probes and started again: it had not loaded within startupTimeoutSeconds, or "
+        f"answered no more (pod {found.pod})"
+    )
+    return replace(found, failure_class="Hung", reason=Reason.HUNG, message=message, exit_code=0)
+
+
+def _last_end(container: Object) -> Object | None:
+    states = (container.get("state") or {}, container.get("lastState") or {})
+    return next((state["terminated"] for state in states if "terminated" in state), None)
 
 
 def changes_at(pod: Object, now: datetime) -> datetime | None:
@@ -445,8 +470,9 @@ POLICIES = (
 )
 
 
-def refusal(code: int, message: str) -> Refusal | None:
-    """What a 4xx answer to the creation of a child or its pod means for the user, by the API server's own words.
+def refusal(code: int, message: str, *, again: str = " in a job of another name") -> Refusal | None:
+    """What a 4xx answer to the creation of a child or its pod means for the user, by the API server's own words. ``again``: how a
+    spec is changed; a deployment's is changed in place.
 
     None for what is not the user's to mend: an outage, a namespace that is going, a bug of ours.
     """
@@ -470,7 +496,7 @@ def refusal(code: int, message: str) -> Refusal | None:
             why = one_line(found["why"]).rstrip(".")
             return Refusal(
                 Reason.ADMISSION_REFUSED,
-                f"{who} refuses the pod: {why}: change pod in a job of another name, or ask who set the policy",
+                f"{who} refuses the pod: {why}: change pod{again}, or ask who set the policy",
             )
     if code == 403 and "cannot create resource" in message:
         return Refusal(
@@ -482,12 +508,12 @@ def refusal(code: int, message: str) -> Refusal | None:
     if code == 403:
         return Refusal(
             Reason.ADMISSION_REFUSED,
-            f"the API server refuses the pod: {one_line(message)}: make what it asks for, or change pod in a job of another name",
+            f"the API server refuses the pod: {one_line(message)}: make what it asks for, or change pod{again}",
         )
     if code == 422:
         return Refusal(
             Reason.INVALID_SPEC,
-            f"the API server refuses the pod: {one_line(message)}: correct pod in a job of another name",
+            f"the API server refuses the pod: {one_line(message)}: correct pod{again}",
         )
     return None
 

@@ -1,4 +1,4 @@
-"""All that can wake the operator: events of our kinds, of their Jobs, and of the pods. kopf watches; nothing is decided here."""
+"""All that can wake the operator: events of our kinds, of their children, and of the pods. kopf watches; nothing is decided here."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from typing import Any
 import kopf
 
 from alpaca_operator.api.contract import LABEL_MANAGED_BY, MANAGED_BY
-from alpaca_operator.kube import APIS, JOBS, PODS, configuration
+from alpaca_operator.kube import CHILDREN, WATCHED, configuration
 from alpaca_operator.queue import Queue
 from alpaca_operator.store import Key, Store
 
-CHILDREN = (JOBS, PODS)
 OURS = f"{LABEL_MANAGED_BY}={MANAGED_BY}"
 
 
@@ -27,7 +26,7 @@ def registry(store: Store, queue: Queue[Key]) -> kopf.OperatorRegistry:
             for consumer in store.consumers(key):
                 queue.add(consumer)
 
-    for api in APIS.values():
+    for api in WATCHED.values():
         kopf.on.event(api.group, api.version, api.plural, registry=handlers)(woken)
 
     @kopf.on.login(registry=handlers)

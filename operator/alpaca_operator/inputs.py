@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from alpaca_operator.api import Resource
-from alpaca_operator.api.base import Job
+from alpaca_operator.api.base import Job, JobReference
 from alpaca_operator.api.chain import Find, Link, cycle, links, mismatch, noted
 from alpaca_operator.api.status import Condition, ConditionStatus, Reason, ResolvedInput
 from alpaca_operator.diagnosis import one_line
@@ -52,7 +52,7 @@ def gather(resource: Job, child: Object | None, find: Find) -> tuple[Inputs, Lac
     lacks = []
     for link in wanted:
         if link.field not in found:
-            result = _look(link, resource, find)
+            result = look(link, resource, find)
             if isinstance(result, Lack):
                 lacks.append(result)
             else:
@@ -64,7 +64,7 @@ def gather(resource: Job, child: Object | None, find: Find) -> tuple[Inputs, Lac
                 f"waits for itself ({' → '.join(circle)}): delete one of these jobs, and create it without that from",
             )
         )
-    return found, _worst(lacks)
+    return found, worst(lacks)
 
 
 def pinned(resource: Job, child: Object | None) -> Inputs:
@@ -75,27 +75,41 @@ def pinned(resource: Job, child: Object | None) -> Inputs:
     return of_child | {field: found for field, found in told.items() if found.producer_uid}
 
 
-def _look(link: Link, resource: Resource, find: Find) -> ResolvedInput | Lack:
+def look(link: Link, resource: Resource, find: Find) -> ResolvedInput | Lack:
     producer = find(link.producer)
-    who = f"{link.producer.kind} {link.producer.name}"
-    if producer is None or producer.metadata.deletion_timestamp:
-        state = "does not exist" if producer is None else "is being deleted"
-        return Lack(
-            Reason.NOT_FOUND,
-            f"{link.field}.from names {who}, which {state} in namespace {resource.metadata.namespace}: create it",
-        )
+    if lack := absent(link.field, link.producer, producer, resource):
+        return lack
+    assert producer is not None
     if problem := mismatch(link, producer):
-        return Lack(Reason.KIND_MISMATCH, f"{problem}; specs are immutable, so in a job of another name")
+        remedy = "; specs are immutable, so in a job of another name" if resource.spec.fixed() else ""
+        return Lack(Reason.KIND_MISMATCH, f"{problem}{remedy}")
+    return unfinished(link.field, producer) or _published(producer)
+
+
+def absent(field: str, named: JobReference, producer: Job | None, resource: Resource) -> Lack | None:
+    """Why a job that ``field`` names is not there."""
+    if producer is not None and not producer.metadata.deletion_timestamp:
+        return None
+    state = "does not exist" if producer is None else "is being deleted"
+    return Lack(
+        Reason.NOT_FOUND,
+        f"{field}.from names {named.kind} {named.name}, which {state} in namespace {resource.metadata.namespace}: create it",
+    )
+
+
+def unfinished(field: str, producer: Job) -> Lack | None:
+    """Why a job that ``field`` names has not ended well."""
+    who = f"{producer.kind} {producer.metadata.name}"
     states = {one.type: one for one in producer.status.conditions} if producer.status else {}
     if _holds(states, Condition.COMPLETE):
-        return _published(producer)
+        return None
     if _holds(states, Condition.FAILED):
         return Lack(
             Reason.PRODUCER_FAILED,
-            f"{link.field}.from names {who}, which failed ({_why(states)}): delete that job and create it anew, corrected, under the "
+            f"{field}.from names {who}, which failed ({_why(states)}): delete that job and create it anew, corrected, under the "
             "same name; this one then starts by itself",
         )
-    return Lack(Reason.NOT_READY, f"waits for {who} ({link.field}.from) to complete{_hindrance(states)}")
+    return Lack(Reason.NOT_READY, f"waits for {who} ({field}.from) to complete{_hindrance(states)}")
 
 
 def _published(producer: Job) -> ResolvedInput:
@@ -124,7 +138,7 @@ def _holds(states: Mapping[str, ConditionStatus], condition: Condition) -> bool:
     return condition in states and states[condition].status == "True"
 
 
-def _worst(lacks: list[Lack]) -> Lack | None:
+def worst(lacks: list[Lack]) -> Lack | None:
     """One reason, and all that is to be said of it."""
     for reason in ORDER:
         if messages := dict.fromkeys(lack.message for lack in lacks if lack.reason is reason):

@@ -33,6 +33,8 @@ PAGE = 500
 JSON = "application/json"
 JSON_PATCH = "application/json-patch+json"
 MERGE_PATCH = "application/merge-patch+json"
+APPLY_PATCH = "application/apply-patch+yaml"
+FIELD_MANAGER = "literary-alpaca"
 METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 
 
@@ -58,10 +60,19 @@ class Api:
 RESOURCES = {kind: Api(GROUP, VERSION, PLURALS[kind], kind) for kind in KINDS}
 JOBS = Api("batch", "v1", "jobs", "Job")
 PODS = Api("", "v1", "pods", "Pod")
+DEPLOYMENTS = Api("apps", "v1", "deployments", "Deployment")
+SERVICES = Api("", "v1", "services", "Service")
+BUDGETS = Api("policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget")
+ROUTES = Api("gateway.networking.k8s.io", "v1", "httproutes", "HTTPRoute")
 EVENTS = Api("events.k8s.io", "v1", "events", "Event")
 LEASES = Api("coordination.k8s.io", "v1", "leases", "Lease")
 
-APIS = {api.kind: api for api in (*RESOURCES.values(), JOBS, PODS)}
+CHILDREN = (JOBS, DEPLOYMENTS, SERVICES, BUDGETS, PODS)
+"""What belongs to our resources, and is watched."""
+OPTIONAL = (ROUTES,)
+"""What may belong to them in a cluster that has it: a watch on what does not exist would be no watch."""
+WATCHED = {api.kind: api for api in (*RESOURCES.values(), *CHILDREN)}
+APIS = WATCHED | {api.kind: api for api in OPTIONAL}
 """What the operator knows of, by kind."""
 
 
@@ -154,6 +165,13 @@ class Kube:
         body = {**patch, "metadata": {**patch.get("metadata", {}), "uid": metadata["uid"]}}
         path = api.path(metadata.get("namespace"), metadata["name"])
         return await self.write("patch", "PATCH", api, path, body, content_type=MERGE_PATCH)
+
+    async def apply(self, api: Api, body: Object) -> Object:
+        """Server-side apply: fields that an earlier one had and this one lacks are removed, those of others stay."""
+        metadata = body["metadata"]
+        query = urlencode({"fieldManager": FIELD_MANAGER, "force": "true"})
+        path = f"{api.path(metadata.get('namespace'), metadata['name'])}?{query}"
+        return await self.write("apply", "PATCH", api, path, body, content_type=APPLY_PATCH)
 
     async def delete(self, api: Api, current: Object) -> Object | None:
         """Deletes this very object, and stays visible until what it owns is gone. None when it was gone already."""

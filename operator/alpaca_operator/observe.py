@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Protocol
 
-from alpaca_operator import inputs
 from alpaca_operator.api import Resource
-from alpaca_operator.api.base import JobReference
+from alpaca_operator.api.base import Job, JobReference
 from alpaca_operator.api.contract import Progress
 from alpaca_operator.diagnosis import Refusal
+from alpaca_operator.lives import LIVES
+from alpaca_operator.traffic import Sample
 from alpaca_operator.verdicts import Seen
 
 Object = dict[str, Any]
@@ -23,7 +24,10 @@ class World(Protocol):
         """The time, in UTC."""
 
     def child(self, resource: Resource) -> Object | None:
-        """The Job that the resource owns, by the UID of its owner; also while it is being deleted."""
+        """The Job or Deployment that the resource owns, by the UID of its owner; also while it is being deleted."""
+
+    def others(self, resource: Resource) -> Sequence[Object]:
+        """What the resource owns besides, but for its pods."""
 
     def pods(self, resource: Resource) -> Sequence[Object]:
         """Every pod labelled with the resource's UID: those in the cluster, and those deleted after they had ended, in
@@ -32,10 +36,13 @@ class World(Protocol):
     def progress(self, resource: Resource) -> tuple[Progress, datetime] | None:
         """What the running pod last told, and when it was read."""
 
+    def traffic(self, resource: Resource) -> Sequence[tuple[Sample, datetime]]:
+        """What each running pod of a deployment last told, and when it was read."""
+
     def refusal(self, resource: Resource) -> Refusal | None:
         """Why the child has no pods, from the events of the Job controller; None when it has some, or nothing was said."""
 
-    def named(self, reference: JobReference, resource: Resource) -> Resource | None:
+    def named(self, reference: JobReference, resource: Resource) -> Job | None:
         """The job that a ``from`` of the resource names."""
 
 
@@ -43,7 +50,7 @@ def gather(resource: Resource, world: World) -> Seen:
     progress, read_at = world.progress(resource) or (None, None)
     pods = sorted(world.pods(resource), key=lambda pod: str(pod["metadata"].get("creationTimestamp", "")))
     child = world.child(resource)
-    found, lack = inputs.gather(resource, child, lambda reference: world.named(reference, resource))
+    inputs = LIVES[resource.kind].inputs(resource, child, lambda reference: world.named(reference, resource))
     return Seen(
         now=world.now(),
         child=child,
@@ -51,8 +58,11 @@ def gather(resource: Resource, world: World) -> Seen:
         progress=progress,
         progress_at=read_at,
         refusal=world.refusal(resource),
-        inputs=found,
-        lack=lack,
+        inputs=inputs.inputs,
+        lack=inputs.lack,
+        held=inputs.held,
+        others=tuple(world.others(resource)),
+        traffic=tuple(world.traffic(resource)),
     )
 
 

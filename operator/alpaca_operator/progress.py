@@ -5,21 +5,25 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 
 import aiohttp
 from pydantic import ValidationError
 
 from alpaca_operator import kube as kubernetes
-from alpaca_operator import metrics
-from alpaca_operator.api.contract import CONTAINER, PROGRESS_LIMIT, PROGRESS_PORT, Progress
+from alpaca_operator import metrics, traffic
+from alpaca_operator.api import KINDS
+from alpaca_operator.api.base import Job
+from alpaca_operator.api.contract import API_PORT, CONTAINER, PROGRESS_LIMIT, PROGRESS_PORT, Progress
 from alpaca_operator.errors import ApiError, Unreachable
 from alpaca_operator.kube import PODS, Kube, read_capped, told
 from alpaca_operator.queue import Queue
 from alpaca_operator.settings import Settings
 from alpaca_operator.store import Key, Object, Store
+from alpaca_operator.traffic import Sample
 
 log = logging.getLogger(__name__)
 
@@ -29,26 +33,58 @@ AT_ONCE = 32
 FAILURES_BEFORE_LOG = 2
 """A pod that does not answer twice is read from the end of its log instead."""
 LOG_LINES = 20
+METRICS_LIMIT = 1024 * 1024
+"""Bytes of /metrics that are read: vLLM's have a hundred kilobytes."""
+
+
+Told = Progress | Sample
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What the pods of a kind are asked while they run."""
+
+    port: int
+    path: str
+    parse: Callable[[bytes], Told]
+    limit: int = PROGRESS_LIMIT
+    """Bytes of an answer that are read."""
+    in_log: bool = False
+    """Whether the end of a pod's log tells the same."""
 
 
 class Board:
-    """What each resource's running pod last told. A pod's last word is in its termination message, not here."""
+    """What each resource's running pods last told, by the resource's UID and the pod's. A pod's last word is in its termination
+    message, not here."""
 
     def __init__(self) -> None:
-        self._told: dict[str, tuple[Progress, datetime]] = {}
+        self._told: dict[str, dict[str, tuple[Told, datetime]]] = {}
 
     def latest(self, uid: str) -> tuple[Progress, datetime] | None:
-        return self._told.get(uid)
+        """Of a job, which has one pod at a time."""
+        known = [(one, at) for one, at in self._told.get(uid, {}).values() if isinstance(one, Progress)]
+        return max(known, key=lambda each: each[1], default=None)
 
-    def put(self, uid: str, progress: Progress, at: datetime) -> bool:
+    def samples(self, uid: str) -> list[tuple[Sample, datetime]]:
+        """Of all pods of a deployment."""
+        return [(one, at) for one, at in self._told.get(uid, {}).values() if isinstance(one, Sample)]
+
+    def put(self, uid: str, pod: str, news: Told, at: datetime) -> bool:
         """Whether it is news."""
-        known = self._told.get(uid)
-        self._told[uid] = (progress, at)
-        return known is None or known[0] != progress
+        pods = self._told.setdefault(uid, {})
+        known = pods.get(pod)
+        if known is not None and isinstance(news, Sample) and isinstance(known[0], Sample):
+            news = news.after(known[0], (at - known[1]).total_seconds())
+        pods[pod] = (news, at)
+        return known is None or known[0] != news
 
-    def keep_only(self, uids: set[str]) -> None:
-        for uid in self._told.keys() - uids:
-            del self._told[uid]
+    def keep_only(self, pods: set[str]) -> None:
+        """Forgets pods that no longer run."""
+        for uid, of_pods in list(self._told.items()):
+            for pod in of_pods.keys() - pods:
+                del of_pods[pod]
+            if not of_pods:
+                del self._told[uid]
 
 
 class Budget:
@@ -112,7 +148,7 @@ class Reader:
         timeout = aiohttp.ClientTimeout(total=self.settings.progress_timeout_seconds)
         # A session of its own: what goes to pods must not carry the API server's credentials.
         async with aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(force_close=True)) as session:
-            ask = self._through_server if through_server else lambda pod: self._directly(session, pod)
+            ask: Ask = self._through_server if through_server else partial(self._directly, session)
             loop = asyncio.get_running_loop()
             places = asyncio.Semaphore(AT_ONCE)
             while True:
@@ -125,50 +161,51 @@ class Reader:
         pause = max(self.settings.progress_seconds, len(running) / READS_PER_SECOND)
         pods = {pod["metadata"]["uid"] for _, pod in running}
         self._asked = {uid: asked for uid, asked in self._asked.items() if uid in pods}
-        self.board.keep_only({_resource_uid(self.store, key) for key, _ in running})
+        self.board.keep_only(pods)
         for key, pod in running:
             asked = self._asked.setdefault(pod["metadata"]["uid"], Asked())
             if asked.due <= now:
                 asked.due = now + pause
                 yield key, pod
 
-    async def _read(self, key: Key, pod: Object, ask: Callable[[Object], object], places: asyncio.Semaphore) -> None:
-        asked = self._asked[pod["metadata"]["uid"]]
+    async def _read(self, key: Key, pod: Object, ask: Ask, places: asyncio.Semaphore) -> None:
+        asked, question = self._asked[pod["metadata"]["uid"]], QUESTIONS[key.kind]
         async with places:
             try:
-                progress = parse(await ask(pod))  # type: ignore[misc]
+                news = question.parse(capped(await ask(pod, question), question.limit))
                 asked.failures = 0
                 metrics.SCRAPES.labels("answered").inc()
             except (Unreachable, ApiError, ValueError) as error:
                 asked.failures += 1
                 metrics.SCRAPES.labels("failed").inc()
                 log.debug("%s: pod %s does not tell its progress: %s", key, pod["metadata"]["name"], error)
-                if asked.failures < FAILURES_BEFORE_LOG:
+                if asked.failures < FAILURES_BEFORE_LOG or not question.in_log:
                     return
                 found = await self._from_log(pod)
                 if found is None:
                     return
-                progress = found
-        if self.board.put(_resource_uid(self.store, key), progress, datetime.now(UTC)):
+                news = found
+        if self.board.put(_resource_uid(self.store, key), pod["metadata"]["uid"], news, datetime.now(UTC)):
             self.queue.add(key)
 
-    async def _directly(self, session: aiohttp.ClientSession, pod: Object) -> bytes:
+    async def _directly(self, session: aiohttp.ClientSession, pod: Object, question: Question) -> bytes:
         address = pod.get("status", {}).get("podIP", "")
         if not address:
             raise Unreachable("the pod has no address yet")
         host = f"[{address}]" if ":" in address else address
         try:
-            async with session.get(f"http://{host}:{PROGRESS_PORT}/progress", allow_redirects=False) as response:
+            url = f"http://{host}:{question.port}/{question.path}"
+            async with session.get(url, allow_redirects=False) as response:
                 if response.status != 200:
-                    raise ApiError(response.status, response.reason or "", "GET /progress")
-                return await read_capped(response, PROGRESS_LIMIT + 1)
+                    raise ApiError(response.status, response.reason or "", f"GET /{question.path}")
+                return await read_capped(response, question.limit + 1)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise Unreachable(told(error)) from error
 
-    async def _through_server(self, pod: Object) -> bytes:
+    async def _through_server(self, pod: Object, question: Question) -> bytes:
         metadata = pod["metadata"]
-        path = PODS.path(metadata["namespace"], f"{metadata['name']}:{PROGRESS_PORT}", "proxy/progress")
-        return await self.kube.text(path, limit=PROGRESS_LIMIT + 1, seconds=self.settings.progress_timeout_seconds)
+        path = PODS.path(metadata["namespace"], f"{metadata['name']}:{question.port}", f"proxy/{question.path}")
+        return await self.kube.text(path, limit=question.limit + 1, seconds=self.settings.progress_timeout_seconds)
 
     async def _from_log(self, pod: Object) -> Progress | None:
         metadata = pod["metadata"]
@@ -186,11 +223,16 @@ class Reader:
         return last_progress(text)
 
 
+def capped(answer: bytes, limit: int = PROGRESS_LIMIT) -> bytes:
+    """Raises ValueError for an answer that is longer than any that a workload gives."""
+    if len(answer) > limit:
+        raise ValueError(f"the answer is longer than {limit} bytes")
+    return answer
+
+
 def parse(answer: bytes) -> Progress:
     """Raises ValueError (pydantic's is one) for whatever is not a whole Progress."""
-    if len(answer) > PROGRESS_LIMIT:
-        raise ValueError(f"the answer is longer than {PROGRESS_LIMIT} bytes")
-    return Progress.model_validate_json(answer, strict=True)
+    return Progress.model_validate_json(capped(answer), strict=True)
 
 
 def last_progress(log_end: bytes) -> Progress | None:
@@ -202,6 +244,12 @@ def last_progress(log_end: bytes) -> Progress | None:
             except ValidationError:
                 continue
     return None
+
+
+OF_JOBS = Question(PROGRESS_PORT, "progress", parse, in_log=True)
+OF_DEPLOYMENTS = Question(API_PORT, "metrics", traffic.parse, limit=METRICS_LIMIT)
+QUESTIONS = {name: OF_JOBS if issubclass(kind, Job) else OF_DEPLOYMENTS for name, kind in KINDS.items()}
+Ask = Callable[[Object, Question], Awaitable[bytes]]
 
 
 def _resource_uid(store: Store, key: Key) -> str:

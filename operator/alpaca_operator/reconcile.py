@@ -10,13 +10,14 @@ import asyncio
 import logging
 import time
 
-from alpaca_operator import apply, metrics, observe, status
+from alpaca_operator import apply, metrics, observe
 from alpaca_operator.api import Resource
+from alpaca_operator.conditions import Wish
 from alpaca_operator.errors import ApiError, NotLeading, Unreachable, Unreadable
+from alpaca_operator.lives import LIVES
 from alpaca_operator.observe import Seen
 from alpaca_operator.plan import PLANNERS
 from alpaca_operator.queue import LONGEST_DELAY, Again
-from alpaca_operator.status import Wish
 from alpaca_operator.store import Key
 from alpaca_operator.world import World
 
@@ -32,9 +33,10 @@ async def reconcile(key: Key, world: World, *, live: bool = False) -> Again:
     if resource is None or resource.metadata.deletion_timestamp:  # its children go with it, by their owner references
         world.forget(key)
         return Again.never
+    life = LIVES[key.kind]
     podless = await world.ask_why_podless(resource)
     seen = observe.gather(resource, world)
-    wish = status.wish(resource, seen)
+    wish = life.wish(resource, seen)
     if not live and _starts_or_ends_a_run(wish, resource, seen):
         return await _reconcile_live(key, world)
     refusal = None
@@ -42,20 +44,20 @@ async def reconcile(key: Key, world: World, *, live: bool = False) -> Again:
         case Wish.EXIST:
             plan = PLANNERS[key.kind](resource, seen.inputs, world.settings)
             refusal = plan.refusal or await apply.converge(resource, plan, world)
-            if _has_just_begun(resource, seen, world):
-                # First a child for all who wait; the statuses follow, with what the children do by then.
+            if _has_changed(resource, seen, world):
+                # First a child for all who wait; the statuses follow, with what the children are and do by then.
                 return Again(after=0.0)
         case Wish.END if seen.child:
             await apply.end(seen.child, world)
         case Wish.GO if seen.child:
             await apply.remove(seen.child, world)
-    after = status.compute(resource, seen, refusal)
-    if not live and status.is_final(after) and not status.is_terminal(resource):
+    after = life.compute(resource, seen, refusal)
+    if not live and life.is_final(after) and not life.is_terminal(resource):
         return await _reconcile_live(key, world)  # the end is told once: the last pod's last word must be in
     again = await apply.report(resource, after, world)
     if refusal:
         return Again(after=REFUSED_LONGEST if refusal.passes else LONGEST_DELAY, failed=True)
-    time_alone = status.look_again(resource, seen)
+    time_alone = life.look_again(resource, seen)
     return again.or_after(podless).or_after(time_alone.total_seconds() if time_alone is not None else None)
 
 
@@ -68,12 +70,11 @@ def _starts_or_ends_a_run(wish: Wish, resource: Resource, seen: Seen) -> bool:
     """What cannot be taken back: a child deleted, or made once more after one was there before."""
     if wish in (Wish.END, Wish.GO):
         return seen.child is not None and "deletionTimestamp" not in seen.child["metadata"]
-    return wish is Wish.EXIST and seen.child is None and bool(resource.status and resource.status.start_time)
+    return wish is Wish.EXIST and seen.child is None and resource.has_begun
 
 
-def _has_just_begun(resource: Resource, seen: Seen, world: World) -> bool:
-    started = resource.status is not None and resource.status.start_time is not None
-    return not started and seen.child is None and world.child(resource) is not None
+def _has_changed(resource: Resource, seen: Seen, world: World) -> bool:
+    return not resource.has_begun and world.child(resource) is not seen.child
 
 
 async def work(world: World) -> None:

@@ -11,9 +11,10 @@ import logging
 from dataclasses import dataclass, field
 
 from alpaca_operator import metrics
+from alpaca_operator.api import KINDS
 from alpaca_operator.errors import ApiError, Unreachable
-from alpaca_operator.handlers import CHILDREN, OURS
-from alpaca_operator.kube import APIS, Api, Kube
+from alpaca_operator.handlers import OURS
+from alpaca_operator.kube import OPTIONAL, WATCHED, Api, Kube
 from alpaca_operator.queue import Queue
 from alpaca_operator.settings import Settings
 from alpaca_operator.store import Key, Object, Store, key_of, version
@@ -22,6 +23,8 @@ log = logging.getLogger(__name__)
 
 CATCH_UP_SECONDS = 5.0
 """What a watch may lag behind a LIST before it counts as having missed something."""
+ABSENT = (403, 404)
+"""How the API server answers for a kind that it does not have, or that we may not read: an older role may lack it."""
 SICK_AFTER = 2
 """Passes in a row in which the same watch missed something."""
 
@@ -43,10 +46,14 @@ class Resync:
 
     async def fill(self) -> None:
         """Reads everything, so that the first reconcile of a resource sees the child it has."""
-        for api in APIS.values():
+        for api in (*WATCHED.values(), *OPTIONAL):
             for namespace in self.settings.namespaces or (None,):
-                async for obj in self.kube.list(api, namespace, labels=_labels(api)):
-                    self._take(self.store.put(obj))
+                try:
+                    async for obj in self.kube.list(api, namespace, labels=_labels(api)):
+                        self._take(self.store.put(obj))
+                except ApiError as error:
+                    if api not in OPTIONAL or error.status not in ABSENT:
+                        raise
 
     async def run(self) -> None:
         """Until cancelled. A pass that fails is left out: the next one finds the same."""
@@ -58,9 +65,16 @@ class Resync:
                 log.warning("resync left out: %s", error)
 
     async def check_all(self) -> None:
-        for api in APIS.values():
+        for api in WATCHED.values():
             repaired = [await self._check(api, namespace) for namespace in self.settings.namespaces or (None,)]
             self._missed[api.kind] = self._missed.get(api.kind, 0) + 1 if any(repaired) else 0
+        for api in OPTIONAL:  # without a watch: what others do to it is found here, and makes nobody sick
+            for namespace in self.settings.namespaces or (None,):
+                try:
+                    await self._check(api, namespace)
+                except ApiError as error:
+                    if error.status not in ABSENT:
+                        raise
         if self.sick:
             log.error("the watches of %s have missed changes in %d passes: /healthz fails", self.sick, SICK_AFTER)
 
@@ -115,4 +129,4 @@ class Resync:
 
 
 def _labels(api: Api) -> str:
-    return OURS if api in CHILDREN else ""
+    return "" if api.kind in KINDS else OURS

@@ -44,6 +44,10 @@ class Settings:
     """Namespaces served, separated by commas. Empty serves the whole cluster."""
     images: Mapping[str, str] = field(default_factory=dict)
     """Container image of each kind's pods (`ALPACA_IMAGE_SFTJOB`), where the resource names none."""
+    image_page: str = ""
+    """Container image of the chat page (`ALPACA_IMAGE_PAGE`), where a ChatDeployment names none."""
+    image_vllm: str = ""
+    """Container image of vLLM (`ALPACA_IMAGE_VLLM`). Empty, `engine: Auto` takes Transformers on GPUs too."""
     operator_namespace: str = field(default_factory=own_namespace)
     """Where the Lease lies."""
     lease_name: str = "literary-alpaca"

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from datetime import datetime, timedelta
-from enum import Enum, auto
 from typing import Any
 
 from alpaca_operator import figures
-from alpaca_operator.api import Resource
+from alpaca_operator.api.base import Job
 from alpaca_operator.api.contract import NEVER_RETRIED, Termination
 from alpaca_operator.api.status import (
     Attempt,
@@ -21,7 +20,9 @@ from alpaca_operator.api.status import (
     ResolvedInput,
     Status,
 )
+from alpaca_operator.conditions import Wish, condition, dump, stamp
 from alpaca_operator.diagnosis import Diagnosis, Refusal, changes_at, diagnose, instant
+from alpaca_operator.updates import pinned
 from alpaca_operator.verdicts import (
     ATTEMPTS_KEPT,
     Case,
@@ -35,8 +36,11 @@ from alpaca_operator.verdicts import (
     leftovers,
     out_of_restarts,
     pod_that_succeeded,
-    stamp,
 )
+
+CHILDREN = ("Job",)
+"""Kinds of objects that a job owns, besides pods."""
+inputs = pinned
 
 TRUE_WHEN: dict[Condition, frozenset[Standing]] = {
     Condition.READY: frozenset({Standing.DONE}),
@@ -50,39 +54,25 @@ TRUE_WHEN: dict[Condition, frozenset[Standing]] = {
 
 INPUTS_MISSING = frozenset({Reason.INPUT_NOT_FOUND, Reason.VOLUME_NOT_READY})
 """Reasons that make InputsReady False."""
-INPUTS_READ = frozenset({Reason.RUNNING, Reason.SUCCEEDED, Reason.REUSED, Reason.INVALID_DATA, Reason.LOSS_DIVERGED})
+INPUTS_READ = frozenset(
+    {
+        Reason.RUNNING,
+        Reason.SUCCEEDED,
+        Reason.REUSED,
+        Reason.INVALID_DATA,
+        Reason.LOSS_DIVERGED,
+        Reason.GATE_FAILED,
+    }
+)
 """Reasons that make InputsReady True: the workload has read them."""
 
 
-class Wish(Enum):
-    """What a resource wants of its children."""
-
-    EXIST = auto()
-    """They must exist: missing ones are made."""
-    STAY = auto()
-    """What exists may stay, nothing is made."""
-    END = auto()
-    """What runs must stop and not start again; what has ended stays for its logs."""
-    GO = auto()
-    """They must not exist: they are deleted, and their pods with them."""
-
-
-class Change(Enum):
-    """What a new status changes."""
-
-    NOTHING = auto()
-    PROGRESS = auto()
-    """Figures only; may wait for the budget of writes."""
-    TRANSITION = auto()
-    """A condition, an attempt, a result: written at once."""
-
-
-def is_terminal(resource: Resource) -> bool:
+def is_terminal(resource: Job) -> bool:
     """Ended for good: Complete or Failed is True. Never undone, whatever becomes of the children."""
     return resource.status is not None and _is_final(resource.status)
 
 
-def wish(resource: Resource, seen: Seen) -> Wish:
+def wish(resource: Job, seen: Seen) -> Wish:
     """What the children should do. A job is only given up after its status tells why: a crash in between loses nothing."""
     if resource.metadata.deletion_timestamp:
         return Wish.STAY  # the garbage collector deletes them
@@ -97,7 +87,7 @@ def wish(resource: Resource, seen: Seen) -> Wish:
     return Wish.EXIST
 
 
-def compute(resource: Resource, seen: Seen, refusal: Refusal | None) -> dict[str, Any]:
+def compute(resource: Job, seen: Seen, refusal: Refusal | None) -> dict[str, Any]:
     """The whole next status, camelCase, without absent fields; equal to the present one when nothing happened.
 
     ``refusal`` is why a child could not be made just now.
@@ -132,18 +122,7 @@ def is_final(written: dict[str, Any]) -> bool:
     return _is_final(Status.model_validate(written))
 
 
-def change(before: dict[str, Any], after: dict[str, Any]) -> Change:
-    """What writing ``after`` in place of ``before`` would change; ``before`` may lack or carry defaults."""
-    present = dump(Status.model_validate(before))
-    # That the first pod is there is told with what it does next: by itself it is not worth a write.
-    if _without(present, ("startTime",)) == _without(after, ("startTime",)):
-        return Change.NOTHING
-    figures = ("progress", "checkpoint")
-    same = _without(present, figures) == _without(after, figures)
-    return Change.PROGRESS if same else Change.TRANSITION
-
-
-def look_again(resource: Resource, seen: Seen) -> timedelta | None:
+def look_again(resource: Job, seen: Seen) -> timedelta | None:
     """When time alone will change something, the time until then."""
     if is_terminal(resource):
         moments = [_ttl_end(resource)] if seen.child else []
@@ -153,15 +132,7 @@ def look_again(resource: Resource, seen: Seen) -> timedelta | None:
     return min(ahead, default=None)
 
 
-def dump(status: Status) -> dict[str, Any]:
-    """As it is written to the API server: camelCase, absent fields left out, NaN and infinities as null."""
-    written: dict[str, Any] = _finite(status.model_dump(by_alias=True, exclude_none=True, mode="json"))
-    if not written["attempts"]:
-        del written["attempts"]
-    return written
-
-
-def _wish_after_the_end(resource: Resource, seen: Seen) -> Wish:
+def _wish_after_the_end(resource: Job, seen: Seen) -> Wish:
     """Failed by our own count, the child must stop; after the TTL it must go. Its own TTL is not used: a child that is
     gone before its end was recorded would be run again."""
     ttl_end = _ttl_end(resource)
@@ -189,7 +160,7 @@ def _ends(pod: dict[str, Any], now: datetime) -> bool:
     return found is not None and found.ended and pod.get("status", {}).get("phase") not in ("Failed", "Succeeded")
 
 
-def _ttl_end(resource: Resource) -> datetime | None:
+def _ttl_end(resource: Job) -> datetime | None:
     ttl, status = resource.spec.ttl_seconds_after_finished, resource.status
     if ttl is None or status is None or status.completion_time is None:
         return None
@@ -215,17 +186,18 @@ def _attempts(case: Case) -> list[Attempt]:
 
 
 def _conditions(case: Case, verdict: Verdict, generation: int) -> list[ConditionStatus]:
-    states = {condition: verdict.standing in standings for condition, standings in TRUE_WHEN.items()}
+    states = {kind: verdict.standing in standings for kind, standings in TRUE_WHEN.items()}
     found = [
-        _condition_status(
-            case,
-            condition,
+        condition(
+            case.before,
+            case.seen.now,
+            kind,
             "True" if true else "False",
             verdict.reason,
-            verdict.message if true or condition is Condition.READY else "",
+            verdict.message if true or kind is Condition.READY else "",
             generation,
         )
-        for condition, true in states.items()
+        for kind, true in states.items()
     ]
     before = next((one for one in case.before.conditions if one.type == Condition.INPUTS_READY), None)
     lack = case.seen.lack
@@ -239,24 +211,7 @@ def _conditions(case: Case, verdict: Verdict, generation: int) -> list[Condition
         inputs = ("True", Reason.RUNNING, before.message)
     else:
         inputs = ("Unknown", Reason.PENDING, "the workload has not read its inputs yet")
-    return [*found, _condition_status(case, Condition.INPUTS_READY, *inputs, generation)]
-
-
-def _condition_status(
-    case: Case, condition: Condition, status: str, reason: Reason, message: str, generation: int
-) -> ConditionStatus:
-    before = next((one for one in case.before.conditions if one.type == condition), None)
-    since = before.last_transition_time if before and before.status == status else stamp(case.seen.now)
-    return ConditionStatus.model_validate(
-        {
-            "type": condition.value,
-            "status": status,
-            "reason": reason.value,
-            "message": message,
-            "lastTransitionTime": since,
-            "observedGeneration": generation,
-        }
-    )
+    return [*found, condition(case.before, case.seen.now, Condition.INPUTS_READY, *inputs, generation)]
 
 
 def _failure(verdict: Verdict) -> Failure | None:
@@ -289,7 +244,8 @@ def _final_word(case: Case, verdict: Verdict) -> Termination | None:
 def _metrics(word: Termination | None) -> dict[str, float | None] | None:
     """Without those that are no numbers: the CRD's map has numbers only. Why they are none, the reason tells."""
     told = (word and word.metrics) or {}
-    return {name: value for name, value in told.items() if value is not None and math.isfinite(value)} or None
+    finite = {name: value for name, value in told.items() if value is not None and math.isfinite(value)}
+    return {name: figures.metric(value) for name, value in finite.items()} or None
 
 
 def _inputs(case: Case, word: Termination | None) -> dict[str, ResolvedInput] | None:
@@ -322,15 +278,3 @@ def _first_pod_made(seen: Seen) -> str | None:
 
 def _is_final(status: Status) -> bool:
     return any(one.type in (Condition.COMPLETE, Condition.FAILED) and one.status == "True" for one in status.conditions)
-
-
-def _without(written: dict[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
-    return {key: value for key, value in written.items() if key not in keys}
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, dict):
-        return {key: _finite(each) for key, each in value.items()}
-    return [_finite(each) for each in value] if isinstance(value, list) else value

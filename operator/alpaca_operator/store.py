@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from alpaca_operator.api import KINDS, Resource
 from alpaca_operator.api.contract import ANNOTATION_CONFIG, LABEL_KIND, LABEL_NAME, LABEL_UID
+from alpaca_operator.api.status import Status
 
 Object = dict[str, Any]
 
@@ -20,6 +21,8 @@ LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 POD_SPEC = ("nodeName", "volumes", "schedulingGates", "terminationGracePeriodSeconds")
 GRAVES = 8192
 """UIDs of deleted objects that are remembered: more than can be under way in late answers."""
+WHOLE = frozenset({"Deployment"})
+"""Children that are held against their plan in every field; there are few."""
 SHARED_LENGTH = 64
 """Longer strings are messages and URIs, of which there is one each."""
 DEPARTED = 32
@@ -180,7 +183,7 @@ class Store:
         live = [self._objects[key] for key in self._owned.get(owner, ()) if key.kind == "Pod"]
         departed = self._departed.get(owner)
         if departed:
-            for attempt in resource.status.attempts if resource.status else ():
+            for attempt in resource.status.attempts if isinstance(resource.status, Status) else ():
                 departed.pop(attempt.uid, None)
             live += departed.values()
         return sorted(live, key=lambda pod: (pod["metadata"].get("creationTimestamp", ""), pod["metadata"]["name"]))
@@ -253,7 +256,7 @@ def trim(obj: Object) -> Object:
             {name: container[name] for name in ("name", "image", "resources") if name in container}
             for container in spec.get("containers", ())
         ]
-    elif obj["kind"] not in KINDS:
+    elif obj["kind"] not in KINDS and obj["kind"] not in WHOLE:
         trimmed["spec"] = {name: value for name, value in spec.items() if name != "template"}
     shared: Object = _shared(trimmed)
     return shared

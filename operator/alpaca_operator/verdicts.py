@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from enum import Enum, auto
 from typing import Any
 
 from alpaca_operator.api.base import Job
 from alpaca_operator.api.contract import KUEUE_PREFIX, Progress, Termination
 from alpaca_operator.api.status import CheckpointStatus, Condition, Reason, Restarts, Status
+from alpaca_operator.conditions import stamp
 from alpaca_operator.diagnosis import Diagnosis, Refusal, diagnose, parse_last_word
 from alpaca_operator.inputs import Inputs, Lack
+from alpaca_operator.traffic import Sample
+from alpaca_operator.updates import Held
 
 Object = dict[str, Any]
 
@@ -52,6 +55,12 @@ class Seen:
     """Those that other jobs make: as they were at the start, or as they are now before it."""
     lack: Lack | None = None
     """Why not all of those are there."""
+    held: Held | None = None
+    """What a deployment could serve of them, and does not."""
+    others: tuple[Object, ...] = ()
+    """Children that make no pods."""
+    traffic: tuple[tuple[Sample, datetime], ...] = ()
+    """What the pods of a deployment last told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -472,10 +481,6 @@ def _finished(pod: Object | None) -> str | None:
 
 def _ready_reason(status: Status) -> str | None:
     return next((one.reason for one in status.conditions if one.type == Condition.READY), None)
-
-
-def stamp(moment: datetime) -> str:
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _times(count: int, what: str) -> str:

@@ -11,18 +11,23 @@ from pydantic import ValidationError
 
 from alpaca_operator import diagnosis
 from alpaca_operator.api import Resource
-from alpaca_operator.api.base import JobReference
+from alpaca_operator.api.base import Job, JobReference
 from alpaca_operator.api.contract import LABEL_UID, Progress
 from alpaca_operator.diagnosis import Refusal
 from alpaca_operator.errors import Unreadable
-from alpaca_operator.kube import EVENTS, JOBS, PODS, RESOURCES, Kube
+from alpaca_operator.kube import EVENTS, PODS, RESOURCES, WATCHED, Kube
+from alpaca_operator.lives import LIVES
 from alpaca_operator.progress import Board, Budget
 from alpaca_operator.queue import Queue
 from alpaca_operator.settings import Settings
 from alpaca_operator.store import Key, Object, Store
+from alpaca_operator.traffic import Sample
 
 log = logging.getLogger(__name__)
 
+MAKES_PODS = frozenset({"Job", "Deployment"})
+TELLS_IN_EVENTS = frozenset({"Job"})
+"""Children whose controller tells of a refused pod in Events alone; the others do in their status."""
 PODLESS_SECONDS = 3.0
 """A Job controller makes the first pod well within this, unless it is refused."""
 PODLESS_LONGEST = 60.0
@@ -62,7 +67,10 @@ class World:
             raise Unreadable(f"is newer than this operator, which must be upgraded to read it: {error}") from error
 
     def child(self, resource: Resource) -> Object | None:
-        return next(iter(self.store.children(resource)), None)
+        return next((one for one in self.store.children(resource) if one["kind"] in MAKES_PODS), None)
+
+    def others(self, resource: Resource) -> list[Object]:
+        return [one for one in self.store.children(resource) if one["kind"] not in MAKES_PODS]
 
     def pods(self, resource: Resource) -> list[Object]:
         return self.store.pods(resource)
@@ -70,12 +78,16 @@ class World:
     def progress(self, resource: Resource) -> tuple[Progress, datetime] | None:
         return self.board.latest(resource.metadata.uid or "")
 
+    def traffic(self, resource: Resource) -> list[tuple[Sample, datetime]]:
+        return self.board.samples(resource.metadata.uid or "")
+
     def refusal(self, resource: Resource) -> Refusal | None:
         found = self._podless.get(key_for(resource))
         return found.refusal if found else None
 
-    def named(self, reference: JobReference, resource: Resource) -> Resource | None:
-        return self.store.resource(Key(reference.kind, resource.metadata.namespace or "", reference.name))
+    def named(self, reference: JobReference, resource: Resource) -> Job | None:
+        found = self.store.resource(Key(reference.kind, resource.metadata.namespace or "", reference.name))
+        return found if isinstance(found, Job) else None
 
     def wake_consumers(self, key: Key) -> None:
         """Something became of the resource: who waits for its output is looked at now, not when a watch tells."""
@@ -101,7 +113,7 @@ class World:
         if self.store.put(live):
             self.wake_consumers(key)
         selector = f"{LABEL_UID}={live['metadata']['uid']}"
-        for api in (JOBS, PODS):
+        for api in (*(WATCHED[kind] for kind in LIVES[key.kind].CHILDREN if kind in WATCHED), PODS):
             found = [obj async for obj in self.kube.list(api, key.namespace, labels=selector)]
             self.store.replace(api.kind, key.namespace, live["metadata"]["uid"], found)
 
@@ -137,7 +149,8 @@ def key_for(resource: Resource) -> Key:
 def _waits_for_pods(child: Object) -> bool:
     status = child.get("status", {})
     return not (
-        "deletionTimestamp" in child["metadata"]
+        child["kind"] not in TELLS_IN_EVENTS
+        or "deletionTimestamp" in child["metadata"]
         or child.get("spec", {}).get("suspend")
         or status.get("active")
         or status.get("succeeded")

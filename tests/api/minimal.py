@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 MINIMAL: dict[str, dict[str, Any]] = {
+    "ChatDeployment": {
+        "model": {"uri": "pvc://models/poet"},
+    },
     "TokenizerJob": {
         "base": {"uri": "pvc://models/base"},
         "dataset": {"train": [{"uri": "pvc://data/corpus"}]},

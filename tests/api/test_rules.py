@@ -12,7 +12,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from alpaca_operator.api import KINDS
-from alpaca_operator.api.base import Spec
+from alpaca_operator.api.base import Job, Spec
 from alpaca_operator.api.crd import crd
 from alpaca_operator.api.rules import Rule
 from tests.api.minimal import MINIMAL
@@ -259,6 +259,62 @@ BROKEN = (
     )
 )
 
+BROKEN += of(
+    "ChatDeployment",
+    [
+        pytest.param(
+            {"template": "Llama2", "templateFile": {"uri": "pvc://data/own.jinja"}},
+            "template and templateFile both name a template: remove one",
+            id="two templates",
+        ),
+        pytest.param(
+            {"model": None},
+            "nothing is served: set model, or engine to External and endpoint.url",
+            id="nothing to serve",
+        ),
+        pytest.param(
+            {"model": None, "engine": "External"},
+            "engine External asks an API elsewhere: set endpoint.url",
+            id="an API elsewhere without its address",
+        ),
+        pytest.param(
+            {"endpoint": {"url": "http://vllm.models.svc:8000/v1"}},
+            "endpoint is only read with engine External: set engine to External, or remove endpoint",
+            id="an address that nobody asks",
+        ),
+        pytest.param(
+            {"engine": "External", "endpoint": {"url": "http://vllm.models.svc:8000/v1"}},
+            "engine External loads no model: remove model, adapters and load, or set engine to Auto",
+            id="a model for an API elsewhere",
+        ),
+        pytest.param(
+            {"compareWith": {"endpoint": {"url": "http://vllm.models.svc:8000/v1"}}},
+            "compareWith is served as the first model is: give it endpoint with engine External, model with any other",
+            id="a second model elsewhere",
+        ),
+        pytest.param(
+            {"compareWith": {}},
+            "compareWith needs model or endpoint, and not both: name one",
+            id="a second model that is none",
+        ),
+        pytest.param(
+            {"engine": "vLLM", "load": {"bits": 4}},
+            "vLLM serves one model with at most one adapter, in the bits that it was saved in: remove compareWith, load and further "
+            "adapters, or set engine to Transformers",
+            id="vLLM with fewer bits",
+        ),
+        pytest.param(
+            {"engine": "vLLM", "template": "HumanAssistant"},
+            "vLLM takes the chat template that is saved with the model: remove template and templateFile, or set engine to Transformers",
+            id="vLLM with a template of ours",
+        ),
+        pytest.param(
+            {"podDisruptionBudget": {"minAvailable": 1, "maxUnavailable": 1}},
+            "podDisruptionBudget needs minAvailable or maxUnavailable, and not both: set one",
+            id="two budgets",
+        ),
+    ],
+)
 TAKEN = (
     of(
         "SFTJob",
@@ -420,6 +476,33 @@ TAKEN = (
     )
 )
 
+TAKEN += of(
+    "ChatDeployment",
+    [
+        pytest.param({}, id="the smallest"),
+        pytest.param({"replicas": 0}, id="scaled to zero"),
+        pytest.param(
+            {"load": {"bits": 8}, "adapters": [{"uri": "pvc://models/a"}, {"uri": "pvc://models/b"}]}, id="adapters"
+        ),
+        pytest.param({"engine": "vLLM", "adapters": [{"uri": "pvc://models/a"}]}, id="vLLM with an adapter"),
+        pytest.param({"compareWith": {"name": "base", "model": {"uri": "pvc://models/base"}}}, id="side by side"),
+        pytest.param(
+            {
+                "model": None,
+                "engine": "External",
+                "endpoint": {"url": "https://api.example.org/v1", "model": "poet", "secretRef": {"name": "key"}},
+                "compareWith": {"endpoint": {"url": "http://127.0.0.1:8000/v1"}},
+            },
+            id="two APIs elsewhere",
+        ),
+        pytest.param({"podDisruptionBudget": {"maxUnavailable": "50%"}}, id="a share of the pods"),
+        pytest.param({"gates": [{"from": {"kind": "EvaluationJob", "name": "exam"}}]}, id="a gate"),
+        pytest.param(
+            {"httpRoute": {"parentRefs": [{"name": "web", "namespace": "infra"}], "hostnames": ["chat.example.org"]}},
+            id="a route",
+        ),
+    ],
+)
 OUT_OF_BOUNDS = (
     of(
         "SFTJob",
@@ -481,6 +564,18 @@ OUT_OF_BOUNDS = (
             pytest.param({"tasks": [{"name": ""}]}, "name", id="a task without a name"),
         ],
     )
+)
+OUT_OF_BOUNDS += of(
+    "ChatDeployment",
+    [
+        pytest.param({"replicas": -1}, "replicas", id="fewer pods than none"),
+        pytest.param({"engine": "vllm"}, "engine", id="an engine in other letters"),
+        pytest.param(
+            {"model": None, "engine": "External", "endpoint": {"url": "vllm:8000"}}, "url", id="an address that is none"
+        ),
+        pytest.param({"httpRoute": {"parentRefs": []}}, "parentRefs", id="a route on no Gateway"),
+        pytest.param({"generation": {"topP": 0}}, "topP", id="nothing to draw from"),
+    ],
 )
 
 
@@ -584,6 +679,7 @@ class TestOnTheApiServer:
             ("MergeJob", 48),
             ("QuantizeJob", 45),
             ("EvaluationJob", 45),
+            ("ChatDeployment", 40),
         ],
     )
     def test_a_name_whose_pods_would_not_fit(self, served, kind, limit):
@@ -593,6 +689,22 @@ class TestOnTheApiServer:
             f"metadata.name may have {limit} characters at most, so that the names of its pods fit 63: shorten it"
             in said
         )
+
+
+BAD_NAMES = ["7b-chat", "poet.v2"]
+
+
+@pytest.mark.parametrize("name", BAD_NAMES)
+def test_a_name_that_no_service_may_have(name):
+    with pytest.raises(ValidationError, match=r"metadata\.name becomes the name of a Service"):
+        KINDS["ChatDeployment"].model_validate(manifest("ChatDeployment", {}, name))
+
+
+@pytest.mark.controlplane
+@pytest.mark.parametrize("name", BAD_NAMES)
+def test_a_name_that_no_service_may_have_is_refused_by_the_server_too(served, name):
+    said = words_of_the_server(served, manifest("ChatDeployment", {}, name))
+    assert "metadata.name becomes the name of a Service: it starts with a letter and has a-z, 0-9 and - only" in said
 
 
 COMMON: dict[str, Any] = {
@@ -765,7 +877,7 @@ class TestImmutability:
     def test_a_field_cannot_be_added(self, jobs, kind, field):
         assert self.message(field) in self.refusal(jobs, kind, "immutable-small", {field: FULL[kind][field]})
 
-    @pytest.mark.parametrize("kind", KINDS)
+    @pytest.mark.parametrize("kind", FULL)
     @pytest.mark.parametrize(
         "spec",
         [
@@ -781,8 +893,15 @@ class TestImmutability:
         assert self.refusal(jobs, kind, "immutable", spec) == ""
         assert set(spec) <= KINDS[kind].model_fields["spec"].annotation.mutable
 
-    @pytest.mark.parametrize("kind", KINDS)
+    @pytest.mark.parametrize("kind", FULL)
     def test_every_field_is_one_or_the_other(self, kind):
         spec = KINDS[kind].model_fields["spec"].annotation
         aliases = {field.alias for field in spec.model_fields.values()}
         assert aliases == set(CHANGED[kind]) | spec.mutable
+
+    def test_every_kind_of_job_is_asked(self):
+        assert set(FULL) == {name for name, kind in KINDS.items() if issubclass(kind, Job)}
+
+
+def test_of_a_deployment_every_field_may_change():
+    assert KINDS["ChatDeployment"].model_fields["spec"].annotation.fixed() == []

@@ -14,6 +14,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.scalarstring import LiteralScalarString
 
 from alpaca_operator.api import KINDS, Resource
+from alpaca_operator.api.base import Job
 from alpaca_operator.api.chain import links
 from alpaca_operator.api.contract import ANNOTATION_CONFIG
 from alpaca_operator.api.status import ResolvedInput
@@ -25,7 +26,11 @@ SAMPLES = HERE.parents[1] / "manifests" / "samples"
 VARIANTS = HERE / "variants"
 """Manifests that show what the samples do not: Kueue, credentials, a cache, every setting of the pod."""
 
-SETTINGS = Settings(images={kind: f"registry.example/literary-alpaca/{cls.workload}:1" for kind, cls in KINDS.items()})
+SETTINGS = Settings(
+    images={kind: f"registry.example/literary-alpaca/{cls.workload}:1" for kind, cls in KINDS.items()},
+    image_page="registry.example/literary-alpaca/page:1",
+    image_vllm="registry.example/vllm:1",
+)
 UID = "5f0c6a4e-0000-4000-8000-000000000001"
 
 
@@ -72,7 +77,7 @@ def load_all(manifest: Path) -> list[Resource]:
 
 def made_by(jobs: Sequence[Resource], job: Resource) -> dict[str, ResolvedInput]:
     """What a job of a chain reads from the others, once they are complete."""
-    published = {(each.kind, each.metadata.name): each.spec.output.uri for each in jobs}
+    published = {(each.kind, each.metadata.name): each.spec.output.uri for each in jobs if isinstance(each, Job)}
     return {
         link.field: ResolvedInput(
             uri=published[link.producer.kind, link.producer.name],

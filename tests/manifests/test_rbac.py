@@ -45,6 +45,12 @@ NEEDED = [
         for verb in verbs
     ),
     *((verb, "batch", "jobs") for verb in ("get", "list", "watch", "create", "patch", "delete")),
+    *(
+        (verb, group, resource)
+        for group, resource in (("apps", "deployments"), ("", "services"), ("policy", "poddisruptionbudgets"))
+        for verb in ("get", "list", "watch", "create", "patch", "delete")
+    ),
+    *((verb, "gateway.networking.k8s.io", "httproutes") for verb in ("get", "list", "create", "patch", "delete")),
     *((verb, "", "pods") for verb in ("get", "list", "watch")),
     ("get", "", "pods/log"),
     ("create", "events.k8s.io", "events"),
@@ -63,6 +69,8 @@ NEVER = [
     ("update", GROUP, PLURALS["SFTJob"]),
     ("create", "rbac.authorization.k8s.io", "clusterroles"),
     ("update", "batch", "jobs/status"),
+    ("update", "", "services/status"),
+    ("update", GROUP, f"{PLURALS['ChatDeployment']}/scale"),
 ]
 
 

@@ -7,14 +7,15 @@ from typing import Any, ClassVar
 import pytest
 
 from alpaca_operator import inputs, status
-from alpaca_operator.api import SFTJob
+from alpaca_operator.api import KINDS, SFTJob
 from alpaca_operator.api.base import JobReference
 from alpaca_operator.api.chain import note, noted
 from alpaca_operator.api.contract import ANNOTATION_INPUTS
 from alpaca_operator.api.status import Reason, ResolvedInput
+from alpaca_operator.conditions import Wish
 from alpaca_operator.diagnosis import LINE_LIMIT
 from alpaca_operator.inputs import Lack
-from alpaca_operator.status import Wish
+from tests.api.minimal import MINIMAL
 from tests.operator.cases import DONE, ready, resource, seen, true
 from tests.operator.pods import at, ended, job
 
@@ -162,6 +163,53 @@ def among(*jobs: SFTJob) -> inputs.Find:
 def test_why_an_input_is_not_there(wanted, jobs, reason, message):
     found, lack = inputs.gather(wanted, None, among(*jobs))
     assert (found, lack) == ({}, Lack(reason, message))
+
+
+@pytest.mark.parametrize(
+    ("kind", "spec", "message"),
+    [
+        pytest.param(
+            "QuantizeJob",
+            {"model": {"from": {"kind": "QuantizeJob", "name": "base"}}},
+            "model.from names QuantizeJob base, which makes a GPTQModel; model takes Model: name the job whose model was quantized",
+            id="what is quantized already cannot be quantized",
+        ),
+        pytest.param(
+            "EvaluationJob",
+            {"models": [{"name": "a", "model": {"from": {"kind": "EvaluationJob", "name": "base"}}}]},
+            "models[0].model.from names EvaluationJob base, which makes a Report; models[0].model takes GPTQModel or Model: name a job "
+            "that makes one",
+            id="a report is no model",
+        ),
+    ],
+)
+def test_an_input_of_another_kind_says_what_to_name(kind, spec, message):
+    maker, wanted = (
+        KINDS[kind].model_validate({"kind": kind, "metadata": {"name": name}, "spec": MINIMAL[kind] | more})
+        for name, more in (("base", {}), ("poet", spec))
+    )
+    said = f"{message}; specs are immutable, so in a job of another name"
+    assert inputs.gather(wanted, None, among(maker)) == ({}, Lack(Reason.KIND_MISMATCH, said))
+
+
+def test_a_quantized_model_can_be_measured_and_its_broken_gate_is_told():
+    small = KINDS["QuantizeJob"].model_validate(
+        {
+            "kind": "QuantizeJob",
+            "metadata": {"name": "small", "namespace": "poetry", "uid": "uid-small"},
+            "spec": MINIMAL["QuantizeJob"],
+            "status": producer("Stalled Failed", "GateFailed", "stop rate 0.5, minStopRate 0.9").status,
+        }
+    )
+    spec = {"models": [{"name": "a", "model": {"from": {"kind": "QuantizeJob", "name": "small"}}}]}
+    reads = KINDS["EvaluationJob"].model_validate(
+        {"kind": "EvaluationJob", "metadata": {"name": "report"}, "spec": MINIMAL["EvaluationJob"] | spec}
+    )
+    assert inputs.gather(reads, None, among(small))[1] == Lack(
+        Reason.PRODUCER_FAILED,
+        "models[0].model.from names QuantizeJob small, which failed (GateFailed: stop rate 0.5, minStopRate 0.9): delete that job and "
+        "create it anew, corrected, under the same name; this one then starts by itself",
+    )
 
 
 def test_a_job_behind_a_circle_waits_and_is_not_part_of_it():

@@ -7,11 +7,14 @@ from alpaca_operator.api.contract import Progress
 from alpaca_operator.api.status import Reason
 from alpaca_operator.diagnosis import Refusal
 from alpaca_operator.inputs import Lack
+from alpaca_operator.traffic import Sample
 from alpaca_operator.verdicts import Seen
+from tests.operator import build
 from tests.operator.pods import START, job, pod
 from tests.plan.build import sft_job
 
 NEW, OLD, CHILD = pod("b", made=20), pod("a", made=10), job()
+SERVICE, SAMPLE = build.child("Service", "poet-chat"), Sample(requests=3)
 PROGRESS = Progress(step=3)
 REFUSAL = Refusal(Reason.QUOTA_EXCEEDED, "full")
 
@@ -29,6 +32,12 @@ class World:
     def progress(self, resource):
         return PROGRESS, START
 
+    def others(self, resource):
+        return [SERVICE]
+
+    def traffic(self, resource):
+        return [(SAMPLE, START)]
+
     def refusal(self, resource):
         return REFUSAL
 
@@ -38,7 +47,14 @@ class World:
 
 def test_everything_is_seen_pods_oldest_first():
     assert observe.gather(sft_job(), World()) == Seen(
-        now=START, child=CHILD, pods=(OLD, NEW), progress=PROGRESS, progress_at=START, refusal=REFUSAL
+        now=START,
+        child=CHILD,
+        pods=(OLD, NEW),
+        progress=PROGRESS,
+        progress_at=START,
+        refusal=REFUSAL,
+        others=(SERVICE,),
+        traffic=((SAMPLE, START),),
     )
 
 
@@ -58,6 +74,12 @@ def test_a_world_in_which_nothing_happened_yet():
 
         def progress(self, resource):
             return None
+
+        def others(self, resource):
+            return []
+
+        def traffic(self, resource):
+            return []
 
         def refusal(self, resource):
             return None

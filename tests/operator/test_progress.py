@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from alpaca_operator.progress import Board, Budget, Reader, last_progress, parse
 from alpaca_operator.queue import Queue
 from alpaca_operator.settings import Settings
 from alpaca_operator.store import Key, Store
+from alpaca_operator.traffic import Sample
 from tests.operator import build
 
 POET = Key("SFTJob", "team", "poet")
@@ -101,13 +103,34 @@ class TestTheBudget:
 class TestTheBoard:
     def test_tells_what_is_news(self) -> None:
         board, now = Board(), datetime.now(UTC)
-        assert board.put("a", parse(TOLD), now)
-        assert not board.put("a", parse(TOLD), now)
-        assert board.put("a", parse(LOG.splitlines()[1]), now)
+        assert board.put("a", "pod", parse(TOLD), now)
+        assert not board.put("a", "pod", parse(TOLD), now)
+        assert board.put("a", "pod", parse(LOG.splitlines()[1]), now)
+
+    def test_tells_the_newest_pod_of_a_job(self) -> None:
+        board, now = Board(), datetime.now(UTC)
+        board.put("a", "second", Progress(step=9), now)
+        board.put("a", "first", Progress(step=3), now - timedelta(seconds=5))
+        assert board.latest("a") == (Progress(step=9), now)
+
+    def test_tells_the_speed_of_each_pod_of_a_deployment_since_its_last_look(self) -> None:
+        board, now = Board(), datetime.now(UTC)
+        assert board.put("a", "pod", Sample(tokens=100), now)
+        assert board.put("a", "pod", Sample(tokens=250), now + timedelta(seconds=5))
+        board.put("a", "other", Sample(), now)
+        speeds = [one.tokens_per_second for one, _ in board.samples("a")]
+        assert speeds == [30, 0]
+        assert board.latest("a") is None, "no steps are made"
+
+    def test_a_pod_that_started_again_has_no_negative_speed(self) -> None:
+        board, now = Board(), datetime.now(UTC)
+        board.put("a", "pod", Sample(tokens=100), now)
+        board.put("a", "pod", Sample(tokens=10), now + timedelta(seconds=5))
+        assert [one.tokens_per_second for one, _ in board.samples("a")] == [0]
 
     def test_forgets_pods_that_no_longer_run(self) -> None:
         board = Board()
-        board.put("a", parse(TOLD), datetime.now(UTC))
+        board.put("a", "pod", parse(TOLD), datetime.now(UTC))
         board.keep_only(set())
         assert board.latest("a") is None
 
@@ -137,7 +160,8 @@ async def pod_that_answers(
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
-    monkeypatch.setattr(module, "PROGRESS_PORT", runner.addresses[0][1])
+    question = replace(module.OF_JOBS, port=runner.addresses[0][1])
+    monkeypatch.setitem(module.QUESTIONS, "SFTJob", question)
     try:
         yield
     finally:
@@ -227,4 +251,4 @@ async def test_a_pod_that_tells_nothing_at_all_leaves_the_last_figures(monkeypat
 async def test_a_pod_without_an_address_is_no_error() -> None:
     found = reader(LogOnly())
     with pytest.raises(Unreachable, match="no address yet"):
-        await found._directly(None, build.child("Pod", "poet-sft-x"))  # type: ignore[arg-type]
+        await found._directly(None, build.child("Pod", "poet-sft-x"), module.OF_JOBS)  # type: ignore[arg-type]

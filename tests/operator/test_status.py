@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from alpaca_operator import status
+from alpaca_operator import conditions, status
 from alpaca_operator.api.contract import Checkpoint, Progress, Termination
 from alpaca_operator.api.status import Reason, Status
+from alpaca_operator.conditions import Change, Wish
 from alpaca_operator.diagnosis import Refusal
-from alpaca_operator.status import Change, Wish
 from alpaca_operator.verdicts import Standing
 from tests.operator.cases import (
     BAD_ROW,
@@ -220,16 +220,16 @@ class TestProgress:
         further = TRAINING.model_copy(update={"step": 1201, "checkpoint": Checkpoint(uri="x", step=1200)})
         second = status.compute(resource(first), seen(running(), child=job(), progress=further), None)
         third = status.compute(resource(second), seen(ended(72), child=job()), None)
-        assert status.change(first, second) is Change.PROGRESS
-        assert status.change(second, third) is Change.TRANSITION
+        assert conditions.change(first, second, Status) is Change.PROGRESS
+        assert conditions.change(second, third, Status) is Change.TRANSITION
 
     def test_what_the_api_server_adds_by_default_is_no_change(self):
         written = status.compute(resource(), seen(), None)
-        assert status.change({**written, "attempts": []}, written) is Change.NOTHING
+        assert conditions.change({**written, "attempts": []}, written, Status) is Change.NOTHING
 
     def test_a_first_pod_alone_is_told_with_what_it_does_next(self):
         written = status.compute(resource(), seen(child=job()), None)
-        assert status.change(written, {**written, "startTime": "2026-11-24T10:00:00Z"}) is Change.NOTHING
+        assert conditions.change(written, {**written, "startTime": "2026-11-24T10:00:00Z"}, Status) is Change.NOTHING
 
     def test_between_two_pods_the_figures_stay_and_the_eta_goes(self):
         before = status.compute(resource(), seen(running(), child=job(), progress=TRAINING), None)
@@ -342,7 +342,7 @@ class TestTimes:
 
 def test_a_status_fits_the_model_that_the_crd_is_made_from():
     written = status.compute(resource(), seen(ended(65, says=BAD_ROW), child=job()), None)
-    assert status.dump(Status.model_validate(written)) == written
+    assert conditions.dump(Status.model_validate(written)) == written
 
 
 def test_what_a_suspended_pod_saved_last_is_where_it_goes_on() -> None:

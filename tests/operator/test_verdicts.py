@@ -6,9 +6,9 @@ import pytest
 
 from alpaca_operator import status
 from alpaca_operator.api.contract import Progress, Termination
-from alpaca_operator.api.status import Reason
+from alpaca_operator.api.status import Reason, Status
+from alpaca_operator.conditions import Change, change
 from alpaca_operator.diagnosis import Refusal
-from alpaca_operator.status import Change
 from tests.operator.cases import (
     BAD_ROW,
     DONE,
@@ -457,7 +457,7 @@ def test_a_situation(given, cluster, conditions, reason, message):
     again = again.model_copy(update={"metadata": given.metadata, "spec": given.spec})
     if ready(written)["reason"] != "ChildLost":  # told once: by the next look the child is there
         assert status.compute(again, cluster, None) == written, "looking twice changes nothing"
-        assert status.change(written, status.compute(again, cluster, None)) is Change.NOTHING
+        assert change(written, status.compute(again, cluster, None), Status) is Change.NOTHING
 
 
 class TestRestarts:

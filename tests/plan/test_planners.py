@@ -1,4 +1,4 @@
-"""Every kind becomes one Job whose pod runs the kind's workload on what it was given. How the Jobs look: tests/golden."""
+"""Every kind of job becomes one Job whose pod runs the kind's workload on what it was given. How the Jobs look: tests/golden."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ import pytest
 
 import workloads
 from alpaca_operator.api import KINDS, Resource
+from alpaca_operator.api.base import Job
 from alpaca_operator.api.contract import ANNOTATION_CONFIG
 from alpaca_operator.api.status import ResolvedInput
 from alpaca_operator.plan import PLANNERS, Manifest
 from alpaca_operator.settings import Settings
 from tests.api.minimal import MINIMAL
 
+JOBS = [name for name, kind in KINDS.items() if issubclass(kind, Job)]
 SETTINGS = Settings(images={kind: f"registry.example/{kind.lower()}:1" for kind in KINDS})
 
 
@@ -39,7 +41,7 @@ def test_every_kind_has_a_planner():
     assert set(PLANNERS) == set(KINDS)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", JOBS)
 class TestEveryKind:
     def test_its_pod_runs_its_workload_by_its_image(self, kind):
         noun = KINDS[kind].workload
@@ -74,3 +76,25 @@ def test_an_adapter_in_a_list_is_found_by_its_place():
         each["persistentVolumeClaim"]["claimName"] for each in pod["spec"]["volumes"] if "persistentVolumeClaim" in each
     ]
     assert claims == ["models", "others"]
+
+
+def test_a_model_and_an_adapter_in_lists_of_lists_are_found_by_their_places():
+    models = [
+        {"name": "base", "model": {"uri": "pvc://models/a"}},
+        {
+            "name": "tuned",
+            "model": {"from": {"kind": "QuantizeJob", "name": "small"}},
+            "adapters": [{"uri": "pvc://models/b"}, {"from": {"kind": "SFTJob", "name": "c"}}],
+        },
+    ]
+    found = {
+        "models[1].model": ResolvedInput(uri="pvc://small/a", digest="sha256:a", producer_uid="uid-a"),
+        "models[1].adapters[1]": ResolvedInput(uri="pvc://others/c", digest="sha256:c", producer_uid="uid-c"),
+    }
+    job = child(made("EvaluationJob", models=models), **found)
+    read = json.loads(job["spec"]["template"]["metadata"]["annotations"][ANNOTATION_CONFIG])
+    assert [each["model"] for each in read["spec"]["models"]] == [{"uri": "pvc://models/a"}, {"uri": "pvc://small/a"}]
+    assert read["spec"]["models"][1]["adapters"] == [{"uri": "pvc://models/b"}, {"uri": "pvc://others/c"}]
+    mounts = job["spec"]["template"]["spec"]["containers"][0]["volumeMounts"]
+    claimed = {mount["mountPath"]: mount["readOnly"] for mount in mounts if mount["mountPath"].startswith("/mnt/")}
+    assert claimed == {"/mnt/models": True, "/mnt/small": True, "/mnt/others": True, "/mnt/reports": False}

@@ -4,6 +4,7 @@ Imports pydantic only, so that a workload's ``--help`` and the operator's pure l
 """
 
 from alpaca_operator.api.base import GROUP, PLURALS, VERSION, Resource
+from alpaca_operator.api.chat import ChatDeployment
 from alpaca_operator.api.evaluation import EvaluationJob
 from alpaca_operator.api.merge import MergeJob
 from alpaca_operator.api.pretrain import PretrainJob
@@ -12,7 +13,8 @@ from alpaca_operator.api.sft import SFTJob
 from alpaca_operator.api.tokenizer import TokenizerJob
 
 KINDS: dict[str, type[Resource]] = {
-    kind.__name__: kind for kind in (TokenizerJob, PretrainJob, SFTJob, MergeJob, QuantizeJob, EvaluationJob)
+    kind.__name__: kind
+    for kind in (TokenizerJob, PretrainJob, SFTJob, MergeJob, QuantizeJob, EvaluationJob, ChatDeployment)
 }
 """Every kind the operator serves, by name, in the order of a chain. A new kind is its files and one entry here."""
 
@@ -21,6 +23,7 @@ __all__ = [
     "KINDS",
     "PLURALS",
     "VERSION",
+    "ChatDeployment",
     "EvaluationJob",
     "MergeJob",
     "PretrainJob",

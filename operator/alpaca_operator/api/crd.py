@@ -40,13 +40,23 @@ def crd(kind: type[Resource]) -> dict[str, Any]:
                     "name": VERSION,
                     "served": True,
                     "storage": True,
-                    "subresources": {"status": {}},
+                    "subresources": subresources(kind),
                     "additionalPrinterColumns": list(kind.columns),
                     "schema": {"openAPIV3Schema": resource_schema(kind)},
                 }
             ],
         },
     }
+
+
+def subresources(kind: type[Resource]) -> dict[str, Any]:
+    """`status` for every kind; `scale` for those of which there may be several pods."""
+    scale = {
+        "specReplicasPath": ".spec.replicas",
+        "statusReplicasPath": ".status.replicas",
+        "labelSelectorPath": ".status.selector",
+    }
+    return {"status": {}, **({"scale": scale} if kind.scales else {})}
 
 
 def render(kind: type[Resource]) -> str:

@@ -25,6 +25,8 @@ class Newer(StatusPart):
     """sha256 of the artifact."""
     uri: Short | None = None
     """Where it lies."""
+    update: Short | None = None
+    """Its short name, for the annotation that accepts it."""
     message: Text = ""
     """Why it is not served, and what to do."""
 

@@ -101,6 +101,20 @@ class Reason(StrEnum):
     """An object with the child's name exists and is not ours."""
     CHILD_LOST = "ChildLost"
     """The job's child was deleted by someone else; it is made again."""
+    SERVING = "Serving"
+    """Every pod answers, with the newest spec and model."""
+    DEGRADED = "Degraded"
+    """Some pods answer, fewer than are wanted."""
+    UPDATING = "Updating"
+    """New pods start; the old ones answer until they are ready."""
+    UPDATE_FAILED = "UpdateFailed"
+    """New pods do not become ready; the old ones go on answering."""
+    UPDATE_HELD = "UpdateHeld"
+    """A new model is there and not served: `updatePolicy` is Manual, or a gate does not let it pass. The old one is served."""
+    SCALED_TO_ZERO = "ScaledToZero"
+    """No pods are wanted."""
+    ROUTE_NOT_SUPPORTED = "RouteNotSupported"
+    """The cluster has no Gateway API; all but the route is served."""
 
 
 OutputKind = Literal["Dataset", "Tokenizer", "Model", "LoRAAdapter", "GPTQModel", "Report"]
@@ -193,6 +207,8 @@ class ResolvedInput(StatusPart):
     """sha256 of the artifact, or of what lies there."""
     producer_uid: Short | None = Field(None, alias="producerUID")
     """UID of the job that made it, where one did."""
+    producer: Short | None = None
+    """Kind and name of that job, where its output is followed as it is made anew."""
 
 
 class CheckpointStatus(StatusPart):

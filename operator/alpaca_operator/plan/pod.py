@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any
 
 from alpaca_operator.api import Resource
-from alpaca_operator.api.base import PodSettings, sources
+from alpaca_operator.api.base import Job, PodSettings, sources
 from alpaca_operator.api.contract import (
     ANNOTATION_CONFIG,
     CONFIG_PATH,
@@ -32,24 +32,33 @@ CACHE_FOLDER = ".literary-alpaca"
 """In the claim of `cache`, which may hold other things too."""
 
 
-def unfit(resource: Resource, settings: Settings) -> Refusal | None:
+def unfit(resource: Job, settings: Settings) -> Refusal | None:
     """Why a valid spec cannot run in a pod: known before one is made, and cheaper to hear than from a pod that ran for hours."""
-    spec = resource.spec
-    for number, volume in enumerate(spec.pod.volumes):
+    return unmountable(resource) or _without_image(resource, settings) or _lost_with_the_pod(resource)
+
+
+def unmountable(resource: Resource) -> Refusal | None:
+    """Volumes are handed on as they are, but for what we read of them."""
+    for number, volume in enumerate(resource.spec.pod.volumes):
         for key in ("name", "mountPath"):
             if not isinstance(volume.get(key), str):
-                return _invalid(
-                    f"pod.volumes[{number}] has no {key}: a volume needs name and mountPath besides its source"
-                )
+                problem = f"pod.volumes[{number}] has no {key}: a volume needs name and mountPath besides its source"
+                return invalid(problem, resource)
+    return None
+
+
+def _without_image(resource: Job, settings: Settings) -> Refusal | None:
+    spec = resource.spec
     if spec.pod.image is None and resource.kind not in settings.images:
         variable = f"ALPACA_IMAGE_{resource.kind.upper()}"
-        return _invalid(
-            f"pod.image is not set, and the operator has no image for {resource.kind}: set it, or the operator's {variable}"
+        return invalid(
+            f"pod.image is not set, and the operator has no image for {resource.kind}: set it, or the operator's {variable}",
+            resource,
         )
-    return _lost_with_the_pod(resource)
+    return None
 
 
-def _lost_with_the_pod(resource: Resource) -> Refusal | None:
+def _lost_with_the_pod(resource: Job) -> Refusal | None:
     """An output that nobody would find after the pod."""
     uri = resource.spec.output.uri
     if (claim := claim_of(uri)) is not None:
@@ -57,36 +66,42 @@ def _lost_with_the_pod(resource: Resource) -> Refusal | None:
         return (
             None
             if claim and inside
-            else _invalid(f"output.uri {uri} names no folder within a claim: write pvc://<claim>/<folder>")
+            else invalid(f"output.uri {uri} names no folder within a claim: write pvc://<claim>/<folder>", resource)
         )
     if "://" in uri and not uri.startswith("file://"):
         return None
     path = uri.removeprefix("file://")
     if any(path.startswith(volume["mountPath"].rstrip("/") + "/") for volume in resource.spec.pod.volumes):
         return None
-    return _invalid(
+    return invalid(
         f"output.uri {uri} lies within the pod and would be lost with it: write pvc://<claim>/<folder> or s3://<bucket>/<key>, or mount a "
-        "volume there (pod.volumes)"
+        "volume there (pod.volumes)",
+        resource,
     )
 
 
-def _invalid(message: str) -> Refusal:
-    return Refusal(Reason.INVALID_SPEC, f"{message}; the spec is immutable, so in a job of another name")
+def invalid(message: str, resource: Resource) -> Refusal:
+    again = "; the spec is immutable, so in a job of another name" if resource.spec.fixed() else ""
+    return Refusal(Reason.INVALID_SPEC, f"{message}{again}")
 
 
-def template(resource: Resource, settings: Settings, found: Mapping[str, str] | None = None) -> Manifest:
+def template(resource: Job, settings: Settings, found: Mapping[str, str] | None = None) -> Manifest:
     """A pod template for a Job. ``found``: what other jobs had made, as an annotation of the manifest that the workload reads."""
+    frame = pod_frame(resource, config(resource, found or {}), [_container(resource, settings)], volumes(resource))
+    frame["spec"] = {"restartPolicy": "Never", **frame["spec"]}
+    return frame
+
+
+def pod_frame(resource: Resource, told: str, containers: list[Manifest], volumes: list[Manifest]) -> Manifest:
+    """What is around the containers of every pod of ours. ``told``: the manifest that they read."""
     pod = resource.spec.pod
     metadata = resource.metadata
     return {
         "metadata": {
             "labels": pod.labels | names.for_kueue(metadata.labels) | names.labels(resource),
-            "annotations": pod.annotations
-            | names.for_kueue(metadata.annotations)
-            | {ANNOTATION_CONFIG: config(resource, found or {})},
+            "annotations": pod.annotations | names.for_kueue(metadata.annotations) | {ANNOTATION_CONFIG: told},
         },
         "spec": {
-            "restartPolicy": "Never",
             "terminationGracePeriodSeconds": pod.termination_grace_period_seconds,
             # The workload speaks to no API server, and NCCL hangs on the variables of hundreds of Services.
             "automountServiceAccountToken": False,
@@ -100,15 +115,16 @@ def template(resource: Resource, settings: Settings, found: Mapping[str, str] | 
                 "fsGroupChangePolicy": "OnRootMismatch",
                 "seccompProfile": {"type": "RuntimeDefault"},
             },
-            "containers": [_container(resource, settings)],
-            "volumes": volumes(resource),
+            "containers": containers,
+            "volumes": volumes,
             **_placement(pod),
         },
     }
 
 
-def config(resource: Resource, annotations: Mapping[str, str]) -> str:
-    """The manifest that the workload reads, as compact JSON: what `kubectl apply` took, with the defaults."""
+def config(resource: Resource, annotations: Mapping[str, str], *, without: Set[str] = frozenset()) -> str:
+    """The manifest that the workload reads, as compact JSON: what `kubectl apply` took, with the defaults, but for the fields
+    (by their Python names) that are nothing to it."""
     metadata = resource.metadata
     manifest = {
         "apiVersion": resource.api_version,
@@ -117,9 +133,9 @@ def config(resource: Resource, annotations: Mapping[str, str]) -> str:
             "name": metadata.name,
             "namespace": metadata.namespace,
             "uid": metadata.uid,
-            **_given(annotations=annotations),
+            **given(annotations=annotations),
         },
-        "spec": resource.spec.model_dump(by_alias=True, exclude_none=True, mode="json"),
+        "spec": resource.spec.model_dump(by_alias=True, exclude_none=True, mode="json", exclude=set(without)),
     }
     return json.dumps(manifest, ensure_ascii=False, separators=(",", ":"))
 
@@ -131,53 +147,63 @@ def _container(resource: Resource, settings: Settings) -> Manifest:
     return {
         "name": CONTAINER,
         "image": pod.image or settings.images[resource.kind],
-        **_given(imagePullPolicy=pod.image_pull_policy),
+        **given(imagePullPolicy=pod.image_pull_policy),
         "command": ["python", "-m", f"workloads.{resource.workload}", CONFIG_PATH],
-        "env": _env(resource),
-        **_given(envFrom=_env_from(resource)),
+        "env": env(resource),
+        **given(envFrom=env_from(resource)),
         "ports": [{"name": "progress", "containerPort": PROGRESS_PORT, "protocol": "TCP"}],
-        "resources": _resources(pod),
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        },
-        "terminationMessagePath": TERMINATION_PATH,
-        # A workload that could not write its last word leaves the end of its log.
-        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "resources": resources(pod),
+        **RESTRICTED,
         "volumeMounts": mounts(resource),
     }
 
 
-def _env(resource: Resource) -> list[Manifest]:
+RESTRICTED: Manifest = {
+    "securityContext": {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    },
+    "terminationMessagePath": TERMINATION_PATH,
+    # A workload that could not write its last word leaves the end of its log.
+    "terminationMessagePolicy": "FallbackToLogsOnError",
+}
+"""Of every container of ours."""
+
+
+HOUSEHOLD: list[Manifest] = [
+    {"name": ENV_IN_POD, "value": "1"},
+    {"name": ENV_RUN_ID, "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}},
+    {"name": "HOME", "value": "/tmp"},
+    {"name": "USER", "value": "alpaca"},  # torch asks for the user's name, and a numeric user has none
+]
+"""The environment of every container of ours."""
+
+
+def env(resource: Resource, *more: Manifest) -> list[Manifest]:
     """Ours first; a variable of the same name in the spec takes its place."""
     spec = resource.spec
-    ours: list[Manifest] = [
-        {"name": ENV_IN_POD, "value": "1"},
-        {"name": ENV_RUN_ID, "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}},
-        {"name": "HOME", "value": "/tmp"},
-        {"name": "USER", "value": "alpaca"},  # torch asks for the user's name, and a numeric user has none
-    ]
+    ours: list[Manifest] = [*HOUSEHOLD, *more]
     if spec.cache:
         ours.append({"name": ENV_CACHE, "value": f"{MOUNT_ROOT}/{spec.cache.claim_name}/{CACHE_FOLDER}"})
     users = [variable.model_dump(by_alias=True, exclude_none=True) for variable in spec.pod.env]
     return list({variable["name"]: variable for variable in [*ours, *users]}.values())
 
 
-def _env_from(resource: Resource) -> list[Manifest]:
+def env_from(resource: Resource) -> list[Manifest]:
     """The credentials of the sources, once each, then what the user adds."""
     secrets = dict.fromkeys(source.secret_ref.name for _, source in sources(resource.spec) if source.secret_ref)
     return [*({"secretRef": {"name": name}} for name in secrets), *resource.spec.pod.env_from]
 
 
-def _resources(pod: PodSettings) -> Manifest:
+def resources(pod: PodSettings) -> Manifest:
     claims = [{"name": claim.name} for claim in pod.resource_claims]
-    return _given(limits=pod.resources.limits, requests=pod.resources.requests, claims=claims)
+    return given(limits=pod.resources.limits, requests=pod.resources.requests, claims=claims)
 
 
 def _placement(pod: PodSettings) -> Manifest:
     """Where the pod may run, and as whom: handed on as it is."""
-    return _given(
+    return given(
         imagePullSecrets=[secret.model_dump() for secret in pod.image_pull_secrets],
         resourceClaims=[claim.model_dump(by_alias=True, exclude_none=True) for claim in pod.resource_claims],
         nodeSelector=pod.node_selector,
@@ -191,6 +217,6 @@ def _placement(pod: PodSettings) -> Manifest:
     )
 
 
-def _given(**fields: Any) -> Manifest:
+def given(**fields: Any) -> Manifest:
     """Those that are set: an empty field in a manifest is one more thing to read."""
     return {name: value for name, value in fields.items() if value}

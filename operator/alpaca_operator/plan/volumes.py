@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from alpaca_operator.api import Resource
-from alpaca_operator.api.base import JobSpec, sources
+from alpaca_operator.api.base import ResourceSpec, sources
 from alpaca_operator.api.contract import ANNOTATION_CONFIG, CONFIG_PATH, MOUNT_ROOT
 from alpaca_operator.plan.base import Manifest
 
@@ -15,11 +15,11 @@ def claim_of(uri: str | None) -> str | None:
     return uri.removeprefix(PVC).partition("/")[0] if uri and uri.startswith(PVC) else None
 
 
-def claims(spec: JobSpec) -> dict[str, bool]:
+def claims(spec: ResourceSpec) -> dict[str, bool]:
     """Every claim that the spec names, and whether it is written to. A claim is mounted once: what holds an input beside the
     output or the cache has to be writable."""
     read = [claim_of(source.uri) for _, source in sources(spec)]
-    written = [claim_of(spec.output.uri), spec.cache.claim_name if spec.cache else None]
+    written = [*map(claim_of, spec.written_to), spec.cache.claim_name if spec.cache else None]
     return {claim: claim in written for claim in dict.fromkeys([*read, *written]) if claim}
 
 

@@ -1,4 +1,4 @@
--- Health of a job, for Argo CD. The conditions are the same for every kind of literary-alpaca.io.
+-- Health for Argo CD. The conditions are the same for every kind of literary-alpaca.io.
 local health = { status = "Progressing", message = "Waiting for the operator" }
 
 local status = obj.status
@@ -29,7 +29,7 @@ if is.Failed or is.Stalled then
   health.status = "Degraded"
 elseif is.Suspended then
   health.status = "Suspended"
-elseif is.Ready then
+elseif is.Ready and not is.Reconciling then
   health.status = "Healthy"
 elseif status.progress ~= nil and status.progress.display ~= nil then
   health.message = message .. " (" .. status.progress.display .. ")"

@@ -1,0 +1,234 @@
+"""ChatDeployment: a Deployment whose pods hold the page and, unless the API is elsewhere, the engine; and what stands before them."""
+
+from __future__ import annotations
+
+import math
+
+from alpaca_operator.api.base import resolved
+from alpaca_operator.api.chain import note
+from alpaca_operator.api.chat import ChatDeployment, ChatSpec, KeyReference
+from alpaca_operator.api.contract import (
+    ANNOTATION_ENGINE,
+    ANNOTATION_REPLICAS,
+    API_PORT,
+    CONFIG_PATH,
+    ENGINE_CONTAINER,
+    ENV_API_KEY,
+    ENV_COMPARE_API_KEY,
+    ENV_COMPARE_URL,
+    ENV_ENGINE_URL,
+    ENV_PASSWORD,
+    ENV_USERNAME,
+    LABEL_REVISION,
+    PAGE_CONTAINER,
+    PAGE_PORT,
+)
+from alpaca_operator.diagnosis import Refusal
+from alpaca_operator.inputs import Inputs
+from alpaca_operator.plan import keep, pod, service, vllm
+from alpaca_operator.plan.base import Manifest, Plan
+from alpaca_operator.plan.volumes import mounts, volumes
+from alpaca_operator.settings import Settings
+
+THE_OPERATORS = frozenset(
+    {
+        "gates",
+        "update_policy",
+        "replicas",
+        "startup_timeout_seconds",
+        "service",
+        "pod_disruption_budget",
+        "http_route",
+    }
+)
+"""Fields that are nothing to the pods: to change them starts no new ones."""
+
+PROBE_SECONDS = 5
+DRAIN_SECONDS = 5
+"""What the Service needs to take a pod from its list: a pod that stops is asked until then."""
+PAGE_RESOURCES: Manifest = {"requests": {"cpu": "50m", "memory": "256Mi"}, "limits": {"memory": "1Gi"}}
+
+
+def plan(chat: ChatDeployment, inputs: Inputs, settings: Settings) -> Plan:
+    """Everything that the operator keeps for a deployment, by one name."""
+    spec = resolved(chat.spec, {field: found.uri for field, found in inputs.items()})
+    engine, why = choose(spec, settings)
+    chat = chat.model_copy(update={"spec": spec.model_copy(update={"engine": engine})})
+    if refusal := unfit(chat, settings):
+        return Plan(refusal=refusal)
+    with_engine = engine != "External"
+    deployed = deployment(chat, inputs, settings)
+    deployed["metadata"]["annotations"][ANNOTATION_ENGINE] = f"{engine}: {why}"
+    return Plan((deployed, *service.all_of(chat, engine=with_engine)))
+
+
+def choose(spec: ChatSpec, settings: Settings) -> tuple[str, str]:
+    """What answers, and why."""
+    if spec.engine != "Auto":
+        return spec.engine, "spec.engine says so"
+    if not vllm.devices(spec):
+        return "Transformers", "no GPU is asked for in pod.resources"
+    if spec.pod.image:
+        return "Transformers", "pod.image is given; with an image of vLLM, set engine to vLLM"
+    if not settings.image_vllm:
+        return "Transformers", "the operator has no image of vLLM (ALPACA_IMAGE_VLLM)"
+    if cannot := vllm.unable(spec):
+        return "Transformers", cannot
+    return "vLLM", "a GPU is asked for, and vLLM can serve the spec"
+
+
+def unfit(chat: ChatDeployment, settings: Settings) -> Refusal | None:
+    """Why a valid spec cannot be served in this cluster."""
+    spec = chat.spec
+    if refusal := pod.unmountable(chat):
+        return refusal
+    if not (spec.page.image or settings.image_page):
+        return pod.invalid(
+            "page.image is not set, and the operator has no image of the page: set it, or the operator's ALPACA_IMAGE_PAGE",
+            chat,
+        )
+    if spec.engine != "External" and not _engine_image(chat, settings):
+        variable = "ALPACA_IMAGE_VLLM" if spec.engine == "vLLM" else f"ALPACA_IMAGE_{chat.kind.upper()}"
+        return pod.invalid(
+            f"pod.image is not set, and the operator has no image of the engine: set it, or the operator's {variable}",
+            chat,
+        )
+    if spec.engine == "vLLM" and (cannot := vllm.unable(spec)):
+        return pod.invalid(f"{cannot}: set engine to Transformers", chat)
+    return None
+
+
+def deployment(chat: ChatDeployment, inputs: Inputs, settings: Settings) -> Manifest:
+    spec = chat.spec
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        # What is served stands beside the pods that serve it: one write changes both.
+        "metadata": service.metadata(chat, annotations={ANNOTATION_REPLICAS: str(spec.replicas), **note(inputs)}),
+        "spec": {
+            "replicas": spec.replicas,
+            "revisionHistoryLimit": 3,
+            "progressDeadlineSeconds": spec.startup_timeout_seconds + 60,
+            "strategy": strategy(spec),
+            "selector": {"matchLabels": service.selector(chat)},
+            "template": template(chat, inputs, settings),
+        },
+    }
+
+
+def strategy(spec: ChatSpec) -> Manifest:
+    """A new pod next to the old one, unless it would wait for the GPU that the old one holds."""
+    if vllm.devices(spec):
+        return {"type": "Recreate"}
+    return {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}}
+
+
+def template(chat: ChatDeployment, inputs: Inputs, settings: Settings) -> Manifest:
+    made = {field: one for field, one in inputs.items() if one.producer_uid}
+    told = pod.config(chat, note(made), without=THE_OPERATORS)
+    external = chat.spec.engine == "External"
+    containers = [*([] if external else [engine(chat, settings)]), page(chat, settings)]
+    tmp = [{"name": "alpaca-page-tmp", "emptyDir": {}}]
+    frame = pod.pod_frame(chat, told, containers, [*volumes(chat), *tmp])
+    frame["metadata"]["labels"] = {**frame["metadata"]["labels"], LABEL_REVISION: keep.digest(frame)}
+    return frame
+
+
+def engine(chat: ChatDeployment, settings: Settings) -> Manifest:
+    """The model. While it loads it is neither ready nor dead."""
+    spec = chat.spec
+    with_vllm = spec.engine == "vLLM"
+    # vLLM listens when it has loaded, and has one answer to whether it is well.
+    alive = "/health" if with_vllm else "/livez"
+    return {
+        "name": ENGINE_CONTAINER,
+        "image": _engine_image(chat, settings),
+        **pod.given(imagePullPolicy=spec.pod.image_pull_policy),
+        "command": vllm.command(chat) if with_vllm else ["python", "-m", "workloads.engine", CONFIG_PATH],
+        "env": pod.env(chat, *_engine_env(chat, with_vllm)),
+        **pod.given(envFrom=pod.env_from(chat)),
+        "ports": [{"name": "api", "containerPort": API_PORT, "protocol": "TCP"}],
+        "resources": pod.resources(spec.pod),
+        "startupProbe": _probe("/health", "api", failures=math.ceil(spec.startup_timeout_seconds / PROBE_SECONDS)),
+        "readinessProbe": _probe("/health", "api", failures=2),
+        # A minute: a node that trains beside may let an answer wait, and to start again costs the model's loading.
+        "livenessProbe": _probe(alive, "api", failures=12),
+        "lifecycle": {"preStop": {"sleep": {"seconds": DRAIN_SECONDS}}},
+        **pod.RESTRICTED,
+        "volumeMounts": mounts(chat),
+    }
+
+
+def _engine_image(chat: ChatDeployment, settings: Settings) -> str:
+    default = settings.image_vllm if chat.spec.engine == "vLLM" else settings.images.get(chat.kind, "")
+    return chat.spec.pod.image or default
+
+
+def _engine_env(chat: ChatDeployment, with_vllm: bool) -> list[Manifest]:
+    auth = chat.spec.auth
+    key = [] if auth is None else [_secret(ENV_API_KEY, KeyReference(name=auth.secret_name))]
+    if not with_vllm:
+        return key
+    quiet = [{"name": "VLLM_NO_USAGE_STATS", "value": "1"}, {"name": "DO_NOT_TRACK", "value": "1"}]
+    return [*({**each, "name": "VLLM_API_KEY"} for each in key), *quiet]
+
+
+def page(chat: ChatDeployment, settings: Settings) -> Manifest:
+    """The chat page: no model, no GPU; ready as soon as it is there, for it tells what the engine does."""
+    spec = chat.spec
+    asked = spec.page.resources.model_dump(exclude_defaults=True) or PAGE_RESOURCES
+    return {
+        "name": PAGE_CONTAINER,
+        "image": spec.page.image or settings.image_page,
+        **pod.given(imagePullPolicy=spec.pod.image_pull_policy),
+        "command": ["python", "-m", "workloads.chat_ui", CONFIG_PATH],
+        "env": [*pod.HOUSEHOLD, *_page_env(chat)],
+        "ports": [{"name": "page", "containerPort": PAGE_PORT, "protocol": "TCP"}],
+        "resources": asked,
+        "startupProbe": _probe("/", "page", failures=60),
+        "readinessProbe": _probe("/", "page", failures=2),
+        "livenessProbe": {
+            "tcpSocket": {"port": "page"},
+            "periodSeconds": 10,
+            "timeoutSeconds": 5,
+            "failureThreshold": 6,
+        },
+        "lifecycle": {"preStop": {"sleep": {"seconds": DRAIN_SECONDS}}},
+        **pod.RESTRICTED,
+        "volumeMounts": [
+            next(mount for mount in mounts(chat) if mount["name"] == "alpaca-config"),
+            {"name": "alpaca-page-tmp", "mountPath": "/tmp"},
+        ],
+    }
+
+
+def _page_env(chat: ChatDeployment) -> list[Manifest]:
+    spec, ours = chat.spec, []
+    first = spec.endpoint
+    ours.append({"name": ENV_ENGINE_URL, "value": first.url if first else f"http://127.0.0.1:{API_PORT}/v1"})
+    if first and first.secret_ref:
+        ours.append(_secret(ENV_API_KEY, first.secret_ref))
+    if spec.auth is not None:
+        name = spec.auth.secret_name
+        ours.append(_secret(ENV_USERNAME, KeyReference(name=name, key="username")))
+        ours.append(_secret(ENV_PASSWORD, KeyReference(name=name, key="password")))
+        if first is None:
+            ours.append(_secret(ENV_API_KEY, KeyReference(name=name)))
+    second = spec.compare_with and spec.compare_with.endpoint
+    if second:
+        ours.append({"name": ENV_COMPARE_URL, "value": second.url})
+        ours += [_secret(ENV_COMPARE_API_KEY, second.secret_ref)] if second.secret_ref else []
+    return ours
+
+
+def _secret(variable: str, reference: KeyReference) -> Manifest:
+    return {"name": variable, "valueFrom": {"secretKeyRef": {"name": reference.name, "key": reference.key}}}
+
+
+def _probe(path: str, port: str, *, failures: int) -> Manifest:
+    return {
+        "httpGet": {"path": path, "port": port},
+        "periodSeconds": PROBE_SECONDS,
+        "timeoutSeconds": 5,
+        "failureThreshold": failures,
+    }

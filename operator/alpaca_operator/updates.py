@@ -1,0 +1,162 @@
+"""Pure: what a deployment serves of what other jobs make: followed as it is made anew, held where it may not be served.
+
+What is served stands on the child, written together with the pods that serve it. It is exchanged as a whole: a model and its
+adapters are never of two minds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from alpaca_operator.api.base import Job, sources
+from alpaca_operator.api.chain import Find, Link, links, noted
+from alpaca_operator.api.chat import ChatDeployment
+from alpaca_operator.api.contract import ANNOTATION_ACCEPT
+from alpaca_operator.api.status import Reason, ResolvedInput
+from alpaca_operator.inputs import Inputs, Lack, absent, gather, look, unfinished, worst
+
+Object = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Inputs that are there and not served."""
+
+    inputs: Inputs
+    message: str
+    """Why not, and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Followed:
+    """What is to be served: of all sources, by field."""
+
+    inputs: Inputs
+    lack: Lack | None = None
+    """Why nothing new can be served, where the spec asks for something else than is served now, or nothing is."""
+    held: Held | None = None
+
+
+def pinned(job: Job, child: Object | None, find: Find) -> Followed:
+    """What a job reads: found out once."""
+    return Followed(*gather(job, child, find))
+
+
+def follow(chat: ChatDeployment, child: Object | None, find: Find) -> Followed:
+    """What ``chat`` is to serve now."""
+    served = serving(chat, child)
+    found, lack = _there(chat, find)
+    of_this_spec = bool(served) and _origins(served) == _origins_of(chat)
+    if lack is not None:
+        # A producer that is made anew, or deleted, changes nothing for what it has made before.
+        held = Held({}, lack.message) if lack.reason is Reason.PRODUCER_FAILED else None
+        return Followed(served, held=held) if of_this_spec else Followed({}, lack)
+    if of_this_spec and _alike(found, served):
+        return Followed(served)
+    hindrance = _gated(chat, found, find) or (_manual(chat, found) if of_this_spec else None)
+    if hindrance is None:
+        return Followed(found)
+    return Followed(served, held=Held(found, hindrance.message)) if of_this_spec else Followed({}, hindrance)
+
+
+def serving(chat: ChatDeployment, child: Object | None) -> Inputs:
+    """What is served: the child has it; where somebody has deleted that, the status."""
+    of_child = noted((child or {}).get("metadata", {}).get("annotations") or {})
+    return of_child or (chat.status and chat.status.resolved_inputs) or {}
+
+
+def token(inputs: Inputs) -> str:
+    """A short name of an update, for the annotation that accepts it."""
+    text = "\n".join(f"{field} {one.uri} {one.digest or one.producer_uid}" for field, one in sorted(inputs.items()))
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def short(digest: str) -> str:
+    """A digest as messages show it."""
+    return digest[: len("sha256:") + 12]
+
+
+def _there(chat: ChatDeployment, find: Find) -> tuple[Inputs, Lack | None]:
+    """Every source as it is now."""
+    found: dict[str, ResolvedInput] = {
+        field: ResolvedInput(uri=source.uri) for field, source in sources(chat.spec) if source.uri is not None
+    }
+    lacks = []
+    for link in links(chat):
+        result = look(link, chat, find)
+        if isinstance(result, Lack):
+            lacks.append(result)
+        else:
+            found[link.field] = result.model_copy(update={"producer": _producer(link)})
+    return found, worst(lacks)
+
+
+def _producer(link: Link) -> str:
+    return f"{link.producer.kind} {link.producer.name}"
+
+
+def _origins(inputs: Inputs) -> Mapping[str, str]:
+    """Where the spec says that each input comes from."""
+    return {field: one.producer or one.uri for field, one in inputs.items()}
+
+
+def _origins_of(chat: ChatDeployment) -> Mapping[str, str]:
+    named = {link.field: _producer(link) for link in links(chat)}
+    return {field: named.get(field) or source.uri or "" for field, source in sources(chat.spec)}
+
+
+def _alike(found: Inputs, served: Inputs) -> bool:
+    """Whether the pods would load the same. A job made anew that found its result there has another UID and the same digest."""
+    return all(
+        (one.uri, one.digest) == (served[field].uri, served[field].digest)
+        and (one.digest is not None or one.producer_uid == served[field].producer_uid)
+        for field, one in found.items()
+    )
+
+
+def _manual(chat: ChatDeployment, found: Inputs) -> Lack | None:
+    update = token(found)
+    if chat.spec.update_policy != "Manual" or chat.metadata.annotations.get(ANNOTATION_ACCEPT) == update:
+        return None
+    return Lack(
+        Reason.NOT_READY,
+        f"updatePolicy is Manual: kubectl annotate chat {chat.metadata.name} {ANNOTATION_ACCEPT}={update} --overwrite serves it",
+    )
+
+
+def _gated(chat: ChatDeployment, found: Inputs, find: Find) -> Lack | None:
+    """Why a gate does not let these inputs pass."""
+    lacks = []
+    for number, gate in enumerate(chat.spec.gates):
+        field, job = f"gates[{number}]", find(gate.from_)
+        lack = absent(field, gate.from_, job, chat)
+        if lack is None and job is not None:
+            lack = unfinished(field, job) or _of_another(field, job.kind, job.metadata.name, _read(job), found)
+        if lack is not None:
+            lacks.append(lack)
+    return worst(lacks)
+
+
+def _read(job: Any) -> dict[str, ResolvedInput]:
+    """What a gate's job has read, by the job that made it."""
+    known = (job.status and job.status.resolved_inputs) or {}
+    return {_producer(link): known[link.field] for link in links(job) if link.field in known}
+
+
+def _of_another(field: str, kind: str, name: str, read: Mapping[str, ResolvedInput], found: Inputs) -> Lack | None:
+    """A gate that measured what the same job had made before says nothing of what it has made now."""
+    for one in found.values():
+        measured = read.get(one.producer or "")
+        if measured is None or measured.producer_uid == one.producer_uid:
+            continue
+        if measured.digest is None or measured.digest != one.digest:
+            was, now = short(measured.digest or "unknown"), short(one.digest or "unknown")
+            return Lack(
+                Reason.NOT_READY,
+                f"{field}: {kind} {name} measured {was} of {one.producer}, which has made {now} since: delete {kind} {name} and create "
+                "it anew, so that it measures that",
+            )
+    return None
