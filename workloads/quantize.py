@@ -1,0 +1,363 @@
+"""Quantization by GPTQ: ``python -m workloads.quantize quantize-job.yaml``.
+
+Every field of QuantizeJob can be given or overridden as an option (``--groupSize 64``); ``--help`` lists them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alpaca_operator.api import contract
+from alpaca_operator.api.generation import Decoding
+from alpaca_operator.api.quantize import QuantizeJob, QuantizeSpec
+from workloads import cli, endings, model
+from workloads.errors import GateFailed, Interrupted, OutOfMemory
+from workloads.runtime import Metrics, Runtime
+
+if TYPE_CHECKING:
+    from workloads.calibration import Rows
+    from workloads.fidelity import Likeness, Measured
+    from workloads.layers import Layers
+    from workloads.model import Base
+    from workloads.perplexity import Score
+    from workloads.quantizing import Layer
+    from workloads.templates import Template
+
+GENERATION = "generation_config.json"
+MEMORY_REMEDY = (
+    "lower calibration.samples or calibration.sequenceLength, or ask for more memory in pod.resources.limits (the original is measured "
+    "whole; layers are quantized one at a time)"
+)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """All that is read before a model is."""
+
+    tokenizer: Any
+    template: Template
+    rows: Rows
+    source: Path
+    """The folder that the model is loaded from."""
+
+
+def run(job: QuantizeJob, here: Runtime) -> Metrics:
+    """Look, draw, measure, quantize, measure again, and publish what keeps its gates."""
+    try:
+        return _run(job, here)
+    except Exception as error:
+        if isinstance(endings.explain(error), OutOfMemory):
+            raise OutOfMemory(f"out of memory while {here.progress.current.stage.lower()}: {MEMORY_REMEDY}") from error
+        raise
+
+
+def _run(job: QuantizeJob, here: Runtime) -> Metrics:
+    from workloads import memory, quantizing
+
+    peak = memory.Peak()
+    spec = job.spec
+    base = model.look(here.inputs["model"].path, "spec.model.uri", str(spec.model.uri))
+    quantizing.check(base, f"spec.model {spec.model.uri}", spec)
+    model.check_reach(base, spec.model.rope_scaling, spec.calibration.sequence_length, "calibration.sequenceLength")
+    own = here.checkpoints.own
+    with here.stop.at_once():
+        quantizing.prepare_libraries()
+        from workloads import fidelity, quantize_report, tokenizer_files
+
+        prepared = _prepare(job, here, base)
+        here.progress.update(stage="Evaluating")
+        reference = fidelity.Reference(own / "reference")
+        before, _ = _measured(spec, here, prepared, prepared.source, reference.record)
+        here.progress.say(f"before: {before}")
+        if not math.isfinite(before.score.perplexity):
+            raise GateFailed(
+                f"perplexity before quantization is {before.score.perplexity}: the model gives no numbers on the measured rows; name "
+                "one that was not saved broken, in a type that holds its values"
+            )
+
+    began = time.monotonic()
+    quantized, layers = _quantize(job, prepared, _layers(job, base, prepared, here), base, here)
+    minutes = (time.monotonic() - began) / 60
+    for line in quantize_report.warnings(layers, spec.damp_percent):
+        here.progress.say(line)
+
+    metrics: Metrics = {}
+    with here.output("GPTQModel", metrics) as folder, here.stop.at_once():
+        with quantizing.quiet():
+            quantizing.save(quantized, folder)
+        del quantized
+        tokenizer_files.save_tokenizer(prepared.tokenizer, base.folder, folder, prepared.template)
+        _write_generation_config(folder, base, prepared)
+        here.progress.update(stage="Evaluating")
+        after, likeness = _measured(spec, here, prepared, folder, reference.compare)
+        here.progress.say(f"after: {after}, {likeness}")
+        report = quantize_report.Report(
+            job=job,
+            inputs=here.inputs,
+            rows=prepared.rows,
+            before=before,
+            after=after,
+            likeness=likeness,
+            layers=layers,
+            bytes_before=quantizing.weight_bytes(base.folder),
+            bytes_after=quantizing.weight_bytes(folder),
+            minutes=minutes,
+            peak_bytes=peak.resident(),
+            peak_gpu_bytes=peak.gpu(),
+        )
+        metrics.update(report.metrics())
+        if report.broken:
+            target = own / "rejected"
+            target.mkdir()
+            report.write(target)
+            where = here.reject(target)
+            raise GateFailed(f"{'; '.join(report.broken)}: nothing is published, the report is at {where}")
+        report.write(folder)
+        (folder / "README.md").write_text(report.card(), encoding="utf-8")
+        here.progress.update(stage="Saving")
+    return metrics
+
+
+def _prepare(job: QuantizeJob, here: Runtime, base: Base) -> Prepared:
+    """Tokenizer, template and rows. What lies in this run's folder from before it is new."""
+    from workloads import calibration, quantizing, templates, tokenizer_files
+
+    spec = job.spec
+    here.progress.update(stage="Preparing")
+    tokenizer = tokenizer_files.load_tokenizer(base.folder)
+    model.check_vocabulary(base, tokenizer, f"spec.model {spec.model.uri}")
+    template_file = here.inputs["templateFile"].path if spec.template_file else None
+    template = templates.load(spec.template, template_file, tokenizer)
+    rows = calibration.draw(spec, here.inputs, template, beat=here.progress.beat)
+    for line in rows.lines():
+        here.progress.say(line)
+    widest = max(set().union(*quantizing.widths(base).values()))
+    if rows.tokens < widest:
+        here.progress.say(
+            f"warning: {rows.tokens:,} tokens weigh the errors of layers with {widest:,} inputs: with fewer tokens than inputs the weighing "
+            "is a guess; give more or longer rows"
+        )
+    here.checkpoints.own.mkdir(parents=True, exist_ok=True)
+    return Prepared(tokenizer, template, rows, _source(base, spec, tokenizer, here.checkpoints.own / "model"))
+
+
+def _measured(
+    spec: QuantizeSpec,
+    here: Runtime,
+    prepared: Prepared,
+    folder: Path,
+    score: Callable[..., tuple[Score, Likeness | None]],
+) -> tuple[Measured, Any]:
+    """How the model in ``folder`` foretells and answers, and what ``score`` finds besides."""
+    from workloads import fidelity, generation, quantizing, servable
+
+    rows, beat = prepared.rows.evaluation, here.progress.beat
+    with quantizing.quiet(), quantizing.eager():
+        loaded = servable.load(servable.Wanted("model", str(spec.model.uri), folder))
+        found, likeness = score(loaded.model, rows, prepared.tokenizer.pad_token_id, beat)
+        asked = fidelity.questions(rows, spec.evaluation.answers, loaded.context)
+        decoding = Decoding(temperature=0, repetition_penalty=1, max_new_tokens=spec.evaluation.max_new_tokens)
+        answers = [
+            answer for _, answer in generation.answers(loaded.model, prepared.template, asked, decoding, beat=beat)
+        ]
+    stopped = sum(answer.stopped for answer in answers) / len(answers) if answers else None
+    return fidelity.Measured(found, len(answers), stopped), likeness
+
+
+def _source(base: Base, spec: QuantizeSpec, tokenizer: Any, folder: Path) -> Path:
+    """The model's folder, or one that stands for it: with the rope scaling of the spec, and with no link that leads out of it, as GPTQModel
+    wants it for going on."""
+    outside = any(path.is_symlink() for path in model.weight_files(base.folder, "spec.model"))
+    if spec.model.rope_scaling is None and not outside:
+        return base.folder
+    from transformers import AutoConfig
+
+    from workloads import layers, tokenizer_files
+
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    config = AutoConfig.from_pretrained(base.folder, trust_remote_code=False, local_files_only=True)
+    if spec.model.rope_scaling:
+        model.stretch(config, spec.model.rope_scaling.type, spec.model.rope_scaling.factor)
+    config.save_pretrained(folder)
+    names = [path.name for path in model.weight_files(base.folder, "spec.model")]
+    for name in [*names, "model.safetensors.index.json", GENERATION]:
+        if (base.folder / name).is_file():
+            layers.stand_for((base.folder / name).resolve(), folder / name)
+    tokenizer_files.save_tokenizer(tokenizer, base.folder, folder)
+    return folder
+
+
+# Layer by layer
+
+
+def _layers(job: QuantizeJob, base: Base, prepared: Prepared, here: Runtime) -> Layers | None:
+    """Where finished layers are kept, with those of an earlier run, whose folders then go; None where GPTQModel cannot go on from them."""
+    runs = here.checkpoints.own.parent
+    kept = _kept_layers(job, base, prepared, here, runs)
+    for folder in runs.glob("run-*"):
+        if folder != here.checkpoints.own and folder.is_dir():
+            shutil.rmtree(folder, ignore_errors=True)
+    return kept
+
+
+def _kept_layers(job: QuantizeJob, base: Base, prepared: Prepared, here: Runtime, runs: Path) -> Layers | None:
+    import torch
+
+    from workloads import artifact, digests, layers
+
+    kind = base.config.get("model_type")
+    why_not = next(
+        filter(
+            None,
+            (
+                kind not in layers.SUPPORTED and f"models of type {kind}",
+                not job.spec.true_sequential and "trueSequential false",
+                any(path.is_symlink() for path in prepared.source.glob("*.safetensors"))
+                and "weights on another volume than the output's",
+                threading.current_thread() is not threading.main_thread() and "a thread",
+            ),
+        ),
+        None,
+    )
+    if why_not:
+        here.progress.say(f"a restart begins anew: finished layers cannot be kept with {why_not}")
+        return None
+    made_from = digests.of_json(
+        {
+            "job": artifact.spec_digest(job, here.inputs),
+            "versions": artifact.versions(),
+            "rows": prepared.rows.digest,
+            "device": torch.cuda.get_device_name(0) if torch.cuda.is_available() else "cpu",
+        }
+    )
+    every = layers.interval(prepared.rows.tokens, int(base.config.get("hidden_size", 0)))
+    own = layers.Layers(here.checkpoints.own / layers.STORE, made_from, every)
+    done = own.take_over(runs)
+    if done:
+        here.progress.say(f"going on after layer {done}, which an earlier run finished")
+    else:
+        own.begin()
+        if every > 1:
+            here.progress.say(
+                f"finished layers are kept every {every} layers, as the rows between two of them are large"
+            )
+    return own
+
+
+def _quantize(
+    job: QuantizeJob, prepared: Prepared, layers: Layers | None, base: Base, here: Runtime
+) -> tuple[Any, list[Layer]]:
+    """The quantized model as GPTQModel holds it. Raises Interrupted after a signal, with what is done kept where it can be."""
+    from gptqmodel.looper.checkpoint import CheckpointStopped
+    from gptqmodel.looper.checkpoint_store import CheckpointError
+
+    from workloads import quantizing
+
+    total = int(base.config["num_hidden_layers"])
+    here.progress.update(stage="Quantizing", step=layers.done if layers else 0, total_steps=total)
+    listener = _Listener(here, layers, total)
+    offload = here.checkpoints.own / "offload"
+    at_once = contextlib.nullcontext() if layers else here.stop.at_once()
+    try:
+        with quantizing.quiet(), listener.beating(), at_once:
+            return quantizing.quantize(
+                prepared.source, job.spec, prepared.rows.calibration, offload, layers and layers.config, listener
+            )
+    except CheckpointStopped as stopped:
+        assert layers is not None, "stopped by a checkpoint that nobody asked for"
+        raise Interrupted(
+            f"stopped after layer {layers.done} of {total}, which are kept: run again to go on"
+        ) from stopped
+    except CheckpointError as error:
+        if layers is None or not listener.resumed:
+            raise
+        here.progress.say(f"the layers of the earlier run cannot be gone on from ({error}): beginning anew")
+    layers.begin()
+    return _quantize(job, prepared, layers, base, here)
+
+
+class _Listener:
+    """What GPTQModel tells of its steps, told on; and the ear for signals, which it takes for itself while it works."""
+
+    def __init__(self, here: Runtime, layers: Layers | None, total: int) -> None:
+        self._here = here
+        self._layers = layers
+        self._total = total
+        self.resumed = bool(layers and layers.done)
+        self._ours = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+        self._listening = False
+
+    def subset_event(self, **_: Any) -> None:
+        """Before and after each group of linear layers."""
+        self._listen()
+        self._here.progress.beat()
+        stop = self._here.stop
+        if stop.requested and time.monotonic() > stop.deadline:
+            done = self._layers.done if self._layers else 0
+            raise Interrupted(
+                f"stopped within layer {done + 1} of {self._total}: run again to go on after layer {done}"
+            )
+
+    def layer_complete(self, *, layer_idx: int, submodule_finalized: bool) -> None:
+        if submodule_finalized:
+            return  # told a second time, once it is packed
+        self._here.checkpoints.check()
+        fields: dict[str, Any] = {"step": layer_idx + 1, "total_steps": self._total}
+        if self._layers and self._layers.done:
+            uri = f"{self._here.job.spec.output.uri}.checkpoints/{self._here.checkpoints.own.name}/layers"
+            fields["checkpoint"] = contract.Checkpoint(uri=uri, step=self._layers.done)
+        self._here.progress.update(log=True, stage="Quantizing", **fields)
+
+    def _listen(self) -> None:
+        """Let a signal reach both: GPTQModel keeps the layer at hand and stops, we know by when."""
+        if self._listening or self._layers is None:
+            return
+        self._listening = True
+        for number, ours in self._ours.items():
+            theirs = signal.getsignal(number)
+
+            def both(number: int, frame: Any, theirs: Any = theirs, ours: Any = ours) -> None:
+                theirs(number, frame)
+                ours(number, frame)
+
+            signal.signal(number, both)
+
+    @contextlib.contextmanager
+    def beating(self) -> Iterator[None]:
+        """A sign of life at every call of a module: the rows take a long time to pass one layer of a large model."""
+        from torch.nn.modules.module import register_module_forward_pre_hook
+
+        hook = register_module_forward_pre_hook(lambda module, inputs: self._here.progress.beat())
+        try:
+            yield
+        finally:
+            hook.remove()
+
+
+def _write_generation_config(folder: Path, base: Base, prepared: Prepared) -> None:
+    """How the model is meant to be sampled: as the original, which GPTQModel would not leave as it is."""
+    if (base.folder / GENERATION).is_file():
+        shutil.copyfile(base.folder / GENERATION, folder / GENERATION)
+        return
+    from transformers import GenerationConfig
+
+    GenerationConfig(
+        bos_token_id=prepared.tokenizer.bos_token_id,
+        eos_token_id=prepared.template.stop_ids,
+        pad_token_id=prepared.tokenizer.pad_token_id,
+    ).save_pretrained(str(folder))
+
+
+if __name__ == "__main__":
+    sys.exit(cli.main(QuantizeJob, run))
