@@ -1,0 +1,96 @@
+"""What the page needs to know, from the spec and the environment: whom to ask, who may ask, and how it begins."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from alpaca_operator.api import contract
+from alpaca_operator.api.chat import ChatDeployment
+from workloads.errors import SpecError
+
+
+@dataclass(frozen=True)
+class Api:
+    """An OpenAI-compatible API."""
+
+    url: str
+    """Its base, with the version."""
+    key: str | None = None
+    model: str | None = None
+    """The only model to offer of those that it lists."""
+
+
+@dataclass(frozen=True)
+class Login:
+    """Who may see the page."""
+
+    username: str
+    password: str
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Of one page."""
+
+    title: str
+    apis: tuple[Api, ...]
+    is_ours: bool = True
+    """The engine is this project's; elsewhere fields that OpenAI's API lacks are sent only when a user sets them."""
+    compares: bool = False
+    """Two models stand side by side to begin with."""
+    history_turns: int = 20
+    system_prompt: str = ""
+    longest_wait_seconds: float = 600
+    """How long an answer may take."""
+    login: Login | None = None
+
+    @classmethod
+    def read(cls, job: ChatDeployment, environ: Mapping[str, str]) -> Settings:
+        """Raises SpecError for a login that is asked for, or half given."""
+        spec = job.spec
+        return cls(
+            title=spec.page.title or job.metadata.name,
+            apis=_apis(job, environ),
+            is_ours=spec.engine != "External",
+            compares=spec.compare_with is not None,
+            history_turns=spec.page.history_turns,
+            system_prompt=spec.system_prompt or "",
+            longest_wait_seconds=float(spec.limits.request_timeout_seconds),
+            login=_login(job, environ),
+        )
+
+
+def _apis(job: ChatDeployment, environ: Mapping[str, str]) -> tuple[Api, ...]:
+    spec = job.spec
+    default = f"http://127.0.0.1:{contract.API_PORT}/v1"
+    named = spec.endpoint.url if spec.endpoint else default
+    first = Api(
+        url=environ.get(contract.ENV_ENGINE_URL) or named,
+        key=environ.get(contract.ENV_API_KEY) or None,
+        model=spec.endpoint.model if spec.endpoint else None,
+    )
+    other = spec.compare_with.endpoint if spec.compare_with else None
+    if other is None:
+        return (first,)
+    second = Api(
+        url=environ.get(contract.ENV_COMPARE_URL) or other.url,
+        key=environ.get(contract.ENV_COMPARE_API_KEY) or None,
+        model=other.model,
+    )
+    return (first, second)
+
+
+def _login(job: ChatDeployment, environ: Mapping[str, str]) -> Login | None:
+    username, password = environ.get(contract.ENV_USERNAME), environ.get(contract.ENV_PASSWORD)
+    if username and password:
+        return Login(username, password)
+    if username or password:
+        missing = contract.ENV_PASSWORD if username else contract.ENV_USERNAME
+        raise SpecError(f"{missing} is not set and its counterpart is: a login needs both; set both or neither")
+    if job.spec.auth is not None:
+        raise SpecError(
+            f"auth.secretName is {job.spec.auth.secret_name}, and {contract.ENV_USERNAME} and {contract.ENV_PASSWORD} are not set: put the "
+            "keys username and password into that Secret; locally set the variables"
+        )
+    return None
