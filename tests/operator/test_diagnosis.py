@@ -62,6 +62,19 @@ ENDED = [
         ended(
             64,
             says=word(
+                Reason.GATE_FAILED,
+                64,
+                "perplexity rose by 14.81%, from 30.2543 to 34.7343, and maxPerplexityIncrease 0.1 allows 10.00%",
+            ),
+        ),
+        ("UserError", "GateFailed", 64, False),
+        "perplexity rose by 14.81%, from 30.2543 to 34.7343, and maxPerplexityIncrease 0.1 allows 10.00% (pod poet-sft-a, exit 64)",
+        id="a broken gate is told with its figures and its bound",
+    ),
+    pytest.param(
+        ended(
+            64,
+            says=word(
                 Reason.OUTPUT_EXISTS,
                 64,
                 "pvc://models/poet holds another artifact: set output.overwrite, or another uri",

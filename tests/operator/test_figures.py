@@ -22,3 +22,16 @@ from alpaca_operator import figures
 )
 def test_a_duration(seconds, shown):
     assert figures.duration(seconds) == shown
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        pytest.param(30.254317283630371, 30.2543, id="kubectl would show all of them"),
+        pytest.param(1.23456789e-7, 1.23457e-7, id="small ones too"),
+        pytest.param(123456789.0, 123456789.0, id="a count of tokens is exact"),
+        pytest.param(1.0, 1.0, id="a share of all"),
+    ],
+)
+def test_a_metric_has_six_figures(value, shown):
+    assert figures.metric(value) == shown
