@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alpaca_operator.api.evaluation import EvaluationJob, EvaluationSpec
-from workloads import cli, gates, questions
+from workloads import cli, gates, questions, tasks
 from workloads.errors import DataError, GateFailed, Interrupted, SpecError
 from workloads.runtime import Metrics, Runtime
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from workloads.held_out import Rows
     from workloads.measured import Measured, State
     from workloads.measuring import Meter
+    from workloads.tasks import Loaded
 
 TOLD_METRICS = 64
 """Metrics that a status holds."""
@@ -35,14 +36,14 @@ class Plan:
     prompts: dict[str, list[list[int]]]
     """The questions in each model's tokens."""
     rows: Rows | None
-    tasks: Any = None
-    """Tasks of lm-evaluation-harness, their data loaded."""
+    tasks: list[Loaded]
+    """Those of lm-evaluation-harness, their data loaded."""
 
     @property
     def units(self) -> dict[str, int]:
         """How many of each part a model has."""
         rows = len(next(iter(self.rows.by_model.values()))) if self.rows else 0
-        return {"rows": rows, "answers": len(self.asked), "tasks": len(self.spec.tasks)}
+        return {"rows": rows, "answers": len(self.asked), "tasks": len(self.tasks)}
 
 
 def run(job: EvaluationJob, here: Runtime) -> Metrics:
@@ -50,10 +51,12 @@ def run(job: EvaluationJob, here: Runtime) -> Metrics:
     spec = job.spec
     gates.look(spec)
     asked = questions.load(spec.prompts, _file(spec, here)) if spec.prompts else []
+    here.progress.update(stage="Preparing")
+    if spec.tasks:
+        tasks.keep_data_in(here.cache)  # before anything imports `datasets`
 
     from workloads import candidates as models
 
-    here.progress.update(stage="Preparing")
     candidates = [models.look(spec, here, number) for number in range(len(spec.models))]
     here.stop.check()
     plan = _plan(spec, here, candidates, asked)
@@ -82,7 +85,10 @@ def _plan(spec: EvaluationSpec, here: Runtime, candidates: list[Candidate], aske
         for line in rows.lines:
             here.progress.say(f"data: {line}")
     prompts = {candidate.name: _prompts(spec, candidate, asked) for candidate in candidates} if asked else {}
-    return Plan(spec, asked, prompts, rows)
+    with here.stop.at_once():  # the data of a task may have to be downloaded
+        loaded = tasks.load(spec.tasks, here.inputs["taskFiles"].path if spec.task_files else None)
+    gates.look(spec, [metric for one in loaded for metric in one.metrics])
+    return Plan(spec, asked, prompts, rows, loaded)
 
 
 def _prompts(spec: EvaluationSpec, candidate: Candidate, asked: list[questions.Question]) -> list[list[int]]:
@@ -189,6 +195,11 @@ def _measure_one(plan: Plan, candidate: Candidate, loaded: Any, found: Measured,
                 beat=meter.beat,
             ):
                 found.answers[left[at]] = answer
+                count(1)
+    with meter.part("tasks", found.seconds, "Evaluating") as count:
+        for place, one in enumerate(plan.tasks):
+            if place not in found.tasks:
+                found.tasks[place] = tasks.run(one, loaded, tokenizer, size, meter.beat)
                 count(1)
 
 

@@ -1,0 +1,187 @@
+"""Tasks of lm-evaluation-harness, run on a model that is in memory already."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import importlib.util
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alpaca_operator.api import contract
+from alpaca_operator.api.evaluation import Task
+from workloads.errors import InputError, SpecError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+SEED = 1234
+"""Of the draw of few-shot examples: the harness's own default, so that its published figures are comparable."""
+PLACES = ("HF_HOME", "HF_DATASETS_CACHE")
+"""Variables by which a user says where data sets are kept."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A task or group of tasks of the spec, with its data."""
+
+    task: Task
+    found: dict[str, Any]
+    """As `TaskManager.load` gives it: `tasks`, `groups` and `group_map`."""
+
+    @property
+    def metrics(self) -> list[str]:
+        """Names that the report will have, the group's own first."""
+        names = []
+        for name, group in self.found["groups"].items():
+            for aggregate in group.aggregate_metric_list or ():
+                names += [_name(name, aggregate.metric, filtered) for filtered in aggregate.filter_list or ["none"]]
+        for name, task in self.found["tasks"].items():
+            filters = [each.name for each in getattr(task, "_filters", ())] or ["none"]
+            names += [_name(name, metric, filtered) for metric in task.aggregation() for filtered in filters]
+        return list(dict.fromkeys(names))
+
+
+def keep_data_in(cache: Path) -> None:
+    """Let data sets that tasks download be kept on the job's cache volume, where it has one and the user names no other place.
+
+    Read by `datasets` when it is imported.
+    """
+    if os.environ.get(contract.ENV_CACHE) and not any(os.environ.get(name) for name in PLACES):
+        os.environ["HF_DATASETS_CACHE"] = str(cache / "datasets-of-tasks")
+
+
+def load(wanted: Sequence[Task], folder: Path | None) -> list[Loaded]:
+    """The tasks with their data. ``folder`` holds the user's own, whose relative paths start there.
+
+    Raises SpecError for a name that there is not, InputError for data that cannot be had.
+    """
+    if not wanted:
+        return []
+    if importlib.util.find_spec("lm_eval") is None:
+        raise SpecError("spec.tasks needs the package lm-eval, which is not installed: install it, or remove tasks")
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    with contextlib.chdir(folder) if folder else contextlib.nullcontext():
+        found = [_load(task, f"spec.tasks[{number}].name {task.name}", folder) for number, task in enumerate(wanted)]
+    seen: dict[str, str] = {}
+    for one in found:
+        for name in one.found["tasks"]:
+            if name in seen:
+                raise SpecError(
+                    f"spec.tasks: {name} is part of {seen[name]} and of {one.task.name}: remove one of them"
+                )
+            seen[name] = one.task.name
+    return found
+
+
+def _load(task: Task, shown: str, folder: Path | None) -> Loaded:
+    try:
+        found = _manager(task.name, folder, shown).load([task.name])
+    except OSError as error:  # of `datasets` too: offline, not there, not allowed
+        raise InputError(
+            f"{shown}: its data cannot be had ({_first_line(error)}): make the hub reachable, put the data into the cache, or keep a "
+            "task with local data in taskFiles"
+        ) from error
+    except (SpecError, MemoryError):
+        raise
+    except Exception as error:  # whatever a task's YAML and Python can do wrong
+        raise SpecError(
+            f"{shown}: it cannot be set up ({type(error).__name__}: {_first_line(error)}): mend taskFiles"
+        ) from error
+    if not found["tasks"]:
+        raise SpecError(f"{shown} holds no task: name another")
+    for one in found["tasks"].values():
+        if task.num_fewshot is not None and one.get_config("num_fewshot") != 0:  # a task that says 0 allows none
+            one.set_config(key="num_fewshot", value=task.num_fewshot)
+        one.set_fewshot_seed(seed=SEED)
+    return Loaded(task, found)
+
+
+def _manager(name: str, folder: Path | None, shown: str) -> Any:
+    """One that knows the task. Reading all fifteen thousand of the harness takes ten seconds, so the likely folder is tried first."""
+    import lm_eval.tasks
+    from lm_eval.tasks import TaskManager
+
+    home = Path(lm_eval.tasks.__file__).parent
+    likely = sorted(path for path in home.iterdir() if path.is_dir() and name.startswith(path.name))
+    for places in ([folder] if folder else [], likely):
+        if places:
+            manager = TaskManager(include_path=[str(place) for place in places], include_defaults=False)
+            if name in manager.all_tasks:
+                return manager
+    manager = TaskManager(include_path=str(folder) if folder else None)
+    if name not in manager.all_tasks:
+        close = difflib.get_close_matches(name, manager.all_tasks, n=3)
+        hint = f": did you mean {' or '.join(close)}?" if close else ""
+        raise SpecError(f"{shown} is neither in taskFiles nor among the harness's{hint}")
+    return manager
+
+
+def run(
+    loaded: Loaded,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    batch_size: int,
+    beat: Callable[[], None],
+) -> dict[str, float]:
+    """Its metrics by the names that `Loaded.metrics` tells. ``beat`` is called with every batch, and may raise, to stop."""
+    from lm_eval.evaluator import evaluate
+    from lm_eval.models.huggingface import HFLM
+
+    class Watched(HFLM):  # type: ignore[misc]
+        """Tells that it is alive, and draws no bars of its own."""
+
+        def loglikelihood(self, requests: Any, disable_tqdm: bool = True) -> Any:
+            return super().loglikelihood(requests, disable_tqdm=disable_tqdm)
+
+        def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = True) -> Any:
+            return super().loglikelihood_rolling(requests, disable_tqdm=disable_tqdm)
+
+        def generate_until(self, requests: Any, disable_tqdm: bool = True) -> Any:
+            return super().generate_until(requests, disable_tqdm=disable_tqdm)
+
+        def _model_call(self, *args: Any, **kwargs: Any) -> Any:
+            beat()
+            return super()._model_call(*args, **kwargs)
+
+        def _model_generate(self, *args: Any, **kwargs: Any) -> Any:
+            beat()
+            return super()._model_generate(*args, **kwargs)
+
+    with _as_harness_has_it(tokenizer):
+        results = evaluate(
+            Watched(pretrained=model, tokenizer=tokenizer, batch_size=batch_size),
+            loaded.found,
+            limit=loaded.task.limit,
+            bootstrap_iters=0,
+            log_samples=False,
+        )
+    found = {}
+    for name, figures in {**results["results"], **results.get("groups", {})}.items():
+        for key, value in figures.items():
+            metric, _, filtered = key.partition(",")
+            if filtered and not metric.endswith("_stderr") and isinstance(value, int | float):
+                found[_name(name, metric, filtered)] = float(value)
+    return {name: found[name] for name in [*loaded.metrics, *found] if name in found}
+
+
+@contextlib.contextmanager
+def _as_harness_has_it(tokenizer: Any) -> Iterator[None]:
+    """The harness changes the tokenizer's padding for itself."""
+    side, pad = tokenizer.padding_side, tokenizer.pad_token
+    try:
+        yield
+    finally:
+        tokenizer.padding_side, tokenizer.pad_token = side, pad
+
+
+def _name(task: str, metric: str, filtered: str) -> str:
+    return f"{task}/{metric}" if filtered == "none" else f"{task}/{metric},{filtered}"
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
