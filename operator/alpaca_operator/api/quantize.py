@@ -97,14 +97,21 @@ class QuantizeSpec(JobSpec):
     )
 
 
+PERPLEXITY = (
+    {"name": "Perplexity", "type": "number", "jsonPath": ".status.metrics.perplexity"},
+    {"name": "Before", "type": "number", "jsonPath": ".status.metrics.perplexityBefore", "priority": 1},
+)
+
+
 class QuantizeJob(Job):
     """Quantizes a model by GPTQ on your own rows, measures what was lost, and refuses to publish what lost too much."""
 
     short_names: ClassVar = ("qj",)
-    columns: ClassVar = (
-        *(column for column in JOB_COLUMNS if column["name"] not in ("Loss", "Nodes")),
-        {"name": "Before", "type": "number", "jsonPath": ".status.metrics.perplexityBefore", "priority": 1},
-        {"name": "Perplexity", "type": "number", "jsonPath": ".status.metrics.perplexity"},
+    columns: ClassVar = tuple(
+        each
+        for column in JOB_COLUMNS
+        if column["name"] != "Nodes"
+        for each in (PERPLEXITY if column["name"] == "Loss" else (column,))
     )
     workload: ClassVar = "quantize"
     yields: ClassVar = "GPTQModel"
