@@ -149,7 +149,7 @@ def _questions(report: Report) -> str:
     articles = [_question(number, question) for number, question in enumerate(content["questions"], start=1)]
     return (
         f"<section><h2>{_both('Questions', '问题')} <span class=soft id=count></span></h2>{_decoding(content)}"
-        f'<div class="tools" role="group">{"".join(buttons)}'
+        f'<div class="tools"><div class="choices" role="group">{"".join(buttons)}</div>'
         f'<input id="search" type="search" placeholder="🔍" aria-label="Search questions and answers / 搜索"></div>{"".join(articles)}</section>'
     )
 

@@ -72,13 +72,15 @@ def test_the_loss_is_the_sum_over_all_tokens_of_answers_however_rows_are_batched
     batch_size: int, llama_model: Any, rows: list[data.Example]
 ) -> None:
     nats, tokens, correct = by_hand(llama_model, rows)
-    told: list[int] = []
+    told: list[Score] = []
     score = perplexity.score(llama_model, rows, pad=3, batch_size=batch_size, done=told.append)
     assert (score.tokens, score.correct, score.rows, score.bytes) == (tokens, correct, 24, 0)
     assert score.nats == pytest.approx(nats, rel=1e-5)
     assert score.perplexity == pytest.approx(math.exp(nats / tokens), rel=1e-5)
     assert score.accuracy == correct / tokens
-    assert told[-1] == 24
+    assert told[-1] == score
+    middle = told[len(told) // 2]
+    assert perplexity.score(llama_model, rows, pad=3, batch_size=batch_size, so_far=middle) == score, "gone on from"
 
 
 def test_rows_of_one_length_share_a_batch_and_a_batch_has_a_bound_of_logits(rows: list[data.Example]) -> None:
