@@ -54,7 +54,7 @@ def failed(error: BaseException, progress: contract.Progress, places: tuple[Path
     if not is_known(error):
         traceback.print_exception(error, file=sys.stderr)
     known = explain(error, places)
-    return last_word(known.reason, int(known.exit_code), str(known), progress)
+    return last_word(known.reason, int(known.exit_code), str(known), progress, metrics=known.metrics)
 
 
 def last_word(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from alpaca_operator.api.contract import ExitCode
 from alpaca_operator.api.status import Reason
 
@@ -11,6 +13,8 @@ class WorkloadError(Exception):
 
     exit_code = ExitCode.INTERNAL
     reason = Reason.WORKLOAD_ERROR
+    metrics: dict[str, float | None] | None = None
+    """What was measured all the same."""
 
 
 class SpecError(WorkloadError):
@@ -27,9 +31,13 @@ class OutputExists(SpecError):
 
 
 class GateFailed(SpecError):
-    """A bound of the spec is broken by what was measured; the message has the values and the bounds."""
+    """A bound of the spec is broken by what was measured; the message has the values and the bounds, ``metrics`` all that was measured."""
 
     reason = Reason.GATE_FAILED
+
+    def __init__(self, message: str, metrics: Mapping[str, float | None] | None = None) -> None:
+        super().__init__(message)
+        self.metrics = dict(metrics or {}) or None
 
 
 class LossDiverged(SpecError):

@@ -217,7 +217,7 @@ def _publish(job: EvaluationJob, here: Runtime, plan: Plan, candidates: list[Can
         broken = [sentence for verdict in report.verdicts if (sentence := verdict.broken)]
         if broken:
             where = here.reject(folder)
-            raise GateFailed(f"{'; '.join(broken)}: nothing is published, the report is at {where}")
+            raise GateFailed(f"{'; '.join(broken)}: nothing is published, the report is at {where}", metrics)
     return metrics
 
 

@@ -121,7 +121,7 @@ def _run(job: QuantizeJob, here: Runtime) -> Metrics:
             target.mkdir()
             report.write(target)
             where = here.reject(target)
-            raise GateFailed(f"{'; '.join(report.broken)}: nothing is published, the report is at {where}")
+            raise GateFailed(f"{'; '.join(report.broken)}: nothing is published, the report is at {where}", metrics)
         report.write(folder)
         (folder / "README.md").write_text(report.card(), encoding="utf-8")
         here.progress.update(stage="Saving")

@@ -81,13 +81,13 @@ class Team:
                 found.append(json.loads(line))
         return found
 
-    def events(self, name: str) -> list[tuple[str, str]]:
+    def events(self, name: str, kind: str = "SFTJob") -> list[tuple[str, str]]:
         """(reason, note) of the Events about a job, oldest first."""
         found = self.bed.items(
             "events.events.k8s.io",
             "-n",
             self.namespace,
-            "--field-selector=regarding.kind=SFTJob,regarding.name=" + name,
+            f"--field-selector=regarding.kind={kind},regarding.name={name}",
         )
         found.sort(key=lambda event: int(event["metadata"]["resourceVersion"]))
         return [(event["reason"], event["note"]) for event in found]

@@ -11,7 +11,7 @@ import pytest
 from alpaca_operator.api.contract import TERMINATION_LIMIT, Checkpoint, Progress, Published, Termination
 from alpaca_operator.api.status import Reason
 from workloads import endings
-from workloads.errors import OutOfMemory, SpecError
+from workloads.errors import GateFailed, OutOfMemory, SpecError
 
 PUBLISHED = Published(uri="pvc://models/poet", digest="sha256:" + "0" * 64, kind="LoRAAdapter")
 
@@ -30,6 +30,18 @@ def test_half_a_character_of_damaged_data_is_told_as_a_question_mark() -> None:
     said = endings.last_word(Reason.INVALID_DATA, 65, "row 3: '\ud83d'", Progress())
 
     assert Termination.model_validate_json(endings.shortened(said)).message == "row 3: '?'"
+
+
+def test_what_broke_a_gate_is_told_with_all_that_was_measured() -> None:
+    said = endings.failed(
+        GateFailed("stop rate 0.5, minStopRate 0.9", {"stopRate": 0.5, "perplexity": None}), Progress(step=4)
+    )
+
+    assert (said.reason, said.exit_code, said.metrics) == (
+        Reason.GATE_FAILED,
+        64,
+        {"stopRate": 0.5, "perplexity": None},
+    )
 
 
 def test_several_lines_become_one() -> None:
