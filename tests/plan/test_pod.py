@@ -39,6 +39,8 @@ def test_what_the_pod_tells_the_workload():
         "ALPACA_IN_POD": "1",
         "ALPACA_RUN_ID": {"fieldRef": {"fieldPath": "metadata.uid"}},
         "ALPACA_CACHE": "/mnt/cache/.literary-alpaca",
+        "GPTQMODEL_TORCH_EXTENSIONS_DIR": "/mnt/cache/.literary-alpaca/kernels/gptqmodel",
+        "TRITON_CACHE_DIR": "/mnt/cache/.literary-alpaca/kernels/triton",
         "HOME": "/tmp",
         "USER": "alpaca",
     }

@@ -180,12 +180,18 @@ HOUSEHOLD: list[Manifest] = [
 """The environment of every container of ours."""
 
 
+KERNELS = {"GPTQMODEL_TORCH_EXTENSIONS_DIR": "gptqmodel", "TRITON_CACHE_DIR": "triton"}
+"""Where libraries keep what they compile on the first use of a GPU, minutes of work. Both file it by their own version and torch's."""
+
+
 def env(resource: Resource, *more: Manifest) -> list[Manifest]:
     """Ours first; a variable of the same name in the spec takes its place."""
     spec = resource.spec
     ours: list[Manifest] = [*HOUSEHOLD, *more]
     if spec.cache:
-        ours.append({"name": ENV_CACHE, "value": f"{MOUNT_ROOT}/{spec.cache.claim_name}/{CACHE_FOLDER}"})
+        cache = f"{MOUNT_ROOT}/{spec.cache.claim_name}/{CACHE_FOLDER}"
+        ours.append({"name": ENV_CACHE, "value": cache})
+        ours += [{"name": variable, "value": f"{cache}/kernels/{name}"} for variable, name in KERNELS.items()]
     users = [variable.model_dump(by_alias=True, exclude_none=True) for variable in spec.pod.env]
     return list({variable["name"]: variable for variable in [*ours, *users]}.values())
 
