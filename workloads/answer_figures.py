@@ -17,8 +17,9 @@ REPEATED = 4
 
 def chinese_share(text: str) -> float | None:
     """Share of the letters that are Chinese characters; None for a text without letters."""
-    letters = sum(character.isalpha() for character in text)
-    return len(HAN.findall(text)) / letters if letters else None
+    chinese = len(HAN.findall(text))
+    others = sum(character.isalpha() for character in HAN.sub("", text))
+    return chinese / (chinese + others) if chinese + others else None
 
 
 def repetition(text: str) -> float:

@@ -36,14 +36,15 @@ class Verdict:
 
     @property
     def broken(self) -> str | None:
-        """Which bound is broken, with its value; None for a gate that passes. A value at its bound passes, NaN never does."""
+        """Which bound is broken, with its value; None for a gate that passes. A value at its bound passes, NaN and infinity never do."""
         gate, value = self.gate, self.value
         what = f"{gate.metric} of {gate.model}"
-        if value is None or math.isnan(value):
+        if value is None or not math.isfinite(value):
             bounds = " and ".join(
                 f"{name} {bound:g}" for name, bound in (("min", gate.min), ("max", gate.max)) if bound is not None
             )
-            return f"{what} is {'missing' if value is None else 'not a number'}, with a bound of {bounds}"
+            state = "missing" if value is None else "not a number" if math.isnan(value) else "infinite"
+            return f"{what} is {state}, with a bound of {bounds}"
         if gate.min is not None and value < gate.min:
             return f"{what} is {_shown(value, gate.min)}, below min {gate.min:g}"
         if gate.max is not None and value > gate.max:

@@ -54,9 +54,9 @@ def load(spec: Prompts, file: Path | None) -> list[Question]:
         there = list(dict.fromkeys(question.category for question in found))
         for category in spec.categories:
             if category not in there:
-                close = difflib.get_close_matches(category, there, n=1)
-                hint = f"; did you mean {close[0]}?" if close else ""
-                raise SpecError(f"prompts.categories: there is no {category!r}{hint} There are {', '.join(there)}")
+                close = difflib.get_close_matches(category, there, n=1, cutoff=0.5)
+                hint = f"did you mean {close[0]}? There are" if close else "there are"
+                raise SpecError(f"prompts.categories: there is no {category!r}: {hint} {', '.join(there)}")
         found = [question for question in found if question.category in spec.categories]
     return found if spec.limit is None else evenly(found, spec.limit)
 

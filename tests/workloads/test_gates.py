@@ -1,0 +1,112 @@
+"""Gates: what passes at the edge, what never passes, and metrics that there will not be."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from alpaca_operator.api.evaluation import EvaluationSpec, Gate
+from workloads import gates
+from workloads.errors import SpecError
+from workloads.gates import Verdict
+
+
+def spec(**settings: Any) -> EvaluationSpec:
+    return EvaluationSpec.model_validate(
+        {
+            "models": [{"name": "poet", "model": {"uri": "poet"}}],
+            "prompts": {"preset": "zh"},
+            "output": {"uri": "out"},
+            **settings,
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("bounds", "value", "broken"),
+    [
+        pytest.param({"min": 0.5}, 0.5, None, id="the smallest value that passes"),
+        pytest.param({"max": 12.0}, 12.0, None, id="the largest value that passes"),
+        pytest.param({"min": 0.1, "max": 0.2}, 0.15, None, id="between two bounds"),
+        pytest.param({"min": 0.5}, 0.25, "stopRate of poet is 0.25, below min 0.5", id="below"),
+        pytest.param({"max": 12.0}, 13.5, "stopRate of poet is 13.5, above max 12", id="above"),
+        pytest.param(
+            {"min": 0.5},
+            0.5 - 1e-12,
+            "stopRate of poet is 0.499999999999, below min 0.5",
+            id="a hair below is told with all its digits",
+        ),
+        pytest.param(
+            {"max": 9.0}, math.inf, "stopRate of poet is infinite, with a bound of max 9", id="infinity has no bound"
+        ),
+        pytest.param(
+            {"min": 9.0},
+            math.inf,
+            "stopRate of poet is infinite, with a bound of min 9",
+            id="infinity passes no minimum",
+        ),
+        pytest.param(
+            {"min": 0.0, "max": 9.0},
+            math.nan,
+            "stopRate of poet is not a number, with a bound of min 0 and max 9",
+            id="NaN never passes",
+        ),
+        pytest.param(
+            {"max": 9.0}, None, "stopRate of poet is missing, with a bound of max 9", id="nor does what is missing"
+        ),
+    ],
+)
+def test_a_bound(bounds: dict[str, float], value: float | None, broken: str | None) -> None:
+    assert Verdict(Gate(metric="stopRate", model="poet", **bounds), value).broken == broken
+
+
+@pytest.mark.parametrize(
+    ("metric", "settings", "message"),
+    [
+        pytest.param(
+            "stoprate",
+            {},
+            "spec.gates[0].metric: stoprate will not be in the report: did you mean stopRate? There will be stopRate, repetitionRate, "
+            "chineseShare, answerTokens, answerCharacters, emptyRate, answerTokensPerSecond, peakMemoryBytes, weightBytes",
+            id="a slip of the pen",
+        ),
+        pytest.param(
+            "perplexity",
+            {},
+            "spec.gates[0].metric: perplexity is measured on dataset, which the spec does not have: add it",
+            id="a metric of rows without rows",
+        ),
+        pytest.param(
+            "stopRate",
+            {"prompts": None, "dataset": {"validation": [{"uri": "rows"}]}},
+            "spec.gates[0].metric: stopRate is measured on prompts, which the spec does not have: add it",
+            id="a metric of answers without questions",
+        ),
+        pytest.param(
+            "cmmlu/acc",
+            {},
+            "spec.gates[0].metric: cmmlu/acc will not be in the report: There will be stopRate, repetitionRate, chineseShare, answerTokens, "
+            "answerCharacters, emptyRate, answerTokensPerSecond, peakMemoryBytes, weightBytes",
+            id="a metric of a task without tasks",
+        ),
+    ],
+)
+def test_a_metric_that_there_will_not_be_is_refused_before_anything_is_loaded(
+    metric: str, settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(SpecError) as refused:
+        gates.look(spec(gates=[{"metric": metric, "model": "poet", "max": 1}], **settings))
+    assert str(refused.value) == message
+
+
+def test_metrics_of_tasks_are_known_once_the_tasks_are() -> None:
+    asked = spec(gates=[{"metric": "poem/acc", "model": "poet", "min": 1}], tasks=[{"name": "poem"}], prompts=None)
+    gates.look(asked)
+    gates.look(asked, ["poem/acc", "poem/acc_norm"])
+    with pytest.raises(SpecError) as refused:
+        gates.look(asked, ["poem/exact_match"])
+    assert str(refused.value) == (
+        "spec.gates[0].metric: poem/acc will not be in the report: did you mean poem/exact_match? There will be poem/exact_match, peakMemoryBytes, weightBytes"
+    )
