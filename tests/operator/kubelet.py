@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from alpaca_operator.api.contract import CONTAINER, LABEL_NAME, ExitCode, Termination
+from alpaca_operator.api.contract import LABEL_NAME, ExitCode, Termination
 from alpaca_operator.api.status import Reason
 from alpaca_operator.errors import ApiError, Unreachable
 from alpaca_operator.kube import PODS, Api, Kube
@@ -52,6 +52,10 @@ class Kubelet:
         """Whether pods of SFTJobs that ``outcomes`` does not name run too."""
         self.pod_address = "127.0.0.1"
         self.on_stop = INTERRUPTED
+        self.answers: Callable[[Object], bool] = lambda pod: True
+        """Whether a pod that is started again and again becomes ready."""
+        self.crashes: Callable[[Object], Outcome | None] = lambda pod: None
+        """How such a pod ends, again and again."""
         self.holds_stopping_pods = False
         """A pod that was told to stop goes on saving while this is set."""
         self.started: Counter[str] = Counter()
@@ -99,6 +103,8 @@ class Kubelet:
                 self.children[name].add(metadata["ownerReferences"][0]["uid"])
                 self._seen[uid] = now
             await self._set(pod, "Running", {"running": {"startedAt": stamp()}})
+        elif phase == "Running" and pod["spec"]["restartPolicy"] == "Always":
+            await self._serve(pod)
         elif (
             phase == "Running"
             and (outcome := self.outcomes.get(name, self.default))
@@ -106,10 +112,34 @@ class Kubelet:
         ):
             await self.end(pod, outcome)
 
+    async def _serve(self, pod: Object) -> None:
+        outcome, answers = self.crashes(pod), self.answers(pod)
+        known = {one["type"]: one["status"] for one in pod["status"].get("conditions", [])}.get("Ready")
+        if known == str(answers and not outcome):
+            return
+        last = {"lastState": self._ended(outcome)} if outcome else {}
+        container = {
+            "image": "i",
+            "imageID": "i",
+            "ready": answers and not outcome,
+            "restartCount": 1 if outcome else 0,
+            "state": {"waiting": {"reason": "CrashLoopBackOff"}} if outcome else {"running": {"startedAt": stamp()}},
+            **last,
+        }
+        status = {
+            "containerStatuses": [{"name": one["name"], **container} for one in pod["spec"]["containers"]],
+            "conditions": [{"type": "Ready", "status": str(answers and not outcome), "lastTransitionTime": stamp()}],
+        }
+        await self._patch(PODS, pod, {"status": status}, "status")
+
     async def end(self, pod: Object, outcome: Outcome) -> None:
         if outcome.exit_code == 0:
             self.succeeded[pod["metadata"]["labels"].get(LABEL_NAME, "")] += 1
-        state = {
+        await self._set(pod, "Failed" if outcome.exit_code else "Succeeded", self._ended(outcome))
+
+    @staticmethod
+    def _ended(outcome: Outcome) -> Object:
+        return {
             "terminated": {
                 "exitCode": outcome.exit_code,
                 "reason": "Error" if outcome.exit_code else "Completed",
@@ -118,24 +148,16 @@ class Kubelet:
                 "finishedAt": stamp(),
             }
         }
-        await self._set(pod, "Failed" if outcome.exit_code else "Succeeded", state)
 
     async def _set(self, pod: Object, phase: str, state: Object) -> None:
-        container = {
-            "name": CONTAINER,
-            "image": "i",
-            "imageID": "i",
-            "ready": "running" in state,
-            "restartCount": 0,
-            "state": state,
-        }
+        container = {"image": "i", "imageID": "i", "ready": "running" in state, "restartCount": 0, "state": state}
         status = {
             "phase": phase,
             "hostIP": "127.0.0.1",
             "podIP": self.pod_address,
             "podIPs": [{"ip": self.pod_address}],
             "startTime": stamp(),
-            "containerStatuses": [container],
+            "containerStatuses": [{"name": one["name"], **container} for one in pod["spec"]["containers"]],
         }
         await self._patch(PODS, pod, {"status": status}, "status")
 

@@ -42,6 +42,7 @@ class OperatorProcess:
                     "KUBECONFIG": str(self.kubeconfig),
                     "ALPACA_IDENTITY": self.identity,
                     **{f"ALPACA_IMAGE_{kind.upper()}": IMAGE for kind in KINDS},
+                    "ALPACA_IMAGE_PAGE": IMAGE,
                     "ALPACA_PORT": str(self.port),
                     "ALPACA_LOG_FORMAT": "Text",
                     **given,

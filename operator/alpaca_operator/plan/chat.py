@@ -153,7 +153,7 @@ def engine(chat: ChatDeployment, settings: Settings) -> Manifest:
         "readinessProbe": _probe("/health", "api", failures=2),
         # A minute: a node that trains beside may let an answer wait, and to start again costs the model's loading.
         "livenessProbe": _probe(alive, "api", failures=12),
-        "lifecycle": {"preStop": {"sleep": {"seconds": DRAIN_SECONDS}}},
+        "lifecycle": _draining(spec),
         **pod.RESTRICTED,
         "volumeMounts": mounts(chat),
     }
@@ -193,7 +193,7 @@ def page(chat: ChatDeployment, settings: Settings) -> Manifest:
             "timeoutSeconds": 5,
             "failureThreshold": 6,
         },
-        "lifecycle": {"preStop": {"sleep": {"seconds": DRAIN_SECONDS}}},
+        "lifecycle": _draining(spec),
         **pod.RESTRICTED,
         "volumeMounts": [
             next(mount for mount in mounts(chat) if mount["name"] == "alpaca-config"),
@@ -219,6 +219,12 @@ def _page_env(chat: ChatDeployment) -> list[Manifest]:
         ours.append({"name": ENV_COMPARE_URL, "value": second.url})
         ours += [_secret(ENV_COMPARE_API_KEY, second.secret_ref)] if second.secret_ref else []
     return ours
+
+
+def _draining(spec: ChatSpec) -> Manifest:
+    """Answered until the Service knows; the rest of the grace period is for what is being answered."""
+    seconds = min(DRAIN_SECONDS, spec.pod.termination_grace_period_seconds - 1)
+    return {"preStop": {"sleep": {"seconds": seconds}}}
 
 
 def _secret(variable: str, reference: KeyReference) -> Manifest:

@@ -1,0 +1,436 @@
+"""ChatDeployments against a real API server and Deployment controller, with a played kubelet: what a user of kubectl sees."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from alpaca_operator.api.contract import ANNOTATION_CONFIG, ANNOTATION_INPUTS, LABEL_KIND, ExitCode
+from alpaca_operator.api.status import Reason
+from alpaca_operator.kube import BUDGETS, DEPLOYMENTS, EVENTS, PODS, RESOURCES, SERVICES, Api
+from tests.operator.kubelet import Outcome
+from tests.operator.process import OperatorProcess
+from tests.operator.team import SFTJOBS, Object, Team, conditions, ready, sft_job
+
+pytestmark = [pytest.mark.controlplane, pytest.mark.usefixtures("running")]
+
+CHATS, EXAMS = RESOURCES["ChatDeployment"], RESOURCES["EvaluationJob"]
+FROM_POET = {"model": {"from": {"kind": "SFTJob", "name": "poet"}}}
+
+
+def made(digest: str, **more: Any) -> Outcome:
+    """A training that published a merged model."""
+    output = {"uri": "s3://models/poet", "digest": f"sha256:{digest}", "kind": "Model"}
+    return Outcome(more={"output": output, **more})
+
+
+@dataclass
+class Salon:
+    """A namespace with a chat in it."""
+
+    team: Team
+    name: str = "poet"
+
+    async def open(self, **spec: Any) -> None:
+        manifest = {
+            "apiVersion": CHATS.api_version,
+            "kind": CHATS.kind,
+            "metadata": {"name": self.name, "namespace": self.team.namespace},
+            "spec": {"model": {"uri": "s3://models/poet"}, **spec},
+        }
+        await self.team.kube.create(CHATS, manifest)
+
+    async def chat(self) -> Object:
+        return await self.found(CHATS, self.name)
+
+    async def found(self, api: Api, name: str = "poet-chat") -> Object:
+        found = await self.team.kube.get(api, self.team.namespace, name)
+        assert found is not None, f"no {api.kind} {name}"
+        return found
+
+    async def set(self, **spec: Any) -> None:
+        await self.team.kube.merge(CHATS, await self.chat(), {"spec": spec})
+
+    async def until(self, holds: Callable[[Object], bool], what: str) -> Object:
+        deadline = asyncio.get_running_loop().time() + 60
+        while not holds(chat := await self.chat()):
+            if asyncio.get_running_loop().time() > deadline:
+                raise AssertionError(f"{self.name} is not {what}, but {json.dumps(chat['status'], indent=1)}")
+            await asyncio.sleep(0.1)
+        return chat
+
+    async def state(self, *reasons: str) -> Object:
+        return await self.until(
+            lambda chat: (
+                ready(chat).get("reason") in reasons
+                and chat["status"]["observedGeneration"] == chat["metadata"]["generation"]
+            ),
+            " or ".join(reasons),
+        )
+
+    async def serves(self, digest: str) -> Object:
+        return await self.until(
+            lambda chat: (
+                ready(chat).get("reason") == "Serving"
+                and chat["status"].get("model", {}).get("digest") == f"sha256:{digest}"
+            ),
+            f"serving {digest}",
+        )
+
+    async def pods(self) -> list[Object]:
+        pods = self.team.kube.list(PODS, self.team.namespace, labels=f"{LABEL_KIND}=ChatDeployment")
+        return [pod async for pod in pods if not pod["metadata"].get("deletionTimestamp")]
+
+    async def train(self, digest: str, **more: Any) -> None:
+        """Makes the model, as often as it is called."""
+        self.team.kubelet.outcomes["poet"] = made(digest, **more)
+        await self.team.kube.create(SFTJOBS, sft_job(self.team.namespace, "poet", merge=True))
+        await self.team.state("poet", "Succeeded")
+
+    async def forget_training(self) -> None:
+        await self.team.kube.delete(SFTJOBS, await self.team.job("poet"))
+        async with asyncio.timeout(60):
+            while await self.team.kube.get(SFTJOBS, self.team.namespace, "poet"):  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+
+    async def events(self) -> list[str]:
+        events = self.team.kube.list(EVENTS, self.team.namespace)
+        ours = [one async for one in events if one.get("regarding", {}).get("kind") == CHATS.kind]
+        return [one["reason"] for one in sorted(ours, key=lambda one: int(one["metadata"]["resourceVersion"]))]
+
+
+@pytest.fixture
+async def salon(team: Team) -> Salon:
+    return Salon(team)
+
+
+async def test_it_serves_and_says_where(salon: Salon) -> None:
+    await salon.open()
+    chat = await salon.state("Serving")
+    assert conditions(chat) == {
+        "Ready": "True",
+        "Reconciling": "False",
+        "Stalled": "False",
+        "Suspended": "False",
+        "InputsReady": "True",
+    }
+    namespace, status = salon.team.namespace, chat["status"]
+    assert ready(chat)["message"] == "serves s3://models/poet on 1 of 1 pod"
+    assert status["url"] == f"http://poet-chat.{namespace}.svc:7860"
+    assert status["apiUrl"] == f"http://poet-chat.{namespace}.svc:8000/v1"
+    assert (status["replicas"], status["readyReplicas"], status["replicasDisplay"]) == (1, 1, "1/1")
+    assert status["engine"] == {"name": "Transformers", "message": "no GPU is asked for in pod.resources"}
+    assert status["resolvedInputs"] == {"model": {"uri": "s3://models/poet"}}
+    service = await salon.found(SERVICES)
+    assert {port["port"] for port in service["spec"]["ports"]} == {7860, 8000}
+    assert await salon.events() == ["Serving"]
+
+
+async def test_what_kubectl_shows(salon: Salon) -> None:
+    await salon.open()
+    await salon.state("Serving")
+    said = salon.team.plane.kubectl("get", "chat", "-n", salon.team.namespace).splitlines()
+    assert said[0].split() == ["NAME", "STATE", "MODEL", "URL", "REPLICAS", "AGE"]
+    url = f"http://poet-chat.{salon.team.namespace}.svc:7860"
+    assert said[1].split()[:-1] == ["poet", "Serving", "s3://models/poet", url, "1/1"]
+
+
+async def test_nothing_is_written_while_nothing_happens(salon: Salon, running: OperatorProcess) -> None:
+    def writes() -> list[str]:
+        lines = running.probe("/metrics")[1].splitlines()
+        return [line for line in lines if line.startswith("alpaca_api_writes_total{") and "leases" not in line]
+
+    await salon.open(
+        replicas=2, podDisruptionBudget={"minAvailable": 1}, pod={"resources": {"limits": {"cpu": "1000m"}}}
+    )
+    chat = await salon.until(
+        lambda chat: (chat["status"].get("replicasDisplay"), ready(chat).get("reason")) == ("2/2", "Serving"), "whole"
+    )
+    looked = 'alpaca_reconciles_total{kind="ChatDeployment",outcome="done"}'
+    async with asyncio.timeout(60):
+        while "Serving" not in await salon.events():  # noqa: ASYNC110 - the last write of a change
+            await asyncio.sleep(0.1)
+    before, looks = writes(), running.metric(looked)
+    for number in range(3):  # annotations that nobody reads
+        annotations = {"example.org/looked": str(number)}
+        await salon.team.kube.merge(CHATS, chat, {"metadata": {"annotations": annotations}})
+    async with asyncio.timeout(60):
+        while running.metric(looked) == looks:  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+    assert writes() == before
+
+
+async def test_it_waits_for_its_model_and_then_serves_it(salon: Salon) -> None:
+    await salon.open(**FROM_POET)
+    chat = await salon.state("NotFound")
+    assert conditions(chat)["InputsReady"] == "False"
+    assert await salon.team.kube.get(DEPLOYMENTS, salon.team.namespace, "poet-chat") is None
+    await salon.train("1111")
+    chat = await salon.serves("1111")
+    assert chat["status"]["model"]["display"] == "s3://models/poet@sha256:1111"
+    [pod] = await salon.pods()
+    read = json.loads(pod["metadata"]["annotations"][ANNOTATION_CONFIG])
+    assert read["spec"]["model"] == {"uri": "s3://models/poet"}
+    assert json.loads(read["metadata"]["annotations"][ANNOTATION_INPUTS])["model"]["digest"] == "sha256:1111"
+
+
+async def test_a_new_model_takes_over_when_it_is_ready_and_not_before(salon: Salon) -> None:
+    await salon.train("1111")
+    await salon.open(**FROM_POET)
+    await salon.serves("1111")
+    [old] = await salon.pods()
+    salon.team.kubelet.answers = lambda pod: pod["metadata"]["name"] == old["metadata"]["name"]
+    await salon.forget_training()
+    chat = await salon.chat()
+    assert ready(chat)["reason"] == "Serving", "a producer that is gone takes nothing with it"
+    await salon.train("2222")
+    chat = await salon.state("Updating")
+    assert conditions(chat)["Ready"] == conditions(chat)["Reconciling"] == "True"
+    assert chat["status"]["model"]["digest"] == "sha256:1111"
+    assert old["metadata"]["name"] in {pod["metadata"]["name"] for pod in await salon.pods()}
+    salon.team.kubelet.answers = lambda pod: True
+    await salon.serves("2222")
+    [new] = await salon.pods()
+    assert new["metadata"]["name"] != old["metadata"]["name"]
+
+
+async def test_made_anew_and_found_the_same_it_starts_no_pods(salon: Salon) -> None:
+    await salon.train("1111")
+    await salon.open(**FROM_POET)
+    before = await salon.serves("1111")
+    [pod] = await salon.pods()
+    await salon.forget_training()
+    await salon.train("1111")
+    await salon.team.kube.merge(CHATS, await salon.chat(), {"metadata": {"annotations": {"example.org/looked": "at"}}})
+    await salon.serves("1111")
+    assert [each["metadata"]["name"] for each in await salon.pods()] == [pod["metadata"]["name"]]
+    assert (await salon.chat())["status"]["model"] == before["status"]["model"]
+
+
+async def test_a_new_model_that_never_gets_ready_leaves_the_old_one_serving(salon: Salon) -> None:
+    await salon.train("1111")
+    await salon.open(**FROM_POET)
+    await salon.serves("1111")
+    [old] = await salon.pods()
+    bad = Outcome(
+        ExitCode.DATA, Reason.INVALID_DATA, "model: the adapter has 65,000 rows, the base 32,000: merge it first"
+    )
+    salon.team.kubelet.crashes = lambda pod: None if pod["metadata"]["name"] == old["metadata"]["name"] else bad
+    await salon.forget_training()
+    await salon.train("2222")
+    chat = await salon.state("UpdateFailed")
+    assert conditions(chat)["Ready"] == conditions(chat)["Stalled"] == "True"
+    assert ready(chat)["message"].startswith(
+        "serves s3://models/poet@sha256:1111 on 1 of 1 pod, of before; the new pods do not become ready: model: the adapter has 65,000 "
+        "rows, the base 32,000: merge it first (pod poet-chat-"
+    )
+    assert chat["status"]["failure"]["class"] == "DataError"
+    assert chat["status"]["model"]["digest"] == "sha256:1111"
+    assert "UpdateFailed" in await salon.events()
+    salon.team.kubelet.crashes = lambda pod: None
+    await salon.forget_training()
+    await salon.train("3333")
+    await salon.serves("3333")
+
+
+async def test_manual_it_tells_of_a_new_model_and_serves_it_when_told(salon: Salon) -> None:
+    await salon.train("1111")
+    await salon.open(**FROM_POET, updatePolicy="Manual")
+    await salon.serves("1111")
+    await salon.forget_training()
+    await salon.train("2222")
+    chat = await salon.state("UpdateHeld")
+    newer = chat["status"]["newer"]
+    assert conditions(chat)["Ready"] == "True"
+    assert conditions(chat)["Reconciling"] == conditions(chat)["Stalled"] == "False"
+    assert newer["digest"] == "sha256:2222"
+    assert ready(chat)["message"] == (
+        "serves s3://models/poet@sha256:1111 on 1 of 1 pod; s3://models/poet@sha256:2222 is there and is not served: updatePolicy is Manual: "
+        f"kubectl annotate chat poet literary-alpaca.io/accept={newer['update']} --overwrite serves it"
+    )
+    command = newer["message"].partition("kubectl ")[2].removesuffix(" serves it").split()
+    salon.team.plane.kubectl(*command, "-n", salon.team.namespace)
+    chat = await salon.serves("2222")
+    assert "newer" not in chat["status"]
+
+
+def exam(namespace: str) -> Object:
+    return {
+        "apiVersion": EXAMS.api_version,
+        "kind": EXAMS.kind,
+        "metadata": {"name": "exam", "namespace": namespace},
+        "spec": {
+            "models": [{"name": "poet", "model": {"from": {"kind": "SFTJob", "name": "poet"}}}],
+            "prompts": {"preset": "zh"},
+            "gates": [{"metric": "stopRate", "model": "poet", "min": 0.9}],
+            "output": {"uri": "s3://reports/exam"},
+        },
+    }
+
+
+def measured(digest: str) -> Outcome:
+    read = {"models[0].model": {"uri": "s3://models/poet", "digest": f"sha256:{digest}"}}
+    output = {"uri": "s3://reports/exam", "digest": "sha256:ab", "kind": "Report"}
+    return Outcome(more={"output": output, "resolved_inputs": read})
+
+
+async def test_a_gate_counts_for_the_very_model_that_it_measured(salon: Salon) -> None:
+    team = salon.team
+    team.kubelet.outcomes["exam"] = measured("1111")
+    await salon.train("1111")
+    await salon.open(**FROM_POET, gates=[{"from": {"kind": "EvaluationJob", "name": "exam"}}])
+    chat = await salon.state("NotFound")
+    assert ready(chat)["message"].startswith("gates[0].from names EvaluationJob exam, which does not exist")
+    await team.kube.create(EXAMS, exam(team.namespace))
+    await salon.serves("1111")
+    await salon.forget_training()
+    await salon.train("2222")
+    chat = await salon.state("UpdateHeld")
+    assert (
+        "is not served: gates[0]: EvaluationJob exam measured sha256:1111 of SFTJob poet, which has made sha256:2222 since: delete "
+        "EvaluationJob exam and create it anew, so that it measures that"
+    ) in ready(chat)["message"]
+    team.kubelet.outcomes["exam"] = Outcome(ExitCode.SPEC, Reason.GATE_FAILED, "poet: stopRate is 0.4, below 0.9")
+    team.plane.kubectl("delete", "evaluationjob", "exam", "-n", team.namespace)
+    await team.kube.create(EXAMS, exam(team.namespace))
+    chat = await salon.until(
+        lambda chat: "GateFailed: poet: stopRate is 0.4, below 0.9" in ready(chat)["message"], "held by the gate"
+    )
+    assert ready(chat)["reason"] == "UpdateHeld"
+    assert chat["status"]["model"]["digest"] == "sha256:1111"
+    team.kubelet.outcomes["exam"] = measured("2222")
+    team.plane.kubectl("delete", "evaluationjob", "exam", "-n", team.namespace)
+    await team.kube.create(EXAMS, exam(team.namespace))
+    await salon.serves("2222")
+
+
+async def test_a_model_whose_gate_failed_is_never_served(salon: Salon) -> None:
+    team = salon.team
+    team.kubelet.outcomes["exam"] = Outcome(ExitCode.SPEC, Reason.GATE_FAILED, "poet: stopRate is 0.4, below 0.9")
+    await salon.train("1111")
+    await team.kube.create(EXAMS, exam(team.namespace))
+    await salon.open(**FROM_POET, gates=[{"from": {"kind": "EvaluationJob", "name": "exam"}}])
+    chat = await salon.state("ProducerFailed")
+    assert conditions(chat)["Ready"] == conditions(chat)["InputsReady"] == "False"
+    assert conditions(chat)["Stalled"] == "True"
+    assert "GateFailed: poet: stopRate is 0.4, below 0.9" in ready(chat)["message"]
+    assert await team.kube.get(DEPLOYMENTS, team.namespace, "poet-chat") is None
+
+
+async def test_kubectl_scale_and_an_autoscaler_of_the_deployment_are_respected(salon: Salon) -> None:
+    team = salon.team
+    await salon.open()
+    await salon.state("Serving")
+    team.plane.kubectl("scale", "chat", "poet", "--replicas=2", "-n", team.namespace)
+    await salon.until(lambda chat: chat["status"].get("replicasDisplay") == "2/2", "two pods")
+    assert (await salon.found(SERVICES))["spec"]["sessionAffinity"] == "ClientIP"
+    scale = await team.kube.read(CHATS.path(team.namespace, "poet", "scale"))
+    assert scale is not None
+    assert (scale["spec"]["replicas"], scale["status"]["replicas"]) == (2, 2)
+    assert scale["status"]["selector"] == "literary-alpaca.io/kind=ChatDeployment,literary-alpaca.io/name=poet"
+    team.plane.kubectl("scale", "deployment", "poet-chat", "--replicas=3", "-n", team.namespace)
+    await salon.until(lambda chat: chat["status"].get("replicasDisplay") == "3/3", "three pods")
+    await salon.set(systemPrompt="你是诗人。")  # rolled out, with the pods that the autoscaler wants
+    await salon.until(
+        lambda chat: (
+            chat["status"]["observedGeneration"] == chat["metadata"]["generation"]
+            and ready(chat)["reason"] == "Serving"
+        ),
+        "rolled out",
+    )
+    assert (await salon.found(DEPLOYMENTS))["spec"]["replicas"] == 3
+    team.plane.kubectl("scale", "chat", "poet", "--replicas=0", "-n", team.namespace)
+    chat = await salon.state("ScaledToZero")
+    assert conditions(chat)["Suspended"] == "True"
+    assert ready(chat)["message"] == "no pods are wanted (spec.replicas is 0): kubectl scale chat poet --replicas=1"
+
+
+async def test_what_others_change_or_delete_is_put_right_and_what_they_add_stays(salon: Salon) -> None:
+    team = salon.team
+    await salon.open(podDisruptionBudget={"minAvailable": 1})
+    await salon.state("Serving")
+    namespace = ["-n", team.namespace]
+    team.plane.kubectl("delete", "service", "poet-chat", *namespace)
+    team.plane.kubectl("annotate", "deployment", "poet-chat", "example.org/team=poetry", *namespace)
+    patch = {"spec": {"template": {"spec": {"terminationGracePeriodSeconds": 60}}}}
+    team.plane.kubectl("patch", "deployment", "poet-chat", "-p", json.dumps(patch), *namespace)
+
+    async def is_right() -> bool:
+        service = await team.kube.get(SERVICES, team.namespace, "poet-chat")
+        spec = (await salon.found(DEPLOYMENTS))["spec"]["template"]["spec"]
+        return service is not None and spec["terminationGracePeriodSeconds"] == 600
+
+    async with asyncio.timeout(60):
+        while not await is_right():  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+    deployment = await salon.found(DEPLOYMENTS)
+    assert deployment["metadata"]["annotations"]["example.org/team"] == "poetry"
+    assert await team.kube.get(BUDGETS, team.namespace, "poet-chat") is not None
+    await salon.set(podDisruptionBudget=None)
+    async with asyncio.timeout(60):
+        while await team.kube.get(BUDGETS, team.namespace, "poet-chat"):  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+
+
+async def test_a_field_that_the_spec_loses_is_taken_from_the_pods(salon: Salon) -> None:
+    await salon.open(pod={"nodeSelector": {"kubernetes.io/os": "linux"}, "labels": {"team": "poetry"}})
+    await salon.until(lambda chat: bool(chat["status"].get("url")), "made")
+    assert "nodeSelector" in (await salon.found(DEPLOYMENTS))["spec"]["template"]["spec"]
+    await salon.set(pod={"nodeSelector": None, "labels": None})
+    async with asyncio.timeout(60):
+        while "nodeSelector" in (await salon.found(DEPLOYMENTS))["spec"]["template"]["spec"]:  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+    template = (await salon.found(DEPLOYMENTS))["spec"]["template"]
+    assert "team" not in template["metadata"]["labels"]
+
+
+async def test_without_a_gateway_api_everything_but_the_route_is_served(salon: Salon) -> None:
+    await salon.open(httpRoute={"parentRefs": [{"name": "web"}], "hostnames": ["chat.example.org"]})
+    chat = await salon.until(
+        lambda chat: ready(chat).get("reason") == "RouteNotSupported" and ready(chat)["status"] == "True",
+        "served without",
+    )
+    assert ready(chat)["message"].endswith(
+        "the cluster has no HTTPRoute of gateway.networking.k8s.io/v1: install the Gateway API, or remove httpRoute"
+    )
+    assert conditions(chat)["Stalled"] == "True"
+
+
+async def test_a_deployment_of_somebody_else_is_left_alone(salon: Salon) -> None:
+    team = salon.team
+    team.plane.kubectl("create", "deployment", "poet-chat", "--image=example.org/other", "-n", team.namespace)
+    await salon.open()
+    chat = await salon.state("NameConflict")
+    assert conditions(chat)["Stalled"] == "True"
+    containers = (await salon.found(DEPLOYMENTS))["spec"]["template"]["spec"]["containers"]
+    assert [each["image"] for each in containers] == ["example.org/other"]
+
+
+async def test_pods_that_a_quota_refuses_are_told_of(salon: Salon) -> None:
+    team = salon.team
+    team.plane.kubectl("create", "quota", "small", "--hard=pods=0", "-n", team.namespace)
+    await salon.open()
+    chat = await salon.state("QuotaExceeded")
+    assert ready(chat)["message"].startswith(
+        "quota small has no room (requested: pods=1, used: pods=0, limited: pods=0)"
+    )
+    assert conditions(chat)["Reconciling"] == "True"
+
+
+async def test_deleted_it_takes_everything_with_it(salon: Salon) -> None:
+    team = salon.team
+    await salon.open()
+    await salon.state("Serving")
+    team.plane.kubectl("delete", "chat", "poet", "-n", team.namespace)
+    async with asyncio.timeout(60):
+        while (  # noqa: ASYNC110
+            await team.kube.get(DEPLOYMENTS, team.namespace, "poet-chat")
+            or await team.kube.get(SERVICES, team.namespace, "poet-chat")
+            or await salon.pods()
+        ):
+            await asyncio.sleep(0.1)
