@@ -25,7 +25,7 @@ WORKERS ?= 2
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
 
-quickstart: $(VENV)/.train ## Fine-tune a tiny Llama on the embedded Chinese set, on a CPU, and compare answers before and after
+quickstart: $(VENV)/.train ## From vocabulary to 4 bits on a tiny Llama, offline, on a CPU, in minutes; and what was gained
 	@$(RUN) -m examples.quickstart
 
 run: $(VENV)/.all ## Run the operator on this machine against the cluster of your KUBECONFIG

@@ -77,6 +77,8 @@ class Publisher:
         self.spec_digest = spec_digest(job, inputs, processes)
         self.published: contract.Published | None = None
         """What lies at the output now, made from this spec and these inputs."""
+        self.metrics: Mapping[str, float | None] = {}
+        """What was measured when that was made, by an earlier run."""
 
     def look(self) -> str | None:
         """Whether the output is there already.
@@ -96,6 +98,7 @@ class Publisher:
             damage = self._place.damage(artifact, self._known)
             if damage is None:
                 self.published = contract.Published(uri=uri, digest=artifact.digest, kind=artifact.kind, reused=True)
+                self.metrics = artifact.metrics
                 return None
             return f"the artifact at {uri} is damaged ({damage}): it is made again"
         if not self._job.spec.output.overwrite:

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from graphlib import TopologicalSorter
+from graphlib import CycleError, TopologicalSorter
 from typing import Literal
 
 from alpaca_operator.api import Resource, contract
@@ -61,10 +61,13 @@ def steps(jobs: Sequence[Resource]) -> list[Step]:
         return known.get((reference.kind, reference.name))
 
     made = {key: step(job, find) for key, job in known.items()}
-    for job in jobs:
-        if circle := cycle(job, find):
-            raise SpecError(f"{job.kind} {job.metadata.name} waits for itself ({' → '.join(circle)}): break the circle")
-    order = TopologicalSorter({key: one.after for key, one in made.items()}).static_order()
+    try:
+        order = list(TopologicalSorter({key: one.after for key, one in made.items()}).static_order())
+    except CycleError:
+        job, circle = next((job, circle) for job in jobs if (circle := cycle(job, find)))
+        raise SpecError(
+            f"{job.kind} {job.metadata.name} waits for itself ({' → '.join(circle)}): break the circle"
+        ) from None
     return [made[key] for key in order]
 
 
@@ -167,9 +170,37 @@ def table(chain: Sequence[Step]) -> str:
     )
 
 
-TOLD = ("charactersPerToken", "finalLoss", "evalLoss", "perplexity", "bitsPerByte", "mergeLogitDifference")
-"""The metrics that fit on a line, in this order."""
+TOLD = {
+    "charactersPerToken": "charactersPerTokenBase",
+    "finalLoss": None,
+    "evalLoss": None,
+    "perplexity": "perplexityBefore",
+    "bitsPerByte": "bitsPerByteBefore",
+    "mergeLogitDifference": None,
+}
+"""The metrics that fit on a line, in this order, each with the one that says what it was before."""
+COMPARED = ("bitsPerByte", "stopRate")
+"""Of a comparison of models, the first of these that it has is told."""
 
 
 def _told(metrics: dict[str, float | None]) -> str:
-    return ", ".join(f"{name} {value:.4g}" for name in TOLD if (value := metrics.get(name)) is not None)
+    told = []
+    for name, earlier in TOLD.items():
+        before, after = metrics.get(earlier or ""), metrics.get(name)
+        if after is not None:
+            told.append(
+                f"{name} {_number(after)}" if before is None else f"{name} {_number(before)} → {_number(after)}"
+            )
+    for name in COMPARED:
+        by_model = {key.removesuffix(f"/{name}"): value for key, value in metrics.items() if key.endswith(f"/{name}")}
+        if by_model:
+            told.append(f"{name} of " + ", ".join(f"{model} {_number(value)}" for model, value in by_model.items()))
+            break
+    return ", ".join(told)
+
+
+def _number(value: float | None) -> str:
+    """Four digits, and never an exponent of a number that is easily read."""
+    if value is None:
+        return "none"
+    return f"{value:,.0f}" if 10_000 <= abs(value) < 1e9 else f"{value:.4g}"

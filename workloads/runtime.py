@@ -109,7 +109,9 @@ def end_of(job: Resource, run: Callable[[Any, Runtime], Metrics]) -> contract.Te
         endings.tell(ending, environment.termination_log)
 
     with display(environment.in_pod) as shown, stop.listening():
-        ending, _ = _guarded(job, environment, shown, lambda board: _work(job, run, environment, stop, board), tell)
+        ending, _ = _guarded(
+            job, environment, shown, lambda *watched: _work(job, run, environment, stop, *watched), tell
+        )
     tell(ending)
     return ending
 
@@ -118,7 +120,7 @@ def _guarded(
     job: Resource,
     environment: Environment,
     shown: Display,
-    work: Callable[[Board], contract.Termination],
+    work: Callable[[Board, Watchdog], contract.Termination],
     tell_hung: Callable[[contract.Termination], None],
 ) -> tuple[contract.Termination, BaseException | None]:
     """Do ``work``, watched; however it ends, that becomes a last word. Also returns the error that it was made of."""
@@ -128,7 +130,7 @@ def _guarded(
     imports = _Imports(board)
     sys.meta_path.insert(0, imports)
     try:
-        return work(board), None
+        return work(board, watchdog), None
     except BaseException as error:  # noqa: BLE001 - every way to end has to reach the exit code and the last word
         told = launch.named(error)
         return endings.failed(told, board.current, _written(job, environment)), told
@@ -149,7 +151,12 @@ class _Imports:
 
 
 def _work(
-    job: Resource, run: Callable[[Any, Runtime], Metrics], environment: Environment, stop: Stop, board: Board
+    job: Resource,
+    run: Callable[[Any, Runtime], Metrics],
+    environment: Environment,
+    stop: Stop,
+    board: Board,
+    watchdog: Watchdog,
 ) -> contract.Termination:
     _serve(board, environment)
     _make_cache(environment)
@@ -181,7 +188,7 @@ def _work(
         place.fence(this).lift()
         checkpoints.discard_all()  # a run that ended between publishing and tidying up leaves them
         board.finish(f"reused {place.uri}: it was made from the same settings and inputs")
-        return _ended_well(Reason.REUSED, publisher, inputs, board)
+        return _ended_well(Reason.REUSED, publisher, inputs, board, dict(publisher.metrics))
     if notice:
         board.say(notice)
     if not place.checkpoints_are_kept:
@@ -198,7 +205,8 @@ def _work(
     else:
         share_processors(count)
         board.say(f"{count} processes train together")
-        ending = launch.together(count, partial(_take_part, part), environment, board, stop)
+        with watchdog.resting():
+            ending = launch.together(count, partial(_take_part, part), environment, board, stop)
     if ending.output is not None:
         board.finish(f"published {ending.output.uri} ({ending.output.digest})")
     return ending
@@ -232,7 +240,7 @@ def _take_part(part: Part, member: launch.Member) -> contract.Termination:
     prepare_process()
     stop = Stop(part.job.spec.pod.termination_grace_period_seconds, signals=(signal.SIGTERM,))
 
-    def work(board: Board) -> contract.Termination:
+    def work(board: Board, _: Watchdog) -> contract.Termination:
         return _perform(part, stop, board, Ranks(member.rank, member.count, board.beat))
 
     with stop.listening():

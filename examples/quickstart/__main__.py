@@ -13,7 +13,6 @@ from examples.quickstart import gains, place
 from workloads import __main__ as workloads
 
 CHAIN = "examples/quickstart/chain.yaml"
-QUESTIONS = ("《静夜思》的作者是谁？", "“红豆生南国”的下一句是什么？", "请背诵《江雪》。")
 BOLD, PLAIN = ("\033[1m", "\033[0m") if sys.stdout.isatty() else ("", "")
 
 
@@ -22,40 +21,36 @@ def main() -> int:
     # Matrices this small gain nothing from a second thread, and lose much when the machine does something else beside.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     folder = Path(os.environ.get("ALPACA_STORAGE", "storage")) / "quickstart"
+    command = f"{os.path.relpath(sys.executable)} -m workloads"
 
     _title("1. A base that reads English, and Chinese text to learn from")
     place.fill(folder, print)
 
-    _title(f"2. The chain: python -m workloads {CHAIN}")
+    _title(f"2. The chain: {command} {CHAIN}")
     code = workloads.main([CHAIN])
     if code != 0:
         return code
 
     _title("3. What was gained")
-    for line in gains.lines(folder):
+    for line in gains.figures(folder):
         print(line)
-    from examples.quickstart.answers import answers
-
-    given = answers(folder, QUESTIONS)
-    for question in QUESTIONS:
+    for question, answers in gains.answers(folder):
         print(f"\n{BOLD}{question}{PLAIN}")
-        print(f"  before: {_shown(given['base'][question])}")
-        print(f"  after:  {_shown(given['poet'][question])}")
+        for model, answer in answers.items():
+            print(f"  {model:<10} {answer}")
 
     _title("4. Where it lies, and what next")
-    print(f"{folder}/vocabulary  the tokenizer; README.md there has its figures and a picture")
-    print(f"{folder}/poet        the model; python -m workloads lineage {folder}/poet tells what it was made from")
-    print(f"Change {CHAIN} and run step 2's command again: what you changed is made anew, with all that depends on it.")
-    print("The same file on a cluster: README.md, \"On a cluster\".")
+    print(f"the models side by side     {folder}/report/report.html")
+    print(f"the model, and in 4 bits    {folder}/poet, {folder}/poet-4bit")
+    print(f"where it comes from         {command} lineage {folder}/poet")
+    print(f"go on                       edit {CHAIN}, then {command} {CHAIN}")
+    print("                            what you changed is made again, with what depends on it; the rest is reused")
+    print(f"on a cluster                the same file: kubectl apply -f {CHAIN} (README.md)")
     return 0
 
 
 def _title(text: str) -> None:
     print(f"\n{BOLD}== {text}{PLAIN}", flush=True)
-
-
-def _shown(answer: str) -> str:
-    return " / ".join(answer.split("\n")) or "(nothing)"
 
 
 if __name__ == "__main__":

@@ -89,5 +89,10 @@ def _write_model(folder: Path, say: Callable[[str], None]) -> None:
         optimizer.step()
         optimizer.zero_grad()
     model.save_pretrained(folder)
+    (folder / "model.safetensors").chmod(
+        0o644
+    )  # safetensors lets only its owner read, who in a pod is seldom the one that trains
     weights = sum(weight.numel() for weight in model.parameters())
-    say(f"a Llama of {weights / 1e6:.1f} M weights and {len(pieces)} pieces, which has read {TEXT.name} {STEPS} times over (loss {loss.item():.2f})")
+    say(
+        f"a Llama of {weights / 1e6:.1f} M weights and {len(pieces)} pieces, which has read {TEXT.name} {STEPS} times over (loss {loss.item():.2f})"
+    )

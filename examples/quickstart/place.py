@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 HERE = Path(__file__).parent
-TEXTS = ("corpus", "held-out.txt", "poems.jsonl")
+TEXTS = ("corpus", "held-out.txt", "poems.jsonl", "questions.jsonl")
 
 
 def fill(folder: Path, say: Callable[[str], None]) -> None:

@@ -99,6 +99,15 @@ class TestOrder:
             "SFTJob third",
         ]
 
+    def test_a_thousand_steps_are_ordered_and_a_circle_of_them_is_found(self):
+        line = [job(f"step-{number}", after(f"step-{number - 1}")) for number in range(999, 0, -1)]
+        ordered = chain.steps(typed(*line, job("step-0", BASE)))
+        assert [step.job.metadata.name for step in ordered] == [f"step-{number}" for number in range(1000)]
+        with pytest.raises(
+            SpecError, match=r"^SFTJob step-999 waits for itself \(step-999 → step-998 → .* → step-999\): "
+        ):
+            chain.steps(typed(*line, job("step-0", after("step-999"))))
+
     def test_a_reference_becomes_the_place_of_the_output(self):
         second = chain.steps(typed(*TWO))[1].job
         assert second.spec.model.uri == "pvc://models/first"
@@ -151,7 +160,9 @@ class TestRunning:
         assert table(told) == {"first": "Succeeded", "second": "Succeeded"}
         assert weights(folder, "second") == "weights of the base, then first by seed 42, then second by seed 42"
         assert __main__.main([file]) == 0
-        assert table(capsys.readouterr().err) == {"first": "Reused", "second": "Reused"}
+        again = capsys.readouterr().err
+        assert table(again) == {"first": "Reused", "second": "Reused"}
+        assert again.rstrip().endswith("pvc://models/second  evalLoss 0.5")  # what was measured when it was made
 
     def test_it_stops_at_the_first_failure_and_goes_on_there(self, folder, capsys):
         unlucky = write(
@@ -208,6 +219,35 @@ class TestRunning:
         chained = chain.steps(spec.load_all(KINDS, file))
         chain.foresee(chained, Environment.read({"XDG_CACHE_HOME": str(folder / "cache")}))
         assert [step.outcome for step in chained] == ["to run", "to run"]
+
+
+class TestTable:
+    @pytest.mark.parametrize(
+        ("metrics", "told"),
+        [
+            pytest.param({"steps": 3.0}, "", id="what nobody compares is left out"),
+            pytest.param(
+                {"charactersPerToken": 0.9648, "charactersPerTokenBase": 0.4373},
+                "charactersPerToken 0.4373 → 0.9648",
+                id="a vocabulary, beside its base",
+            ),
+            pytest.param(
+                {"perplexity": 337.85, "perplexityBefore": 31843.57, "evalLoss": 5.8226, "finalLoss": None},
+                "evalLoss 5.823, perplexity 31,844 → 337.9",
+                id="numbers as they are read, not as exponents",
+            ),
+            pytest.param(
+                {"a/perplexity": 9.0, "a/bitsPerByte": 12.37, "b/bitsPerByte": None, "a/stopRate": 0.5},
+                "bitsPerByte of a 12.37, b none",
+                id="models side by side, by what compares any two",
+            ),
+            pytest.param({"a/stopRate": 0.5}, "stopRate of a 0.5", id="models that only answered"),
+        ],
+    )
+    def test_the_metrics_of_a_step_fit_on_a_line(self, metrics, told):
+        (step,) = chain.steps(typed(job("first", BASE)))
+        step.metrics = metrics
+        assert chain.table([step]).splitlines()[1].partition("pvc://models/first")[2].strip() == told
 
 
 class TestLineage:

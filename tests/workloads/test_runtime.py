@@ -128,6 +128,7 @@ def test_an_unchanged_job_is_reused_without_running(place: Place) -> None:
     assert again.messages == ["reused out: it was made from the same settings and inputs"]
     assert again.last_word["reason"] == "Reused"
     assert again.last_word["output"] == first.last_word["output"] | {"reused": True}
+    assert again.last_word["metrics"] == first.last_word["metrics"]
 
 
 @pytest.mark.parametrize(

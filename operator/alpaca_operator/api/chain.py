@@ -73,21 +73,23 @@ def noted(annotations: Mapping[str, str]) -> dict[str, ResolvedInput]:
 def cycle(job: Resource, find: Find) -> list[str] | None:
     """Names along a circle of references that leads from ``job`` back to it, or None."""
     start = (job.kind, job.metadata.name)
-    path: list[str] = [job.metadata.name]
+    path = [job.metadata.name]
+    ahead = [links(job)]  # of every job on the path, the references that were not followed yet
     seen: set[tuple[str, str]] = set()
-
-    def leads_back(here: Resource) -> bool:
-        for link in links(here):
-            key = (link.producer.kind, link.producer.name)
-            path.append(link.producer.name)
-            if key == start:
-                return True
-            if key not in seen:
-                seen.add(key)
-                following = find(link.producer)
-                if following is not None and leads_back(following):
-                    return True
+    while ahead:
+        link = next(ahead[-1], None)
+        if link is None:
+            ahead.pop()
             path.pop()
-        return False
-
-    return path if leads_back(job) else None
+            continue
+        key = (link.producer.kind, link.producer.name)
+        if key == start:
+            return [*path, link.producer.name]
+        if key in seen:
+            continue
+        seen.add(key)
+        following = find(link.producer)
+        if following is not None:
+            path.append(link.producer.name)
+            ahead.append(links(following))
+    return None
