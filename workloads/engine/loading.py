@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alpaca_operator.api.base import AdapterSource
 from alpaca_operator.api.chain import noted
-from alpaca_operator.api.chat import Answering, ChatDeployment, ChatModel, Limits
+from alpaca_operator.api.chat import Answering, ChatDeployment, Limits
 from alpaca_operator.api.generation import Decoding
-from alpaca_operator.api.sft import TemplateName
-from alpaca_operator.api.training import Load
 from workloads import memory, servable, storage, templates
 from workloads.digests import Digests
+from workloads.engine.parts import Part, parts
 from workloads.engine.scheduler import Scheduler, Watcher
 from workloads.engine.served import Defaults, Served
 from workloads.environment import Environment
@@ -28,46 +25,8 @@ SHARE_FOR_CONVERSATIONS = {"cuda": 0.85, "cpu": 0.5}
 """Share of the memory that is free once the models are loaded. On a GPU nobody else takes of it."""
 FEWEST_POSITIONS = 64
 """With room for fewer there is no conversation."""
-OWN_NAMES = {
-    "temperature": "temperature", "top_p": "top_p", "top_k": "top_k", "repetition_penalty": "repetition_penalty",
-    "max_new_tokens": "max_new_tokens",
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Part:
-    """A model that the spec names: the one that is served, or the one beside it."""
-
-    name: str
-    path: str
-    """Of its fields in the spec: empty, or `compareWith.`."""
-    model: ChatModel
-    adapters: list[AdapterSource]
-    load: Load | None
-    template: TemplateName
-
-
-def parts(job: ChatDeployment) -> list[Part]:
-    """The models of a spec, in order. Raises SpecError for a spec that this process has no part in."""
-    spec = job.spec
-    if spec.engine == "External":
-        raise SpecError("engine External loads no model: run the page alone (python -m workloads.chat_ui)")
-    if spec.engine == "vLLM":
-        raise SpecError(
-            "engine vLLM runs from its own image in a cluster: set engine to Auto or Transformers here, or start vLLM yourself and name it "
-            "with engine External and endpoint.url"
-        )
-    assert spec.model is not None, "a rule of the spec"
-    name = job.metadata.name
-    found = [Part(name, "", spec.model, spec.adapters, spec.load, spec.template)]
-    if (other := spec.compare_with) is not None:
-        assert other.model is not None, "a rule of the spec"
-        found.append(
-            Part(other.name or f"{name}-other", "compareWith.", other.model, other.adapters, other.load, other.template)
-        )
-    if len({part.name for part in found}) < len(found):
-        raise SpecError(f"compareWith.name {found[1].name} is the name of the deployment: give it another")
-    return found
+GENERATION = tuple(Answering.model_fields)
+"""What both the spec and a generation_config.json may say."""
 
 
 def load(
@@ -197,7 +156,7 @@ def _defaults(asked: Answering, system_prompt: str | None, folders: list[Path]) 
     own = next((found for folder in folders if (found := _generation_config(folder))), {})
     ours = Decoding()
     values: dict[str, Any] = {}
-    for name in OWN_NAMES:
+    for name in GENERATION:
         candidates = (getattr(asked, name), own.get(name), getattr(ours, name))
         values[name] = next(value for value in candidates if value is not None)
     return Defaults(system_prompt=system_prompt, **values)
@@ -212,7 +171,7 @@ def _generation_config(folder: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError(f"spec.model: {path} is no JSON ({error}): copy the model again") from error
-    found = {name: content[name] for name in OWN_NAMES if isinstance(content.get(name), int | float)}
+    found = {name: content[name] for name in GENERATION if isinstance(content.get(name), int | float)}
     if content.get("do_sample") is False:
         found["temperature"] = 0.0
     try:

@@ -9,7 +9,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -19,13 +19,17 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from workloads.engine import metrics, refusals, schema
-from workloads.engine.conversation import Prompt
 from workloads.engine.metrics import Metrics
 from workloads.engine.refusals import Refusal
 from workloads.engine.scheduler import Answer
 from workloads.engine.schema import ChatRequest, CompletionRequest
 from workloads.engine.served import Served
 from workloads.engine.stream import Ending, Stream
+
+if TYPE_CHECKING:  # they bring torch: the port is open before it is imported
+    from workloads.engine.conversation import Prompt
+    from workloads.engine.scheduler import Answer
+    from workloads.engine.served import Served
 
 LARGEST_BODY = 8 * 1024 * 1024
 """Bytes of a request; far more than any context takes."""

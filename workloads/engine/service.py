@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import errno
 import os
 import signal
-import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
-
-import uvicorn
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING
 
 from alpaca_operator.api import contract
 from alpaca_operator.api.chat import ChatDeployment
@@ -21,11 +17,16 @@ from alpaca_operator.api.contract import ExitCode
 from alpaca_operator.api.status import Reason
 from workloads import endings, runtime
 from workloads.console import display
+from workloads.engine.parts import parts
 from workloads.engine.server import Engine, application
 from workloads.environment import Environment
 from workloads.errors import SpecError, WorkloadError
+from workloads.listening import Server, listen, port
 from workloads.progress import Display
 from workloads.stop import RESERVE
+
+if TYPE_CHECKING:
+    from workloads.engine.served import Served
 
 ENV_PORT = "ALPACA_ENGINE_PORT"
 """Another port than contract.API_PORT, where that is taken on somebody's machine."""
@@ -34,8 +35,13 @@ LINGER_SECONDS = 5.0
 LAST_WORDS_SECONDS = 3
 """For connections to close after the last answer."""
 
+LOADER = "loading"
 
-def execute(job: ChatDeployment) -> int:
+Beside = Callable[[str, asyncio.Event], Awaitable[None]]
+"""Something that runs with the engine: it is given the API's address, and an event that tells it to stop."""
+
+
+def execute(job: ChatDeployment, beside: Beside | None = None) -> int:
     """Serve ``job`` until a signal comes; returns the exit code."""
     try:
         environment = Environment.read(os.environ)
@@ -44,11 +50,14 @@ def execute(job: ChatDeployment) -> int:
     runtime.prepare_process()
     with display(environment.in_pod) as shown:
         try:
-            asyncio.run(Service(job, environment, os.environ, shown).run())
+            asyncio.run(Service(job, environment, os.environ, shown, beside).run())
             ending = endings.last_word(Reason.SUCCEEDED, ExitCode.OK, "stopped as asked", contract.Progress())
         except BaseException as error:  # noqa: BLE001 - every way to end has to reach the exit code and the last word
             ending = endings.failed(error, contract.Progress())
     endings.tell(ending, environment.termination_log)
+    if any(thread.name == LOADER for thread in threading.enumerate()):
+        sys.stderr.flush()
+        os._exit(ending.exit_code)  # it cannot be stopped, and would die in the middle of what it imports
     return ending.exit_code
 
 
@@ -56,43 +65,62 @@ class Service:
     """An engine with its port, from start to end."""
 
     def __init__(
-        self, job: ChatDeployment, environment: Environment, environ: Mapping[str, str], shown: Display
+        self,
+        job: ChatDeployment,
+        environment: Environment,
+        environ: Mapping[str, str],
+        shown: Display,
+        beside: Beside | None = None,
     ) -> None:
-        from workloads.engine import loading
-
         self._job, self._environment, self._shown = job, environment, shown
-        names = tuple(part.name for part in loading.parts(job))
+        names = tuple(part.name for part in parts(job))
         self.engine = Engine(names, key=api_key(job, environ))
-        self._port = _port(environ.get(ENV_PORT))
+        self._port = port(environ, ENV_PORT, contract.API_PORT)
+        self._beside = beside
         self._grace = job.spec.pod.termination_grace_period_seconds * (1 - RESERVE)
         self._stop = asyncio.Event()
 
     async def run(self) -> None:
         """Raises WorkloadError when the model cannot be loaded, or the port is taken."""
-        listener = listen(self._environment.in_pod, self._port)
+        listener = listen(self._environment.in_pod, self._port, ENV_PORT)
         address = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
         self._shown.say(f"the API comes up at {address}")
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal)
-        server = Server(application(self.engine))
-        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        server = Server(application(self.engine), LAST_WORDS_SECONDS)
+        closing = asyncio.Event()
+        tasks = [asyncio.ensure_future(server.serve(sockets=[listener]))]
+        if self._beside is not None:
+            tasks.append(asyncio.ensure_future(self._beside(address, closing)))
         try:
-            self.engine.models = await self._loaded()
-            self._shown.say(
-                f"{' and '.join(self.engine.names)} answer{'s' if len(self.engine.names) == 1 else ''} at {address}"
-            )
-            await self._stop.wait()
+            await self._until_stopped(address, tasks)
             await self._drain()
         finally:
             await asyncio.to_thread(self._close)
             server.should_exit = True
-            await serving
+            closing.set()
+            await asyncio.gather(*tasks)
 
-    async def _loaded(self):  # type: ignore[no-untyped-def]
-        """Load in a daemon thread: a stop does not wait for it."""
+    async def _until_stopped(self, address: str, tasks: list[asyncio.Future[None]]) -> None:
+        """Load, answer, and wait for a signal. Raises what one of ``tasks`` dies of."""
+        serving = asyncio.ensure_future(self._load_and_wait(address))
+        await asyncio.wait({serving, *tasks}, return_when=asyncio.FIRST_COMPLETED)
+        for task in (*tasks, serving):
+            if task.done():
+                task.result()
+
+    async def _load_and_wait(self, address: str) -> None:
+        self.engine.models = await self._loaded()
+        if self.engine.models:
+            names = self.engine.names
+            self._shown.say(f"{' and '.join(names)} answer{'s' if len(names) == 1 else ''} at {address}")
+        await self._stop.wait()
+
+    async def _loaded(self) -> dict[str, Served]:
+        """Load in a daemon thread: a stop does not wait for it. Empty when one came before the models."""
         loop = asyncio.get_running_loop()
-        done = loop.create_future()
+        done: asyncio.Future[dict[str, Served]] = loop.create_future()
 
         def say(message: str) -> None:
             self.engine.message = message
@@ -105,22 +133,14 @@ class Service:
                 models = loading.load(self._job, self._environment, self.engine.metrics, say)
                 loop.call_soon_threadsafe(done.set_result, models)
             except BaseException as error:  # noqa: BLE001 - it is raised again where it is waited for
-                loop.call_soon_threadsafe(done.set_exception, error)
+                if not loop.is_closed():
+                    loop.call_soon_threadsafe(done.set_exception, error)
 
-        threading.Thread(target=load, name="loading", daemon=True).start()
-        stopped = asyncio.create_task(self._stop.wait())
+        threading.Thread(target=load, name=LOADER, daemon=True).start()
+        stopped = asyncio.ensure_future(self._stop.wait())
         await asyncio.wait({done, stopped}, return_when=asyncio.FIRST_COMPLETED)
-        if not done.done():
-            self._leave_at_once()
         stopped.cancel()
-        return done.result()
-
-    def _leave_at_once(self) -> None:
-        """There is nothing to finish, and the thread that loads cannot be stopped."""
-        ending = endings.last_word(Reason.SUCCEEDED, ExitCode.OK, "stopped while loading", contract.Progress())
-        endings.tell(ending, self._environment.termination_log)
-        sys.stdout.flush()
-        os._exit(ExitCode.OK)
+        return done.result() if done.done() else {}
 
     def _on_signal(self) -> None:
         if self._stop.is_set():  # asked twice
@@ -130,7 +150,7 @@ class Service:
     async def _drain(self) -> None:
         """Let running answers come to their end, within the grace period."""
         end = time.monotonic() + self._grace - LAST_WORDS_SECONDS
-        if self._environment.in_pod:
+        if self._environment.in_pod and self.engine.models:
             await asyncio.sleep(min(LINGER_SECONDS, self._grace / 2))
         self.engine.draining = True
         if not self.engine.idle_within(0):
@@ -140,43 +160,6 @@ class Service:
     def _close(self) -> None:
         for served in self.engine.models.values():
             served.scheduler.close()
-
-
-class Server(uvicorn.Server):
-    """uvicorn without its own signals: what a stop means is ours to say."""
-
-    def __init__(self, app) -> None:  # type: ignore[no-untyped-def]
-        super().__init__(
-            uvicorn.Config(
-                app,
-                log_config=None,
-                access_log=False,
-                lifespan="off",
-                ws="none",
-                timeout_keep_alive=75,
-                timeout_graceful_shutdown=LAST_WORDS_SECONDS,
-                server_header=False,
-            )
-        )
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
-def listen(in_pod: bool, port: int) -> socket.socket:
-    """A listening socket: in a pod on every address, elsewhere on this machine's own alone. Raises SpecError when the port is taken."""
-    try:
-        if in_pod:
-            dual = socket.has_dualstack_ipv6()
-            return socket.create_server(
-                ("", port), family=socket.AF_INET6 if dual else socket.AF_INET, dualstack_ipv6=dual, backlog=1024
-            )
-        return socket.create_server(("127.0.0.1", port), backlog=1024)
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            raise SpecError(f"port {port} is taken: set {ENV_PORT} to another, or to 0 for a free one") from error
-        raise
 
 
 def api_key(job: ChatDeployment, environ: Mapping[str, str]) -> str | None:
@@ -192,11 +175,3 @@ def api_key(job: ChatDeployment, environ: Mapping[str, str]) -> str | None:
             f"{contract.ENV_USERNAME} locks the page and {contract.ENV_API_KEY} is not set: the API would be open; set it too"
         )
     return key
-
-
-def _port(text: str | None) -> int:
-    if not text:
-        return contract.API_PORT
-    if not (text.isascii() and text.isdigit() and int(text) < 65536):
-        raise SpecError(f"{ENV_PORT} is {text!r}: give a port, or 0 for a free one")
-    return int(text)

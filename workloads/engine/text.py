@@ -72,10 +72,13 @@ class Writer:
         self._stops = frozenset(filter(None, stops))
         marks = sorted(self._stops | set(filter(None, hidden)), key=len, reverse=True)
         self._marks = re.compile("|".join(map(re.escape, marks)) or "(?!)")
-        self._held_back = _beginnings([*marks, self._after])
+        # The white space of the frame may come before a stop: then it is not part of the answer either.
+        self._held_back = _beginnings([*marks, self._after, *(self._after + stop for stop in self._stops)])
         self._longest = max(map(len, self._held_back), default=0)
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="ignore")
         self._held = ""
+        self._given = ""
+        """The end of what was given out, as long as a mark can be."""
         self._started = False
         self.stopped = False
         """A stop string was written: the answer is over."""
@@ -97,12 +100,14 @@ class Writer:
         if not text or self.stopped:
             return ""
         self._held += text
-        while match := self._marks.search(self._held):
+        # With the end of what was given out: where a mark was taken from between two pieces of text, they may make another.
+        while match := self._marks.search(self._given + self._held):
+            start, end = max(0, match.start() - len(self._given)), match.end() - len(self._given)
             if match[0] in self._stops:
                 self.stopped = True
-                self._held = self._held[: match.start()]
+                self._held = self._held[:start]
                 return ""  # end() gives it out: the frame may still have to be cut off
-            self._held = self._held[: match.start()] + self._held[match.end() :]
+            self._held = self._held[:start] + self._held[end:]
         if not self._started:
             if self._before.startswith(self._held) or not self._held:
                 return ""
@@ -117,6 +122,7 @@ class Writer:
             0,
         )
         out, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
+        self._given = (self._given + out)[-self._longest :] if self._longest else ""
         return out
 
 

@@ -1,0 +1,47 @@
+"""The models that a ChatDeployment names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from alpaca_operator.api.base import AdapterSource
+from alpaca_operator.api.chat import ChatDeployment, ChatModel
+from alpaca_operator.api.sft import TemplateName
+from alpaca_operator.api.training import Load
+from workloads.errors import SpecError
+
+
+@dataclass(frozen=True)
+class Part:
+    """A model that the spec names: the one that is served, or the one beside it."""
+
+    name: str
+    path: str
+    """Of its fields in the spec: empty, or `compareWith.`."""
+    model: ChatModel
+    adapters: list[AdapterSource]
+    load: Load | None
+    template: TemplateName
+
+
+def parts(job: ChatDeployment) -> list[Part]:
+    """The models of a spec, in order. Raises SpecError for a spec that this process has no part in."""
+    spec = job.spec
+    if spec.engine == "External":
+        raise SpecError("engine External loads no model: run the page alone (python -m workloads.chat_ui)")
+    if spec.engine == "vLLM":
+        raise SpecError(
+            "engine vLLM runs from its own image in a cluster: set engine to Auto or Transformers here, or start vLLM yourself and name it "
+            "with engine External and endpoint.url"
+        )
+    assert spec.model is not None, "a rule of the spec"
+    name = job.metadata.name
+    found = [Part(name, "", spec.model, spec.adapters, spec.load, spec.template)]
+    if (other := spec.compare_with) is not None:
+        assert other.model is not None, "a rule of the spec"
+        found.append(
+            Part(other.name or f"{name}-other", "compareWith.", other.model, other.adapters, other.load, other.template)
+        )
+    if len({part.name for part in found}) < len(found):
+        raise SpecError(f"compareWith.name {found[1].name} is the name of the deployment: give it another")
+    return found
