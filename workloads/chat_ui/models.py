@@ -41,7 +41,7 @@ class Model:
 
     name: str
     client: AsyncOpenAI = field(compare=False, repr=False)
-    defaults: Controls = Controls()
+    defaults: Controls = field(default_factory=Controls)
     context_length: int | None = None
     system_prompt: str = ""
     """What the engine puts before conversations that bring none."""

@@ -30,7 +30,7 @@ Updates = dict[gr.components.Component, Any]
 
 
 def build(settings: Settings, models: Models) -> gr.Blocks:
-    """The page, to be mounted. Its texts need ``words.LABELS`` given to Gradio as translations."""
+    """The page, to be mounted. Its texts need ``words.TRANSLATIONS`` given to Gradio as translations."""
     return _Page(settings, models).blocks
 
 
@@ -44,7 +44,7 @@ class _Page:
             self._wire()
 
     def _lay_out(self) -> None:
-        text = gr.I18n(**words.LABELS)
+        text = gr.I18n(**words.TRANSLATIONS)
         with gr.Sidebar(label=text("conversations"), open=False, width=320):
             self.new_aside = gr.Button(text("new"), variant="secondary", elem_id="new-aside")
             self.shelf = shelf()
@@ -57,8 +57,7 @@ class _Page:
                     elem_id=f"pane-{number}",
                     elem_classes="pane",
                     show_label=False,
-                    height="calc(100dvh - 230px)",
-                    min_height=240,
+                    height="var(--pane-height)",
                     visible=number == 0,
                     latex_delimiters=markup.FORMULAS,
                     buttons=["copy"],
@@ -106,7 +105,9 @@ class _Page:
 
         def slider(name: str, low: float, high: float, step: float) -> gr.Slider:
             value = getattr(Controls(), name) if name != "history_turns" else self._settings.history_turns
-            return gr.Slider(low, high, value, step=step, label=text(name), info=text(f"{name}_info"), elem_id=name)
+            return gr.Slider(
+                low, high, value, step=step, label=text(name), info=text(f"{name}_info"), elem_id=name, buttons=[]
+            )
 
         self.sliders = {
             "temperature": slider("temperature", 0, 1, 0.05),
@@ -121,21 +122,22 @@ class _Page:
     def _wire(self) -> None:
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         settings = [self.chosen_models, self.system, *self.sliders.values()]
-        answers = [self.shelf, *self.panes, self.question, self.send, self.stop]
+        buttons = [self.send, self.stop, self.again]
+        answers = [self.shelf, *self.panes, self.question, *buttons]
         asking = gr.on(
             [self.send.click, self.question.submit], self._ask, [self.question, self.shelf, *settings], answers, **quiet
         )
         again = self.again.click(self._ask_again, [self.shelf, *settings], answers, **quiet)
         for event in (asking, again):
-            event.then(self._rest, None, [self.send, self.stop], **quiet)
+            event.then(self._rest, None, buttons, **quiet)
         self.stop.click(self._stop, queue=False, **quiet)
         leaving = {**quiet, "cancels": [asking, again]}
         for begins in (self.new.click, self.new_aside.click, self.shelf.emptied):
             begins(self._begin, None, answers, **leaving).then(None, js=FOCUS)
-        self.shelf.opened(self._open, None, [self.shelf, *self.panes, self.send, self.stop], **leaving)
-        self.header.found(self._offer, [self.shelf], [*settings, *self.panes], queue=False, **quiet)
+        self.shelf.opened(self._open, [self.chosen_models], [self.shelf, *self.panes, *buttons], **leaving)
+        self.header.found(self._offer, None, [*settings, *self.panes], queue=False, **quiet)
         self.reset.click(None, js="() => { alpaca.forget(); }").then(
-            self._offer_defaults, [self.shelf], [*settings, *self.panes], queue=False, **quiet
+            self._offer_defaults, None, [*settings, *self.panes], queue=False, **quiet
         )
         for name, component in {"models": self.chosen_models, "system": self.system, **self.sliders}.items():
             component.input(None, component, js=f"(value) => {{ alpaca.choose('{name}', value); }}")
@@ -162,7 +164,7 @@ class _Page:
         self, request: gr.Request, question: str, shelf: Any, chosen: list[str], system: str, *sliders: float
     ) -> AsyncIterator[Updates]:
         conversation = Conversation.read(shelf)
-        if not question.strip():
+        if not question.strip() or request.session_hash in self._runs:  # Enter, while an answer is being written
             yield {self.shelf: gr.skip()}
             return
         async for updates in self._answer(conversation.asked(question), chosen, system, sliders, request):
@@ -172,7 +174,7 @@ class _Page:
         self, request: gr.Request, shelf: Any, chosen: list[str], system: str, *sliders: float
     ) -> AsyncIterator[Updates]:
         conversation = Conversation.read(shelf)
-        if not conversation.turns:
+        if not conversation.turns or request.session_hash in self._runs:
             yield {self.shelf: gr.skip()}
             return
         async for updates in self._answer(conversation.without_last_answer(), chosen, system, sliders, request):
@@ -197,6 +199,7 @@ class _Page:
             self.question: "",
             self.send: gr.update(visible=False),
             self.stop: gr.update(visible=True),
+            self.again: gr.update(interactive=False),
         }
         asked = [model for name in names if (model := sight.find(name))]
         if not asked:
@@ -229,7 +232,11 @@ class _Page:
             run.stop()
 
     def _rest(self) -> Updates:
-        return {self.send: gr.update(visible=True), self.stop: gr.update(visible=False)}
+        return {
+            self.send: gr.update(visible=True),
+            self.stop: gr.update(visible=False),
+            self.again: gr.update(interactive=True),
+        }
 
     def _begin(self, request: gr.Request) -> Updates:
         """An empty conversation."""
@@ -240,29 +247,34 @@ class _Page:
             **self._rest(),
         }
 
-    def _open(self, event: gr.EventData, request: gr.Request) -> Updates:
+    async def _open(self, event: gr.EventData, request: gr.Request, chosen: list[str]) -> Updates:
         """The conversation that the browser has kept, or an empty one."""
         conversation = Conversation.read(event._data.get("conversation"))
-        names = [answer.model for turn in conversation.turns[-1:] for answer in turn.answers]
-        language = spoken(request)
-        shown = self._shown(conversation, names, language)
+        chosen = chosen or event._data.get("chosen", {}).get("models") or []
+        shown = self._shown(conversation, self._names(await self._models.look(), chosen), spoken(request))
         return {
-            **{pane: gr.update(value=shown[pane], placeholder=_welcome(language)) for pane in self.panes},
-            self.shelf: conversation.to_browser(),
+            **{pane: gr.update(value=shown[pane], placeholder=_welcome(spoken(request))) for pane in self.panes},
+            self.shelf: shown[self.shelf],
             **self._rest(),
         }
 
-    def _show(self, shelf: Any, chosen: list[str], request: gr.Request) -> Updates:
-        return self._panes(Conversation.read(shelf), chosen, spoken(request))
+    async def _show(self, request: gr.Request, shelf: Any, chosen: list[str]) -> Updates:
+        """The conversation with the answers of other models."""
+        names = self._names(await self._models.look(), chosen)
+        shown = self._shown(Conversation.read(shelf), names, spoken(request))
+        return {
+            pane: gr.update(value=shown[pane], **self._frame(names, number)) for number, pane in enumerate(self.panes)
+        }
 
-    async def _offer(self, shelf: Any, event: gr.EventData, request: gr.Request) -> Updates:
-        """The models that there are, and their settings where the user chose none."""
-        return await self._offered(shelf, event._data.get("chosen") or {}, request)
+    async def _offer(self, event: gr.EventData) -> Updates:
+        """The models that there are, and their settings where the user chose none. The panes' content is left alone: the conversation
+        may be on its way from the browser at the same time."""
+        return await self._offered(event._data.get("chosen") or {})
 
-    async def _offer_defaults(self, shelf: Any, request: gr.Request) -> Updates:
-        return await self._offered(shelf, {}, request)
+    async def _offer_defaults(self) -> Updates:
+        return await self._offered({})
 
-    async def _offered(self, shelf: Any, chosen: dict[str, Any], request: gr.Request) -> Updates:
+    async def _offered(self, chosen: dict[str, Any]) -> Updates:
         sight = await self._models.look()
         names = self._names(sight, chosen.get("models"))
         first = sight.find(names[0]) if names else None
@@ -275,11 +287,10 @@ class _Page:
             self.system: chosen.get("system", self._settings.system_prompt or (first.system_prompt if first else "")),
         }
         for name, slider in self.sliders.items():
-            value = chosen.get(name, defaults[name])
             longest = (first.context_length if first else None) or LONGEST_ANSWER
             highest = longest if name == "max_new_tokens" else slider.maximum
-            updates[slider] = gr.update(value=value, maximum=max(highest, defaults[name]))
-        return {**updates, **self._panes(Conversation.read(shelf), names, spoken(request))}
+            updates[slider] = gr.update(value=chosen.get(name, defaults[name]), maximum=max(highest, defaults[name]))
+        return {**updates, **{pane: gr.update(**self._frame(names, number)) for number, pane in enumerate(self.panes)}}
 
     def _names(self, sight: Sight, chosen: Any) -> list[str]:
         """Of the chosen models those that there are, at least one if there is any."""
@@ -294,18 +305,12 @@ class _Page:
         }
         return {self.shelf: conversation.to_browser(), **panes}
 
-    def _panes(self, conversation: Conversation, names: list[str], language: Language) -> Updates:
-        shown = self._shown(conversation, names, language)
-        compares = len(names) > 1
+    def _frame(self, names: list[str], number: int) -> dict[str, Any]:
+        """Whether there is a pane, and whose it is."""
         return {
-            pane: gr.update(
-                value=shown[pane],
-                visible=number < max(1, len(names)),
-                label=names[number] if number < len(names) else None,
-                show_label=compares,
-                placeholder=_welcome(language),
-            )
-            for number, pane in enumerate(self.panes)
+            "visible": number < max(1, len(names)),
+            "label": names[number] if number < len(names) else None,
+            "show_label": len(names) > 1,
         }
 
 

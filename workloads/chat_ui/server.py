@@ -32,11 +32,11 @@ POLICY = "; ".join(
         "frame-ancestors 'self'",
     )
 )
-HEADERS = {
-    "content-security-policy": POLICY,
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
-}
+HEADERS = [
+    (b"content-security-policy", POLICY.encode()),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+]
 ABOUT_GRADIO = re.compile(rb"\s*<meta\s[^>]*(?:og|twitter):[^>]*>")
 """What messengers would show of a link to the page: Gradio's name and a picture from the net."""
 
@@ -66,7 +66,7 @@ def application(settings: Settings) -> FastAPI:
         theme=looks.theme(),
         css=looks.css(),
         favicon_path=str(looks.STATIC / "favicon.svg"),
-        i18n=gr.I18n(**words.LABELS),
+        i18n=gr.I18n(**words.TRANSLATIONS),
         footer_links=[],
         run_history=False,  # Gradio would keep what people ask in a database of its own
         show_error=False,
@@ -102,11 +102,7 @@ class _Guard:
 
         async def guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
-                names = {name: value for name, value in HEADERS.items()}
-                message["headers"] = [
-                    *message["headers"],
-                    *((name.encode(), value.encode()) for name, value in names.items()),
-                ]
+                message["headers"] = [*message["headers"], *HEADERS]
                 if b"text/html" in dict(message["headers"]).get(b"content-type", b""):
                     held.append(message)
                     return

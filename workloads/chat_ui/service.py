@@ -6,7 +6,6 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Mapping
 
 from alpaca_operator.api import contract
 from alpaca_operator.api.chat import ChatDeployment

@@ -33,7 +33,8 @@ LABELS: dict[Language, dict[str, str]] = {
         "history_turns": "保留的历史轮数",
         "history_turns_info": "随问题一起发送的前几轮对话",
         "reset": "恢复默认",
-        "language": "语言 / Language",
+        "chatbot.copy_message": "复制",
+        "chatbot.copied_message": "已复制",
     },
     "en": {
         "conversations": "Conversations",
@@ -61,10 +62,12 @@ LABELS: dict[Language, dict[str, str]] = {
         "history_turns": "Turns of history",
         "history_turns_info": "Earlier turns that are sent along with a question",
         "reset": "Back to defaults",
-        "language": "语言 / Language",
     },
 }
-"""Of components, by key; the browser picks the language."""
+"""Of components, by key; the browser picks the language. Keys with a dot are Gradio's own, where its Chinese has a gap."""
+
+TRANSLATIONS = {"en": LABELS["en"], "zh": LABELS["zh"], "zh-CN": LABELS["zh"], "zh-TW": LABELS["zh"]}
+"""As Gradio looks them up: it has words of its own for two kinds of Chinese."""
 
 PROBLEMS: dict[Language, dict[str, str]] = {
     "zh": {

@@ -24,7 +24,7 @@ async function look() {
     const sight = await server.look();
     const said = words[sight.condition].replace("{waiting}", sight.waiting);
     tell(sight.condition, [sight.condition === "ready" ? sight.models.join(" · ") : said, sight.detail].filter(Boolean).join(" — "));
-    if (sight.signature !== known) {
+    if (sight.models.length && sight.signature !== known) {
       known = sight.signature;
       trigger("found", { chosen: alpaca.chosen() });
     }

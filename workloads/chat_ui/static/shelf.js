@@ -65,7 +65,7 @@ element.addEventListener("click", (event) => {
     const conversation = read(PREFIX + id);
     if (!conversation) return show();  // another tab removed it
     sessionStorage.setItem(CURRENT, id);
-    trigger("opened", { conversation });
+    trigger("opened", { conversation, chosen: alpaca.chosen() });
   }
 });
 watch("value", () => {
@@ -74,5 +74,6 @@ watch("value", () => {
 window.addEventListener("pagehide", () => { if (waiting) save(); });
 window.addEventListener("storage", (event) => { if (event.key === null || event.key.startsWith(PREFIX)) show(); });
 
+if (window.innerWidth >= 1100) document.querySelector(".sidebar:not(.open) .toggle-button")?.click();
 show();
-trigger("opened", { conversation: read(PREFIX + sessionStorage.getItem(CURRENT)) });
+trigger("opened", { conversation: read(PREFIX + sessionStorage.getItem(CURRENT)), chosen: alpaca.chosen() });
