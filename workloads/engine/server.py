@@ -21,9 +21,7 @@ from starlette.types import Receive, Scope, Send
 from workloads.engine import metrics, refusals, schema
 from workloads.engine.metrics import Metrics
 from workloads.engine.refusals import Refusal
-from workloads.engine.scheduler import Answer
 from workloads.engine.schema import ChatRequest, CompletionRequest
-from workloads.engine.served import Served
 from workloads.engine.stream import Ending, Stream
 
 if TYPE_CHECKING:  # they bring torch: the port is open before it is imported

@@ -1,0 +1,90 @@
+"""Request bodies: what is read, what is passed over, and the words for what is wrong."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from workloads.engine.refusals import Refusal
+from workloads.engine.schema import ChatRequest, CompletionRequest, read
+
+LEAST = {"model": "m", "messages": [{"role": "user", "content": "问"}]}
+
+
+def chat(**fields: Any) -> ChatRequest:
+    return read(ChatRequest, json.dumps({**LEAST, **fields}).encode())
+
+
+def refused(body: bytes | dict[str, Any]) -> tuple[int, str | None, str | None, str]:
+    with pytest.raises(Refusal) as found:
+        read(ChatRequest, body if isinstance(body, bytes) else json.dumps({**LEAST, **body}).encode())
+    return found.value.status, found.value.code, found.value.param, found.value.message
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "param", "message"),
+    [
+        pytest.param(
+            b"{", "invalid_json", None,
+            "We could not parse the JSON body of your request: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)",
+            id="what is no JSON",
+        ),
+        pytest.param(b'{"temperature": NaN}', "invalid_json", None, "We could not parse the JSON body of your request: NaN is not JSON", id="a number that is none"),
+        pytest.param(b"[1]", "invalid_json", None, "The body of a request is a JSON object, not [1].", id="a list"),
+        pytest.param(b"{}", "missing_required_parameter", "model", "Missing required parameter: 'model'.", id="nothing"),
+        pytest.param({"temperature": "hot"}, "invalid_type", "temperature", "Invalid type for 'temperature': input should be a valid number, got \"hot\".", id="a word for a number"),
+        pytest.param({"temperature": 2.5}, "invalid_value", "temperature", "Invalid value for 'temperature': input should be less than or equal to 2, got 2.5.", id="a number out of bounds"),
+        pytest.param({"max_tokens": 0}, "invalid_value", "max_tokens", "Invalid value for 'max_tokens': input should be greater than or equal to 1, got 0.", id="no tokens"),
+        pytest.param({"stop": ["a"] * 17}, "invalid_value", "stop", 'Invalid value for \'stop\': list should have at most 16 items after validation, not 17, got ["a", "a", "a", "a", "a", "a", "a", "a", "a", "a", "a", "a", "a", "a", "a", "a",….', id="too many stops"),
+        pytest.param({"messages": [{"role": "tool", "content": "x"}]}, "invalid_value", "messages[0].role", "Invalid value for 'messages[0].role': input should be 'system', 'developer', 'user' or 'assistant', got \"tool\".", id="a tool's message"),
+        pytest.param({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "invalid_value", "messages[0].content[0].type", "Invalid value for 'messages[0].content[0].type': input should be 'text', got \"image_url\".", id="a picture"),
+        pytest.param({"messages": [{"role": "user"}]}, "missing_required_parameter", "messages[0].content", "Missing required parameter: 'messages[0].content'.", id="a message without content"),
+        pytest.param({"n": 2}, "unsupported_parameter", "n", "Unsupported value: 'n' is not served by this model; leave it out.", id="several answers"),
+        pytest.param({"logprobs": True}, "unsupported_parameter", "logprobs", "Unsupported value: 'logprobs' is not served by this model; leave it out.", id="probabilities"),
+        pytest.param({"tools": [{}]}, "unsupported_parameter", "tools", "Unsupported value: 'tools' is not served by this model; leave it out.", id="tools"),
+        pytest.param({"top_a": 1}, "unknown_parameter", "top_a", "Unknown parameter: 'top_a'.", id="a field that nobody knows"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_named(body: Any, code: str, param: str | None, message: str) -> None:
+    assert refused(body) == (400, code, param, message)
+
+
+def test_what_asks_for_nothing_is_passed_over() -> None:
+    asked = chat(
+        n=1, logprobs=False, logit_bias={}, tools=[], tool_choice="auto", response_format={"type": "text"}, user="u", metadata={"a": "b"},
+        store=False, service_tier="auto", parallel_tool_calls=True, temperature=None, stop=None, audio=None,
+    )  # fmt: skip
+    assert asked.temperature is None
+    assert asked.stops == ()
+
+
+def test_nesting_without_end_is_refused() -> None:
+    assert refused(b"[" * 100_000)[1] == "invalid_json"
+
+
+def test_content_in_parts_is_joined_and_a_developer_is_the_system() -> None:
+    parts = [{"type": "text", "text": "一"}, {"type": "text", "text": "二"}]
+    asked = chat(messages=[{"role": "developer", "content": "三"}, {"role": "user", "content": parts, "name": "x"}])
+    assert [message.plain() for message in asked.messages] == [
+        {"role": "system", "content": "三"},
+        {"role": "user", "content": "一二"},
+    ]
+
+
+def test_half_a_character_becomes_the_replacement_character() -> None:
+    body = b'{"model": "m", "messages": [{"role": "user", "content": "\\ud83d!\\ud83d\\udc4d"}]}'
+    assert read(ChatRequest, body).messages[0].content == "\ufffd!👍"
+
+
+def test_the_newer_name_of_the_longest_answer_wins() -> None:
+    assert chat(max_tokens=5, max_completion_tokens=7).longest == 7
+    assert chat(max_tokens=5).longest == 5
+
+
+def test_one_prompt_is_completed_and_not_several() -> None:
+    assert read(CompletionRequest, b'{"model": "m", "prompt": ["a"]}').text == "a"
+    with pytest.raises(Refusal) as found:
+        read(CompletionRequest, b'{"model": "m", "prompt": ["a", "b"]}')
+    assert found.value.param == "prompt"
