@@ -328,8 +328,16 @@ def _model(case: Case) -> ServedModel | None:
         return case.before.model
     others = [one for field, one in inputs.items() if field.startswith("adapters[")]
     return ServedModel(
-        uri=model.uri, digest=model.digest, display=" + ".join(_display(one) for one in (model, *others))
+        uri=model.uri,
+        digest=model.digest or _told_digest(case),
+        display=" + ".join(_display(one) for one in (model, *others)),
     )
+
+
+def _told_digest(case: Case) -> str | None:
+    """Of a model that no job made, by the engines' own word, where they are of one mind."""
+    told = {one.digests.get(case.chat.metadata.name) for one, _ in case.seen.traffic}
+    return told.pop() if len(told) == 1 else None
 
 
 def _display(one: ResolvedInput) -> str:

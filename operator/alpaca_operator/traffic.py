@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -11,8 +11,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from alpaca_operator.api.serving import Traffic
 from alpaca_operator.conditions import stamp
 
-REFUSED = frozenset({"refused", "failed"})
-"""Outcomes of questions that got no answer."""
+ANSWERED = frozenset({"answered", "cancelled"})
+"""Outcomes of questions that were answered, as far as somebody listened; all others got none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +27,8 @@ class Sample:
     """Of answers, since the pod started."""
     tokens_per_second: float = 0
     """Since the sample before."""
+    digests: Mapping[str, str] = field(default_factory=dict)
+    """What each model is, by its name in the API, where the engine says so."""
 
     def after(self, before: Sample, seconds: float) -> Sample:
         """With the speed since an earlier sample of the same pod; a pod that started again counts from nothing."""
@@ -42,7 +44,7 @@ def parse(answer: bytes) -> Sample:
         for one in family.samples:
             known = known or one.name.startswith(("alpaca_chat_", "vllm:"))
             match one.name:
-                case "alpaca_chat_requests_total" if one.labels.get("outcome") in REFUSED:
+                case "alpaca_chat_requests_total" if one.labels.get("outcome") not in ANSWERED:
                     found = replace(found, refused=found.refused + int(one.value))
                 case "alpaca_chat_requests_total" | "vllm:request_success_total":
                     found = replace(found, requests=found.requests + int(one.value))
@@ -50,6 +52,8 @@ def parse(answer: bytes) -> Sample:
                     pass
                 case "alpaca_chat_tokens_total" | "vllm:generation_tokens_total":
                     found = replace(found, tokens=found.tokens + one.value)
+                case "alpaca_chat_model_info":
+                    found = replace(found, digests={**found.digests, one.labels["model"]: one.labels["digest"]})
                 case "alpaca_chat_running" | "vllm:num_requests_running":
                     found = replace(found, running=found.running + int(one.value))
                 case "alpaca_chat_queued" | "vllm:num_requests_waiting":

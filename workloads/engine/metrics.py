@@ -47,6 +47,9 @@ class Metrics:
             buckets=FIRST_TOKEN_BUCKETS,
             registry=self._registry,
         )
+        self._models = Gauge(
+            "alpaca_chat_model_info", "The models that answer", ["model", "kind", "digest"], registry=self._registry
+        )
         for outcome in OUTCOMES:
             self._requests.labels(outcome)
         for kind in ("prompt", "completion"):
@@ -62,6 +65,10 @@ class Metrics:
         """Where the numbers of waiting and running requests are read from."""
         self._gauge("alpaca_chat_queued", "Requests that wait", queued)
         self._gauge("alpaca_chat_running", "Requests that are being answered", running)
+
+    def loaded(self, model: str, kind: str, digest: str) -> None:
+        """The operator's status tells what is served by it."""
+        self._models.labels(model, kind, digest).set(1)
 
     def ended(self, outcome: Outcome) -> None:
         self._requests.labels(outcome).inc()

@@ -112,6 +112,8 @@ class Service:
 
     async def _load_and_wait(self, address: str) -> None:
         self.engine.models = await self._loaded()
+        for served in self.engine.models.values():
+            self.engine.metrics.loaded(served.name, served.kind, served.digest)
         if self.engine.models:
             names = self.engine.names
             self._shown.say(f"{' and '.join(names)} answer{'s' if len(names) == 1 else ''} at {address}")
