@@ -319,10 +319,10 @@ def _markdown(report: Report) -> str:
 
 
 def bounds(verdict: Verdict) -> str:
-    """``≥ 0.5``, ``≤ 12``, or both."""
+    """``≥ 50.0 %``, ``≤ 12``, or both."""
     gate = verdict.gate
     told = ((sign, bound) for sign, bound in (("≥", gate.min), ("≤", gate.max)) if bound is not None)
-    return ", ".join(f"{sign} {bound:g}" for sign, bound in told)
+    return ", ".join(f"{sign} {shown(gate.metric, bound)}" for sign, bound in told)
 
 
 def _decoding(content: Mapping[str, Any]) -> str:

@@ -10,13 +10,14 @@ import hashlib
 import heapq
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from alpaca_operator.api.evaluation import HeldOut
-from alpaca_operator.api.sft import SFTDataset
+from alpaca_operator.api.sft import DataSource, SFTDataset
 from workloads import data, formats
 from workloads.errors import DataError
 from workloads.formats import Row
@@ -71,7 +72,7 @@ def prepare(
     if not any(kept.values()):
         raise DataError(_nothing_left(reports, spec.sequence_length))
     left_out = max(len(found[name]) - len(kept[name]) for name in found)
-    lines = [line for line in first.lines() if "examples," not in line]
+    lines = [_as_named(line, located) for line in first.lines() if "examples," not in line]
     if left_out:
         lines.append(
             f"left out: {left_out:,} that not every model can hold in {spec.sequence_length} tokens: raise dataset.sequenceLength to "
@@ -81,6 +82,13 @@ def prepare(
         scored = sum(int(row.mask.sum()) for row in rows_of_one)
         lines.append(f"{name}: {len(rows_of_one):,} rows, {scored:,} tokens of answers")
     return Rows(kept, left_out, tuple(lines))
+
+
+def _as_named(line: str, located: Sequence[tuple[DataSource, Path]]) -> str:
+    """With the uri of a source for the place where it was found, which means nothing to whoever reads the report elsewhere."""
+    for source, path in sorted(located, key=lambda pair: -len(str(pair[1]))):
+        line = line.replace(str(path), str(source.uri))
+    return line
 
 
 def drawn(rows: Iterator[Row], count: int) -> list[Row]:

@@ -79,8 +79,8 @@ def run(folder: Path, manifest: dict[str, Any], *arguments: str) -> Ended:
     )
 
 
-def tune(folder: Path, **config: Any) -> Path:
-    """A Llama of two layers that answers the questions of `tiny.rows`, and ends its answers."""
+def tune(folder: Path, count: int = 192, **config: Any) -> Path:
+    """A Llama of two layers that answers the first ``count`` questions of `tiny.rows`, and ends its answers."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -93,7 +93,7 @@ def tune(folder: Path, **config: Any) -> Path:
     tokenizer = load_tokenizer(folder)
     template = templates.load("HumanAssistant", None, tokenizer)
     rows = []
-    for row in tiny.rows(192, seed=5):
+    for row in tiny.rows(count, seed=5):
         encoded = template.encode(
             [{"role": "user", "content": row["instruction"]}, {"role": "assistant", "content": row["output"]}]
         )
@@ -109,7 +109,7 @@ def tune(folder: Path, **config: Any) -> Path:
     collate = Collator(tokenizer.pad_token_id)
     optimizer = torch.optim.AdamW(model.parameters(), lr=8e-3)
     for step in range(120):
-        batch = collate(rows[step * 32 % 192 :][:32])
+        batch = collate(rows[step * 32 % count :][:32])
         logits = model(input_ids=batch["input_ids"]).logits[batch["logits_to_keep"]]
         loss = torch.nn.functional.cross_entropy(logits, batch["labels"])
         loss.backward()

@@ -16,11 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from alpaca_operator.api import KINDS
+
 ROOT = Path(__file__).parents[2]
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["tests.workloads.warm"])
-
-NOUNS = {"SFTJob": "sft", "PretrainJob": "pretrain", "MergeJob": "merge", "TokenizerJob": "tokenizer"}
 
 Line = dict[str, Any]
 """A JSON line of the log."""
@@ -73,7 +73,8 @@ class Place:
     ) -> Ended:
         """Run ``job``. ``at`` sees every line as it comes, and names the signal to send then, if any.
 
-        A ``cold`` run is a new interpreter, for jobs that use packages which the fork server has hidden (bitsandbytes, DeepSpeed).
+        A ``cold`` run is a new interpreter, for jobs that use packages which the fork server has hidden (bitsandbytes), and, as outside
+        tests, its several processes are new interpreters too.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         manifest = self.folder / "job.json"
@@ -89,6 +90,7 @@ class Place:
             "HOME": str(self.folder),
             "OMP_NUM_THREADS": "1",
             "TORCH_EXTENSIONS_DIR": str(Path(tempfile.gettempdir(), "literary-alpaca-torch-extensions")),
+            **({} if cold else {"ALPACA_START_METHOD": "fork"}),  # what is imported is shared with every process
             **self.environment,
         }
         arguments = ("job.json", *arguments)
@@ -115,7 +117,7 @@ class Place:
         # Opened by a shell of its own: opening a named pipe waits for its reader, which is us.
         line = 'exec "$@" > stdout 2> stderr'
         return subprocess.Popen(
-            ["sh", "-c", line, "sh", sys.executable, "-m", f"workloads.{NOUNS[kind]}", *arguments],
+            ["sh", "-c", line, "sh", sys.executable, "-m", f"workloads.{KINDS[kind].workload}", *arguments],
             cwd=self.folder,
             env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
         )
@@ -152,9 +154,8 @@ def _run(kind: str, arguments: list[str], folder: str, environment: dict[str, st
 
     from workloads import cli
 
-    typed = importlib.import_module(f"alpaca_operator.api.{NOUNS[kind]}")
-    workload = importlib.import_module(f"workloads.{NOUNS[kind]}")
-    code = cli.main(getattr(typed, kind), workload.run, arguments)
+    workload = importlib.import_module(f"workloads.{KINDS[kind].workload}")
+    code = cli.main(KINDS[kind], workload.run, arguments)
     sys.stdout.flush()
     sys.stderr.flush()
     Path("peak").write_text(str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss))

@@ -3,26 +3,36 @@
 from __future__ import annotations
 
 import gc
+import os
 
 from workloads import model
 
-model.quiet_libraries()
+os.environ["DS_ACCELERATOR"] = "cpu"  # asked at import; it would look for others, and say so
+model.quiet_libraries(deepspeed=True)
 
+import deepspeed  # noqa: E402, F401
 import matplotlib.pyplot  # noqa: E402, F401
 
 from workloads import (  # noqa: E402, F401
     blocks,
+    candidates,
     card,
     cli,
     curves,
     data,
     embeddings,
+    evaluation_page,
+    generation,
+    held_out,
     merge,
     merging,
+    perplexity,
     pretrain,
+    rendezvous,
     runtime,
     scratch,
     sft,
+    shares,
     templates,
     tokenizer_files,
     training,

@@ -1,0 +1,343 @@
+"""`python -m workloads.evaluate`: what is measured, what is refused, what gates keep back, and how a stopped run goes on."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.workloads import evaluated, tiny
+from tests.workloads.evaluated import QUESTIONS, job, model
+from tests.workloads.runs import Ended, Line, Place
+from tests.workloads.runs import job as sft_job
+from workloads import model as models
+
+models.quiet_libraries()
+
+
+@pytest.fixture(scope="module")
+def gallery(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `evaluated.write` makes; not to be written to."""
+    return evaluated.write(tmp_path_factory.mktemp("gallery"))
+
+
+@pytest.fixture
+def place(gallery: Path, tmp_path: Path) -> Place:
+    for entry in gallery.iterdir():
+        (tmp_path / entry.name).symlink_to(entry)
+    return Place(tmp_path)
+
+
+def done(ended: Ended) -> Ended:
+    assert ended.exit_code == 0, ended.text
+    return ended
+
+
+def report(place: Place, folder: str = "out") -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((place.folder / folder / "report.json").read_text(encoding="utf-8"))
+    return found
+
+
+def metrics(place: Place, name: str, folder: str = "out") -> dict[str, Any]:
+    return next(one["metrics"] for one in report(place, folder)["models"] if one["name"] == name)
+
+
+def test_models_are_compared_on_rows_and_questions(place: Place) -> None:
+    ended = done(place.run(job(gates=[{"metric": "stopRate", "model": "tuned", "min": 0.5}])))
+    assert sorted(path.name for path in (place.folder / "out").iterdir()) == [
+        "artifact.json",
+        "report.csv",
+        "report.html",
+        "report.json",
+        "report.md",
+    ]
+    base, tuned = metrics(place, "base"), metrics(place, "tuned")
+    assert tuned["perplexity"] < 2 < base["perplexity"]
+    assert tuned["bitsPerByte"] < base["bitsPerByte"]
+    assert tuned["tokenAccuracy"] > 0.7 > base["tokenAccuracy"]
+    assert tuned["evalTokens"] == base["evalTokens"]
+    assert (tuned["stopRate"], base["stopRate"]) == (1.0, 0.0)
+    assert base["answerTokens"] == 64 > tuned["answerTokens"]
+    assert tuned["chineseShare"] == 1.0
+    artifact = json.loads((place.folder / "out" / "artifact.json").read_text(encoding="utf-8"))
+    assert artifact["kind"] == "Report"
+    assert artifact["metrics"] == ended.termination["metrics"]
+    assert next(iter(artifact["metrics"])) == "tuned/stopRate", "what a gate looks at comes first"
+    assert artifact["metrics"]["base/perplexity"] == base["perplexity"]
+    questions = report(place)["questions"]
+    assert [question["question"] for question in questions] == [question["question"] for question in QUESTIONS]
+    assert all(question["answers"]["tuned"]["ending"] == "Stopped" for question in questions)
+    assert {
+        category: figures["stopRate"] for category, figures in report(place)["models"][1]["categories"].items()
+    } == {
+        "人物": 1.0,
+        "风景": 1.0,
+    }
+    assert not (place.folder / "out.checkpoints").exists()
+    stages = list(dict.fromkeys(line["stage"] for line in ended.lines if "stage" in line))
+    assert stages == ["Loading", "Preparing", "Evaluating", "Answering", "Saving"]
+    assert [line for line in ended.lines if "step" in line][-1]["step"] == 2 * (24 + 6)
+
+
+def test_the_same_report_as_csv_and_markdown(place: Place) -> None:
+    done(place.run(job(model("tuned"))))
+    with (place.folder / "out" / "report.csv").open(encoding="utf-8-sig", newline="") as file:
+        rows = list(csv.DictReader(file))
+    answers = [question["answers"]["tuned"]["text"] for question in report(place)["questions"]]
+    assert [row["tuned"] for row in rows] == answers
+    assert rows[0]["reference"] == QUESTIONS[0]["reference"]
+    assert rows[0]["tuned: ending"] == "ended by itself"
+    markdown = (place.folder / "out" / "report.md").read_text(encoding="utf-8")
+    assert all(answer in markdown for answer in answers)
+    assert str(place.folder) not in markdown, "places are as the spec names them"
+
+
+def test_what_was_measured_is_there_already(place: Place) -> None:
+    first = done(place.run(job(model("tuned"))))
+    again = done(place.run(job(model("tuned"))))
+    assert again.termination["reason"] == "Reused"
+    assert again.termination["output"]["digest"] == first.termination["output"]["digest"]
+
+
+def test_batches_change_no_answer(place: Place) -> None:
+    done(place.run(job(generation={"batchSize": 1, "temperature": 0.8})))
+    done(place.run(job(generation={"batchSize": 6, "temperature": 0.8}, output={"uri": "batched"})))
+    one, six = report(place)["questions"], report(place, "batched")["questions"]
+    assert one == six
+    for name in ("base", "tuned"):
+        assert metrics(place, name)["bitsPerByte"] == pytest.approx(
+            metrics(place, name, "batched")["bitsPerByte"], rel=1e-5
+        )
+
+
+def test_an_adapter_on_its_base_is_measured_as_the_merged_model_is(place: Place) -> None:
+    tune = {
+        "model": {"uri": "base"},
+        "dataset": {"train": [{"uri": "rows.json"}]},
+        "training": {"epochs": 4},
+        "merge": True,
+    }
+    done(place.run(sft_job(**tune, output={"uri": "merged"})))
+    ended = done(
+        place.run(
+            job(
+                model("base"),
+                model("base", name="on-base", adapters=[{"uri": "merged/adapter"}]),
+                {"name": "merged", "model": {"uri": "merged"}},
+            )
+        )
+    )
+    assert metrics(place, "on-base")["perplexity"] == pytest.approx(metrics(place, "merged")["perplexity"], rel=1e-4)
+    assert metrics(place, "on-base")["perplexity"] < 0.9 * metrics(place, "base")["perplexity"]
+    assert [one["kind"] for one in report(place)["models"]] == ["Model", "LoRAAdapter", "Model"]
+    assert ended.termination["resolvedPolicy"]["on-base"]["weights"] == "float32"
+
+
+def test_rows_that_one_model_cannot_hold_are_measured_on_none(place: Place) -> None:
+    """A vocabulary of few pieces makes longer rows of the same text."""
+    tiny.write_model(place.folder / "small", hidden=32)
+    tokenizer = tiny.write_tokenizer(place.folder / "small", vocabulary=120)
+    assert len(tokenizer) == 120
+    ended = done(place.run(job(model("tuned"), model("small"), dataset={"sequenceLength": 56}, prompts=None)))
+    lines = report(place)["heldOut"]["lines"]
+    left_out = report(place)["heldOut"]["leftOut"]
+    assert 0 < left_out < 24
+    assert (
+        f"left out: {left_out} that not every model can hold in 56 tokens: raise dataset.sequenceLength to measure them too"
+        in lines
+    )
+    assert [line.split(" rows")[0] for line in lines[-2:]] == [f"tuned: {24 - left_out}", f"small: {24 - left_out}"]
+    assert "data: 24 conversations read" in ended.messages
+
+
+GATES = [
+    {"metric": "stopRate", "model": "base", "min": 0.5},
+    {"metric": "perplexity", "model": "tuned", "max": 1.01},
+    {"metric": "stopRate", "model": "tuned", "min": 1.0},
+]
+
+
+def test_a_broken_gate_keeps_the_report_beside_and_publishes_nothing(place: Place) -> None:
+    ended = place.run(job(gates=GATES))
+    assert ended.exit_code == 64
+    perplexity = metrics(place, "tuned", "out.rejected")["perplexity"]
+    assert perplexity > 1.01
+    message = ended.termination["message"]
+    found = float(message.partition("perplexity of tuned is ")[2].partition(",")[0])
+    assert found == pytest.approx(perplexity, rel=1e-5)
+    assert message == (
+        f"stopRate of base is 0, below min 0.5; perplexity of tuned is {found}, above max 1.01: nothing is published, the report is at "
+        "out.rejected"
+    )
+    assert ended.termination["reason"] == "GateFailed"
+    assert ended.text.splitlines()[-1] == f"GateFailed: {message}"
+    assert not (place.folder / "out").exists()
+    assert [gate["passed"] for gate in report(place, "out.rejected")["gates"]] == [False, False, True]
+    markdown = (place.folder / "out.rejected" / "report.md").read_text(encoding="utf-8")
+    assert "| stopRate | base | 0.0 % | ≥ 50.0 % | broken |" in markdown
+
+    passing = done(place.run(job(gates=[GATES[2]])))
+    assert passing.termination["reason"] == "Succeeded"
+    assert not (place.folder / "out.rejected").exists(), "it spoke of another result"
+
+
+def test_a_perplexity_that_is_no_number_breaks_its_gate_and_is_told_as_missing(place: Place) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    folder = place.folder / "spoilt"
+    tiny.write_model(folder, hidden=64)
+    weights = load_file(folder / "model.safetensors")
+    weights["lm_head.weight"][5] = math.nan
+    save_file(
+        {name: torch.clone(weight) for name, weight in weights.items()}, folder / "model.safetensors", {"format": "pt"}
+    )
+    ended = place.run(job(model("spoilt"), gates=[{"metric": "perplexity", "model": "spoilt", "max": 1e30}]))
+    assert ended.exit_code == 64
+    assert ended.termination["message"].startswith(
+        "perplexity of spoilt is not a number, with a bound of max 1e+30: nothing is published"
+    )
+    assert metrics(place, "spoilt", "out.rejected")["perplexity"] is None
+    page = (place.folder / "out.rejected" / "report.html").read_text(encoding="utf-8")
+    assert "NaN" in page
+
+
+@pytest.mark.parametrize(
+    ("change", "exit_code", "message"),
+    [
+        pytest.param(
+            {"gates": [{"metric": "bitsPerBite", "model": "tuned", "max": 1}]},
+            64,
+            "spec.gates[0].metric: bitsPerBite will not be in the report: did you mean bitsPerByte? There will be perplexity, bitsPerByte, "
+            "tokenAccuracy, evalLoss, evalTokens, stopRate, repetitionRate, chineseShare, answerTokens, answerCharacters, emptyRate, "
+            "answerTokensPerSecond, peakMemoryBytes, weightBytes",
+            id="a gate on a metric that there will not be",
+        ),
+        pytest.param(
+            {"models": [{"name": "base", "model": {"uri": "base"}}]},
+            64,
+            "spec.models[0] (base): template: FromModel, but the model's tokenizer has no chat template: set template to HumanAssistant "
+            "(or Llama2, Llama3, ChatML, whichever the model was trained with), or give a templateFile",
+            id="a model that cannot be asked",
+        ),
+        pytest.param(
+            {"dataset": {"sequenceLength": 16}},
+            65,
+            "dataset.validation: of 24 conversations none is left that every model can hold in 16 tokens (base: 24 longer than 16 tokens in "
+            "every turn; tuned: 24 longer than 16 tokens in every turn): raise dataset.sequenceLength, or check format and columns",
+            id="rows that nobody can hold",
+        ),
+        pytest.param(
+            {"prompts": {"file": {"uri": "long.jsonl"}}},
+            65,
+            "{folder}/long.jsonl, line 1: the question has {tokens} tokens for base, which has 512 positions: shorten it, or leave it out",
+            id="a question beyond the positions",
+        ),
+        pytest.param(
+            {
+                "systemPromptPreset": "llama2-zh",
+                "models": [model("tuned", templateFile={"uri": "plain.jinja"}, template="FromModel")],
+                "dataset": None,
+            },
+            64,
+            "{folder}/questions.jsonl, line 1: template templateFile of tuned cannot ask it (no system prompts here): remove the system prompt, "
+            "or name another template",
+            id="a system prompt that the template refuses",
+        ),
+    ],
+)
+def test_what_cannot_be_measured_is_told_before_anything_is_loaded(
+    change: dict[str, Any], exit_code: int, message: str, place: Place
+) -> None:
+    (place.folder / "long.jsonl").write_text(json.dumps({"question": "山" * 600}), encoding="utf-8")
+    (place.folder / "plain.jinja").write_text(
+        "{%- for message in messages %}{%- if message.role == 'system' %}{{ raise_exception('no system prompts here') }}{%- endif %}"
+        "{{ message.role + ': ' + message.content }}{%- if message.role == 'assistant' %}{{ eos_token }}{%- endif %}{%- endfor %}",
+        encoding="utf-8",
+    )
+    ended = place.run(job(**change))
+    tokens = ended.termination["message"].partition("has ")[2].partition(" ")[0]
+    assert ended.termination["message"] == message.format(folder=place.folder, tokens=tokens)
+    assert ended.exit_code == exit_code
+    assert not any("weights" in line for line in ended.messages)
+    assert not (place.folder / "out").exists()
+
+
+def test_an_adapter_of_another_vocabulary_is_refused_with_both_numbers(place: Place) -> None:
+    tiny.write_model(place.folder / "other", hidden=64, vocab_size=320)
+    done(
+        place.run(
+            sft_job(
+                model={"uri": "other"},
+                dataset={"train": [{"uri": "rows.json"}]},
+                lora={"modulesToSave": ["embed_tokens", "lm_head"]},
+                output={"uri": "adapter"},
+            )
+        )
+    )
+    ended = place.run(job(model("base"), model("base", name="adapted", adapters=[{"uri": "adapter"}])))
+    assert ended.exit_code == 65
+    assert ended.termination["message"] == (
+        "spec.models[1].adapters[0] adapter has a vocabulary of 320 rows and the base base one of 256: name the base that the adapter was "
+        "made from, or merge the two with a MergeJob, which makes the base's embeddings grow"
+    )
+
+
+def at(stage: str, step: int, number: int) -> Callable[[Line], int | None]:
+    """Send the signal once the run is that far."""
+    return lambda line: number if line.get("stage") == stage and line.get("step", 0) >= step else None
+
+
+@pytest.mark.parametrize(
+    ("stage", "step"),
+    [
+        pytest.param("Evaluating", 4, id="while rows are scored"),
+        pytest.param("Answering", 28, id="while questions are answered"),
+        pytest.param("Evaluating", 36, id="while the second model is measured"),
+    ],
+)
+def test_a_stopped_run_goes_on_behind_what_it_has_found(stage: str, step: int, place: Place) -> None:
+    whole = job(output={"uri": "whole"})
+    done(place.run(whole))
+    stopped = place.run(job(), at=at(stage, step, signal.SIGTERM))
+    assert stopped.exit_code == 75
+    counted = int(stopped.termination["message"].split()[2])
+    assert (
+        stopped.termination["message"]
+        == f"stopped after {counted} of 60 measurements, which are kept: run again to go on"
+    )
+    assert stopped.termination["checkpoint"]["step"] == counted >= step
+    ended = done(place.run(job()))
+    assert next(line["step"] for line in ended.lines if "step" in line) >= counted
+    assert report(place)["questions"] == report(place, "whole")["questions"]
+    for name in ("base", "tuned"):
+        exact = ("perplexity", "bitsPerByte", "tokenAccuracy", "stopRate", "repetitionRate", "answerTokens")
+        assert [metrics(place, name)[key] for key in exact] == [metrics(place, name, "whole")[key] for key in exact]
+
+
+def test_a_killed_run_leaves_nothing_half_made(place: Place) -> None:
+    killed = place.run(job(), at=at("Answering", 52, signal.SIGKILL))
+    assert killed.exit_code == -signal.SIGKILL
+    assert not (place.folder / "out").exists()
+    ended = done(place.run(job()))
+    assert any(message.startswith("going on behind run-") for message in ended.messages), "the first model was saved"
+
+
+def test_memory_is_that_of_one_model(place: Place) -> None:
+    large = {"intermediate_size": 4096, "num_hidden_layers": 8}
+    for name in ("one", "two", "three"):
+        tiny.write_model(place.folder / name, hidden=512, **large)
+    settings = {"prompts": None, "dataset": {"samples": 2}}
+    alone = done(place.run(job(model("one"), **settings)))
+    size = (place.folder / "one" / "model.safetensors").stat().st_size
+    assert size > 200e6
+    together = done(place.run(job(model("one"), model("two"), model("three"), **settings, output={"uri": "together"})))
+    assert together.peak_bytes - alone.peak_bytes < 0.25 * size
+    peaks = [metrics(place, name, "together")["peakMemoryBytes"] for name in ("one", "two", "three")]
+    assert max(peaks) - min(peaks) < 0.25 * size, "and is given back between them"
