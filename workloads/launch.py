@@ -237,7 +237,6 @@ class Listener:
                     self._take(open_lines[line], *line.recv())
                 except (EOFError, OSError):
                     del open_lines[line]
-            self._board.beat()  # each process has a watchdog of its own
             self._pass_on_stop()
             self._tell_of_death()
 

@@ -88,7 +88,7 @@ def arguments(
         bf16=policy.precision == "bf16",
         fp16=policy.precision == "fp16",
         tf32=None,
-        # Told to use the CPU, accelerate would take plain DDP and leave DeepSpeed out; it finds the CPU by itself.
+        # Told to use the CPU, accelerate would leave DeepSpeed out; it finds the CPU by itself.
         use_cpu=not torch.cuda.is_available() and deepspeed is None,
         activation_checkpointing=checkpointing,
         activation_checkpointing_kwargs={"use_reentrant": False} if checkpointing else None,
@@ -109,6 +109,7 @@ def arguments(
             "split_batches": False,
             "even_batches": True,
             "dispatch_batches": False,
+            "use_configured_state": deepspeed is not None,  # which `zero.start` made
         },
         logging_strategy="steps",
         logging_steps=training.log_steps,

@@ -8,7 +8,8 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 from alpaca_operator.api.contract import ExitCode
@@ -33,6 +34,7 @@ class Watchdog:
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
         self._last_resort: LastResort = _TimerExit() if _TimerExit.is_available() else _TracebackExit()
         self._armed_at = 0.0
+        self._rests = False
 
     def start(self, last_words: Callable[[float], None]) -> None:
         """Watch from now on; ``last_words`` is given the seconds of silence."""
@@ -42,20 +44,38 @@ class Watchdog:
 
     def beat(self) -> None:
         """Something moved. Cheap enough for every step and every chunk of a file."""
+        if self._rests:
+            return
         self._last_beat = time.monotonic()
         if self._last_beat - self._armed_at >= 1.0 and self._thread.is_alive():
             self._armed_at = self._last_beat
             self._last_resort.arm(self._timeout + self._last_resort_after)
 
+    @contextmanager
+    def resting(self) -> Iterator[None]:
+        """Nothing is counted in this block, in which others keep watch over themselves. No timer is running either, which a process that
+        is forked meanwhile could not stop."""
+        self._rests = True
+        self._last_resort.disarm()
+        try:
+            yield
+        finally:
+            self._rests = False
+            self._armed_at = 0.0
+            self.beat()
+
     def stop(self) -> None:
         self._stopped.set()
         self._thread.join()
         self._last_resort.disarm()
+        self._last_resort.close()
 
     def _watch(self) -> None:
         while not self._stopped.wait(max(0.05, self._last_beat + self._timeout - time.monotonic())):
             silence = time.monotonic() - self._last_beat
-            if silence >= self._timeout:
+            if self._rests:
+                self._last_beat = time.monotonic()
+            elif silence >= self._timeout:
                 faulthandler.dump_traceback(file=sys.__stderr__ or 2, all_threads=True)
                 try:
                     self._last_words(silence)
@@ -70,6 +90,8 @@ class LastResort(Protocol):
 
     def disarm(self) -> None: ...
 
+    def close(self) -> None: ...
+
 
 class _TracebackExit:
     """faulthandler's own thread, which needs no interpreter lock; it exits with 1, as it cannot be told another code."""
@@ -79,6 +101,9 @@ class _TracebackExit:
 
     def disarm(self) -> None:
         faulthandler.cancel_dump_traceback_later()
+
+    def close(self) -> None:
+        """Nothing is held."""
 
 
 class _TimeSpec(ctypes.Structure):
@@ -131,6 +156,8 @@ class _TimerExit:
     def disarm(self) -> None:
         faulthandler.cancel_dump_traceback_later()
         self._set(0)
+
+    def close(self) -> None:
         self._libc.timer_delete(self._timer)
 
     def _set(self, seconds: float) -> None:

@@ -95,11 +95,21 @@ def start(on_gpu: bool, timeout: float) -> None:
         os.environ["DS_ACCELERATOR"] = "cpu"
     import deepspeed
     import torch
+    from accelerate import PartialState
 
     if on_gpu:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    deepspeed.init_distributed("nccl" if on_gpu else "gloo", verbose=False, timeout=timedelta(seconds=timeout + 60))
+    else:
+        # Kernels that could be built for a CPU: the one that would be is a reduction for inference, which training never calls, and building
+        # it takes a compiler, and minutes on a busy node.
+        deepspeed.ops.__compatible_ops__ = {}
+    backend = "nccl" if on_gpu else "gloo"
+    deepspeed.init_distributed(backend, verbose=False, timeout=timedelta(seconds=timeout + 60))
     atexit.register(_end, torch.distributed)
+    # Left to itself accelerate knows no backend for DeepSpeed on a CPU, and takes each of several processes for the only one.
+    os.environ["ACCELERATE_USE_DEEPSPEED"] = "true"
+    PartialState(backend=backend)
+    del os.environ["ACCELERATE_USE_DEEPSPEED"]
 
 
 def _end(distributed: Any) -> None:
