@@ -94,7 +94,7 @@ def _run(job: QuantizeJob, here: Runtime) -> Metrics:
     metrics: Metrics = {}
     with here.output("GPTQModel", metrics) as folder, here.stop.at_once():
         with quantizing.quiet():
-            quantizing.save(quantized, folder)
+            quantizing.save(quantized, own / "saved", folder, here.progress.beat)
         del quantized
         tokenizer_files.save_tokenizer(prepared.tokenizer, base.folder, folder, prepared.template)
         _write_generation_config(folder, base, prepared)
@@ -269,20 +269,20 @@ def _quantize(
     listener = _Listener(here, layers, total)
     offload = here.checkpoints.own / "offload"
     at_once = contextlib.nullcontext() if layers else here.stop.at_once()
-    try:
-        with quantizing.quiet(), listener.beating(), at_once:
+    with quantizing.quiet(), listener.beating(), at_once:
+        try:
             return quantizing.quantize(
                 prepared.source, job.spec, prepared.rows.calibration, offload, layers and layers.config, listener
             )
-    except CheckpointStopped as stopped:
-        assert layers is not None, "stopped by a checkpoint that nobody asked for"
-        raise Interrupted(
-            f"stopped after layer {layers.done} of {total}, which are kept: run again to go on"
-        ) from stopped
-    except CheckpointError as error:
-        if layers is None or not listener.resumed:
-            raise
-        here.progress.say(f"the layers of the earlier run cannot be gone on from ({error}): beginning anew")
+        except CheckpointStopped as stopped:
+            assert layers is not None, "stopped by a checkpoint that nobody asked for"
+            raise Interrupted(
+                f"stopped after layer {layers.done} of {total}, which are kept: run again to go on"
+            ) from stopped
+        except CheckpointError as error:
+            if layers is None or not listener.resumed:
+                raise
+            here.progress.say(f"the layers of the earlier run cannot be gone on from ({error}): beginning anew")
     layers.begin()
     return _quantize(job, prepared, layers, base, here)
 

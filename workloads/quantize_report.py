@@ -60,7 +60,7 @@ class Report:
         spec = self.job.spec
         if spec.desc_act:
             return "by activation (descAct)"
-        return "by activation within groups (actGroupAware)" if spec.act_group_aware else "as they lie"
+        return "by activation within groups (actGroupAware)" if spec.orders_in_groups else "as they lie"
 
     @property
     def increase(self) -> float:
@@ -134,7 +134,7 @@ class Report:
             "sym": spec.sym,
             "order": self.order,
             "descAct": spec.desc_act,
-            "actGroupAware": spec.act_group_aware,
+            "actGroupAware": spec.orders_in_groups,
             "dampPercent": spec.damp_percent,
             "calibration": {
                 "digest": self.rows.digest,

@@ -8,17 +8,18 @@ import json
 import math
 import os
 import re
+import shutil
 import sys
 import warnings
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from alpaca_operator.api.quantize import QuantizeSpec
-from workloads import model
-from workloads.errors import InputError, SpecError
+from workloads import model, weights
+from workloads.errors import InputError, SpecError, WorkloadError
 from workloads.model import Base
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ LLAMA_KIND = ("llama", "mistral", "qwen2", "qwen3")
 CONFIG = "quantize_config.json"
 LOCAL = ("offload_to_disk", "offload_to_disk_path", "telemetry")
 """Entries of GPTQModel's `meta` that speak of the machine that quantized."""
+SHARD_SIZE = 5 * 10**9
+"""Bytes of the largest file of weights."""
 KEPT_LINES = 40
 """Of what the library prints, kept for the log of a failure."""
 
@@ -119,6 +122,8 @@ def quiet() -> Iterator[None]:
         warnings.simplefilter("ignore")
         try:
             yield
+        except WorkloadError:
+            raise
         except Exception:
             print("\n".join(said), file=sys.stderr)
             raise
@@ -160,7 +165,7 @@ def settings(spec: QuantizeSpec, offload: Path) -> Any:
         group_size=spec.group_size,
         sym=spec.sym,
         desc_act=spec.desc_act,
-        act_group_aware=spec.act_group_aware,
+        act_group_aware=spec.orders_in_groups,
         damp_percent=spec.damp_percent,
         true_sequential=spec.true_sequential,
         device="cuda:0" if torch.cuda.is_available() else "cpu",
@@ -188,7 +193,8 @@ def quantize(
     loaded.layer_callback = loaded.subset_callback = listener
     calibration = [{"input_ids": row.ids.tolist(), "attention_mask": [1] * len(row.ids)} for row in rows]
     log = loaded.quantize(calibration, batch_size=1, calibration_data_min_length=1, checkpoint=checkpoint)
-    return loaded, [_layer(entry) for entry in log["gptq"]]
+    found = [_layer(entry) for entry in log["gptq"]]
+    return loaded, sorted(found, key=lambda layer: (layer.block, layer.name))
 
 
 def _layer(entry: Mapping[str, Any]) -> Layer:
@@ -201,13 +207,23 @@ def _layer(entry: Mapping[str, Any]) -> Layer:
     )
 
 
-def save(quantized: Any, folder: Path) -> None:
-    """Weights and configurations, as GPTQModel, transformers, vLLM and auto-gptq read them."""
-    quantized.save(str(folder))
-    for path in (*folder.glob("quant_log*"), folder / "README.md"):
-        path.unlink(missing_ok=True)
-    path = folder / CONFIG
-    config = json.loads(path.read_text(encoding="utf-8"))
+def save(quantized: Any, scratch: Path, folder: Path, beat: Callable[[], None]) -> None:
+    """Weights and configurations, as GPTQModel, transformers, vLLM and auto-gptq read them; ``scratch`` is filled meanwhile.
+
+    GPTQModel lays out the tensors of a run that went on from an earlier one in another order. They are written again in the order of
+    their names, so that equal jobs make equal files.
+    """
+    quantized.save(str(scratch))
+    names = model.weight_files(scratch, "what GPTQModel saved")
+    made = {name: tensor for file in names for name, tensor in weights.tensors(file, str(file)).items()}
+    weights.write(
+        folder,
+        [weights.Planned(name, made[name].shape, made[name].dtype) for name in sorted(made)],
+        SHARD_SIZE,
+        lambda name: made[name].read(),
+        lambda number, total: beat(),
+    )
+    config = json.loads((scratch / CONFIG).read_text(encoding="utf-8"))
     meta = {key: value for key, value in config.get("meta", {}).items() if key not in LOCAL}
     # auto-gptq looks for these beside the bits, not in `meta`; vLLM and transformers pass over what they do not know.
     for_others = {
@@ -218,9 +234,10 @@ def save(quantized: Any, folder: Path) -> None:
         "model_file_base_name": "model",
     }
     config = {**for_others, **config, "meta": meta}
-    _write(path, config)
-    path = folder / "config.json"
-    _write(path, {**json.loads(path.read_text(encoding="utf-8")), "quantization_config": config})
+    _write(folder / CONFIG, config)
+    whole = json.loads((scratch / "config.json").read_text(encoding="utf-8"))
+    _write(folder / "config.json", {**whole, "quantization_config": config})
+    shutil.rmtree(scratch)
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:

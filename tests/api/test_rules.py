@@ -178,9 +178,14 @@ BROKEN = (
         "QuantizeJob",
         [
             pytest.param(
-                {"descAct": True},
-                "descAct and actGroupAware both order the columns: set actGroupAware to false, or descAct to false",
+                {"descAct": True, "actGroupAware": True},
+                "descAct and actGroupAware both order the columns: remove one of them",
                 id="two orders of the columns",
+            ),
+            pytest.param(
+                {"groupSize": -1, "actGroupAware": True},
+                "actGroupAware orders columns within their groups, and groupSize -1 has none: remove actGroupAware",
+                id="an order within groups that are not there",
             ),
             pytest.param(
                 {"template": "Llama2", "templateFile": {"uri": "pvc://data/own.jinja"}},
@@ -419,6 +424,7 @@ TAKEN = (
             pytest.param(
                 {"descAct": True, "actGroupAware": False, "groupSize": -1, "bits": 3}, id="an order, no groups"
             ),
+            pytest.param({"descAct": True}, id="one order of the columns"),
             pytest.param(
                 {
                     "templateFile": {"uri": "pvc://data/own.jinja"},
@@ -734,6 +740,7 @@ FULL: dict[str, dict[str, Any]] = {
         },
         "MergeJob": {},
         "QuantizeJob": {
+            "actGroupAware": True,
             "templateFile": {"uri": "pvc://data/own.jinja"},
             "maxPerplexityIncrease": 0.1,
             "minStopRate": 0.9,

@@ -62,7 +62,7 @@ def by_transformers(folder: Path) -> list[int]:
 
     ids, _ = asked(folder)
     with quantizing.quiet(), quantizing.eager():
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
         return model.generate(torch.tensor([ids]), do_sample=False, max_new_tokens=24)[0].tolist()
 
 
@@ -75,7 +75,7 @@ def by_gptqmodel(folder: Path) -> list[int]:
     with quantizing.quiet(), quantizing.eager():
         from gptqmodel import GPTQModel
 
-        model = GPTQModel.load(str(folder), device="cpu", dtype=torch.float32)
+        model = GPTQModel.load(str(folder), device="cpu", dtype=torch.bfloat16)
         return model.generate(torch.tensor([ids]), do_sample=False, max_new_tokens=24)[0].tolist()
 
 

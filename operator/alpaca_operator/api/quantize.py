@@ -50,15 +50,16 @@ class QuantizeSpec(JobSpec):
     """GPTQ (arXiv:2210.17323)."""
     bits: Literal[2, 3, 4, 8] = 4
     """Bits of a weight."""
-    group_size: Literal[-1, 16, 32, 64, 128, 256, 512, 1024] = 128
+    group_size: Literal[-1, 32, 64, 128, 256, 512, 1024] = 128
     """Weights that share a scale; smaller is more exact and larger on disk. The inputs of every layer must be divisible by it. -1 is
     one scale for a whole row."""
     sym: bool = True
     """Symmetric around zero: what the fast kernels read."""
     desc_act: bool = False
     """Quantize columns in the order of their activations: more exact, slower to run in most kernels."""
-    act_group_aware: bool = True
-    """Order columns by their activations without leaving their groups: more exact, at no cost when run."""
+    act_group_aware: bool | None = None
+    """Order columns by their activations without leaving their groups: more exact, at no cost when run. Absent, this is done wherever it
+    can be: with groups, and without `descAct`."""
     damp_percent: float = Field(0.05, gt=0, lt=1)
     """Damping of the Hessian's diagonal. Raise it when a layer is reported as not positive definite."""
     true_sequential: bool = True
@@ -80,9 +81,14 @@ class QuantizeSpec(JobSpec):
 
     rules: ClassVar = (
         Rule(
-            cel="!self.descAct || !self.actGroupAware",
+            cel="!self.descAct || !has(self.actGroupAware) || !self.actGroupAware",
             holds=lambda spec: not (spec.desc_act and spec.act_group_aware),
-            message="descAct and actGroupAware both order the columns: set actGroupAware to false, or descAct to false",
+            message="descAct and actGroupAware both order the columns: remove one of them",
+        ),
+        Rule(
+            cel="self.groupSize != -1 || !has(self.actGroupAware) || !self.actGroupAware",
+            holds=lambda spec: not (spec.group_size == -1 and spec.act_group_aware),
+            message="actGroupAware orders columns within their groups, and groupSize -1 has none: remove actGroupAware",
         ),
         Rule(
             cel="!has(self.templateFile) || self.template == 'FromModel'",
@@ -95,6 +101,13 @@ class QuantizeSpec(JobSpec):
             message="minStopRate needs answers: set evaluation.answers above 0, or remove minStopRate",
         ),
     )
+
+    @property
+    def orders_in_groups(self) -> bool:
+        """What an absent `actGroupAware` stands for."""
+        if self.act_group_aware is None:
+            return not self.desc_act and self.group_size != -1
+        return self.act_group_aware
 
 
 PERPLEXITY = (
