@@ -12,7 +12,7 @@ from typing import Any
 
 from alpaca_operator.api.contract import LABEL_NAME
 from tests.cluster.bed import cache
-from tests.cluster.bed.cluster import Manifest
+from tests.cluster.bed.cluster import Manifest, until
 from tests.cluster.bed.node import Bed
 from tests.workloads import tiny
 
@@ -95,6 +95,21 @@ class Team:
     def table(self, *flags: str) -> list[dict[str, str]]:
         """What `kubectl get sftjobs` prints, a row each by column."""
         return rows_of(self.kubectl("get", "sftjobs", *flags))
+
+    def found(self, manifest: Manifest) -> Manifest:
+        """The object of a manifest, as it is now."""
+        return self.bed.get(manifest["kind"], manifest["metadata"]["name"], "-n", self.namespace)
+
+    def wait(self, manifest: Manifest, *reasons: str, seconds: float = 900) -> Manifest:
+        """The job once STATE is one of `reasons`; one that has ended otherwise fails at once."""
+
+        def there() -> bool:
+            now = self.found(manifest)
+            assert ready(now).get("reason") in reasons or not ended(now), json.dumps(now["status"], indent=1)
+            return ready(now).get("reason") in reasons
+
+        until(there, f"{manifest['metadata']['name']} to be {' or '.join(reasons)}", seconds, every=0.5)
+        return self.found(manifest)
 
     def until(
         self, name: str, holds: Callable[[Manifest], Any], what: str, seconds: float = PATIENCE, every: float = 0.3

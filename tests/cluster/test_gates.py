@@ -12,7 +12,7 @@ import pytest
 from tests.cluster.bed import cache
 from tests.cluster.bed.cache import CHECKOUT
 from tests.cluster.bed.cluster import Manifest, until
-from tests.cluster.team import Team, condition, ended, over, ready, rows_of
+from tests.cluster.team import Team, condition, over, ready, rows_of
 from tests.workloads import library, literature
 
 pytestmark = pytest.mark.cluster
@@ -129,22 +129,6 @@ REFUSED = (
 )
 
 
-def found(team: Team, manifest: Manifest) -> Manifest:
-    return team.bed.get(manifest["kind"], manifest["metadata"]["name"], "-n", team.namespace)
-
-
-def wait(team: Team, manifest: Manifest, *reasons: str, seconds: float = 900) -> Manifest:
-    """The job once STATE is one of `reasons`; one that ended otherwise fails at once."""
-
-    def there() -> bool:
-        now = found(team, manifest)
-        assert ready(now).get("reason") in reasons or not ended(now), json.dumps(now["status"], indent=1)
-        return ready(now).get("reason") in reasons
-
-    until(there, f"{manifest['metadata']['name']} to be {' or '.join(reasons)}", seconds, every=0.5)
-    return found(team, manifest)
-
-
 def artifact(team: Team, name: str) -> dict[str, Any]:
     read: dict[str, Any] = json.loads((team.models / name / "artifact.json").read_text(encoding="utf-8"))
     return read
@@ -170,11 +154,11 @@ def test_a_chain_to_a_small_model_and_its_report_and_what_becomes_of_broken_gate
 
     # A pod killed in the middle of the work costs a restart, and nothing else.
     *_, small, compared = STAGES
-    wait(mine, small, "Running")
+    mine.wait(small, "Running")
     killed_at = kill_between_layers(mine, "small")
     assert 0 < killed_at < LAYERS
-    wait(mine, compared, "Succeeded")
-    jobs = {stage["metadata"]["name"]: found(mine, stage) for stage in STAGES}
+    mine.wait(compared, "Succeeded")
+    jobs = {stage["metadata"]["name"]: mine.found(stage) for stage in STAGES}
     assert {name: ready(one)["reason"] for name, one in jobs.items()} == dict.fromkeys(jobs, "Succeeded")
     assert jobs["small"]["status"]["restarts"] == {"user": 0, "infra": 1, "total": 1}
     assert jobs["small"]["status"]["output"]["kind"] == "GPTQModel"
@@ -198,7 +182,7 @@ def test_a_chain_to_a_small_model_and_its_report_and_what_becomes_of_broken_gate
     assert "4-bit/perplexity" in rows_of(mine.kubectl("get", "evaluationjobs", "report", "-o", "wide"))[0]["METRICS"]
 
     # A broken gate ends the job at once and for good, with the figure and the bound; nothing is published.
-    strict, of_strict, unmet = (wait(mine, one, reason) for one, reason in zip(REFUSED, REASONS, strict=True))
+    strict, of_strict, unmet = (mine.wait(one, reason) for one, reason in zip(REFUSED, REASONS, strict=True))
     for one, told in ((strict, "minStopRate 1 asks for 100.0%"), (unmet, "1.5")):
         name = one["metadata"]["name"]
         assert one["status"]["failure"]["class"] == "UserError"
@@ -227,7 +211,7 @@ def test_a_chain_to_a_small_model_and_its_report_and_what_becomes_of_broken_gate
     # Deleted and applied anew, what lies there is of the same spec and inputs.
     mine.kubectl("delete", "quantizejob", "small")
     mine.apply(small)
-    again = wait(mine, small, "Reused")
+    again = mine.wait(small, "Reused")
     assert again["status"]["output"]["digest"] == jobs["small"]["status"]["output"]["digest"]
     assert again["status"]["output"]["reused"] is True
 
