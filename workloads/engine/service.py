@@ -166,11 +166,15 @@ class Service:
 
 def api_key(job: ChatDeployment, environ: Mapping[str, str]) -> str | None:
     """The key that requests need. Raises SpecError where the spec, or a login, asks for one and there is none."""
-    key = environ.get(contract.ENV_API_KEY) or None
+    key = environ.get(contract.ENV_API_KEY, "").strip() or None  # a Secret made from a file ends in a line break
+    if key is not None and not (key.isascii() and key.isprintable() and " " not in key):
+        raise SpecError(
+            f"{contract.ENV_API_KEY} has spaces or characters beyond ASCII, which clients cannot send: use letters, digits and signs"
+        )
     if key is None and job.spec.auth is not None:
         raise SpecError(
-            f"auth.secretName is {job.spec.auth.secret_name} and {contract.ENV_API_KEY} is not set: put the key apiKey into that Secret; locally set the "
-            "variable"
+            f"auth.secretName is {job.spec.auth.secret_name} and {contract.ENV_API_KEY} is not set: put the key apiKey into that Secret; "
+            "locally set the variable"
         )
     if key is None and (environ.get(contract.ENV_USERNAME) or environ.get(contract.ENV_PASSWORD)):
         raise SpecError(

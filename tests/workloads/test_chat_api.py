@@ -1,0 +1,150 @@
+"""The engine's process, asked by the clients that people use: OpenAI's own, LangChain's, and those who leave."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import re
+from collections.abc import Iterator
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+from langchain_openai import ChatOpenAI
+
+from tests.workloads import parrot
+from tests.workloads.engine_process import ROOT, Engine, manifest
+
+KEY = "sk-alpaca"
+QUESTIONS = ["山", "第7问：赵先生喜欢什么？" * 4, "他喜欢水。", "0123", "云" * 50, "月", "松石" * 9, "hello"]
+
+
+@pytest.fixture(scope="module")
+def engine(shelf: Path, tmp_path_factory: pytest.TempPathFactory, llama) -> Iterator[Engine]:
+    """Two models: `poet`, random, and `parrot`, which never stops."""
+    folder = tmp_path_factory.mktemp("engine")
+    (folder / "base").symlink_to(shelf / "base")
+    line = [llama.convert_tokens_to_ids(piece) for piece in ("▁", "明", "月")]
+    parrot.write(folder / "parrot", llama, [line], max_position_embeddings=30_000)
+    other = {"name": "parrot", "model": {"uri": "parrot"}, "template": "HumanAssistant"}
+    chat = manifest("poet", compareWith=other, generation={"temperature": 0, "maxNewTokens": 24})
+    started = Engine(folder, chat, ALPACA_API_KEY=KEY)
+    yield started.ready()
+    started.close()
+
+
+@pytest.fixture
+def client(engine: Engine) -> openai.OpenAI:
+    return openai.OpenAI(base_url=engine.url, api_key=KEY, max_retries=0)
+
+
+def asked(question: str, **fields: Any) -> dict[str, Any]:
+    return {"model": "poet", "messages": [{"role": "user", "content": question}], **fields}
+
+
+def test_an_answer_and_its_stream_are_the_same(client: openai.OpenAI) -> None:
+    whole = client.chat.completions.create(**asked("山"))
+    chunks = list(client.chat.completions.create(**asked("山"), stream=True, stream_options={"include_usage": True}))
+    assert whole.choices[0].message.content
+    texts = [chunk.choices[0].delta.content or "" for chunk in chunks[:-1]]
+    assert "".join(texts) == whole.choices[0].message.content
+    assert chunks[0].choices[0].delta.role == "assistant"
+    assert chunks[-2].choices[0].finish_reason == whole.choices[0].finish_reason
+    assert (chunks[-1].choices, chunks[-1].usage) == ([], whole.usage)
+    assert whole.usage is not None
+    assert whole.usage.total_tokens == whole.usage.prompt_tokens + whole.usage.completion_tokens
+
+
+async def test_eight_streams_at_once_are_the_answers_of_each_alone(engine: Engine) -> None:
+    client = openai.AsyncOpenAI(base_url=engine.url, api_key=KEY, max_retries=0)
+
+    async def answer(number: int, temperature: float) -> str:
+        fields = asked(QUESTIONS[number], temperature=temperature, seed=number)
+        stream = await client.chat.completions.create(**fields, stream=True)
+        return "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
+
+    for temperature in (0, 0.9):
+        together = await asyncio.gather(*(answer(number, temperature) for number in range(8)))
+        assert len(set(together)) > 4
+        assert together == [await answer(number, temperature) for number in range(8)]
+    await client.close()
+
+
+def test_texts_are_completed_and_models_listed(client: openai.OpenAI) -> None:
+    assert [model.id for model in client.models.list()] == ["poet", "parrot"]
+    assert client.models.retrieve("parrot").owned_by == "literary-alpaca"
+    done = client.completions.create(model="parrot", prompt="", max_tokens=4)
+    assert (done.choices[0].finish_reason, done.choices[0].text) == ("length", "")
+    chunks = client.completions.create(model="poet", prompt="他", max_tokens=4, stream=True)
+    assert "".join(chunk.choices[0].text for chunk in chunks) == (
+        client.completions.create(model="poet", prompt="他", max_tokens=4).choices[0].text
+    )
+
+
+def test_errors_are_those_that_the_client_knows(client: openai.OpenAI, engine: Engine) -> None:
+    stranger = openai.OpenAI(base_url=engine.url, api_key="wrong", max_retries=0)
+    with pytest.raises(openai.AuthenticationError, match=re.escape("Incorrect API key provided.")):
+        stranger.chat.completions.create(**asked("山"))
+    with pytest.raises(openai.NotFoundError) as missing:
+        client.chat.completions.create(**asked("山") | {"model": "gpt-4"})
+    assert missing.value.code == "model_not_found"
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.chat.completions.create(**asked("山", temperature=5))
+    assert (refused.value.code, refused.value.param) == ("invalid_value", "temperature")
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.chat.completions.create(**asked("问a山b" * 25_000) | {"model": "parrot"})
+    assert refused.value.code == "context_length_exceeded"
+
+
+def endless() -> dict[str, Any]:
+    return asked("山", max_tokens=20_000, temperature=0) | {"model": "parrot"}
+
+
+def test_one_who_leaves_a_stream_is_not_answered_on(client: openai.OpenAI, engine: Engine) -> None:
+    before = engine.metric('alpaca_chat_requests_total{outcome="cancelled"}')
+    stream = client.chat.completions.create(**endless(), stream=True)
+    next(iter(stream))
+    engine.until("alpaca_chat_running", 1)
+    stream.close()
+    engine.until("alpaca_chat_running", 0)
+    engine.until('alpaca_chat_requests_total{outcome="cancelled"}', before + 1)
+
+
+def test_one_who_leaves_before_the_answer_is_whole_is_not_answered_on(engine: Engine) -> None:
+    before = engine.metric('alpaca_chat_requests_total{outcome="cancelled"}')
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(
+            f"{engine.url}/chat/completions",
+            json=endless(),
+            headers={"Authorization": f"Bearer {KEY}"},
+            timeout=httpx.Timeout(60, read=0.5),
+        )
+    engine.until("alpaca_chat_running", 0)
+    engine.until('alpaca_chat_requests_total{outcome="cancelled"}', before + 1)
+
+
+def test_langchain_asks_and_is_answered(client: openai.OpenAI, engine: Engine) -> None:
+    poet = ChatOpenAI(model="poet", base_url=engine.url, api_key=KEY, temperature=0, max_retries=0)  # type: ignore[arg-type]
+    answer = poet.invoke("山")
+    assert answer.content == client.chat.completions.create(**asked("山")).choices[0].message.content
+    assert "".join(str(chunk.content) for chunk in poet.stream("山")) == answer.content
+    assert poet.batch(["山", "山"])[1].content == answer.content
+    with pytest.raises(openai.BadRequestError):
+        poet.invoke("山", temperature=5)
+
+
+BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "langchain.md").read_text(encoding="utf-8"), re.DOTALL)
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_what_the_page_on_clients_shows_runs(engine: Engine, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert len(BLOCKS) == 4
+    monkeypatch.setenv("OPENAI_BASE_URL", engine.url)
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    out = io.StringIO()
+    with redirect_stdout(out):
+        exec(compile(BLOCKS[number], "docs/langchain.md", "exec"), {})
+    assert out.getvalue().strip()
