@@ -48,3 +48,23 @@ def job(*models: dict[str, Any], **spec: Any) -> dict[str, Any]:
         "metadata": {"name": "compare"},
         "spec": {key: value for key, value in whole.items() if value is not None},
     }
+
+
+def write_task(folder: Path, **changes: Any) -> None:
+    """A task in lm-evaluation-harness's own format: what somebody likes, out of two."""
+    folder.mkdir()
+    rows = [{"question": row["question"], "good": row["reference"], "bad": row["reference"][::-1]} for row in QUESTIONS]
+    (folder / "likes.jsonl").write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    settings = {
+        "task": "likes",
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"validation": "likes.jsonl"}},
+        "validation_split": "validation",
+        "output_type": "multiple_choice",
+        "doc_to_text": "Human: {{question}}\nAssistant:",
+        "doc_to_choice": "{{[good, bad]}}",
+        "doc_to_target": 0,
+        "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
+        **changes,
+    }
+    (folder / "likes.yaml").write_text(json.dumps(settings, ensure_ascii=False), encoding="utf-8")

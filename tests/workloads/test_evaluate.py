@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.workloads import evaluated, tiny
+from tests.workloads import evaluated, quantized, tiny
 from tests.workloads.evaluated import QUESTIONS, job, model
 from tests.workloads.runs import Ended, Line, Place
 from tests.workloads.runs import job as sft_job
@@ -341,3 +341,46 @@ def test_memory_is_that_of_one_model(place: Place) -> None:
     assert together.peak_bytes - alone.peak_bytes < 0.25 * size
     peaks = [metrics(place, name, "together")["peakMemoryBytes"] for name in ("one", "two", "three")]
     assert max(peaks) - min(peaks) < 0.25 * size, "and is given back between them"
+
+
+def quantized_by_gptq(place: Place) -> None:
+    """`gptq`: the tuned model in 4 bits."""
+    ended = quantized.run(
+        place.folder,
+        quantized.job(
+            model={"uri": "tuned"},
+            calibration={"samples": 16},
+            evaluation={"answers": 1},
+            output={"uri": "gptq"},
+        ),
+    )
+    assert ended.exit_code == 0, ended.text
+
+
+def test_full_8_bit_4_bit_and_gptq_models_are_measured_in_one_run(place: Place) -> None:
+    """Cold, as only a process of its own has the packages that other jobs hide."""
+    quantized_by_gptq(place)
+    evaluated.write_task(place.folder / "tasks")
+    ended = done(
+        place.run(
+            job(
+                model("tuned"),
+                {**model("tuned"), "name": "int8", "load": {"bits": 8}},
+                {**model("tuned"), "name": "nf4", "load": {"bits": 4}},
+                {"name": "gptq", "model": {"uri": "gptq"}},
+                prompts={"limit": 2},
+                tasks=[{"name": "likes", "limit": 6}],
+                taskFiles={"uri": "tasks"},
+                gates=[{"metric": "likes/acc", "model": "tuned", "min": 0.5}],
+            ),
+            cold=True,
+        )
+    )
+    assert [one["weights"] for one in report(place)["models"]] == ["float32", "int8", "nf4", "gptq"]
+    assert [one["kind"] for one in report(place)["models"]] == ["Model", "Model", "Model", "GPTQModel"]
+    best = metrics(place, "tuned")["perplexity"]
+    for name in ("int8", "nf4", "gptq"):
+        assert best * 0.9 < metrics(place, name)["perplexity"] < 3 * best
+    assert metrics(place, "tuned")["likes/acc"] == 1.0
+    assert ended.termination["metrics"]["tuned/likes/acc"] == 1.0
+    assert "loglikelihood" not in ended.text, "no bars of the harness"

@@ -1,0 +1,100 @@
+"""Tasks of lm-evaluation-harness: those that can be run, by the metrics that there will be, and those that cannot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from alpaca_operator.api.evaluation import Task
+from tests.workloads import evaluated, tiny
+from workloads import model, tasks
+from workloads.errors import InputError, SpecError, WorkloadError
+
+model.quiet_libraries()
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Of the user's tasks, on a machine that reaches no hub."""
+    import datasets
+    import huggingface_hub
+
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    return tmp_path / "tasks"
+
+
+def test_a_task_of_the_users_own_is_run_and_its_metrics_are_known_before(folder: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    from workloads import tokenizer_files
+
+    evaluated.write_task(folder, fewshot_split="validation")
+    (loaded,) = tasks.load([Task(name="likes", num_fewshot=1, limit=4)], folder)
+    assert loaded.metrics == ["likes/acc"]
+    tiny.write_model(tmp_path / "base")
+    tokenizer = tokenizer_files.load_tokenizer(tmp_path / "base")
+    llama = AutoModelForCausalLM.from_pretrained(tmp_path / "base").eval()
+    beats: list[int] = []
+
+    def measured(batch_size: int) -> dict[str, float]:
+        return tasks.run(loaded, llama, tokenizer, batch_size, lambda: beats.append(1))
+
+    found = measured(2)
+    assert found.keys() == {"likes/acc"}
+    assert found["likes/acc"] in (0, 0.25, 0.5, 0.75, 1)
+    assert len(beats) >= 4, "four questions of two answers, in batches of two"
+    assert measured(8) == found, "the same for the next model, and for other batches"
+    assert (tokenizer.padding_side, tokenizer.pad_token) == ("right", "<pad>")
+
+
+def test_a_group_has_metrics_of_its_own_and_of_its_tasks(folder: Path) -> None:
+    evaluated.write_task(folder)
+    (folder / "group.yaml").write_text(
+        '{"group": "people", "task": ["likes"], "aggregate_metric_list": [{"metric": "acc", "weight_by_size": true}]}'
+    )
+    (loaded,) = tasks.load([Task(name="people")], folder)
+    assert loaded.metrics == ["people/acc", "likes/acc"]
+    with pytest.raises(SpecError, match=r"^spec\.tasks: likes is part of people and of likes: remove one of them$"):
+        tasks.load([Task(name="people"), Task(name="likes")], folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "kind", "message"),
+    [
+        pytest.param(
+            "cmmlu",
+            {},
+            InputError,
+            "spec.tasks[0].name cmmlu: its data cannot be had (Couldn't reach 'haonan-li/cmmlu' on the Hub (OfflineModeIsEnabled)): make the "
+            "hub reachable, put the data into the cache, or keep a task with local data in taskFiles",
+            id="data that cannot be had",
+        ),
+        pytest.param(
+            "likes",
+            {"dataset_kwargs": {"data_files": {"validation": "nothing.jsonl"}}},
+            InputError,
+            "spec.tasks[0].name likes: its data cannot be had (Unable to find '{folder}/nothing.jsonl'): make the hub reachable, put "
+            "the data into the cache, or keep a task with local data in taskFiles",
+            id="data of its own that is not there",
+        ),
+        pytest.param(
+            "likes",
+            {"output_type": "telepathy"},
+            SpecError,
+            "spec.tasks[0].name likes: it cannot be set up (ValueError: Got invalid output_type 'telepathy', must be in "
+            "'loglikelihood,multiple_choice,loglikelihood_rolling,generate_until'): mend taskFiles",
+            id="a task that cannot be set up",
+        ),
+    ],
+)
+def test_a_task_that_cannot_be_run_is_told(
+    name: str, changes: dict[str, Any], kind: type[WorkloadError], message: str, folder: Path
+) -> None:
+    evaluated.write_task(folder, **changes)
+    with pytest.raises(kind) as refused:
+        tasks.load([Task(name=name)], folder)
+    assert str(refused.value) == message.format(folder=folder)
