@@ -1,0 +1,168 @@
+"""The report's page in a real browser: what a model wrote stays text, nothing is loaded, and it can be read on a phone."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from alpaca_operator.api.evaluation import Gate
+from tests.chat_page.browser import chromium
+from workloads.evaluation_report import Report
+from workloads.gates import Verdict
+
+HOSTILE = "<script>document.title = 'taken'</script><img src=x onerror=\"document.title='taken'\"><!-- </article> --> | `code` $body ${title}"
+MODELS = ("base", "tuned", "tuned-4bit")
+
+
+def answer(text: str, ending: str = "Stopped", repetition: float = 0.0) -> dict[str, Any]:
+    return {"text": text, "tokens": len(text), "ending": ending, "chineseShare": 1.0, "repetition": repetition}
+
+
+def report(answers: list[str]) -> Report:
+    """Questions of two categories, each answered by three models."""
+    metrics = {
+        "base": {"perplexity": 40.5, "stopRate": 0.0, "peakMemoryBytes": 2.0**31},
+        "tuned": {"perplexity": 4.25, "stopRate": 1.0, "peakMemoryBytes": 2.0**31},
+        "tuned-4bit": {"perplexity": 4.5, "stopRate": 0.75, "peakMemoryBytes": 2.0**30},
+    }
+    figures = {"stopRate": 0.5, "repetitionRate": 0.0, "chineseShare": None, "answerTokens": 9.0}
+    content = {
+        "name": "poets",
+        "models": [
+            {
+                "name": name,
+                "uri": f"pvc://models/{name}",
+                "digest": "sha256:" + "0" * 64,
+                "kind": "Model",
+                "adapters": [],
+                "template": "HumanAssistant",
+                "weights": "float32",
+                "metrics": metrics[name],
+                "categories": {"文学": figures, HOSTILE: figures},
+            }
+            for name in MODELS
+        ],
+        "gates": [],
+        "heldOut": {"lines": ["200 conversations read"], "leftOut": 0},
+        "systemPrompt": HOSTILE,
+        "generation": {"temperature": 0.0, "maxNewTokens": 64, "seed": 42},
+        "questions": [
+            {
+                "category": ["文学", HOSTILE][number % 2],
+                "question": f"第{number}问？{'长' * 200 if number == 2 else ''}",
+                "reference": HOSTILE,
+                "answers": {name: answer(text, ("Cut", "Stopped", "TookTheTurn")[number % 3], 0.4) for name in MODELS},
+            }
+            for number, text in enumerate(answers)
+        ],
+    }
+    gates = [Gate(metric="perplexity", model="tuned-4bit", max=5), Gate(metric="stopRate", model="base", min=0.5)]
+    verdicts = [Verdict(gate, metrics[gate.model][gate.metric]) for gate in gates]
+    return Report(content, metrics, verdicts)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("report")
+    report(["床前明月光", HOSTILE, "=1+1", "", "不停" * 300, "@SUM(A1)"]).write(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def seen() -> list[str]:
+    """What the page said, and asked for."""
+    return []
+
+
+def opened(browser: Any, folder: Path, seen: list[str], **settings: Any) -> Any:
+    context = browser.new_context(**settings)
+    context.on("request", lambda request: seen.append(request.url))
+    page = context.new_page()
+    page.on("console", lambda message: seen.append(message.text))
+    page.on("pageerror", lambda error: seen.append(str(error)))
+    page.goto((folder / "report.html").as_uri())
+    return page
+
+
+def test_what_a_model_wrote_is_shown_and_runs_nothing(browser: Any, folder: Path, seen: list[str]) -> None:
+    page = opened(browser, folder, seen)
+    assert page.title() == "poets"
+    assert page.locator("article").nth(1).locator(".answer p").first.inner_text() == HOSTILE
+    assert page.locator("img, iframe, object, link").count() == 0
+    assert page.locator("article .empty").count() == 3, "an empty answer is told"
+    page.evaluate(
+        "() => { const script = document.createElement('script'); script.textContent = 'document.title = 1'; document.body.append(script) }"
+    )
+    assert page.title() == "poets", "the policy lets no other script run"
+    (told,) = [text for text in seen if text != (folder / "report.html").as_uri()]
+    assert "Content Security Policy" in told, "nothing was asked for but the page, and nothing went wrong but this"
+
+
+def test_questions_are_found_by_category_and_by_words(browser: Any, folder: Path, seen: list[str]) -> None:
+    page = opened(browser, folder, seen, locale="en-GB")
+    shown = page.locator("article:visible")
+    assert shown.count() == 6
+    page.get_by_role("button", name="文学").click()
+    assert shown.count() == 3
+    assert page.locator("#count").inner_text() == "3 / 6"
+    page.get_by_role("button", name="All").click()
+    page.get_by_role("searchbox").fill("明月")
+    assert shown.count() == 1
+    page.get_by_role("searchbox").fill("")
+    page.get_by_text("Figures by category").click()
+    assert page.get_by_role("cell", name="repetitionRate").first.is_visible()
+
+
+def test_the_language_is_the_readers_and_both_switches_are_kept(browser: Any, folder: Path, seen: list[str]) -> None:
+    page = opened(browser, folder, seen, locale="zh-CN", color_scheme="light")
+    assert page.get_by_role("heading", name="模型对比").is_visible()
+    assert page.get_by_text("2 道关卡中有 1 道未通过：结果没有发布").is_visible()
+    background = "getComputedStyle(document.body).backgroundColor"
+    light = page.evaluate(background)
+    page.locator("#theme").click()
+    assert page.evaluate(background) != light
+    dark = page.evaluate(background)
+    page.locator("#language").click()
+    assert page.get_by_role("heading", name="Models side by side").is_visible()
+    page.reload()
+    assert page.get_by_role("heading", name="Models side by side").is_visible()
+    assert page.evaluate(background) == dark
+    assert not page.get_by_role("heading", name="模型对比").is_visible()
+
+
+def test_it_fits_a_phone(browser: Any, folder: Path, seen: list[str]) -> None:
+    page = opened(browser, folder, seen, viewport={"width": 360, "height": 740})
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+    boxes = [page.locator("article").first.locator(".answer").nth(number).bounding_box() for number in range(3)]
+    assert boxes[0]["x"] == boxes[1]["x"], "answers stand one below the other"
+    wide = opened(browser, folder, seen, viewport={"width": 1280, "height": 800})
+    boxes = [wide.locator("article").first.locator(".answer").nth(number).bounding_box() for number in range(3)]
+    assert boxes[0]["y"] == boxes[1]["y"] == boxes[2]["y"], "side by side where there is room"
+
+
+def test_a_spreadsheet_computes_nothing_of_what_a_model_wrote(folder: Path) -> None:
+    with (folder / "report.csv").open(encoding="utf-8-sig", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["base"] for row in rows][2:6] == ["'=1+1", "", "不停" * 300, "'@SUM(A1)"]
+    assert rows[1]["tuned: ending"] == "ended by itself"
+
+
+def test_markdown_shows_it_as_text_in_its_cell(folder: Path) -> None:
+    markdown = (folder / "report.md").read_text(encoding="utf-8")
+    assert "<script" not in markdown
+    assert "<img" not in markdown
+    line = next(line for line in markdown.splitlines() if line.startswith("| base | &lt;script&gt;"))
+    assert line.replace("\\|", "").count("|") == 5
+    assert "| **4.25** |" in markdown, "the best is marked"
+    json.loads((folder / "report.json").read_text(encoding="utf-8"))
