@@ -64,6 +64,8 @@ async def report(resource: Resource, after: dict[str, Any], world: World) -> Aga
     before = current.get("status") or {}
     change = conditions.change(before, after, status_of(resource))
     if change is Change.NOTHING:
+        if world.ends_told.get(key) != resource.metadata.uid and (note := events.of_an_end(before, world.now())):
+            await _tell(resource, note, before, world)
         return Again.never
     if change is Change.PROGRESS and (wait := world.budget.ask(key)):
         return Again(after=wait)
@@ -71,9 +73,16 @@ async def report(resource: Resource, after: dict[str, Any], world: World) -> Aga
     if change is Change.TRANSITION:
         world.wake_consumers(key)
     if note := events.worth_telling(before, after):
-        await events.record(world.kube, world.settings.identity, resource, note)
+        await _tell(resource, note, after, world)
     _log_transition(key, before, after)
     return Again.never
+
+
+async def _tell(resource: Resource, note: events.Note, status: dict[str, Any], world: World) -> None:
+    ended = status.get("completionTime")
+    await events.record(world.kube, world.settings.identity, resource, note, ended)
+    if ended:
+        world.ends_told[key_for(resource)] = resource.metadata.uid or ""
 
 
 async def _exist(resource: Resource, manifest: Manifest, world: World) -> Refusal | None:

@@ -1,17 +1,19 @@
 """What ``kubectl describe`` lists: an Event for each change of state that a person may want to know of.
 
-Made after the status that tells the same has landed: an Event cannot be taken back. A healthy job gets one, at its end.
+Made after the status that tells the same has landed: an Event cannot be taken back. A healthy job gets one, at its end; should the
+operator die between the two, the next one finds the end untold.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, NamedTuple
 
 from alpaca_operator.api import Resource
 from alpaca_operator.api.status import Condition, Reason
+from alpaca_operator.diagnosis import instant
 from alpaca_operator.errors import ApiError, Unreachable
 from alpaca_operator.kube import EVENTS, Kube
 
@@ -20,6 +22,9 @@ log = logging.getLogger(__name__)
 CONTROLLER = "literary-alpaca.io/operator"
 NOTE_LIMIT = 1024
 """Bytes of a note that the API server takes."""
+
+RECENT = timedelta(minutes=10)
+"""Longer than an operator takes to be started anew; and no ends of last week are told when one is."""
 
 QUIET = frozenset(
     {
@@ -49,23 +54,35 @@ def worth_telling(before: dict[str, Any], after: dict[str, Any]) -> Note | None:
     was, now = ready(before), ready(after)
     if not now or now.get("reason") == was.get("reason") or now["reason"] in QUIET:
         return None
-    kind: Literal["Normal", "Warning"] = "Normal" if now["reason"] in NORMAL else "Warning"
-    return Note(kind, now["reason"], now.get("message") or now["reason"])
+    return _note(now)
 
 
-async def record(kube: Kube, identity: str, resource: Resource, note: Note) -> None:
+def of_an_end(status: dict[str, Any], now: datetime) -> Note | None:
+    """The Event of an end that is so recent that it may not have been told yet."""
+    ended = status.get("completionTime")
+    return _note(ready(status)) if ended and now - instant(ended) < RECENT else None
+
+
+def _note(state: dict[str, Any]) -> Note:
+    kind: Literal["Normal", "Warning"] = "Normal" if state["reason"] in NORMAL else "Warning"
+    return Note(kind, state["reason"], state.get("message") or state["reason"])
+
+
+async def record(kube: Kube, identity: str, resource: Resource, note: Note, ended: str | None) -> None:
     """An Event that cannot be written is worth a line in the log, no more: the status has it all."""
     try:
-        await kube.create(EVENTS, event(identity, resource, note, datetime.now(UTC)))
+        await kube.create(EVENTS, event(identity, resource, note, datetime.now(UTC), ended))
     except (ApiError, Unreachable) as error:
+        if isinstance(error, ApiError) and error.reason == "AlreadyExists":
+            return  # told by the operator before this one
         log.warning("%s %s/%s: no Event: %s", resource.kind, resource.metadata.namespace, resource.metadata.name, error)
 
 
-def event(identity: str, resource: Resource, note: Note, now: datetime) -> dict[str, Any]:
-    """In the resource's namespace, by a name that a second try at the same moment shares."""
+def event(identity: str, resource: Resource, note: Note, now: datetime, ended: str | None = None) -> dict[str, Any]:
+    """In the resource's namespace, by a name that a second try shares: at the same moment, or of the same end."""
     metadata = resource.metadata
     stamp = now.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-    digest = hashlib.sha256(f"{metadata.uid}{note}{stamp}".encode()).hexdigest()[:16]
+    digest = hashlib.sha256(f"{metadata.uid}{note}{ended or stamp}".encode()).hexdigest()[:16]
     return {
         "apiVersion": EVENTS.api_version,
         "kind": EVENTS.kind,

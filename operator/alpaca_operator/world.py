@@ -57,6 +57,8 @@ class World:
     board: Board = field(default_factory=Board)
     budget: Budget = field(default_factory=lambda: Budget(10, 15))
     now: Callable[[], datetime] = utc_now
+    ends_told: dict[Key, str] = field(default_factory=dict)
+    """UIDs of those whose end has got its Event by this operator."""
     _podless: dict[Key, Podless] = field(default_factory=dict)
 
     def resource(self, key: Key) -> Resource | None:
@@ -97,6 +99,7 @@ class World:
     def forget(self, key: Key) -> None:
         """The resource is gone."""
         self._podless.pop(key, None)
+        self.ends_told.pop(key, None)
         self.budget.forget(key)
 
     async def refresh(self, key: Key) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from alpaca_operator.api import SFTJob
-from alpaca_operator.events import NOTE_LIMIT, Note, event, worth_telling
+from alpaca_operator.events import NOTE_LIMIT, Note, event, of_an_end, worth_telling
 from tests.operator import build
 
 
@@ -47,6 +47,30 @@ def status(reason: str, message: str = "why and what to do") -> dict[str, Any]:
 )
 def test_a_change_of_status_is_worth(before: dict[str, Any], after: dict[str, Any], note: Note | None) -> None:
     assert worth_telling(before, after) == note
+
+
+@pytest.mark.parametrize(
+    ("before", "note"),
+    [
+        pytest.param(
+            status("Succeeded") | {"completionTime": "2026-01-02T02:55:00Z"},
+            Note("Normal", "Succeeded", "why and what to do"),
+            id="nine minutes ago: an operator that died just then may not have told it",
+        ),
+        pytest.param(status("Succeeded") | {"completionTime": "2026-01-02T02:54:00Z"}, None, id="ten minutes ago"),
+        pytest.param(status("Unschedulable"), None, id="not at its end"),
+    ],
+)
+def test_an_end_is_told_again_while_it_is_new(before: dict[str, Any], note: Note | None) -> None:
+    assert of_an_end(before, datetime(2026, 1, 2, 3, 4, tzinfo=UTC)) == note
+
+
+def test_one_end_has_one_event_whoever_tells_it_and_when() -> None:
+    job, note = SFTJob.model_validate(build.job()), Note("Normal", "Succeeded", "published")
+    times = [datetime(2026, 1, 2, 3, minute, tzinfo=UTC) for minute in (4, 5)]
+    names = {event("any", job, note, now, "2026-01-02T03:04:00Z")["metadata"]["name"] for now in times}
+    assert len(names) == 1
+    assert len({event("any", job, note, now)["metadata"]["name"] for now in times}) == 2, "what is no end may recur"
 
 
 def test_an_event_is_about_the_resource_and_fits() -> None:

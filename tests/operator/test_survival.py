@@ -190,6 +190,26 @@ async def test_told_to_stop_the_operator_releases_its_lease(crew: Team, tmp_path
         await crew.state("poet", "Succeeded")
 
 
+async def test_an_end_that_was_not_told_when_the_operator_died_is_told_by_the_next(crew: Team, tmp_path: Path) -> None:
+    crew.kubelet.default = Outcome()
+    settings = {"lease_name": crew.namespace, "namespaces": crew.namespace}
+    with operator(crew.plane.kubeconfig, tmp_path, "operator-a", **settings):
+        await crew.apply()
+        await crew.state("poet", "Succeeded")
+        async with asyncio.timeout(60):
+            while not (told := await crew.events()):  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+    crew.plane.kubectl("delete", "events.events.k8s.io", "--all", "-n", crew.namespace)
+    for name in ("operator-b", "operator-c"):
+        with operator(crew.plane.kubeconfig, tmp_path, name, **settings):
+            await crew.apply(name)
+            await crew.state(name, "Succeeded")
+            async with asyncio.timeout(60):
+                while told[0] not in await crew.events():  # noqa: ASYNC110
+                    await asyncio.sleep(0.1)
+    assert (await crew.events()).count(told[0]) == 1
+
+
 async def test_a_replica_that_cannot_renew_its_lease_ends_at_once(crew: Team, tmp_path: Path) -> None:
     settings = {"lease_name": crew.namespace, "lease_seconds": 3, "renew_seconds": 1}
     with operator(crew.plane.kubeconfig, tmp_path, **settings) as process:
