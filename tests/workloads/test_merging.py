@@ -177,24 +177,46 @@ def test_the_weights_are_those_of_peft_bit_by_bit(
 
 
 @pytest.mark.parametrize(
-    "lora",
+    ("base", "lora"),
     [
-        pytest.param({}, id="LoRA"),
-        pytest.param({"use_dora": True}, id="DoRA"),
-        pytest.param({"modules_to_save": ["embed_tokens", "lm_head"]}, id="embeddings saved whole"),
-        pytest.param({"target_modules": ["embed_tokens", "v_proj"]}, id="LoRA on an embedding"),
+        pytest.param("base", {}, id="LoRA"),
+        pytest.param("base", {"use_dora": True}, id="DoRA"),
+        pytest.param("base", {"modules_to_save": ["embed_tokens", "lm_head"]}, id="embeddings saved whole"),
+        pytest.param("base", {"target_modules": ["embed_tokens", "v_proj"]}, id="LoRA on an embedding"),
+        pytest.param("tied", {"modules_to_save": ["embed_tokens"]}, id="one of two tied ends saved whole"),
+        pytest.param("tied", {"modules_to_save": ["embed_tokens"], "ensure_weight_tying": True}, id="tied ends saved as one"),
     ],
-)
+)  # fmt: skip
 @pytest.mark.parametrize("weight", [0.5, -1.0])
-def test_a_weight_scales_the_update(shelf: Path, tmp_path: Path, lora: dict[str, Any], weight: float) -> None:
+def test_a_weight_scales_the_update(
+    shelf: Path, tmp_path: Path, base: str, lora: dict[str, Any], weight: float
+) -> None:
     import torch
 
-    adapter = adapter_of(shelf / "base", tmp_path / "adapter", **lora)
-    merge(shelf / "base", [(adapter, weight)], tmp_path / "merged")
-    before = loaded(shelf / "base").state_dict()
-    whole = by_peft(loaded(shelf / "base"), adapter).state_dict()
+    adapter = adapter_of(shelf / base, tmp_path / "adapter", **lora)
+    proof = merge(shelf / base, [(adapter, weight)], tmp_path / "merged")
+    assert proof.logit_difference < 1e-4
+    before = loaded(shelf / base).state_dict()
+    whole = by_peft(loaded(shelf / base), adapter).state_dict()
     for name, found in loaded(tmp_path / "merged").state_dict().items():
         torch.testing.assert_close(found, before[name] + weight * (whole[name] - before[name]))
+
+
+@pytest.mark.parametrize("weight", [1.0, 0.5])
+@pytest.mark.parametrize("together", [False, True], ids=["the head stays", "the head goes along"])
+def test_lora_on_one_of_two_tied_ends(shelf: Path, tmp_path: Path, weight: float, together: bool) -> None:
+    """PEFT computes it right and merges it wrong (its merge moves both ends, and warns), so the logits are held against it."""
+    import torch
+
+    lora = {"target_modules": ["embed_tokens", "v_proj"], "ensure_weight_tying": together}
+    adapter = adapter_of(shelf / "tied", tmp_path / "adapter", **lora)
+    proof = merge(shelf / "tied", [(adapter, weight)], tmp_path / "merged")
+    assert proof.logit_difference < 1e-4
+    assert proof.token_agreement == 1.0
+    merged, before = loaded(tmp_path / "merged"), loaded(shelf / "tied").get_input_embeddings().weight
+    assert not torch.equal(merged.get_input_embeddings().weight, before)
+    assert torch.equal(merged.get_output_embeddings().weight, before) is not together
+    assert merged.config.tie_word_embeddings is together
 
 
 def test_adapters_are_merged_in_their_order(shelf: Path, tmp_path: Path) -> None:
