@@ -228,9 +228,8 @@ def _progress(case: Case, verdict: Verdict, word: Termination | None) -> Progres
     before, told = case.before.progress, case.seen.progress
     if verdict.standing is Standing.DONE:
         return figures.final(word, before)
-    if told is not None:
-        return figures.running(told, stamp(case.seen.progress_at or case.seen.now))
-    return before if verdict.reason is Reason.RUNNING else figures.resting(before)
+    now = before if told is None else figures.running(told, stamp(case.seen.progress_at or case.seen.now))
+    return now if verdict.reason is Reason.RUNNING else figures.resting(now)
 
 
 def _final_word(case: Case, verdict: Verdict) -> Termination | None:

@@ -237,6 +237,11 @@ class TestProgress:
         assert written["progress"]["display"] == "1200/5000 24%"
         assert "eta" not in written["progress"]
 
+    def test_what_a_pod_told_just_before_it_failed_promises_nothing(self):
+        written = status.compute(resource(), seen(ended(65, says=BAD_ROW), child=job(), progress=TRAINING), None)
+        assert written["progress"]["display"] == "1200/5000 24%"
+        assert not {"eta", "etaSeconds"} & written["progress"].keys()
+
 
 class TestTheResult:
     def test_all_of_it_comes_from_the_last_word(self):
