@@ -35,14 +35,43 @@ class Peak:
         return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
 
 
-def available() -> int:
-    """What this process may still take: the machine's, or less where its container has a limit."""
+UNLIMITED = 1 << 60
+"""Version 1 of control groups writes a number near 2^63 where there is no limit."""
+
+
+def available(root: Path = Path("/")) -> int:
+    """What this process may still take: the machine's, or less where its container has a limit.
+
+    Pages of files are given back when they are in the way, so they count as free: a model that was just read fills the container's
+    account with them.
+    """
+    groups = root / "sys/fs/cgroup"
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    with contextlib.suppress(OSError):
-        found = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
-        free = int(found[1]) * 1024 if found else free
-    with contextlib.suppress(OSError, ValueError):
-        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
-        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
-        free = min(free, limit - used)
-    return max(0, free)
+    found = re.search(r"MemAvailable:\s+(\d+) kB", _text(root / "proc/meminfo"))
+    left = [
+        int(found[1]) * 1024 if found else free,
+        _left(groups / "memory.max", groups / "memory.current", groups / "memory.stat", ""),
+        _left(
+            groups / "memory/memory.limit_in_bytes",
+            groups / "memory/memory.usage_in_bytes",
+            groups / "memory/memory.stat",
+            "total_",
+        ),
+    ]
+    return max(0, min(size for size in left if size is not None))
+
+
+def _left(limit: Path, used: Path, stat: Path, prefix: str) -> int | None:
+    """None without a limit."""
+    most, now = _text(limit).strip(), _text(used).strip()
+    if not (most.isdigit() and now.isdigit()) or int(most) > UNLIMITED:
+        return None
+    files = re.findall(rf"^{prefix}(?:in)?active_file (\d+)$", _text(stat), re.MULTILINE)
+    return int(most) - int(now) + sum(map(int, files))
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError:
+        return ""

@@ -173,7 +173,7 @@ def _policy(base: model.Base, wanted: Wanted, device: Device, quantized: str | N
         weights = "float32"
         size = 4 * sum(math.prod(shape) for shape in base.shapes.values())
         free = memory.available()
-        if not (wanted.bits or quantized) and free is not None and size > HEADROOM * free:
+        if not (wanted.bits or quantized) and size > HEADROOM * free:
             weights = "bfloat16"
             notes.append(
                 f"{size / 2**30:.1f} GiB are needed in float32 and {free / 2**30:.1f} GiB are free: the weights are held in bfloat16"

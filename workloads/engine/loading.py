@@ -17,7 +17,7 @@ from workloads.engine.scheduler import Scheduler, Watcher
 from workloads.engine.served import Defaults, Served
 from workloads.environment import Environment
 from workloads.errors import InputError, SpecError
-from workloads.servable import Servable, Wanted
+from workloads.servable import Looked, Servable, Wanted
 from workloads.storage import Inputs
 from workloads.templates import Template
 
@@ -37,18 +37,22 @@ def load(
     inputs = storage.collect(job.spec, environment, known, lambda: None)
     storage.must_be_as_published(inputs, noted(job.metadata.annotations))
     known.remember()
+    looked = []
+    for part in parts(job):  # all of them, before the first is read: that may take minutes
+        seen = servable.look(_wanted(part, inputs))
+        looked.append((part, seen, _template(part, inputs, seen)))
     loaded = []
-    for part in parts(job):
+    for part, seen, template in looked:
         say(f"loading {part.model.uri}")
-        found = servable.load(_wanted(part, inputs))
+        found = servable.load_looked(seen)
         for note in found.notes:
             say(note)
-        template = _template(part, inputs, found)
         loaded.append((part, found, template))
     say("resolved: " + "; ".join(f"{part.name}: {_told(found.how)}" for part, found, _ in loaded))
-    served = {}
-    for part, found, template in loaded:
-        served[part.name] = _served(job, part, inputs, found, template, watcher, len(loaded), say)
+    served = {
+        part.name: _served(job, part, inputs, found, template, watcher, len(loaded), say)
+        for part, found, template in loaded
+    }
     for each in served.values():
         each.scheduler.start()
     return served
@@ -70,14 +74,14 @@ def _wanted(part: Part, inputs: Inputs) -> Wanted:
     )
 
 
-def _template(part: Part, inputs: Inputs, found: Servable) -> Template:
+def _template(part: Part, inputs: Inputs, seen: Looked) -> Template:
     """As training has it where the format is known; else the model's own text, which is enough to answer."""
     file = inputs.get(f"{part.path}templateFile")
     path = file.path if file else None
     try:
-        return templates.load(part.template, path, found.tokenizer)
+        return templates.load(part.template, path, seen.tokenizer)
     except SpecError:
-        return templates.load(part.template, path, found.tokenizer, train_on_prompt=True)
+        return templates.load(part.template, path, seen.tokenizer, train_on_prompt=True)
 
 
 def _served(
@@ -90,6 +94,12 @@ def _served(
     sharers: int,
     say: Callable[[str], None],
 ) -> Served:
+    if found.kind == "GPTQModel" and found.model.device.type == "cpu":
+        import torch
+
+        torch.compiler.set_stance(
+            "force_eager"
+        )  # GPTQModel would have its kernels compiled, and an image has no compiler
     limits = job.spec.limits
     positions = _positions(found, sharers)
     if positions < FEWEST_POSITIONS:
@@ -99,7 +109,7 @@ def _served(
     if positions < found.context:
         say(f"{part.name}: memory is left for {positions} of the model's {found.context} positions")
     context = min(found.context, positions)
-    defaults = _defaults(job.spec.generation, job.spec.system_prompt, [inputs[f"{part.path}model"].path])
+    defaults = _defaults(job.spec.generation, job.spec.system_prompt, _folders(part, inputs))
     tokenizer = template.tokenizer
     own_ends = getattr(found.model.generation_config, "eos_token_id", None)
     own_ends = [] if own_ends is None else [own_ends] if isinstance(own_ends, int) else list(own_ends)
@@ -129,14 +139,18 @@ def _served(
     )
 
 
+def _folders(part: Part, inputs: Inputs) -> list[Path]:
+    """Those that may say how the model is meant to be sampled, the newest first."""
+    adapters = [inputs[f"{part.path}adapters[{number}]"].path for number in range(len(part.adapters))]
+    return [*reversed(adapters), inputs[f"{part.path}model"].path]
+
+
 def _positions(found: Servable, sharers: int) -> int:
     """Tokens of conversation that there is memory for."""
     import torch
 
     device = found.model.device.type
     free = torch.cuda.mem_get_info()[0] if device == "cuda" else memory.available()
-    if free is None:
-        return found.context
     return int(free * SHARE_FOR_CONVERSATIONS[device] / sharers / found.bytes_per_position)
 
 
