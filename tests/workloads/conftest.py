@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.workloads.library import library_folder, study  # noqa: F401
+from tests.workloads.quantized import bench, made  # noqa: F401
 from tests.workloads.shelf import place, shelf  # noqa: F401
 
 POEMS = Path(__file__).parents[2] / "examples" / "quickstart" / "poems.jsonl"

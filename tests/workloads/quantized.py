@@ -117,3 +117,28 @@ def tune(folder: Path, count: int = 192, **config: Any) -> Path:
         optimizer.zero_grad()
     model.save_pretrained(folder)
     return folder
+
+
+def done(ended: Ended) -> Ended:
+    assert ended.exit_code == 0, ended.text
+    return ended
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `tuned` (a model), `rows.json`, and what a QuantizeJob made of them: `out`. Not to be written to."""
+    folder = tmp_path_factory.mktemp("quantized")
+    tune(folder / "tuned")
+    tiny.write_rows(folder / "rows.json", 200)
+    ended = run(folder, job())
+    assert ended.exit_code == 0, ended.text
+    (folder / "lines.json").write_text(json.dumps(ended.lines), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def bench(made: Path, tmp_path: Path) -> Path:
+    """A folder of a test's own, with the model and the rows."""
+    for name in ("tuned", "rows.json"):
+        (tmp_path / name).symlink_to(made / name)
+    return tmp_path

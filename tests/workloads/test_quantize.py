@@ -1,4 +1,4 @@
-"""`python -m workloads.quantize`: what lies at the output, who can load it, what is refused, and what the gates keep back."""
+"""`python -m workloads.quantize`: what lies at the output, and who can load it."""
 
 from __future__ import annotations
 
@@ -7,41 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors import safe_open
 
-from tests.workloads import quantized, tiny
-from tests.workloads.quantized import Ended, job, run
+from tests.workloads import tiny
+from tests.workloads.quantized import done, job, run
+from tests.workloads.runs import merged
 
 QUESTION = "第3问：赵先生喜欢什么？"
-
-
-@pytest.fixture(scope="session")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `tuned` (a model), `rows.json`, and what a QuantizeJob made of them: `out`. Not to be written to."""
-    folder = tmp_path_factory.mktemp("quantized")
-    quantized.tune(folder / "tuned")
-    tiny.write_rows(folder / "rows.json", 200)
-    ended = run(folder, job())
-    assert ended.exit_code == 0, ended.text
-    (folder / "lines.json").write_text(json.dumps(ended.lines), encoding="utf-8")
-    return folder
-
-
-@pytest.fixture
-def place(made: Path, tmp_path: Path) -> Path:
-    """A folder of a test's own, with the model and the rows."""
-    for name in ("tuned", "rows.json"):
-        (tmp_path / name).symlink_to(made / name)
-    return tmp_path
-
-
-def done(ended: Ended) -> Ended:
-    assert ended.exit_code == 0, ended.text
-    return ended
-
-
-def report(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-    return found
 
 
 def asked(folder: Path) -> Any:
@@ -128,3 +100,91 @@ def test_layers_are_told_one_by_one(made: Path) -> None:
     assert told == [(1, 2), (2, 2)]
     stages = [line["stage"] for line in lines if "stage" in line and "step" not in line]
     assert stages == ["Loading", "Preparing", "Evaluating", "Quantizing", "Saving", "Evaluating", "Saving"]
+
+
+# Every option, and every shape of Llama
+
+
+SHAPES: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "tied": {"tie_word_embeddings": True},
+    "biased": {"attention_bias": True, "mlp_bias": True},
+}
+
+
+@pytest.mark.filterwarnings("ignore:Exception ignored in. <finalize object:pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        pytest.param({"bits": 8}, {"bits": 8}, id="8 bits"),
+        pytest.param({"bits": 3, "sym": False}, {"bits": 3, "sym": False}, id="3 bits with zero points"),
+        pytest.param({"bits": 2, "groupSize": 64}, {"bits": 2, "group_size": 64}, id="2 bits in larger groups"),
+        pytest.param({"descAct": True}, {"desc_act": True}, id="columns by their activations"),
+        pytest.param({"groupSize": -1}, {"group_size": -1, "desc_act": False}, id="one scale a row"),
+        pytest.param({"model": {"uri": "tied"}}, {"lm_head": False}, id="the head is the embedding"),
+        pytest.param(
+            {"model": {"uri": "biased"}, "trueSequential": False}, {"true_sequential": False}, id="layers with a bias"
+        ),
+    ],
+)
+def test_what_is_asked_for_is_saved_and_loads_everywhere(
+    bench: Path, spec: dict[str, Any], says: dict[str, Any]
+) -> None:
+    name = spec.get("model", {}).get("uri", "plain")
+    tiny.write_model(bench / name, hidden=64, num_hidden_layers=1, **SHAPES[name])
+    done(run(bench, job(**merged({"model": {"uri": name}, "evaluation": {"answers": 0}}, spec))))
+    out = bench / "out"
+    for config in (
+        json.loads((out / "config.json").read_text(encoding="utf-8"))["quantization_config"],
+        json.loads((out / "quantize_config.json").read_text(encoding="utf-8")),
+    ):
+        assert {key: config[key] for key in says} == says
+    with safe_open(out / "model.safetensors", "pt") as tensors:
+        assert ("lm_head.weight" in tensors.keys()) is (name != "tied")  # noqa: SIM118 - no mapping
+    assert by_transformers(out) == by_gptqmodel(out)
+
+
+def test_the_files_say_what_vllm_and_auto_gptq_read(made: Path) -> None:
+    """vLLM: GPTQConfig.from_config and GPTQMarlinConfig.from_config; auto-gptq: BaseQuantizeConfig, and its names of weight files."""
+    config = json.loads((made / "out" / "quantize_config.json").read_text(encoding="utf-8"))
+    of_vllm = {"quant_method": "gptq", "bits": 4, "group_size": 32, "desc_act": False, "sym": True, "lm_head": False}
+    of_auto_gptq = {
+        "bits": 4,
+        "group_size": 32,
+        "damp_percent": 0.05,
+        "desc_act": False,
+        "static_groups": False,
+        "sym": True,
+        "true_sequential": True,
+        "model_name_or_path": None,
+        "model_file_base_name": "model",
+        "checkpoint_format": "gptq",
+    }
+    wanted = of_vllm | of_auto_gptq
+    assert {key: config[key] for key in wanted} == wanted
+    assert json.loads((made / "out" / "config.json").read_text(encoding="utf-8"))["quantization_config"] == config
+    assert (made / "out" / "model.safetensors").is_file()
+
+
+def test_embedding_head_and_norms_are_left_as_they_were(made: Path) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    before, after = load_file(made / "tuned" / "model.safetensors"), load_file(made / "out" / "model.safetensors")
+    kept = sorted(name for name in after if name in before)
+    assert kept == [
+        "lm_head.weight",
+        "model.embed_tokens.weight",
+        *(f"model.layers.{block}.{norm}_layernorm.weight" for block in (0, 1) for norm in ("input", "post_attention")),
+        "model.norm.weight",
+    ]
+    for name in kept:
+        assert torch.equal(after[name], before[name].to(after[name].dtype)), name
+
+
+def test_rope_scaling_is_measured_with_and_saved(bench: Path) -> None:
+    scaling = {"type": "linear", "factor": 2}
+    done(run(bench, job(model={"ropeScaling": scaling}, evaluation={"answers": 0})))
+    config = json.loads((bench / "out" / "config.json").read_text(encoding="utf-8"))
+    assert config["rope_parameters"]["rope_type"] == "linear"
+    assert config["max_position_embeddings"] == 1024
