@@ -77,8 +77,9 @@ def last_word(
 def tell(ending: contract.Termination, log: Path | None) -> None:
     """One line on stderr for a run that failed (one per problem of a spec), and the termination message where there is a kubelet to read it."""
     if ending.exit_code != ExitCode.OK:
+        whose = f"rank {ending.rank}: " if ending.rank is not None else ""
         for line in ending.message.splitlines():
-            print(f"{ending.reason}: {line}", file=sys.stderr, flush=True)
+            print(f"{ending.reason}: {whose}{line}", file=sys.stderr, flush=True)
     if log is not None:
         try:
             log.write_text(shortened(ending), encoding="utf-8")

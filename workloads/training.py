@@ -214,7 +214,16 @@ class Trainer(transformers.Trainer):
             return sampler
         # What accelerate makes of the parent's sampler in a single process, so that the order is the same.
         shuffled = SeedableRandomSampler(data_source=sampler.data_source, data_seed=self.args.data_seed)
-        return Evened(shuffled, self.here.ranks.count * self.args.train_batch_size)
+        rows = Evened(shuffled, self.here.ranks.count * self.args.train_batch_size)
+        if self.checkpoint is not None:
+            # The loader that skips what was seen of a pass does not tell this sampler which pass it is.
+            batches = len(rows) // (self.here.ranks.count * self.args.train_batch_size)
+            rows.set_epoch(_saved_state(self.checkpoint).global_step // self._steps_of(batches))
+        return rows
+
+    def _steps_of(self, batches: int) -> int:
+        """Optimizer steps in a pass of so many batches for each process; the last may have fewer than the others."""
+        return max(1, math.ceil(batches / self.args.gradient_accumulation_steps))
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Any:
         if self.here.ranks.count == 1:
@@ -234,7 +243,7 @@ class Trainer(transformers.Trainer):
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """As the parent's; counts on the way how many of the trained tokens the model guessed."""
+        """As the parent's; counts on the way how many of the trained tokens the model guessed, and sums the loss of an evaluation."""
         inputs.pop("tokens", None)
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
         labels = inputs["labels"]
@@ -243,6 +252,9 @@ class Trainer(transformers.Trainer):
             # Comparing with the maximum, several times faster on a CPU than argmax.
             self._correct += (logits.gather(-1, labels[:, None])[:, 0] >= logits.amax(-1)).sum()
         self.kept.targets += labels.numel()
+        if not model.training:
+            # The parent divides by the tokens of all processes together and multiplies by their number: right for averaged gradients.
+            self._eval_loss += float(loss) * float(num_items_in_batch) / self.here.ranks.count
         return (loss, outputs) if return_outputs else loss
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
@@ -314,14 +326,11 @@ class Trainer(transformers.Trainer):
         return output
 
     def prediction_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """As the parent's, summing the loss over the tokens of the batch."""
+        """As the parent's, counting the bytes that the batch stands for, unless a stop was requested."""
         if self.here.ranks.any(self.here.stop.requested):
             raise _StopEvaluating
         self.here.progress.beat()
-        count = inputs["labels"].numel()
         loss, logits, labels = super().prediction_step(model, inputs, *args, **kwargs)
-        if count:  # a mean over nothing is no number
-            self._eval_loss += float(loss) * count
         if self._piece_bytes is not None:
             self._eval_bytes += int(self._piece_bytes[inputs["labels"]].sum())
         return loss, logits, labels
@@ -429,7 +438,7 @@ class Trainer(transformers.Trainer):
         if self.checkpoint is None:
             self.train()
             return
-        saved = TrainerState.load_from_json(str(self.checkpoint / "trainer_state.json"))
+        saved = _saved_state(self.checkpoint)
         if (saved.global_step >= saved.max_steps or self.stopped_early()) and not self.kept.evaluation_due:
             # The steps were all made when the run was stopped; the parent would make one more.
             self._take_weights(self.checkpoint)
@@ -543,7 +552,7 @@ class Schedule(TrainerCallback):  # type: ignore[misc]
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, train_dataloader: Any, **_: Any
     ) -> None:
         trainer = self.trainer
-        self.steps_per_epoch = math.ceil(len(train_dataloader) / args.gradient_accumulation_steps)
+        self.steps_per_epoch = trainer._steps_of(len(train_dataloader))
         trainer.continue_window()
         trainer.here.progress.update(stage="Training", step=state.global_step, total_steps=state.max_steps)
         if trainer.kept.evaluation_due:
@@ -641,6 +650,10 @@ class _StopEvaluating(Exception):
 
 class _NoStepLeft(Exception):
     """The resumed run had only an evaluation to make."""
+
+
+def _saved_state(checkpoint: Path) -> TrainerState:
+    return TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
 
 
 def newest_checkpoint(here: Runtime) -> Path | None:
