@@ -15,7 +15,7 @@ from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Any
 
-from workloads.evaluation_report import AS_SHARE, ENDINGS, MEANINGS, best, bounds, shown
+from workloads.evaluation_report import AS_SHARE, ENDINGS, MEANINGS, bounds, shown
 
 if TYPE_CHECKING:
     from workloads.evaluation_report import Report
@@ -89,7 +89,7 @@ def _models(report: Report) -> str:
     rows = []
     for name in report.names:
         values = {model: report.metrics[model][name] for model in models if name in report.metrics[model]}
-        top = best(name, values)
+        top = report.best(name)
         cells = "".join(_figure(name, values.get(model), values, model in top) for model in models)
         what = _both(
             escape(MEANINGS.get(name, "lm-evaluation-harness")), CHINESE.get(name, "lm-evaluation-harness 任务")

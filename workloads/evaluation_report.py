@@ -55,6 +55,8 @@ BETTER = {
     "repetitionRate": min,
 }
 """Where one value is better than another whatever one is after."""
+OF_ONE_VOCABULARY = {"perplexity", "evalLoss", "tokenAccuracy"}
+"""Per token, so that values of different vocabularies do not compare."""
 AS_SHARE = {"tokenAccuracy", "stopRate", "repetitionRate", "chineseShare", "emptyRate"}
 AS_BYTES = {"peakMemoryBytes", "weightBytes"}
 
@@ -84,6 +86,18 @@ class Report:
         of_tasks = [name for metrics in self.metrics.values() for name in metrics if "/" in name]
         found = {name for metrics in self.metrics.values() for name in metrics}
         return [name for name in dict.fromkeys([*ordered, *of_tasks, *gates.OF_MODELS]) if name in found]
+
+    def best(self, name: str) -> set[str]:
+        """Models whose value is the best, where there is one that can be said to be; none where all are equal."""
+        values = {
+            model: found[name] for model, found in self.metrics.items() if math.isfinite(found.get(name, math.nan))
+        }
+        better = BETTER.get(name) or (max if "/acc" in name else None)
+        tokens = {self.metrics[model].get("evalTokens") for model in values}
+        if better is None or len(set(values.values())) < 2 or (name in OF_ONE_VOCABULARY and len(tokens) > 1):
+            return set()
+        top = better(values.values())
+        return {model for model, value in values.items() if value == top}
 
     def told(self, limit: int) -> Metrics:
         """At most ``limit`` of the metrics as ``model/metric``: those of gates first, then the most telling ones of every model."""
@@ -210,16 +224,6 @@ def shown(metric: str, value: float | None) -> str:
     return f"{value:.4g}"
 
 
-def best(metric: str, values: Mapping[str, float]) -> set[str]:
-    """Models whose value is the best, where there is one; none where all are equal."""
-    finite = {name: value for name, value in values.items() if math.isfinite(value)}
-    better = BETTER.get(metric) or (max if "/acc" in metric else None)
-    if better is None or len(set(finite.values())) < 2:
-        return set()
-    top = better(finite.values())
-    return {name for name, value in finite.items() if value == top}
-
-
 def _write_csv(path: Path, content: Mapping[str, Any]) -> None:
     """A row a question, the models side by side; without questions, a row a metric. The byte order mark is for Excel."""
     models = [model["name"] for model in content["models"]]
@@ -278,7 +282,7 @@ def _markdown(report: Report) -> str:
     rows = []
     for name in report.names:
         values = {model: report.metrics[model][name] for model in models if name in report.metrics[model]}
-        bold = best(name, values)
+        bold = report.best(name)
         cells = (
             f"**{shown(name, values.get(model))}**" if model in bold else shown(name, values.get(model))
             for model in models

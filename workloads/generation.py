@@ -208,7 +208,8 @@ class _Turn(StoppingCriteria):  # type: ignore[misc]
         return over.to(input_ids.device)
 
     def _decoded(self, ids: list[int]) -> str:
-        return self._template.tokenizer.decode(ids, skip_special_tokens=True)
+        # Past transformers' own decode, which takes longer than a step of a small model.
+        return str(self._template.tokenizer.backend_tokenizer.decode(ids, skip_special_tokens=True))
 
 
 def _answer(template: Template, ids: list[int], limit: int, ends: set[int]) -> Answer:
