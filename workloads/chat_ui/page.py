@@ -23,7 +23,8 @@ PANES = 2
 """Models side by side; more would leave none enough room."""
 LONGEST_ANSWER = 4096
 """End of the slider where the model does not tell its context."""
-FOCUS = "() => document.querySelector('#question textarea').focus()"
+FOCUS = "() => { if (innerWidth > 640) document.querySelector('#question textarea').focus(); }"
+"""On a phone the keyboard would cover the page."""
 CURSOR = " ▍"
 
 Updates = dict[gr.components.Component, Any]
@@ -75,7 +76,7 @@ class _Page:
                 placeholder=text("question_hint"),
                 lines=1,
                 max_lines=10,
-                autofocus=True,
+                interactive=False,  # until the conversation that the browser kept is there: it would come over the first answer
                 scale=8,
                 elem_id="question",
             )
@@ -86,6 +87,7 @@ class _Page:
             self.new = gr.Button(text("new"), size="sm", elem_id="new")
 
     def _lay_out_settings(self, text: Callable[[str], Any]) -> None:
+        """They can be changed once the model's own are known, which would else come over what a user has set."""
         self.chosen_models = gr.Dropdown(
             label=text("models"),
             info=text("models_info"),
@@ -101,12 +103,21 @@ class _Page:
             lines=2,
             max_lines=8,
             elem_id="system",
+            interactive=False,
         )
 
         def slider(name: str, low: float, high: float, step: float) -> gr.Slider:
             value = getattr(Controls(), name) if name != "history_turns" else self._settings.history_turns
             return gr.Slider(
-                low, high, value, step=step, label=text(name), info=text(f"{name}_info"), elem_id=name, buttons=[]
+                low,
+                high,
+                value,
+                step=step,
+                label=text(name),
+                info=text(f"{name}_info"),
+                elem_id=name,
+                buttons=[],
+                interactive=False,
             )
 
         self.sliders = {
@@ -131,16 +142,20 @@ class _Page:
         for event in (asking, again):
             event.then(self._rest, None, buttons, **quiet)
         self.stop.click(self._stop, queue=False, **quiet)
+        self.blocks.unload(self._stop)  # Gradio itself would notice at the next word, which a long queue keeps away
         leaving = {**quiet, "cancels": [asking, again]}
         for begins in (self.new.click, self.new_aside.click, self.shelf.emptied):
             begins(self._begin, None, answers, **leaving).then(None, js=FOCUS)
-        self.shelf.opened(self._open, [self.chosen_models], [self.shelf, *self.panes, *buttons], **leaving)
+        self.shelf.opened(self._open, [self.chosen_models], answers, **leaving)
+        self.shelf.restored(self._open, [self.chosen_models], answers, **quiet).then(None, js=FOCUS)
         self.header.found(self._offer, None, [*settings, *self.panes], queue=False, **quiet)
         self.reset.click(None, js="() => { alpaca.forget(); }").then(
             self._offer_defaults, None, [*settings, *self.panes], queue=False, **quiet
         )
         for name, component in {"models": self.chosen_models, "system": self.system, **self.sliders}.items():
             component.input(None, component, js=f"(value) => {{ alpaca.choose('{name}', value); }}")
+        # Gradio tells of a text that was pasted at the next key only.
+        self.system.blur(None, self.system, js="(value) => { alpaca.choose('system', value); }")
         self.chosen_models.input(self._show, [self.shelf, self.chosen_models], self.panes, queue=False, **quiet)
 
     def _looking(self) -> Callable[[Any], Awaitable[dict[str, Any]]]:
@@ -255,6 +270,7 @@ class _Page:
         return {
             **{pane: gr.update(value=shown[pane], placeholder=_welcome(spoken(request))) for pane in self.panes},
             self.shelf: shown[self.shelf],
+            self.question: gr.update(interactive=True),
             **self._rest(),
         }
 
@@ -284,12 +300,17 @@ class _Page:
             self.chosen_models: gr.update(
                 choices=[model.name for model in sight.models], value=names, visible=len(sight.models) > 1
             ),
-            self.system: chosen.get("system", self._settings.system_prompt or (first.system_prompt if first else "")),
+            self.system: gr.update(
+                value=chosen.get("system", self._settings.system_prompt or (first.system_prompt if first else "")),
+                interactive=True,
+            ),
         }
         for name, slider in self.sliders.items():
             longest = (first.context_length if first else None) or LONGEST_ANSWER
             highest = longest if name == "max_new_tokens" else slider.maximum
-            updates[slider] = gr.update(value=chosen.get(name, defaults[name]), maximum=max(highest, defaults[name]))
+            updates[slider] = gr.update(
+                value=chosen.get(name, defaults[name]), maximum=max(highest, defaults[name]), interactive=True
+            )
         return {**updates, **{pane: gr.update(**self._frame(names, number)) for number, pane in enumerate(self.panes)}}
 
     def _names(self, sight: Sight, chosen: Any) -> list[str]:

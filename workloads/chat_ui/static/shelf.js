@@ -2,7 +2,7 @@
 "use strict";
 const PREFIX = "literary-alpaca/conversation/", CURRENT = "literary-alpaca/current", SAVE_MS = 400;
 const words = props.words[alpaca.language];
-let waiting = null;
+let waiting = null, latest = props.value;
 
 const stored = () => Object.keys(localStorage).filter((key) => key.startsWith(PREFIX));
 const read = (key) => {
@@ -10,11 +10,9 @@ const read = (key) => {
 };
 const all = () => stored().map(read).filter(Boolean).sort((one, other) => other.updatedAt - one.updatedAt);
 
-function save() {
+function save(conversation) {
   clearTimeout(waiting);
   waiting = null;
-  const conversation = props.value;
-  sessionStorage.setItem(CURRENT, conversation.id);
   if (!conversation.turns.length) return;
   const key = PREFIX + conversation.id, text = JSON.stringify(conversation);
   for (;;) {
@@ -61,7 +59,7 @@ element.addEventListener("click", (event) => {
     if (id === props.value.id) trigger("emptied");
     show();
   } else {
-    if (waiting) save();
+    if (waiting) save(latest);
     const conversation = read(PREFIX + id);
     if (!conversation) return show();  // another tab removed it
     sessionStorage.setItem(CURRENT, id);
@@ -69,11 +67,14 @@ element.addEventListener("click", (event) => {
   }
 });
 watch("value", () => {
-  waiting ??= setTimeout(() => { save(); show(); }, SAVE_MS);
+  if (waiting && latest.id !== props.value.id) save(latest);
+  latest = props.value;
+  sessionStorage.setItem(CURRENT, latest.id);
+  waiting ??= setTimeout(() => { save(latest); show(); }, SAVE_MS);
 });
-window.addEventListener("pagehide", () => { if (waiting) save(); });
+window.addEventListener("pagehide", () => { if (waiting) save(latest); });
 window.addEventListener("storage", (event) => { if (event.key === null || event.key.startsWith(PREFIX)) show(); });
 
 if (window.innerWidth >= 1100) document.querySelector(".sidebar:not(.open) .toggle-button")?.click();
 show();
-trigger("opened", { conversation: read(PREFIX + sessionStorage.getItem(CURRENT)), chosen: alpaca.chosen() });
+trigger("restored", { conversation: read(PREFIX + sessionStorage.getItem(CURRENT)), chosen: alpaca.chosen() });

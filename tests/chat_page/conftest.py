@@ -1,0 +1,111 @@
+"""A browser, and pages in processes of their own."""
+
+from __future__ import annotations
+
+import os
+import queue
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, ConsoleMessage, Page
+
+from tests.chat_page.browser import chromium
+
+PATIENCE = 120.0
+"""Seconds until a test gives up waiting: a busy machine is no failure."""
+START = "the page is at "
+
+
+@dataclass(frozen=True)
+class Served:
+    """A page that answers."""
+
+    url: str
+    process: subprocess.Popen[str]
+
+
+@contextmanager
+def page_process(manifest: str, folder: Path, **environment: str) -> Iterator[Served]:
+    """``python -m workloads.chat_ui`` on a free port, as its container runs it."""
+    file = folder / "chat.yaml"
+    file.write_text(manifest, encoding="utf-8")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "workloads.chat_ui", str(file)],
+        env={**os.environ, "ALPACA_PAGE_PORT": "0", **environment},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    lines: queue.Queue[str | None] = queue.Queue()
+
+    def read() -> None:
+        for line in process.stderr:
+            lines.put(line)
+        lines.put(None)
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    try:
+        said = ""
+        while (line := lines.get(timeout=PATIENCE)) is not None:
+            said += line
+            if START in line:
+                yield Served(line.partition(START)[2].strip(), process)
+                break
+        else:
+            pytest.fail(f"the page ended with {process.wait()}:\n{said}")
+    finally:
+        process.terminate()
+        process.wait(timeout=PATIENCE)
+        reader.join()
+        process.stderr.close()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as started:
+        yield started
+
+
+Opens = Callable[..., AbstractContextManager[Page]]
+
+
+@pytest.fixture
+def opened(browser: Browser) -> Opens:
+    """Open a page as a user of their own. What leaves this machine, and what fails in a script, fails the test."""
+
+    @contextmanager
+    def open_page(url: str, **context: Any) -> Iterator[Page]:
+        wrong: list[str] = []
+        settings = {"locale": "zh-CN", "viewport": {"width": 1280, "height": 800}, **context}
+        user = browser.new_context(**settings)
+        user.set_default_timeout(PATIENCE * 1000)
+        page = user.new_page()
+        page.on("pageerror", lambda error: wrong.append(f"script: {error}"))
+        page.on("request", lambda request: wrong.extend(_elsewhere(request.url)))
+        page.on("console", lambda message: wrong.append(message.text) if _is_bad(message) else None)
+        try:
+            page.goto(url)
+            yield page
+        finally:
+            user.close()
+        assert wrong == []
+
+    return open_page
+
+
+def _is_bad(message: ConsoleMessage) -> bool:
+    """Gradio complains of streams that end because their page is left."""
+    return message.type == "error" and not re.match("AbortError|Unexpected error Connection errored out", message.text)
+
+
+def _elsewhere(url: str) -> list[str]:
+    return [] if url.startswith(("http://127.0.0.1:", "data:", "blob:")) else [f"request to {url}"]
