@@ -35,10 +35,22 @@ QUIET = frozenset(
         Reason.STARTING,
         Reason.RUNNING,
         Reason.STOPPING,
+        Reason.UPDATING,
+        Reason.DEGRADED,
     }
 )
 """States on the usual way; the status tells them."""
-NORMAL = frozenset({Reason.SUCCEEDED, Reason.REUSED, Reason.SUSPENDED, Reason.INTERRUPTED})
+NORMAL = frozenset(
+    {
+        Reason.SUCCEEDED,
+        Reason.REUSED,
+        Reason.SUSPENDED,
+        Reason.INTERRUPTED,
+        Reason.SERVING,
+        Reason.SCALED_TO_ZERO,
+        Reason.UPDATE_HELD,
+    }
+)
 
 
 class Note(NamedTuple):

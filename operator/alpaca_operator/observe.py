@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -66,4 +67,9 @@ def gather(resource: Resource, world: World) -> Seen:
     )
 
 
-__all__ = ["Seen", "World", "gather"]
+def children(seen: Seen, resource: Resource, world: World) -> Seen:
+    """The same look, with the children as they are after what was just written."""
+    return replace(seen, child=world.child(resource), others=tuple(world.others(resource)))
+
+
+__all__ = ["Seen", "World", "children", "gather"]

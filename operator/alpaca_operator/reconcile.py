@@ -44,9 +44,11 @@ async def reconcile(key: Key, world: World, *, live: bool = False) -> Again:
         case Wish.EXIST:
             plan = PLANNERS[key.kind](resource, seen.inputs, world.settings)
             refusal = plan.refusal or await apply.converge(resource, plan, world)
-            if _has_changed(resource, seen, world):
-                # First a child for all who wait; the statuses follow, with what the children are and do by then.
+            if _has_just_begun(resource, seen, world):
+                # First a child for all who wait; the statuses follow, with what the children do by then.
                 return Again(after=0.0)
+            if seen.child is not None:  # a child that was lost and made again is told of first
+                seen = observe.children(seen, resource, world)
         case Wish.END if seen.child:
             await apply.end(seen.child, world)
         case Wish.GO if seen.child:
@@ -73,8 +75,8 @@ def _starts_or_ends_a_run(wish: Wish, resource: Resource, seen: Seen) -> bool:
     return wish is Wish.EXIST and seen.child is None and resource.has_begun
 
 
-def _has_changed(resource: Resource, seen: Seen, world: World) -> bool:
-    return not resource.has_begun and world.child(resource) is not seen.child
+def _has_just_begun(resource: Resource, seen: Seen, world: World) -> bool:
+    return not resource.has_begun and seen.child is None and world.child(resource) is not None
 
 
 async def work(world: World) -> None:

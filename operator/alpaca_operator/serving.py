@@ -146,9 +146,10 @@ def settled(case: Case) -> Verdict | None:
     held = case.seen.held
     if held is None:
         return Verdict(Standing.DONE, Reason.SERVING, case.serves)
-    return Verdict(
-        Standing.DONE, Reason.UPDATE_HELD, f"{case.serves}; {_newer(held.inputs)}is not served: {held.message}"
-    )
+    message = f"{case.serves}; {_newer(held.inputs)}is not served: {held.message}"
+    if held.failed:
+        return Verdict(Standing.STUCK, Reason.UPDATE_FAILED, message, Refusal(Reason.UPDATE_FAILED, held.message))
+    return Verdict(Standing.DONE, Reason.UPDATE_HELD, message)
 
 
 def update_failed(case: Case) -> Verdict | None:
@@ -242,6 +243,14 @@ def wish(resource: ChatDeployment, seen: Seen) -> Wish:
 
 
 def look_again(resource: ChatDeployment, seen: Seen) -> timedelta | None:
+    """Once more, too, after it was told that only a person can help: an update may then give its place back."""
+    told = (
+        any(one.type == Condition.STALLED and one.status == "True" for one in resource.status.conditions)
+        if resource.status
+        else False
+    )
+    if not told and judge(case_of(resource, seen, None)).standing is Standing.STUCK:
+        return timedelta(seconds=1)
     moments = [changes_at(pod, seen.now) for pod in seen.pods]
     return min((moment - seen.now for moment in moments if moment and moment > seen.now), default=None)
 
@@ -269,6 +278,7 @@ def compute(resource: ChatDeployment, seen: Seen, refusal: Refusal | None) -> di
             newer=_newer_status(case),
             traffic=traffic.told(seen.traffic),
             resolved_inputs=dict(seen.inputs) if exists and seen.inputs else case.before.resolved_inputs,
+            served_inputs=dict(seen.inputs) if _count_ready(case.new) and seen.inputs else case.before.served_inputs,
             failure=_failure(verdict),
         )
     )
@@ -359,6 +369,7 @@ def _newer_status(case: Case) -> Newer | None:
         uri=model.uri if model else None,
         digest=model.digest if model else None,
         update=token(held.inputs) if held.inputs else None,
+        failed=held.failed,
         message=held.message,
     )
 

@@ -15,7 +15,8 @@ from alpaca_operator.api.base import Job, sources
 from alpaca_operator.api.chain import Find, Link, links, noted
 from alpaca_operator.api.chat import ChatDeployment
 from alpaca_operator.api.contract import ANNOTATION_ACCEPT
-from alpaca_operator.api.status import Reason, ResolvedInput
+from alpaca_operator.api.serving import Newer
+from alpaca_operator.api.status import Condition, Reason, ResolvedInput
 from alpaca_operator.inputs import Inputs, Lack, absent, gather, look, unfinished, worst
 
 Object = dict[str, Any]
@@ -28,6 +29,8 @@ class Held:
     inputs: Inputs
     message: str
     """Why not, and what to do."""
+    failed: bool = False
+    """It was tried, and did not become ready."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +53,16 @@ def follow(chat: ChatDeployment, child: Object | None, find: Find) -> Followed:
     served = serving(chat, child)
     found, lack = _there(chat, find)
     of_this_spec = bool(served) and _origins(served) == _origins_of(chat)
+    if of_this_spec and (back := _given_back(chat, child, served)):
+        return back
     if lack is not None:
         # A producer that is made anew, or deleted, changes nothing for what it has made before.
         held = Held({}, lack.message) if lack.reason is Reason.PRODUCER_FAILED else None
         return Followed(served, held=held) if of_this_spec else Followed({}, lack)
     if of_this_spec and _alike(found, served):
         return Followed(served)
+    if of_this_spec and (newer := _failed_before(chat)) and newer.update == token(found):
+        return Followed(served, held=Held(found, newer.message, failed=True))
     hindrance = _gated(chat, found, find) or (_manual(chat, found) if of_this_spec else None)
     if hindrance is None:
         return Followed(found)
@@ -77,6 +84,29 @@ def token(inputs: Inputs) -> str:
 def short(digest: str) -> str:
     """A digest as messages show it."""
     return digest[: len("sha256:") + 12]
+
+
+def _given_back(chat: ChatDeployment, child: Object | None, served: Inputs) -> Followed | None:
+    """Where old pods had to go before new ones could start (`Recreate`), a new model that does not become ready gives its place back to
+    the last one that did. Where both have room, the old pods are still there."""
+    status = chat.status
+    if status is None or (child or {}).get("spec", {}).get("strategy", {}).get("type") != "Recreate":
+        return None
+    last = status.served_inputs or {}
+    stalled = any(one.type == Condition.STALLED and one.status == "True" for one in status.conditions)
+    tried = status.resolved_inputs == served and status.observed_generation == chat.metadata.generation
+    if not (stalled and tried) or _origins(last) != _origins(served) or _alike(served, last):
+        return None
+    why = status.failure.message if status.failure else "no reason given"
+    return Followed(last, held=Held(served, f"it did not become ready: {why}", failed=True))
+
+
+def _failed_before(chat: ChatDeployment) -> Newer | None:
+    """What was tried under this spec and gave its place back: it is not tried again."""
+    status = chat.status
+    if status is None or status.newer is None or status.observed_generation != chat.metadata.generation:
+        return None
+    return status.newer if status.newer.failed else None
 
 
 def _there(chat: ChatDeployment, find: Find) -> tuple[Inputs, Lack | None]:

@@ -175,7 +175,7 @@ class Kubelet:
         node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": self.node}}
         if await self.kube.get(NODES, None, self.node) is None:
             await self.kube.create(NODES, node)
-        room = {"cpu": "64", "memory": "256Gi", "pods": "1000", "ephemeral-storage": "1Ti"}
+        room = {"cpu": "64", "memory": "256Gi", "pods": "1000", "ephemeral-storage": "1Ti", "example.org/gpu": "1"}
         ready = {
             "type": "Ready",
             "status": "True",

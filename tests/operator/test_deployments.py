@@ -238,6 +238,33 @@ async def test_a_new_model_that_never_gets_ready_leaves_the_old_one_serving(salo
     await salon.serves("3333")
 
 
+async def test_with_one_gpu_a_new_model_that_never_gets_ready_makes_room_for_the_old_one(salon: Salon) -> None:
+    """The old pod has to go before the new one can start."""
+    await salon.train("1111")
+    await salon.open(**FROM_POET, pod={"resources": {"limits": {"example.org/gpu": 1}}})
+    await salon.serves("1111")
+    bad = Outcome(ExitCode.MEMORY, Reason.OUT_OF_MEMORY, "the model needs 30 GB: quantize it")
+    salon.team.kubelet.crashes = lambda pod: (
+        bad if "sha256:2222" in pod["metadata"]["annotations"][ANNOTATION_CONFIG] else None
+    )
+    await salon.forget_training()
+    await salon.train("2222")
+    chat = await salon.until(
+        lambda chat: (ready(chat)["reason"], ready(chat)["status"]) == ("UpdateFailed", "True"), "back to the old model"
+    )
+    assert conditions(chat)["Stalled"] == "True"
+    assert ready(chat)["message"].startswith(
+        "serves s3://models/poet@sha256:1111 on 1 of 1 pod; s3://models/poet@sha256:2222 is there and is not served: it did not become "
+        "ready: the model needs 30 GB: quantize it (pod poet-chat-"
+    )
+    assert chat["status"]["model"]["digest"] == "sha256:1111"
+    assert chat["status"]["newer"]["digest"] == "sha256:2222"
+    await salon.forget_training()
+    await salon.train("3333")
+    chat = await salon.serves("3333")
+    assert "newer" not in chat["status"]
+
+
 async def test_manual_it_tells_of_a_new_model_and_serves_it_when_told(salon: Salon) -> None:
     await salon.train("1111")
     await salon.open(**FROM_POET, updatePolicy="Manual")

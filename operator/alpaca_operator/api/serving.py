@@ -27,6 +27,8 @@ class Newer(StatusPart):
     """Where it lies."""
     update: Short | None = None
     """Its short name, for the annotation that accepts it."""
+    failed: bool = False
+    """It was tried, did not become ready, and made room for the one before."""
     message: Text = ""
     """Why it is not served, and what to do."""
 
@@ -85,6 +87,8 @@ class ServingStatus(ResourceStatus):
     traffic: Traffic | None = None
     """What the pods answered."""
     resolved_inputs: dict[str, ResolvedInput] | None = Field(None, max_length=64)
-    """What other jobs had made, by the name of its field, as it is served."""
+    """What the newest pods load, by the name of its field."""
+    served_inputs: dict[str, ResolvedInput] | None = Field(None, max_length=64)
+    """What the newest pods that answered have loaded."""
     failure: Failure | None = None
     """Why the newest pods do not become ready."""

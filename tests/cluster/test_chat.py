@@ -1,0 +1,250 @@
+"""A chain that ends in a chat, on a real node: asked through its Service by OpenAI's client, while models change and pods die."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from tests.cluster.bed.cluster import Manifest, until
+from tests.cluster.team import Team, over, ready, rows_of, sft_job
+
+pytestmark = pytest.mark.cluster
+
+USERS = 20
+PAUSE_SECONDS = 3.0
+"""Between two questions of a user."""
+LOAD_SECONDS = float(os.environ.get("ALPACA_CHAT_LOAD_SECONDS", "0"))
+"""How long the load lasts at least; 300 for a long look. It always lasts through an update and a pod's death."""
+TOKENS = 8
+KEY = "sk-a-key-of-the-test"
+QUESTIONS = ("床前明月光，下一句是什么？", "写一句关于秋天的诗。", "Who are you?", "春眠不觉晓", "🌕 is what?")
+
+
+def chat(name: str, **spec: Any) -> Manifest:
+    return {
+        "apiVersion": "literary-alpaca.io/v1alpha1",
+        "kind": "ChatDeployment",
+        "metadata": {"name": name},
+        "spec": over(
+            {
+                "model": {"from": {"kind": "SFTJob", "name": "tuned"}},
+                "template": "HumanAssistant",
+                "auth": {"secretName": "keys"},
+                "pod": {
+                    "env": [{"name": "OMP_NUM_THREADS", "value": "1"}],
+                    "resources": {"requests": {"cpu": "100m"}},
+                    "terminationGracePeriodSeconds": 60,
+                },
+            },
+            spec,
+        ),
+    }
+
+
+def tuned(learning_rate: float, output: str) -> Manifest:
+    """A model that answers otherwise with another learning rate."""
+    training = {"learningRate": learning_rate}
+    return sft_job("tuned", merge=True, training=training, output={"uri": f"pvc://models/{output}"})
+
+
+def found(team: Team) -> Manifest:
+    return team.bed.get("chatdeployment", "poet", "-n", team.namespace)
+
+
+def serves(team: Team, digest: str, replicas: int, seconds: float = 600) -> Manifest:
+    """Waits until every pod serves this model."""
+
+    def there() -> bool:
+        status = found(team)["status"]
+        told = (ready(found(team)).get("reason"), status.get("model", {}).get("digest"), status.get("replicasDisplay"))
+        return told == ("Serving", digest, f"{replicas}/{replicas}")
+
+    try:
+        until(there, f"poet to serve {digest} on {replicas} pods", seconds, every=0.5)
+    except Exception as error:
+        pods = team.kubectl("get", "pods", "-o", "wide")
+        raise AssertionError(f"{error}\n{json.dumps(found(team)['status'], indent=1)}\n{pods}") from error
+    return found(team)
+
+
+def digest_of(team: Team, output: str) -> str:
+    return str(json.loads((team.models / output / "artifact.json").read_text(encoding="utf-8"))["digest"])
+
+
+@dataclass
+class Tally:
+    """What became of the questions."""
+
+    answers: list[tuple[str, str]] = field(default_factory=list)
+    refused: Counter[str] = field(default_factory=Counter)
+    broken: Counter[str] = field(default_factory=Counter)
+    """Connections that were refused or cut, by the error that the client raised for each."""
+    silent: int = 0
+    """Streams that ended without their last word, and no error."""
+
+
+def client(address: str, key: str = KEY) -> openai.AsyncOpenAI:
+    """A connection for each question: one that is kept would stay with its pod."""
+    connections = openai.DefaultAsyncHttpxClient(limits=httpx.Limits(max_keepalive_connections=0))
+    url = f"http://{address}:8000/v1"
+    return openai.AsyncOpenAI(base_url=url, api_key=key, max_retries=0, timeout=120, http_client=connections)
+
+
+async def ask(api: openai.AsyncOpenAI, question: str, *, stream: bool = False) -> str | None:
+    """The whole answer; None for a stream that just ends. Raises openai's errors."""
+    wanted: dict[str, Any] = {
+        "model": "poet",
+        "messages": [{"role": "user", "content": question}],
+        "temperature": 0,
+        "max_tokens": TOKENS,
+    }
+    if not stream:
+        answer = await api.chat.completions.create(**wanted)
+        assert answer.choices[0].finish_reason in ("stop", "length")
+        return answer.choices[0].message.content or ""
+    text, ended = "", False
+    async for piece in await api.chat.completions.create(**wanted, stream=True):
+        for choice in piece.choices:
+            text += choice.delta.content or ""
+            ended = ended or choice.finish_reason is not None
+    return text if ended else None
+
+
+async def a_user(number: int, address: str, tally: Tally) -> None:
+    """Asks until cancelled, every other one by streams."""
+    await asyncio.sleep(number * PAUSE_SECONDS / USERS)
+    async with client(address) as api:
+        for turn in itertools.count(number):
+            question = QUESTIONS[turn % len(QUESTIONS)]
+            try:
+                said = await ask(api, question, stream=number % 2 == 0)
+                if said is None:
+                    tally.silent += 1
+                else:
+                    tally.answers.append((question, said))
+            except openai.APIStatusError as error:
+                tally.refused[f"{error.status_code} {error.code}"] += 1
+            except openai.APIError as error:
+                tally.broken[type(error).__name__] += 1
+            await asyncio.sleep(PAUSE_SECONDS)
+
+
+@asynccontextmanager
+async def load(address: str) -> AsyncIterator[Tally]:
+    tally = Tally()
+    async with asyncio.TaskGroup() as group:
+        users = [group.create_task(a_user(number, address, tally)) for number in range(USERS)]
+        yield tally
+        for user in users:
+            user.cancel()
+
+
+def lives(pod: Manifest) -> bool:
+    return "deletionTimestamp" not in pod["metadata"]
+
+
+def kill(team: Team, pod: Manifest) -> None:
+    """Gone at once, as with its node."""
+    uid = pod["metadata"]["uid"]
+    team.kubectl("delete", "pod", pod["metadata"]["name"], "--grace-period=0", "--force")
+    script = 'for p in /proc/[0-9]*; do grep -qs "$1" "$p/cgroup" && grep -qs workloads.engine "$p/cmdline" && kill -9 "${p#/proc/}"; done; true'
+    team.bed.node_exec("sh", "-c", script, "kill", uid.replace("-", "[-_]"))
+
+
+@pytest.fixture
+def salon(mine: Team) -> Team:
+    mine.add_rows("rows.json", 20)
+    mine.kubectl(
+        "create",
+        "secret",
+        "generic",
+        "keys",
+        f"--from-literal=apiKey={KEY}",
+        "--from-literal=username=li",
+        "--from-literal=password=bai",
+    )
+    return mine
+
+
+@pytest.mark.timeout(2400)
+async def test_a_chain_ends_in_a_chat_that_answers_while_its_model_changes_and_a_pod_dies(salon: Team) -> None:
+    salon.apply(chat("poet"))
+    until(lambda: ready(found(salon)).get("reason") == "NotFound", "the chat to wait for its model")
+    salon.apply(tuned(0.01, "first"))
+    salon.wait(tuned(0.01, "first"), "Succeeded")
+    first = digest_of(salon, "first")
+    began = time.monotonic()
+    now = serves(salon, first, 1)
+    print(f"ready {time.monotonic() - began:.0f} s after its model was there")
+
+    # What kubectl shows, and where it is reached.
+    row = rows_of(salon.kubectl("get", "chat"))[0]
+    assert row["STATE"] == "Serving"
+    assert row["MODEL"] == f"pvc://models/first@{first[:19]}"
+    assert (row["URL"], row["REPLICAS"]) == (f"http://poet-chat.{salon.namespace}.svc:7860", "1/1")
+    assert now["status"]["resolvedInputs"]["model"]["digest"] == first
+    address = str(salon.bed.get("service", "poet-chat", "-n", salon.namespace)["spec"]["clusterIP"])
+    async with httpx.AsyncClient(timeout=30) as browser:
+        assert (await browser.get(f"http://{address}:7860/")).status_code == 200
+
+    # OpenAI's client, with the key and without.
+    async with client(address) as api:
+        assert [model.id async for model in api.models.list()] == ["poet"]
+        before = {question: await ask(api, question) for question in QUESTIONS}
+        assert {question: await ask(api, question, stream=True) for question in QUESTIONS} == before
+    async with client(address, "sk-another") as api:
+        with pytest.raises(openai.AuthenticationError):
+            await ask(api, "Who are you?")
+
+    # kubectl scale.
+    salon.kubectl("scale", "chat", "poet", "--replicas=2")
+    await asyncio.to_thread(serves, salon, first, 2)
+
+    started = time.monotonic()
+    async with load(address) as tally:
+        # The model is made anew: it takes over when it is ready.
+        salon.kubectl("delete", "sftjob", "tuned")
+        salon.apply(tuned(0.05, "second"))
+        await asyncio.to_thread(salon.wait, tuned(0.05, "second"), "Succeeded")
+        second = digest_of(salon, "second")
+        assert second != first
+        await asyncio.to_thread(serves, salon, second, 2)
+        async with client(address) as api:
+            after = {question: await ask(api, question) for question in QUESTIONS}
+        assert after != before, "the two models answer alike: nothing would be seen of a mistake"
+        quiet = Counter(tally.broken)
+
+        # A pod dies with its node.
+        await asyncio.to_thread(kill, salon, next(pod for pod in salon.pods("poet") if lives(pod)))
+        missed = partial(until, lambda: found(salon)["status"]["readyReplicas"] == 1, "the pod to be missed", 60)
+        await asyncio.to_thread(missed)
+        now = await asyncio.to_thread(serves, salon, second, 2)
+        left = started + LOAD_SECONDS - time.monotonic()
+        await asyncio.sleep(max(left, 2 * PAUSE_SECONDS))
+        answered = len(tally.answers)
+
+    seconds = time.monotonic() - started
+    print(f"{answered} answers in {seconds:.0f} s, refused {dict(tally.refused)}, broken {dict(tally.broken)}")
+    assert answered > USERS
+    wrong = [(question, said) for question, said in tally.answers if said not in (before[question], after[question])]
+    assert wrong == []
+    assert tally.silent == 0, "a stream that was cut says so"
+    assert set(tally.refused) <= {"503 model_loading", "503 draining", "429 queue_full"}
+    assert sum(quiet.values()) == 0, "an update breaks no connection"
+    assert set(tally.broken) <= {"APIConnectionError", "APIError"}
+    assert now["status"]["traffic"]["requests"] > 0
+    reasons = [reason for reason, _ in salon.events("poet", "ChatDeployment")]
+    assert set(reasons) <= {"Serving"}, "all of this is the usual way"

@@ -1,0 +1,305 @@
+"""What a ChatDeployment becomes beyond the golden file: the engine that is chosen, what starts new pods and what does not, who gets which key."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from alpaca_operator.api import ChatDeployment
+from alpaca_operator.api.contract import ANNOTATION_CONFIG, ANNOTATION_ENGINE, ANNOTATION_INPUTS, LABEL_REVISION
+from alpaca_operator.api.status import ResolvedInput
+from alpaca_operator.plan import PLANNERS, Manifest, Plan
+from alpaca_operator.settings import Settings
+
+SETTINGS = Settings(images={"ChatDeployment": "registry.example/engine:1"}, image_page="registry.example/page:1")
+WITH_VLLM = replace(SETTINGS, image_vllm="registry.example/vllm:1")
+GPU = {"resources": {"limits": {"nvidia.com/gpu": 1}}}
+ELSEWHERE = {"model": None, "engine": "External", "endpoint": {"url": "https://api.example.org/v1"}}
+
+
+def chat(**spec: Any) -> ChatDeployment:
+    given = {"model": {"uri": "pvc://models/poet"}} | spec
+    return ChatDeployment.model_validate(
+        {
+            "kind": "ChatDeployment",
+            "metadata": {"name": "poet", "namespace": "poetry", "uid": "uid-poet"},
+            "spec": {name: value for name, value in given.items() if value is not None},
+        }
+    )
+
+
+def planned(settings: Settings = SETTINGS, **spec: Any) -> Plan:
+    return PLANNERS["ChatDeployment"](chat(**spec), {}, settings)
+
+
+def made(kind: str, settings: Settings = SETTINGS, **spec: Any) -> Manifest:
+    plan = planned(settings, **spec)
+    assert plan.refusal is None
+    return next(one for one in plan.manifests if one["kind"] == kind)
+
+
+def containers(settings: Settings = SETTINGS, **spec: Any) -> dict[str, Manifest]:
+    pod = made("Deployment", settings, **spec)["spec"]["template"]["spec"]
+    return {one["name"]: one for one in pod["containers"]}
+
+
+def environment(container: Manifest) -> dict[str, Any]:
+    told = {one["name"]: one.get("value") or one["valueFrom"].get("secretKeyRef") for one in container["env"]}
+    return {
+        name: value
+        for name, value in told.items()
+        if name.startswith(("ALPACA_CHAT", "ALPACA_API", "ALPACA_E", "ALPACA_CO", "VLLM_A"))
+    }
+
+
+class TestTheEngine:
+    @pytest.mark.parametrize(
+        ("settings", "spec", "chosen"),
+        [
+            pytest.param(WITH_VLLM, {}, "Transformers: no GPU is asked for in pod.resources", id="on CPUs"),
+            pytest.param(
+                SETTINGS,
+                {"pod": GPU},
+                "Transformers: the operator has no image of vLLM (ALPACA_IMAGE_VLLM)",
+                id="without an image of vLLM",
+            ),
+            pytest.param(
+                WITH_VLLM, {"pod": GPU}, "vLLM: a GPU is asked for, and vLLM can serve the spec", id="on a GPU"
+            ),
+            pytest.param(
+                WITH_VLLM,
+                {"pod": {"resourceClaims": [{"name": "gpu", "resourceClaimTemplateName": "gpu"}]}},
+                "vLLM: a GPU is asked for, and vLLM can serve the spec",
+                id="on a GPU by a claim",
+            ),
+            pytest.param(
+                WITH_VLLM,
+                {"pod": {"resources": {"limits": {"hugepages-2Mi": "4Gi", "ephemeral-storage": "1Gi"}}}},
+                "Transformers: no GPU is asked for in pod.resources",
+                id="huge pages are no GPU",
+            ),
+            pytest.param(
+                WITH_VLLM,
+                {"pod": GPU | {"image": "registry.example/own:1"}},
+                "Transformers: pod.image is given; with an image of vLLM, set engine to vLLM",
+                id="an image of one's own",
+            ),
+            pytest.param(
+                WITH_VLLM,
+                {"pod": GPU, "load": {"bits": 4}},
+                "Transformers: vLLM serves one model with at most one adapter, in the bits that it was saved in",
+                id="what vLLM cannot",
+            ),
+            pytest.param(
+                WITH_VLLM,
+                {"pod": GPU, "model": {"uri": "s3://models/poet"}},
+                "Transformers: vLLM reads pvc:// and hf:// alone, and model is s3://models/poet",
+                id="where vLLM cannot read",
+            ),
+            pytest.param(SETTINGS, {"engine": "Transformers"}, "Transformers: spec.engine says so", id="named"),
+        ],
+    )
+    def test_is_chosen_and_says_why(self, settings, spec, chosen):
+        assert made("Deployment", settings, **spec)["metadata"]["annotations"][ANNOTATION_ENGINE] == chosen
+
+    @pytest.mark.parametrize(
+        ("spec", "message"),
+        [
+            pytest.param(
+                {"engine": "vLLM"},
+                "pod.image is not set, and the operator has no image of the engine: set it, or the operator's ALPACA_IMAGE_VLLM",
+                id="vLLM without an image",
+            ),
+            pytest.param(
+                {"engine": "vLLM", "pod": {"image": "vllm:1"}, "model": {"uri": "s3://models/poet"}},
+                "vLLM reads pvc:// and hf:// alone, and model is s3://models/poet: set engine to Transformers",
+                id="a place that vLLM cannot read",
+            ),
+            pytest.param(
+                {"pod": {"volumes": [{"name": "scratch"}]}},
+                "pod.volumes[0] has no mountPath: a volume needs name and mountPath besides its source",
+                id="a volume without a place",
+            ),
+        ],
+    )
+    def test_is_refused(self, spec, message):
+        plan = planned(**spec)
+        assert plan.manifests == ()
+        assert plan.refusal is not None
+        assert (plan.refusal.reason, plan.refusal.message) == ("InvalidSpec", message)
+
+    def test_elsewhere_needs_no_container_and_no_port(self):
+        assert set(containers(**ELSEWHERE)) == {"ui"}
+        assert [port["port"] for port in made("Service", **ELSEWHERE)["spec"]["ports"]] == [7860]
+        assert environment(containers(**ELSEWHERE)["ui"]) == {"ALPACA_ENGINE_URL": "https://api.example.org/v1"}
+
+    def test_loads_for_as_long_as_it_may_before_it_counts_as_dead(self):
+        engine = containers(startupTimeoutSeconds=3600)["engine"]
+        startup = engine["startupProbe"]
+        assert startup["periodSeconds"] * startup["failureThreshold"] == 3600
+        assert (startup["httpGet"]["path"], engine["livenessProbe"]["httpGet"]["path"]) == ("/health", "/livez")
+        assert made("Deployment", startupTimeoutSeconds=3600)["spec"]["progressDeadlineSeconds"] > 3600
+
+
+class TestVllm:
+    def command(self, **spec: Any) -> list[str]:
+        return containers(WITH_VLLM, engine="vLLM", pod=GPU, **spec)["engine"]["command"]
+
+    def test_a_model_of_a_hub_with_its_revision(self):
+        words = self.command(model={"uri": "hf://me/poet@v2"})
+        assert words[:3] == ["vllm", "serve", "me/poet"]
+        assert words[words.index("--revision") + 1] == "v2"
+
+    def test_an_adapter_has_the_name_that_is_asked_for(self):
+        words = self.command(adapters=[{"uri": "pvc://models/lora"}])
+        assert words[words.index("--served-model-name") + 1] == "poet-base"
+        assert words[words.index("--lora-modules") + 1] == "poet=/mnt/models/lora"
+
+    def test_everything_that_the_spec_says(self):
+        words = self.command(
+            model={"uri": "pvc://models/poet", "ropeScaling": {"type": "linear", "factor": 4}},
+            generation={"temperature": 0.5, "maxNewTokens": 100},
+            limits={"maxBatch": 8, "maxInputTokens": 900},
+        )
+        told = {words[place]: words[place + 1] for place in range(3, len(words)) if words[place].startswith("--")}
+        assert told == {
+            "--host": "0.0.0.0",
+            "--port": "8000",
+            "--served-model-name": "poet",
+            "--max-num-seqs": "8",
+            "--max-model-len": "1000",
+            "--override-generation-config": '{"temperature": 0.5, "max_new_tokens": 100}',
+            "--hf-overrides": '{"rope_parameters": {"rope_type": "linear", "factor": 4.0}}',
+        }
+
+    def test_several_gpus_share_a_model(self):
+        pod = {"resources": {"limits": {"amd.com/gpu": "4"}}}
+        words = containers(WITH_VLLM, engine="vLLM", pod=pod)["engine"]["command"]
+        assert words[words.index("--tensor-parallel-size") + 1] == "4"
+
+    def test_takes_the_key_by_its_own_variable(self):
+        found = containers(WITH_VLLM, engine="vLLM", pod=GPU, auth={"secretName": "keys"})
+        assert environment(found["engine"]) == {"VLLM_API_KEY": {"name": "keys", "key": "apiKey"}}
+
+
+class TestKeys:
+    def test_lock_page_and_api_together(self):
+        found = containers(auth={"secretName": "keys"})
+        key = {"name": "keys", "key": "apiKey"}
+        assert environment(found["engine"]) == {"ALPACA_API_KEY": key}
+        assert environment(found["ui"]) == {
+            "ALPACA_ENGINE_URL": "http://127.0.0.1:8000/v1",
+            "ALPACA_API_KEY": key,
+            "ALPACA_CHAT_USERNAME": {"name": "keys", "key": "username"},
+            "ALPACA_CHAT_PASSWORD": {"name": "keys", "key": "password"},
+        }
+
+    def test_of_two_apis_elsewhere_are_two(self):
+        first = {"url": "https://a.example.org/v1", "secretRef": {"name": "a"}}
+        second = {"url": "https://b.example.org/v1", "secretRef": {"name": "b", "key": "token"}}
+        found = containers(
+            **ELSEWHERE | {"endpoint": first, "compareWith": {"endpoint": second}, "auth": {"secretName": "keys"}}
+        )
+        assert environment(found["ui"]) == {
+            "ALPACA_ENGINE_URL": "https://a.example.org/v1",
+            "ALPACA_API_KEY": {"name": "a", "key": "apiKey"},
+            "ALPACA_COMPARE_URL": "https://b.example.org/v1",
+            "ALPACA_COMPARE_API_KEY": {"name": "b", "key": "token"},
+            "ALPACA_CHAT_USERNAME": {"name": "keys", "key": "username"},
+            "ALPACA_CHAT_PASSWORD": {"name": "keys", "key": "password"},
+        }
+
+
+class TestTheDeployment:
+    def revision(self, **spec: Any) -> str:
+        return made("Deployment", **spec)["spec"]["template"]["metadata"]["labels"][LABEL_REVISION]
+
+    @pytest.mark.parametrize(
+        "spec",
+        [
+            pytest.param({"replicas": 5}, id="more pods"),
+            pytest.param({"updatePolicy": "Manual"}, id="another policy"),
+            pytest.param({"gates": [{"from": {"kind": "EvaluationJob", "name": "exam"}}]}, id="a gate"),
+            pytest.param({"service": {"type": "NodePort"}}, id="another Service"),
+            pytest.param({"httpRoute": {"parentRefs": [{"name": "web"}]}}, id="a route"),
+            pytest.param({"podDisruptionBudget": {"minAvailable": 1}}, id="a budget"),
+        ],
+    )
+    def test_starts_no_pods_for(self, spec):
+        assert self.revision(**spec) == self.revision()
+
+    @pytest.mark.parametrize(
+        "spec",
+        [
+            pytest.param({"systemPrompt": "你是诗人。"}, id="another system prompt"),
+            pytest.param({"model": {"uri": "pvc://models/other"}}, id="another model"),
+            pytest.param({"pod": {"labels": {"team": "poetry"}}}, id="a label of the pods"),
+            pytest.param({"page": {"title": "诗"}}, id="another title"),
+        ],
+    )
+    def test_starts_pods_anew_for(self, spec):
+        assert self.revision(**spec) != self.revision()
+
+    def test_starts_pods_anew_for_another_model_at_the_same_place(self):
+        def of(digest: str) -> Manifest:
+            found = ResolvedInput(uri="pvc://models/poet", digest=digest, producer_uid="uid", producer="SFTJob poet")
+            spec = chat(model={"from": {"kind": "SFTJob", "name": "poet"}})
+            return PLANNERS["ChatDeployment"](spec, {"model": found}, SETTINGS).manifests[0]
+
+        first, second = of("sha256:1"), of("sha256:2")
+        read = json.loads(first["spec"]["template"]["metadata"]["annotations"][ANNOTATION_CONFIG])
+        assert read["spec"]["model"] == {"uri": "pvc://models/poet"}
+        assert read["metadata"]["annotations"][ANNOTATION_INPUTS] == first["metadata"]["annotations"][ANNOTATION_INPUTS]
+        labels = [each["spec"]["template"]["metadata"]["labels"][LABEL_REVISION] for each in (first, second)]
+        assert labels[0] != labels[1]
+
+    def test_replaces_a_pod_before_it_starts_the_next_only_where_both_want_a_gpu(self):
+        assert made("Deployment")["spec"]["strategy"] == {
+            "type": "RollingUpdate",
+            "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1},
+        }
+        assert made("Deployment", pod=GPU)["spec"]["strategy"] == {"type": "Recreate"}
+
+    @pytest.mark.parametrize(("grace", "seconds"), [(600, 5), (5, 4), (1, 0)])
+    def test_a_short_grace_period_leaves_time_to_stop(self, grace, seconds):
+        engine = containers(pod={"terminationGracePeriodSeconds": grace})["engine"]
+        assert engine["lifecycle"] == {"preStop": {"sleep": {"seconds": seconds}}}
+
+
+def test_users_stay_with_their_pod_where_there_are_several():
+    assert made("Service")["spec"]["sessionAffinity"] == "None"
+    assert made("Service", replicas=2)["spec"]["sessionAffinity"] == "ClientIP"
+
+
+def test_a_route_leads_to_page_and_api():
+    wanted = {
+        "parentRefs": [{"name": "web", "namespace": "infra", "sectionName": "https"}],
+        "hostnames": ["chat.example.org"],
+    }
+    spec = made("HTTPRoute", httpRoute=wanted, limits={"requestTimeoutSeconds": 90})["spec"]
+    assert spec == {
+        "parentRefs": [{"name": "web", "namespace": "infra", "sectionName": "https"}],
+        "hostnames": ["chat.example.org"],
+        "rules": [
+            {
+                "matches": [{"path": {"type": "PathPrefix", "value": "/v1"}}],
+                "backendRefs": [{"name": "poet-chat", "port": 8000}],
+                "timeouts": {"request": "90s"},
+            },
+            {
+                "matches": [{"path": {"type": "PathPrefix", "value": "/"}}],
+                "backendRefs": [{"name": "poet-chat", "port": 7860}],
+            },
+        ],
+    }
+
+
+def test_a_budget_finds_the_pods():
+    budget = made("PodDisruptionBudget", podDisruptionBudget={"maxUnavailable": "50%"})["spec"]
+    assert budget["maxUnavailable"] == "50%"
+    assert budget["selector"] == made("Deployment")["spec"]["selector"]
+    labels = made("Deployment")["spec"]["template"]["metadata"]["labels"]
+    assert budget["selector"]["matchLabels"].items() <= labels.items()
