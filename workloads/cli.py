@@ -44,19 +44,20 @@ def serve(
         return 0
     try:
         file, name, overrides = parse(kind, arguments)
-        resource = _found_in(file, spec.load_job(kind, file, name, overrides))
+        text = spec.read_text(file) if file else None  # once: standard input cannot be read again
+        resource = _found_in(file, text, spec.load_job(kind, file, name, overrides, text))
     except WorkloadError as error:
         return endings.refuse(error, os.environ)
     return run(resource)
 
 
-def _found_in(file: str | None, job: Resource) -> Resource:
+def _found_in(file: str | None, text: str | None, job: Resource) -> Resource:
     """The job with the output of every job that an input names by ``from``: those of the same file."""
     if not any(links(job)):
         return job
     from workloads import chain
 
-    known = {(one.kind, one.metadata.name): one for one in (spec.load_all(KINDS, file) if file else [])}
+    known = {(one.kind, one.metadata.name): one for one in (spec.load_all(KINDS, file, text) if file else [])}
     return chain.step(job, lambda reference: known.get((reference.kind, reference.name))).job
 
 

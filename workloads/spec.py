@@ -21,9 +21,14 @@ Document = dict[str, Any]
 
 
 def load_job(
-    kind: type[Resource], file: str | None, name: str | None, overrides: Sequence[tuple[str, Any]]
+    kind: type[Resource],
+    file: str | None,
+    name: str | None,
+    overrides: Sequence[tuple[str, Any]],
+    text: str | None = None,
 ) -> Resource:
-    """The job of ``kind`` in ``file`` (or of flags alone), with ``overrides`` (paths below ``spec``) put in.
+    """The job of ``kind`` in ``file`` (or of flags alone), with ``overrides`` (paths below ``spec``) put in; ``text`` is the content of
+    the file where it was read already.
 
     Raises SpecError, one line per problem, or InputError when the file cannot be read.
     """
@@ -31,16 +36,19 @@ def load_job(
         document: Document = {"metadata": {"name": name or kind.workload}, "spec": {}}
         text = ""
     else:
-        text = read_text(file)
+        text = read_text(file) if text is None else text
         document = pick(documents(text, file), kind, name, file)
     for path, value in overrides:
         put(document, path, value)
     return validated(kind, document, file, text, [("spec", *fields.steps(path)) for path, _ in overrides])
 
 
-def load_all(kinds: dict[str, type[Resource]], file: str) -> list[Resource]:
-    """Every job in ``file``, in order; documents of other kinds (a Secret, a claim) are for the cluster and left out."""
-    text = read_text(file)
+def load_all(kinds: dict[str, type[Resource]], file: str, text: str | None = None) -> list[Resource]:
+    """Every job in ``file``, in order; documents of other kinds (a Secret, a claim) are for the cluster and left out.
+
+    ``text`` is its content where it was read already.
+    """
+    text = read_text(file) if text is None else text
     ours = [document for document in documents(text, file) if is_ours(document)]
     for document in ours:
         if document.get("kind") not in kinds:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import errno
+import json
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -71,7 +72,7 @@ def collect(spec: Model, environment: Environment, known: Digests, beat: Callabl
     for field, source in sources(spec):
         try:
             path = locate(source, field, environment, beat)
-            digest = content_digest(path, source, known)
+            digest = content_digest(path, source, f"spec.{field}.uri: {source.uri}", known)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise  # the cache is full; the input is not to blame
@@ -148,27 +149,47 @@ def relevant(names: Sequence[str], content: str) -> list[str]:
     return [name for name in names if name.endswith(MODEL_FILES if has_safetensors else MODEL_FILES + PICKLED)]
 
 
-def content_digest(path: Path, source: Source, known: Digests) -> str:
-    """The digest of an artifact where one lies there whole; else of the contents."""
+def content_digest(path: Path, source: Source, where: str, known: Digests) -> str:
+    """The digest of an artifact where one lies there; else of the contents. Raises InputError for a damaged artifact."""
     if path.is_file():
         return f"sha256:{known.file(path)}"
     artifact = read_artifact(path)
-    if artifact is not None and sizes_differ(path, artifact) is None:
-        return artifact.digest
-    return digests.of_files(known.files(path, relevant(digests.listing(path), source.content)))
+    if artifact is None:
+        _must_not_be_half_copied(path, where)
+        return digests.of_files(known.files(path, relevant(digests.listing(path), source.content)))
+    wanted = set(relevant([file.path for file in artifact.files], source.content))
+    files = [file for file in artifact.files if file.path in wanted]
+    if damage := sizes_differ(path, files) or contents_differ(path, files, known):
+        by = " ".join(artifact.job[key] for key in ("kind", "name") if key in artifact.job) or "a job"
+        raise InputError(
+            f"{where}: what lies there is not what {by} published ({damage}): copy it again, or remove its {contract.ARTIFACT_FILE} to "
+            "take it as it is"
+        )
+    return artifact.digest
 
 
 def read_artifact(folder: Path) -> contract.Artifact | None:
     """The artifact.json of a folder; None where there is none, or none that can be read."""
     try:
         return contract.Artifact.model_validate_json((folder / contract.ARTIFACT_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValidationError):
+    except (OSError, ValidationError, UnicodeDecodeError):
         return None
 
 
-def sizes_differ(folder: Path, artifact: contract.Artifact) -> str | None:
-    """What is missing or cut short of an artifact; None when every file has its size."""
-    for file in artifact.files:
+def _must_not_be_half_copied(folder: Path, where: str) -> None:
+    """Raises InputError for an artifact.json that breaks off. One that is whole and not ours is a file like any other."""
+    file = folder / contract.ARTIFACT_FILE
+    if not file.is_file():
+        return
+    try:
+        json.loads(file.read_bytes())
+    except ValueError as error:
+        raise InputError(f"{where}: {file} is damaged ({error}): copy the folder again, or remove that file") from error
+
+
+def sizes_differ(folder: Path, files: Sequence[contract.ArtifactFile]) -> str | None:
+    """What is missing or cut short of an artifact's files; None when each has its size."""
+    for file in files:
         path = folder / file.path
         if not path.is_file():
             return f"{file.path} is missing"
@@ -358,7 +379,7 @@ class LocalFolder:
         return read_artifact(self.path)
 
     def damage(self, artifact: contract.Artifact, known: Digests) -> str | None:
-        return sizes_differ(self.path, artifact) or contents_differ(self.path, artifact, known)
+        return sizes_differ(self.path, artifact.files) or contents_differ(self.path, artifact.files, known)
 
     def is_taken(self) -> bool:
         return self.path.exists() and not (self.path.is_dir() and not any(self.path.iterdir()))
@@ -391,10 +412,10 @@ CHEAP_BYTES = 1024 * 1024 * 1024
 """About a second and a half of reading: as much as is verified on each start of a job whose output is there already."""
 
 
-def contents_differ(folder: Path, artifact: contract.Artifact, known: Digests) -> str | None:
+def contents_differ(folder: Path, files: Sequence[contract.ArtifactFile], known: Digests) -> str | None:
     """A file whose content is not what artifact.json says. Small files first, and only as many as are cheap to read."""
     budget = CHEAP_BYTES
-    for file in sorted(artifact.files, key=lambda file: file.size):
+    for file in sorted(files, key=lambda file: file.size):
         path = folder / file.path
         digest = known.known(path)
         if digest is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 
 from alpaca_operator.api import KINDS, SFTJob
 from alpaca_operator.api.contract import ARTIFACT_FILE
-from workloads import __main__, chain, lineage, sft, spec
+from workloads import __main__, chain, cli, lineage, sft, spec
 from workloads.environment import Environment
 from workloads.errors import InputError, SpecError
 
@@ -212,6 +213,16 @@ class TestRunning:
         assert __main__.main([file, "--only", "fourth"]) == 64
         assert "--only fourth: no such job; there are first, second" in capsys.readouterr().err
 
+    def test_a_chain_is_read_from_standard_input(self, folder, capsys, monkeypatch):
+        text = Path(write(folder, *TWO)).read_text()
+        monkeypatch.setattr("sys.stdin", io.StringIO(text))
+        assert __main__.main(["-"]) == 0
+        assert table(capsys.readouterr().err) == {"first": "Succeeded", "second": "Succeeded"}
+        monkeypatch.setattr("sys.stdin", io.StringIO(text))
+        second = ["-", "--name", "second", "--output.uri", "pvc://models/third"]
+        assert cli.main(SFTJob, sft.run, second) == 0
+        assert weights(folder, "third").endswith("then second by seed 42")
+
     def test_a_changed_corpus_is_noticed(self, folder, capsys):
         file = write(folder, *TWO)
         assert __main__.main([file]) == 0
@@ -219,6 +230,86 @@ class TestRunning:
         chained = chain.steps(spec.load_all(KINDS, file))
         chain.foresee(chained, Environment.read({"XDG_CACHE_HOME": str(folder / "cache")}))
         assert [step.outcome for step in chained] == ["to run", "to run"]
+
+
+def cut_short(first: Path) -> None:
+    (first / "model.safetensors").write_text("weights")
+
+
+def change_a_byte(first: Path) -> None:
+    weights = first / "model.safetensors"
+    weights.write_text(weights.read_text().replace("base", "bass"))
+
+
+def lose_a_file(first: Path) -> None:
+    (first / "config.json").unlink()
+
+
+def break_off(first: Path) -> None:
+    artifact = first / ARTIFACT_FILE
+    artifact.write_text(artifact.read_text()[:300])
+
+
+class TestDamage:
+    @pytest.mark.parametrize(
+        ("harm", "damage"),
+        [
+            pytest.param(cut_short, "model.safetensors has 7 bytes instead of 42", id="weights that were cut short"),
+            pytest.param(
+                change_a_byte, "the content of model.safetensors has changed", id="another byte in the weights"
+            ),
+        ],
+    )
+    def test_a_damaged_output_is_no_input_and_its_chain_makes_it_again(self, folder, capsys, harm, damage):
+        file = write(folder, *TWO)
+        assert __main__.main([file, "--only", "first"]) == 0
+        harm(folder / "storage" / "models" / "first")
+        capsys.readouterr()
+        assert __main__.main([file, "--only", "second"]) == InputError.exit_code
+        assert capsys.readouterr().err.splitlines()[1] == (
+            f"InputNotFound: spec.model.uri: pvc://models/first: what lies there is not what SFTJob first published ({damage}): copy it "
+            "again, or remove its artifact.json to take it as it is"
+        )
+        assert __main__.main([file]) == 0
+        told = capsys.readouterr()
+        assert f"the artifact at pvc://models/first is damaged ({damage}): it is made again" in told.out
+        assert table(told.err) == {"first": "Succeeded", "second": "Succeeded"}
+
+    @pytest.mark.parametrize(
+        ("harm", "message"),
+        [
+            pytest.param(
+                lose_a_file, r"{here}/storage/models/first has no config.json; it holds ", id="half of the files"
+            ),
+            pytest.param(
+                break_off, r"{here}/storage/models/first/artifact.json is damaged (", id="half of artifact.json"
+            ),
+        ],
+    )
+    def test_half_a_copy_is_no_input(self, folder, capsys, harm, message):
+        file = write(folder, *TWO)
+        assert __main__.main([file, "--only", "first"]) == 0
+        harm(folder / "storage" / "models" / "first")
+        capsys.readouterr()
+        assert __main__.main([file, "--only", "second"]) == InputError.exit_code
+        told = capsys.readouterr().err.splitlines()[1]
+        assert told.startswith(f"InputNotFound: spec.model.uri: pvc://models/first: {message.format(here=folder)}")
+
+    def test_what_was_changed_on_purpose_is_taken_without_its_artifact(self, folder, capsys):
+        file = write(folder, *TWO)
+        assert __main__.main([file, "--only", "first"]) == 0
+        first = folder / "storage" / "models" / "first"
+        change_a_byte(first)
+        (first / ARTIFACT_FILE).unlink()
+        assert __main__.main([file, "--only", "second"]) == 0
+        assert weights(folder, "second").startswith("weights of the bass")
+        assert lineage.read(folder / "storage" / "models" / "second").inputs["model"].made_by is None
+
+    def test_files_that_shape_no_result_may_change(self, folder, capsys):
+        file = write(folder, *TWO)
+        assert __main__.main([file, "--only", "first"]) == 0
+        (folder / "storage" / "models" / "first" / "NOTES.md").write_text("mine")
+        assert __main__.main([file, "--only", "second"]) == 0
 
 
 class TestTable:
