@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Sequence
 from workloads.generation import Answer
 
 HAN = re.compile("[\u3005\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
-WORD = re.compile(r"[A-Za-z0-9_]+|\S")
-"""What repetition is counted in: words of Latin letters, and single characters of everything else."""
+WORD = re.compile(r"\b\w{1,20}\b|\S", re.ASCII)
+"""What repetition is counted in: words of Latin letters, and single characters of everything else, endless words among it."""
 REPEATED = 4
 """Length of the stretches that are compared (seq-rep-4; Welleck et al., arXiv:1908.04319)."""
 

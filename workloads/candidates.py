@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import gc
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -42,9 +42,12 @@ class Candidate:
     @contextmanager
     def loaded(self) -> Iterator[servable.Servable]:
         """In memory while the block runs, and out of it afterwards."""
+        from workloads import quantizing
+
         found = servable.load_looked(self.looked)
         try:
-            yield found
+            with quantizing.eager() if found.kind == "GPTQModel" else nullcontext():
+                yield found
         finally:
             del found
             release()

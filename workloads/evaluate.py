@@ -196,11 +196,12 @@ def _measure_one(plan: Plan, candidate: Candidate, loaded: Any, found: Measured,
             ):
                 found.answers[left[at]] = answer
                 count(1)
-    with meter.part("tasks", found.seconds, "Evaluating") as count:
-        for place, one in enumerate(plan.tasks):
-            if place not in found.tasks:
-                found.tasks[place] = tasks.run(one, loaded, tokenizer, size, meter.beat)
-                count(1)
+    if plan.tasks:
+        with meter.part("tasks", found.seconds, "Evaluating") as count:
+            for place, one in enumerate(plan.tasks):
+                if place not in found.tasks:
+                    found.tasks[place] = tasks.run(one, loaded, tokenizer, size, meter.beat)
+                    count(1)
 
 
 def _publish(job: EvaluationJob, here: Runtime, plan: Plan, candidates: list[Candidate], state: State) -> Metrics:

@@ -5,6 +5,7 @@ What cannot work is told by the headers of the files, before anything large is r
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -112,10 +113,13 @@ def load(wanted: Wanted) -> Servable:
 
 def load_looked(looked: Looked) -> Servable:
     """Read the weights. Raises InputError or DataError that names the field, OutOfMemory when they do not fit."""
+    from workloads import quantizing
+
     wanted, policy, quantized = looked.wanted, looked.policy, looked.quantized
     _libraries(wanted, quantized)
     try:
-        loaded = model.load(looked.base, ModelSource(uri=wanted.uri, rope_scaling=wanted.rope_scaling), policy)
+        with quantizing.quiet() if quantized == "gptq" else contextlib.nullcontext():
+            loaded = model.load(looked.base, ModelSource(uri=wanted.uri, rope_scaling=wanted.rope_scaling), policy)
         if looked.device.kind == "cuda" and not wanted.bits:
             loaded = loaded.to("cuda:0")
         loaded = _with_adapters(loaded, wanted, merge=policy.weights == "float32" and not (wanted.bits or quantized))

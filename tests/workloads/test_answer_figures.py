@@ -31,6 +31,7 @@ def test_chinese_share(text: str, share: float | None) -> None:
         pytest.param("床前明月光，疑是地上霜。", 0.0, id="a verse"),
         pytest.param("山水山水山水山水", 3 / 5, id="a loop"),
         pytest.param("no no no no no", 1 / 2, id="words count as one"),
+        pytest.param("i" * 24, 20 / 21, id="a word that never ends is a loop"),
         pytest.param("山水", 0.0, id="too short to repeat itself"),
         pytest.param("", 0.0, id="nothing"),
     ],
