@@ -144,11 +144,10 @@ class Publisher:
                 "digest": digests.of_files({file.path: file.sha256 for file in files if file.path in content}),
                 "spec_digest": self.spec_digest,
                 "inputs": {
-                    field: contract.ArtifactInput(
-                        uri=found.uri, digest=found.digest, made_by=lineage.ancestor(found.path)
-                    )
+                    field: contract.ArtifactInput(uri=found.uri, digest=found.digest)
                     for field, found in self._inputs.items()
                 },
+                "ancestors": lineage.ancestors([found.path for found in self._inputs.values()]),
                 "files": files,
                 "versions": versions(),
                 "metrics": dict(metrics),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from alpaca_operator.api import contract
+from workloads import storage
 from workloads.errors import InputError
 
 Artifact = contract.Artifact | contract.Ancestor
@@ -29,32 +30,51 @@ def read(path: Path) -> contract.Artifact:
         ) from error
 
 
-def ancestor(path: Path) -> contract.Ancestor | None:
-    """What made the input at ``path``, to be told in the artifact that is made from it; None for what no job made."""
-    file = path / contract.ARTIFACT_FILE
-    if not file.is_file():
-        return None
-    found = contract.Artifact.model_validate_json(file.read_text(encoding="utf-8"))
-    return contract.Ancestor(
-        kind=found.kind, job=found.job, spec_digest=found.spec_digest, spec=found.spec, inputs=found.inputs
-    )
+def ancestors(inputs: Iterable[Path]) -> dict[str, contract.Ancestor]:
+    """By digest, what jobs made of the inputs in these folders, and all that those were made from."""
+    found: dict[str, contract.Ancestor] = {}
+    for path in inputs:
+        made = storage.read_artifact(path)
+        if made is None:
+            continue  # no job made it
+        found |= made.ancestors
+        found[made.digest] = contract.Ancestor(
+            kind=made.kind, job=made.job, spec_digest=made.spec_digest, spec=made.spec, inputs=made.inputs
+        )
+    return found
 
 
 def tree(artifact: contract.Artifact, name: str) -> str:
-    """The artifact and below it, indented, all that it was made from."""
-    lines = [f"{name}  {_made(artifact)}  {_short(artifact.digest)}"]
-    return "\n".join([*lines, *_below(artifact, "")])
+    """The artifact and below it, indented, all that it was made from. What was told above is not told again."""
+    lines = [f"{name}  {_made(artifact)}  {_short(artifact.digest)}", *_spec_line(artifact, "")]
+    told = {artifact.digest}
+    pending = _inputs(artifact, "")  # a list, and no recursion: a chain may be longer than Python's stack
+    while pending:
+        indent, last, field, source = pending.pop()
+        made = artifact.ancestors.get(source.digest)
+        line = f"{indent}{'└─' if last else '├─'} {field}: {source.uri}"
+        if made is None:
+            lines.append(f"{line}  {_short(source.digest)}")
+            continue
+        again = source.digest in told
+        lines.append(f"{line}  {_made(made)}  {_short(source.digest)}{', see above' if again else ''}")
+        if not again:
+            told.add(source.digest)
+            below = indent + ("   " if last else "│  ")
+            lines += _spec_line(made, below)
+            pending += _inputs(made, below)
+    return "\n".join(lines)
 
 
-def _below(made: Artifact, indent: str) -> Iterator[str]:
-    if made.spec:
-        yield f"{indent}{'│' if made.inputs else ' '}    spec {_short(made.spec_digest)}: {_settings(made)}"
-    for number, (field, source) in enumerate(made.inputs.items(), start=1):
-        last = number == len(made.inputs)
-        by = f"  {_made(source.made_by)}" if source.made_by else ""
-        yield f"{indent}{'└─' if last else '├─'} {field}: {source.uri}{by}  {_short(source.digest)}"
-        if source.made_by:
-            yield from _below(source.made_by, indent + ("   " if last else "│  "))
+def _inputs(made: Artifact, indent: str) -> list[tuple[str, bool, str, contract.ArtifactInput]]:
+    """Its inputs with their indent and whether each is the last, backwards: the first is taken first from the end."""
+    fields = list(made.inputs.items())
+    return [(indent, number == len(fields), field, source) for number, (field, source) in enumerate(fields, 1)][::-1]
+
+
+def _spec_line(made: Artifact, indent: str) -> list[str]:
+    bar = "│" if made.inputs else " "
+    return [f"{indent}{bar}    spec {_short(made.spec_digest)}: {_settings(made)}"] if made.spec else []
 
 
 def _made(made: Artifact) -> str:

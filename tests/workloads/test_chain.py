@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from alpaca_operator.api import KINDS, SFTJob
-from alpaca_operator.api.contract import ARTIFACT_FILE
+from alpaca_operator.api.contract import ARTIFACT_FILE, Artifact
 from workloads import __main__, chain, cli, lineage, sft, spec
 from workloads.environment import Environment
 from workloads.errors import InputError, SpecError
@@ -303,7 +303,7 @@ class TestDamage:
         (first / ARTIFACT_FILE).unlink()
         assert __main__.main([file, "--only", "second"]) == 0
         assert weights(folder, "second").startswith("weights of the bass")
-        assert lineage.read(folder / "storage" / "models" / "second").inputs["model"].made_by is None
+        assert lineage.read(folder / "storage" / "models" / "second").ancestors == {}
 
     def test_files_that_shape_no_result_may_change(self, folder, capsys):
         file = write(folder, *TWO)
@@ -345,12 +345,12 @@ class TestLineage:
     def test_the_last_artifact_leads_back_to_the_first_inputs_when_those_between_are_gone(self, folder, capsys):
         assert __main__.main([write(folder, *TWO)]) == 0
         artifact = lineage.read(folder / "storage" / "models" / "second")
-        first = artifact.inputs["model"].made_by
+        first = artifact.ancestors[artifact.inputs["model"].digest]
         assert first.job == {"kind": "SFTJob", "name": "first"}
         assert first.spec_digest == lineage.read(folder / "storage" / "models" / "first").spec_digest
-        assert {field: made.made_by for field, made in first.inputs.items()} == {
-            "model": None,
-            "dataset.train[0]": None,
+        assert {field: made.uri for field, made in first.inputs.items()} == {
+            "model": "pvc://models/base",
+            "dataset.train[0]": "rows.jsonl",
         }
         capsys.readouterr()
         assert __main__.main(["lineage", "storage/models/second"]) == 0
@@ -358,6 +358,44 @@ class TestLineage:
         assert told[0].startswith("storage/models/second  (Model by SFTJob second)  sha256:")
         assert any(line.startswith("├─ model: pvc://models/first  (Model by SFTJob first)  sha256:") for line in told)
         assert any(line.startswith("│  ├─ model: pvc://models/base  sha256:") for line in told)
+
+    def test_what_two_ways_lead_to_is_held_and_told_once(self, tmp_path):
+        """Each round reads the one before twice, as a merge reads the base of its adapter: told anew each time, ten would be a thousand."""
+        for number in range(4):
+            before = {"uri": f"pvc://models/{number - 1}", "digest": f"sha256:{number - 1}"}
+            folder = tmp_path / str(number)
+            folder.mkdir()
+            made = Artifact(
+                kind="Model",
+                job={"kind": "MergeJob", "name": f"round-{number}"},
+                digest=f"sha256:{number}",
+                spec_digest=f"sha256:spec-{number}",
+                inputs={"model": before, "adapters[0]": before},
+                ancestors=lineage.ancestors([tmp_path / str(number - 1)] * 2),
+            )
+            (folder / ARTIFACT_FILE).write_text(made.model_dump_json(by_alias=True), encoding="utf-8")
+        third = lineage.read(tmp_path / "3")
+        assert sorted(third.ancestors) == ["sha256:0", "sha256:1", "sha256:2"]
+        assert lineage.tree(third, "3").splitlines() == [
+            "3  (Model by MergeJob round-3)  sha256:3",
+            "├─ model: pvc://models/2  (Model by MergeJob round-2)  sha256:2",
+            "│  ├─ model: pvc://models/1  (Model by MergeJob round-1)  sha256:1",
+            "│  │  ├─ model: pvc://models/0  (Model by MergeJob round-0)  sha256:0",
+            "│  │  │  ├─ model: pvc://models/-1  sha256:-1",
+            "│  │  │  └─ adapters[0]: pvc://models/-1  sha256:-1",
+            "│  │  └─ adapters[0]: pvc://models/0  (Model by MergeJob round-0)  sha256:0, see above",
+            "│  └─ adapters[0]: pvc://models/1  (Model by MergeJob round-1)  sha256:1, see above",
+            "└─ adapters[0]: pvc://models/2  (Model by MergeJob round-2)  sha256:2, see above",
+        ]
+
+    def test_a_chain_may_be_longer_than_python_recurses(self):
+        def reads(number: int) -> dict[str, Any]:
+            return {"model": {"uri": f"pvc://models/{number}", "digest": f"sha256:{number}"}}
+
+        made = {"kind": "Model", "spec_digest": "sha256:spec"}
+        ancestors = {f"sha256:{number}": {**made, "inputs": reads(number - 1)} for number in range(1, 2001)}
+        last = Artifact.model_validate({**made, "digest": "sha256:2001", "inputs": reads(2000), "ancestors": ancestors})
+        assert len(lineage.tree(last, "last").splitlines()) == 2002
 
     @pytest.mark.parametrize(
         ("content", "message"),

@@ -177,8 +177,6 @@ class ArtifactInput(Wire):
     uri: str
     digest: str
     """`sha256:…`: the digest of an artifact, or of the contents of what lay there."""
-    made_by: Ancestor | None = None
-    """What made it, where a job did: the artifact leads back to the first inputs also when those between were moved or removed."""
 
 
 class Ancestor(Wire):
@@ -204,6 +202,9 @@ class Artifact(Wire):
     spec_digest: str
     """`sha256:` over the part of the spec that shapes the result, and the inputs: what it was made from."""
     inputs: dict[str, ArtifactInput] = Field(default_factory=dict)
+    ancestors: dict[str, Ancestor] = Field(default_factory=dict)
+    """By digest, every artifact that it was made from, and those that they were made from: it leads back to the first inputs also when
+    those between were moved or removed. Each once, however many ways lead to it."""
     files: list[ArtifactFile] = Field(default_factory=list)
     versions: dict[str, str] = Field(default_factory=dict)
     metrics: dict[str, float | None] = Field(default_factory=dict)
