@@ -11,29 +11,46 @@ import re
 
 import pytest
 
-from alpaca_operator.api import KINDS
+from alpaca_operator.api import KINDS, PLURALS
 from alpaca_operator.api.base import Job
 from tests.cluster.bed.cache import BedError
 from tests.cluster.bed.cluster import until
 from tests.manifests.build import MANIFESTS, read
 
 CHECKS = read(MANIFESTS / "flux" / "jobs.yaml")[0]["spec"]["healthCheckExprs"]
-STATES = MANIFESTS / "argocd" / "literary-alpaca.io" / "SFTJob" / "testdata"
+STATES = MANIFESTS / "argocd" / "literary-alpaca.io"
 
 EXPECTED = {
-    "changed": "inProgress",
-    "fresh": "inProgress",
-    "pending": "inProgress",
-    "queued": "inProgress",
-    "unschedulable": "inProgress",
-    "running": "inProgress",
-    "restarting": "inProgress",
-    "suspended": "inProgress",
-    "stuck": "failed",
-    "failed": "failed",
-    "succeeded": "current",
-    "reused": "current",
+    "SFTJob": {
+        "changed": "inProgress",
+        "fresh": "inProgress",
+        "pending": "inProgress",
+        "queued": "inProgress",
+        "unschedulable": "inProgress",
+        "running": "inProgress",
+        "restarting": "inProgress",
+        "suspended": "inProgress",
+        "stuck": "failed",
+        "failed": "failed",
+        "succeeded": "current",
+        "reused": "current",
+    },
+    "ChatDeployment": {
+        "starting": "inProgress",
+        "updating": "inProgress",
+        "degraded": "inProgress",
+        "scaled-to-zero": "inProgress",
+        "update-failed": "failed",
+        "model-failed": "failed",
+        "update-held": "current",
+        "serving": "current",
+    },
 }
+"""One kind of job stands for all: their expressions are the same."""
+
+
+def states(kind: str) -> set[str]:
+    return {path.stem for path in (STATES / kind / "testdata").glob("*.yaml")}
 
 
 def test_every_kind_has_expressions():
@@ -43,14 +60,16 @@ def test_every_kind_has_expressions():
 
 
 def test_every_state_that_the_operator_writes_is_expected():
-    assert {path.stem for path in STATES.glob("*.yaml")} - {"new"} == set(EXPECTED)
+    assert states("SFTJob") - {"new"} == set(EXPECTED["SFTJob"])
+    assert states("ChatDeployment") == set(EXPECTED["ChatDeployment"])
 
 
-@pytest.fixture(scope="module")
-def evaluate(installed):
+@pytest.fixture(scope="module", params=EXPECTED)
+def evaluate(installed, request):
     """Says which of the expressions hold for an object, in Flux's order: inProgress, failed, current."""
-    names = ("inProgress", "failed", "current")
-    rules = [re.sub(r"\b(status|metadata)\.", r"object.\1.", CHECKS[0][name]) for name in names]
+    kind, names = request.param, ("inProgress", "failed", "current")
+    check = next(each for each in CHECKS if each["kind"] == kind)
+    rules = [re.sub(r"\b(status|metadata)\.", r"object.\1.", check[name]) for name in names]
     message = " + ' ' + ".join(f"'{name}=' + string({rule})" for name, rule in zip(names, rules, strict=True))
     policy = {
         "apiVersion": "admissionregistration.k8s.io/v1",
@@ -62,7 +81,7 @@ def evaluate(installed):
                     {
                         "apiGroups": ["literary-alpaca.io"],
                         "apiVersions": ["*"],
-                        "resources": ["sftjobs/status"],
+                        "resources": [f"{PLURALS[kind]}/status"],
                         "operations": ["UPDATE"],
                     }
                 ]
@@ -76,8 +95,8 @@ def evaluate(installed):
         "metadata": {"name": "flux"},
         "spec": {"policyName": "flux", "validationActions": ["Deny"]},
     }
-    (job,) = read(STATES / "pending.yaml")
-    installed.create({**job, "metadata": {"name": "flux", "namespace": "default"}})
+    (some,) = read(STATES / kind / "testdata" / f"{next(iter(states(kind) - {'new', 'fresh'}))}.yaml")
+    installed.create({**some, "metadata": {"name": "flux", "namespace": "default"}})
     installed.apply(policy, binding)
 
     def ask(obj: dict) -> dict[str, bool]:
@@ -90,7 +109,7 @@ def evaluate(installed):
         try:
             installed.kubectl(
                 "patch",
-                "sftjob",
+                kind,
                 "flux",
                 "-n",
                 "default",
@@ -107,22 +126,26 @@ def evaluate(installed):
             }
         return {}  # the policy is not in force yet
 
-    until(lambda: ask(job), "the policy that evaluates expressions")
-    yield ask
+    until(lambda: ask(some), "the policy that evaluates expressions")
+    yield kind, ask
     installed.kubectl("delete", "validatingadmissionpolicybinding,validatingadmissionpolicy", "flux")
-    installed.kubectl("delete", "sftjob", "flux", "-n", "default")
+    installed.kubectl("delete", kind, "flux", "-n", "default")
 
 
 @pytest.mark.controlplane
-@pytest.mark.parametrize("state", [name for name in EXPECTED if name != "fresh"])  # without conditions: see below
-def test_what_flux_makes_of_a_state(evaluate, state):
-    (obj,) = read(STATES / f"{state}.yaml")
-    holds = evaluate(obj)
-    assert next(name for name in ("inProgress", "failed", "current") if holds[name]) == EXPECTED[state]
+def test_what_flux_makes_of_each_state(evaluate):
+    kind, ask = evaluate
+    found = {}
+    for state in EXPECTED[kind]:
+        (obj,) = read(STATES / kind / "testdata" / f"{state}.yaml")
+        if "conditions" in obj["status"]:  # without: see below
+            holds = ask(obj)
+            found[state] = next(name for name in ("inProgress", "failed", "current") if holds[name])
+    assert found == {state: expected for state, expected in EXPECTED[kind].items() if state != "fresh"}
 
 
 def test_a_fresh_object_is_in_progress_before_its_conditions_are_asked_for():
     """`true || error` is true in CEL, so the first clause must be the one that holds."""
-    (fresh,) = read(STATES / "fresh.yaml")
+    (fresh,) = read(STATES / "SFTJob" / "testdata" / "fresh.yaml")
     assert CHECKS[0]["inProgress"].startswith("status.observedGeneration != metadata.generation ||")
     assert fresh["status"]["observedGeneration"] != fresh["metadata"]["generation"]

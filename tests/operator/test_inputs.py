@@ -45,7 +45,7 @@ def producer(state: str = "", reason: str = "", message: str = "", *, name: str 
         for type_ in ("Ready", "Reconciling", "Stalled", "Suspended", "Complete", "Failed")
     ]
     written = {"conditions": conditions, "output": OUTPUT} if "Complete" in state else {"conditions": conditions}
-    made = resource(written, merge=True, **more)
+    made = resource(written, **{"merge": True, **more})
     metadata = made.metadata.model_copy(update={"name": name, "uid": f"uid-{name}"})
     return made.model_copy(update={"metadata": metadata})
 
