@@ -6,6 +6,7 @@ Every field of QuantizeJob can be given or overridden as an option (``--groupSiz
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
 import math
 import shutil
 import signal
@@ -236,7 +237,7 @@ def _kept_layers(job: QuantizeJob, base: Base, prepared: Prepared, here: Runtime
     made_from = digests.of_json(
         {
             "job": artifact.spec_digest(job, here.inputs),
-            "versions": artifact.versions(),
+            "versions": {name: importlib.metadata.version(name) for name in ("gptqmodel", "torch", "transformers")},
             "rows": prepared.rows.digest,
             "device": torch.cuda.get_device_name(0) if torch.cuda.is_available() else "cpu",
         }

@@ -313,11 +313,11 @@ def warnings(layers: Sequence[Layer], damping: float) -> list[str]:
     told = []
     if guessed:
         told.append(
-            f"warning: {len(guessed)} layers were rounded without weighing, as the rows gave too little to weigh by ({_some(guessed)}): give "
+            f"warning: {_layers(guessed)} {'was' if len(guessed) == 1 else 'were'} rounded without weighing, as the rows gave too little to weigh by ({_some(guessed)}): give "
             "more or longer rows"
         )
     if damped:
-        told.append(f"{len(damped)} layers needed more damping than dampPercent ({_some(damped)})")
+        told.append(f"{_layers(damped)} needed more damping than dampPercent ({_some(damped)})")
     return told
 
 
@@ -366,6 +366,10 @@ def _html_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _some(names: Sequence[str], limit: int = 4) -> str:
     return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
+
+
+def _layers(names: Sequence[str]) -> str:
+    return f"{len(names)} layer{'' if len(names) == 1 else 's'}"
 
 
 def _number(value: float | None) -> str:

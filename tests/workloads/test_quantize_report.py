@@ -1,0 +1,191 @@
+"""`workloads.quantize_report`: gates at their edges, and what the report says in each of its forms."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from alpaca_operator.api.quantize import QuantizeJob
+from workloads import quantize_report
+from workloads.calibration import Rows
+from workloads.data import Example
+from workloads.data import Report as RowReport
+from workloads.fidelity import Likeness, Measured
+from workloads.perplexity import Score
+from workloads.quantize_report import Report
+from workloads.quantizing import Layer
+from workloads.storage import Input, Inputs
+
+LAYERS = [
+    Layer(0, "mlp.down_proj", 2e-6, 0.05),
+    Layer(0, "self_attn.q_proj", 1e-5, 0.07),
+    Layer(1, "mlp.down_proj", None, 0.05),
+    Layer(1, "self_attn.q_proj", 3e-4, 0.05),
+]
+
+
+def measured(perplexity: float, stops: float | None = 1.0) -> Measured:
+    return Measured(
+        Score(nats=math.log(perplexity) * 100, tokens=100, correct=40, rows=3), 0 if stops is None else 8, stops
+    )
+
+
+def report(before: float = 10.0, after: float = 11.0, stops: float | None = 0.75, **spec: Any) -> Report:
+    job = QuantizeJob.model_validate(
+        {
+            "metadata": {"name": "poet-4bit"},
+            "kind": "QuantizeJob",
+            "spec": {
+                "model": {"uri": "pvc://models/<poet>"},
+                "calibration": {"train": [{"uri": "rows.json"}]},
+                "output": {"uri": "pvc://models/poet-4bit"},
+                **spec,
+            },
+        }
+    )
+    row = Example(np.arange(5, dtype=np.int32), np.array([False, True, True, True, True]), 1)
+    counted = RowReport(sequence_length=128)
+    counted.files = ["/here/rows.json: Alpaca"]
+    counted.dropped["shorter than 16 tokens"] = 4
+    return Report(
+        job=job,
+        inputs=Inputs(
+            {
+                "model": Input("pvc://models/<poet>", Path("/here/poet"), "sha256:11"),
+                "calibration.train[0]": Input("rows.json", Path("/here/rows.json"), "sha256:22"),
+            }
+        ),
+        rows=Rows([row, row], [row], {"calibration": counted}),
+        before=measured(before, None if stops is None else 1.0),
+        after=measured(after, stops) if after == after else Measured(Score(nats=math.nan, tokens=100), 0, stops),
+        likeness=Likeness(0.9, 0.012),
+        layers=LAYERS,
+        bytes_before=4000,
+        bytes_after=1000,
+        minutes=3.21,
+        peak_bytes=2 * 2**30,
+        peak_gpu_bytes=None,
+    )
+
+
+@pytest.mark.parametrize(
+    ("figures", "spec"),
+    [
+        pytest.param({}, {}, id="no gate"),
+        pytest.param(
+            {"before": 10.0, "after": 11.0}, {"maxPerplexityIncrease": 0.1}, id="an increase at the very edge"
+        ),
+        pytest.param({"before": 7.3, "after": 7.3}, {"maxPerplexityIncrease": 0}, id="no increase, and none allowed"),
+        pytest.param({"before": 7.3, "after": 7.1}, {"maxPerplexityIncrease": 0}, id="better than before"),
+        pytest.param({"stops": 0.75}, {"minStopRate": 0.75}, id="a stop rate at the very edge"),
+    ],
+)
+def test_what_keeps_its_bounds_passes(figures: dict[str, float], spec: dict[str, float]) -> None:
+    assert report(**figures, **spec).broken == []
+
+
+@pytest.mark.parametrize(
+    ("figures", "spec", "told"),
+    [
+        pytest.param(
+            {"after": 11.01},
+            {"maxPerplexityIncrease": 0.1},
+            "perplexity rose by 10.10%, from 10.0000 to 11.0100, and maxPerplexityIncrease 0.1 allows 10.00%",
+            id="an increase beyond the edge",
+        ),
+        pytest.param(
+            {"stops": 0.5},
+            {"minStopRate": 0.75},
+            "50.0% of the answers ended by themselves (before: 100.0%), and minStopRate 0.75 asks for 75.0%",
+            id="answers that do not end",
+        ),
+        pytest.param(
+            {"stops": None},
+            {"minStopRate": 0},
+            "no question was short enough to be asked (before: –), and minStopRate 0 asks for 0.0%",
+            id="nothing could be asked",
+        ),
+        pytest.param(
+            {"after": math.nan}, {}, "perplexity after quantization is nan (before: 10.0000)", id="no number, no gate"
+        ),
+        pytest.param(
+            {"after": math.inf}, {}, "perplexity after quantization is inf (before: 10.0000)", id="infinite, no gate"
+        ),
+    ],
+)
+def test_a_broken_bound_is_told_with_its_value(figures: dict[str, Any], spec: dict[str, float], told: str) -> None:
+    assert report(**figures, **spec).broken == [told]
+
+
+def test_report_json_has_every_figure_and_no_path_of_this_machine() -> None:
+    found = report(maxPerplexityIncrease=0.2).as_dict()
+    assert found["metrics"] == {
+        "perplexityBefore": pytest.approx(10),
+        "perplexity": pytest.approx(11),
+        "perplexityIncrease": pytest.approx(0.1),
+        "evalLoss": pytest.approx(math.log(11)),
+        "tokenAccuracyBefore": 0.4,
+        "tokenAccuracy": 0.4,
+        "tokenAgreement": 0.9,
+        "meanDivergence": 0.012,
+        "stopRateBefore": 1.0,
+        "stopRate": 0.75,
+        "bytesBefore": 4000.0,
+        "bytesAfter": 1000.0,
+        "calibrationRows": 2.0,
+        "calibrationTokens": 10.0,
+        "quantizeMinutes": 3.21,
+        "peakMemoryBytes": 2.0 * 2**30,
+    }
+    assert {key: found[key] for key in ("bits", "groupSize", "order", "gates", "broken")} == {
+        "bits": 4,
+        "groupSize": 128,
+        "order": "by activation within groups (actGroupAware)",
+        "gates": {"maxPerplexityIncrease": 0.2, "minStopRate": None},
+        "broken": [],
+    }
+    assert found["calibration"]["dropped"] == {"shorter than 16 tokens": 4}
+    assert "/here" not in json.dumps(found)
+    assert found["layers"][2] == {"block": 1, "name": "mlp.down_proj", "error": None, "damping": 0.05}
+
+
+def test_what_is_no_number_is_null_in_the_metrics() -> None:
+    found = report(after=math.nan).metrics()
+    assert (found["perplexity"], found["perplexityIncrease"]) == (None, None)
+
+
+def test_the_page_needs_no_other_file_and_shows_what_the_table_says(tmp_path: Path) -> None:
+    made = report(after=12.0, maxPerplexityIncrease=0.1)
+    made.write(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "layer-error.svg",
+        "report.html",
+        "report.json",
+        "report.md",
+    ]
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "<svg" in page
+    assert 'src="' not in page
+    assert 'href="http' not in page
+    assert "pvc://models/&lt;poet&gt;" in page
+    assert '<p class="bad">The result was not published.</p>' in page
+    markdown = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "| perplexity | 10 | 12 (+20.00%) |" in markdown
+    assert "| rows left out | 4 shorter than 16 tokens |" in markdown
+    assert "| 1.self_attn.q_proj | 0.0003 |" in markdown
+
+
+def test_the_same_errors_are_the_same_picture() -> None:
+    assert quantize_report.draw(LAYERS) == quantize_report.draw(LAYERS)
+
+
+def test_layers_that_were_not_weighed_or_needed_damping_are_named() -> None:
+    assert quantize_report.warnings(LAYERS, 0.05) == [
+        "warning: 1 layer was rounded without weighing, as the rows gave too little to weigh by (1.mlp.down_proj): give more or longer rows",
+        "1 layer needed more damping than dampPercent (0.self_attn.q_proj (0.07))",
+    ]
