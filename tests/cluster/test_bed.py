@@ -67,7 +67,7 @@ def finished(cluster: Cluster, name: str, namespace: str) -> Manifest:
         found = cluster.get("pod", name, "-n", namespace)
         return found if found["status"]["phase"] in ("Succeeded", "Failed") else None
 
-    found = until(ended, f"pod {namespace}/{name} to end")
+    found = until(ended, f"pod {namespace}/{name} to end", 300)
     assert found
     return found
 

@@ -121,12 +121,16 @@ STAGES = (
         ],
     ),
 )
-REFUSED = (
-    # Nobody ends an answer with the first token.
-    quantized("strict", minStopRate=1, evaluation={"maxNewTokens": 1}),
-    report("of-strict", ("strict", made_by("QuantizeJob", "strict"))),
-    report("unmet", SMALL, gates=[{"metric": "perplexity", "model": "4-bit", "max": 1.5}]),
-)
+STRICT = quantized("strict", minStopRate=1, evaluation={"maxNewTokens": 1})
+"""Nobody ends an answer with the first token."""
+UNMET = report("unmet", SMALL, gates=[{"metric": "perplexity", "model": "4-bit", "max": 1.5}])
+READER = report("reader", ("strict", made_by("QuantizeJob", "strict")))
+CHAT: Manifest = {
+    "apiVersion": "literary-alpaca.io/v1alpha1",
+    "kind": "ChatDeployment",
+    "metadata": {"name": "poet"},
+    "spec": {"model": made_by("QuantizeJob", "small"), "gates": [made_by("EvaluationJob", "unmet")]},
+}
 
 
 def artifact(team: Team, name: str) -> dict[str, Any]:
@@ -149,7 +153,7 @@ def kill_between_layers(team: Team, name: str) -> int:
 @pytest.mark.timeout(2400)
 def test_a_chain_to_a_small_model_and_its_report_and_what_becomes_of_broken_gates(mine: Team) -> None:
     furnish(mine)
-    for manifest in reversed([*STAGES, *REFUSED]):
+    for manifest in reversed([*STAGES, STRICT, UNMET, READER, CHAT]):
         mine.apply(manifest)
 
     # A pod killed in the middle of the work costs a restart, and nothing else.
@@ -182,12 +186,12 @@ def test_a_chain_to_a_small_model_and_its_report_and_what_becomes_of_broken_gate
     assert "4-bit/perplexity" in rows_of(mine.kubectl("get", "evaluationjobs", "report", "-o", "wide"))[0]["METRICS"]
 
     # A broken gate ends the job at once and for good, with the figure and the bound; nothing is published.
-    strict, of_strict, unmet = (mine.wait(one, reason) for one, reason in zip(REFUSED, REASONS, strict=True))
-    for one, told in ((strict, "minStopRate 1 asks for 100.0%"), (unmet, "1.5")):
-        name = one["metadata"]["name"]
+    broken = {"minStopRate 1 asks for 100.0%": STRICT, "above max 1.5": UNMET}
+    for told, manifest in broken.items():
+        one, name = mine.wait(manifest, "GateFailed"), manifest["metadata"]["name"]
+        assert told in ready(one)["message"]
         assert one["status"]["failure"]["class"] == "UserError"
         assert (one["status"]["failure"]["reason"], one["status"]["failure"]["exitCode"]) == ("GateFailed", 64)
-        assert told in ready(one)["message"]
         assert one["status"]["metrics"], "all that was measured is told too"
         assert condition(one, "InputsReady")["status"] == "True"
         assert len(mine.pods(name)) == 1
@@ -197,16 +201,18 @@ def test_a_chain_to_a_small_model_and_its_report_and_what_becomes_of_broken_gate
             ("GateFailed", ready(one)["message"])
         ]
 
-    # Whoever reads from it waits, and says which gate it was.
-    assert (condition(of_strict, "InputsReady")["status"], condition(of_strict, "Failed")["status"]) == (
-        "False",
-        "False",
-    )
-    assert condition(of_strict, "InputsReady")["reason"] == "ProducerFailed"
-    said = condition(of_strict, "InputsReady")["message"]
-    assert said.startswith("models[0].model.from names QuantizeJob strict, which failed (GateFailed: ")
-    assert "minStopRate 1 asks for 100.0%" in said
-    assert mine.pods("of-strict") == []
+    # Whoever depends on it waits, and says which gate it was.
+    for manifest, field, (told, producer) in zip(
+        (READER, CHAT), ("models[0].model", "gates[0]"), broken.items(), strict=True
+    ):
+        waiting = mine.wait(manifest, "ProducerFailed")
+        said = condition(waiting, "InputsReady")
+        assert (said["status"], said["reason"]) == ("False", "ProducerFailed")
+        assert condition(waiting, "Failed").get("status") != "True"
+        who = f"{producer['kind']} {producer['metadata']['name']}"
+        assert said["message"].startswith(f"{field}.from names {who}, which failed (GateFailed: ")
+        assert told in said["message"]
+        assert mine.pods(manifest["metadata"]["name"]) == []
 
     # Deleted and applied anew, what lies there is of the same spec and inputs.
     mine.kubectl("delete", "quantizejob", "small")
@@ -214,6 +220,3 @@ def test_a_chain_to_a_small_model_and_its_report_and_what_becomes_of_broken_gate
     again = mine.wait(small, "Reused")
     assert again["status"]["output"]["digest"] == jobs["small"]["status"]["output"]["digest"]
     assert again["status"]["output"]["reused"] is True
-
-
-REASONS = ("GateFailed", "ProducerFailed", "GateFailed")
