@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from alpaca_operator.api import KINDS, Resource
+from alpaca_operator.api.base import Job
 from workloads import chain, endings, lineage, spec
 from workloads.environment import Environment
 from workloads.errors import SpecError, WorkloadError
@@ -31,7 +32,8 @@ def _chain(arguments: Sequence[str]) -> int:
         parser.print_help()
         return 0
     options = parser.parse_args(arguments)
-    steps = chain.steps([job for file in options.files for job in _jobs(file)])
+    found = [each for file in options.files for each in _resources(file)]
+    steps = chain.steps([each for each in found if isinstance(each, Job)])
     if options.dry_run:
         chain.foresee(steps, Environment.read(os.environ))
         print(chain.table(steps))
@@ -41,7 +43,16 @@ def _chain(arguments: Sequence[str]) -> int:
     code = chain.run(steps)
     if len(steps) > 1:
         print(f"\n{chain.table(steps)}", file=sys.stderr)
+    if code == 0:
+        _say_what_serves([each for each in found if not isinstance(each, Job)], options.files)
     return code
+
+
+def _say_what_serves(served: Sequence[Resource], files: Sequence[str]) -> None:
+    """What serves does not end, so it is no step."""
+    for each in served:
+        words = f"python -m workloads.{each.workload} {' '.join(files)} --name {each.metadata.name}"
+        print(f"{each.kind} {each.metadata.name} is not run by this command: {words}", file=sys.stderr)
 
 
 def _lineage(arguments: Sequence[str]) -> int:
@@ -77,11 +88,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _jobs(file: str) -> list[Resource]:
-    jobs = spec.load_all(KINDS, file)
-    if not jobs:
+def _resources(file: str) -> list[Resource]:
+    found = spec.load_all(KINDS, file)
+    if not found:
         raise SpecError(f"{file} holds no job: it needs a document of kind {' or '.join(KINDS)}")
-    return jobs
+    return found
 
 
 if __name__ == "__main__":

@@ -108,3 +108,15 @@ def test_without_a_file_it_lists_the_nouns(capsys: pytest.CaptureFixture[str]) -
     for name, kind in KINDS.items():
         assert f"  {kind.workload}" in text
         assert f"{name}: " in text
+
+
+def test_what_serves_is_no_step_and_is_told_how_to_start(ran: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    manifest("one.yaml", "poet")
+    chat = "kind: ChatDeployment\nmetadata: {name: salon}\nspec: {model: {from: {kind: SFTJob, name: poet}}}\n"
+    Path("one.yaml").write_text(Path("one.yaml").read_text() + f"apiVersion: literary-alpaca.io/v1alpha1\n{chat}")
+
+    assert workloads.main(["one.yaml"]) == 0
+    assert ran == ["poet"]
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "ChatDeployment salon is not run by this command: python -m workloads.chat one.yaml --name salon"
+    )
