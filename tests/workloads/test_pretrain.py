@@ -154,6 +154,26 @@ def test_an_adapter_with_new_rows_is_base_and_adapter_when_loaded(study: Place, 
     assert loss_on(loaded, tokenizer, VERSE) == pytest.approx(ended.termination["metrics"]["evalLoss"], rel=1e-5)
 
 
+@pytest.mark.parametrize(("bits", "held"), [(4, "nf4"), (8, "int8")])
+def test_an_adapter_is_trained_on_a_base_in_few_bits(bits: int, held: str, study: Place) -> None:
+    spec: dict[str, Any] = {
+        "trainable": "LoRA",
+        "lora": {"rank": 8, "alpha": 16, "dropout": 0},
+        "training": {"maxSteps": 6},
+    }
+    whole = done(study.run(job(**spec, output={"uri": "whole"})))
+    ended = done(study.run(job(**spec, load={"bits": bits}), cold=True))
+    assert ended.termination["resolvedPolicy"]["weights"] == held
+    close = 0.1 if bits == 4 else 0.02
+    assert ended.losses == pytest.approx(whole.losses, abs=close), "what is lost is the base's last digits"
+    assert ended.losses != whole.losses
+    assert ended.losses[6] < ended.losses[1] - 0.1
+    saved, expected = weights(study.folder / "out"), weights(study.folder / "whole")
+    assert {name: weight.shape for name, weight in saved.items()} == {
+        name: weight.shape for name, weight in expected.items()
+    }
+
+
 def test_everything_moves_and_the_loss_falls(study: Place) -> None:
     ended = done(study.run(job(trainable="Full", training={"epochs": 3, "learningRate": 3e-3})))
     before, after = weights(study.folder / "base"), weights(study.folder / "out")
