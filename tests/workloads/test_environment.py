@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from workloads.environment import Environment
+from workloads import environment
+from workloads.environment import Environment, share_processors
 from workloads.errors import SpecError
 
 POD = {"ALPACA_IN_POD": "1", "ALPACA_RUN_ID": "uid-1", "HOME": "/tmp"}
@@ -50,3 +51,42 @@ def test_a_port_that_is_none_is_refused(port: str) -> None:
         Environment.read({"ALPACA_PROGRESS_PORT": port})
 
     assert str(refused.value) == f"ALPACA_PROGRESS_PORT is {port!r}: give a port, or 0 for a free one"
+
+
+def test_a_way_to_start_processes_that_is_none_is_refused() -> None:
+    with pytest.raises(SpecError) as refused:
+        Environment.read({"ALPACA_START_METHOD": "clone"})
+
+    assert str(refused.value) == "ALPACA_START_METHOD is 'clone': give one of spawn, forkserver, fork"
+
+
+@pytest.mark.parametrize(
+    ("set_before", "quota", "processes", "threads"),
+    [
+        pytest.param(None, 6.0, 1, "6", id="as many as the CPU limit"),
+        pytest.param(None, 6.0, 2, "3", id="shared by the processes"),
+        pytest.param(None, 6.0, 8, "1", id="one at least"),
+        pytest.param(None, None, 1, None, id="without a limit torch decides"),
+        pytest.param(None, None, 2, "4", id="without a limit processes share the processors"),
+        pytest.param("5", 6.0, 2, "5", id="what the user set stays"),
+    ],
+)
+def test_threads_follow_the_cpu_limit(
+    set_before: str | None, quota: float | None, processes: int, threads: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(environment.os, "environ", {} if set_before is None else {"OMP_NUM_THREADS": set_before})
+    monkeypatch.setattr(environment.sys, "modules", {})
+    monkeypatch.setattr(environment.cgroup, "quota", lambda: quota)
+    monkeypatch.setattr(environment.cgroup, "cores", lambda: int(quota or 8))
+    share_processors(processes)
+    assert environment.os.environ.get("OMP_NUM_THREADS") == threads
+
+
+def test_what_was_shared_out_before_is_shared_out_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment.os, "environ", {})
+    monkeypatch.setattr(environment.sys, "modules", {})
+    monkeypatch.setattr(environment.cgroup, "quota", lambda: 6.0)
+    monkeypatch.setattr(environment.cgroup, "cores", lambda: 6)
+    share_processors()
+    share_processors(3)
+    assert environment.os.environ["OMP_NUM_THREADS"] == "2"

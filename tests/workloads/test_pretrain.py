@@ -271,7 +271,6 @@ def test_bits_per_byte_are_what_the_validation_text_takes(study: Place) -> None:
     assert metrics["perplexity"] == pytest.approx(math.exp(loss), rel=1e-4)
 
 
-@pytest.mark.slow
 def test_zero3_trains_the_embeddings_of_a_grown_vocabulary_alike(study: Place) -> None:
     spec: dict[str, Any] = {
         "tokenizer": {"uri": "vocab"},
@@ -280,7 +279,7 @@ def test_zero3_trains_the_embeddings_of_a_grown_vocabulary_alike(study: Place) -
         "dataset": {"validationSplit": 0},
     }
     plain = done(study.run(job(**spec, output={"uri": "plain"})))
-    zero = done(study.run(job(**spec, deepspeed={"preset": "Zero3"}), cold=True))
+    zero = done(study.run(job(**spec, deepspeed={"preset": "Zero3"})))
     assert list(zero.losses.values()) == pytest.approx(list(plain.losses.values()), abs=1e-4)
     expected, found = weights(study.folder / "plain"), weights(study.folder / "out")
     assert {name: value.shape for name, value in found.items()} == {
