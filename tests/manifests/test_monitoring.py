@@ -76,6 +76,14 @@ def test_the_pod_monitor_asks_a_port_that_pods_have():
         assert set(monitor["spec"]["podTargetLabels"]) <= set(pod["metadata"]["labels"])
 
 
+def test_the_pod_monitor_asks_a_port_that_chats_have():
+    (monitor,) = [each for each in kustomized(FOLDER) if each["kind"] == "PodMonitor"]
+    (chat,) = load_all(SAMPLES / "chat-deployment.yaml")
+    deployment, *_ = PLANNERS[chat.kind](chat, {}, SETTINGS).manifests
+    engine, _page = deployment["spec"]["template"]["spec"]["containers"]
+    assert monitor["spec"]["podMetricsEndpoints"][1]["port"] in [port["name"] for port in engine["ports"]]
+
+
 def test_panels_do_not_overlap():
     taken = [(x, y) for panel in PANELS for x in range(panel["gridPos"]["x"], panel["gridPos"]["x"] + panel["gridPos"]["w"])
              for y in range(panel["gridPos"]["y"], panel["gridPos"]["y"] + panel["gridPos"]["h"])]  # fmt: skip
