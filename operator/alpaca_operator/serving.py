@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from alpaca_operator import traffic
+from alpaca_operator import addresses, traffic
 from alpaca_operator.api.chat import ChatDeployment
-from alpaca_operator.api.contract import ANNOTATION_ENGINE, API_PORT, LABEL_KIND, LABEL_NAME, LABEL_REVISION, PAGE_PORT
+from alpaca_operator.api.contract import ANNOTATION_ENGINE, LABEL_KIND, LABEL_NAME, LABEL_REVISION
 from alpaca_operator.api.serving import EngineStatus, Newer, ServedModel, ServingStatus
 from alpaca_operator.api.status import Condition, ConditionStatus, Failure, Reason, ResolvedInput
 from alpaca_operator.conditions import Wish, condition, dump
@@ -266,8 +266,8 @@ def compute(resource: ChatDeployment, seen: Seen, refusal: Refusal | None) -> di
         ServingStatus(
             observed_generation=generation,
             conditions=_conditions(case, verdict, generation),
-            url=_url(case, PAGE_PORT) if exists else None,
-            api_url=_api_url(case) if exists else None,
+            url=addresses.page(resource, seen) if exists else None,
+            api_url=addresses.api(resource, seen) if exists else None,
             replicas=int(case.child.get("status", {}).get("replicas", 0)),
             ready_replicas=case.ready,
             updated_replicas=len(case.new),
@@ -372,36 +372,6 @@ def _newer_status(case: Case) -> Newer | None:
         failed=held.failed,
         message=held.message,
     )
-
-
-def _url(case: Case, port: int) -> str | None:
-    """Where the page or the API is reached, from as far away as is known."""
-    route = case.chat.spec.http_route
-    if route and route.hostnames:
-        # The Gateway is not ours to read: a listener that is called http speaks that, any other TLS.
-        plain = all(parent.section_name == "http" for parent in route.parent_refs)
-        return f"{'http' if plain else 'https'}://{route.hostnames[0].removeprefix('*.')}"
-    service = next((one for one in case.seen.others if one["kind"] == "Service"), None)
-    if service is None:
-        return None
-    name, namespace = service["metadata"]["name"], service["metadata"]["namespace"]
-    balanced = ((service.get("status") or {}).get("loadBalancer") or {}).get("ingress") or []
-    if balanced:
-        return f"http://{balanced[0].get('hostname') or balanced[0].get('ip')}:{port}"
-    node = next(
-        (int(one["nodePort"]) for one in service["spec"]["ports"] if one["port"] == port and one.get("nodePort")), None
-    )
-    address = next((pod["status"]["hostIP"] for pod in case.new if pod.get("status", {}).get("hostIP")), None)
-    if node and address and service["spec"].get("type") == "NodePort":
-        return f"http://{address}:{node}"
-    return f"http://{name}.{namespace}.svc:{port}"
-
-
-def _api_url(case: Case) -> str | None:
-    if case.chat.spec.endpoint is not None:
-        return case.chat.spec.endpoint.url
-    base = _url(case, API_PORT)
-    return f"{base}/v1" if base else None
 
 
 # --- Reading ---------------------------------------------------------------------------------------------------------
