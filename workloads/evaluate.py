@@ -6,14 +6,15 @@ Every field of EvaluationJob can be given or overridden as an option (``--prompt
 from __future__ import annotations
 
 import sys
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alpaca_operator.api.evaluation import EvaluationJob, EvaluationSpec
-from workloads import cli, gates, questions, tasks
-from workloads.errors import DataError, GateFailed, Interrupted, SpecError
+from workloads import cli, endings, gates, questions, tasks
+from workloads.errors import DataError, GateFailed, Interrupted, OutOfMemory, SpecError
 from workloads.runtime import Metrics, Runtime
 
 if TYPE_CHECKING:
@@ -151,10 +152,25 @@ def _measure(plan: Plan, here: Runtime, candidates: list[Candidate]) -> State:
             )
             for note in loaded.notes:
                 here.progress.say(f"{candidate.name}: {note}")
-            _measure_one(plan, candidate, loaded.model, found, meter)
+            with _memory_told(candidate):
+                _measure_one(plan, candidate, loaded.model, found, meter)
             found.peak_bytes, found.gpu_peak_bytes = max(found.peak_bytes, peak.resident()), peak.gpu()
         meter.save()
     return state
+
+
+@contextmanager
+def _memory_told(candidate: Candidate) -> Iterator[None]:
+    """Running out of memory is told with the fields of this kind that take less."""
+    try:
+        yield
+    except Exception as error:
+        if not isinstance(endings.explain(error), OutOfMemory):
+            raise
+        raise OutOfMemory(
+            f"out of memory while {candidate.name} was measured: lower generation.batchSize, dataset.sequenceLength or "
+            "generation.maxNewTokens, set load.bits to 8 or 4 on the model, or ask for more memory in pod.resources.limits"
+        ) from error
 
 
 def _measure_one(plan: Plan, candidate: Candidate, loaded: Any, found: Measured, meter: Meter) -> None:

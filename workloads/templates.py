@@ -169,7 +169,10 @@ class Template:
         probe = [
             {"role": role, "content": text} for role, text in zip(("user", "assistant", "user"), "问答续", strict=True)
         ]
-        text = self._render(probe)[0]
+        try:
+            text = self._render(probe)[0]
+        except ValueError:  # a format of single questions
+            return (), ()
         between = text[text.rindex("答") + 1 : text.rindex("续")]
         ids = [self._control[match[2]] for match in self._rendered.finditer(between) if match[2]]
         last = max((match.end() for match in self._rendered.finditer(between) if match[2]), default=0)

@@ -174,3 +174,14 @@ def test_half_a_character_at_the_limit_is_not_shown(byte_level_folder: Path) -> 
     ids = tokenizer("山𠮷", add_special_tokens=False)["input_ids"]
     assert tokenizer.decode(ids[:-1]) == "山\ufffd", json.dumps(ids)
     assert generation._answer(template, ids[:-1], 100, {*template.stop_ids}).text == "山"
+
+
+def test_a_format_of_single_questions_has_no_next_turn(shelf: Path, tmp_path: Path) -> None:
+    (tmp_path / "one.jinja").write_text(
+        "{%- if messages | length > 2 %}{{ raise_exception('one question only') }}{%- endif %}{%- for message in messages %}"
+        "{%- if message.role == 'user' %}{{ 'Q: ' + message.content + ' A:' }}{%- else %}{% generation %}{{ message.content + eos_token }}"
+        "{% endgeneration %}{%- endif %}{%- endfor %}",
+        encoding="utf-8",
+    )
+    template = templates.load("FromModel", tmp_path / "one.jinja", tokenizer_files.load_tokenizer(shelf / "base"))
+    assert template.next_turn == ((), ())

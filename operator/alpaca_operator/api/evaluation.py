@@ -56,9 +56,10 @@ class HeldOut(Spec):
     validation: list[DataSource] = Field(min_length=1, max_length=64)
     """Sources of conversations, in any format that SFTJob reads."""
     sequence_length: int = Field(2048, ge=16, le=1_048_576)
-    """Longest row in tokens; longer conversations are cut between turns."""
+    """Longest row in tokens; longer conversations are cut between turns. One that some model cannot hold in whole turns is left out for
+    all, so that every model is measured on the same answers."""
     samples: int | None = Field(None, ge=1, le=10_000_000)
-    """Rows taken, the same for every model; absent takes all."""
+    """Rows drawn, the same for every model; absent takes all."""
     system_prompt: SystemPrompt | None = None
     """System prompt for conversations that have none."""
 
@@ -114,8 +115,9 @@ class Gate(Spec):
     """A bound that a model must keep."""
 
     metric: Metric
-    """A metric of the report: `perplexity`, `bitsPerByte`, `evalLoss`, `tokenAccuracy`, `stopRate`, `repetitionRate`, `chineseShare`,
-    `answerTokens`, or a task's, such as `ceval-valid/acc`."""
+    """A metric of the report: of `dataset` `perplexity`, `bitsPerByte`, `evalLoss`, `tokenAccuracy`; of `prompts` `stopRate`,
+    `repetitionRate`, `chineseShare`, `answerTokens`, `answerCharacters`, `emptyRate`, `answerTokensPerSecond`; of any
+    `peakMemoryBytes`, `weightBytes`; of a task its own, such as `ceval-valid/acc`."""
     model: ModelName
     """Which of `models`."""
     min: float | None = None
