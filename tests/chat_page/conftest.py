@@ -18,9 +18,8 @@ import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page
 
 from tests.chat_page.browser import chromium
+from tests.chat_page.steps import PATIENCE
 
-PATIENCE = 120.0
-"""Seconds until a test gives up waiting: a busy machine is no failure."""
 START = "the page is at "
 
 
@@ -33,12 +32,12 @@ class Served:
 
 
 @contextmanager
-def page_process(manifest: str, folder: Path, **environment: str) -> Iterator[Served]:
+def page_process(manifest: str, folder: Path, python: str = sys.executable, **environment: str) -> Iterator[Served]:
     """``python -m workloads.chat_ui`` on a free port, as its container runs it."""
     file = folder / "chat.yaml"
     file.write_text(manifest, encoding="utf-8")
     process = subprocess.Popen(
-        [sys.executable, "-m", "workloads.chat_ui", str(file)],
+        [python, "-m", "workloads.chat_ui", str(file)],
         env={**os.environ, "ALPACA_PAGE_PORT": "0", **environment},
         stderr=subprocess.PIPE,
         text=True,
@@ -80,18 +79,20 @@ Opens = Callable[..., AbstractContextManager[Page]]
 
 @pytest.fixture
 def opened(browser: Browser) -> Opens:
-    """Open a page as a user of their own. What leaves this machine, and what fails in a script, fails the test."""
+    """Open a page as a user of their own. What leaves this machine, and what fails in a script, fails the test; `fails` are statuses of
+    answers that are meant to come."""
 
     @contextmanager
-    def open_page(url: str, **context: Any) -> Iterator[Page]:
+    def open_page(url: str, fails: tuple[int, ...] = (), **context: Any) -> Iterator[Page]:
         wrong: list[str] = []
+        expected = [f"status of {status} " for status in fails]
         settings = {"locale": "zh-CN", "viewport": {"width": 1280, "height": 800}, **context}
         user = browser.new_context(**settings)
         user.set_default_timeout(PATIENCE * 1000)
         page = user.new_page()
         page.on("pageerror", lambda error: wrong.append(f"script: {error}"))
         page.on("request", lambda request: wrong.extend(_elsewhere(request.url)))
-        page.on("console", lambda message: wrong.append(message.text) if _is_bad(message) else None)
+        page.on("console", lambda message: wrong.append(message.text) if _is_bad(message, expected) else None)
         try:
             page.goto(url)
             yield page
@@ -102,9 +103,11 @@ def opened(browser: Browser) -> Opens:
     return open_page
 
 
-def _is_bad(message: ConsoleMessage) -> bool:
+def _is_bad(message: ConsoleMessage, expected: list[str]) -> bool:
     """Gradio complains of streams that end because their page is left."""
-    return message.type == "error" and not re.match("AbortError|Unexpected error Connection errored out", message.text)
+    if re.match("AbortError|Unexpected error Connection errored out", message.text):
+        return False
+    return message.type == "error" and not any(each in message.text for each in expected)
 
 
 def _elsewhere(url: str) -> list[str]:

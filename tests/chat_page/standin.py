@@ -32,6 +32,10 @@ class Engine:
         self.state = "ready"
         self.refusal: tuple[int, dict[str, Any]] | None = None
         """Status and error of the next answers, in place of them."""
+        self.refuses: str | None = None
+        """The only model that `refusal` is about."""
+        self.keys: set[str | None] = set()
+        """What requests had for authorization."""
         self.answer: list[str] = ["疑是", "地上霜"]
         """Pieces of every answer."""
         self.ending = "stop"
@@ -100,7 +104,8 @@ class Engine:
     async def _chat(self, request: Request) -> Response:
         body = await request.json()
         self.asked.append(body)
-        if self.refusal:
+        self.keys.add(request.headers.get("authorization"))
+        if self.refusal and self.refuses in (None, body["model"]):
             status, error = self.refusal
             return JSONResponse(
                 {"error": {"param": None, "type": "invalid_request_error", **error}}, status_code=status
@@ -126,7 +131,8 @@ class Engine:
                     await asyncio.to_thread(self._going.wait)
                 if self._breaking:
                     raise ConnectionAbortedError
-                yield event({"content": piece.replace("{question}", body["messages"][-1]["content"])})
+                said = piece.replace("{question}", body["messages"][-1]["content"]).replace("{model}", body["model"])
+                yield event({"content": said})
             yield event({}, self.ending)
             yield "data: [DONE]\n\n"
         except asyncio.CancelledError:

@@ -8,20 +8,11 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.chat_page.conftest import PATIENCE, Opens, Served, page_process
+from tests.chat_page.conftest import Opens, Served, page_process
 from tests.chat_page.standin import Engine
+from tests.chat_page.steps import POET, answers, ask, idle, until
 
-POET = """
-apiVersion: literary-alpaca.io/v1alpha1
-kind: ChatDeployment
-metadata: {name: poet}
-spec:
-  model: {uri: ./model}
-  page: {title: 诗人}
-"""
 PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
-
-expect.set_options(timeout=PATIENCE * 1000)
 
 
 @pytest.fixture
@@ -47,20 +38,6 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Engine, S
 @pytest.fixture
 def url(shared: tuple[Engine, Served]) -> str:
     return shared[1].url
-
-
-def ask(page: Page, question: str) -> None:
-    page.locator("#question textarea").fill(question)
-    page.keyboard.press("Enter")
-
-
-def answers(page: Page, pane: int = 0):  # type: ignore[no-untyped-def]
-    return page.locator(f"#pane-{pane} .bot.message")
-
-
-def idle(page: Page) -> None:
-    """Every answer is at its end."""
-    expect(page.locator("#send")).to_be_visible()
 
 
 def test_an_answer_grows_on_the_page_and_the_engine_is_asked_with_the_models_own_settings(
@@ -387,13 +364,3 @@ def test_the_page_is_dark_where_the_system_is_until_somebody_says_otherwise(
     with opened(url, color_scheme="light") as page:
         expect(page.locator("#header .words")).to_have_text("poet")
         until(lambda: shade(page) > 200)
-
-
-def until(holds) -> None:  # type: ignore[no-untyped-def]
-    """Wait for what the browser cannot see."""
-    import time
-
-    end = time.monotonic() + PATIENCE
-    while not holds():
-        assert time.monotonic() < end, "this never came to hold"
-        time.sleep(0.05)

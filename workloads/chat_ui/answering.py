@@ -88,10 +88,11 @@ class Run:
     async def _write(self, number: int) -> None:
         """Never raises but when cancelled: a failure becomes part of the answer."""
         inquiry = self._inquiries[number]
-        ended = ""
+        begun, ended = False, ""
         try:
             async with await inquiry.model.client.chat.completions.create(**inquiry.request()) as stream:
                 async for chunk in stream:
+                    begun = True
                     if dropped := (getattr(chunk, "alpaca", None) or {}).get("droppedMessages"):
                         self._say(number, dropped=int(dropped))
                     for choice in chunk.choices[:1]:
@@ -99,7 +100,8 @@ class Run:
                         if choice.delta.content:
                             self._say(number, text=self.answers[number].text + choice.delta.content)
         except APIError as error:
-            self._fail(number, problem(error), told(error) if error.body else "")
+            is_cut_off = begun and isinstance(error, APIConnectionError) and not isinstance(error, APITimeoutError)
+            self._fail(number, "broken" if is_cut_off else problem(error), told(error) if error.body else "")
         except Exception as error:  # noqa: BLE001 - httpx's own, of a version that the client decides: a stream that broke off
             self._fail(number, "broken", f"{type(error).__name__}: {error}"[:200])
         else:

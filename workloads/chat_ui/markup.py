@@ -11,17 +11,13 @@ from __future__ import annotations
 
 import re
 import string
+from collections.abc import Iterator
 
 PLAIN = str.maketrans({mark: f"&#{ord(mark):04};" for mark in string.punctuation + " \t\n"})
 
-CODE = re.compile(
-    r"""
-    ^[ ]{0,3}(?P<fence>`{3,}|~{3,})[^\n]*\n(?:.*?^[ ]{0,3}(?P=fence)[`~]*[ \t]*$|.*\Z)   # a fenced block, closed or still open
-    | (?P<ticks>`+)(?!`)(?:.+?)(?<!`)(?P=ticks)(?!`)                                # code in a line
-    | \$\$.+?\$\$ | \\\[.+?\\\] | \\\(.+?\\\)                                        # a formula
-    """,
-    re.MULTILINE | re.DOTALL | re.VERBOSE,
-)
+OPENING = re.compile(r"^ {0,3}(?P<fence>`{3,}|~{3,})[^\n]*$|(?P<ticks>`+)|(?P<formula>\$\$|\\\[|\\\()", re.MULTILINE)
+"""What code and formulas begin with; nothing is changed in them."""
+CLOSING = {"$$": r"\$\$", r"\[": r"\\\]", r"\(": r"\\\)"}
 TAG = re.compile(r"<(?=[A-Za-z/!?])")
 PICTURE = re.compile(r"!(?=\[)")
 FORMULAS = [
@@ -40,10 +36,37 @@ def question(text: str) -> str:
 def answer(text: str) -> str:
     """Markdown without HTML and pictures."""
     parts, end = [], 0
-    for code in CODE.finditer(text):
-        parts += [_outside(text[end : code.start()]), code.group()]
-        end = code.end()
+    for start, stop in _code(text):
+        parts += [_outside(text[end:start]), text[start:stop]]
+        end = stop
     return "".join([*parts, _outside(text[end:])])
+
+
+def _code(text: str) -> Iterator[tuple[int, int]]:
+    """Where code and formulas are. In time that grows with the text: what nothing closes is not looked for again."""
+    unclosed, position = set(), 0
+    while opening := OPENING.search(text, position):
+        position = opening.end()
+        closing = _closing(opening)
+        if closing in unclosed:
+            continue
+        if closed := re.compile(closing, re.MULTILINE).search(text, position):
+            position = closed.end()
+            yield opening.start(), position
+        elif opening["fence"]:  # still being written
+            yield opening.start(), len(text)
+            return
+        else:
+            unclosed.add(closing)
+
+
+def _closing(opening: re.Match[str]) -> str:
+    """An expression for the end of what begins here."""
+    if fence := opening["fence"]:
+        return rf"^ {{0,3}}{fence[0]}{{{len(fence)},}}[ \t]*$"
+    if ticks := opening["ticks"]:
+        return rf"(?<!`)`{{{len(ticks)}}}(?!`)"
+    return CLOSING[opening["formula"]]
 
 
 def _outside(text: str) -> str:

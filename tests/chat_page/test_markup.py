@@ -1,0 +1,57 @@
+"""What Gradio's chat window is given to show."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from workloads.chat_ui import markup
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("a < b & *c* `d` #e", id="marks"),
+        pytest.param("  两格\n\n\n空行\t制表", id="spaces and line breaks"),
+        pytest.param("<script>alert('x')</script>", id="markup"),
+        pytest.param("&lt; &#60; &#0060;", id="entities, ours too"),
+        pytest.param("😀 é 龘 \u202e", id="letters of every kind"),
+    ],
+)
+def test_a_question_loses_nothing_and_has_nothing_that_markdown_reads(text: str) -> None:
+    shown = markup.question(text)
+    assert re.sub(r"&#(\d{4});", lambda found: chr(int(found.group(1))), shown) == text
+    assert not set(re.sub(r"&#\d{4};", "", shown)) & set("<>&*`#_[]!|~\\ \n\t")
+
+
+def test_a_question_from_windows_has_plain_line_breaks() -> None:
+    assert markup.question("一\r\n二") == "一&#0010;二"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        pytest.param("**粗** 1 < 2", "**粗** 1 < 2", id="Markdown and a lone sign stay"),
+        pytest.param("<b>x</b>", "&#0060;b>x&#0060;/b>", id="tags are shown"),
+        pytest.param("<!-- x -->", "&#0060;!-- x -->", id="comments too"),
+        pytest.param("![p](http://a/b)", "&#0033;[p](http://a/b)", id="a picture is a link"),
+        pytest.param("`<b>` <b>", "`<b>` &#0060;b>", id="code in a line is left alone"),
+        pytest.param("``a`<b>`` <b>", "``a`<b>`` &#0060;b>", id="with two ticks around one"),
+        pytest.param("`open <b>", "`open &#0060;b>", id="a tick alone opens nothing"),
+        pytest.param("```html\n<b>\n```\n<b>", "```html\n<b>\n```\n&#0060;b>", id="a block of code"),
+        pytest.param("~~~\n<b>\n~~~\n<b>", "~~~\n<b>\n~~~\n&#0060;b>", id="with the other fence"),
+        pytest.param("```\n<b>\n", "```\n<b>\n", id="a block that is still being written"),
+        pytest.param("$$a<b$$ \\(c<d\\) \\[e<f\\]", "$$a<b$$ \\(c<d\\) \\[e<f\\]", id="formulas"),
+        pytest.param("价格 $5 <b> $6", "价格 $5 &#0060;b> $6", id="money is no formula"),
+    ],
+)
+def test_an_answer_is_markdown_without_html_and_pictures(text: str, shown: str) -> None:
+    assert markup.answer(text) == shown
+
+
+@pytest.mark.parametrize("piece", ["`", "`a", "$$a", "```\n", "<", "\\(", "` ``", "```x`\n"])
+def test_a_long_answer_is_read_once_and_not_anew_from_every_sign(piece: str) -> None:
+    """With the square of its length this would take longer than any test may."""
+    text = piece * (1_000_000 // len(piece))
+    assert len(markup.answer(text)) >= len(text)

@@ -1,0 +1,33 @@
+"""Both languages say everything."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from workloads.chat_ui import words
+from workloads.chat_ui.answering import BY_CODE, BY_STATUS
+
+
+@pytest.mark.parametrize("part", ["LABELS", "PROBLEMS", "NOTES", "CONDITIONS"])
+def test_what_is_said_in_one_language_is_said_in_the_other(part: str) -> None:
+    table = getattr(words, part)
+    holes = {
+        language: {key: re.findall(r"{\w+}", text) for key, text in said.items()} for language, said in table.items()
+    }
+    gaps_of_gradio = {key: [] for key in holes["zh"] if key.startswith("chatbot.")}
+    assert holes["zh"] == holes["en"] | gaps_of_gradio
+    assert all(text.strip() for said in table.values() for text in said.values())
+
+
+def test_every_problem_has_words() -> None:
+    assert {*BY_CODE.values(), *BY_STATUS.values()} <= set(words.PROBLEMS["en"])
+
+
+@pytest.mark.parametrize(
+    ("preferred", "spoken"),
+    [("zh-CN,zh;q=0.9,en;q=0.8", "zh"), ("zh-TW", "zh"), ("en-US", "en"), ("de", "en"), ("", "en"), (None, "en")],
+)
+def test_a_browser_is_spoken_to_in_the_language_nearest_to_its_own(preferred: str | None, spoken: str) -> None:
+    assert words.language(preferred) == spoken
