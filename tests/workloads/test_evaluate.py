@@ -384,3 +384,21 @@ def test_full_8_bit_4_bit_and_gptq_models_are_measured_in_one_run(place: Place) 
     assert metrics(place, "tuned")["likes/acc"] == 1.0
     assert ended.termination["metrics"]["tuned/likes/acc"] == 1.0
     assert "loglikelihood" not in ended.text, "no bars of the harness"
+
+
+def test_too_little_memory_is_told_with_what_takes_less() -> None:
+    """In this process: a real shortage would take others with it."""
+    from types import SimpleNamespace
+    from typing import cast
+
+    from workloads import evaluate
+    from workloads.candidates import Candidate
+    from workloads.errors import OutOfMemory
+
+    candidate = cast(Candidate, SimpleNamespace(name="poet"))
+    with pytest.raises(OutOfMemory) as told, evaluate._memory_told(candidate):
+        raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate")
+    assert str(told.value) == (
+        "out of memory while poet was measured: lower generation.batchSize, dataset.sequenceLength or generation.maxNewTokens, set load.bits "
+        "to 8 or 4 on the model, or ask for more memory in pod.resources.limits"
+    )
