@@ -102,20 +102,24 @@ def foresee(chain: Iterable[Step], environment: Environment) -> None:
     known = Digests(environment.cache / "digests.json", lambda: None)
     for step in chain:
         reads_new = any(key in pending for key in step.after)
-        step.outcome = "to run" if reads_new or not _is_done(step.job, environment, known) else "Reused"
-        if step.outcome == "to run":
+        done = None if reads_new else _done(step.job, environment, known)
+        if done is None:
+            step.outcome = "to run"
             pending.add(step.key)
+        else:
+            step.outcome, step.metrics = "Reused", dict(done.metrics)
 
 
-def _is_done(job: Resource, environment: Environment, known: Digests) -> bool:
+def _done(job: Resource, environment: Environment, known: Digests) -> artifact.Publisher | None:
+    """What has found the result of the job in its place, if that is there."""
     try:
         inputs = storage.collect(job.spec, environment, known, lambda: None)
         place = storage.output_place(job.spec.output.uri, inputs, environment, lambda: None)
         publisher = artifact.Publisher(job, inputs, place, known, launch.processes(job, environment))
         publisher.look()
     except OutputExists:
-        return False
-    return publisher.published is not None
+        return None
+    return publisher if publisher.published is not None else None
 
 
 def run(chain: Sequence[Step]) -> int:
