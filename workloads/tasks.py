@@ -152,7 +152,7 @@ def run(
             beat()
             return super()._model_generate(*args, **kwargs)
 
-    with _as_harness_has_it(tokenizer):
+    with _neutral(model, tokenizer):
         results = evaluate(
             Watched(pretrained=model, tokenizer=tokenizer, batch_size=batch_size),
             loaded.found,
@@ -170,13 +170,21 @@ def run(
 
 
 @contextlib.contextmanager
-def _as_harness_has_it(tokenizer: Any) -> Iterator[None]:
-    """The harness changes the tokenizer's padding for itself."""
-    side, pad = tokenizer.padding_side, tokenizer.pad_token
+def _neutral(model: Any, tokenizer: Any) -> Iterator[None]:
+    """The model without sampling settings of its own, such as a repetition penalty, which would shape what it writes in a task; and what
+    the harness changes for itself put back."""
+    from transformers import GenerationConfig
+
+    side, pad, own = tokenizer.padding_side, tokenizer.pad_token, model.generation_config
+    model.generation_config = GenerationConfig(
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=own.eos_token_id if own is not None else tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
     try:
         yield
     finally:
-        tokenizer.padding_side, tokenizer.pad_token = side, pad
+        tokenizer.padding_side, tokenizer.pad_token, model.generation_config = side, pad, own
 
 
 def _name(task: str, metric: str, filtered: str) -> str:

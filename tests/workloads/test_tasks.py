@@ -10,7 +10,7 @@ import pytest
 from alpaca_operator.api.evaluation import Task
 from tests.workloads import evaluated, tiny
 from workloads import model, tasks
-from workloads.errors import InputError, SpecError, WorkloadError
+from workloads.errors import InputError, Interrupted, SpecError, WorkloadError
 
 model.quiet_libraries()
 
@@ -49,6 +49,46 @@ def test_a_task_of_the_users_own_is_run_and_its_metrics_are_known_before(folder:
     assert len(beats) >= 4, "four questions of two answers, in batches of two"
     assert measured(8) == found, "the same for the next model, and for other batches"
     assert (tokenizer.padding_side, tokenizer.pad_token) == ("right", "<pad>")
+
+
+def test_what_a_model_writes_in_a_task_is_not_shaped_by_its_own_settings_and_can_be_stopped(
+    folder: Path, tmp_path: Path
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    from workloads import tokenizer_files
+
+    evaluated.write_task(
+        folder,
+        output_type="generate_until",
+        doc_to_choice=None,
+        doc_to_target="{{good}}",
+        generation_kwargs={"until": ["。"], "max_gen_toks": 16, "do_sample": False},
+        metric_list=[{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
+    )
+    (loaded,) = tasks.load([Task(name="likes", limit=2)], folder)
+    assert loaded.metrics == ["likes/exact_match"]
+    tiny.write_model(tmp_path / "base")
+    tokenizer = tokenizer_files.load_tokenizer(tmp_path / "base")
+    llama = AutoModelForCausalLM.from_pretrained(tmp_path / "base").eval()
+    llama.generation_config.repetition_penalty = 1.5
+    seen: list[Any] = []
+    generate = llama.generate
+
+    def watched(**kwargs: Any) -> Any:
+        seen.append(llama.generation_config.repetition_penalty)
+        return generate(**kwargs)
+
+    llama.generate = watched
+    assert tasks.run(loaded, llama, tokenizer, 2, lambda: None).keys() == {"likes/exact_match"}
+    assert set(seen) == {None}
+    assert llama.generation_config.repetition_penalty == 1.5
+
+    def stop() -> None:
+        raise Interrupted("stopped")
+
+    with pytest.raises(Interrupted):
+        tasks.run(loaded, llama, tokenizer, 2, stop)
 
 
 def test_a_group_has_metrics_of_its_own_and_of_its_tasks(folder: Path) -> None:
