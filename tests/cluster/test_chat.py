@@ -18,7 +18,10 @@ import httpx
 import openai
 import pytest
 
+from alpaca_operator.traffic import parse
+from tests.cluster.bed import debian, images
 from tests.cluster.bed.cluster import Manifest, until
+from tests.cluster.bed.node import Bed
 from tests.cluster.team import Team, over, ready, rows_of, sft_job
 
 pytestmark = pytest.mark.cluster
@@ -156,6 +159,11 @@ def lives(pod: Manifest) -> bool:
     return "deletionTimestamp" not in pod["metadata"]
 
 
+def asked(pod: Manifest) -> int:
+    """How many questions it has had: a client's stay with one pod."""
+    return parse(httpx.get(f"http://{pod['status']['podIP']}:8000/metrics", timeout=30).content).requests
+
+
 def kill(team: Team, pod: Manifest) -> None:
     """Gone at once, as with its node."""
     uid = pod["metadata"]["uid"]
@@ -222,18 +230,20 @@ async def test_a_chain_ends_in_a_chat_that_answers_while_its_model_changes_and_a
         second = digest_of(salon, "second")
         assert second != first
         await asyncio.to_thread(serves, salon, second, 2)
+        # A pod that was told to stop answers until the Service knows.
+        left = partial(until, lambda: all(map(lives, salon.pods("poet"))), "the old pods to be gone", 120)
+        await asyncio.to_thread(left)
         async with client(address) as api:
             after = {question: await ask(api, question) for question in QUESTIONS}
         assert after != before, "the two models answer alike: nothing would be seen of a mistake"
         quiet = Counter(tally.broken)
 
         # A pod dies with its node.
-        await asyncio.to_thread(kill, salon, next(pod for pod in salon.pods("poet") if lives(pod)))
+        await asyncio.to_thread(kill, salon, max(salon.pods("poet"), key=asked))
         missed = partial(until, lambda: found(salon)["status"]["readyReplicas"] == 1, "the pod to be missed", 60)
         await asyncio.to_thread(missed)
         now = await asyncio.to_thread(serves, salon, second, 2)
-        left = started + LOAD_SECONDS - time.monotonic()
-        await asyncio.sleep(max(left, 2 * PAUSE_SECONDS))
+        await asyncio.sleep(max(started + LOAD_SECONDS - time.monotonic(), 2 * PAUSE_SECONDS))
         answered = len(tally.answers)
 
     seconds = time.monotonic() - started
@@ -248,3 +258,58 @@ async def test_a_chain_ends_in_a_chat_that_answers_while_its_model_changes_and_a
     assert now["status"]["traffic"]["requests"] > 0
     reasons = [reason for reason, _ in salon.events("poet", "ChatDeployment")]
     assert set(reasons) <= {"Serving"}, "all of this is the usual way"
+
+
+STAND_IN = '''\
+#!/usr/bin/python3
+"""What vLLM is to a pod: its command line, its port, its answers to probes; it tells its command line as its model."""
+import json, sys, http.server
+
+arguments = sys.argv[1:]
+assert arguments[0] == "serve", arguments
+
+class Answer(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        metrics = '# TYPE vllm:request_success counter\\nvllm:request_success_total{finished_reason="stop"} 3.0\\n'
+        listed = json.dumps({"object": "list", "data": [{"id": word} for word in arguments]})
+        told = {"/health": "", "/metrics": metrics, "/v1/models": listed}.get(self.path)
+        self.send_response(404 if told is None else 200)
+        self.end_headers()
+        self.wfile.write((told or "").encode())
+
+    def log_message(self, *_):
+        pass
+
+port = int(arguments[arguments.index("--port") + 1])
+http.server.ThreadingHTTPServer(("0.0.0.0", port), Answer).serve_forever()
+'''
+
+
+@pytest.fixture
+def stand_in(bed: Bed) -> str:
+    """An image with a `vllm` that has no model and needs no GPU."""
+    config = {"Env": [f"PATH={images.SEARCH_PATH}"]}
+    layers = (images.Layer(bound=debian.base()), images.Layer({"usr/local/bin/vllm": STAND_IN.encode()}))
+    return bed.load(images.Image("vllm", "bed.local/vllm:1", layers, config))
+
+
+@pytest.mark.timeout(900)
+def test_vllm_is_started_with_its_words_and_another_page_asks_it_from_elsewhere(mine: Team, stand_in: str) -> None:
+    pod = {"image": stand_in, "imagePullPolicy": "Never"}
+    here = chat("poet", model={"uri": "pvc://models/tiny"}, template=None, auth=None, engine="vLLM", pod=pod)
+    mine.apply(here)
+    now = mine.wait(here, "Serving")
+    assert now["status"]["engine"] == {"name": "vLLM", "message": "spec.engine says so"}
+    address = str(mine.bed.get("service", "poet-chat", "-n", mine.namespace)["spec"]["clusterIP"])
+    words = [each["id"] for each in httpx.get(f"http://{address}:8000/v1/models", timeout=30).json()["data"]]
+    assert words[:2] == ["serve", "/mnt/models/tiny"]
+    assert words[words.index("--served-model-name") + 1] == "poet"
+    until(lambda: found(mine)["status"].get("traffic", {}).get("requests") == 3, "vLLM's figures in the status", 60)
+
+    url = f"http://{address}:8000/v1"
+    elsewhere = chat("window", model=None, template=None, auth=None, engine="External", endpoint={"url": url})
+    mine.apply(elsewhere)
+    now = mine.wait(elsewhere, "Serving")
+    (pod_of_window,) = mine.pods("window")
+    assert [each["name"] for each in pod_of_window["spec"]["containers"]] == ["ui"]
+    assert (now["status"]["apiUrl"], now["status"]["model"]["display"]) == (url, url)
