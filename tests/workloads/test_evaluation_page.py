@@ -146,9 +146,11 @@ def test_it_fits_a_phone(browser: Any, folder: Path, seen: list[str]) -> None:
     assert page.evaluate("document.documentElement.scrollWidth") == 360
     boxes = [page.locator("article").first.locator(".answer").nth(number).bounding_box() for number in range(3)]
     assert boxes[0]["x"] == boxes[1]["x"], "answers stand one below the other"
-    wide = opened(browser, folder, seen, viewport={"width": 1280, "height": 800})
+    wide = opened(browser, folder, seen, viewport={"width": 1100, "height": 800})
     boxes = [wide.locator("article").first.locator(".answer").nth(number).bounding_box() for number in range(3)]
     assert boxes[0]["y"] == boxes[1]["y"] == boxes[2]["y"], "side by side where there is room"
+    names = wide.locator("article").first.locator("h4")
+    assert max(names.nth(number).bounding_box()["height"] for number in range(3)) < 30, "a name stands in one line"
 
 
 def test_a_spreadsheet_computes_nothing_of_what_a_model_wrote(folder: Path) -> None:
