@@ -158,6 +158,13 @@ async def test_a_seed_gives_the_same_answer_and_none_another(scheduler: Schedule
     assert free[0] != free[1]
 
 
+async def test_rows_of_the_head_without_a_token_are_never_chosen(model: Any, prompts: list[list[int]]) -> None:
+    plain = generated(model, prompts[0], 0)
+    scheduler = started(model, words=max(plain))
+    assert max(await ids(scheduler, answer(prompts[0]))) < max(plain)
+    scheduler.close()
+
+
 class Held:
     """A model whose steps wait until they are let go."""
 
@@ -177,8 +184,9 @@ async def test_a_full_queue_refuses_at_once_and_says_when_to_come_back(model: An
     held = Held(model)
     scheduler = started(held, max_batch=1, max_queue=2)
     streams = [scheduler.submit(answer(prompts[0], max_tokens=2)) for _ in range(3)]
-    with pytest.raises(Refusal) as refused:
-        scheduler.submit(answer(prompts[0]))
+    for refusing in (lambda: scheduler.submit(answer(prompts[0])), scheduler.refuse_when_full):
+        with pytest.raises(Refusal) as refused:
+            refusing()
     held.gate.set()
     assert [len((await stream.whole()).split()) for stream in streams] == [2, 2, 2]
     scheduler.close()

@@ -132,7 +132,7 @@ async def test_control_tokens_are_never_shown(cage: Callable[..., Engine], name:
 
 
 async def test_a_model_that_never_stops_is_stopped(cage: Callable[..., Engine]) -> None:
-    text, whole = await answered(cage("endless"), max_tokens=50)
+    _, whole = await answered(cage("endless"), max_tokens=50)
     assert whole["choices"][0]["finish_reason"] == "length"
     assert whole["usage"]["completion_tokens"] == 50
     _, whole = await answered(cage("endless"))
@@ -319,6 +319,18 @@ async def test_an_answer_that_fails_in_mid_stream_ends_with_the_error(cage: Call
     events = text.strip().split("\n\n")
     assert json.loads(events[-1].removeprefix("data: "))["error"]["code"] == "request_timeout"
     assert "[DONE]" not in text
+
+
+async def test_a_bug_of_ours_is_told_in_the_same_shape(
+    cage: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = cage("polite", fresh=True)
+    monkeypatch.setattr(engine.models["parrot"], "ask", lambda request: 1 / 0)
+    transport = httpx.ASGITransport(application(engine), raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://engine") as http:
+        response = await http.post("/v1/chat/completions", json=question())
+    assert response.status_code == 500
+    assert response.json()["error"]["message"] == "the server failed (ZeroDivisionError): its log says more"
 
 
 class Slow:

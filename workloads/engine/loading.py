@@ -10,7 +10,7 @@ from typing import Any
 from alpaca_operator.api.chain import noted
 from alpaca_operator.api.chat import Answering, ChatDeployment, Limits
 from alpaca_operator.api.generation import Decoding
-from workloads import memory, servable, storage, templates
+from workloads import memory, servable, storage, templates, tokens
 from workloads.digests import Digests
 from workloads.engine.parts import Part, parts
 from workloads.engine.scheduler import Scheduler, Watcher
@@ -128,6 +128,7 @@ def _served(
             max_batch=1 if found.changes_with_length else limits.max_batch,
             max_queue=limits.max_queue,
             positions=positions,
+            words=tokens.rows_of(tokenizer),
             watcher=watcher,
             **({"piece": context} if found.changes_with_length else {}),
         ),

@@ -90,10 +90,14 @@ class Scheduler:
         max_batch: int,
         max_queue: int,
         positions: int,
+        words: int | None = None,
         watcher: Watcher | None = None,
         piece: int = PROMPT_PIECE,
     ) -> None:
+        """``positions``: tokens of conversation that there is memory for. ``words``: ids that stand for something; a head may have more
+        rows."""
         self._model = model
+        self._words = words
         self._device: torch.device = model.device
         self._dtype: torch.dtype = model.dtype
         self._max_batch, self._max_queue = max_batch, max_queue
@@ -153,16 +157,24 @@ class Scheduler:
         """Put a request in the queue; called by the event loop that reads the answer. Raises Refusal when it is full."""
         answer.stream = Stream()
         with self._lock:
-            if self._closed:
-                raise refusals.draining()
-            # A row that is free counts as a place: requests that come together are not refused before the thread looked at them.
-            free = self._max_batch - len(self._running) - len(self._reading)
-            if len(self._waiting) >= self._max_queue + free:
-                rounds = 1 + len(self._waiting) // self._max_batch
-                raise refusals.queue_full(len(self._waiting), max(1, min(60, round(rounds * self._seconds_per_answer))))
+            self._refuse_when_full()
             self._waiting.append(answer)
             self._lock.notify_all()
         return answer.stream
+
+    def refuse_when_full(self) -> None:
+        """Raises Refusal when a request would be refused now, before work is put into it."""
+        with self._lock:
+            self._refuse_when_full()
+
+    def _refuse_when_full(self) -> None:
+        if self._closed:
+            raise refusals.draining()
+        # A row that is free counts as a place: requests that come together are not refused before the thread looked at them.
+        free = self._max_batch - len(self._running) - len(self._reading)
+        if len(self._waiting) >= self._max_queue + free:
+            rounds = 1 + len(self._waiting) // self._max_batch
+            raise refusals.queue_full(len(self._waiting), max(1, min(60, round(rounds * self._seconds_per_answer))))
 
     def _run(self) -> None:
         with torch.inference_mode():
@@ -252,6 +264,8 @@ class Scheduler:
 
     def _choose(self, logits: torch.Tensor, rows: list[int]) -> None:
         """Choose for ``rows``, whose logits these are, and let those that came to their end leave."""
+        if self._words is not None:
+            logits[:, self._words :] = float("-inf")
         samplers = [sampler for row in rows if (sampler := self._running[row].sampler)]
         # Drawing from what is no number would take a GPU's whole context down, so it is done on zeros and not looked at.
         tokens = torch.where(logits.isnan().any(-1), NOT_A_NUMBER, choose(samplers, logits.nan_to_num())).tolist()

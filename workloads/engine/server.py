@@ -100,7 +100,14 @@ def application(engine: Engine) -> Starlette:
         Route(ChatRequest.route, _guarded(engine, _chat), methods=["POST"]),
         Route(CompletionRequest.route, _guarded(engine, _complete), methods=["POST"]),
     ]
-    return Starlette(routes=routes, exception_handlers={HTTPException: _not_here})
+
+    async def failed(request: Request, error: Exception) -> Response:
+        """A bug of ours; Starlette raises it again for the log."""
+        refusal = refusals.failed(f"the server failed ({type(error).__name__}): its log says more")
+        engine.metrics.refused(refusal)
+        return _refused(refusal)
+
+    return Starlette(routes=routes, exception_handlers={HTTPException: _not_here, Exception: failed})
 
 
 Handler = Callable[[Engine, Request], Awaitable[Response]]
@@ -206,6 +213,7 @@ async def _answer(engine: Engine, request: Request, kind: type[ChatRequest] | ty
     body = await _body(request)
     asked = schema.read(kind, body)
     served = engine.find(asked.model)
+    served.scheduler.refuse_when_full()
     answer, prompt = await asyncio.to_thread(served.ask, asked)
     if engine.draining:
         raise refusals.draining()

@@ -19,7 +19,7 @@ from workloads import endings, runtime
 from workloads.console import display
 from workloads.engine.parts import parts
 from workloads.engine.server import Engine, application
-from workloads.environment import Environment
+from workloads.environment import Environment, share_processors
 from workloads.errors import SpecError, WorkloadError
 from workloads.listening import Server, listen, port
 from workloads.progress import Display
@@ -48,6 +48,7 @@ def execute(job: ChatDeployment, beside: Beside | None = None) -> int:
     except WorkloadError as error:
         return endings.refuse(error, os.environ)
     runtime.prepare_process()
+    share_processors()
     with display(environment.in_pod) as shown:
         try:
             asyncio.run(Service(job, environment, os.environ, shown, beside).run())
