@@ -49,7 +49,7 @@ class Candidate:
             with quantizing.eager() if found.kind == "GPTQModel" else nullcontext():
                 yield found
         finally:
-            del found
+            found.model = None  # whoever still holds the rest of it holds no weights
             release()
 
 
