@@ -139,13 +139,13 @@ def _build(spec: PretrainSpec, here: Runtime, start: Start, chosen: policy.Polic
     import torch
     from transformers import set_seed
 
-    from workloads import batches, curves, training, zero
+    from workloads import arguments, batches, curves, training, zero
     from workloads.tokens import piece_bytes
 
     deepspeed = zero.config(spec.deepspeed, chosen, here.progress.say)
     if deepspeed is not None:
         zero.start(on_gpu=torch.cuda.is_available(), timeout=spec.failure_policy.hang_timeout_seconds)
-    arguments = training.arguments(spec, chosen, here.cache / "scratch", deepspeed, here.ranks.count)
+    settings = arguments.of(spec, chosen, here.cache / "scratch", deepspeed, here.ranks.count)
     checkpoint = training.newest_checkpoint(here)
 
     set_seed(spec.training.seed)  # fresh weights and the adapter's first ones are random
@@ -156,7 +156,7 @@ def _build(spec: PretrainSpec, here: Runtime, start: Start, chosen: policy.Polic
         piece_bytes=torch.from_numpy(piece_bytes(start.tokenizer, recipe)),
         evaluate_first=spec.model is not None,  # fresh weights know nothing
         model=_model(spec, start, chosen),
-        args=arguments,
+        args=settings,
         data_collator=batches.Collator(start.tokenizer.pad_token_id, flat=chosen.attention in training.FLASH),
         train_dataset=text.train,
         eval_dataset=text.validation,

@@ -88,12 +88,12 @@ def _build(
     import torch
     from transformers import set_seed
 
-    from workloads import batches, curves, training, zero
+    from workloads import arguments, batches, curves, training, zero
 
     deepspeed = zero.config(spec.deepspeed, chosen, here.progress.say)
     if deepspeed is not None:
         zero.start(on_gpu=torch.cuda.is_available(), timeout=spec.failure_policy.hang_timeout_seconds)
-    arguments = training.arguments(spec, chosen, here.cache / "scratch", deepspeed, here.ranks.count)
+    settings = arguments.of(spec, chosen, here.cache / "scratch", deepspeed, here.ranks.count)
     checkpoint = training.newest_checkpoint(here)
 
     set_seed(spec.training.seed)  # the adapter's first weights are random
@@ -105,7 +105,7 @@ def _build(
         spec.training,
         checkpoint,
         model=loaded,
-        args=arguments,
+        args=settings,
         data_collator=batches.Collator(pad, flat=chosen.attention in training.FLASH),
         train_dataset=rows.train.with_format("numpy"),
         eval_dataset=rows.validation.with_format("numpy") if rows.validation is not None else None,

@@ -14,13 +14,10 @@ What differs from the plain Trainer, and why:
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,18 +26,15 @@ import torch
 import transformers
 from accelerate.data_loader import SeedableRandomSampler
 from torch.utils.data import IterableDataset, SequentialSampler
-from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PrinterCallback, TrainerState
 
 from alpaca_operator.api.training import Loop
-from workloads import method
 from workloads.errors import Interrupted, LossDiverged
-from workloads.method import Spec
-from workloads.policy import Policy
-from workloads.ranks import Ranks
+from workloads.run_state import RunState
 from workloads.runtime import Metrics, Runtime
+from workloads.schedule import Schedule, Speed
 from workloads.shares import Evened, Filled
 
-STATE_FILE = "run_state.json"
 FEW_STEPS = 20
 """Below this many optimizer steps a run is told to be short: packing makes it easy to train less than one meant to."""
 EVALUATED = {
@@ -53,121 +47,6 @@ EVALUATED = {
 WEIGHT_FILES = ("adapter_*", "model*.safetensors*", "config.json", "generation_config.json")
 """What `save_pretrained` writes of a model or an adapter."""
 FLASH = ("flash_attention_2", "flash_attention_3")
-
-
-def arguments(
-    spec: Spec, policy: Policy, scratch: Path, deepspeed: dict[str, Any] | None, processes: int = 1
-) -> TrainingArguments:
-    """Every setting of the Trainer that shapes the result or is on by itself, set from the spec and from nowhere else."""
-    training = spec.training
-    checkpointing = policy.gradient_checkpointing == "Full"
-    return TrainingArguments(
-        output_dir=str(scratch),
-        num_train_epochs=training.epochs,
-        max_steps=training.max_steps or -1,
-        per_device_train_batch_size=training.batch_size_per_device,
-        per_device_eval_batch_size=training.batch_size_per_device,
-        gradient_accumulation_steps=training.gradient_accumulation,
-        learning_rate=training.learning_rate,
-        lr_scheduler_type=training.scheduler,
-        lr_scheduler_kwargs={"min_lr_rate": 0.1} if training.scheduler == "cosine_with_min_lr" else {},
-        warmup_steps=training.warmup_ratio,
-        optim=policy.optimizer,
-        weight_decay=training.weight_decay,
-        adam_beta1=0.9,
-        adam_beta2=0.999,
-        adam_epsilon=1e-8,
-        max_grad_norm=training.max_grad_norm,
-        label_smoothing_factor=0.0,
-        average_tokens_across_devices=True,
-        ddp_backend=_backend() if processes > 1 else None,
-        # The watchdog is to speak first: it knows where the run stood.
-        ddp_timeout=spec.failure_policy.hang_timeout_seconds + 60,
-        ddp_find_unused_parameters=False,
-        ddp_broadcast_buffers=False,
-        bf16=policy.precision == "bf16",
-        fp16=policy.precision == "fp16",
-        tf32=None,
-        # Told to use the CPU, accelerate would leave DeepSpeed out; it finds the CPU by itself.
-        use_cpu=not torch.cuda.is_available() and deepspeed is None,
-        activation_checkpointing=checkpointing,
-        activation_checkpointing_kwargs={"use_reentrant": False} if checkpointing else None,
-        use_cache=False,
-        torch_compile=False,
-        neftune_noise_alpha=method.of(spec).neftune_alpha,
-        seed=training.seed,
-        data_seed=training.seed,
-        full_determinism=False,
-        train_sampling_strategy="random",
-        remove_unused_columns=False,
-        label_names=["labels"],
-        dataloader_drop_last=False,
-        dataloader_num_workers=0,  # the rows are tokenised already
-        dataloader_pin_memory=torch.cuda.is_available(),
-        accelerator_config={
-            "use_seedable_sampler": True,
-            "split_batches": False,
-            "even_batches": True,
-            "dispatch_batches": False,
-            "use_configured_state": deepspeed is not None,  # which `zero.start` made
-        },
-        logging_strategy="steps",
-        logging_steps=training.log_steps,
-        logging_first_step=False,
-        logging_nan_inf_filter=False,  # it would hide a diverged loss
-        log_level="error",
-        disable_tqdm=True,
-        report_to=["wandb"] if "WandB" in training.report_to else [],
-        include_num_input_tokens_seen="no",
-        # When to evaluate, save and stop is decided by `Schedule`.
-        eval_strategy="no",
-        save_strategy="no",
-        load_best_model_at_end=False,
-        prediction_loss_only=True,
-        ignore_data_skip=False,
-        restore_callback_states_from_checkpoint=False,
-        enable_jit_checkpoint=False,
-        push_to_hub=False,
-        skip_memory_metrics=True,
-        deepspeed=deepspeed,
-    )
-
-
-WINDOW = ("loss_sum", "correct", "targets")
-"""Fields of RunState that each process has for itself."""
-
-
-@dataclass
-class RunState:
-    """What a resumed run needs besides the Trainer's own state."""
-
-    loss_sum: float = 0.0
-    """Sum of this process's losses since the last logged step."""
-    last_logged: int = 0
-    correct: int = 0
-    targets: int = 0
-    """Its trained tokens since the last logged step, and those of them that the model guessed."""
-    tokens: int = 0
-    """Tokens seen by all processes, over all runs, padding not counted."""
-    best_loss: float | None = None
-    best_step: int | None = None
-    best_folder: str | None = None
-    """Checkpoint of the best evaluation, relative to the folder of all checkpoints."""
-    evaluations_without_gain: int = 0
-    before: dict[str, float] | None = None
-    """What an evaluation before the first step found, where one was asked for."""
-    evaluation_due: bool = False
-    """The stop came before this step's evaluation was through."""
-
-    @classmethod
-    def read(cls, checkpoint: Path, ranks: Ranks) -> RunState:
-        saved = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
-        return cls(**{name: value[ranks.rank] if name in WINDOW else value for name, value in saved.items()})
-
-    def write(self, checkpoint: Path, windows: list[dict[str, Any]]) -> None:
-        """``windows``: the fields named in WINDOW, of each process."""
-        whole = asdict(self) | {name: [window[name] for window in windows] for name in WINDOW}
-        (checkpoint / STATE_FILE).write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
 
 
 class Trainer(transformers.Trainer):
@@ -195,10 +74,10 @@ class Trainer(transformers.Trainer):
         self.checkpoint = checkpoint
         self.kept = RunState.read(checkpoint, here.ranks) if checkpoint else RunState()
         self.add_callback(Schedule(self))
-        self._speed = Speed()
+        self.speed = Speed()
         self._step_loss = torch.zeros((), device=self.args.device)
         self._correct = torch.zeros((), dtype=torch.long, device=self.args.device)
-        self._step_tokens = 0
+        self.step_tokens = 0
         self._weights_from: Path | None = None
         self._piece_bytes = None if piece_bytes is None else piece_bytes.to(self.args.device)
         self._eval_bytes = 0
@@ -218,10 +97,10 @@ class Trainer(transformers.Trainer):
         if self.checkpoint is not None:
             # The loader that skips what was seen of a pass does not tell this sampler which pass it is.
             batches = len(rows) // (self.here.ranks.count * self.args.train_batch_size)
-            rows.set_epoch(_saved_state(self.checkpoint).global_step // self._steps_of(batches))
+            rows.set_epoch(_saved_state(self.checkpoint).global_step // self.steps_in_pass(batches))
         return rows
 
-    def _steps_of(self, batches: int) -> int:
+    def steps_in_pass(self, batches: int) -> int:
         """Optimizer steps in a pass of so many batches for each process; the last may have fewer than the others."""
         return max(1, math.ceil(batches / self.args.gradient_accumulation_steps))
 
@@ -234,7 +113,7 @@ class Trainer(transformers.Trainer):
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         """As the parent's, keeping the sum that `refuse_bad_loss` looks at before the optimizer moves a weight."""
-        self._step_tokens += inputs.pop("tokens")
+        self.step_tokens += inputs.pop("tokens")
         loss = super().training_step(model, inputs, num_items_in_batch)
         self._step_loss += loss
         self.here.progress.beat()
@@ -343,7 +222,7 @@ class Trainer(transformers.Trainer):
         if training:
             correct, targets = self.here.ranks.total(self.kept.correct + int(self._correct), self.kept.targets)
             logs["mean_token_accuracy"] = correct / max(targets, 1)
-            logs["tokens_per_second"] = self._speed.read()
+            logs["tokens_per_second"] = self.speed.read()
             self.kept.correct, self.kept.targets = 0, 0
             self._correct.zero_()
             norm = logs.get("grad_norm")
@@ -373,7 +252,7 @@ class Trainer(transformers.Trainer):
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """As the parent's, into a folder that becomes a checkpoint only when it is whole."""
         checkpoints, ranks, step = self.here.checkpoints, self.here.ranks, self.state.global_step
-        with self._speed.paused():
+        with self.speed.paused():
             self.here.progress.update(stage="Saving")
             self.kept.last_logged = self._globalstep_last_logged
             if self.kept.best_step == step:
@@ -541,109 +420,6 @@ class Trainer(transformers.Trainer):
                 shutil.copyfile(file, target / file.name)
 
 
-class Schedule(TrainerCallback):  # type: ignore[misc]
-    """When to evaluate, save and stop."""
-
-    def __init__(self, trainer: Trainer) -> None:
-        self.trainer = trainer
-        self.steps_per_epoch = 0
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, train_dataloader: Any, **_: Any
-    ) -> None:
-        trainer = self.trainer
-        self.steps_per_epoch = trainer._steps_of(len(train_dataloader))
-        trainer.continue_window()
-        trainer.here.progress.update(stage="Training", step=state.global_step, total_steps=state.max_steps)
-        if trainer.kept.evaluation_due:
-            trainer.evaluate_late()
-        elif trainer.evaluate_first and state.global_step == 0:
-            trainer.evaluate_start()
-        trainer._speed.start()
-
-    def on_pre_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        self.trainer.refuse_bad_loss()
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> TrainerControl:
-        trainer, settings, step = self.trainer, self.trainer.settings, state.global_step
-        tokens, stops = trainer.here.ranks.total(trainer._step_tokens, trainer.here.stop.requested)
-        trainer.stopping = stopping = stops > 0
-        trainer._speed.add(int(tokens))
-        trainer.kept.tokens += int(tokens)
-        trainer._step_tokens = 0
-        if not control.should_log:
-            trainer.here.progress.update(step=step, total_steps=state.max_steps)
-        last = step >= state.max_steps
-        due = step % (settings.eval_steps or self.steps_per_epoch) == 0 or last
-        if due and trainer.eval_dataset is not None:
-            control.should_evaluate = not stopping
-            trainer.kept.evaluation_due = stopping
-        control.should_save = step % settings.save_steps == 0 or last or stopping
-        control.should_training_stop = control.should_training_stop or last or stopping
-        return control
-
-    def on_evaluate(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        metrics: dict[str, float],
-        **_: Any,
-    ) -> TrainerControl:
-        trainer, kept = self.trainer, self.trainer.kept
-        if trainer.settings.early_stopping_patience is None or state.global_step == 0:
-            return control
-        if kept.best_loss is None or metrics["eval_loss"] < kept.best_loss:
-            kept.best_loss, kept.best_step, kept.evaluations_without_gain = metrics["eval_loss"], state.global_step, 0
-            control.should_save = True
-        else:
-            kept.evaluations_without_gain += 1
-            if trainer.stopped_early():
-                control.should_training_stop = True
-                control.should_save = True
-                trainer.here.progress.say(
-                    f"early stop at step {state.global_step}: {kept.evaluations_without_gain} evaluations without a better loss; the best "
-                    f"is {kept.best_loss:.4f} at step {kept.best_step}"
-                )
-        return control
-
-
-class Speed:
-    """Unpadded tokens a second of pure training: evaluations and saves are not counted."""
-
-    def __init__(self) -> None:
-        self._tokens = 0
-        self._seconds = 0.0
-        self._since = time.perf_counter()
-        self.total_tokens = 0
-        self.total_seconds = 0.0
-
-    def start(self) -> None:
-        self._since = time.perf_counter()
-
-    def add(self, tokens: int) -> None:
-        """A step with ``tokens`` ended now."""
-        now = time.perf_counter()
-        self._tokens, self.total_tokens = self._tokens + tokens, self.total_tokens + tokens
-        self._seconds, self.total_seconds = self._seconds + now - self._since, self.total_seconds + now - self._since
-        self._since = now
-
-    def read(self) -> float:
-        """Tokens a second since the last reading."""
-        speed = self._tokens / self._seconds if self._seconds else 0.0
-        self._tokens, self._seconds = 0, 0.0
-        return speed
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        yield
-        self.start()
-
-
 class _StopEvaluating(Exception):
     """A stop was requested in the middle of an evaluation."""
 
@@ -665,10 +441,6 @@ def newest_checkpoint(here: Runtime) -> Path | None:
 
     told = here.ranks.told_by_first(find)
     return Path(told) if told else None
-
-
-def _backend() -> str:
-    return "nccl" if torch.cuda.is_available() else "gloo"
 
 
 def save_weights(model: Any, folder: Path, state_dict: dict[str, Any] | None = None) -> None:

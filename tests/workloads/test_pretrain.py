@@ -442,3 +442,13 @@ def test_a_stop_while_the_start_is_evaluated_ends_the_run_at_once(study: Place) 
     ended = study.run(job(), at=at)
     assert ended.exit_code == 75
     assert done(study.run(job())).losses == whole.losses
+
+
+def test_a_stop_while_text_becomes_tokens_ends_the_run_at_once(study: Place) -> None:
+    def at(line: Line) -> int | None:
+        return signal.SIGTERM if line.get("stage") == "Preparing" else None
+
+    ended = study.run(job(), at=at)
+    assert ended.exit_code == 75, ended.text
+    assert ended.termination["message"] == "stopped before the first step: run again to start"
+    assert not list((study.folder / "cache" / "tokens").glob("*/tokens.bin"))

@@ -22,13 +22,13 @@ CLOSE = 2e-5
 Job = Callable[..., dict[str, Any]]
 
 # 17 sequences, or 41 of blocks: neither is a multiple of what two processes see at once, so that rows are filled up.
-SFT: dict[str, tuple[str | None, dict[str, Any]]] = {
+SFT: dict[str, tuple[dict[str, Any] | None, dict[str, Any]]] = {
     "an adapter on packed rows, by plain data parallelism": (
         None,
         {"lora": {"dropout": 0}, "dataset": {"validationSplit": 0.15}, "training": {"logSteps": 2}},
     ),
     "a whole model under ZeRO-2": (
-        "Zero2",
+        {"preset": "Zero2"},
         {
             "method": "Full",
             "dataset": {"packing": False, "validationSplit": 0.15},
@@ -36,7 +36,7 @@ SFT: dict[str, tuple[str | None, dict[str, Any]]] = {
         },
     ),
     "an adapter with saved embeddings under ZeRO-3": (
-        "Zero3",
+        {"preset": "Zero3"},
         {"lora": {"dropout": 0, "modulesToSave": ["embed_tokens", "lm_head"]}, "dataset": {"validationSplit": 0.15}},
     ),
 }
@@ -44,19 +44,28 @@ SFT: dict[str, tuple[str | None, dict[str, Any]]] = {
 
 @pytest.mark.parametrize("case", SFT)
 def test_fine_tuning(case: str, place: Place) -> None:
-    preset, spec = SFT[case]
+    deepspeed, spec = SFT[case]
     spec = merged({"training": {"epochs": 2, "evalSteps": 4, "saveSteps": 3}}, spec)
     published = "model" if spec.get("method") == "Full" else "adapter"
-    _two_are_as_one(place, job, preset, spec, again={published: {"uri": "whole"}})
+    _two_are_as_one(place, job, deepspeed, spec, again={published: {"uri": "whole"}})
 
 
-PRETRAINING: dict[str, tuple[str | None, dict[str, Any]]] = {
+PRETRAINING: dict[str, tuple[dict[str, Any] | None, dict[str, Any]]] = {
     "embeddings of a grown vocabulary under ZeRO-3": (
-        "Zero3",
+        {"preset": "Zero3"},
         {"tokenizer": {"uri": "vocab"}, "trainable": "Embeddings"},
     ),
-    "from scratch under ZeRO-2": (
-        "Zero2",
+    "from scratch under a configuration of one's own": (
+        {
+            "config": {
+                "zero_optimization": {"stage": 2, "reduce_bucket_size": 1e6},
+                "gradient_clipping": "auto",
+                "gradient_accumulation_steps": "auto",
+                "train_batch_size": "auto",
+                "train_micro_batch_size_per_gpu": "auto",
+                "zero_allow_untested_optimizer": True,
+            }
+        },
         {"model": None, "init": {"config": {"uri": "base"}}, "tokenizer": {"uri": "vocab"}},
     ),
 }
@@ -64,19 +73,21 @@ PRETRAINING: dict[str, tuple[str | None, dict[str, Any]]] = {
 
 @pytest.mark.parametrize("case", PRETRAINING)
 def test_pretraining(case: str, study: Place) -> None:
-    preset, spec = PRETRAINING[case]
+    deepspeed, spec = PRETRAINING[case]
     training = {"maxSteps": 9, "evalSteps": 4, "saveSteps": 3, "learningRate": 3e-3}
     again = {"model": {"uri": "whole"}, "init": None, "tokenizer": None, "trainable": "Full"}
-    _two_are_as_one(study, library.job, preset, merged({"training": training}, spec), again)
+    _two_are_as_one(study, library.job, deepspeed, merged({"training": training}, spec), again)
 
 
-def _two_are_as_one(place: Place, make: Job, preset: str | None, spec: dict[str, Any], again: dict[str, Any]) -> None:
+def _two_are_as_one(
+    place: Place, make: Job, deepspeed: dict[str, Any] | None, spec: dict[str, Any], again: dict[str, Any]
+) -> None:
     """``again``: what makes a job of one process that begins with what was published."""
     accumulated = 2 * make(**spec)["spec"]["training"]["gradientAccumulation"]
     one = done(
         place.run(make(**merged(spec, {"training": {"gradientAccumulation": accumulated}}), output={"uri": "one"}))
     )
-    two = {**spec, **TWO, **({"deepspeed": {"preset": preset}} if preset else {})}
+    two = {**spec, **TWO, **({"deepspeed": deepspeed} if deepspeed else {})}
     whole = done(place.run(make(**two, output={"uri": "whole"})))
 
     assert whole.losses == pytest.approx(one.losses, abs=CLOSE)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.workloads.runs import Place, job
-from workloads import model, training
+from workloads import arguments, model
 from workloads.batches import IGNORED
 
 model.quiet_libraries()
@@ -149,7 +149,7 @@ def test_every_setting_of_the_trainer_that_is_on_by_itself_is_set() -> None:
 
     spec = SFTJob.model_validate(job()).spec
     policy = Policy("fp32", "float32", None, "sdpa", "None", "adamw_torch", "None", 0)
-    ours = training.arguments(spec, policy, Path("scratch"), None)
+    ours = arguments.of(spec, policy, Path("scratch"), None)
     on = {
         field.name
         for field in dataclasses.fields(transformers.TrainingArguments)
