@@ -15,10 +15,11 @@ from typing import Literal
 from alpaca_operator.api import Resource, contract
 from alpaca_operator.api.base import JobReference, resolved
 from alpaca_operator.api.chain import Find, cycle, links, mismatch
-from workloads import artifact, launch, runtime, storage
+from workloads import artifact, endings, launch, runtime, storage
 from workloads.digests import Digests
 from workloads.environment import Environment
-from workloads.errors import OutputExists, SpecError, WorkloadError
+from workloads.errors import Interrupted, OutputExists, SpecError, WorkloadError
+from workloads.stop import Stop
 
 Key = tuple[str, str]
 """Kind and name."""
@@ -123,19 +124,24 @@ def _done(job: Resource, environment: Environment, known: Digests) -> artifact.P
 
 
 def run(chain: Sequence[Step]) -> int:
-    """Every step in order, up to the first that fails; its exit code, or 0."""
-    for number, step in enumerate(chain, start=1):
-        print(f"[{number}/{len(chain)}] {step.title} → {step.job.spec.output.uri}", file=sys.stderr, flush=True)
-        began = time.monotonic()
-        ending = runtime.end_of(_replacing_its_own(step.job), _workload(step.job))
-        step.seconds = time.monotonic() - began
-        step.metrics = ending.metrics or {}
-        gc.collect()  # the next step needs the memory of this one's model
-        if ending.exit_code != contract.ExitCode.OK:
-            stopped = ending.exit_code == contract.ExitCode.INTERRUPTED
-            step.outcome = "Interrupted" if stopped else "Failed"
-            return ending.exit_code
-        step.outcome = "Reused" if ending.output and ending.output.reused else "Succeeded"
+    """Every step in order, up to the first that fails, or until a signal comes; the exit code."""
+    stop = Stop(0)
+    with stop.listening():
+        for number, step in enumerate(chain, start=1):
+            print(f"[{number}/{len(chain)}] {step.title} → {step.job.spec.output.uri}", file=sys.stderr, flush=True)
+            if stop.requested:
+                step.outcome = "Interrupted"
+                return endings.refuse(Interrupted(f"stopped before {step.title}: run again to go on"), os.environ)
+            began = time.monotonic()
+            ending = runtime.end_of(_replacing_its_own(step.job), _workload(step.job), stop)
+            step.seconds = time.monotonic() - began
+            step.metrics = ending.metrics or {}
+            gc.collect()  # the next step needs the memory of this one's model
+            if ending.exit_code != contract.ExitCode.OK:
+                stopped = ending.exit_code == contract.ExitCode.INTERRUPTED
+                step.outcome = "Interrupted" if stopped else "Failed"
+                return ending.exit_code
+            step.outcome = "Reused" if ending.output and ending.output.reused else "Succeeded"
     return 0
 
 

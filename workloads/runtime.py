@@ -96,14 +96,14 @@ def execute(job: Resource, run: Callable[[Any, Runtime], Metrics]) -> int:
     return end_of(job, run).exit_code
 
 
-def end_of(job: Resource, run: Callable[[Any, Runtime], Metrics]) -> contract.Termination:
-    """As ``execute``, returning the last word: what a chain goes on from."""
+def end_of(job: Resource, run: Callable[[Any, Runtime], Metrics], chain: Stop | None = None) -> contract.Termination:
+    """As ``execute``, returning the last word: what a chain goes on from. Its own ``Stop`` hears of the signals that come meanwhile."""
     try:
         environment = Environment.read(os.environ)
     except WorkloadError as error:
         return endings.refused(error, os.environ)
     prepare_process()
-    stop = Stop(job.spec.pod.termination_grace_period_seconds)
+    stop = Stop(job.spec.pod.termination_grace_period_seconds, above=chain)
 
     def tell(ending: contract.Termination) -> None:
         endings.tell(ending, environment.termination_log)

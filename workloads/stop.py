@@ -25,9 +25,15 @@ class Stop:
     """Whether the run was asked to stop, and by when it must have saved."""
 
     def __init__(
-        self, grace_seconds: float, signals: Sequence[signal.Signals] = (signal.SIGTERM, signal.SIGINT)
+        self,
+        grace_seconds: float,
+        signals: Sequence[signal.Signals] = (signal.SIGTERM, signal.SIGINT),
+        above: Stop | None = None,
     ) -> None:
+        """``above`` is the one of the chain that this run is a step of: what the step may finish in spite of the signal, the chain may not
+        go on from."""
         self._signals = signals
+        self._above = above
         self._grace_seconds = grace_seconds
         self._at_once = False
         self._process = os.getpid()
@@ -77,6 +83,8 @@ class Stop:
             os._exit(SIGINT_EXIT)
         if not self.requested:
             self.requested = True
+            if self._above is not None:
+                self._above.requested = True
             self.deadline = time.monotonic() + self._grace_seconds * (1 - RESERVE)
             if number == signal.SIGINT:
                 _write_now("\nstopping after this step; press Ctrl-C again to stop at once\n")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +181,23 @@ class TestRunning:
         mended = write(folder, job("second", after("first")), job("first", BASE), job("third", after("second")))
         assert __main__.main([mended]) == 0
         assert table(capsys.readouterr().err) == {"first": "Reused", "second": "Succeeded", "third": "Succeeded"}
+
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+    def test_a_signal_at_the_end_of_a_step_stops_the_chain_behind_it(self, folder, capsys, monkeypatch, number):
+        def copy_and_be_told_to_stop(job: Any, here: Any) -> dict[str, float | None]:
+            metrics = copy_the_model(job, here)
+            os.kill(os.getpid(), number)  # what was published stays; what comes next must not begin
+            return metrics
+
+        file = write(folder, *TWO)
+        monkeypatch.setattr(sft, "run", copy_and_be_told_to_stop)
+        assert __main__.main([file]) == 75
+        told = capsys.readouterr().err
+        assert "Interrupted: stopped before SFTJob second: run again to go on" in told.splitlines()
+        assert table(told) == {"first": "Succeeded", "second": "Interrupted"}
+        monkeypatch.setattr(sft, "run", copy_the_model)
+        assert __main__.main([file]) == 0
+        assert table(capsys.readouterr().err) == {"first": "Reused", "second": "Succeeded"}
 
     def test_a_changed_step_is_made_again_with_all_that_depends_on_it(self, folder, capsys):
         assert __main__.main([write(folder, *TWO, job("other", BASE))]) == 0
