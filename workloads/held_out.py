@@ -121,7 +121,8 @@ def _answers(examples: Examples) -> Counter[int]:
 def _nothing_left(reports: Mapping[str, data.Report], length: int) -> str:
     report = next(iter(reports.values()))
     if not report.read:
-        return f"dataset.validation: no rows in {len(report.files)} files: check the uri"
+        files = "1 file" if len(report.files) == 1 else f"{len(report.files)} files"
+        return f"dataset.validation: no rows in {files}: check the uri"
     why = "; ".join(
         f"{name}: " + (", ".join(f"{count:,} {reason}" for reason, count in one.dropped.most_common(2)) or "all whole")
         for name, one in reports.items()

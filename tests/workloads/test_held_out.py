@@ -106,7 +106,7 @@ def test_a_draw_is_the_same_in_any_order_and_keeps_the_order() -> None:
 def test_a_set_without_rows_is_refused(tmp_path: Path, llama: object) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text("", encoding="utf-8")
-    with pytest.raises(DataError, match=r"^dataset\.validation: no rows in 1 files: check the uri$"):
+    with pytest.raises(DataError, match=r"^dataset\.validation: no rows in 1 file: check the uri$"):
         prepared(path, {"human": named("HumanAssistant", llama)})
 
 
