@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from workloads.templates import Template
 
 GENERATION = "generation_config.json"
+SHAPING = {"bits", "group_size", "sym", "desc_act", "act_group_aware", "damp_percent", "true_sequential"}
+"""Fields that decide what becomes of a layer, besides model and rows."""
 MEMORY_REMEDY = (
     "lower calibration.samples or calibration.sequenceLength, or ask for more memory in pod.resources.limits (the original is measured "
     "whole; layers are quantized one at a time)"
@@ -215,9 +217,9 @@ def _layers(job: QuantizeJob, base: Base, prepared: Prepared, here: Runtime) -> 
 def _kept_layers(job: QuantizeJob, base: Base, prepared: Prepared, here: Runtime, runs: Path) -> Layers | None:
     import torch
 
-    from workloads import artifact, digests, layers
+    from workloads import digests, layers
 
-    kind = base.config.get("model_type")
+    kind, scaling = base.config.get("model_type"), job.spec.model.rope_scaling
     why_not = next(
         filter(
             None,
@@ -234,11 +236,14 @@ def _kept_layers(job: QuantizeJob, base: Base, prepared: Prepared, here: Runtime
     if why_not:
         here.progress.say(f"a restart begins anew: finished layers cannot be kept with {why_not}")
         return None
+    # Neither what is measured nor what is allowed shapes a layer: a gate that is set anew finds them finished.
     made_from = digests.of_json(
         {
-            "job": artifact.spec_digest(job, here.inputs),
-            "versions": {name: importlib.metadata.version(name) for name in ("gptqmodel", "torch", "transformers")},
+            "model": here.inputs["model"].digest,
+            "ropeScaling": scaling.model_dump() if scaling else None,
+            "settings": job.spec.model_dump(mode="json", include=SHAPING),
             "rows": prepared.rows.digest,
+            "versions": {name: importlib.metadata.version(name) for name in ("gptqmodel", "torch", "transformers")},
             "device": torch.cuda.get_device_name(0) if torch.cuda.is_available() else "cpu",
         }
     )

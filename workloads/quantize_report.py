@@ -221,7 +221,7 @@ class Report:
         kept = []
         if spec.max_perplexity_increase is not None:
             kept.append(
-                f"perplexity rose by {_signed(self.increase)}, and {spec.max_perplexity_increase:.2%} is allowed"
+                f"perplexity: {_signed(self.increase)}, and an increase of {spec.max_perplexity_increase:.2%} is allowed"
             )
         if spec.min_stop_rate is not None:
             kept.append(
