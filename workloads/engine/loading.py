@@ -37,6 +37,8 @@ def load(
     inputs = storage.collect(job.spec, environment, known, lambda: None)
     storage.must_be_as_published(inputs, noted(job.metadata.annotations))
     known.remember()
+    if job.spec.engine == "Auto":
+        say("engine Auto: Transformers answers, as vLLM comes from an image of its own, which only the operator starts")
     looked = []
     for part in parts(job):  # all of them, before the first is read: that may take minutes
         seen = servable.look(_wanted(part, inputs))
