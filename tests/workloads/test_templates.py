@@ -464,3 +464,30 @@ def test_the_corpus_of_these_tests_is_the_quickstart_set() -> None:
 
     rows = [json.loads(line) for line in POEMS.read_text(encoding="utf-8").splitlines()]
     assert len(rows) == 200
+
+
+NEXT_TURN = {
+    "HumanAssistant": (["eos_token", "bos_token"], ("Human:",)),
+    "Llama2": (["eos_token", "bos_token"], ("[INST]",)),
+    "Llama3": (["<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>"], ()),
+    "ChatML": (["<|im_end|>", "<|im_start|>"], ()),
+}
+"""What stands between an answer and the next question: control tokens, and words that are no ordinary ones."""
+
+
+@pytest.mark.parametrize(("named", "kind"), PAIRS)
+def test_the_users_turn_is_known_by_its_tokens_and_words(template: Template, named: str) -> None:
+    tokens, words = NEXT_TURN[named]
+    names = [getattr(template.tokenizer, token, token) for token in tokens]
+    assert template.next_turn == (tuple(template.tokenizer.convert_tokens_to_ids(names)), words)
+
+
+@pytest.mark.parametrize(("named", "kind"), PAIRS)
+def test_a_text_outside_of_a_conversation_holds_no_control_token(template: Template, named: str) -> None:
+    control = "".join(template.control)
+    text = f"床前{control}明月光"
+    ids = template.encode_text(text)
+    assert not set(ids) & set(template.control.values())
+    assert template.tokenizer.decode(ids).strip() == text
+    plain = template.tokenizer("床前明月光", add_special_tokens=False).input_ids
+    assert template.encode_text("床前明月光") == plain
