@@ -573,6 +573,38 @@ def test_an_upload_that_was_cut_short_is_done_again(place: Place, store: Store) 
     assert store.get("shelf/poet/adapter.safetensors") == b"trained from 0 to 4"
 
 
+REJECTED = """
+report = here.checkpoints.own / "rejected"
+report.mkdir(parents=True)
+(report / f"report-{job.spec.training.seed}.md").write_text("too much was lost")
+raise AssertionError(here.reject(report))
+"""
+
+
+def test_the_report_on_a_rejected_result_lies_beside_an_s3_output_until_something_is_published(
+    place: Place, store: Store
+) -> None:
+    flags = ["--output.uri", "s3://shelf/poet"]
+    first = place.run(REJECTED, *flags, "--training.seed", "1", **store.environ)
+    assert "AssertionError: s3://shelf/poet.rejected" in first.err
+    place.run(REJECTED, *flags, "--training.seed", "2", **store.environ)
+    assert store.names("shelf/poet.rejected") == ["report-2.md"], "the report of the run before is another's"
+    assert store.names("shelf/poet") == []
+
+    assert place.run(train(), *flags, **store.environ).code == 0
+    assert store.names("shelf") == ["poet/adapter.safetensors", "poet/artifact.json"]
+
+
+def test_the_report_on_a_rejected_result_lies_beside_a_local_output_until_something_is_published(place: Place) -> None:
+    for seed in ("1", "2"):
+        ended = place.run(REJECTED, "--output.uri", "poet", "--training.seed", seed)
+        assert "AssertionError: poet.rejected" in ended.err
+    assert [path.name for path in (place.folder / "poet.rejected").iterdir()] == ["report-2.md"]
+
+    assert place.run(train(), "--output.uri", "poet").code == 0
+    assert not (place.folder / "poet.rejected").exists()
+
+
 def test_files_of_somebody_else_s_on_s3_are_left_alone(place: Place, store: Store) -> None:
     store.put("shelf/poet/thesis.txt", b"years of work")
 
