@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,8 @@ import pytest
 
 from alpaca_operator.api.contract import ANNOTATION_CONFIG, ANNOTATION_INPUTS, LABEL_KIND, ExitCode
 from alpaca_operator.api.status import Reason
-from alpaca_operator.kube import BUDGETS, DEPLOYMENTS, EVENTS, PODS, RESOURCES, SERVICES, Api
+from alpaca_operator.kube import BUDGETS, DEPLOYMENTS, EVENTS, PODS, RESOURCES, ROUTES, SERVICES, Api
+from tests.cluster.bed.controlplane import ControlPlane
 from tests.operator.kubelet import Outcome
 from tests.operator.process import OperatorProcess
 from tests.operator.team import SFTJOBS, Object, Team, conditions, ready, sft_job
@@ -426,6 +427,53 @@ async def test_without_a_gateway_api_everything_but_the_route_is_served(salon: S
         "the cluster has no HTTPRoute of gateway.networking.k8s.io/v1: install the Gateway API, or remove httpRoute"
     )
     assert conditions(chat)["Stalled"] == "True"
+
+
+@pytest.fixture
+def gateway_api(plane: ControlPlane) -> Iterator[None]:
+    """The kind as the API server sees it; its whole schema is nothing to us."""
+    schema = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+    version = {"name": "v1", "served": True, "storage": True, "schema": {"openAPIV3Schema": schema}}
+    group = "gateway.networking.k8s.io"
+    crd = {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {
+            "name": f"httproutes.{group}",
+            "annotations": {"api-approved.kubernetes.io": "unapproved, of a test"},
+        },
+        "spec": {
+            "group": group,
+            "scope": "Namespaced",
+            "names": {
+                "kind": "HTTPRoute",
+                "plural": "httproutes",
+                "singular": "httproute",
+                "listKind": "HTTPRouteList",
+            },
+            "versions": [version],
+        },
+    }
+    plane.create(crd)
+    plane.kubectl("wait", "--for=condition=Established", "crd", f"httproutes.{group}")
+    yield
+    plane.kubectl("delete", "crd", f"httproutes.{group}")
+
+
+@pytest.mark.usefixtures("gateway_api")
+async def test_with_a_gateway_api_there_is_a_route_for_as_long_as_the_spec_has_one(salon: Salon) -> None:
+    team = salon.team
+    await salon.open(httpRoute={"parentRefs": [{"name": "web"}], "hostnames": ["chat.example.org"]})
+    chat = await salon.state("Serving")
+    assert chat["status"]["url"] == "https://chat.example.org"
+    route = await salon.found(ROUTES)
+    assert route["spec"]["hostnames"] == ["chat.example.org"]
+    await salon.set(httpRoute=None)
+    async with asyncio.timeout(60):
+        while await team.kube.get(ROUTES, team.namespace, "poet-chat"):  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+    chat = await salon.state("Serving")
+    assert chat["status"]["url"] == f"http://poet-chat.{team.namespace}.svc:7860"
 
 
 async def test_a_deployment_of_somebody_else_is_left_alone(salon: Salon) -> None:
