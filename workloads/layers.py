@@ -54,12 +54,16 @@ class Layers:
             for folder in sorted(runs.glob(f"run-*/{STORE}"))
             if folder != self._folder
         ]
+        if not self._is_made_from(self._made_from):
+            self.begin()
+        for attempt in self._folder.glob("attempt-*"):  # of a container that was started again in the same pod
+            shutil.rmtree(attempt)
         mine = [other for other in others if other._is_made_from(self._made_from)]
         best = max(mine, key=lambda other: other.done, default=None)
         if best is not None and best.done > self.done:
-            self.begin()
             for path in (best._folder / OBJECTS).iterdir():
-                _link(path, self._folder / OBJECTS / path.name)
+                if not (self._folder / OBJECTS / path.name).exists():
+                    _link(path, self._folder / OBJECTS / path.name)
             shutil.copyfile(best._folder / CURRENT, self._folder / CURRENT)
         return self.done
 

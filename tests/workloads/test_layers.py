@@ -37,6 +37,15 @@ def test_the_run_that_came_furthest_is_gone_on_from(tmp_path: Path) -> None:
     assert kept.stat().st_nlink == 2, "an object is not copied where it can be linked"
 
 
+def test_a_pod_whose_container_starts_again_goes_on_in_its_own_folder(tmp_path: Path) -> None:
+    store(tmp_path, "a", done=3)
+    folder = tmp_path / "run-a" / layers.STORE
+    (folder / "attempt-1").mkdir()
+    assert Layers(folder, "this", 1).take_over(tmp_path) == 3
+    assert not (folder / "attempt-1").exists(), "what it was about to keep is made again"
+    assert Layers(folder, "something else", 1).take_over(tmp_path) == 0
+
+
 @pytest.mark.parametrize(
     "content",
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -182,9 +183,42 @@ def test_embedding_head_and_norms_are_left_as_they_were(made: Path) -> None:
         assert torch.equal(after[name], before[name].to(after[name].dtype)), name
 
 
+def test_a_model_as_the_hub_s_cache_keeps_it_is_quantized_alike(made: Path, tmp_path: Path) -> None:
+    """Its files are links out of their folder, which GPTQModel would not go on from."""
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "tuned").mkdir()
+    for path in (made / "tuned").iterdir():
+        shutil.copyfile(path, tmp_path / "blobs" / path.name)
+        (tmp_path / "tuned" / path.name).symlink_to(tmp_path / "blobs" / path.name)
+    (tmp_path / "rows.json").symlink_to(made / "rows.json")
+    ended = done(run(tmp_path, job(evaluation={"answers": 0})))
+    assert not [message for message in ended.messages if "begins anew" in message]
+    weights = [(folder / "out" / "model.safetensors").read_bytes() for folder in (made, tmp_path)]
+    assert weights[0] == weights[1]
+
+
 def test_rope_scaling_is_measured_with_and_saved(bench: Path) -> None:
     scaling = {"type": "linear", "factor": 2}
     done(run(bench, job(model={"ropeScaling": scaling}, evaluation={"answers": 0})))
     config = json.loads((bench / "out" / "config.json").read_text(encoding="utf-8"))
     assert config["rope_parameters"]["rope_type"] == "linear"
     assert config["max_position_embeddings"] == 1024
+
+
+@pytest.mark.filterwarnings("ignore:Exception ignored in. <finalize object:pytest.PytestUnraisableExceptionWarning")
+def test_a_chat_answers_with_it_as_generate_does(made: Path, tmp_path: Path) -> None:
+    from alpaca_operator.api.chat import ChatDeployment
+    from tests.workloads.engine_process import manifest
+    from tests.workloads.test_engine_loading import answer, generated
+    from workloads import quantizing
+    from workloads.engine import loading
+    from workloads.engine.metrics import Metrics
+    from workloads.environment import Environment
+
+    chat = ChatDeployment.model_validate(manifest(model={"uri": str(made / "out")}, template="FromModel"))
+    with quantizing.quiet():
+        environment = Environment.read({"ALPACA_CACHE": str(tmp_path)})
+        served = loading.load(chat, environment, Metrics(), lambda message: None)["tiny"]
+        assert served.kind == "GPTQModel"
+        assert answer(served) == generated(served.scheduler._model, served)
+    served.scheduler.close()
