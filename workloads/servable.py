@@ -64,6 +64,15 @@ class Servable:
         width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         return int(2 * config.num_hidden_layers * heads * width * self.model.dtype.itemsize)
 
+    def start_anew(self) -> None:
+        """Forget how long the last text was, by which transformers has stretched the positions of a model that `changes_with_length`."""
+        import torch
+
+        for module in self.model.modules():
+            if hasattr(module, "original_inv_freq"):
+                device = module.original_inv_freq.device
+                module(torch.zeros(1, device=device), torch.zeros((1, 1), dtype=torch.long, device=device))
+
     @property
     def changes_with_length(self) -> bool:
         """Whether its positions are stretched by the length of the text (dynamic NTK): texts of different lengths cannot be computed
@@ -271,5 +280,10 @@ def _with_adapters(loaded: Any, wanted: Wanted, *, merge: bool) -> Any:
 def _context(config: Mapping[str, Any]) -> int:
     """A window that slides over the text ends the context for us: rows of the cache are not cut at the front."""
     reach = int(config.get("max_position_embeddings") or 4096)
+    scaling = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if (scaling.get("rope_type") or scaling.get("type")) == "dynamic":
+        reach = int(
+            reach * scaling.get("factor", 1)
+        )  # it measures by the original number, which therefore stays in the configuration
     window = config.get("sliding_window") if config.get("use_sliding_window", True) else None
     return min(reach, int(window)) if window else reach

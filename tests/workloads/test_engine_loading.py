@@ -219,9 +219,42 @@ def test_auto_says_what_answers_and_why(load: Load) -> None:
     assert load.said[0] == told  # type: ignore[attr-defined]
 
 
-def test_a_stretch_that_depends_on_the_length_is_computed_for_one_at_a_time(load: Load) -> None:
-    served = load(model={"uri": "base", "ropeScaling": {"type": "dynamic", "factor": 2}})
-    assert served.scheduler._max_batch == 1
+LENGTHS = (900, 600, 800)
+"""Tokens of texts beyond the 512 positions that the model has without a stretch."""
+
+
+def test_a_stretch_that_depends_on_the_length_is_that_of_the_text_and_not_of_the_one_before(load: Load) -> None:
+    from workloads.engine.schema import CompletionRequest
+
+    served = load(
+        model={"uri": "base", "ropeScaling": {"type": "dynamic", "factor": 2}}, limits={"maxInputTokens": 1000}
+    )
+    assert served.context == 1024
+
+    async def ask(text: str) -> str:
+        asked, _ = served.ask(
+            CompletionRequest(model="tiny", prompt=text, temperature=0, repetition_penalty=1, max_tokens=8)
+        )
+        assert len(asked.prompt) > 512
+        return await served.scheduler.submit(asked).whole()
+
+    async def together() -> list[str]:
+        return await asyncio.gather(*(ask("山水" * count) for count in LENGTHS))
+
+    alone = [asyncio.run(ask("山水" * count)) for count in LENGTHS]
+    assert asyncio.run(together()) == alone
+    ids = served.template.encode_text("山水" * LENGTHS[1])
+    fresh = load(model={"uri": "base", "ropeScaling": {"type": "dynamic", "factor": 2}}).scheduler._model
+    with torch.inference_mode():
+        out = fresh.generate(
+            torch.tensor([ids]),
+            attention_mask=torch.ones(1, len(ids)),
+            do_sample=False,
+            max_new_tokens=8,
+            eos_token_id=None,
+            pad_token_id=0,
+        )
+    assert served.template.tokenizer.decode(out[0, len(ids) :]).strip() == alone[1].strip()
 
 
 @pytest.mark.parametrize(

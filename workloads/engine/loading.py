@@ -132,7 +132,7 @@ def _served(
             positions=positions,
             words=tokens.rows_of(tokenizer),
             watcher=watcher,
-            **({"piece": context} if found.changes_with_length else {}),
+            **({"piece": context, "before": found.start_anew} if found.changes_with_length else {}),
         ),
         context=context,
         max_input_tokens=_input_limit(limits, context, defaults, part),

@@ -10,6 +10,7 @@ import logging
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,7 +47,7 @@ class Answer:
     timeout: float
     """Seconds from its arrival after which it is given up."""
     arrived_at: float = field(default_factory=time.monotonic)
-    stream: Stream = field(init=False)
+    stream: Stream = field(init=False, repr=False)
     """Where it comes out; set by `Scheduler.submit`."""
     cancelled: bool = False
     """Its reader has left."""
@@ -91,13 +92,15 @@ class Scheduler:
         max_queue: int,
         positions: int,
         words: int | None = None,
+        before: Callable[[], None] = lambda: None,
         watcher: Watcher | None = None,
         piece: int = PROMPT_PIECE,
     ) -> None:
         """``positions``: tokens of conversation that there is memory for. ``words``: ids that stand for something; a head may have more
-        rows."""
+        rows. ``before``: called before each prompt."""
         self._model = model
         self._words = words
+        self._before = before
         self._device: torch.device = model.device
         self._dtype: torch.dtype = model.dtype
         self._max_batch, self._max_queue = max_batch, max_queue
@@ -236,6 +239,8 @@ class Scheduler:
         while left > 0 and self._reading:
             reading = self._reading[0]
             answer = reading.answer
+            if not reading.done:
+                self._before()
             piece = answer.prompt[reading.done : reading.done + left]
             ids = torch.tensor([piece], dtype=torch.long, device=self._device)
             positions = torch.arange(reading.done, reading.done + len(piece), device=self._device)[None]
