@@ -101,7 +101,8 @@ def together(
     signals = {rank: -code for rank, code in listener.exit_codes().items() if code is not None and code < 0}
     short = cgroup.kills() > killed_before
     rank, ending = verdict(words, signals, ended=ended, stopped=stop.requested, short_of_memory=short)
-    return _with_progress(ending, board.current).model_copy(update={"rank": rank})
+    blamed = None if ending.exit_code == ExitCode.INTERRUPTED else rank  # all of them stopped
+    return _with_progress(ending, board.current).model_copy(update={"rank": blamed})
 
 
 @dataclass(frozen=True)

@@ -101,6 +101,7 @@ def _two_are_as_one(
     last = max(whole.losses)
     stopped = place.run(make(**two, output={"uri": "broken"}), at=_at_step(2, signal.SIGTERM))
     assert (stopped.exit_code, stopped.termination["reason"]) == (75, "Interrupted"), stopped.text
+    assert stopped.text.splitlines()[-1].startswith("Interrupted: stopped after step ")
     killed = place.run(make(**two, output={"uri": "broken"}), at=_at_step(last - 1, signal.SIGKILL))
     assert killed.exit_code == -signal.SIGKILL
     resumed = done(place.run(make(**two, output={"uri": "broken"})))
