@@ -13,7 +13,8 @@ from alpaca_operator.api.contract import ANNOTATION_ENGINE, LABEL_KIND, LABEL_NA
 from alpaca_operator.api.serving import EngineStatus, Newer, ServedModel, ServingStatus
 from alpaca_operator.api.status import Condition, ConditionStatus, Failure, Reason, ResolvedInput
 from alpaca_operator.conditions import Wish, condition, dump
-from alpaca_operator.diagnosis import Diagnosis, Refusal, changes_at, crash, diagnose, one_line, refusal
+from alpaca_operator.crash import crash
+from alpaca_operator.diagnosis import Diagnosis, Refusal, changes_at, diagnose, one_line, refusal
 from alpaca_operator.inputs import Inputs
 from alpaca_operator.updates import follow, short, token
 from alpaca_operator.verdicts import Seen, Standing, Verdict, child_condition
