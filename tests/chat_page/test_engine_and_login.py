@@ -35,24 +35,24 @@ def test_two_models_answer_side_by_side_each_with_its_own_history(beside: tuple[
     engine, url = beside
     with opened(url) as page:
         expect(page.locator("#pane-1")).to_be_visible()
-        engine.answer = ["{model}说:", "{question}"]
+        engine.answer = ["{model}说：", "{question}"]
         ask(page, "一")
         for pane, name in enumerate(("poet", "base")):
-            expect(answers(page, pane)).to_have_text(f"{name}说:一")
+            expect(answers(page, pane)).to_have_text(f"{name}说：一")
         idle(page)
         ask(page, "二")
         for pane, name in enumerate(("poet", "base")):
-            expect(answers(page, pane).nth(1)).to_have_text(f"{name}说:二")
+            expect(answers(page, pane).nth(1)).to_have_text(f"{name}说：二")
         idle(page)
         last = {body["model"]: body["messages"][1]["content"] for body in engine.asked[2:]}
-        assert last == {"poet": "poet说:一", "base": "base说:一"}
+        assert last == {"poet": "poet说：一", "base": "base说：一"}
         page.locator("#models .token", has_text="poet").locator(".token-remove").click()
         expect(page.locator("#pane-1")).to_be_hidden()
-        expect(answers(page, 0)).to_have_text(["base说:一", "base说:二"])
+        expect(answers(page, 0)).to_have_text(["base说：一", "base说：二"])
         ask(page, "三")
-        expect(answers(page, 0).nth(2)).to_have_text("base说:三")
+        expect(answers(page, 0).nth(2)).to_have_text("base说：三")
         page.reload()
-        expect(answers(page, 0)).to_have_text(["base说:一", "base说:二", "base说:三"])
+        expect(answers(page, 0)).to_have_text(["base说：一", "base说：二", "base说：三"])
         expect(page.locator("#pane-1")).to_be_hidden()
 
 
@@ -78,12 +78,12 @@ def test_a_killed_engine_breaks_the_answer_off_and_is_asked_again_when_it_is_bac
             with caplog.at_level(logging.CRITICAL, "uvicorn.error"):  # which tells that a stream was broken off
                 engine.die()
             expect(answers(page)).to_have_text(
-                re.compile(r"疑是\s*回答中断:与模型服务的连接断开了。点“重新回答”再试。\s*$")
+                re.compile(r"疑是\s*回答中断：与模型服务的连接断开了。点“重新回答”再试。\s*$")
             )
             idle(page)
-            expect(page.locator("#header .words")).to_have_text("连不上模型服务,正在重试…")
+            expect(page.locator("#header .words")).to_have_text("连不上模型服务，正在重试…")
             page.locator("#again").click()
-            expect(answers(page)).to_have_text("连不上模型服务:它可能正在重启。稍后点“重新回答”。")
+            expect(answers(page)).to_have_text("连不上模型服务：它可能正在重启。稍后点“重新回答”。")
             idle(page)
             with Engine(port=engine.port):
                 expect(page.locator("#header .words")).to_have_text("poet")
@@ -101,7 +101,7 @@ def test_a_page_opened_before_its_engine_has_the_models_settings_once_it_is_ther
         page_process(POET, tmp_path, ALPACA_ENGINE_URL=f"http://127.0.0.1:{port}/v1") as served,
         opened(served.url) as page,
     ):
-        expect(page.locator("#header .words")).to_have_text("连不上模型服务,正在重试…")
+        expect(page.locator("#header .words")).to_have_text("连不上模型服务，正在重试…")
         with Engine(port=port):
             expect(page.locator("#temperature input[type=number]")).to_have_value("0.25")
             ask(page, "床前明月光")

@@ -48,7 +48,7 @@ def test_an_answer_grows_on_the_page_and_the_engine_is_asked_with_the_models_own
         expect(page).to_have_title("诗人")
         expect(page.locator("#header .words")).to_have_text("poet")
         expect(page.locator("#temperature input[type=number]")).to_have_value("0.25")
-        ask(page, "床前明月光的下一句?")
+        ask(page, "床前明月光的下一句？")
         expect(answers(page)).to_contain_text("疑是")
         expect(answers(page)).not_to_contain_text("地上霜")
         expect(page.locator("#stop")).to_be_visible()
@@ -58,7 +58,7 @@ def test_an_answer_grows_on_the_page_and_the_engine_is_asked_with_the_models_own
     assert engine.asked == [
         {
             "model": "poet",
-            "messages": [{"role": "user", "content": "床前明月光的下一句?"}],
+            "messages": [{"role": "user", "content": "床前明月光的下一句？"}],
             "temperature": 0.25,
             "top_p": 0.9,
             "max_tokens": 256,
@@ -199,16 +199,16 @@ def test_an_answer_that_was_being_written_when_the_page_was_left_is_there_when_i
 
 
 def test_two_users_have_their_own_streams_at_the_same_time(engine: Engine, url: str, opened: Opens) -> None:
-    engine.answer = ["你问:", "{question}"]
+    engine.answer = ["你问：", "{question}"]
     engine.pause()
     with opened(url) as one, opened(url, locale="en-US") as other:
-        ask(one, "静夜思是谁写的?")
+        ask(one, "静夜思是谁写的？")
         ask(other, "Who wrote it?")
-        expect(answers(one)).to_contain_text("你问:")
-        expect(answers(other)).to_contain_text("你问:")
+        expect(answers(one)).to_contain_text("你问：")
+        expect(answers(other)).to_contain_text("你问：")
         engine.go_on()
-        expect(answers(one)).to_have_text("你问:静夜思是谁写的?")
-        expect(answers(other)).to_have_text("你问:Who wrote it?")
+        expect(answers(one)).to_have_text("你问：静夜思是谁写的？")
+        expect(answers(other)).to_have_text("你问：Who wrote it?")
         expect(other.locator("#shelf .open")).to_have_text(["Who wrote it?"])
 
 
@@ -265,9 +265,15 @@ def test_copying_gives_the_text_as_it_was_written(engine: Engine, url: str, open
         idle(page)
         for number, text in enumerate(["a < b & *c*\n  d", "**粗** <b> `<i>`"]):
             page.locator("#pane-0 .message-buttons button").nth(number).click()
-            page.locator("#question textarea").fill("")
-            page.locator("#question textarea").press("Control+V")
-            expect(page.locator("#question textarea")).to_have_value(text)
+            until(lambda text=text: pasted(page) == text)
+
+
+def pasted(page: Page) -> str:
+    """What is in the clipboard; a copy is there only a little after its button was pressed."""
+    field = page.locator("#question textarea")
+    field.fill("")
+    field.press("Control+V")
+    return field.input_value()
 
 
 @pytest.mark.parametrize(
@@ -275,11 +281,11 @@ def test_copying_gives_the_text_as_it_was_written(engine: Engine, url: str, open
     [
         pytest.param(
             429, {"message": "64 wait", "code": "queue_full"},
-            "现在提问的人太多,排队已满。过一会儿点“重新回答”。 64 wait", id="a full queue",
+            "现在提问的人太多，排队已满。过一会儿点“重新回答”。 64 wait", id="a full queue",
         ),
         pytest.param(
             503, {"message": "poet is being loaded", "code": "model_loading"},
-            "模型还在加载,请稍候再点“重新回答”。 poet is being loaded", id="a model that is being loaded",
+            "模型还在加载，请稍候再点“重新回答”。 poet is being loaded", id="a model that is being loaded",
         ),
         pytest.param(
             400, {"message": "this is 9000 tokens, of which 2048 fit", "code": "context_length_exceeded"},
@@ -287,7 +293,7 @@ def test_copying_gives_the_text_as_it_was_written(engine: Engine, url: str, open
         ),
         pytest.param(
             401, {"message": "Incorrect API key provided.", "code": "invalid_api_key"},
-            "模型服务拒绝了页面的密钥:请管理员检查 API key。 Incorrect API key provided.", id="a wrong key",
+            "模型服务拒绝了页面的密钥：请管理员检查 API key。 Incorrect API key provided.", id="a wrong key",
         ),
         pytest.param(
             500, {"message": "out of memory", "code": "server_error"},
@@ -313,23 +319,23 @@ def test_an_answer_that_was_cut_says_so(engine: Engine, url: str, opened: Opens)
     engine.ending = "length"
     with opened(url) as page:
         ask(page, "写一首长诗")
-        expect(answers(page)).to_have_text(re.compile(r"疑是地上霜\s*已达到“最长回答”,到此为止"))
+        expect(answers(page)).to_have_text(re.compile(r"疑是地上霜\s*已达到“最长回答”，到此为止"))
 
 
 def test_the_header_tells_how_the_model_is(engine: Engine, url: str, opened: Opens) -> None:
     engine.state = "loading"
     with opened(url) as page:
         state = page.locator("#header .words")
-        expect(state).to_have_text("模型加载中,请稍候… — poet is being loaded (reading weights)")
+        expect(state).to_have_text("模型加载中，请稍候… — poet is being loaded (reading weights)")
         engine.state = "ready"
         expect(state).to_have_text("poet")
         engine.waiting = 3
-        expect(state).to_have_text("繁忙:3 个问题在排队")
+        expect(state).to_have_text("繁忙：3 个问题在排队")
 
 
 def test_a_phone_shows_everything_without_scrolling_sideways(engine: Engine, url: str, opened: Opens) -> None:
     engine.answer = [
-        "一行很长的代码:\n\n```\n" + "x" * 400 + "\n```\n\n" + "y" * 400,
+        "一行很长的代码：\n\n```\n" + "x" * 400 + "\n```\n\n" + "y" * 400,
         "\n\n|a|b|\n|-|-|\n|" + "诗" * 90 + "|2|",
     ]
     with opened(url, **PHONE) as page:
