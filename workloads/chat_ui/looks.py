@@ -17,7 +17,7 @@ CODE_FONTS = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "DejaVu San
 
 
 def theme() -> gr.themes.Base:
-    """White text on the buttons' cinnabar has a contrast of 5.6, and grey text on paper one of 4.8 (WCAG asks for 4.5)."""
+    """White text on the buttons' cinnabar has a contrast of 5.5, grey text on paper one of 7.3, in the dark 6.9 (WCAG asks for 4.5)."""
     return gr.themes.Base(
         primary_hue=CINNABAR,
         secondary_hue=CINNABAR,
@@ -27,7 +27,10 @@ def theme() -> gr.themes.Base:
         font_mono=CODE_FONTS,
     ).set(
         body_background_fill="*neutral_50",
-        body_text_color_subdued="*neutral_500",
+        body_text_color_subdued="*neutral_600",
+        block_info_text_color="*neutral_600",
+        input_placeholder_color="*neutral_600",
+        input_placeholder_color_dark="*neutral_400",
         button_primary_background_fill="*primary_600",
         button_primary_background_fill_hover="*primary_700",
         button_primary_background_fill_dark="*primary_600",
