@@ -34,7 +34,9 @@ class Engine:
     def __init__(self, folder: Path, chat: dict[str, Any], module: str = "engine", **environment: str) -> None:
         (folder / "chat.json").write_text(json.dumps(chat, ensure_ascii=False), encoding="utf-8")
         self._out, self._err, self._last = folder / "stdout", folder / "stderr", folder / "termination"
-        clean = {name: value for name, value in os.environ.items() if not name.startswith(("ALPACA_", "HF_", "OPENAI_"))}
+        clean = {
+            name: value for name, value in os.environ.items() if not name.startswith(("ALPACA_", "HF_", "OPENAI_"))
+        }
         variables = {
             **clean,
             "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "operator"))),
