@@ -58,6 +58,8 @@ class Environment:
     """Host (empty is every address) and port of `/progress` and `/metrics`; None serves neither."""
     start_method: str
     """How several processes of a run are started; see multiprocessing. A GPU needs `spawn`, as it cannot be used in a fork."""
+    cpu_for_gpu: bool
+    """Whether a pod goes on on the CPU where the GPUs that it was to have are not there."""
 
     @classmethod
     def read(cls, environ: Mapping[str, str]) -> Environment:
@@ -79,6 +81,7 @@ class Environment:
             termination_log=termination_log(environ),
             progress_address=_progress_address(environ.get(contract.ENV_PROGRESS_PORT), in_pod),
             start_method=_start_method(environ.get(contract.ENV_START_METHOD)),
+            cpu_for_gpu=environ.get(contract.ENV_CPU_FOR_GPU) == "1",
         )
 
 

@@ -31,7 +31,8 @@ from workloads.errors import Interrupted, OutOfMemory, SpecError, WorkloadError
 from workloads.progress import Board, Display
 from workloads.stop import Stop
 
-GPUS = ("nvidia.com/gpu", "amd.com/gpu")
+AMD = "amd.com/gpu"
+GPUS = ("nvidia.com/gpu", AMD)
 """Resources of a pod that are one GPU each."""
 PATIENCE = 3.0
 """Seconds that a process has left once another has failed: enough to say why it cannot go on, and nothing can be saved any more."""
@@ -54,6 +55,10 @@ class SiblingLost(WorkloadError):
     """Another process of the run ended, so this one cannot go on. Never the cause."""
 
 
+class GpuMissing(WorkloadError):
+    """The pod sees fewer GPUs than its limit says. The next one may find another node, so the run is tried again."""
+
+
 def processes(job: Resource, environment: Environment) -> int:
     """How many train: as many as the spec says, or one for each GPU that the pod asks for, or, outside a pod, for each of those that this
     machine has."""
@@ -62,9 +67,40 @@ def processes(job: Resource, environment: Environment) -> int:
         return 1
     if parallelism.processes_per_node is not None:
         return int(parallelism.processes_per_node)
-    limits = job.spec.pod.resources.limits
-    asked = sum(int(limits[name]) for name in GPUS if name in limits)
+    asked = sum(_asked(job).values())
     return max(1, asked if asked < 2 or environment.in_pod else min(asked, _gpus()))
+
+
+def must_have_gpus(job: Resource, environment: Environment, count: int) -> None:
+    """Look, in a pod that asks for GPUs, whether they are there for ``count`` processes: else all would be done on the CPU, and for days.
+
+    Raises SpecError for an image that can use none, and GpuMissing.
+    """
+    asked = _asked(job)
+    if not environment.in_pod or not asked or environment.cpu_for_gpu:
+        return
+    import torch
+
+    seen, wanted = _gpus(), min(sum(asked.values()), count)
+    if seen >= wanted:
+        return
+    says = f"spec.pod.resources.limits asks for {' and '.join(f'{number} {name}' for name, number in asked.items())}, and torch"
+    built_for, maker = (torch.version.hip, "ROCm") if AMD in asked else (torch.version.cuda, "CUDA")
+    if built_for is None:
+        raise SpecError(
+            f"{says} {torch.__version__} in the image is not built for {maker}: name another one in pod.image, or remove the limit"
+        )
+    fewer = f", or set parallelism.processesPerNode to {seen}" if seen else ""
+    raise GpuMissing(
+        f"{says} sees {seen} in this pod: see whether the node's driver works and is new enough for the image's {maker} {built_for}, and whether "
+        f"the device plugin gives containers their GPUs{fewer}; the next pod may find another node"
+    )
+
+
+def _asked(job: Resource) -> dict[str, int]:
+    """GPUs that the pod asks for, by the name of the resource."""
+    limits = job.spec.pod.resources.limits
+    return {name: int(limits[name]) for name in GPUS if name in limits and int(limits[name]) > 0}
 
 
 def together(

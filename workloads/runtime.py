@@ -189,6 +189,8 @@ def _work(
         checkpoints.discard_all()  # a run that ended between publishing and tidying up leaves them
         board.finish(f"reused {place.uri}: it was made from the same settings and inputs")
         return _ended_well(Reason.REUSED, publisher, inputs, board, dict(publisher.metrics))
+    with stop.at_once():
+        launch.must_have_gpus(job, environment, count)
     if notice:
         board.say(notice)
     if not place.checkpoints_are_kept:

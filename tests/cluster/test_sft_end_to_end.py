@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
+from alpaca_operator.api.contract import ENV_CPU_FOR_GPU
 from tests.cluster.bed.cache import CHECKOUT
 from tests.cluster.bed.cluster import until
 from tests.cluster.team import Team, condition, ready
@@ -29,8 +31,15 @@ def sampled(shared: Team) -> Team:
     return shared
 
 
+def sample() -> str:
+    """The sample for a node that only says that it has GPUs."""
+    manifest = yaml.safe_load(SAMPLE.read_text())
+    manifest["spec"]["pod"]["env"] = [{"name": ENV_CPU_FOR_GPU, "value": "1"}]
+    return yaml.safe_dump(manifest)
+
+
 def test_the_sample_trains_and_publishes_an_adapter_that_peft_loads(sampled: Team) -> None:
-    said = sampled.kubectl("apply", "-f", str(SAMPLE))
+    said = sampled.kubectl("apply", "-f", "-", input=sample())
     assert said == "sftjob.literary-alpaca.io/poet created\n"
     sampled.kubectl("wait", "sftjob/poet", "--for=condition=Complete", "--timeout=300s", seconds=310)
 
@@ -88,7 +97,7 @@ def load_with_peft(base: Path, adapter: Path) -> float:
 
 def test_what_did_not_change_is_reused_under_another_name(sampled: Team) -> None:
     before = (sampled.models / "poet" / "artifact.json").read_bytes()
-    sampled.kubectl("apply", "-f", "-", input=SAMPLE.read_text().replace("name: poet", "name: poet-again"))
+    sampled.kubectl("apply", "-f", "-", input=sample().replace("name: poet", "name: poet-again"))
     job = sampled.state("poet-again", "Reused")
     assert condition(job, "Complete")["status"] == "True"
     assert ready(job)["message"] == (

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import pytest
+import torch
 
 from alpaca_operator.api import contract
 from alpaca_operator.api.contract import ExitCode
@@ -19,6 +20,7 @@ from workloads.environment import Environment
 from workloads.errors import DataError, Interrupted, OutOfMemory, WorkloadError
 from workloads.launch import SiblingLost, Word
 from workloads.progress import Board
+from workloads.ranks import Ranks
 from workloads.stop import Stop
 
 # How many
@@ -45,9 +47,78 @@ GPUS = {"nvidia.com/gpu": 4}
     ],
 )  # fmt: skip
 def test_the_number_of_processes(spec: dict[str, Any], in_pod: bool, count: int) -> None:
+    assert launch.processes(job(spec), Environment.read({"ALPACA_IN_POD": "1"} if in_pod else {})) == count
+
+
+def job(spec: dict[str, Any]) -> SFTJob:
     required = {"model": {"uri": "m"}, "dataset": {"train": [{"uri": "d"}]}, "output": {"uri": "o"}}
-    job = SFTJob.model_validate({"metadata": {"name": "j"}, "spec": required | spec})
-    assert launch.processes(job, Environment.read({"ALPACA_IN_POD": "1"} if in_pod else {})) == count
+    return SFTJob.model_validate({"metadata": {"name": "j"}, "spec": required | spec})
+
+
+# On what
+
+
+ONE_OF_FOUR = {"parallelism": {"processesPerNode": 1}}
+LOOK = "see whether the node's driver works and is new enough for the image's CUDA 13.2, and whether the device plugin gives containers their GPUs"
+
+
+@pytest.mark.parametrize(
+    ("limits", "spec", "seen", "cuda", "message", "code"),
+    [
+        pytest.param({"nvidia.com/gpu": 4}, {}, 4, "13.2", "", 0, id="all that were asked for"),
+        pytest.param({}, {"parallelism": {"processesPerNode": 2}}, 0, "13.2", "", 0, id="none, and none was asked for"),
+        pytest.param({"nvidia.com/gpu": 0}, {}, 0, "13.2", "", 0, id="none, as was said"),
+        pytest.param({"nvidia.com/gpu": 4}, ONE_OF_FOUR, 1, "13.2", "", 0, id="as many as are used"),
+        pytest.param(
+            {"nvidia.com/gpu": 1}, {}, 0, "13.2",
+            f"spec.pod.resources.limits asks for 1 nvidia.com/gpu, and torch sees 0 in this pod: {LOOK}; the next pod may find another node",
+            70, id="the only one is not there",
+        ),
+        pytest.param(
+            {"nvidia.com/gpu": 4}, {}, 2, "13.2",
+            f"spec.pod.resources.limits asks for 4 nvidia.com/gpu, and torch sees 2 in this pod: {LOOK}, or set parallelism.processesPerNode to 2; "
+            "the next pod may find another node",
+            70, id="some are not there",
+        ),
+        pytest.param(
+            {"nvidia.com/gpu": 2}, {}, 0, None,
+            "spec.pod.resources.limits asks for 2 nvidia.com/gpu, and torch 2.15.0 in the image is not built for CUDA: name another one in pod.image, "
+            "or remove the limit",
+            64, id="an image without CUDA",
+        ),
+        pytest.param(
+            {"amd.com/gpu": 1}, {}, 0, "13.2",
+            "spec.pod.resources.limits asks for 1 amd.com/gpu, and torch 2.15.0 in the image is not built for ROCm: name another one in pod.image, "
+            "or remove the limit",
+            64, id="an image for another maker's",
+        ),
+    ],
+)  # fmt: skip
+def test_a_pod_computes_on_the_gpus_that_it_asks_for_or_not_at_all(
+    monkeypatch: pytest.MonkeyPatch,
+    limits: dict[str, int],
+    spec: dict[str, Any],
+    seen: int,
+    cuda: str | None,
+    message: str,
+    code: int,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: seen)
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    monkeypatch.setattr(torch, "__version__", "2.15.0")
+    one = job({"pod": {"resources": {"limits": limits}}, **spec})
+    pod = {"ALPACA_IN_POD": "1"}
+
+    def look(environ: dict[str, str]) -> tuple[str, int]:
+        environment = Environment.read(environ)
+        try:
+            launch.must_have_gpus(one, environment, launch.processes(one, environment))
+        except WorkloadError as error:
+            return str(error), int(error.exit_code)
+        return "", 0
+
+    assert look(pod) == (message, code)
+    assert look(pod | {"ALPACA_CPU_FOR_GPU": "1"}) == look({}) == ("", 0)
 
 
 # Whose ending it is
@@ -154,6 +225,7 @@ def work(what: str, member: launch.Member) -> contract.Termination:
     board = Board(member.display)
     board.update(step=7, total_steps=9, loss=0.5)
     board.say(f"here is {member.rank} of {member.count} on {os.environ['MASTER_ADDR']}")
+    Ranks(member.rank, member.count).meet()  # what the first tells is under way before the other fails
     error: WorkloadError | None = None
     if what == "rank 1 finds a bad row" and member.rank == 1:
         error = BAD_ROW

@@ -314,3 +314,16 @@ def test_telemetry_of_libraries_is_off_unless_the_user_wants_it(place: Place) ->
 
     assert place.run(body).messages == ["['1', '1']"]
     assert place.run(body, HF_HUB_DISABLE_TELEMETRY="0").messages == ["['0', '1']"]
+
+
+def test_a_pod_without_its_gpus_trains_nothing_and_finds_what_is_there(place: Place) -> None:
+    asking = ("--pod.resources.limits", "{nvidia.com/gpu: 1}")
+    pod = {"ALPACA_IN_POD": "1", "ALPACA_PROGRESS_PORT": "0", "CUDA_VISIBLE_DEVICES": ""}
+
+    refused = place.run(train(), *asking, **pod)
+    assert (refused.code, refused.last_word["reason"]) == (70, "WorkloadError")
+    assert "asks for 1 nvidia.com/gpu, and torch sees 0 in this pod: " in refused.err
+    assert not place.output.exists()
+
+    place.run(train())
+    assert place.run(train(), *asking, **pod).last_word["reason"] == "Reused"
