@@ -28,6 +28,13 @@ def ask(page: Page, question: str) -> None:
     page.keyboard.press("Enter")
 
 
+def focus(page: Page) -> None:
+    """Put the cursor into the question, once it takes keys: until the kept conversation is there, what is typed goes nowhere."""
+    question = page.locator("#question textarea")
+    expect(question).to_be_editable()
+    question.focus()
+
+
 def answers(page: Page, pane: int = 0) -> Locator:
     return page.locator(f"#pane-{pane} .bot.message")
 

@@ -10,7 +10,7 @@ from playwright.sync_api import Page, expect
 
 from tests.chat_page.conftest import Opens, Served, page_process
 from tests.chat_page.standin import Engine
-from tests.chat_page.steps import POET, answers, ask, idle, until
+from tests.chat_page.steps import POET, answers, ask, focus, idle, until
 
 PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
 
@@ -214,7 +214,8 @@ def test_two_users_have_their_own_streams_at_the_same_time(engine: Engine, url: 
 
 def test_enter_sends_and_shift_enter_starts_a_new_line(engine: Engine, url: str, opened: Opens) -> None:
     with opened(url) as page:
-        page.locator("#question textarea").press_sequentially("一")
+        focus(page)
+        page.keyboard.type("一")
         page.keyboard.press("Shift+Enter")
         page.keyboard.type("二")
         page.keyboard.press("Enter")
@@ -225,7 +226,7 @@ def test_enter_sends_and_shift_enter_starts_a_new_line(engine: Engine, url: str,
 
 def test_the_key_that_chooses_a_word_in_an_input_method_does_not_send(engine: Engine, url: str, opened: Opens) -> None:
     with opened(url) as page:
-        page.locator("#question textarea").focus()
+        focus(page)
         keyboard = page.context.new_cdp_session(page)
         keyboard.send("Input.imeSetComposition", {"text": "shi", "selectionStart": 3, "selectionEnd": 3})
         keyboard.send("Input.dispatchKeyEvent", {"type": "rawKeyDown", "key": "Process", "windowsVirtualKeyCode": 229})
