@@ -34,25 +34,37 @@ def _chain(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     found = [each for file in options.files for each in _resources(file)]
     steps = chain.steps([each for each in found if isinstance(each, Job)])
+    served = [each for each in found if not isinstance(each, Job)]
+    chosen = steps
+    if options.only:
+        named = [each for each in served if each.metadata.name == options.only]
+        if named and options.only not in {step.job.metadata.name for step in steps}:
+            raise SpecError(f"--only {options.only}: {_how_it_serves(named[0], options.files)}")
+        chosen, served = chain.only(steps, options.only), []
     if options.dry_run:
         chain.foresee(steps, Environment.read(os.environ))
-        print(chain.table(steps))
+        if chosen:
+            print(chain.table(chosen))
+        _say_what_serves(served, options.files)
         return 0
-    if options.only:
-        steps = chain.only(steps, options.only)
+    steps = chosen
     code = chain.run(steps)
     if len(steps) > 1:
         print(f"\n{chain.table(steps)}", file=sys.stderr)
     if code == 0:
-        _say_what_serves([each for each in found if not isinstance(each, Job)], options.files)
+        _say_what_serves(served, options.files)
     return code
 
 
 def _say_what_serves(served: Sequence[Resource], files: Sequence[str]) -> None:
     """What serves does not end, so it is no step."""
     for each in served:
-        words = f"python -m workloads.{each.workload} {' '.join(files)} --name {each.metadata.name}"
-        print(f"{each.kind} {each.metadata.name} is not run by this command: {words}", file=sys.stderr)
+        print(_how_it_serves(each, files), file=sys.stderr)
+
+
+def _how_it_serves(served: Resource, files: Sequence[str]) -> str:
+    name = served.metadata.name
+    return f"{served.kind} {name} is not run by this command: python -m workloads.{served.workload} {' '.join(files)} --name {name}"
 
 
 def _lineage(arguments: Sequence[str]) -> int:

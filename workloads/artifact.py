@@ -89,6 +89,11 @@ class Publisher:
         uri = self._place.uri
         artifact = self._place.artifact()
         if artifact is None:
+            if self._place.is_taken() and self._place.holds_artifact_file():
+                raise OutputExists(
+                    f"spec.output.uri: the {contract.ARTIFACT_FILE} in {uri} cannot be read, so nobody knows whose these files are: copy the folder "
+                    "again, name another one, or remove it"
+                )
             if self._place.is_taken():
                 raise OutputExists(
                     f"spec.output.uri: {uri} has files but no {contract.ARTIFACT_FILE}, so they are not ours to replace: name another folder, or remove it"

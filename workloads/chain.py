@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import importlib
 import os
+import posixpath
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -49,14 +50,21 @@ class Step:
 def steps(jobs: Sequence[Resource]) -> list[Step]:
     """The jobs in an order in which each finds its inputs; otherwise as in the file.
 
-    Raises SpecError for two jobs of one name, a reference to a job that is not there or makes something else, and a circle.
+    Raises SpecError for two jobs of one name or with one output, a reference to a job that is not there or makes something else, and a circle.
     """
     known: dict[Key, Resource] = {}
+    owners: dict[str, Resource] = {}
     for job in jobs:
         key = (job.kind, job.metadata.name)
         if key in known:
             raise SpecError(f"{job.kind} {job.metadata.name} is there twice: give one of them another name")
         known[key] = job
+        owner = owners.setdefault(_normal(job.spec.output.uri), job)
+        if owner is not job:
+            raise SpecError(
+                f"{owner.kind} {owner.metadata.name} and {job.kind} {job.metadata.name} have the same spec.output.uri, {job.spec.output.uri}: give "
+                "each a folder of its own"
+            )
 
     def find(reference: JobReference) -> Resource | None:
         return known.get((reference.kind, reference.name))
@@ -70,6 +78,12 @@ def steps(jobs: Sequence[Resource]) -> list[Step]:
             f"{job.kind} {job.metadata.name} waits for itself ({' → '.join(circle)}): break the circle"
         ) from None
     return [made[key] for key in order]
+
+
+def _normal(uri: str) -> str:
+    """One spelling of ``out``, ``./out`` and ``out/``."""
+    scheme, separator, path = uri.rpartition("://")
+    return f"{scheme}{separator}{posixpath.normpath(path)}"
 
 
 def step(job: Resource, find: Find) -> Step:
@@ -103,7 +117,11 @@ def foresee(chain: Iterable[Step], environment: Environment) -> None:
     known = Digests(environment.cache / "digests.json", lambda: None)
     for step in chain:
         reads_new = any(key in pending for key in step.after)
-        done = None if reads_new else _done(step.job, environment, known)
+        try:
+            done = None if reads_new else _done(step.job, environment, known)
+        except WorkloadError as error:
+            error.args = (f"{step.title}: {error}",)  # no line above it says whose it is
+            raise
         if done is None:
             step.outcome = "to run"
             pending.add(step.key)

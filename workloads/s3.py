@@ -227,10 +227,10 @@ class Bucket:
             shutil.rmtree(leftover, ignore_errors=True)
 
     def artifact(self) -> contract.Artifact | None:
-        text = self.read(f"{self._root}/{contract.ARTIFACT_FILE}")
         try:
+            text = self.read(f"{self._root}/{contract.ARTIFACT_FILE}")
             return contract.Artifact.model_validate_json(text) if text else None
-        except ValidationError:
+        except (ValidationError, UnicodeDecodeError):
             return None
 
     def damage(self, artifact: contract.Artifact, known: Digests) -> str | None:
@@ -250,6 +250,10 @@ class Bucket:
             return False
         with explained(self._where, SpecError):
             return bool(sizes(self._store, self._root)) or _is_object(self._store, self._root)
+
+    def holds_artifact_file(self) -> bool:
+        with explained(self._where, SpecError):
+            return contract.ARTIFACT_FILE in sizes(self._store, self._root)
 
     def publish(self, folder: Path) -> None:
         """An old artifact.json goes first and the new one comes last: in between, nothing there is taken for an artifact."""

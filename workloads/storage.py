@@ -294,6 +294,9 @@ class OutputPlace(Protocol):
     def is_taken(self) -> bool:
         """Something lies there, artifact or not."""
 
+    def holds_artifact_file(self) -> bool:
+        """An artifact.json lies there, whether it can be read or not."""
+
     def publish(self, folder: Path) -> None:
         """Put ``folder``, artifact.json included, in place. What `reject` left beside it goes: it speaks of another result."""
 
@@ -383,6 +386,9 @@ class LocalFolder:
 
     def is_taken(self) -> bool:
         return self.path.exists() and not (self.path.is_dir() and not any(self.path.iterdir()))
+
+    def holds_artifact_file(self) -> bool:
+        return (self.path / contract.ARTIFACT_FILE).is_file()
 
     def publish(self, folder: Path) -> None:
         _readable_alike(folder)

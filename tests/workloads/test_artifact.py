@@ -103,11 +103,33 @@ def test_a_damaged_artifact_is_made_again(place: Place, harm: Callable[[Path], N
     assert (place.output / "adapter.safetensors").read_text() == "trained from 0 to 4"
 
 
-def test_an_artifact_without_its_artifact_json_is_nobody_s(place: Place) -> None:
-    place.run(train())
-    (place.output / "artifact.json").write_text("{")
+NOBODY_S = "spec.output.uri: out has files but no artifact.json, so they are not ours to replace: name another folder, or remove it"
+UNREADABLE = (
+    "spec.output.uri: the artifact.json in out cannot be read, so nobody knows whose these files are: copy the folder again, name another "
+    "one, or remove it"
+)
 
-    assert place.run(train(), "--output.overwrite").last_word["reason"] == "OutputExists"
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        pytest.param(None, NOBODY_S, id="gone"),
+        pytest.param(b"{", UNREADABLE, id="broken off"),
+        pytest.param(b"\xff\xfe\x00", UNREADABLE, id="no text"),
+        pytest.param(b"", UNREADABLE, id="empty"),
+    ],
+)
+def test_an_artifact_without_its_artifact_json_is_nobody_s(place: Place, content: bytes | None, message: str) -> None:
+    place.run(train())
+    if content is None:
+        (place.output / "artifact.json").unlink()
+    else:
+        (place.output / "artifact.json").write_bytes(content)
+
+    ended = place.run(train(), "--output.overwrite")
+
+    assert (ended.last_word["reason"], ended.last_word["message"]) == ("OutputExists", message)
+    assert (place.output / "adapter.safetensors").exists()
 
 
 def test_an_artifact_is_known_as_an_input_by_its_own_digest(place: Place) -> None:

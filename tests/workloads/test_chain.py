@@ -146,6 +146,11 @@ class TestOrder:
                 "SFTJob a is there twice: give one of them another name",
                 id="one name for two jobs",
             ),
+            pytest.param(
+                (job("a", BASE, output={"uri": "pvc://models/x"}), job("b", BASE, output={"uri": "pvc://models/./x/"})),
+                "SFTJob a and SFTJob b have the same spec.output.uri, pvc://models/./x/: give each a folder of its own",
+                id="one place for two outputs",
+            ),
         ],
     )
     def test_a_chain_that_cannot_be_run_is_refused(self, manifests, message):
@@ -223,6 +228,12 @@ class TestRunning:
         assert __main__.main([write(folder, *TWO), "--dry-run"]) == 0
         assert table(capsys.readouterr().out) == {"first": "to run", "second": "to run"}
         assert [path.name for path in (folder / "storage" / "models").iterdir()] == ["base"]
+
+    def test_a_dry_run_names_the_step_that_lacks_an_input(self, folder, capsys):
+        file = write(folder, job("first", BASE), job("lost", {"uri": "pvc://models/nowhere"}))
+        assert __main__.main([file, "--dry-run"]) == InputError.exit_code
+        told = capsys.readouterr()
+        assert told.err.startswith("InputNotFound: SFTJob lost: spec.model.uri: pvc://models/nowhere: ")
 
     def test_one_job_alone_finds_its_inputs_in_the_same_file(self, folder, capsys):
         file = write(folder, *TWO)

@@ -110,6 +110,40 @@ def test_without_a_file_it_lists_the_nouns(capsys: pytest.CaptureFixture[str]) -
         assert f"{name}: " in text
 
 
+SALON = """\
+apiVersion: literary-alpaca.io/v1alpha1
+kind: ChatDeployment
+metadata: {name: salon}
+spec: {model: {uri: poet}}
+"""
+NOT_RUN = "ChatDeployment salon is not run by this command: python -m workloads.chat chat.yaml --name salon"
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "message"),
+    [
+        pytest.param((), 0, NOT_RUN, id="run"),
+        pytest.param(("--dry-run",), 0, NOT_RUN, id="looked at"),
+        pytest.param(("--only", "salon"), 64, f"InvalidSpec: --only salon: {NOT_RUN}", id="asked for"),
+    ],
+)
+def test_a_file_of_what_serves_alone_says_so(
+    ran: list[str], capsys: pytest.CaptureFixture[str], flags: tuple[str, ...], code: int, message: str
+) -> None:
+    Path("chat.yaml").write_text(SALON)
+
+    assert workloads.main(["chat.yaml", *flags]) == code
+    assert capsys.readouterr() == ("", f"{message}\n")
+
+
+def test_a_dry_run_of_one_job_shows_that_one(ran: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert workloads.main([manifest("one.yaml", "a", "b"), "--only", "b", "--dry-run"]) == 0
+
+    told = capsys.readouterr()
+    assert [line.split()[:2] for line in told.out.splitlines()] == [["STEP", "RESULT"], ["SFTJob", "b"]]
+    assert told.err == ""
+
+
 def test_what_serves_is_no_step_and_is_told_how_to_start(ran: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     manifest("one.yaml", "poet")
     chat = "kind: ChatDeployment\nmetadata: {name: salon}\nspec: {model: {from: {kind: SFTJob, name: poet}}}\n"
