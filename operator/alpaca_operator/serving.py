@@ -16,7 +16,7 @@ from alpaca_operator.conditions import Wish, condition, dump
 from alpaca_operator.crash import crash
 from alpaca_operator.diagnosis import Diagnosis, Refusal, changes_at, diagnose, one_line, refusal
 from alpaca_operator.inputs import Inputs
-from alpaca_operator.updates import follow, short, token
+from alpaca_operator.updates import follow, serving, short, token
 from alpaca_operator.verdicts import Seen, Standing, Verdict, child_condition
 
 Object = dict[str, Any]
@@ -56,6 +56,11 @@ class Case:
     def ready(self) -> int:
         """Pods that answer, new or old."""
         return _count_ready((*self.new, *self.old))
+
+    @property
+    def inputs(self) -> Inputs:
+        """Of the newest pods. What was refused was not written: they are still of what the child says."""
+        return self.seen.inputs if self.refusal is None else serving(self.chat, self.seen.child)
 
     @property
     def late(self) -> bool:
@@ -278,8 +283,8 @@ def compute(resource: ChatDeployment, seen: Seen, refusal: Refusal | None) -> di
             model=_model(case),
             newer=_newer_status(case),
             traffic=traffic.told(seen.traffic),
-            resolved_inputs=dict(seen.inputs) if exists and seen.inputs else case.before.resolved_inputs,
-            served_inputs=dict(seen.inputs) if _count_ready(case.new) and seen.inputs else case.before.served_inputs,
+            resolved_inputs=dict(case.inputs) if exists and case.inputs else case.before.resolved_inputs,
+            served_inputs=dict(case.inputs) if _count_ready(case.new) and case.inputs else case.before.served_inputs,
             failure=_failure(verdict),
         )
     )
@@ -333,7 +338,7 @@ def _model(case: Case) -> ServedModel | None:
     if case.chat.spec.endpoint is not None:
         url = case.chat.spec.endpoint.url
         return ServedModel(uri=url, display=url)
-    inputs = case.seen.inputs
+    inputs = case.inputs
     model = inputs.get("model")
     if model is None:
         return case.before.model

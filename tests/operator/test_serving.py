@@ -9,6 +9,7 @@ import pytest
 
 from alpaca_operator import serving
 from alpaca_operator.api import ChatDeployment
+from alpaca_operator.api.chain import note
 from alpaca_operator.api.contract import LABEL_REVISION, Termination
 from alpaca_operator.api.serving import ServingStatus
 from alpaca_operator.api.status import Reason, ResolvedInput
@@ -351,6 +352,17 @@ class TestARefusal:
         written = serving.compute(chat(SERVED_OLD), seen(old(), child=deployment()), NO_ROOM)
         assert (ready(written)["reason"], true(written)) == ("QuotaExceeded", {"Ready", "Reconciling"})
         assert ready(written)["message"].endswith("on 1 of 1 pod, of before; quota small has no room")
+
+    def test_of_an_update_says_nothing_else_of_what_is_served(self):
+        child = deployment()
+        child["metadata"]["annotations"] |= note({"model": OLD})
+        written = serving.compute(chat(SERVED_OLD), seen(pod(), child=child, inputs={"model": NEW}), NO_ROOM)
+        assert written["model"] == SERVED_OLD["model"]
+        assert {field: written[field]["model"]["digest"] for field in ("resolvedInputs", "servedInputs")} == {
+            "resolvedInputs": OLD.digest,
+            "servedInputs": OLD.digest,
+        }
+        assert ready(written)["message"].startswith("serves pvc://models/poet@sha256:111111111111 on 1 of 1 pod")
 
     def test_that_does_not_pass_needs_a_person(self):
         refusal = Refusal(Reason.NAME_CONFLICT, "its child's name is taken")
