@@ -99,6 +99,27 @@ def test_errors_are_those_that_the_client_knows(client: openai.OpenAI, engine: E
     assert refused.value.code == "context_length_exceeded"
 
 
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        pytest.param("chat/completions", {"temperature": 1e-45}, id="so cold that scores become infinite"),
+        pytest.param("completions", {"prompt": "", "messages": None}, id="nothing to go on from"),
+    ],
+)
+def test_no_request_breaks_the_answer_of_another(
+    engine: Engine, client: openai.OpenAI, path: str, fields: dict[str, Any]
+) -> None:
+    """A step that fails fails for all, and the third of them ends the pod."""
+    with client.chat.completions.create(**endless() | {"max_tokens": 3000}, stream=True) as stream:
+        next(stream)
+        head = {"Authorization": f"Bearer {KEY}"}
+        for _ in range(4):
+            body = {**endless(), "max_tokens": 4, **fields}
+            assert httpx.post(f"{engine.url}/{path}", json=body, headers=head, timeout=60).status_code < 500
+        assert list(stream)[-1].choices[0].finish_reason == "length"
+    assert httpx.get(f"{engine.root}/livez").status_code == 200
+
+
 def endless() -> dict[str, Any]:
     return asked("山", max_tokens=20_000, temperature=0) | {"model": "parrot"}
 

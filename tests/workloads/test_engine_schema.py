@@ -60,8 +60,15 @@ def test_what_asks_for_nothing_is_passed_over() -> None:
     assert asked.stops == ()
 
 
-def test_nesting_without_end_is_refused() -> None:
-    assert refused(b"[" * 100_000)[1] == "invalid_json"
+@pytest.mark.parametrize("depth", [600, 900, 100_000])
+def test_nesting_without_end_is_refused(depth: int) -> None:
+    nested = b"[" * depth + b"]" * depth
+    assert refused(b'{"model": "m", "messages": [], "metadata": ' + nested + b"}") == (
+        400,
+        "invalid_json",
+        None,
+        "We could not parse the JSON body of your request: it is nested too deeply",
+    )
 
 
 def test_content_in_parts_is_joined_and_a_developer_is_the_system() -> None:
@@ -76,6 +83,21 @@ def test_content_in_parts_is_joined_and_a_developer_is_the_system() -> None:
 def test_half_a_character_becomes_the_replacement_character() -> None:
     body = b'{"model": "m", "messages": [{"role": "user", "content": "\\ud83d!\\ud83d\\udc4d"}]}'
     assert read(ChatRequest, body).messages[0].content == "\ufffd!👍"
+
+
+def test_half_a_character_in_a_name_is_told_of_in_words_that_can_be_sent() -> None:
+    assert refused(b'{"model": "m", "messages": [{"role": "user", "content": "x"}], "\\ud800": 1}') == (
+        400,
+        "unknown_parameter",
+        "\ufffd",
+        "Unknown parameter: '\ufffd'.",
+    )
+    assert refused(b'{"model": "m", "messages": {"\\ud800": 1}}')[3].endswith('got {"\ufffd": 1}.')
+
+
+def test_a_name_of_a_million_characters_is_not_sent_back() -> None:
+    told = refused({"model": "m", "messages": [{"role": "user", "content": "x"}], "y" * 1_000_000: 1})
+    assert told[2:] == ("y" * 80 + "…", f"Unknown parameter: '{'y' * 80}…'.")
 
 
 def test_the_newer_name_of_the_longest_answer_wins() -> None:

@@ -65,6 +65,16 @@ def too_long(tokens: int, limit: int, param: str = "messages") -> Refusal:
     )
 
 
+def nothing(param: str) -> Refusal:
+    """Of a request that comes to no token: a model cannot begin with nothing, and the step would fail for everybody."""
+    return Refusal(
+        400,
+        f"{param} is empty, and this model has no token that texts begin with: send at least one character",
+        "invalid_value",
+        param,
+    )
+
+
 def _encoded(template: Template, messages: Sequence[Message]) -> list[int]:
     try:
         return template.prompt(messages)

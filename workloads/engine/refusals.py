@@ -67,3 +67,8 @@ def timed_out(seconds: float) -> Refusal:
 
 def failed(message: str, status: int = 500, code: str = "server_error") -> Refusal:
     return Refusal(status, message, code, type="server_error")
+
+
+def cut(text: str, most: int = 80) -> str:
+    """What somebody sent, as a message quotes it: it may be megabytes."""
+    return text if len(text) <= most else f"{text[:most]}…"

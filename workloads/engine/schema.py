@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from workloads.engine import refusals
 from workloads.engine.refusals import Refusal
 
 HALVES = re.compile("[\ud800-\udfff]")
@@ -119,12 +120,16 @@ Body = TypeVar("Body", bound=Request)
 def read(kind: type[Body], body: bytes) -> Body:
     """The request in ``body``. Raises Refusal that names the field."""
     try:
-        content = json.loads(body, parse_constant=_no_number)
-    except (ValueError, RecursionError) as error:
+        content = _whole(json.loads(body, parse_constant=_no_number))
+    except ValueError as error:
         raise Refusal(400, f"We could not parse the JSON body of your request: {error}", "invalid_json") from error
+    except RecursionError as error:
+        raise Refusal(
+            400, "We could not parse the JSON body of your request: it is nested too deeply", "invalid_json"
+        ) from error
     if not isinstance(content, dict):
         raise Refusal(400, f"The body of a request is a JSON object, not {_called(content)}.", "invalid_json")
-    given = {key: _whole(value) for key, value in content.items() if value is not None}
+    given = {key: value for key, value in content.items() if value is not None}
     try:
         request = kind.model_validate(given)
     except ValidationError as error:
@@ -133,7 +138,7 @@ def read(kind: type[Body], body: bytes) -> Body:
         if name in PASSED_OVER:
             continue
         if name not in NEUTRAL:
-            raise Refusal(400, f"Unknown parameter: '{name}'.", "unknown_parameter", name)
+            raise Refusal(400, f"Unknown parameter: '{refusals.cut(name)}'.", "unknown_parameter", refusals.cut(name))
         if not any(value == neutral and type(value) is type(neutral) for neutral in NEUTRAL[name]):
             raise Refusal(
                 400,
@@ -149,13 +154,13 @@ def _no_number(text: str) -> float:
 
 
 def _whole(value: Any) -> Any:
-    """With half characters made the replacement character: no tokenizer takes them."""
+    """With half characters made the replacement character: no tokenizer takes them, and no answer that quotes them can be sent."""
     if isinstance(value, str):
         return HALVES.sub("\ufffd", value)
     if isinstance(value, list):
         return [_whole(each) for each in value]
     if isinstance(value, Mapping):
-        return {key: _whole(each) for key, each in value.items()}
+        return {_whole(key): _whole(each) for key, each in value.items()}
     return value
 
 
@@ -183,5 +188,4 @@ def _lower(message: str) -> str:
 
 
 def _called(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= 80 else f"{text[:80]}…"
+    return refusals.cut(json.dumps(value, ensure_ascii=False, default=str))

@@ -16,6 +16,9 @@ from workloads.engine.text import Pieces, Writer
 from workloads.templates import Template
 
 CREATED = int(time.time())
+COLDEST = 0.01
+"""Lowest temperature that is divided by; 0 divides by nothing and takes the likeliest. At 1e-40 scores become infinite, no chances can be
+drawn from, and the step would fail for everybody. At 0.01 the likeliest token is certain already. vLLM has the same bound."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,8 @@ class Served:
         else:
             prompt = conversation.of_text(self.template, request.text, self.max_input_tokens, begins=self.begins)
             words, frame = (), None
+        if not prompt.ids:
+            raise conversation.nothing("messages" if isinstance(request, ChatRequest) else "prompt")
         return (
             Answer(
                 prompt=prompt.ids,
@@ -117,8 +122,9 @@ class Served:
                 "invalid_value",
                 "max_tokens",
             )
+        temperature = given(request.temperature, self.defaults.temperature)
         return Controls(
-            temperature=given(request.temperature, self.defaults.temperature),
+            temperature=max(temperature, COLDEST) if temperature else 0.0,
             top_p=given(request.top_p, self.defaults.top_p),
             top_k=given(request.top_k, self.defaults.top_k),
             repetition_penalty=given(request.repetition_penalty, self.defaults.repetition_penalty),

@@ -80,7 +80,7 @@ class Engine:
         if name not in self.names:
             raise Refusal(
                 404,
-                f"The model '{name}' does not exist; this server has {' and '.join(self.names)}.",
+                f"The model '{refusals.cut(name)}' does not exist; this server has {' and '.join(self.names)}.",
                 "model_not_found",
                 "model",
             )
