@@ -56,6 +56,13 @@ def test_a_login_comes_from_the_environment() -> None:
     assert Settings.read(chat(**LOCAL, auth={"secretName": "door"}), SECRET).login == Login("li", "bai")
 
 
+def test_the_line_break_at_the_end_of_a_secret_is_not_part_of_it() -> None:
+    broken = {name: f"{value}\n" for name, value in {**SECRET, "ALPACA_API_KEY": "one"}.items()}
+    settings = Settings.read(chat(**LOCAL, auth={"secretName": "door"}), broken)
+    assert settings.login == Login("li", "bai")
+    assert settings.apis[0].key == "one"
+
+
 @pytest.mark.parametrize(
     ("spec", "environment", "told"),
     [

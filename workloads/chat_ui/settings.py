@@ -67,7 +67,7 @@ def _apis(job: ChatDeployment, environ: Mapping[str, str]) -> tuple[Api, ...]:
     named = spec.endpoint.url if spec.endpoint else default
     first = Api(
         url=environ.get(contract.ENV_ENGINE_URL) or named,
-        key=environ.get(contract.ENV_API_KEY) or None,
+        key=_secret(environ, contract.ENV_API_KEY),
         model=spec.endpoint.model if spec.endpoint else None,
     )
     other = spec.compare_with.endpoint if spec.compare_with else None
@@ -75,14 +75,14 @@ def _apis(job: ChatDeployment, environ: Mapping[str, str]) -> tuple[Api, ...]:
         return (first,)
     second = Api(
         url=environ.get(contract.ENV_COMPARE_URL) or other.url,
-        key=environ.get(contract.ENV_COMPARE_API_KEY) or None,
+        key=_secret(environ, contract.ENV_COMPARE_API_KEY),
         model=other.model,
     )
     return (first, second)
 
 
 def _login(job: ChatDeployment, environ: Mapping[str, str]) -> Login | None:
-    username, password = environ.get(contract.ENV_USERNAME), environ.get(contract.ENV_PASSWORD)
+    username, password = _secret(environ, contract.ENV_USERNAME), _secret(environ, contract.ENV_PASSWORD)
     if username and password:
         return Login(username, password)
     if username or password:
@@ -94,3 +94,8 @@ def _login(job: ChatDeployment, environ: Mapping[str, str]) -> Login | None:
             "keys username and password into that Secret; locally set the variables"
         )
     return None
+
+
+def _secret(environ: Mapping[str, str], name: str) -> str | None:
+    """Without the white space around it: a Secret made from a file ends in a line break, which nobody types and no header takes."""
+    return environ.get(name, "").strip() or None
