@@ -614,6 +614,20 @@ def test_files_of_somebody_else_s_on_s3_are_left_alone(place: Place, store: Stor
     assert store.names("shelf/poet") == ["thesis.txt"]
 
 
+@pytest.mark.parametrize("content", [b"{", b"\xff\xfe", b""], ids=["broken off", "no text", "empty"])
+def test_an_artifact_json_on_s3_that_cannot_be_read_is_left_alone(place: Place, store: Store, content: bytes) -> None:
+    store.put("shelf/poet/artifact.json", content)
+
+    ended = place.run(train(), "--output.uri", "s3://shelf/poet", "--output.overwrite", **store.environ)
+
+    assert (ended.code, ended.last_word["message"]) == (
+        64,
+        "spec.output.uri: the artifact.json in s3://shelf/poet cannot be read, so nobody knows whose these files are: copy the folder again, name "
+        "another one, or remove it",
+    )
+    assert store.names("shelf/poet") == ["artifact.json"]
+
+
 def test_a_run_that_another_overtook_uploads_nothing(place: Place, store: Store) -> None:
     body = """
 here.progress.say("training")
