@@ -25,7 +25,7 @@ COLUMNS = {
 }
 """What a column may be called, most telling first. 答案 is not among them: in Llama-Chinese's tables it is what a model answered."""
 READ = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".md")
-DIVIDER = re.compile(r"\s*\|?(\s*:?-{2,}:?\s*\|)*\s*:?-{2,}:?\s*\|?\s*")
+DIVIDER = re.compile(r"\s*\|?(\s*:?-+:?\s*\|)*\s*:?-+:?\s*\|?\s*")
 """The second line of a Markdown table."""
 BREAK = re.compile(r"\\n(?!abla\b|eq\b|u\b|ot\b|i\b|e\b)")
 r"""A line break in a cell as Llama-Chinese's tables write it, and no ``\nabla`` of LaTeX."""
@@ -101,6 +101,8 @@ def _rows(path: Path) -> Iterator[Question]:
     for where, record in formats.records(path):
         if not isinstance(record, dict):
             raise DataError(f"{where}: not an object with `question`: mend or remove this line")
+        if path.suffix.lower() in (".csv", ".tsv") and not any(str(value or "").strip() for value in record.values()):
+            continue  # spreadsheets leave such lines at the end
         yield _question({str(name).strip(): value for name, value in record.items()}, where)
 
 
@@ -132,7 +134,7 @@ def _tables(path: Path) -> Iterator[Question]:
             header = before = None
             continue
         if before is not None and DIVIDER.fullmatch(line):
-            header = before
+            header = header or before  # further down in a table it is a rule between rows
             continue
         before = [_cell(cell) for cell in _cells(line)]
         if header is None or not set(header) & set(COLUMNS["question"]):

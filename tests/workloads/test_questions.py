@@ -136,3 +136,26 @@ def test_what_is_no_question_is_refused_with_its_place(name: str, content: str, 
     with pytest.raises(DataError) as refused:
         own(path)
     assert str(refused.value) == message.format(file=path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        pytest.param(
+            "own.csv", "question,category\n山有多高？,地理\n,\n水有多深？,\n,\n", id="empty lines of a spreadsheet"
+        ),
+        pytest.param(
+            "own.md", "| question | category |\n| - | :-: |\n| 山有多高？ | 地理 |\n| 水有多深？ | |\n", id="one dash"
+        ),
+        pytest.param(
+            "own.md",
+            "| question | category |\n|---|---|\n| 山有多高？ | 地理 |\n| --- | --- |\n| 水有多深？ | |\n",
+            id="a rule of dashes within the table",
+        ),
+    ],
+)
+def test_files_as_editors_leave_them_lose_no_question(tmp_path: Path, name: str, content: str) -> None:
+    path = tmp_path / name
+    path.write_text(content, encoding="utf-8")
+    asked = [question.text for question in own(path)]
+    assert asked == ["山有多高？", "水有多深？"]
