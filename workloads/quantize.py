@@ -124,6 +124,7 @@ def _run(job: QuantizeJob, here: Runtime) -> Metrics:
             target.mkdir()
             report.write(target)
             where = here.reject(target)
+            _keep_only_layers(own)
             raise GateFailed(f"{'; '.join(report.broken)}: nothing is published, the report is at {where}", metrics)
         report.write(folder)
         (folder / "README.md").write_text(report.card(), encoding="utf-8")
@@ -199,6 +200,19 @@ def _source(base: Base, spec: QuantizeSpec, tokenizer: Any, folder: Path) -> Pat
             layers.stand_for((base.folder / name).resolve(), folder / name)
     tokenizer_files.save_tokenizer(tokenizer, base.folder, folder)
     return folder
+
+
+def _keep_only_layers(own: Path) -> None:
+    """After a broken gate: finished layers stay for a run with other gates, the working files, as large as the model once more, go."""
+    from workloads import layers
+
+    for path in [*own.iterdir(), *(own / layers.STORE).glob("attempt-*")]:
+        if path.name == layers.STORE:
+            continue
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 # Layer by layer

@@ -151,6 +151,9 @@ def test_a_result_that_loses_too_much_is_not_published_and_its_report_is_kept(be
         "report.json",
         "report.md",
     ]
+    (kept,) = (path for path in (bench / "out.checkpoints").iterdir() if path.is_dir())
+    assert [path.name for path in kept.iterdir()] == ["layers"], "working files stayed behind a broken gate"
+    assert not list(kept.glob("layers/attempt-*")), "working files stayed behind a broken gate"
 
     done(run(bench, job(bits=8, maxPerplexityIncrease=0.05, minStopRate=0.25)))
     assert (bench / "out").is_dir()
