@@ -88,7 +88,23 @@ def _write_merges_for_all(path: Path) -> None:
         path.write_text(json.dumps(state, ensure_ascii=False, indent=2), encoding="utf-8")
 
 
+def _must_be_whole(path: Path) -> None:
+    """Raises InputError for a tokenizer.model that begins as sentencepiece's do and cannot be read: it would be copied into every output,
+    where merges and other programs trust it. Models of another kind begin otherwise, and are copied as they are."""
+    from google.protobuf.message import DecodeError
+    from sentencepiece import sentencepiece_model_pb2
+
+    content = path.read_bytes() if path.is_file() else b""
+    if not content.startswith(b"\n"):
+        return
+    try:
+        sentencepiece_model_pb2.ModelProto().ParseFromString(content)
+    except DecodeError as error:
+        raise InputError(f"model.uri: {path} is damaged ({len(content)} bytes): copy it again") from error
+
+
 def _from_tokenizer_json(folder: Path, config: dict[str, Any]) -> PreTrainedTokenizerBase:
+    _must_be_whole(folder / "tokenizer.model")
     try:
         tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
     except Exception as error:  # `tokenizers` raises nothing narrower

@@ -122,6 +122,18 @@ def test_tokenizer_json_is_read_as_it_is(
     assert (tokenizer.bos_token, tokenizer.eos_token) == ("<s>", "</s>")
 
 
+def test_half_a_tokenizer_model_beside_a_whole_tokenizer_json_is_refused(fast_folder: Path, tmp_path: Path) -> None:
+    """It would be copied into every output."""
+    shutil.copy(fast_folder / "tokenizer.json", tmp_path)
+    half = (fast_folder / "tokenizer.model").read_bytes()[:1001]
+    (tmp_path / "tokenizer.model").write_bytes(half)
+    with pytest.raises(InputError) as refusal:
+        load_tokenizer(tmp_path)
+    assert str(refusal.value) == f"model.uri: {tmp_path / 'tokenizer.model'} is damaged (1001 bytes): copy it again"
+    (tmp_path / "tokenizer.model").write_text("IQ== 0\nIg== 1\n")  # another kind, which nothing here reads
+    load_tokenizer(tmp_path)
+
+
 def test_special_tokens_without_a_config_are_those_of_the_model(byte_level_folder: Path, tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "model", byte_level_folder, None, "tokenizer.json")
     assert load_tokenizer(folder).eos_token == "<|end_of_text|>"
