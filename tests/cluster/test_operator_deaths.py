@@ -10,6 +10,7 @@ from collections import Counter
 
 import pytest
 
+from alpaca_operator.api import KINDS
 from alpaca_operator.api.contract import LABEL_NAME
 from tests.cluster.bed.cache import CHECKOUT, BedError
 from tests.cluster.bed.cluster import until
@@ -104,9 +105,9 @@ def test_a_crd_may_be_installed_after_the_operator() -> None:
         others = [each for each in documents if each not in crds]
         bed.kubectl("apply", "--server-side", "-f", "-", input="\n---\n".join(others))
         until(
-            lambda: "waiting for the CRDs of MergeJob, PretrainJob, SFTJob, TokenizerJob: kubectl apply" in log(bed),
+            lambda: f"waiting for the CRDs of {', '.join(sorted(KINDS))}: kubectl apply" in log(bed),
             "a word of that",
-            120,
+            300,
         )
         bed.kubectl("apply", "--server-side", "-f", "-", input="\n---\n".join(crds))
         bed.kubectl("rollout", "status", DEPLOYMENT, "-n", NAMESPACE, "--timeout=120s")

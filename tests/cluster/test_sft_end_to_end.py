@@ -92,7 +92,8 @@ def load_with_peft(base: Path, adapter: Path) -> float:
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    return float(done.stdout)
+    # PEFT imports GPTQModel where it is installed, and that greets on standard output.
+    return float(done.stdout.splitlines()[-1])
 
 
 def test_what_did_not_change_is_reused_under_another_name(sampled: Team) -> None:
@@ -115,7 +116,7 @@ def test_progress_counts_up_in_kubectl_get(sampled: Team) -> None:
     sampled.start(
         "long",
         dataset={"train": [{"uri": "pvc://data/many.json"}], "validationSplit": 0.05},
-        training={"maxSteps": 300, "evalSteps": 100, "saveSteps": 100},
+        training={"maxSteps": 1_000_000, "evalSteps": 1_000_000, "saveSteps": 1_000_000},
     )
     seen: list[dict[str, str]] = []
 
@@ -134,14 +135,26 @@ def test_progress_counts_up_in_kubectl_get(sampled: Team) -> None:
         "capabilities": "0000000000000000",
         "new privileges": "1",
     }
-    until(look, "the job to end", 300)
 
-    assert seen[-1]["STATE"] == "Succeeded", seen[-1]
-    counted = [int(row["PROGRESS"].partition("/")[0]) for row in seen if "/" in row["PROGRESS"]]
-    assert counted == sorted(counted)
-    assert len(set(counted)) >= 3, f"seen in between: {seen}"
+    def counted() -> list[int]:
+        return [int(row["PROGRESS"].partition("/")[0]) for row in seen if "/" in row["PROGRESS"]]
+
+    # However fast the machine is: the job is much longer than this, and is not waited for.
+    until(lambda: look() or len(set(counted())) >= 3, "progress to be told three times", 300)
+    assert seen[-1]["STATE"] == "Running", seen[-1]
+    assert counted() == sorted(counted())
     assert [row for row in seen if row["STATE"] == "Running" and row["LOSS"] and row["ETA"]], seen
-    artifact = json.loads((sampled.models / "long" / "artifact.json").read_text())
+    sampled.kubectl("delete", "sftjob", "long")
+
+
+def test_validation_rows_are_measured(sampled: Team) -> None:
+    sampled.start(
+        "brief",
+        dataset={"train": [{"uri": "pvc://data/poems.jsonl"}], "validationSplit": 0.05},
+        training={"maxSteps": 100, "evalSteps": 50},
+    )
+    sampled.state("brief", "Succeeded", seconds=300)
+    artifact = json.loads((sampled.models / "brief" / "artifact.json").read_text())
     assert artifact["metrics"]["evalLoss"] < 5.6, "a random model of this vocabulary starts there"
 
 
