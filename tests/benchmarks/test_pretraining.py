@@ -15,7 +15,7 @@ import pytest
 from alpaca_operator.api.corpus import CorpusSource
 from tests.workloads import library, literature
 from tests.workloads.runs import Place
-from workloads import blocks, tokens
+from workloads import blocks, cgroup
 from workloads.storage import Input, Inputs
 from workloads.tokenizer_files import load_tokenizer
 from workloads.tokens import Recipe
@@ -148,7 +148,7 @@ def test_a_corpus_is_tokenised_at_the_speed_of_the_tokenizer(
     def tokenise(cache: Path) -> blocks.Tokens:
         return blocks.tokenised("train", sources, inputs, recipe, cache, lambda line: None, lambda: None)
 
-    monkeypatch.setattr(tokens, "cores", lambda: 1)
+    monkeypatch.setattr(cgroup, "cores", lambda: 1)
     began = time.process_time()
     found = tokenise(tmp_path / "cache")
     alone = time.process_time() - began
