@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import Enum, auto
 from typing import Any
@@ -58,6 +59,29 @@ def condition(
             "observedGeneration": generation,
         }
     )
+
+
+def conditions(
+    before: ResourceStatus,
+    now: datetime,
+    states: Mapping[Condition, bool],
+    reason: Reason,
+    message: str,
+    generation: int,
+) -> list[ConditionStatus]:
+    """One verdict as all conditions that it decides. The message stands where a condition holds, and always at Ready, which people read."""
+    return [
+        condition(
+            before,
+            now,
+            kind,
+            "True" if true else "False",
+            reason,
+            message if true or kind is Condition.READY else "",
+            generation,
+        )
+        for kind, true in states.items()
+    ]
 
 
 def change(before: dict[str, Any], after: dict[str, Any], model: type[ResourceStatus]) -> Change:

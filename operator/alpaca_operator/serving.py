@@ -12,7 +12,7 @@ from alpaca_operator.api.chat import ChatDeployment
 from alpaca_operator.api.contract import ANNOTATION_ENGINE, LABEL_KIND, LABEL_NAME, LABEL_REVISION
 from alpaca_operator.api.serving import EngineStatus, Newer, ServedModel, ServingStatus
 from alpaca_operator.api.status import Condition, ConditionStatus, Failure, Reason, ResolvedInput
-from alpaca_operator.conditions import Wish, condition, dump
+from alpaca_operator.conditions import Wish, condition, conditions, dump
 from alpaca_operator.crash import crash
 from alpaca_operator.diagnosis import Diagnosis, Refusal, changes_at, diagnose, one_line, refusal
 from alpaca_operator.inputs import Inputs
@@ -297,18 +297,7 @@ def _conditions(case: Case, verdict: Verdict, generation: int) -> list[Condition
         Condition.STALLED: verdict.standing is Standing.STUCK,
         Condition.SUSPENDED: verdict.standing is Standing.HELD,
     }
-    found = [
-        condition(
-            case.before,
-            case.seen.now,
-            kind,
-            "True" if true else "False",
-            verdict.reason,
-            verdict.message if true or kind is Condition.READY else "",
-            generation,
-        )
-        for kind, true in states.items()
-    ]
+    found = conditions(case.before, case.seen.now, states, verdict.reason, verdict.message, generation)
     lack = case.seen.lack
     if lack is not None:
         inputs = ("False", lack.reason, lack.message)

@@ -20,7 +20,7 @@ from alpaca_operator.api.status import (
     ResolvedInput,
     Status,
 )
-from alpaca_operator.conditions import Wish, condition, dump, stamp
+from alpaca_operator.conditions import Wish, condition, conditions, dump, stamp
 from alpaca_operator.diagnosis import Diagnosis, Refusal, changes_at, diagnose, instant
 from alpaca_operator.updates import pinned
 from alpaca_operator.verdicts import (
@@ -187,18 +187,7 @@ def _attempts(case: Case) -> list[Attempt]:
 
 def _conditions(case: Case, verdict: Verdict, generation: int) -> list[ConditionStatus]:
     states = {kind: verdict.standing in standings for kind, standings in TRUE_WHEN.items()}
-    found = [
-        condition(
-            case.before,
-            case.seen.now,
-            kind,
-            "True" if true else "False",
-            verdict.reason,
-            verdict.message if true or kind is Condition.READY else "",
-            generation,
-        )
-        for kind, true in states.items()
-    ]
+    found = conditions(case.before, case.seen.now, states, verdict.reason, verdict.message, generation)
     before = next((one for one in case.before.conditions if one.type == Condition.INPUTS_READY), None)
     lack = case.seen.lack
     if lack is not None and case.child is None:
