@@ -89,13 +89,14 @@ def _run(job: QuantizeJob, here: Runtime) -> Metrics:
             )
 
     began = time.monotonic()
-    quantized, layers = _quantize(job, prepared, _layers(job, base, prepared, here), base, here)
+    kept = _layers(job, base, prepared, here)
+    quantized, layers = _quantize(job, prepared, kept, base, here)
     minutes = (time.monotonic() - began) / 60
     for line in quantize_report.warnings(layers, spec.damp_percent):
         here.progress.say(line)
 
     metrics: Metrics = {}
-    with here.output("GPTQModel", metrics) as folder, here.stop.at_once():
+    with here.output("GPTQModel", metrics) as folder, here.stop.at_once(_stopped_late(kept)):
         with quantizing.quiet():
             quantizing.save(quantized, own / "saved", folder, here.progress.beat)
         del quantized
@@ -130,6 +131,12 @@ def _run(job: QuantizeJob, here: Runtime) -> Metrics:
         (folder / "README.md").write_text(report.card(), encoding="utf-8")
         here.progress.update(stage="Saving")
     return metrics
+
+
+def _stopped_late(kept: Layers | None) -> str:
+    """What a signal ends with once the layers are done."""
+    remedy = "run again to go on from the layers, which are kept" if kept else "run again to start"
+    return f"stopped while the result was saved and measured: {remedy}"
 
 
 def _prepare(job: QuantizeJob, here: Runtime, base: Base) -> Prepared:

@@ -21,6 +21,9 @@ SIGINT_EXIT = 128 + signal.SIGINT
 """What a shell expects of a program that Ctrl-C ended."""
 
 
+NOTHING_YET = "stopped before the first step: run again to start"
+
+
 class Stop:
     """Whether the run was asked to stop, and by when it must have saved."""
 
@@ -35,7 +38,7 @@ class Stop:
         self._signals = signals
         self._above = above
         self._grace_seconds = grace_seconds
-        self._at_once = False
+        self._at_once: str | None = None
         self._process = os.getpid()
         self.requested = False
         """A signal came: finish the step, save a checkpoint, raise Interrupted."""
@@ -44,19 +47,22 @@ class Stop:
 
     def check(self) -> None:
         """Raises Interrupted if a stop was requested. For work before the first step, where there is nothing to save."""
-        if self.requested:
-            raise Interrupted("stopped before the first step: run again to start")
+        self._refuse(NOTHING_YET)
 
     @contextmanager
-    def at_once(self) -> Iterator[None]:
-        """Within this block nothing is worth finishing: a signal raises Interrupted wherever the main thread is."""
-        self.check()
-        self._at_once = True
+    def at_once(self, told: str = NOTHING_YET) -> Iterator[None]:
+        """Within this block nothing is worth finishing: a signal raises Interrupted, saying ``told``, wherever the main thread is."""
+        self._refuse(told)
+        self._at_once = told
         try:
             yield
         finally:
-            self._at_once = False
-        self.check()
+            self._at_once = None
+        self._refuse(told)
+
+    def _refuse(self, told: str) -> None:
+        if self.requested:
+            raise Interrupted(told)
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -88,9 +94,9 @@ class Stop:
             self.deadline = time.monotonic() + self._grace_seconds * (1 - RESERVE)
             if number == signal.SIGINT:
                 _write_now("\nstopping after this step; press Ctrl-C again to stop at once\n")
-        if self._at_once:
-            self._at_once = False
-            raise Interrupted("stopped before the first step: run again to start")
+        if self._at_once is not None:
+            told, self._at_once = self._at_once, None
+            raise Interrupted(told)
 
 
 def _write_now(text: str) -> None:

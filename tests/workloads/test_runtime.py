@@ -106,6 +106,20 @@ with here.stop.at_once():
     assert (ended.code, ended.err) == (75, "Interrupted: stopped before the first step: run again to start\n")
 
 
+def test_a_signal_when_only_the_end_can_be_made_again_says_so(place: Place) -> None:
+    body = """
+here.progress.say("measuring")
+with here.stop.at_once("stopped while it was measured: run again to go on"):
+    time.sleep(600)
+"""
+    run = place.start(body)
+    run.until(lambda out: "measuring" in out)
+    run.send(signal.SIGTERM)
+    ended = run.end()
+
+    assert (ended.code, ended.err) == (75, "Interrupted: stopped while it was measured: run again to go on\n")
+
+
 def test_the_save_knows_how_long_it_may_take(place: Place) -> None:
     body = """
 here.progress.update(step=1, log=True)
