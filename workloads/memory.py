@@ -14,25 +14,27 @@ class Peak:
     """The most memory that the process holds from here on: in a chain, earlier jobs of the same process may have held more."""
 
     def __init__(self) -> None:
-        self._reset = False
         with contextlib.suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")  # proc(5): the high water mark starts anew
-            self._reset = True
 
     def resident(self) -> int:
         """In main memory."""
-        if self._reset:
-            with contextlib.suppress(OSError):
-                found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-                if found:
-                    return int(found[1]) * 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        return high_water()
 
     def gpu(self) -> int | None:
         """On the first GPU; None where there is none."""
         import torch
 
         return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
+
+
+def high_water() -> int:
+    """The most main memory that this program has held. Not by getrusage where there is another way: Linux counts there what the process
+    that started the program held."""
+    found = re.search(r"VmHWM:\s+(\d+) kB", _text(Path("/proc/self/status")))
+    if found:
+        return int(found[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 UNLIMITED = 1 << 60

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import sys
 import time
 from pathlib import Path
@@ -140,7 +139,9 @@ def _clock(base: type, rows: Any) -> Any:
 
 def _write(report: str, trainer: Any, clock: Any) -> None:
     losses = {entry["step"]: entry["loss"] for entry in trainer.state.log_history if "loss" in entry}
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    from workloads import memory
+
+    peak = memory.high_water()
     Path(report).write_text(json.dumps({"losses": losses, "seconds": clock.seconds, "peak": peak}), encoding="utf-8")
 
 

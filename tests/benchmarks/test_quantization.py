@@ -8,7 +8,6 @@ from __future__ import annotations
 import datetime
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -113,7 +112,7 @@ def directly(folder: Path, name: str) -> dict[str, Any]:
 
 def as_documented(name: str) -> None:
     """What its README says, with our settings, in the current folder."""
-    from workloads import quantizing
+    from workloads import memory, quantizing
 
     quantizing.prepare_libraries()  # its thread pool fails on two cores without the number of workers that this sets
     from gptqmodel import GPTQModel, QuantizeConfig
@@ -124,7 +123,7 @@ def as_documented(name: str) -> None:
     loaded = GPTQModel.load("base", QuantizeConfig(bits=4, group_size=64, device="cpu", pack_impl="original"))
     loaded.quantize(rows, batch_size=1)
     loaded.save(name)
-    told = {"seconds": time.monotonic() - start, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+    told = {"seconds": time.monotonic() - start, "peak": memory.high_water()}
     Path(name, "told.json").write_text(json.dumps(told))
 
 

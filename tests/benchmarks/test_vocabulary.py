@@ -49,15 +49,17 @@ def work(path, size, sentences):
 MEASURE = """
 if __name__ == "__main__":
     import json, resource, sys, time
+    from workloads import memory
     start = time.monotonic()
     model = work(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
     wall = time.monotonic() - start
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    peak = max(memory.high_water() / 1024, used[1].ru_maxrss)
     open(sys.argv[4], "wb").write(model)
     print(json.dumps({
         "wall": wall,
         "cpu": sum(usage.ru_utime + usage.ru_stime for usage in used),
-        "megabytes": max(usage.ru_maxrss for usage in used) / 1024,
+        "megabytes": peak / 1024,
     }))
 """
 

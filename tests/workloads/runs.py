@@ -6,7 +6,6 @@ import importlib
 import json
 import multiprocessing
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -110,7 +109,7 @@ class Place:
             lines=lines,
             text=errors.read_text(encoding="utf-8"),
             termination=json.loads(last.read_text(encoding="utf-8")) if last.exists() else {},
-            peak_bytes=int(peak.read_text()) * 1024 if peak.exists() else 0,
+            peak_bytes=int(peak.read_text()) if peak.exists() else 0,
         )
 
     def _cold(self, kind: str, arguments: Sequence[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
@@ -152,13 +151,13 @@ def _run(kind: str, arguments: list[str], folder: str, environment: dict[str, st
     sys.stdout = os.fdopen(1, "w", encoding="utf-8", closefd=False)
     sys.stderr = os.fdopen(2, "w", encoding="utf-8", closefd=False)
 
-    from workloads import cli
+    from workloads import cli, memory
 
     workload = importlib.import_module(f"workloads.{KINDS[kind].workload}")
     code = cli.main(KINDS[kind], workload.run, arguments)
     sys.stdout.flush()
     sys.stderr.flush()
-    Path("peak").write_text(str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss))
+    Path("peak").write_text(str(memory.high_water()))
     sys.exit(code)
 
 

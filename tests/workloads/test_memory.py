@@ -1,9 +1,13 @@
-"""What is free is what machine and container leave, with what the kernel would give back."""
+"""What is free is what machine and container leave, with what the kernel would give back; what a program held is its own."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
+from tests.workloads.process import ROOT
 from workloads import memory
 
 
@@ -30,3 +34,12 @@ def test_free_memory_is_the_least_that_machine_and_container_leave(tmp_path: Pat
     assert memory.available(tmp_path) == 600_000
     (groups / "memory.current").write_text("2000000\n")
     assert memory.available(tmp_path) == 0
+
+
+def test_the_high_water_is_of_this_program_and_not_of_the_one_that_started_it() -> None:
+    """As a test session with torch in it starts a small script: getrusage tells of the session there."""
+    small = "from workloads import memory; print(memory.high_water())"
+    large = f"import subprocess, sys; held = b'x' * 300_000_000; subprocess.run([sys.executable, '-c', {small!r}], check=True)"
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "operator")))}
+    done = subprocess.run([sys.executable, "-c", large], env=environ, check=True, capture_output=True, text=True)
+    assert 1_000_000 < int(done.stdout) < 150_000_000

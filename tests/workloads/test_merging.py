@@ -326,13 +326,10 @@ def test_an_adapter_that_has_diverged_is_refused(shelf: Path, tmp_path: Path) ->
 
 LARGE = {"hidden_size": 1024, "intermediate_size": 2048, "num_hidden_layers": 12, "vocab_size": 4096}
 MEASURED = """
-import json, re
+import json
 from pathlib import Path
-from workloads import merging, model
+from workloads import memory, merging, model
 model.quiet_libraries()
-
-def peak():  # getrusage would tell the parent's where that is larger
-    return 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 
 def merge(base, adapter, out):
     Path(out).mkdir()
@@ -341,9 +338,9 @@ def merge(base, adapter, out):
     merging.merge(model.look(Path(base), "model", base), steps, target, [[5, 6, 7, 8]], None)
 
 merge("base", "small", "out-small")
-libraries = peak()
+libraries = memory.high_water()
 merge("large", "adapter", "out")
-print(json.dumps([libraries, peak()]))
+print(json.dumps([libraries, memory.high_water()]))
 """
 
 
