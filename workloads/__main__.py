@@ -10,9 +10,11 @@ from pathlib import Path
 
 from alpaca_operator.api import KINDS, Resource
 from alpaca_operator.api.base import Job
-from workloads import chain, endings, lineage, spec
-from workloads.environment import Environment
 from workloads.errors import SpecError, WorkloadError
+from workloads.manifest import chain, spec
+from workloads.runtime import exits
+from workloads.storage import lineage
+from workloads.system.environment import Environment
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -23,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _lineage(arguments[1:])
         return _chain(arguments)
     except WorkloadError as error:
-        return endings.refuse(error, os.environ)
+        return exits.refuse(error, os.environ)
 
 
 def _chain(arguments: Sequence[str]) -> int:

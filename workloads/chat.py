@@ -11,16 +11,17 @@ import sys
 
 from alpaca_operator.api import contract
 from alpaca_operator.api.chat import ChatDeployment
-from workloads import cli, endings
 from workloads.errors import WorkloadError
+from workloads.manifest import cli
+from workloads.runtime import exits
 
 
 def serve(job: ChatDeployment) -> int:
     """Until a signal comes; returns the exit code."""
-    from workloads.chat_ui import service as page
-    from workloads.chat_ui.settings import Settings
-    from workloads.environment import Environment
-    from workloads.listening import port
+    from workloads.runtime.http import port
+    from workloads.serving.page import service as page
+    from workloads.serving.page.settings import Settings
+    from workloads.system.environment import Environment
 
     if job.spec.engine == "External":
         return page.execute(job)
@@ -29,10 +30,10 @@ def serve(job: ChatDeployment) -> int:
         in_pod = Environment.read(os.environ).in_pod
         number = port(os.environ, page.ENV_PORT, contract.PAGE_PORT)
     except WorkloadError as error:
-        return endings.refuse(error, os.environ)
+        return exits.refuse(error, os.environ)
     # The page needs nothing of the hub and says so for its whole process; the engine beside it may have a model to fetch.
     os.environ.setdefault("HF_HUB_OFFLINE", "0")
-    from workloads.engine import service as engine
+    from workloads.serving.engine import service as engine
 
     async def beside(address: str, closing: asyncio.Event) -> None:
         await page.serve(Settings.read(job, {**os.environ, contract.ENV_ENGINE_URL: address}), in_pod, number, closing)

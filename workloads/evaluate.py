@@ -13,16 +13,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alpaca_operator.api.evaluation import EvaluationJob, EvaluationSpec
-from workloads import cli, endings, gates, questions, tasks
 from workloads.errors import DataError, GateFailed, Interrupted, OutOfMemory, SpecError
-from workloads.runtime import Metrics, Runtime
+from workloads.evaluation import gates, harness, questions
+from workloads.manifest import cli
+from workloads.runtime import exits
+from workloads.runtime.runtime import Metrics, Runtime
 
 if TYPE_CHECKING:
-    from workloads.candidates import Candidate
-    from workloads.held_out import Rows
-    from workloads.measured import Measured, State
-    from workloads.measuring import Meter
-    from workloads.tasks import Loaded
+    from workloads.evaluation.candidates import Candidate
+    from workloads.evaluation.harness import Loaded
+    from workloads.evaluation.held_out import Rows
+    from workloads.evaluation.meter import Meter
+    from workloads.evaluation.result import Measured, State
 
 TOLD_METRICS = 64
 """Metrics that a status holds."""
@@ -47,47 +49,47 @@ class Plan:
         return {"rows": rows, "answers": len(self.asked), "tasks": len(self.tasks)}
 
 
-def run(job: EvaluationJob, here: Runtime) -> Metrics:
+def run(job: EvaluationJob, runtime: Runtime) -> Metrics:
     """Look at everything, measure one model after the other, write the report, judge."""
     spec = job.spec
     gates.look(spec)
-    asked = questions.load(spec.prompts, _file(spec, here)) if spec.prompts else []
-    here.progress.update(stage="Preparing")
+    asked = questions.load(spec.prompts, _file(spec, runtime)) if spec.prompts else []
+    runtime.progress.update(stage="Preparing")
     if spec.tasks:
-        tasks.keep_data_in(here.cache)  # before anything imports `datasets`
+        harness.keep_data_in(runtime.cache)  # before anything imports `datasets`
 
-    from workloads import candidates as models
+    from workloads.evaluation import candidates as models
 
-    candidates = [models.look(spec, here, number) for number in range(len(spec.models))]
-    here.stop.check()
-    plan = _plan(spec, here, candidates, asked)
+    candidates = [models.look(spec, runtime, number) for number in range(len(spec.models))]
+    runtime.stop.check()
+    plan = _plan(spec, runtime, candidates, asked)
 
-    state = _measure(plan, here, candidates)
-    return _publish(job, here, plan, candidates, state)
+    state = _measure(plan, runtime, candidates)
+    return _publish(job, runtime, plan, candidates, state)
 
 
-def _file(spec: EvaluationSpec, here: Runtime) -> Path | None:
+def _file(spec: EvaluationSpec, runtime: Runtime) -> Path | None:
     assert spec.prompts is not None
-    return here.inputs["prompts.file"].path if spec.prompts.file else None
+    return runtime.inputs["prompts.file"].path if spec.prompts.file else None
 
 
-def _plan(spec: EvaluationSpec, here: Runtime, candidates: list[Candidate], asked: list[questions.Question]) -> Plan:
+def _plan(spec: EvaluationSpec, runtime: Runtime, candidates: list[Candidate], asked: list[questions.Question]) -> Plan:
     """Everything in tokens, before any weights are read: what cannot be measured costs nothing."""
-    from workloads import held_out
+    from workloads.evaluation import held_out
 
     def beat() -> None:
-        here.progress.beat()
-        here.stop.check()
+        runtime.progress.beat()
+        runtime.stop.check()
 
     rows = None
     if spec.dataset is not None:
         templates = {candidate.name: candidate.template for candidate in candidates if candidate.template is not None}
-        rows = held_out.prepare(spec.dataset, here.inputs, templates, beat=beat)
+        rows = held_out.prepare(spec.dataset, runtime.inputs, templates, beat=beat)
         for line in rows.lines:
-            here.progress.say(f"data: {line}")
+            runtime.progress.say(f"data: {line}")
     prompts = {candidate.name: _prompts(spec, candidate, asked) for candidate in candidates} if asked else {}
-    with here.stop.at_once():  # the data of a task may have to be downloaded
-        loaded = tasks.load(spec.tasks, here.inputs["taskFiles"].path if spec.task_files else None)
+    with runtime.stop.at_once():  # the data of a task may have to be downloaded
+        loaded = harness.load(spec.tasks, runtime.inputs["taskFiles"].path if spec.task_files else None)
     gates.look(spec, [metric for one in loaded for metric in one.metrics])
     return Plan(spec, asked, prompts, rows, loaded)
 
@@ -116,42 +118,42 @@ def _prompts(spec: EvaluationSpec, candidate: Candidate, asked: list[questions.Q
     return found
 
 
-def _measure(plan: Plan, here: Runtime, candidates: list[Candidate]) -> State:
+def _measure(plan: Plan, runtime: Runtime, candidates: list[Candidate]) -> State:
     """Every model loaded in its turn; what an earlier run has found is not measured again."""
-    from workloads import memory
-    from workloads.measured import State
-    from workloads.measuring import Meter
+    from workloads.evaluation.meter import Meter
+    from workloads.evaluation.result import State
+    from workloads.system import memory
 
-    kept = here.checkpoints.newest()
+    kept = runtime.checkpoints.newest()
     state = State.read(kept) if kept else State()
-    meter = Meter(here, state, plan.units, len(candidates))
+    meter = Meter(runtime, state, plan.units, len(candidates))
     for candidate in candidates:
         found = state.of(candidate.name)
         for part, count in (("rows", found.score.rows), ("answers", len(found.answers)), ("tasks", len(found.tasks))):
             meter.skip(part, count)
     if kept:
-        here.progress.say(f"going on behind {kept.parent.name}/{kept.name}")
+        runtime.progress.say(f"going on behind {kept.parent.name}/{kept.name}")
     for candidate in candidates:
         found = state.of(candidate.name)
         if (found.score.rows, len(found.answers), len(found.tasks)) == tuple(plan.units.values()):
             continue
-        here.progress.update(stage="Loading")
+        runtime.progress.update(stage="Loading")
         peak = memory.Peak()
         meter.beat()
         with ExitStack() as stack:
             try:
-                with here.stop.at_once():
+                with runtime.stop.at_once():
                     loaded = stack.enter_context(candidate.loaded())
             except Interrupted:
                 meter.save()
                 raise meter.interrupted() from None
             found.how = loaded.how
-            here.progress.say(
+            runtime.progress.say(
                 f"{candidate.name}: {candidate.uri}, "
                 + ", ".join(f"{key} {value}" for key, value in loaded.how.items())
             )
             for note in loaded.notes:
-                here.progress.say(f"{candidate.name}: {note}")
+                runtime.progress.say(f"{candidate.name}: {note}")
             with _memory_told(candidate):
                 _measure_one(plan, candidate, loaded.model, found, meter)
             found.peak_bytes, found.gpu_peak_bytes = max(found.peak_bytes, peak.resident()), peak.gpu()
@@ -165,7 +167,7 @@ def _memory_told(candidate: Candidate) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not isinstance(endings.explain(error), OutOfMemory):
+        if not isinstance(exits.explain(error), OutOfMemory):
             raise
         raise OutOfMemory(
             f"out of memory while {candidate.name} was measured: lower generation.batchSize, dataset.sequenceLength or "
@@ -175,7 +177,7 @@ def _memory_told(candidate: Candidate) -> Iterator[None]:
 
 def _measure_one(plan: Plan, candidate: Candidate, loaded: Any, found: Measured, meter: Meter) -> None:
     """Rows, then answers, then tasks; ``found`` is filled as they come."""
-    from workloads import generation, perplexity
+    from workloads.evaluation import generation, perplexity
 
     tokenizer, folder = candidate.looked.tokenizer, candidate.looked.base.folder
     size = plan.spec.generation.batch_size
@@ -216,24 +218,24 @@ def _measure_one(plan: Plan, candidate: Candidate, loaded: Any, found: Measured,
         with meter.part("tasks", found.seconds, "Evaluating") as count:
             for place, one in enumerate(plan.tasks):
                 if place not in found.tasks:
-                    found.tasks[place] = tasks.run(one, loaded, tokenizer, size, meter.beat)
+                    found.tasks[place] = harness.run(one, loaded, tokenizer, size, meter.beat)
                     count(1)
 
 
-def _publish(job: EvaluationJob, here: Runtime, plan: Plan, candidates: list[Candidate], state: State) -> Metrics:
+def _publish(job: EvaluationJob, runtime: Runtime, plan: Plan, candidates: list[Candidate], state: State) -> Metrics:
     """The report at the output; or beside it, where a gate is broken."""
-    from workloads import evaluation_report
+    from workloads.evaluation.report import build
 
-    report = evaluation_report.build(job, here.inputs, plan, candidates, state)
+    report = build(job, runtime.inputs, plan, candidates, state)
     for line in report.lines():
-        here.progress.say(line)
+        runtime.progress.say(line)
     metrics = report.told(TOLD_METRICS)
-    here.progress.update(resolved_policy={candidate.name: state.of(candidate.name).how for candidate in candidates})
-    with here.output("Report", metrics) as folder:
+    runtime.progress.update(resolved_policy={candidate.name: state.of(candidate.name).how for candidate in candidates})
+    with runtime.output("Report", metrics) as folder:
         report.write(folder)
         broken = [sentence for verdict in report.verdicts if (sentence := verdict.broken)]
         if broken:
-            where = here.reject(folder)
+            where = runtime.reject(folder)
             raise GateFailed(f"{'; '.join(broken)}: nothing is published, the report is at {where}", metrics)
     return metrics
 

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from alpaca_operator.api.merge import MergeJob, MergeSpec
-from workloads import cli, model, storage, weights
 from workloads.errors import DataError, InputError
-from workloads.runtime import Metrics, Runtime
+from workloads.manifest import cli
+from workloads.models import inspect, safetensors_io
+from workloads.runtime.runtime import Metrics, Runtime
+from workloads.storage import sources
 
 PROOF_TEXTS = (
     "暮色渐渐落下来，江面上只剩一条小船，船头的灯忽明忽暗。老人收了网，抬头望了望远处的山，一句话也没有说。",
@@ -43,23 +45,24 @@ class Vocabulary:
     """What happened to the rows, in a sentence for each adapter that changed them."""
 
 
-def run(job: MergeJob, here: Runtime) -> Metrics:
+def run(job: MergeJob, runtime: Runtime) -> Metrics:
     """Look, merge, prove, publish."""
     spec = job.spec
-    base = model.look(here.inputs["model"].path, "spec.model.uri", str(spec.model.uri))
+    base = inspect.look(runtime.inputs["model"].path, "spec.model.uri", str(spec.model.uri))
     if "quantization_config" in base.config:
         how = base.config["quantization_config"].get("quant_method", "quantized")
         raise InputError(
             f"spec.model.uri {spec.model.uri} is quantized ({how}), and an update is lost in its rounding: name the model that it was "
             "quantized from; the result can be quantized afterwards"
         )
-    model.quiet_libraries()
+    inspect.quiet_libraries()
 
-    from workloads import merging, tokenizer_files
+    from workloads.data import tokenizer_io
+    from workloads.models import merge_lora
 
-    here.progress.update(stage="Preparing")
-    vocabulary = Vocabulary(tokenizer_files.load_tokenizer(base.folder), base.folder, base.rows)
-    steps = [_step(spec, here, number, vocabulary) for number in range(len(spec.adapters))]
+    runtime.progress.update(stage="Preparing")
+    vocabulary = Vocabulary(tokenizer_io.load_tokenizer(base.folder), base.folder, base.rows)
+    steps = [_step(spec, runtime, number, vocabulary) for number in range(len(spec.adapters))]
     if _rows_of(vocabulary.tokenizer) > vocabulary.rows:
         raise DataError(
             f"spec.model {spec.model.uri}: its tokenizer has {_rows_of(vocabulary.tokenizer)} tokens and its embedding {vocabulary.rows} "
@@ -69,51 +72,52 @@ def run(job: MergeJob, here: Runtime) -> Metrics:
     sample = [vocabulary.tokenizer(text)["input_ids"][:reach] for text in PROOF_TEXTS]
 
     def beat() -> None:
-        here.progress.beat()
-        here.stop.check()
+        runtime.progress.beat()
+        runtime.stop.check()
 
     def written(number: int, total: int) -> None:
-        here.progress.update(log=True, stage="Merging", step=number, total_steps=total)
+        runtime.progress.update(log=True, stage="Merging", step=number, total_steps=total)
         if number == total:
-            here.progress.update(stage="Evaluating")
+            runtime.progress.update(stage="Evaluating")
 
     metrics: Metrics = {}
-    with here.output("Model", metrics) as folder:
-        here.progress.update(stage="Merging")
-        target = merging.Target(
+    with runtime.output("Model", metrics) as folder:
+        runtime.progress.update(stage="Merging")
+        target = merge_lora.Target(
             folder,
             spec.dtype,
-            shard_size=weights.byte_count(spec.max_shard_size),
+            shard_size=safetensors_io.byte_count(spec.max_shard_size),
             limit=spec.max_logit_difference,
             remedy="set dtype to float32 to round less, or raise maxLogitDifference to take it as it is",
             written=written,
             beat=beat,
         )
-        proof = merging.merge(base, steps, target, sample, spec.model.rope_scaling)
+        proof = merge_lora.merge(base, steps, target, sample, spec.model.rope_scaling)
         metrics["mergeLogitDifference"] = proof.logit_difference
         metrics["mergeTokenAgreement"] = proof.token_agreement
-        here.progress.say(
+        runtime.progress.say(
             f"merged in float32, saved as {spec.dtype}: largest logit difference {proof.logit_difference:.3g}, the same likeliest token at "
             f"{100 * proof.token_agreement:.1f} % of the positions"
         )
-        here.progress.update(stage="Saving")
-        tokenizer_files.save_tokenizer(vocabulary.tokenizer, vocabulary.folder, folder)
+        runtime.progress.update(stage="Saving")
+        tokenizer_io.save_tokenizer(vocabulary.tokenizer, vocabulary.folder, folder)
         _write_generation_config(folder, base, steps, vocabulary)
-        _write_card(folder, job, here, vocabulary, metrics)
+        _write_card(folder, job, runtime, vocabulary, metrics)
     return metrics
 
 
-def _step(spec: MergeSpec, here: Runtime, number: int, vocabulary: Vocabulary) -> Any:
+def _step(spec: MergeSpec, runtime: Runtime, number: int, vocabulary: Vocabulary) -> Any:
     """An adapter, checked; its tokenizer becomes the model's, and its larger vocabulary makes the embeddings grow."""
-    from workloads import embeddings, merging, tokenizer_files
+    from workloads.data import tokenizer_io
+    from workloads.models import merge_lora, resize_embeddings
 
-    source, found = spec.adapters[number], here.inputs[f"adapters[{number}]"]
+    source, found = spec.adapters[number], runtime.inputs[f"adapters[{number}]"]
     shown = f"spec.adapters[{number}] {source.uri}"
-    adapter = merging.Adapter.open(found.path, shown, source.weight)
-    stranger = _made_from_another(found.path, here) if number == 0 else None
+    adapter = merge_lora.Adapter.open(found.path, shown, source.weight)
+    stranger = _made_from_another(found.path, runtime) if number == 0 else None
     origins = None
-    if any((found.path / name).is_file() for name in model.TOKENIZER_FILES):
-        tokenizer = tokenizer_files.load_tokenizer(found.path)
+    if any((found.path / name).is_file() for name in inspect.TOKENIZER_FILES):
+        tokenizer = tokenizer_io.load_tokenizer(found.path)
         rows = _rows_of(tokenizer)
         if adapter.rows is None and rows > vocabulary.rows:
             raise DataError(
@@ -126,36 +130,36 @@ def _step(spec: MergeSpec, here: Runtime, number: int, vocabulary: Vocabulary) -
                     f"{shown} was trained with a vocabulary of {rows} rows on {stranger}, and the base {spec.model.uri} has "
                     f"{vocabulary.rows}: name the base that the adapter was made from"
                 )
-            origins = embeddings.origins(vocabulary.tokenizer, tokenizer, vocabulary.rows)
+            origins = resize_embeddings.origins(vocabulary.tokenizer, tokenizer, vocabulary.rows)
             vocabulary.rows = rows
             vocabulary.grown.append(str(origins))
-            here.progress.say(f"adapters[{number}] brings its vocabulary: {origins}")
+            runtime.progress.say(f"adapters[{number}] brings its vocabulary: {origins}")
         if tokenizer.chat_template is None:
             tokenizer.chat_template = vocabulary.tokenizer.chat_template
         vocabulary.tokenizer, vocabulary.folder = tokenizer, found.path
     if stranger is not None:
-        here.progress.say(
+        runtime.progress.say(
             f"warning: adapters[{number}] was trained on {stranger}, whose content is not that of model {spec.model.uri}"
         )
-    return merging.Step(adapter, origins)
+    return merge_lora.Step(adapter, origins)
 
 
-def _made_from_another(adapter: Path, here: Runtime) -> str | None:
+def _made_from_another(adapter: Path, runtime: Runtime) -> str | None:
     """The base that one of our own adapters was trained on, where it is not the one given here."""
-    artifact = storage.read_artifact(adapter)
+    artifact = sources.read_artifact(adapter)
     made_from = artifact.inputs.get("model") if artifact else None
-    if made_from is None or made_from.digest == here.inputs["model"].digest:
+    if made_from is None or made_from.digest == runtime.inputs["model"].digest:
         return None
     return made_from.uri
 
 
 def _rows_of(tokenizer: Any) -> int:
-    from workloads import tokens
+    from workloads.data import tokenize
 
-    return tokens.rows_of(tokenizer)
+    return tokenize.rows_of(tokenizer)
 
 
-def _write_generation_config(folder: Path, base: model.Base, steps: list[Any], vocabulary: Vocabulary) -> None:
+def _write_generation_config(folder: Path, base: inspect.Base, steps: list[Any], vocabulary: Vocabulary) -> None:
     """How the model is meant to be sampled: as the last adapter that says so, else as the base."""
     for source in (*(step.adapter.folder for step in reversed(steps)), base.folder):
         if (source / GENERATION).is_file():
@@ -173,9 +177,9 @@ def _write_generation_config(folder: Path, base: model.Base, steps: list[Any], v
             path.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
 
-def _write_card(folder: Path, job: MergeJob, here: Runtime, vocabulary: Vocabulary, metrics: Metrics) -> None:
+def _write_card(folder: Path, job: MergeJob, runtime: Runtime, vocabulary: Vocabulary, metrics: Metrics) -> None:
     """What was merged, how far the result is from it, and where it comes from."""
-    from workloads import card
+    from workloads.training import model_card
 
     spec = job.spec
     uri = str(spec.model.uri)
@@ -183,7 +187,7 @@ def _write_card(folder: Path, job: MergeJob, here: Runtime, vocabulary: Vocabula
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
         "tags": ["literary-alpaca", "merge"],
-        **({"base_model": card.hub_name(uri)} if uri.startswith("hf://") else {}),
+        **({"base_model": model_card.hub_name(uri)} if uri.startswith("hf://") else {}),
     }
     scaling = spec.model.rope_scaling
     parts = [
@@ -193,7 +197,9 @@ def _write_card(folder: Path, job: MergeJob, here: Runtime, vocabulary: Vocabula
         f"# {job.metadata.name}\n",
         f"`{uri}` with {len(spec.adapters)} LoRA adapter{'s' if len(spec.adapters) > 1 else ''} merged into it by `MergeJob` "
         f"`{job.metadata.name}` of Literary Alpaca, in float32, saved as {spec.dtype}.\n",
-        card.table(("adapter", "weight"), [(str(adapter.uri), f"{adapter.weight:g}") for adapter in spec.adapters]),
+        model_card.table(
+            ("adapter", "weight"), [(str(adapter.uri), f"{adapter.weight:g}") for adapter in spec.adapters]
+        ),
         *(f"The vocabulary is not the base's: {sentence}.\n" for sentence in vocabulary.grown),
         f"Rope scaling `{scaling.type}` by {scaling.factor:g} is part of its configuration.\n" if scaling else "",
         "## Use\n",
@@ -202,12 +208,12 @@ def _write_card(folder: Path, job: MergeJob, here: Runtime, vocabulary: Vocabula
         'tokenizer = AutoTokenizer.from_pretrained("path/of/this/folder")\n```\n',
         "## Proof\n",
         "The logits of this model beside those of base and adapters, on a few sentences in Chinese and English:\n",
-        card.table(
+        model_card.table(
             ("metric", "value"), [(name, f"{value:.6g}") for name, value in metrics.items() if value is not None]
         ),
         "## Lineage\n",
-        card.table(
-            ("input", "uri", "digest"), [(name, found.uri, found.digest) for name, found in here.inputs.items()]
+        model_card.table(
+            ("input", "uri", "digest"), [(name, found.uri, found.digest) for name, found in runtime.inputs.items()]
         ),
     ]
     (folder / "README.md").write_text("\n".join(part for part in parts if part), encoding="utf-8")

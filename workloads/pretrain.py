@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from alpaca_operator.api.pretrain import PretrainJob, PretrainSpec
-from workloads import cli, model, policy
 from workloads.errors import InputError, Interrupted, SpecError
-from workloads.runtime import Metrics, Runtime
+from workloads.manifest import cli
+from workloads.models import inspect
+from workloads.runtime.runtime import Metrics, Runtime
+from workloads.training import auto
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
 
@@ -23,7 +25,7 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
 class Start:
     """What training starts from."""
 
-    base: model.Base
+    base: inspect.Base
     """The shapes that will be trained: with a row for each token."""
     tokenizer: Any
     tokenizer_folder: Path
@@ -33,40 +35,41 @@ class Start:
     """Where the rows of another vocabulary come from."""
 
 
-def run(job: PretrainJob, here: Runtime) -> Metrics:
+def run(job: PretrainJob, runtime: Runtime) -> Metrics:
     """Load, prepare, train, publish. The heavy libraries are imported once the folders and the spec were looked at."""
     spec = job.spec
-    model.check_trackers(spec)
-    base = model.inspect(here.inputs["model"].path, "spec.model.uri", spec.model.uri, spec) if spec.model else None
-    model.quiet_libraries(**model.needs(spec))
-    start = _from_scratch(spec, here) if base is None else _from_base(spec, here, base)
+    inspect.check_trackers(spec)
+    base = inspect.inspect(runtime.inputs["model"].path, "spec.model.uri", spec.model.uri, spec) if spec.model else None
+    inspect.quiet_libraries(**inspect.needs(spec))
+    start = _from_scratch(spec, runtime) if base is None else _from_base(spec, runtime, base)
 
-    chosen = policy.resolve(spec, model.device(), model.sizes(start.base, spec))
-    here.resolved(chosen.as_dict())
+    chosen = auto.resolve(spec, inspect.device(), inspect.sizes(start.base, spec))
+    runtime.resolved(chosen.as_dict())
     for note in chosen.notes:
-        here.progress.say(note)
+        runtime.progress.say(note)
 
-    from workloads import blocks, tokenizer_files, zero
-    from workloads.tokens import Recipe
+    from workloads.data import token_blocks, tokenizer_io
+    from workloads.data.tokenize import Recipe
+    from workloads.training import deepspeed_config
 
-    here.progress.update(stage="Preparing")
+    runtime.progress.update(stage="Preparing")
 
     recipe = Recipe.of(start.tokenizer, start.tokenizer_folder)
-    with here.stop.at_once(), here.ranks.first_before_others():
-        text = blocks.prepare(
+    with runtime.stop.at_once(), runtime.ranks.first_before_others():
+        text = token_blocks.prepare(
             spec,
-            here.inputs,
+            runtime.inputs,
             recipe,
-            here.cache,
-            processes=here.ranks.count,
-            say=here.progress.say,
-            beat=here.progress.beat,
+            runtime.cache,
+            processes=runtime.ranks.count,
+            say=runtime.progress.say,
+            beat=runtime.progress.beat,
         )
 
-    here.progress.update(stage="Loading")
-    with here.stop.at_once():
-        trainer = _build(spec, here, start, chosen, text, recipe)
-    with zero.mismatches_told():
+    runtime.progress.update(stage="Loading")
+    with runtime.stop.at_once():
+        trainer = _build(spec, runtime, start, chosen, text, recipe)
+    with deepspeed_config.mismatches_told():
         trainer.fit()
     if trainer.stopping:
         raise Interrupted(
@@ -75,56 +78,60 @@ def run(job: PretrainJob, here: Runtime) -> Metrics:
     trainer.load_best()
 
     metrics = trainer.metrics()
-    if not here.ranks.first:
+    if not runtime.ranks.first:
         trainer.give_weights()
         return metrics
     kind = job.output_kind
-    with here.output(kind, metrics) as folder:
-        _publish(folder, spec, here, start, chosen, trainer)
-        tokenizer_files.save_tokenizer(start.tokenizer, start.tokenizer_folder, folder)
-        _write_card(folder, job, kind, here, chosen, text, metrics, trainer)
+    with runtime.output(kind, metrics) as folder:
+        _publish(folder, spec, runtime, start, chosen, trainer)
+        tokenizer_io.save_tokenizer(start.tokenizer, start.tokenizer_folder, folder)
+        _write_card(folder, job, kind, runtime, chosen, text, metrics, trainer)
     return metrics
 
 
-def _from_base(spec: PretrainSpec, here: Runtime, base: model.Base) -> Start:
+def _from_base(spec: PretrainSpec, runtime: Runtime, base: inspect.Base) -> Start:
     """A base model, with its own tokenizer or with another one."""
-    from workloads import embeddings, tokenizer_files
+    from workloads.data import tokenizer_io
+    from workloads.models import resize_embeddings
 
     assert spec.model is not None
-    old = tokenizer_files.load_tokenizer(base.folder)
+    old = tokenizer_io.load_tokenizer(base.folder)
     if spec.tokenizer is None:
-        model.check(base, old, spec.model, spec)
+        inspect.check(base, old, spec.model, spec)
         return Start(base, old, base.folder)
-    folder = _tokenizer_folder(spec, here)
-    new = tokenizer_files.load_tokenizer(folder)
-    found = embeddings.origins(old, new, base.rows)
-    here.progress.say(str(found))
-    ends = {model.EMBEDDING, model.HEAD}
+    folder = _tokenizer_folder(spec, runtime)
+    new = tokenizer_io.load_tokenizer(folder)
+    found = resize_embeddings.origins(old, new, base.rows)
+    runtime.progress.say(str(found))
+    ends = {inspect.EMBEDDING, inspect.HEAD}
     if spec.trainable == "LoRA" and found.changes and not ends <= set(spec.lora.modules_to_save):
         raise SpecError(
             f"lora.modulesToSave is {', '.join(spec.lora.modules_to_save) or 'empty'}, and tokenizer {spec.tokenizer.uri} needs new rows of "
-            f"{model.EMBEDDING} and {model.HEAD}, which an adapter holds only when they are saved with it: name both in lora.modulesToSave"
+            f"{inspect.EMBEDDING} and {inspect.HEAD}, which an adapter holds only when they are saved with it: name both in lora.modulesToSave"
         )
-    base = model.with_rows(base, found.rows)
-    model.check_length(base, spec.model.rope_scaling, spec)
+    base = inspect.with_rows(base, found.rows)
+    inspect.check_length(base, spec.model.rope_scaling, spec)
     return Start(base, new, folder, origins=found)
 
 
-def _from_scratch(spec: PretrainSpec, here: Runtime) -> Start:
+def _from_scratch(spec: PretrainSpec, runtime: Runtime) -> Start:
     """Fresh weights of the shape that `init` describes."""
-    from workloads import scratch, tokenizer_files
+    from workloads.data import tokenizer_io
+    from workloads.models import from_config
 
     assert spec.init is not None
-    folder = _tokenizer_folder(spec, here)
-    tokenizer = tokenizer_files.load_tokenizer(folder)
-    config = scratch.configuration(spec.init, here.inputs["init.config"].path, tokenizer, spec.training.block_size)
-    return Start(scratch.described(config, here.inputs["init.config"].path), tokenizer, folder, config=config)
+    folder = _tokenizer_folder(spec, runtime)
+    tokenizer = tokenizer_io.load_tokenizer(folder)
+    config = from_config.configuration(
+        spec.init, runtime.inputs["init.config"].path, tokenizer, spec.training.block_size
+    )
+    return Start(from_config.described(config, runtime.inputs["init.config"].path), tokenizer, folder, config=config)
 
 
-def _tokenizer_folder(spec: PretrainSpec, here: Runtime) -> Path:
+def _tokenizer_folder(spec: PretrainSpec, runtime: Runtime) -> Path:
     """Where the tokenizer of the spec lies; a file stands for the folder that holds it."""
     assert spec.tokenizer is not None
-    path = here.inputs["tokenizer"].path
+    path = runtime.inputs["tokenizer"].path
     if not path.is_file():
         return path
     if path.name not in TOKENIZER_FILES:
@@ -134,69 +141,71 @@ def _tokenizer_folder(spec: PretrainSpec, here: Runtime) -> Path:
     return path.parent
 
 
-def _build(spec: PretrainSpec, here: Runtime, start: Start, chosen: policy.Policy, text: Any, recipe: Any) -> Any:
+def _build(spec: PretrainSpec, runtime: Runtime, start: Start, chosen: auto.Policy, text: Any, recipe: Any) -> Any:
     """The trainer, at its newest checkpoint where there is one."""
     import torch
     from transformers import set_seed
 
-    from workloads import arguments, batches, curves, training, zero
-    from workloads.tokens import piece_bytes
+    from workloads.data import collator
+    from workloads.data.tokenize import piece_bytes
+    from workloads.training import arguments, deepspeed_config, tensorboard
+    from workloads.training.trainer import FLASH, Trainer, newest_checkpoint
 
-    deepspeed = zero.config(spec.deepspeed, chosen, here.progress.say)
+    deepspeed = deepspeed_config.config(spec.deepspeed, chosen, runtime.progress.say)
     if deepspeed is not None:
-        zero.start(on_gpu=torch.cuda.is_available(), timeout=spec.failure_policy.hang_timeout_seconds)
-    settings = arguments.of(spec, chosen, here.cache / "scratch", deepspeed, here.ranks.count)
-    checkpoint = training.newest_checkpoint(here)
+        deepspeed_config.start(on_gpu=torch.cuda.is_available(), timeout=spec.failure_policy.hang_timeout_seconds)
+    settings = arguments.of(spec, chosen, runtime.cache / "scratch", deepspeed, runtime.ranks.count)
+    checkpoint = newest_checkpoint(runtime)
 
     set_seed(spec.training.seed)  # fresh weights and the adapter's first ones are random
-    trainer = training.Trainer(
-        here,
+    trainer = Trainer(
+        runtime,
         spec.training,
         checkpoint,
         piece_bytes=torch.from_numpy(piece_bytes(start.tokenizer, recipe)),
         evaluate_first=spec.model is not None,  # fresh weights know nothing
         model=_model(spec, start, chosen),
         args=settings,
-        data_collator=batches.Collator(start.tokenizer.pad_token_id, flat=chosen.attention in training.FLASH),
+        data_collator=collator.Collator(start.tokenizer.pad_token_id, flat=chosen.attention in FLASH),
         train_dataset=text.train,
         eval_dataset=text.validation,
-        callbacks=[curves.TensorBoard(here.checkpoints.own.parent / "runs")]
-        if "TensorBoard" in spec.training.report_to and here.ranks.first
+        callbacks=[tensorboard.TensorBoard(runtime.checkpoints.own.parent / "runs")]
+        if "TensorBoard" in spec.training.report_to and runtime.ranks.first
         else [],
     )
     trainer.tell_plan(len(text.train))
     return trainer
 
 
-def _model(spec: PretrainSpec, start: Start, chosen: policy.Policy) -> Any:
+def _model(spec: PretrainSpec, start: Start, chosen: auto.Policy) -> Any:
     """The model with what is trainable in it."""
-    from workloads import embeddings, scratch
+    from workloads.models import from_config, resize_embeddings
 
     if spec.model is None:
-        return scratch.fresh(start.config, chosen)
-    loaded = model.load(start.base, spec.model, chosen)
+        return from_config.fresh(start.config, chosen)
+    loaded = inspect.load(start.base, spec.model, chosen)
     if start.origins is not None:
-        embeddings.change_vocabulary(loaded, start.origins)
-        model.name_special_tokens(loaded, start.tokenizer)
+        resize_embeddings.change_vocabulary(loaded, start.origins)
+        inspect.name_special_tokens(loaded, start.tokenizer)
     if spec.trainable == "LoRA":
-        return model.attach_adapter(loaded, spec.lora, chosen)
+        return inspect.attach_adapter(loaded, spec.lora, chosen)
     if spec.trainable == "Embeddings":
-        embeddings.train_only(loaded)
+        resize_embeddings.train_only(loaded)
     return loaded
 
 
 def _publish(
-    folder: Path, spec: PretrainSpec, here: Runtime, start: Start, chosen: policy.Policy, trainer: Any
+    folder: Path, spec: PretrainSpec, runtime: Runtime, start: Start, chosen: auto.Policy, trainer: Any
 ) -> None:
     """The weights: an adapter, or a whole model."""
     trainer.model.config.use_cache = True
     if spec.trainable == "Embeddings":
-        model.in_one_dtype(trainer.model, chosen)
+        inspect.in_one_dtype(trainer.model, chosen)
     trainer.save_model(str(folder))
     if spec.trainable == "LoRA":
         assert spec.model is not None
-        model.name_base(folder, spec.model, start.base)
-    runs = here.checkpoints.own.parent / "runs"
+        inspect.name_base(folder, spec.model, start.base)
+    runs = runtime.checkpoints.own.parent / "runs"
     if runs.is_dir():
         shutil.copytree(runs, folder / "runs")
 
@@ -205,16 +214,16 @@ def _write_card(
     folder: Path,
     job: PretrainJob,
     kind: str,
-    here: Runtime,
-    chosen: policy.Policy,
+    runtime: Runtime,
+    chosen: auto.Policy,
     text: Any,
     metrics: Metrics,
     trainer: Any,
 ) -> None:
-    from workloads import card
+    from workloads.training import model_card
 
-    curves = card.Curves.of(trainer.state.log_history)
-    card.write(folder, job, kind, here.inputs, chosen.as_dict(), text.report, metrics, curves)
+    curves = model_card.Curves.of(trainer.state.log_history)
+    model_card.write(folder, job, kind, runtime.inputs, chosen.as_dict(), text.report, metrics, curves)
 
 
 if __name__ == "__main__":

@@ -21,18 +21,20 @@ from typing import TYPE_CHECKING, Any
 from alpaca_operator.api import contract
 from alpaca_operator.api.generation import Decoding
 from alpaca_operator.api.quantize import QuantizeJob, QuantizeSpec
-from workloads import cli, endings, model
 from workloads.errors import GateFailed, Interrupted, OutOfMemory
-from workloads.runtime import Metrics, Runtime
+from workloads.manifest import cli
+from workloads.models import inspect
+from workloads.runtime import exits
+from workloads.runtime.runtime import Metrics, Runtime
 
 if TYPE_CHECKING:
-    from workloads.calibration import Rows
-    from workloads.fidelity import Likeness, Measured
-    from workloads.layers import Layers
-    from workloads.model import Base
-    from workloads.perplexity import Score
-    from workloads.quantizing import Layer
-    from workloads.templates import Template
+    from workloads.data.chat_templates.loading import Template
+    from workloads.evaluation.perplexity import Score
+    from workloads.models.inspect import Base
+    from workloads.quantization.calibration import Rows
+    from workloads.quantization.fidelity import Likeness, Measured
+    from workloads.quantization.gptq import Layer
+    from workloads.quantization.layers import Layers
 
 GENERATION = "generation_config.json"
 SHAPING = {"bits", "group_size", "sym", "desc_act", "act_group_aware", "damp_percent", "true_sequential"}
@@ -54,34 +56,39 @@ class Prepared:
     """The folder that the model is loaded from."""
 
 
-def run(job: QuantizeJob, here: Runtime) -> Metrics:
+def run(job: QuantizeJob, runtime: Runtime) -> Metrics:
     """Look, draw, measure, quantize, measure again, and publish what keeps its gates."""
     try:
-        return _run(job, here)
+        return _run(job, runtime)
     except Exception as error:
-        if isinstance(endings.explain(error), OutOfMemory):
-            raise OutOfMemory(f"out of memory while {here.progress.current.stage.lower()}: {MEMORY_REMEDY}") from error
+        if isinstance(exits.explain(error), OutOfMemory):
+            raise OutOfMemory(
+                f"out of memory while {runtime.progress.current.stage.lower()}: {MEMORY_REMEDY}"
+            ) from error
         raise
 
 
-def _run(job: QuantizeJob, here: Runtime) -> Metrics:
-    from workloads import memory, quantizing
+def _run(job: QuantizeJob, runtime: Runtime) -> Metrics:
+    from workloads.quantization import gptq
+    from workloads.system import memory
 
     peak = memory.Peak()
     spec = job.spec
-    base = model.look(here.inputs["model"].path, "spec.model.uri", str(spec.model.uri))
-    quantizing.check(base, f"spec.model {spec.model.uri}", spec)
-    model.check_reach(base, spec.model.rope_scaling, spec.calibration.sequence_length, "calibration.sequenceLength")
-    own = here.checkpoints.own
-    with here.stop.at_once():
-        quantizing.prepare_libraries()
-        from workloads import fidelity, quantize_report, tokenizer_files
+    base = inspect.look(runtime.inputs["model"].path, "spec.model.uri", str(spec.model.uri))
+    gptq.check(base, f"spec.model {spec.model.uri}", spec)
+    inspect.check_reach(base, spec.model.rope_scaling, spec.calibration.sequence_length, "calibration.sequenceLength")
+    own = runtime.checkpoints.own
+    with runtime.stop.at_once():
+        gptq.prepare_libraries()
+        from workloads.data import tokenizer_io
+        from workloads.quantization import fidelity
+        from workloads.quantization.report import Report, warnings
 
-        prepared = _prepare(job, here, base)
-        here.progress.update(stage="Evaluating")
+        prepared = _prepare(job, runtime, base)
+        runtime.progress.update(stage="Evaluating")
         reference = fidelity.Reference(own / "reference")
-        before, _ = _measured(spec, here, prepared, prepared.source, reference.record)
-        here.progress.say(f"before: {before}")
+        before, _ = _measured(spec, runtime, prepared, prepared.source, reference.record)
+        runtime.progress.say(f"before: {before}")
         if not math.isfinite(before.score.perplexity):
             raise GateFailed(
                 f"perplexity before quantization is {before.score.perplexity}: the model gives no numbers on the measured rows; name "
@@ -89,32 +96,32 @@ def _run(job: QuantizeJob, here: Runtime) -> Metrics:
             )
 
     began = time.monotonic()
-    kept = _layers(job, base, prepared, here)
-    quantized, layers = _quantize(job, prepared, kept, base, here)
+    kept = _layers(job, base, prepared, runtime)
+    quantized, layers = _quantize(job, prepared, kept, base, runtime)
     minutes = (time.monotonic() - began) / 60
-    for line in quantize_report.warnings(layers, spec.damp_percent):
-        here.progress.say(line)
+    for line in warnings(layers, spec.damp_percent):
+        runtime.progress.say(line)
 
     metrics: Metrics = {}
-    with here.output("GPTQModel", metrics) as folder, here.stop.at_once(_stopped_late(kept)):
-        with quantizing.quiet():
-            quantizing.save(quantized, own / "saved", folder, here.progress.beat)
+    with runtime.output("GPTQModel", metrics) as folder, runtime.stop.at_once(_stopped_late(kept)):
+        with gptq.quiet():
+            gptq.save(quantized, own / "saved", folder, runtime.progress.beat)
         del quantized
-        tokenizer_files.save_tokenizer(prepared.tokenizer, base.folder, folder, prepared.template)
+        tokenizer_io.save_tokenizer(prepared.tokenizer, base.folder, folder, prepared.template)
         _write_generation_config(folder, base, prepared)
-        here.progress.update(stage="Evaluating")
-        after, likeness = _measured(spec, here, prepared, folder, reference.compare)
-        here.progress.say(f"after: {after}, {likeness}")
-        report = quantize_report.Report(
+        runtime.progress.update(stage="Evaluating")
+        after, likeness = _measured(spec, runtime, prepared, folder, reference.compare)
+        runtime.progress.say(f"after: {after}, {likeness}")
+        report = Report(
             job=job,
-            inputs=here.inputs,
+            inputs=runtime.inputs,
             rows=prepared.rows,
             before=before,
             after=after,
             likeness=likeness,
             layers=layers,
-            bytes_before=quantizing.weight_bytes(base.folder),
-            bytes_after=quantizing.weight_bytes(folder),
+            bytes_before=gptq.weight_bytes(base.folder),
+            bytes_after=gptq.weight_bytes(folder),
             minutes=minutes,
             peak_bytes=peak.resident(),
             peak_gpu_bytes=peak.gpu(),
@@ -124,12 +131,12 @@ def _run(job: QuantizeJob, here: Runtime) -> Metrics:
             target = own / "rejected"
             target.mkdir()
             report.write(target)
-            where = here.reject(target)
+            where = runtime.reject(target)
             _keep_only_layers(own)
             raise GateFailed(f"{'; '.join(report.broken)}: nothing is published, the report is at {where}", metrics)
         report.write(folder)
         (folder / "README.md").write_text(report.card(), encoding="utf-8")
-        here.progress.update(stage="Saving")
+        runtime.progress.update(stage="Saving")
     return metrics
 
 
@@ -139,42 +146,46 @@ def _stopped_late(kept: Layers | None) -> str:
     return f"stopped while the result was saved and measured: {remedy}"
 
 
-def _prepare(job: QuantizeJob, here: Runtime, base: Base) -> Prepared:
+def _prepare(job: QuantizeJob, runtime: Runtime, base: Base) -> Prepared:
     """Tokenizer, template and rows. What lies in this run's folder from before it is new."""
-    from workloads import calibration, quantizing, templates, tokenizer_files
+    from workloads.data import tokenizer_io
+    from workloads.data.chat_templates import loading
+    from workloads.quantization import calibration, gptq
 
     spec = job.spec
-    here.progress.update(stage="Preparing")
-    tokenizer = tokenizer_files.load_tokenizer(base.folder)
-    model.check_vocabulary(base, tokenizer, f"spec.model {spec.model.uri}")
-    template_file = here.inputs["templateFile"].path if spec.template_file else None
-    template = templates.load(spec.template, template_file, tokenizer)
-    rows = calibration.draw(spec, here.inputs, template, beat=here.progress.beat)
+    runtime.progress.update(stage="Preparing")
+    tokenizer = tokenizer_io.load_tokenizer(base.folder)
+    inspect.check_vocabulary(base, tokenizer, f"spec.model {spec.model.uri}")
+    template_file = runtime.inputs["templateFile"].path if spec.template_file else None
+    template = loading.load(spec.template, template_file, tokenizer)
+    rows = calibration.draw(spec, runtime.inputs, template, beat=runtime.progress.beat)
     for line in rows.lines():
-        here.progress.say(line)
-    widest = max(set().union(*quantizing.widths(base).values()))
+        runtime.progress.say(line)
+    widest = max(set().union(*gptq.widths(base).values()))
     if rows.tokens < widest:
-        here.progress.say(
+        runtime.progress.say(
             f"warning: {rows.tokens:,} tokens weigh the errors of layers with {widest:,} inputs: with fewer tokens than inputs the weighing "
             "is a guess; give more or longer rows"
         )
-    here.checkpoints.own.mkdir(parents=True, exist_ok=True)
-    return Prepared(tokenizer, template, rows, _source(base, spec, tokenizer, here.checkpoints.own / "model"))
+    runtime.checkpoints.own.mkdir(parents=True, exist_ok=True)
+    return Prepared(tokenizer, template, rows, _source(base, spec, tokenizer, runtime.checkpoints.own / "model"))
 
 
 def _measured(
     spec: QuantizeSpec,
-    here: Runtime,
+    runtime: Runtime,
     prepared: Prepared,
     folder: Path,
     score: Callable[..., tuple[Score, Likeness | None]],
 ) -> tuple[Measured, Any]:
     """How the model in ``folder`` foretells and answers, and what ``score`` finds besides."""
-    from workloads import fidelity, generation, quantizing, servable
+    from workloads.evaluation import generation
+    from workloads.models import inference
+    from workloads.quantization import fidelity, gptq
 
-    rows, beat = prepared.rows.evaluation, here.progress.beat
-    with quantizing.quiet(), quantizing.eager():
-        loaded = servable.load(servable.Wanted("model", str(spec.model.uri), folder))
+    rows, beat = prepared.rows.evaluation, runtime.progress.beat
+    with gptq.quiet(), gptq.eager():
+        loaded = inference.load(inference.Wanted("model", str(spec.model.uri), folder))
         found, likeness = score(loaded.model, rows, prepared.tokenizer.pad_token_id, beat)
         asked = fidelity.questions(rows, spec.evaluation.answers, loaded.context)
         decoding = Decoding(temperature=0, repetition_penalty=1, max_new_tokens=spec.evaluation.max_new_tokens)
@@ -188,30 +199,31 @@ def _measured(
 def _source(base: Base, spec: QuantizeSpec, tokenizer: Any, folder: Path) -> Path:
     """The model's folder, or one that stands for it: with the rope scaling of the spec, and with no link that leads out of it, as GPTQModel
     wants it for going on."""
-    outside = any(path.is_symlink() for path in model.weight_files(base.folder, "spec.model"))
+    outside = any(path.is_symlink() for path in inspect.weight_files(base.folder, "spec.model"))
     if spec.model.rope_scaling is None and not outside:
         return base.folder
     from transformers import AutoConfig
 
-    from workloads import layers, tokenizer_files
+    from workloads.data import tokenizer_io
+    from workloads.quantization import layers
 
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     config = AutoConfig.from_pretrained(base.folder, trust_remote_code=False, local_files_only=True)
     if spec.model.rope_scaling:
-        model.stretch(config, spec.model.rope_scaling.type, spec.model.rope_scaling.factor)
+        inspect.stretch(config, spec.model.rope_scaling.type, spec.model.rope_scaling.factor)
     config.save_pretrained(folder)
-    names = [path.name for path in model.weight_files(base.folder, "spec.model")]
+    names = [path.name for path in inspect.weight_files(base.folder, "spec.model")]
     for name in [*names, "model.safetensors.index.json", GENERATION]:
         if (base.folder / name).is_file():
             layers.stand_for((base.folder / name).resolve(), folder / name)
-    tokenizer_files.save_tokenizer(tokenizer, base.folder, folder)
+    tokenizer_io.save_tokenizer(tokenizer, base.folder, folder)
     return folder
 
 
 def _keep_only_layers(own: Path) -> None:
     """After a broken gate: finished layers stay for a run with other gates, the working files, as large as the model once more, go."""
-    from workloads import layers
+    from workloads.quantization import layers
 
     for path in [*own.iterdir(), *(own / layers.STORE).glob("attempt-*")]:
         if path.name == layers.STORE:
@@ -225,20 +237,21 @@ def _keep_only_layers(own: Path) -> None:
 # Layer by layer
 
 
-def _layers(job: QuantizeJob, base: Base, prepared: Prepared, here: Runtime) -> Layers | None:
+def _layers(job: QuantizeJob, base: Base, prepared: Prepared, runtime: Runtime) -> Layers | None:
     """Where finished layers are kept, with those of an earlier run, whose folders then go; None where GPTQModel cannot go on from them."""
-    runs = here.checkpoints.own.parent
-    kept = _kept_layers(job, base, prepared, here, runs)
+    runs = runtime.checkpoints.own.parent
+    kept = _kept_layers(job, base, prepared, runtime, runs)
     for folder in runs.glob("run-*"):
-        if folder != here.checkpoints.own and folder.is_dir():
+        if folder != runtime.checkpoints.own and folder.is_dir():
             shutil.rmtree(folder, ignore_errors=True)
     return kept
 
 
-def _kept_layers(job: QuantizeJob, base: Base, prepared: Prepared, here: Runtime, runs: Path) -> Layers | None:
+def _kept_layers(job: QuantizeJob, base: Base, prepared: Prepared, runtime: Runtime, runs: Path) -> Layers | None:
     import torch
 
-    from workloads import digests, layers
+    from workloads.quantization import layers
+    from workloads.storage import hashing
 
     kind, scaling = base.config.get("model_type"), job.spec.model.rope_scaling
     why_not = next(
@@ -255,12 +268,12 @@ def _kept_layers(job: QuantizeJob, base: Base, prepared: Prepared, here: Runtime
         None,
     )
     if why_not:
-        here.progress.say(f"a restart begins anew: finished layers cannot be kept with {why_not}")
+        runtime.progress.say(f"a restart begins anew: finished layers cannot be kept with {why_not}")
         return None
     # Neither what is measured nor what is allowed shapes a layer: a gate that is set anew finds them finished.
-    made_from = digests.of_json(
+    made_from = hashing.of_json(
         {
-            "model": here.inputs["model"].digest,
+            "model": runtime.inputs["model"].digest,
             "ropeScaling": scaling.model_dump() if scaling else None,
             "settings": job.spec.model_dump(mode="json", include=SHAPING),
             "rows": prepared.rows.digest,
@@ -269,36 +282,36 @@ def _kept_layers(job: QuantizeJob, base: Base, prepared: Prepared, here: Runtime
         }
     )
     every = layers.interval(prepared.rows.tokens, int(base.config.get("hidden_size", 0)))
-    own = layers.Layers(here.checkpoints.own / layers.STORE, made_from, every)
+    own = layers.Layers(runtime.checkpoints.own / layers.STORE, made_from, every)
     done = own.take_over(runs)
     if done:
-        here.progress.say(f"going on after layer {done}, which an earlier run finished")
+        runtime.progress.say(f"going on after layer {done}, which an earlier run finished")
     else:
         own.begin()
         if every > 1:
-            here.progress.say(
+            runtime.progress.say(
                 f"finished layers are kept every {every} layers, as the rows between two of them are large"
             )
     return own
 
 
 def _quantize(
-    job: QuantizeJob, prepared: Prepared, layers: Layers | None, base: Base, here: Runtime
+    job: QuantizeJob, prepared: Prepared, layers: Layers | None, base: Base, runtime: Runtime
 ) -> tuple[Any, list[Layer]]:
     """The quantized model as GPTQModel holds it. Raises Interrupted after a signal, with what is done kept where it can be."""
     from gptqmodel.looper.checkpoint import CheckpointStopped
     from gptqmodel.looper.checkpoint_store import CheckpointError
 
-    from workloads import quantizing
+    from workloads.quantization import gptq
 
     total = int(base.config["num_hidden_layers"])
-    here.progress.update(stage="Quantizing", step=layers.done if layers else 0, total_steps=total)
-    listener = _Listener(here, layers, total)
-    offload = here.checkpoints.own / "offload"
-    at_once = contextlib.nullcontext() if layers else here.stop.at_once()
-    with quantizing.quiet(), listener.beating(), at_once:
+    runtime.progress.update(stage="Quantizing", step=layers.done if layers else 0, total_steps=total)
+    listener = _Listener(runtime, layers, total)
+    offload = runtime.checkpoints.own / "offload"
+    at_once = contextlib.nullcontext() if layers else runtime.stop.at_once()
+    with gptq.quiet(), listener.beating(), at_once:
         try:
-            return quantizing.quantize(
+            return gptq.quantize(
                 prepared.source, job.spec, prepared.rows.calibration, offload, layers and layers.config, listener
             )
         except CheckpointStopped as stopped:
@@ -309,16 +322,16 @@ def _quantize(
         except CheckpointError as error:
             if layers is None or not listener.resumed:
                 raise
-            here.progress.say(f"the layers of the earlier run cannot be gone on from ({error}): beginning anew")
+            runtime.progress.say(f"the layers of the earlier run cannot be gone on from ({error}): beginning anew")
     layers.begin()
-    return _quantize(job, prepared, layers, base, here)
+    return _quantize(job, prepared, layers, base, runtime)
 
 
 class _Listener:
     """What GPTQModel tells of its steps, told on; and the ear for signals, which it takes for itself while it works."""
 
-    def __init__(self, here: Runtime, layers: Layers | None, total: int) -> None:
-        self._here = here
+    def __init__(self, runtime: Runtime, layers: Layers | None, total: int) -> None:
+        self._here = runtime
         self._layers = layers
         self._total = total
         self.resumed = bool(layers and layers.done)

@@ -54,7 +54,7 @@ def _write_pieces(folder: Path) -> None:
 
 
 def _write_model(folder: Path, say: Callable[[str], None]) -> None:
-    from workloads import model as models
+    from workloads.models import inspect as models
 
     models.quiet_libraries()
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from workloads import lineage
+from workloads.storage import lineage
 
 REPORT = "report/report.json"
 SHOWN = 60

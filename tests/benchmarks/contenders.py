@@ -139,7 +139,7 @@ def _clock(base: type, rows: Any) -> Any:
 
 def _write(report: str, trainer: Any, clock: Any) -> None:
     losses = {entry["step"]: entry["loss"] for entry in trainer.state.log_history if "loss" in entry}
-    from workloads import memory
+    from workloads.system import memory
 
     peak = memory.high_water()
     Path(report).write_text(json.dumps({"losses": losses, "seconds": clock.seconds, "peak": peak}), encoding="utf-8")

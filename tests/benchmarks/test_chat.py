@@ -25,7 +25,7 @@ import pytest
 
 from tests.workloads import tiny
 from tests.workloads.engine_process import PATIENCE, Engine, manifest
-from workloads import model as models
+from workloads.models import inspect as models
 
 models.quiet_libraries()
 
@@ -101,9 +101,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def load_tokenizer(base: Path) -> Any:
-    from workloads import tokenizer_files
+    from workloads.data import tokenizer_io
 
-    return tokenizer_files.load_tokenizer(base)
+    return tokenizer_io.load_tokenizer(base)
 
 
 @contextmanager

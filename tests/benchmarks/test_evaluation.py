@@ -13,8 +13,10 @@ from alpaca_operator.api.generation import Decoding
 from tests.workloads import tiny
 from tests.workloads.evaluated import job, model
 from tests.workloads.runs import Place
-from workloads import generation, perplexity, templates, tokenizer_files
-from workloads import model as models
+from workloads.data import tokenizer_io
+from workloads.data.chat_templates import loading
+from workloads.evaluation import generation, perplexity
+from workloads.models import inspect as models
 
 models.quiet_libraries()
 
@@ -49,7 +51,7 @@ def test_batches(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from tests.workloads.test_perplexity import prepared
 
     llama = AutoModelForCausalLM.from_pretrained(folder / "small", attn_implementation="sdpa").eval()
-    template = templates.load("HumanAssistant", None, tokenizer_files.load_tokenizer(folder / "small"))
+    template = loading.load("HumanAssistant", None, tokenizer_io.load_tokenizer(folder / "small"))
     made = tiny.rows(ROWS, seed=1)
     prompts = [template.prompt([{"role": "user", "content": row["instruction"]}]) for row in made[:QUESTIONS]]
     rows = prepared(template, [[("user", row["instruction"]), ("assistant", row["output"])] for row in made])

@@ -15,10 +15,11 @@ import pytest
 from alpaca_operator.api.corpus import CorpusSource
 from tests.workloads import library, literature
 from tests.workloads.runs import Place
-from workloads import blocks, cgroup
-from workloads.storage import Input, Inputs
-from workloads.tokenizer_files import load_tokenizer
-from workloads.tokens import Recipe
+from workloads.data import token_blocks
+from workloads.data.tokenize import Recipe
+from workloads.data.tokenizer_io import load_tokenizer
+from workloads.storage.sources import Input, Inputs
+from workloads.system import cgroup
 
 pytestmark = pytest.mark.slow
 
@@ -145,8 +146,8 @@ def test_a_corpus_is_tokenised_at_the_speed_of_the_tokenizer(
     inputs = Inputs({"dataset.train[0]": Input("corpus", corpus, "digest")})
     sources = [CorpusSource(uri="corpus")]
 
-    def tokenise(cache: Path) -> blocks.Tokens:
-        return blocks.tokenised("train", sources, inputs, recipe, cache, lambda line: None, lambda: None)
+    def tokenise(cache: Path) -> token_blocks.Tokens:
+        return token_blocks.tokenised("train", sources, inputs, recipe, cache, lambda line: None, lambda: None)
 
     monkeypatch.setattr(cgroup, "cores", lambda: 1)
     began = time.process_time()

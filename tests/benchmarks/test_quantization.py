@@ -43,11 +43,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
 
 def drawn(folder: Path) -> Any:
     from alpaca_operator.api.quantize import QuantizeJob
-    from workloads import calibration, templates
-    from workloads.storage import Input, Inputs
-    from workloads.tokenizer_files import load_tokenizer
+    from workloads.data.chat_templates import loading
+    from workloads.data.tokenizer_io import load_tokenizer
+    from workloads.quantization import calibration
+    from workloads.storage.sources import Input, Inputs
 
-    template = templates.load("HumanAssistant", None, load_tokenizer(folder / "base"))
+    template = loading.load("HumanAssistant", None, load_tokenizer(folder / "base"))
     inputs = Inputs({"calibration.train[0]": Input("rows.json", folder / "rows.json", "")})
     return calibration.draw(QuantizeJob.model_validate(MANIFEST).spec, inputs, template)
 
@@ -112,9 +113,10 @@ def directly(folder: Path, name: str) -> dict[str, Any]:
 
 def as_documented(name: str) -> None:
     """What its README says, with our settings, in the current folder."""
-    from workloads import memory, quantizing
+    from workloads.quantization import gptq
+    from workloads.system import memory
 
-    quantizing.prepare_libraries()  # its thread pool fails on two cores without the number of workers that this sets
+    gptq.prepare_libraries()  # its thread pool fails on two cores without the number of workers that this sets
     from gptqmodel import GPTQModel, QuantizeConfig
 
     rows = [{"input_ids": ids, "attention_mask": [1] * len(ids)} for ids in json.loads(Path("ids.json").read_text())]
@@ -131,27 +133,30 @@ def compared(ours: Path, theirs: Path) -> tuple[int, list[str]]:
     """How many tensors are equal, and the names of the others."""
     from safetensors.torch import load_file
 
-    here, there = (
+    runtime, there = (
         {name: tensor for path in folder.glob("*.safetensors") for name, tensor in load_file(path).items()}
         for folder in (ours, theirs)
     )
     different = [
         name
-        for name in here.keys() | there.keys()
-        if name not in here or name not in there or not bool((here[name] == there[name]).all())
+        for name in runtime.keys() | there.keys()
+        if name not in runtime or name not in there or not bool((runtime[name] == there[name]).all())
     ]
-    return len(here) - len(different), different
+    return len(runtime) - len(different), different
 
 
 def measured(folder: Path, name: str) -> tuple[Any, Any]:
     """The other's result, measured as ours is."""
-    from workloads import fidelity, quantizing, servable
+    from workloads.models import inference
+    from workloads.quantization import fidelity, gptq
 
     rows = drawn(folder).evaluation
     reference = fidelity.Reference(folder / "reference")
-    with quantizing.quiet(), quantizing.eager():
-        reference.record(servable.load(servable.Wanted("model", "base", folder / "base")).model, rows, 3, lambda: None)
-        quantized = servable.load(servable.Wanted("model", name, folder / name))
+    with gptq.quiet(), gptq.eager():
+        reference.record(
+            inference.load(inference.Wanted("model", "base", folder / "base")).model, rows, 3, lambda: None
+        )
+        quantized = inference.load(inference.Wanted("model", name, folder / name))
         return reference.compare(quantized.model, rows, 3, lambda: None)
 
 

@@ -21,9 +21,9 @@ import pytest
 from tests.benchmarks import contenders
 from tests.workloads import tiny
 from tests.workloads.runs import ROOT, SERVER, Line, Place, job
-from workloads import model
+from workloads.models import inspect
 
-model.quiet_libraries()
+inspect.quiet_libraries()
 
 ROWS = 64
 REPEATS = 3
@@ -182,12 +182,13 @@ def _unpacked(folder: Path) -> Any:
     from types import SimpleNamespace
 
     from alpaca_operator.api.sft import SFTJob
-    from workloads import data, templates, tokenizer_files
+    from workloads.data import conversations, tokenizer_io
+    from workloads.data.chat_templates import loading
 
     spec = SFTJob.model_validate(job(dataset={"packing": False}, training={"sequenceLength": 256})).spec
-    template = templates.load("HumanAssistant", None, tokenizer_files.load_tokenizer(folder / "base"))
+    template = loading.load("HumanAssistant", None, tokenizer_io.load_tokenizer(folder / "base"))
     found = SimpleNamespace(path=folder / "train.json", digest="sha256:0", uri="train.json")
-    prepared = data.datasets_for(
+    prepared = conversations.datasets_for(
         spec, {"dataset.train[0]": found}, template, folder / "cache", 42, say=lambda line: None
     )
     return prepared.train

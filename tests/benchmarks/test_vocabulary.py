@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from tests.workloads.process import ROOT
-from workloads import vocabulary
+from workloads.vocabulary import extend
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -29,8 +29,8 @@ WORDS = 60_000
 VOCABULARY = 32_000
 
 OURS = """
-from workloads.corpus import CorpusFile
-from workloads.vocabulary_training import Settings, train
+from workloads.data.corpus import CorpusFile
+from workloads.vocabulary.train import Settings, train
 def work(path, size, sentences):
     from pathlib import Path
     return train([CorpusFile(Path(path), "Text")], Settings(size, 0.9995, sentences), lambda *told: None).model
@@ -49,7 +49,7 @@ def work(path, size, sentences):
 MEASURE = """
 if __name__ == "__main__":
     import json, resource, sys, time
-    from workloads import memory
+    from workloads.system import memory
     start = time.monotonic()
     model = work(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
     wall = time.monotonic() - start
@@ -133,12 +133,12 @@ def test_memory_is_bounded_by_the_sentences_and_not_by_the_text(trained: Trained
 def test_merging_two_large_vocabularies_takes_seconds(trained: Trained, tmp_path: Path) -> None:
     write_text(tmp_path / "latin.txt", list("abcdefghijklmnopqrstuvwxyz"), 10, seed=2, between=" ")
     measured(tmp_path / "base", SENTENCEPIECE, tmp_path / "latin.txt")
-    base = vocabulary.Base(vocabulary.parse((tmp_path / "base").read_bytes()))
-    new = vocabulary.parse(trained.model.read_bytes())
+    base = extend.Base(extend.parse((tmp_path / "base").read_bytes()))
+    new = extend.parse(trained.model.read_bytes())
     start = time.monotonic()
-    merged = vocabulary.merge(base, new, 65536)
+    merged = extend.merge(base, new, 65536)
     after_merge = time.monotonic()
-    vocabulary.save(merged, base, tmp_path)
+    extend.save(merged, base, tmp_path)
     saved = time.monotonic()
     print(
         f"\n{len(base.proto.pieces):,} + {len(new.pieces):,} pieces: merged in {after_merge - start:.2f} s, saved in "

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from workloads.listening import Server, listen
+from workloads.runtime.http import Server, listen
 
 GENERATION = {"temperature": 0.25, "topP": 0.9, "topK": 40, "repetitionPenalty": 1.3, "maxNewTokens": 256}
 

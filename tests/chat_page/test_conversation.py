@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from workloads.chat_ui.conversation import Answer, Conversation, Turn
+from workloads.serving.page.conversation import Answer, Conversation, Turn
 
 
 def turn(question: str, **answers: str) -> Turn:

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from workloads.chat_ui import markup
+from workloads.serving.page import markup
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from alpaca_operator.api.chat import ChatDeployment
-from workloads.chat_ui.settings import Api, Login, Settings
 from workloads.errors import SpecError
+from workloads.serving.page.settings import Api, Login, Settings
 
 LOCAL = {"model": {"uri": "./model"}}
 SECRET = {"ALPACA_CHAT_USERNAME": "li", "ALPACA_CHAT_PASSWORD": "bai"}

@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from workloads.chat_ui import words
-from workloads.chat_ui.answering import BY_CODE, BY_STATUS
+from workloads.serving.page import words
+from workloads.serving.page.answering import BY_CODE, BY_STATUS
 
 
 @pytest.mark.parametrize("part", ["LABELS", "PROBLEMS", "NOTES", "CONDITIONS"])

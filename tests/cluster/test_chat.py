@@ -296,11 +296,11 @@ def stand_in(bed: Bed) -> str:
 @pytest.mark.timeout(900)
 def test_vllm_is_started_with_its_words_and_another_page_asks_it_from_elsewhere(mine: Team, stand_in: str) -> None:
     pod = {"image": stand_in, "imagePullPolicy": "Never"}
-    here = chat(
+    external = chat(
         "poet", model={"uri": "pvc://models/tiny", "from": None}, template=None, auth=None, engine="vLLM", pod=pod
     )
-    mine.apply(here)
-    now = mine.wait(here, "Serving")
+    mine.apply(external)
+    now = mine.wait(external, "Serving")
     assert now["status"]["engine"] == {"name": "vLLM", "message": "spec.engine says so"}
     address = str(mine.bed.get("service", "poet-chat", "-n", mine.namespace)["spec"]["clusterIP"])
     words = [each["id"] for each in httpx.get(f"http://{address}:8000/v1/models", timeout=30).json()["data"]]

@@ -16,7 +16,7 @@ from alpaca_operator.api import KINDS
 from alpaca_operator.api.base import sources
 from examples.quickstart import place
 from examples.quickstart.__main__ import CHAIN
-from workloads import chain, spec
+from workloads.manifest import chain, spec
 
 ROOT = Path(__file__).parents[2]
 HERE = ROOT / "examples" / "quickstart"

@@ -12,9 +12,9 @@ import pytest
 
 from tests.workloads import tiny
 from tests.workloads.runs import Ended, Place, job
-from workloads import model
+from workloads.models import inspect
 
-model.quiet_libraries()
+inspect.quiet_libraries()
 
 
 def own(place: Place, name: str = "own", source: str = "base") -> Path:

@@ -13,7 +13,7 @@ from alpaca_operator.api.status import Reason
 from alpaca_operator.plan import PLANNERS
 from tests.golden import SAMPLES, SETTINGS, load_all
 from tests.manifests.build import MANIFESTS, kustomized, read
-from workloads.endpoint import GAUGES
+from workloads.runtime.metrics_server import GAUGES
 
 FOLDER = MANIFESTS / "monitoring"
 ALERTS = [rule for group in read(FOLDER / "alerts.yaml")[0]["spec"]["groups"] for rule in group["rules"]]

@@ -9,7 +9,7 @@ from alpaca_operator.api.base import Job
 from alpaca_operator.plan import PLANNERS
 from tests.golden import SETTINGS, load_all, made_by
 from tests.manifests.build import MANIFESTS, read, samples
-from workloads import chain
+from workloads.manifest import chain
 
 FILES = {
     path: found

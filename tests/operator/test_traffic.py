@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from alpaca_operator.traffic import Sample, parse
-from workloads.engine.metrics import Metrics
+from workloads.serving.engine.metrics import Metrics
 
 VLLM = b"""\
 # HELP vllm:num_requests_running Number of requests in model execution batches.

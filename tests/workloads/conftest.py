@@ -92,14 +92,14 @@ def byte_level_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def llama(sentencepiece_folder: Path):
-    from workloads.tokenizer_files import load_tokenizer
+    from workloads.data.tokenizer_io import load_tokenizer
 
     return load_tokenizer(sentencepiece_folder)
 
 
 @pytest.fixture(scope="session")
 def byte_level(byte_level_folder: Path):
-    from workloads.tokenizer_files import load_tokenizer
+    from workloads.data.tokenizer_io import load_tokenizer
 
     return load_tokenizer(byte_level_folder)
 
@@ -107,7 +107,7 @@ def byte_level(byte_level_folder: Path):
 @pytest.fixture(scope="session")
 def not_legacy(sentencepiece_folder: Path, tmp_path_factory: pytest.TempPathFactory):
     """The same pieces with ``legacy: false``: only the start of a text gets the dummy prefix."""
-    from workloads.tokenizer_files import load_tokenizer
+    from workloads.data.tokenizer_io import load_tokenizer
 
     folder = tmp_path_factory.mktemp("not-legacy")
     (folder / "tokenizer.model").write_bytes((sentencepiece_folder / "tokenizer.model").read_bytes())

@@ -120,12 +120,12 @@ def train_pieces(prefix: Path, lines: list[str], size: int) -> Path:
 
 def write_vocabulary(base: Path, folder: Path) -> Path:
     """The base's tokenizer with Chinese pieces behind its own, as TokenizerJob makes it."""
-    from workloads import vocabulary
+    from workloads.vocabulary import extend
 
     folder.mkdir()
     trained = train_pieces(folder / "chinese", literature.chinese(1500, 5), 700)
-    found = vocabulary.load_base(base)
-    merged = vocabulary.merge(found, vocabulary.parse(trained.read_bytes()), 1024)
+    found = extend.load_base(base)
+    merged = extend.merge(found, extend.parse(trained.read_bytes()), 1024)
     trained.unlink()
-    vocabulary.save(merged, found, folder)
+    extend.save(merged, found, folder)
     return folder

@@ -20,10 +20,10 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """\
 import faulthandler, os, pathlib, signal, sys, time
 from alpaca_operator.api import SFTJob
-from workloads import cli
+from workloads.manifest import cli
 from workloads.errors import *
 
-def run(job, here):
+def run(job, runtime):
 {body}
 
 if __name__ == "__main__":
@@ -31,19 +31,19 @@ if __name__ == "__main__":
 """
 
 TRAIN = """
-start = here.checkpoints.newest()
+start = runtime.checkpoints.newest()
 done = int((start / "state").read_text()) if start else 0
-here.progress.update(stage="Training", step=done, total_steps=job.spec.training.max_steps)
+runtime.progress.update(stage="Training", step=done, total_steps=job.spec.training.max_steps)
 for step in range(done + 1, job.spec.training.max_steps + 1):
-    here.progress.update(step=step, loss=1 / step, log=True)
-    if step % job.spec.training.save_steps == 0 or here.stop.requested:
-        with here.checkpoints.write(step) as folder:
+    runtime.progress.update(step=step, loss=1 / step, log=True)
+    if step % job.spec.training.save_steps == 0 or runtime.stop.requested:
+        with runtime.checkpoints.write(step) as folder:
             (folder / "state").write_text(str(step))
-        here.checkpoints.prune(job.spec.training.keep_checkpoints)
-    if here.stop.requested:
+        runtime.checkpoints.prune(job.spec.training.keep_checkpoints)
+    if runtime.stop.requested:
         raise Interrupted(f"stopped after saving checkpoint-{step}: run again to go on")
     PAUSE
-with here.output("LoRAAdapter", {"evalLoss": 0.5}) as folder:
+with runtime.output("LoRAAdapter", {"evalLoss": 0.5}) as folder:
     (folder / "adapter.safetensors").write_text(f"trained from {done} to {step}")
 return {"evalLoss": 0.5}
 """

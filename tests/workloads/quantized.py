@@ -56,7 +56,8 @@ def job(**spec: Any) -> dict[str, Any]:
 def run(folder: Path, manifest: dict[str, Any], *arguments: str) -> Ended:
     """As `python -m workloads.quantize job.json` in ``folder``, without another 8 seconds of imports."""
     from alpaca_operator.api.quantize import QuantizeJob
-    from workloads import cli, quantize
+    from workloads import quantize
+    from workloads.manifest import cli
 
     (folder / "job.json").write_text(json.dumps(manifest, ensure_ascii=False), encoding="utf-8")
     out, errors = io.StringIO(), io.StringIO()
@@ -84,14 +85,14 @@ def tune(folder: Path, count: int = 192, **config: Any) -> Path:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from workloads import templates
-    from workloads.batches import Collator
-    from workloads.tokenizer_files import load_tokenizer
+    from workloads.data.chat_templates import loading
+    from workloads.data.collator import Collator
+    from workloads.data.tokenizer_io import load_tokenizer
 
     tiny.write_model(folder, hidden=64, **config)
     model = AutoModelForCausalLM.from_pretrained(folder)
     tokenizer = load_tokenizer(folder)
-    template = templates.load("HumanAssistant", None, tokenizer)
+    template = loading.load("HumanAssistant", None, tokenizer)
     rows = []
     for row in tiny.rows(count, seed=5):
         encoded = template.encode(

@@ -6,8 +6,8 @@ import math
 
 import pytest
 
-from workloads import answer_figures
-from workloads.generation import Answer
+from workloads.evaluation import answer_metrics
+from workloads.evaluation.generation import Answer
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ from workloads.generation import Answer
     ],
 )
 def test_chinese_share(text: str, share: float | None) -> None:
-    assert answer_figures.chinese_share(text) == (None if share is None else pytest.approx(share))
+    assert answer_metrics.chinese_share(text) == (None if share is None else pytest.approx(share))
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def test_chinese_share(text: str, share: float | None) -> None:
     ],
 )
 def test_repetition(text: str, share: float) -> None:
-    assert answer_figures.repetition(text) == pytest.approx(share)
+    assert answer_metrics.repetition(text) == pytest.approx(share)
 
 
 def test_means_over_answers() -> None:
@@ -47,7 +47,7 @@ def test_means_over_answers() -> None:
         Answer("", 0, "Stopped"),
         Answer("12", 1, "TookTheTurn"),
     ]
-    assert answer_figures.metrics(answers) == {
+    assert answer_metrics.metrics(answers) == {
         "stopRate": 0.5,
         "repetitionRate": pytest.approx(0.125),
         "chineseShare": 0.5,
@@ -55,4 +55,4 @@ def test_means_over_answers() -> None:
         "answerCharacters": pytest.approx((5 + 14 + 2) / 4),
         "emptyRate": 0.25,
     }
-    assert math.isnan(answer_figures.metrics([Answer("12", 1, "Cut")])["chineseShare"])
+    assert math.isnan(answer_metrics.metrics([Answer("12", 1, "Cut")])["chineseShare"])

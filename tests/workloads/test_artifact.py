@@ -12,8 +12,8 @@ import pytest
 
 from alpaca_operator.api import SFTJob
 from tests.workloads.process import Place, train
-from workloads.artifact import essence
-from workloads.storage import Input, Inputs
+from workloads.storage.artifact import essence
+from workloads.storage.sources import Input, Inputs
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def artifact(place: Place) -> dict[str, Any]:
 
 
 def test_an_artifact_says_what_it_is_and_what_it_was_made_from(place: Place) -> None:
-    body = 'here.resolved({"precision": "fp32"})\n' + train()
+    body = 'runtime.resolved({"precision": "fp32"})\n' + train()
     place.run(body, "--training.learningRate", "2e-4", "--name", "poet")
 
     found = artifact(place)
@@ -136,16 +136,18 @@ def test_an_artifact_is_known_as_an_input_by_its_own_digest(place: Place) -> Non
     body = train().replace('"adapter.safetensors"', '"config.json"')
     first = place.run(body)
 
-    ended = place.run("here.progress.say(here.inputs['model'].digest)", "--model.uri", "out", "--output.uri", "second")
+    ended = place.run(
+        "runtime.progress.say(runtime.inputs['model'].digest)", "--model.uri", "out", "--output.uri", "second"
+    )
 
     assert ended.messages[0] == first.last_word["output"]["digest"]
 
 
 def test_a_run_killed_while_it_saves_leaves_no_output(place: Place) -> None:
     body = """
-with here.output("Model", {}) as folder:
+with runtime.output("Model", {}) as folder:
     (folder / "half").write_text("half")
-    here.progress.say("saving")
+    runtime.progress.say("saving")
     time.sleep(600)
 """
     run = place.start(body)
@@ -162,7 +164,7 @@ with here.output("Model", {}) as folder:
 
 
 def test_a_failure_while_it_saves_leaves_nothing(place: Place) -> None:
-    ended = place.run('with here.output("Model", {}) as folder:\n    raise DataError("no")')
+    ended = place.run('with runtime.output("Model", {}) as folder:\n    raise DataError("no")')
 
     assert ended.code == 65
     assert list(place.folder.glob(".out*")) == []

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from workloads import model
-from workloads.batches import IGNORED, Collator
+from workloads.data.collator import IGNORED, Collator
+from workloads.models import inspect
 
-model.quiet_libraries()
+inspect.quiet_libraries()
 
 CLOSE = 2e-5
 """Float32 sums in another order."""

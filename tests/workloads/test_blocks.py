@@ -12,11 +12,11 @@ import pytest
 
 from alpaca_operator.api.pretrain import PretrainSpec
 from tests.workloads import library, literature
-from workloads import blocks, tokens
-from workloads.blocks import Blocks, Prepared, Stream
+from workloads.data import token_blocks, tokenize
+from workloads.data.token_blocks import Blocks, Prepared, Stream
+from workloads.data.tokenize import Recipe
 from workloads.errors import DataError
-from workloads.storage import Input, Inputs
-from workloads.tokens import Recipe
+from workloads.storage.sources import Input, Inputs
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ class Desk:
             {f"dataset.{part}[0]": Input(str(path), path, f"digest of {path.name}") for part, path in sources.items()}
         )
         self.said = []
-        return blocks.prepare(spec, inputs, self.recipe, self.cache, say=self.said.append)
+        return token_blocks.prepare(spec, inputs, self.recipe, self.cache, say=self.said.append)
 
 
 @pytest.fixture
@@ -86,22 +86,22 @@ def test_a_block_is_learnt_whole(desk: Desk, novels: Path) -> None:
 
 
 def test_a_last_block_of_one_token_has_nothing_to_predict() -> None:
-    assert blocks.blocks_in(128, 64) == 2
-    assert blocks.blocks_in(129, 64) == 2
-    assert blocks.blocks_in(130, 64) == 3
+    assert token_blocks.blocks_in(128, 64) == 2
+    assert token_blocks.blocks_in(129, 64) == 2
+    assert token_blocks.blocks_in(130, 64) == 3
 
 
 def test_a_twentieth_of_the_blocks_is_set_aside_by_the_seed() -> None:
-    train, aside = blocks.split(200, 0.05, seed=42)
+    train, aside = token_blocks.split(200, 0.05, seed=42)
     assert len(aside) == 10
     assert sorted([*train, *aside]) == list(range(200))
-    assert (blocks.split(200, 0.05, seed=42)[1] == aside).all()
-    assert (blocks.split(200, 0.05, seed=43)[1] != aside).any()
+    assert (token_blocks.split(200, 0.05, seed=42)[1] == aside).all()
+    assert (token_blocks.split(200, 0.05, seed=43)[1] != aside).any()
 
 
 @pytest.mark.parametrize(("amount", "share", "aside"), [(1, 0.05, 0), (2, 0.01, 1), (2, 0.9, 1), (10, 0.0, 0)])
 def test_one_block_at_least_is_trained_and_one_set_aside(amount: int, share: float, aside: int) -> None:
-    assert [len(part) for part in blocks.split(amount, share, seed=0)] == [amount - aside, aside]
+    assert [len(part) for part in token_blocks.split(amount, share, seed=0)] == [amount - aside, aside]
 
 
 def test_a_single_block_leaves_nothing_for_validation_and_says_so(desk: Desk, tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_tokens_are_made_once_and_found_by_every_later_run(
     def refuse(*_: Any) -> Any:
         raise AssertionError("tokenised again")
 
-    monkeypatch.setattr(tokens, "encode", refuse)
+    monkeypatch.setattr(tokenize, "encode", refuse)
     assert ids(desk.prepare(novels).train) == first
     assert desk.said[0].startswith("data: found train tokenised in ")
     assert len(desk.prepare(novels, block=32).train) > len(first), "another block size reads the same tokens"
@@ -217,7 +217,7 @@ def test_arrays_of_any_length_are_cut_alike(size: int) -> None:
     draw = np.random.default_rng(size)
     whole = draw.integers(0, 60000, 5000).astype("<u2")
     pieces = np.split(whole, np.sort(draw.integers(0, 5000, 40)))
-    found = list(blocks.cut(pieces, size))
+    found = list(token_blocks.cut(pieces, size))
     kept = 5000 - (5000 % size == 1)
     assert np.concatenate(found).tolist() == whole[:kept].tolist()
     assert {len(block) for block in found[:-1]} <= {size}
@@ -272,7 +272,7 @@ def test_a_streamed_corpus_gives_the_blocks_that_lie_on_disk_otherwise(desk: Des
 def test_a_streamed_corpus_sets_blocks_of_its_start_aside(
     desk: Desk, novels: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(blocks, "WINDOW_TOKENS", 64 * 20)
+    monkeypatch.setattr(token_blocks, "WINDOW_TOKENS", 64 * 20)
     stored = ids(desk.prepare(novels, validationSplit=0).train)
     found = desk.prepare(novels, streaming=True, maxSteps=-(-len(stored) // 4), validationSplit=0.2)
     assert found.validation is not None

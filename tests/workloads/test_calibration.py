@@ -1,4 +1,4 @@
-"""`workloads.calibration`: which rows are drawn, which are set aside, and what becomes of the others."""
+"""`workloads.quantization.calibration`: which rows are drawn, which are set aside, and what becomes of the others."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import pytest
 
 from alpaca_operator.api.quantize import QuantizeSpec
 from tests.workloads import tiny
-from workloads import calibration
-from workloads.calibration import Rows
-from workloads.templates import Template
+from workloads.data.chat_templates.loading import Template
+from workloads.quantization import calibration
+from workloads.quantization.calibration import Rows
 
 
 @dataclass(frozen=True)
@@ -25,12 +25,12 @@ class Found:
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Template:
-    from workloads import templates
-    from workloads.tokenizer_files import load_tokenizer
+    from workloads.data.chat_templates import loading
+    from workloads.data.tokenizer_io import load_tokenizer
 
     folder = tmp_path_factory.mktemp("tokenizer")
     tiny.write_tokenizer(folder)
-    return templates.load("HumanAssistant", None, load_tokenizer(folder))
+    return loading.load("HumanAssistant", None, load_tokenizer(folder))
 
 
 def draw(

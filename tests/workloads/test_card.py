@@ -8,15 +8,15 @@ import pytest
 
 from alpaca_operator.api.sft import SFTJob
 from tests.workloads.runs import job
-from workloads import card
-from workloads.card import Curves
-from workloads.storage import Input, Inputs
+from workloads.storage.sources import Input, Inputs
+from workloads.training import model_card
+from workloads.training.model_card import Curves
 
 CURVES = Curves(train=[(1, 4.0), (2, 3.0), (3, 2.0), (4, 1.0)], validation=[(2, 3.5), (4, 2.5)])
 
 
 def rendered(kind: str = "LoRAAdapter", **spec: object) -> str:
-    return card.render(
+    return model_card.render(
         SFTJob.model_validate(job("poet", **spec)),
         kind,
         Inputs(
@@ -76,7 +76,7 @@ def test_the_curve_is_kept_as_numbers(tmp_path: Path) -> None:
 
 
 def test_the_curve_is_drawn_in_characters() -> None:
-    assert card.chart(CURVES, width=8, height=4).split("\n") == [
+    assert model_card.chart(CURVES, width=8, height=4).split("\n") == [
         "   4.00 ┤██o",
         "        ┤  ██",
         "        ┤    ██o",
@@ -89,6 +89,6 @@ def test_the_curve_is_drawn_in_characters() -> None:
 
 def test_the_picture_is_the_same_for_the_same_curve(tmp_path: Path) -> None:
     for name in ("one.png", "two.png"):
-        card.picture(CURVES, tmp_path / name)
+        model_card.picture(CURVES, tmp_path / name)
     assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
     assert (tmp_path / "one.png").read_bytes().startswith(b"\x89PNG")

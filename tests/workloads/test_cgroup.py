@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from workloads import cgroup
+from workloads.system import cgroup
 
 V2 = "0::/kubepods/pod1/container\n"
 V1 = "5:cpu,cpuacct:/kubepods/pod1\n4:memory:/kubepods/pod1\n0::/\n"

@@ -13,9 +13,11 @@ import pytest
 
 from alpaca_operator.api import KINDS, SFTJob
 from alpaca_operator.api.contract import ARTIFACT_FILE, Artifact
-from workloads import __main__, chain, cli, lineage, sft, spec
-from workloads.environment import Environment
+from workloads import __main__, sft
 from workloads.errors import InputError, SpecError
+from workloads.manifest import chain, cli, spec
+from workloads.storage import lineage
+from workloads.system.environment import Environment
 
 ROWS = '{"messages": [{"role": "user", "content": "问"}, {"role": "assistant", "content": "答"}]}\n'
 
@@ -62,13 +64,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def copy_the_model(job: Any, here: Any) -> dict[str, float | None]:
+def copy_the_model(job: Any, runtime: Any) -> dict[str, float | None]:
     """Stands for a training: the runtime, the publishing and the digests around it are the real ones."""
     if job.spec.training.seed == 13:
         raise InputError("seed 13 is unlucky: choose another")
-    with here.output("Model", {"evalLoss": 0.5}) as target:
+    with runtime.output("Model", {"evalLoss": 0.5}) as target:
         (target / "config.json").write_text("{}")
-        before = (here.inputs["model"].path / "model.safetensors").read_text()
+        before = (runtime.inputs["model"].path / "model.safetensors").read_text()
         (target / "model.safetensors").write_text(
             f"{before}, then {job.metadata.name} by seed {job.spec.training.seed}"
         )
@@ -189,8 +191,8 @@ class TestRunning:
 
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
     def test_a_signal_at_the_end_of_a_step_stops_the_chain_behind_it(self, folder, capsys, monkeypatch, number):
-        def copy_and_be_told_to_stop(job: Any, here: Any) -> dict[str, float | None]:
-            metrics = copy_the_model(job, here)
+        def copy_and_be_told_to_stop(job: Any, runtime: Any) -> dict[str, float | None]:
+            metrics = copy_the_model(job, runtime)
             os.kill(os.getpid(), number)  # what was published stays; what comes next must not begin
             return metrics
 

@@ -13,7 +13,7 @@ from typing import Any
 from alpaca_operator.api import KINDS
 from tests.workloads import literature
 from tests.workloads.runs import SERVER, merged
-from workloads import lineage
+from workloads.storage import lineage
 
 KILLS = 8
 LATEST = 26

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from alpaca_operator.api.contract import Checkpoint
-from workloads.digests import Digests
 from workloads.errors import Superseded
-from workloads.runs import Checkpoints, Run
+from workloads.storage.checkpoints import Checkpoints, Run
+from workloads.storage.hashing import Digests
 
 
 class Job:

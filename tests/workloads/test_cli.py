@@ -12,8 +12,8 @@ import pytest
 
 from alpaca_operator.api import SFTJob
 from tests.workloads.process import Place
-from workloads import cli, fields, spec
 from workloads.errors import InputError, SpecError, WorkloadError
+from workloads.manifest import cli, fields, spec
 
 WHOLE = ["--model.uri", "m", "--dataset.train", "[{uri: a.csv}]", "--output.uri", "out"]
 
@@ -44,10 +44,10 @@ def job(*arguments: str) -> SFTJob:
 
 
 def at(loaded: SFTJob, path: str) -> Any:
-    here: Any = loaded.model_dump(by_alias=True)["spec"]
+    node: Any = loaded.model_dump(by_alias=True)["spec"]
     for step in fields.steps(path):
-        here = here[step]
-    return here
+        node = node[step]
+    return node
 
 
 @pytest.mark.parametrize(
@@ -384,7 +384,7 @@ def test_what_answers_at_once_imports_nothing_heavy(arguments: list[str], code: 
     program = f"""if True:
         import sys
         from alpaca_operator.api import SFTJob
-        from workloads import cli
+        from workloads.manifest import cli
         code = cli.main(SFTJob, None, {arguments})
         print(sorted(set(sys.modules) & set({heavy})))
         sys.exit(code)"""

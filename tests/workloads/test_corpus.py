@@ -15,8 +15,8 @@ import pytest
 
 from alpaca_operator.api.corpus import CorpusSource
 from tests.workloads.literature import chinese, english
-from workloads import corpus
-from workloads.corpus import BLOCK, SENTENCE_LIMIT, Tally, encoding_of, files_of, sentences, texts
+from workloads.data import corpus
+from workloads.data.corpus import BLOCK, SENTENCE_LIMIT, Tally, encoding_of, files_of, sentences, texts
 from workloads.errors import DataError
 
 NOVEL = "\n".join(["第一回　风雨故人来", "", *chinese(300)]) + "\n"

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from alpaca_operator.api.sft import SFTDataset, SFTSpec
 from tests.workloads.conftest import POEMS
-from workloads import data
-from workloads.data import IGNORED, Report, best_fit, datasets_for, held_out_of, prepare
+from workloads.data import conversations
+from workloads.data.chat_templates.loading import Template, load
+from workloads.data.conversations import IGNORED, Report, best_fit, datasets_for, held_out_of, prepare
+from workloads.data.layouts import Row
 from workloads.errors import DataError
-from workloads.formats import Row
-from workloads.templates import Template, load
 
 
 class Lying(NamedTuple):
@@ -58,7 +58,7 @@ def examples(
     return list(prepare(rows(*conversations), template, dataset(**settings_), length, report or Report()))
 
 
-def texts(template: Template, found: list[data.Example]) -> list[str]:
+def texts(template: Template, found: list[conversations.Example]) -> list[str]:
     return [template.tokenizer.decode(example.ids) for example in found]
 
 
@@ -279,9 +279,9 @@ def test_adding_rows_moves_conversations_one_way_only(template: Template) -> Non
 
 
 @pytest.fixture
-def prepared(tmp_path: Path, template: Template) -> Callable[..., data.Prepared]:
+def prepared(tmp_path: Path, template: Template) -> Callable[..., conversations.Prepared]:
     def run(*, source: Path = POEMS, said: list[str] | None = None, seed: int = 42, length: int = 128, digest: str = "sha256:0",
-            inputs: dict[str, Lying] | None = None, chosen: Template = template, **settings_: Any) -> data.Prepared:  # fmt: skip
+            inputs: dict[str, Lying] | None = None, chosen: Template = template, **settings_: Any) -> conversations.Prepared:  # fmt: skip
         spec = SFTSpec.model_validate({
             "model": {"uri": "m"}, "output": {"uri": "o"}, "training": {"sequenceLength": length},
             "dataset": {"train": [{"uri": "rows"}], **settings_},
@@ -332,7 +332,7 @@ def test_the_first_label_of_each_packed_example_is_ignored(prepared) -> None:
 
 def test_the_second_run_finds_what_the_first_prepared(prepared, monkeypatch: pytest.MonkeyPatch) -> None:
     first = prepared()
-    monkeypatch.setattr(data, "prepare", lambda *_, **__: pytest.fail("prepared again"))
+    monkeypatch.setattr(conversations, "prepare", lambda *_, **__: pytest.fail("prepared again"))
     said: list[str] = []
     second = prepared(said=said)
     assert parts(second.train) == parts(first.train)
@@ -379,7 +379,7 @@ def test_what_a_killed_run_left_is_not_taken_for_a_result(
     prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as broken:
-        broken.setattr(data, "_write", lambda *_: pytest.fail("killed"))
+        broken.setattr(conversations, "_write", lambda *_: pytest.fail("killed"))
         with pytest.raises(pytest.fail.Exception):
             prepared()
     assert len(parts(prepared().train)) == 190
@@ -464,11 +464,13 @@ def test_several_processes_prepare_once(tmp_path: Path, sentencepiece_folder: Pa
 from pathlib import Path
 from types import SimpleNamespace
 from alpaca_operator.api.sft import SFTSpec
-from workloads import data, templates, tokenizer_files
-tokenizer = tokenizer_files.load_tokenizer(Path({str(sentencepiece_folder)!r}))
+from workloads.data import conversations
+from workloads.data.chat_templates import loading
+from workloads.data import tokenizer_io
+tokenizer = tokenizer_io.load_tokenizer(Path({str(sentencepiece_folder)!r}))
 spec = SFTSpec.model_validate({{"model": {{"uri": "m"}}, "output": {{"uri": "o"}}, "dataset": {{"train": [{{"uri": "x"}}]}}}})
 inputs = {{"dataset.train[0]": SimpleNamespace(path=Path({str(POEMS)!r}), digest="d")}}
-data.datasets_for(spec, inputs, templates.load("HumanAssistant", None, tokenizer), Path({str(tmp_path)!r}), 1)
+conversations.datasets_for(spec, inputs, loading.load("HumanAssistant", None, tokenizer), Path({str(tmp_path)!r}), 1)
 """
     running = [subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) for _ in range(2)]
     said = [process.communicate()[0] for process in running]

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from workloads import digests
-from workloads.digests import Digests, listing
+from workloads.storage import hashing
+from workloads.storage.hashing import Digests, listing
 
 OLD = time.time() - 3600
 
@@ -108,10 +108,10 @@ def test_links_are_followed_once_and_a_link_to_nothing_is_listed(tmp_path: Path)
 def test_the_digest_of_files_depends_on_names_and_contents_not_on_order() -> None:
     both = {"a": "1" * 64, "b": "2" * 64}
 
-    assert digests.of_files(both) == digests.of_files(dict(reversed(both.items())))
-    assert digests.of_files(both) != digests.of_files({"a": "2" * 64, "b": "1" * 64})
-    assert digests.of_files(both) != digests.of_files({"a": "1" * 64, "c": "2" * 64})
+    assert hashing.of_files(both) == hashing.of_files(dict(reversed(both.items())))
+    assert hashing.of_files(both) != hashing.of_files({"a": "2" * 64, "b": "1" * 64})
+    assert hashing.of_files(both) != hashing.of_files({"a": "1" * 64, "c": "2" * 64})
 
 
 def test_the_digest_of_a_json_value_does_not_depend_on_the_order_of_its_keys() -> None:
-    assert digests.of_json({"a": 1, "b": ["诗"]}) == digests.of_json({"b": ["诗"], "a": 1})
+    assert hashing.of_json({"a": 1, "b": ["诗"]}) == hashing.of_json({"b": ["诗"], "a": 1})

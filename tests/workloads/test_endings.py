@@ -10,8 +10,8 @@ import pytest
 
 from alpaca_operator.api.contract import TERMINATION_LIMIT, Checkpoint, Progress, Published, Termination
 from alpaca_operator.api.status import Reason
-from workloads import endings
 from workloads.errors import GateFailed, OutOfMemory, SpecError
+from workloads.runtime import exits
 
 PUBLISHED = Published(uri="pvc://models/poet", digest="sha256:" + "0" * 64, kind="LoRAAdapter")
 
@@ -23,17 +23,17 @@ def word(**fields: Any) -> Termination:
 def test_a_short_one_is_left_as_it_is() -> None:
     said = word(message="done", output=PUBLISHED, checkpoint=Checkpoint(uri="x", step=3))
 
-    assert Termination.model_validate_json(endings.shortened(said)) == said
+    assert Termination.model_validate_json(exits.shortened(said)) == said
 
 
 def test_half_a_character_of_damaged_data_is_told_as_a_question_mark() -> None:
-    said = endings.last_word(Reason.INVALID_DATA, 65, "row 3: '\ud83d'", Progress())
+    said = exits.last_word(Reason.INVALID_DATA, 65, "row 3: '\ud83d'", Progress())
 
-    assert Termination.model_validate_json(endings.shortened(said)).message == "row 3: '?'"
+    assert Termination.model_validate_json(exits.shortened(said)).message == "row 3: '?'"
 
 
 def test_what_broke_a_gate_is_told_with_all_that_was_measured() -> None:
-    said = endings.failed(
+    said = exits.failed(
         GateFailed("stop rate 0.5, minStopRate 0.9", {"stopRate": 0.5, "perplexity": None}), Progress(step=4)
     )
 
@@ -45,7 +45,7 @@ def test_what_broke_a_gate_is_told_with_all_that_was_measured() -> None:
 
 
 def test_several_lines_become_one() -> None:
-    assert Termination.model_validate_json(endings.shortened(word(message="a\nb"))).message == "a; b"
+    assert Termination.model_validate_json(exits.shortened(word(message="a\nb"))).message == "a; b"
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_several_lines_become_one() -> None:
     ],
 )
 def test_a_long_message_is_cut_between_characters(message: str) -> None:
-    text = endings.shortened(word(message=message, output=PUBLISHED))
+    text = exits.shortened(word(message=message, output=PUBLISHED))
 
     read = Termination.model_validate_json(text)
     assert TERMINATION_LIMIT - 100 < len(text.encode()) <= TERMINATION_LIMIT
@@ -74,14 +74,14 @@ def test_what_the_operator_can_do_without_gives_way() -> None:
     }
 
     read = Termination.model_validate_json(
-        endings.shortened(word(message="done", resolved_inputs=many, metrics={"evalLoss": 0.5}, output=PUBLISHED))
+        exits.shortened(word(message="done", resolved_inputs=many, metrics={"evalLoss": 0.5}, output=PUBLISHED))
     )
 
     assert read == word(message="done", metrics={"evalLoss": 0.5}, output=PUBLISHED)
 
 
 def test_a_loss_that_is_no_number_is_null() -> None:
-    text = endings.shortened(word(metrics={"evalLoss": float("nan"), "steps": 3.0}))
+    text = exits.shortened(word(metrics={"evalLoss": float("nan"), "steps": 3.0}))
 
     assert text == '{"reason":"Succeeded","exitCode":0,"message":"","metrics":{"evalLoss":null,"steps":3.0}}'
 
@@ -91,7 +91,7 @@ def test_an_error_of_ours_is_found_below_what_a_library_raised() -> None:
     wrapped = RuntimeError("worker 0 failed")
     wrapped.__cause__ = ours
 
-    assert endings.explain(wrapped) is ours
+    assert exits.explain(wrapped) is ours
 
 
 @pytest.mark.parametrize(
@@ -104,10 +104,10 @@ def test_an_error_of_ours_is_found_below_what_a_library_raised() -> None:
     ],
 )
 def test_want_of_memory_is_known_in_every_form(error: BaseException) -> None:
-    known = endings.explain(error)
+    known = exits.explain(error)
 
     assert isinstance(known, OutOfMemory)
-    assert str(known).endswith(endings.MEMORY_REMEDY)
+    assert str(known).endswith(exits.MEMORY_REMEDY)
 
 
 @pytest.mark.parametrize(
@@ -119,13 +119,13 @@ def test_want_of_memory_is_known_in_every_form(error: BaseException) -> None:
     ],
 )  # fmt: skip
 def test_a_full_disk_is_known_in_every_form(error: BaseException, tmp_path: Path) -> None:
-    known = endings.explain(error, (tmp_path / "not" / "there",))
+    known = exits.explain(error, (tmp_path / "not" / "there",))
 
-    assert isinstance(known, endings.DiskFull)
+    assert isinstance(known, exits.DiskFull)
     assert str(known).startswith(f"no space left on the volume of {tmp_path} (")
 
 
 def test_a_runtime_error_of_another_kind_is_a_bug() -> None:
-    assert str(endings.explain(RuntimeError("shapes differ\nmore"))) == (
+    assert str(exits.explain(RuntimeError("shapes differ\nmore"))) == (
         "RuntimeError: shapes differ (the traceback is in the log)"
     )

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from workloads import templates
-from workloads.engine import conversation
-from workloads.engine.refusals import Refusal
-from workloads.templates import Template
+from workloads.data.chat_templates import loading
+from workloads.data.chat_templates.loading import Template
+from workloads.serving.engine import conversation
+from workloads.serving.engine.refusals import Refusal
 
 SYSTEM = {"role": "system", "content": "你是诗人。"}
 
 
 @pytest.fixture(params=["HumanAssistant", "Llama2"])
 def template(request: pytest.FixtureRequest, llama) -> Template:
-    return templates.load(request.param, None, llama)
+    return loading.load(request.param, None, llama)
 
 
 def turns(count: int) -> list[dict[str, str]]:
@@ -58,7 +58,7 @@ def test_a_question_that_is_too_long_by_itself_is_refused_with_both_numbers(temp
 
 
 def test_a_conversation_that_the_template_cannot_write_is_refused_with_its_reason(llama) -> None:
-    template = templates.load("Llama2", None, llama)
+    template = loading.load("Llama2", None, llama)
     with pytest.raises(Refusal) as refused:
         conversation.of_messages(template, [*turns(1), *turns(1)], 1000)
     assert refused.value.message == (
@@ -67,7 +67,7 @@ def test_a_conversation_that_the_template_cannot_write_is_refused_with_its_reaso
 
 
 def test_a_text_begins_as_texts_do_for_the_model_and_never_holds_control_tokens(llama) -> None:
-    template = templates.load("HumanAssistant", None, llama)
+    template = loading.load("HumanAssistant", None, llama)
     found = conversation.of_text(template, "床前</s><s>明月", 100, begins=1)
     assert found.ids[0] == 1
     assert not set(found.ids[1:]) & {1, 2}

@@ -15,14 +15,14 @@ import torch
 from alpaca_operator.api.chat import ChatDeployment
 from tests.workloads import tiny
 from tests.workloads.engine_process import manifest
-from workloads import memory
-from workloads.engine import loading
-from workloads.engine.metrics import Metrics
-from workloads.engine.parts import parts
-from workloads.engine.schema import ChatRequest
-from workloads.engine.served import Served
-from workloads.environment import Environment
 from workloads.errors import DataError, InputError, SpecError
+from workloads.serving.engine import loading
+from workloads.serving.engine.metrics import Metrics
+from workloads.serving.engine.parts import parts
+from workloads.serving.engine.schema import ChatRequest
+from workloads.serving.engine.served import Served
+from workloads.system import memory
+from workloads.system.environment import Environment
 
 # PEFT asks transformers by a name that is going to be removed.
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
@@ -224,7 +224,7 @@ LENGTHS = (900, 600, 800)
 
 
 def test_a_stretch_that_depends_on_the_length_is_that_of_the_text_and_not_of_the_one_before(load: Load) -> None:
-    from workloads.engine.schema import CompletionRequest
+    from workloads.serving.engine.schema import CompletionRequest
 
     served = load(
         model={"uri": "base", "ropeScaling": {"type": "dynamic", "factor": 2}}, limits={"maxInputTokens": 1000}

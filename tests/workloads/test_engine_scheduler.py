@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import torch
 
-from workloads.engine.refusals import Refusal
-from workloads.engine.sampling import Controls
-from workloads.engine.scheduler import Answer, Scheduler
-from workloads.engine.text import Writer
+from workloads.serving.engine.refusals import Refusal
+from workloads.serving.engine.sampling import Controls
+from workloads.serving.engine.scheduler import Answer, Scheduler
+from workloads.serving.engine.text import Writer
 
 LONGEST = 40
 QUESTIONS = ["山", "第7问：赵先生喜欢什么？" * 6, "他喜欢水。", "0123", "云" * 50, "月", "松石" * 9, "hello"]
@@ -46,7 +46,7 @@ def model(shelf: Path) -> Any:
 
 @pytest.fixture(scope="module")
 def prompts(shelf: Path) -> list[list[int]]:
-    from workloads.tokenizer_files import load_tokenizer
+    from workloads.data.tokenizer_io import load_tokenizer
 
     tokenizer = load_tokenizer(shelf / "base")
     return [[1, *tokenizer(question, add_special_tokens=False).input_ids] for question in QUESTIONS]

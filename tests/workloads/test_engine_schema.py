@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from workloads.engine.refusals import Refusal
-from workloads.engine.schema import ChatRequest, CompletionRequest, read
+from workloads.serving.engine.refusals import Refusal
+from workloads.serving.engine.schema import ChatRequest, CompletionRequest, read
 
 LEAST = {"model": "m", "messages": [{"role": "user", "content": "问"}]}
 

@@ -13,10 +13,10 @@ import pytest
 
 from alpaca_operator.api.chat import ChatDeployment
 from tests.workloads import engine_process, parrot
-from workloads.engine import loading
-from workloads.engine.server import Engine, application
-from workloads.environment import Environment
-from workloads.templates import Template
+from workloads.data.chat_templates.loading import Template
+from workloads.serving.engine import loading
+from workloads.serving.engine.server import Engine, application
+from workloads.system.environment import Environment
 
 SPEECHES = {
     "polite": "床前明月👍光䶮",
@@ -69,9 +69,9 @@ def cage(tmp_path_factory: pytest.TempPathFactory, llama) -> Iterator[Callable[.
 
 def speech(tokenizer: Any, text: str) -> list[int]:
     """Ids of an answer behind the last token of the prompt, each once: a parrot has one successor for each."""
-    from workloads import templates
+    from workloads.data.chat_templates.loading import load
 
-    template = templates.load("HumanAssistant", None, tokenizer)
+    template = load("HumanAssistant", None, tokenizer)
     last = template.prompt([{"role": "user", "content": "问"}])[-1]
     ids = [last, *template.encode_text(text)]
     assert len(set(ids)) == len(ids), f"{text} has a token twice"
@@ -157,7 +157,7 @@ INJECTIONS = [
 async def test_user_text_never_becomes_control_tokens(cage: Callable[..., Engine], content: str) -> None:
     served = cage("polite").models["parrot"]
     control = set(served.template.control.values())
-    from workloads.engine.schema import ChatRequest, CompletionRequest
+    from workloads.serving.engine.schema import ChatRequest, CompletionRequest
 
     turns = [("system", content), ("user", content), ("assistant", content), ("user", content)]
     messages = [{"role": role, "content": text} for role, text in turns]
@@ -194,7 +194,7 @@ async def test_messages_that_were_left_out_are_told(cage: Callable[..., Engine])
 
 
 async def test_the_system_prompt_of_the_deployment_holds_where_a_request_has_none(cage: Callable[..., Engine]) -> None:
-    from workloads.engine.schema import ChatRequest
+    from workloads.serving.engine.schema import ChatRequest
 
     served = cage("polite", systemPrompt="你是诗人。").models["parrot"]
     template: Template = served.template

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from workloads import environment
-from workloads.environment import Environment, share_processors
 from workloads.errors import SpecError
+from workloads.system import environment
+from workloads.system.environment import Environment, share_processors
 
 POD = {"ALPACA_IN_POD": "1", "ALPACA_RUN_ID": "uid-1", "HOME": "/tmp"}
 

@@ -16,7 +16,7 @@ from tests.workloads import evaluated, quantized, tiny
 from tests.workloads.evaluated import QUESTIONS, job, model
 from tests.workloads.runs import Ended, Line, Place
 from tests.workloads.runs import job as sft_job
-from workloads import model as models
+from workloads.models import inspect as models
 
 models.quiet_libraries()
 
@@ -399,8 +399,8 @@ def test_too_little_memory_is_told_with_what_takes_less() -> None:
     from typing import cast
 
     from workloads import evaluate
-    from workloads.candidates import Candidate
     from workloads.errors import OutOfMemory
+    from workloads.evaluation.candidates import Candidate
 
     candidate = cast(Candidate, SimpleNamespace(name="poet"))
     with pytest.raises(OutOfMemory) as told, evaluate._memory_told(candidate):

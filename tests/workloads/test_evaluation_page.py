@@ -12,8 +12,8 @@ import pytest
 
 from alpaca_operator.api.evaluation import Gate
 from tests.chat_page.browser import chromium
-from workloads.evaluation_report import Report
-from workloads.gates import Verdict
+from workloads.evaluation.gates import Verdict
+from workloads.evaluation.report import Report
 
 HOSTILE = "<script>document.title = 'taken'</script><img src=x onerror=\"document.title='taken'\"><!-- </article> --> | `code` $body ${title}"
 MODELS = ("base", "tuned", "tuned-4bit")

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alpaca_operator.api.sft import DataSource
+from workloads.data.layouts import LAYOUTS, Reading, encoding_of, files_of, join_segments, parse_human_assistant, read
 from workloads.errors import DataError, InputError, SpecError
-from workloads.formats import LAYOUTS, Reading, encoding_of, files_of, join_segments, parse_human_assistant, read
 
 
 def turns(*texts: str, system: str | None = None) -> tuple[dict[str, str], ...]:
@@ -294,7 +294,7 @@ def test_of_a_folder_with_splits_only_those_for_the_purpose_are_read(
 
 @pytest.mark.parametrize("chunk", [1, 7, 64, 1 << 20])
 def test_an_array_is_read_alike_in_pieces_of_any_size(tmp_path: Path, chunk: int) -> None:
-    from workloads.formats import _json_values
+    from workloads.data.layouts import _json_values
 
     values = [{"a": [1, {"b": '}],[{"\\'}], "明": None}, ["x"], 12345, -1.5e3, "text", True, [], {}]
     path = write(tmp_path / "rows.json", json.dumps(values, ensure_ascii=False, indent=1))

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from alpaca_operator.api.evaluation import EvaluationSpec, Gate
-from workloads import gates
 from workloads.errors import SpecError
-from workloads.gates import Verdict
+from workloads.evaluation import gates
+from workloads.evaluation.gates import Verdict
 
 
 def spec(**settings: Any) -> EvaluationSpec:

@@ -10,10 +10,13 @@ import pytest
 
 from alpaca_operator.api.generation import Decoding
 from tests.workloads import tiny
-from workloads import generation, model, templates, tokenizer_files
-from workloads.generation import Answer
+from workloads.data import tokenizer_io
+from workloads.data.chat_templates import loading
+from workloads.evaluation import generation
+from workloads.evaluation.generation import Answer
+from workloads.models import inspect
 
-model.quiet_libraries()
+inspect.quiet_libraries()
 
 GREEDY = Decoding(temperature=0, repetition_penalty=1, max_new_tokens=24)
 QUESTIONS = [row["instruction"] for row in tiny.rows(8)] + [
@@ -23,12 +26,12 @@ QUESTIONS = [row["instruction"] for row in tiny.rows(8)] + [
 
 
 @pytest.fixture(scope="module")
-def template(shelf: Path) -> templates.Template:
-    return templates.load("HumanAssistant", None, tokenizer_files.load_tokenizer(shelf / "base"))
+def template(shelf: Path) -> loading.Template:
+    return loading.load("HumanAssistant", None, tokenizer_io.load_tokenizer(shelf / "base"))
 
 
 @pytest.fixture(scope="module")
-def poet(shelf: Path, template: templates.Template) -> Any:
+def poet(shelf: Path, template: loading.Template) -> Any:
     """A tiny Llama that has learnt eight answers by heart, and where they end."""
     import torch
     from transformers import AutoModelForCausalLM
@@ -57,14 +60,14 @@ def poet(shelf: Path, template: templates.Template) -> Any:
 
 
 def answered(
-    llama: Any, template: templates.Template, decoding: Decoding, batch_size: int, questions: list[str] = QUESTIONS
+    llama: Any, template: loading.Template, decoding: Decoding, batch_size: int, questions: list[str] = QUESTIONS
 ) -> list[Answer]:
     prompts = [template.prompt([{"role": "user", "content": question}]) for question in questions]
     found = dict(generation.answers(llama, template, prompts, decoding, batch_size=batch_size))
     return [found[number] for number in range(len(questions))]
 
 
-def test_what_was_learnt_is_answered_and_ended(poet: Any, template: templates.Template) -> None:
+def test_what_was_learnt_is_answered_and_ended(poet: Any, template: loading.Template) -> None:
     found = answered(poet, template, Decoding(temperature=0, repetition_penalty=1, max_new_tokens=64), 4, QUESTIONS[:8])
     assert [answer.text for answer in found] == [row["output"] for row in tiny.rows(8)]
     assert all(answer.stopped for answer in found)
@@ -80,7 +83,7 @@ def test_what_was_learnt_is_answered_and_ended(poet: Any, template: templates.Te
     ],
 )
 def test_a_batch_of_mixed_lengths_gives_what_each_question_gets_alone(
-    decoding: Decoding, poet: Any, template: templates.Template
+    decoding: Decoding, poet: Any, template: loading.Template
 ) -> None:
     alone = answered(poet, template, decoding, 1)
     assert answered(poet, template, decoding, 4) == alone
@@ -89,7 +92,7 @@ def test_a_batch_of_mixed_lengths_gives_what_each_question_gets_alone(
     assert len({answer.tokens for answer in alone}) > 1, "rows of a batch end at different times"
 
 
-def test_a_seed_gives_the_same_draw_and_another_seed_another(poet: Any, template: templates.Template) -> None:
+def test_a_seed_gives_the_same_draw_and_another_seed_another(poet: Any, template: loading.Template) -> None:
     prompts = [template.prompt([{"role": "user", "content": question}]) for question in QUESTIONS]
     decoding = Decoding(temperature=1.2, max_new_tokens=24)
 
@@ -124,7 +127,7 @@ def test_the_penalty_is_that_of_transformers_and_leaves_padding_alone() -> None:
     assert generation.Repetition(1.7, mask)(padded, scores).tolist() == expected.tolist()
 
 
-def test_an_answer_ends_where_positions_do(poet: Any, template: templates.Template) -> None:
+def test_an_answer_ends_where_positions_do(poet: Any, template: loading.Template) -> None:
     question = "山石" * 240
     while (room := 512 - len(template.prompt([{"role": "user", "content": question}]))) > 12:
         question += "山"
@@ -134,7 +137,7 @@ def test_an_answer_ends_where_positions_do(poet: Any, template: templates.Templa
     assert short == answered(poet, template, GREEDY, 1, ["他？"])[0]
 
 
-def test_a_stop_request_ends_a_batch_at_the_next_token(poet: Any, template: templates.Template) -> None:
+def test_a_stop_request_ends_a_batch_at_the_next_token(poet: Any, template: loading.Template) -> None:
     beats = []
 
     def beat() -> None:
@@ -161,7 +164,7 @@ def test_a_stop_request_ends_a_batch_at_the_next_token(poet: Any, template: temp
         pytest.param(" 山<pad>水<unk>。</s></s>", ("山 水 。", "Stopped"), id="control tokens are never shown"),
     ],
 )
-def test_an_answer_is_cleaned(written: str, expected: tuple[str, str], template: templates.Template) -> None:
+def test_an_answer_is_cleaned(written: str, expected: tuple[str, str], template: loading.Template) -> None:
     tokenizer = template.tokenizer
     ids = tokenizer(written, add_special_tokens=False)["input_ids"]
     answer = generation._answer(template, ids, len(ids), {*template.stop_ids})
@@ -169,8 +172,8 @@ def test_an_answer_is_cleaned(written: str, expected: tuple[str, str], template:
 
 
 def test_half_a_character_at_the_limit_is_not_shown(byte_level_folder: Path) -> None:
-    tokenizer = tokenizer_files.load_tokenizer(byte_level_folder)
-    template = templates.load("ChatML", None, tokenizer)
+    tokenizer = tokenizer_io.load_tokenizer(byte_level_folder)
+    template = loading.load("ChatML", None, tokenizer)
     ids = tokenizer("山𠮷", add_special_tokens=False)["input_ids"]
     assert tokenizer.decode(ids[:-1]) == "山\ufffd", json.dumps(ids)
     assert generation._answer(template, ids[:-1], 100, {*template.stop_ids}).text == "山"
@@ -183,5 +186,5 @@ def test_a_format_of_single_questions_has_no_next_turn(shelf: Path, tmp_path: Pa
         "{% endgeneration %}{%- endif %}{%- endfor %}",
         encoding="utf-8",
     )
-    template = templates.load("FromModel", tmp_path / "one.jinja", tokenizer_files.load_tokenizer(shelf / "base"))
+    template = loading.load("FromModel", tmp_path / "one.jinja", tokenizer_io.load_tokenizer(shelf / "base"))
     assert template.next_turn == ((), ())

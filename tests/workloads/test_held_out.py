@@ -9,17 +9,19 @@ import pytest
 
 from alpaca_operator.api.evaluation import HeldOut
 from tests.workloads import tiny
-from workloads import held_out, model, templates
+from workloads.data.chat_templates import loading
+from workloads.data.chat_templates.loading import Template
+from workloads.data.layouts import Row
 from workloads.errors import DataError
-from workloads.formats import Row
-from workloads.storage import Input, Inputs
-from workloads.templates import Template
+from workloads.evaluation import held_out
+from workloads.models import inspect
+from workloads.storage.sources import Input, Inputs
 
-model.quiet_libraries()
+inspect.quiet_libraries()
 
 
 def named(name: str, tokenizer: object) -> Template:
-    return templates.load(name, None, tokenizer)  # type: ignore[arg-type]
+    return loading.load(name, None, tokenizer)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -63,7 +65,7 @@ def test_conversations_that_a_format_reads_otherwise_are_left_out_for_all(rows: 
 
 
 def held_out_bytes(template: Template) -> object:
-    from workloads.perplexity import AnswerBytes
+    from workloads.evaluation.perplexity import AnswerBytes
 
     return AnswerBytes(template.tokenizer, Path(), template)
 

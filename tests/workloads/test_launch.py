@@ -15,13 +15,13 @@ from alpaca_operator.api import contract
 from alpaca_operator.api.contract import ExitCode
 from alpaca_operator.api.sft import SFTJob
 from alpaca_operator.api.status import Reason
-from workloads import endings, launch
-from workloads.environment import Environment
 from workloads.errors import DataError, Interrupted, OutOfMemory, WorkloadError
-from workloads.launch import SiblingLost, Word
-from workloads.progress import Board
-from workloads.ranks import Ranks
-from workloads.stop import Stop
+from workloads.runtime import exits, launcher
+from workloads.runtime.distributed import Ranks
+from workloads.runtime.launcher import SiblingLost, Word
+from workloads.runtime.progress import Board
+from workloads.system.environment import Environment
+from workloads.system.signals import Stop
 
 # How many
 
@@ -47,7 +47,7 @@ GPUS = {"nvidia.com/gpu": 4}
     ],
 )  # fmt: skip
 def test_the_number_of_processes(spec: dict[str, Any], in_pod: bool, count: int) -> None:
-    assert launch.processes(job(spec), Environment.read({"ALPACA_IN_POD": "1"} if in_pod else {})) == count
+    assert launcher.processes(job(spec), Environment.read({"ALPACA_IN_POD": "1"} if in_pod else {})) == count
 
 
 def job(spec: dict[str, Any]) -> SFTJob:
@@ -112,7 +112,7 @@ def test_a_pod_computes_on_the_gpus_that_it_asks_for_or_not_at_all(
     def look(environ: dict[str, str]) -> tuple[str, int]:
         environment = Environment.read(environ)
         try:
-            launch.must_have_gpus(one, environment, launch.processes(one, environment))
+            launcher.must_have_gpus(one, environment, launcher.processes(one, environment))
         except WorkloadError as error:
             return str(error), int(error.exit_code)
         return "", 0
@@ -126,8 +126,8 @@ def test_a_pod_computes_on_the_gpus_that_it_asks_for_or_not_at_all(
 
 def word(error: WorkloadError | None, at: float) -> Word:
     if error is None:
-        return Word(endings.last_word(Reason.SUCCEEDED, ExitCode.OK, "well", contract.Progress()), at, False)
-    ending = endings.last_word(error.reason, int(error.exit_code), str(error), contract.Progress())
+        return Word(exits.last_word(Reason.SUCCEEDED, ExitCode.OK, "well", contract.Progress()), at, False)
+    ending = exits.last_word(error.reason, int(error.exit_code), str(error), contract.Progress())
     return Word(ending, at, isinstance(error, SiblingLost))
 
 
@@ -163,7 +163,7 @@ SAVED = Interrupted("stopped after step 3 of 9, with a checkpoint: run again to 
         ),
         pytest.param(
             [None, word(LOST, 1.0)], {0: 9}, 1.2, {"short_of_memory": True}, 0,
-            f"the kernel killed process 0 for want of memory: {endings.MEMORY_REMEDY}",
+            f"the kernel killed process 0 for want of memory: {exits.MEMORY_REMEDY}",
             id="one that the kernel killed for want of memory",
         ),
         pytest.param([None, None], {0: 15, 1: 15}, 1.0, {"stopped": True}, 0, str(TOLD), id="a stop before they could listen"),
@@ -178,12 +178,14 @@ SAVED = Interrupted("stopped after step 3 of 9, with a checkpoint: run again to 
 def test_the_cause_is_told_from_what_fails_in_its_wake(
     words: list[Word | None], signals: dict[int, int], ended: float, told: dict[str, bool], rank: int, message: str
 ) -> None:
-    found, ending = launch.verdict(words, signals, ended=ended, **{"stopped": False, "short_of_memory": False, **told})
+    found, ending = launcher.verdict(
+        words, signals, ended=ended, **{"stopped": False, "short_of_memory": False, **told}
+    )
     assert (found, ending.message) == (rank, message)
 
 
 def test_want_of_memory_has_its_exit_code() -> None:
-    _, ending = launch.verdict([None], {0: 9}, ended=1.0, stopped=False, short_of_memory=True)
+    _, ending = launcher.verdict([None], {0: 9}, ended=1.0, stopped=False, short_of_memory=True)
     assert (ending.exit_code, ending.reason) == (71, OutOfMemory.reason)
 
 
@@ -198,7 +200,7 @@ def test_want_of_memory_has_its_exit_code() -> None:
     ],
 )  # fmt: skip
 def test_that_another_is_gone_is_known_by_what_the_libraries_say(error: BaseException, collateral: bool) -> None:
-    assert isinstance(launch.named(error), SiblingLost) is collateral
+    assert isinstance(launcher.named(error), SiblingLost) is collateral
 
 
 # Real processes
@@ -220,7 +222,7 @@ class Heard:
         pass
 
 
-def work(what: str, member: launch.Member) -> contract.Termination:
+def work(what: str, member: launcher.Member) -> contract.Termination:
     """Tells a step, then does ``what``."""
     board = Board(member.display)
     board.update(step=7, total_steps=9, loss=0.5)
@@ -234,7 +236,7 @@ def work(what: str, member: launch.Member) -> contract.Termination:
     elif what != "all end well":
         time.sleep(600)  # as in a collective operation that nobody answers any more
     reason, code = (error.reason, int(error.exit_code)) if error else (Reason.SUCCEEDED, 0)
-    ending = endings.last_word(reason, code, str(error or "well"), board.current)
+    ending = exits.last_word(reason, code, str(error or "well"), board.current)
     member.leave(ending)
     return ending
 
@@ -242,7 +244,7 @@ def work(what: str, member: launch.Member) -> contract.Termination:
 def launched(what: str, start_method: str) -> tuple[contract.Termination, list[Any]]:
     heard = Heard()
     environment = Environment.read({"ALPACA_START_METHOD": start_method})
-    ending = launch.together(2, partial(work, what), environment, Board(heard), Stop(60))
+    ending = launcher.together(2, partial(work, what), environment, Board(heard), Stop(60))
     return ending, heard.told
 
 

@@ -1,4 +1,4 @@
-"""`workloads.layers`: whose finished layers a run takes over, and how often they are kept."""
+"""`workloads.quantization.layers`: whose finished layers a run takes over, and how often they are kept."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from workloads import layers
-from workloads.layers import Layers
+from workloads.quantization import layers
+from workloads.quantization.layers import Layers
 
 
 def store(runs: Path, run: str, made_from: str = "this", done: int = 0) -> Layers:

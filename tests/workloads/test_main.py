@@ -12,7 +12,7 @@ from alpaca_operator.api import KINDS
 from tests.workloads.process import Place
 from workloads import __main__ as workloads
 from workloads.errors import DataError
-from workloads.runtime import Metrics, Runtime
+from workloads.runtime.runtime import Metrics, Runtime
 
 JOB = """\
 apiVersion: literary-alpaca.io/v1alpha1
@@ -36,12 +36,12 @@ def ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setenv("ALPACA_TERMINATION_LOG", str(tmp_path / "termination-log"))
     names = []
 
-    def run(job: object, here: Runtime) -> Metrics:
-        names.append(here.job.metadata.name)
-        if here.job.metadata.name == "bad":
+    def run(job: object, runtime: Runtime) -> Metrics:
+        names.append(runtime.job.metadata.name)
+        if runtime.job.metadata.name == "bad":
             raise DataError("rows.jsonl, row 1: no answer")
-        with here.output("LoRAAdapter", {}) as folder:
-            (folder / "adapter.safetensors").write_text(here.job.metadata.name)
+        with runtime.output("LoRAAdapter", {}) as folder:
+            (folder / "adapter.safetensors").write_text(runtime.job.metadata.name)
         return {}
 
     module = ModuleType("workloads.sft")

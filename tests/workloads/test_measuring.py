@@ -6,10 +6,9 @@ from typing import Any
 
 import pytest
 
-from workloads import measuring
 from workloads.errors import Interrupted
-from workloads.measured import State
-from workloads.measuring import Meter
+from workloads.evaluation.meter import SAVE_SECONDS, Meter
+from workloads.evaluation.result import State
 
 
 class Here:
@@ -41,26 +40,26 @@ class Here:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     now = [0.0]
-    monkeypatch.setattr(measuring.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("workloads.evaluation.meter.time.monotonic", lambda: now[0])
     return now
 
 
 def test_the_time_that_is_left_is_told_once_every_part_has_a_pace(clock: list[float], tmp_path: Any) -> None:
-    here = Here(tmp_path)
-    meter = Meter(here, State(), {"rows": 4, "answers": 2, "tasks": 0}, models=2)  # type: ignore[arg-type]
+    runtime = Here(tmp_path)
+    meter = Meter(runtime, State(), {"rows": 4, "answers": 2, "tasks": 0}, models=2)  # type: ignore[arg-type]
     seconds: dict[str, float] = {}
     with meter.part("rows", seconds, "Evaluating") as count:
         for _ in range(2):
             clock[0] += 2
             count(2)
-    assert here.told[-1]["eta_seconds"] is None, "nobody knows how long answers take"
+    assert runtime.told[-1]["eta_seconds"] is None, "nobody knows how long answers take"
     with meter.part("answers", seconds, "Answering") as count:
         clock[0] += 10
         count(1)
-        assert here.told[-1]["eta_seconds"] == 3 * 10 + 4 * 1
+        assert runtime.told[-1]["eta_seconds"] == 3 * 10 + 4 * 1
         clock[0] += 20
         count(1)
-    assert here.told[-1] == {
+    assert runtime.told[-1] == {
         "log": True,
         "stage": "Answering",
         "step": 6,
@@ -73,22 +72,22 @@ def test_the_time_that_is_left_is_told_once_every_part_has_a_pace(clock: list[fl
 def test_what_was_found_before_is_not_counted_again_and_what_is_found_is_saved_now_and_then(
     clock: list[float], tmp_path: Any
 ) -> None:
-    here = Here(tmp_path)
-    meter = Meter(here, State(), {"rows": 100}, models=1)  # type: ignore[arg-type]
+    runtime = Here(tmp_path)
+    meter = Meter(runtime, State(), {"rows": 100}, models=1)  # type: ignore[arg-type]
     meter.skip("rows", 40)
     with meter.part("rows", {}, "Evaluating") as count:
         for _ in range(6):
-            clock[0] += measuring.SAVE_SECONDS / 2 + 1
+            clock[0] += SAVE_SECONDS / 2 + 1
             count(10)
-    assert here.saved == [60, 80, 100]
+    assert runtime.saved == [60, 80, 100]
 
 
 def test_a_stop_saves_and_tells_how_far_it_was(tmp_path: Any) -> None:
-    here = Here(tmp_path)
-    meter = Meter(here, State(), {"rows": 10}, models=2)  # type: ignore[arg-type]
+    runtime = Here(tmp_path)
+    meter = Meter(runtime, State(), {"rows": 10}, models=2)  # type: ignore[arg-type]
     meter.beat()
     meter.skip("rows", 7)
-    here.requested = True
+    runtime.requested = True
     with pytest.raises(Interrupted, match=r"^stopped after 7 of 20 measurements, which are kept: run again to go on$"):
         meter.beat()
-    assert here.saved == [7]
+    assert runtime.saved == [7]

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from tests.workloads.process import ROOT
-from workloads import memory
+from workloads.system import memory
 
 
 def test_free_memory_is_the_least_that_machine_and_container_leave(tmp_path: Path) -> None:
@@ -38,7 +38,7 @@ def test_free_memory_is_the_least_that_machine_and_container_leave(tmp_path: Pat
 
 def test_the_high_water_is_of_this_program_and_not_of_the_one_that_started_it() -> None:
     """As a test session with torch in it starts a small script: getrusage tells of the session there."""
-    small = "from workloads import memory; print(memory.high_water())"
+    small = "from workloads.system import memory; print(memory.high_water())"
     large = f"import subprocess, sys; held = b'x' * 300_000_000; subprocess.run([sys.executable, '-c', {small!r}], check=True)"
     environ = {**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "operator")))}
     done = subprocess.run([sys.executable, "-c", large], env=environ, check=True, capture_output=True, text=True)

@@ -56,9 +56,9 @@ def test_a_fine_tune_is_merged_as_its_own_job_would_have(place: Place) -> None:
         "tokenizer_config.json",
     ]
     assert json.loads((out / "artifact.json").read_text())["kind"] == "Model"
-    here, there = load_file(out / "model.safetensors"), load_file(place.folder / "out" / "model.safetensors")
-    assert here.keys() == there.keys()
-    assert all((here[name] == there[name]).all() for name in here)
+    runtime, there = load_file(out / "model.safetensors"), load_file(place.folder / "out" / "model.safetensors")
+    assert runtime.keys() == there.keys()
+    assert all((runtime[name] == there[name]).all() for name in runtime)
     assert ended.termination["metrics"]["mergeTokenAgreement"] == 1.0
     assert ended.termination["metrics"]["mergeLogitDifference"] < 1e-4
     told = [
@@ -71,8 +71,8 @@ def test_a_larger_vocabulary_is_taken_from_the_adapter(study: Place) -> None:
     import torch
     from peft import PeftModel
 
-    from workloads import embeddings
-    from workloads.tokenizer_files import load_tokenizer
+    from workloads.data.tokenizer_io import load_tokenizer
+    from workloads.models import resize_embeddings
 
     whole = {"modulesToSave": ["embed_tokens", "lm_head"]}
     done(
@@ -95,7 +95,7 @@ def test_a_larger_vocabulary_is_taken_from_the_adapter(study: Place) -> None:
 
     old, new = load_tokenizer(study.folder / "base"), load_tokenizer(study.folder / "vocab")
     base, _ = loaded(study.folder / "base")
-    embeddings.change_vocabulary(base, embeddings.origins(old, new, 600))
+    resize_embeddings.change_vocabulary(base, resize_embeddings.origins(old, new, 600))
     both = PeftModel.from_pretrained(base, str(study.folder / "out")).eval()
     with torch.inference_mode():
         found, expected = (each(input_ids=torch.tensor([ids])).logits for each in (model.eval(), both))

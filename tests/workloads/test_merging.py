@@ -13,10 +13,10 @@ import pytest
 
 from tests.workloads import tiny
 from tests.workloads.runs import ROOT, Place, job
-from workloads import merging, model, weights
 from workloads.errors import DataError, InputError, SpecError
+from workloads.models import inspect, merge_lora, safetensors_io
 
-model.quiet_libraries()
+inspect.quiet_libraries()
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*is_gradient_checkpointing:FutureWarning",  # peft asks by the old name
@@ -94,14 +94,18 @@ def test_the_merged_model_has_the_dtype_of_its_base(place: Place, tmp_path: Path
 def test_a_wrong_merge_is_refused(place: Place, tmp_path: Path) -> None:
     done = place.run(job(training={"epochs": 4, "learningRate": 3e-2}))
     assert done.exit_code == 0, done.text
-    base = model.look(place.folder / "base", "spec.model.uri", "base")
-    adapter = merging.Adapter.open(place.folder / "out", "out")
+    base = inspect.look(place.folder / "base", "spec.model.uri", "base")
+    adapter = merge_lora.Adapter.open(place.folder / "out", "out")
     for update in adapter.updates.values():
         update.scale = 0.0  # as if the scale of the update had been forgotten: the model without its adapter
     (tmp_path / "merged").mkdir()
     with pytest.raises(SpecError, match=r"logits differ from base \+ adapter by .*: nothing is published"):
-        merging.merge(
-            base, [merging.Step(adapter)], merging.Target(tmp_path / "merged", "float32"), [list(range(4, 60))], None
+        merge_lora.merge(
+            base,
+            [merge_lora.Step(adapter)],
+            merge_lora.Target(tmp_path / "merged", "float32"),
+            [list(range(4, 60))],
+            None,
         )
 
 
@@ -135,11 +139,11 @@ def loaded(folder: Path) -> Any:
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
 
 
-def merge(base: Path, adapters: list[tuple[Path, float]], folder: Path, **target: Any) -> merging.Proof:
+def merge(base: Path, adapters: list[tuple[Path, float]], folder: Path, **target: Any) -> merge_lora.Proof:
     folder.mkdir()
-    steps = [merging.Step(merging.Adapter.open(path, path.name, weight)) for path, weight in adapters]
+    steps = [merge_lora.Step(merge_lora.Adapter.open(path, path.name, weight)) for path, weight in adapters]
     target = {"dtype": "float32", **target}
-    return merging.merge(model.look(base, "model", "base"), steps, merging.Target(folder, **target), ROWS, None)
+    return merge_lora.merge(inspect.look(base, "model", "base"), steps, merge_lora.Target(folder, **target), ROWS, None)
 
 
 @pytest.mark.parametrize(
@@ -158,7 +162,7 @@ def merge(base: Path, adapters: list[tuple[Path, float]], folder: Path, **target
         pytest.param("tied", {"modules_to_save": ["embed_tokens"], "ensure_weight_tying": True}, True, id="tied ends saved as one"),
     ],
 )  # fmt: skip
-@pytest.mark.parametrize("shard_size", [merging.SHARD_SIZE, 20_000], ids=["one file", "many files"])
+@pytest.mark.parametrize("shard_size", [merge_lora.SHARD_SIZE, 20_000], ids=["one file", "many files"])
 def test_the_weights_are_those_of_peft_bit_by_bit(
     shelf: Path, tmp_path: Path, base: str, lora: dict[str, Any], tied: bool, shard_size: int
 ) -> None:
@@ -168,7 +172,7 @@ def test_the_weights_are_those_of_peft_bit_by_bit(
     proof = merge(shelf / base, [(adapter, 1.0)], tmp_path / "merged", shard_size=shard_size)
     assert proof.logit_difference < 1e-5
     assert proof.token_agreement == 1.0
-    assert (len(list((tmp_path / "merged").glob("*.safetensors"))) > 3) == (shard_size < merging.SHARD_SIZE)
+    assert (len(list((tmp_path / "merged").glob("*.safetensors"))) > 3) == (shard_size < merge_lora.SHARD_SIZE)
     expected = by_peft(loaded(shelf / base), adapter).state_dict()
     found = loaded(tmp_path / "merged").state_dict()
     assert expected.keys() == found.keys()
@@ -328,14 +332,16 @@ LARGE = {"hidden_size": 1024, "intermediate_size": 2048, "num_hidden_layers": 12
 MEASURED = """
 import json
 from pathlib import Path
-from workloads import memory, merging, model
-model.quiet_libraries()
+from workloads.system import memory
+from workloads.models import merge_lora
+from workloads.models import inspect
+inspect.quiet_libraries()
 
 def merge(base, adapter, out):
     Path(out).mkdir()
-    target = merging.Target(Path(out), "bfloat16", shard_size=80_000_000, limit=1000.0)
-    steps = [merging.Step(merging.Adapter.open(Path(adapter), adapter))]
-    merging.merge(model.look(Path(base), "model", base), steps, target, [[5, 6, 7, 8]], None)
+    target = merge_lora.Target(Path(out), "bfloat16", shard_size=80_000_000, limit=1000.0)
+    steps = [merge_lora.Step(merge_lora.Adapter.open(Path(adapter), adapter))]
+    merge_lora.merge(inspect.look(Path(base), "model", base), steps, target, [[5, 6, 7, 8]], None)
 
 merge("base", "small", "out-small")
 libraries = memory.high_water()
@@ -356,8 +362,8 @@ def test_a_large_model_is_merged_in_the_memory_of_one_of_its_files(shelf: Path, 
     (tmp_path / "large").mkdir()
     config.architectures = ["LlamaForCausalLM"]
     config.save_pretrained(tmp_path / "large")
-    planned = [weights.Planned(name, shape, "bfloat16") for name, shape in shapes.items()]
-    weights.write(
+    planned = [safetensors_io.Planned(name, shape, "bfloat16") for name, shape in shapes.items()]
+    safetensors_io.write(
         tmp_path / "large",
         planned,
         80_000_000,
@@ -366,13 +372,17 @@ def test_a_large_model_is_merged_in_the_memory_of_one_of_its_files(shelf: Path, 
     )
     (tmp_path / "adapter").mkdir()
     lora = [
-        weights.Planned(f"base_model.model.model.layers.{layer}.self_attn.q_proj.lora_{half}.weight", shape, "float32")
+        safetensors_io.Planned(
+            f"base_model.model.model.layers.{layer}.self_attn.q_proj.lora_{half}.weight", shape, "float32"
+        )
         for layer in range(LARGE["num_hidden_layers"])
         for half, shape in (("A", (8, 1024)), ("B", (1024, 8)))
     ]
     made = {tensor.name: tensor.shape for tensor in lora}
-    weights.write(tmp_path / "adapter", lora, 10**9, lambda name: torch.randn(made[name]), lambda number, total: None)
-    (tmp_path / "adapter" / weights.WHOLE).rename(tmp_path / "adapter" / "adapter_model.safetensors")
+    safetensors_io.write(
+        tmp_path / "adapter", lora, 10**9, lambda name: torch.randn(made[name]), lambda number, total: None
+    )
+    (tmp_path / "adapter" / safetensors_io.WHOLE).rename(tmp_path / "adapter" / "adapter_model.safetensors")
     (tmp_path / "adapter" / "adapter_config.json").write_text(
         json.dumps(
             {"peft_type": "LORA", "r": 8, "lora_alpha": 8, "target_modules": ["q_proj"], "task_type": "CAUSAL_LM"}

@@ -9,11 +9,14 @@ from typing import Any
 import pytest
 
 from tests.workloads import tiny
-from workloads import data, model, perplexity, templates
-from workloads.formats import Row
-from workloads.perplexity import Score
+from workloads.data import conversations
+from workloads.data.chat_templates import loading
+from workloads.data.layouts import Row
+from workloads.evaluation import perplexity
+from workloads.evaluation.perplexity import Score
+from workloads.models import inspect
 
-model.quiet_libraries()
+inspect.quiet_libraries()
 
 CONVERSATIONS = [
     [("user", "《江雪》是谁写的？"), ("assistant", "是柳宗元写的。")],
@@ -23,15 +26,15 @@ CONVERSATIONS = [
 ]
 
 
-def prepared(template: templates.Template, conversations: list[Any] = CONVERSATIONS) -> list[data.Example]:
+def prepared(template: loading.Template, talks: list[Any] = CONVERSATIONS) -> list[conversations.Example]:
     from alpaca_operator.api.sft import SFTDataset
 
     rows = [
         Row("rows.jsonl", number, tuple({"role": role, "content": text} for role, text in turns))
-        for number, turns in enumerate(conversations)
+        for number, turns in enumerate(talks)
     ]
     dataset = SFTDataset.model_validate({"train": [{"uri": "x"}]})
-    return list(data.prepare(rows, template, dataset, 512, data.Report()))
+    return list(conversations.prepare(rows, template, dataset, 512, conversations.Report()))
 
 
 @pytest.fixture(scope="module")
@@ -42,15 +45,15 @@ def llama_model(shelf: Path) -> Any:
 
 
 @pytest.fixture(scope="module")
-def rows(shelf: Path) -> list[data.Example]:
-    from workloads import tokenizer_files
+def rows(shelf: Path) -> list[conversations.Example]:
+    from workloads.data import tokenizer_io
 
-    template = templates.load("HumanAssistant", None, tokenizer_files.load_tokenizer(shelf / "base"))
+    template = loading.load("HumanAssistant", None, tokenizer_io.load_tokenizer(shelf / "base"))
     made = [[("user", row["instruction"]), ("assistant", row["output"])] for row in tiny.rows(24, seed=5)]
     return prepared(template, made)
 
 
-def by_hand(model: Any, rows: list[data.Example]) -> tuple[float, int, int]:
+def by_hand(model: Any, rows: list[conversations.Example]) -> tuple[float, int, int]:
     """Nats, tokens and correct guesses, a row at a time, from the logits of every position."""
     import torch
 
@@ -69,7 +72,7 @@ def by_hand(model: Any, rows: list[data.Example]) -> tuple[float, int, int]:
 
 @pytest.mark.parametrize("batch_size", [1, 5, 64])
 def test_the_loss_is_the_sum_over_all_tokens_of_answers_however_rows_are_batched(
-    batch_size: int, llama_model: Any, rows: list[data.Example]
+    batch_size: int, llama_model: Any, rows: list[conversations.Example]
 ) -> None:
     nats, tokens, correct = by_hand(llama_model, rows)
     told: list[Score] = []
@@ -83,7 +86,7 @@ def test_the_loss_is_the_sum_over_all_tokens_of_answers_however_rows_are_batched
     assert perplexity.score(llama_model, rows, pad=3, batch_size=batch_size, so_far=middle) == score, "gone on from"
 
 
-def test_rows_of_one_length_share_a_batch_and_a_batch_has_a_bound_of_logits(rows: list[data.Example]) -> None:
+def test_rows_of_one_length_share_a_batch_and_a_batch_has_a_bound_of_logits(rows: list[conversations.Example]) -> None:
     found = list(perplexity.batches(rows, batch_size=8, scored=90))
     assert sorted(id(row) for batch in found for row in batch) == sorted(map(id, rows))
     lengths = [len(row.ids) for batch in found for row in batch]
@@ -107,7 +110,7 @@ def test_the_bytes_are_those_of_the_answers_whatever_the_vocabulary_and_the_form
     fixture: str, name: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     tokenizer = request.getfixturevalue(fixture)
-    template = templates.load(name, None, tokenizer)
+    template = loading.load(name, None, tokenizer)
     size = perplexity.AnswerBytes(tokenizer, tmp_path, template)
     expected = [sum(len(text.encode()) for role, text in turns if role == "assistant") for turns in CONVERSATIONS]
     assert [size.of(row) for row in prepared(template)] == expected

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from alpaca_operator.api.sft import SFTSpec
-from workloads import policy
 from workloads.errors import SpecError
-from workloads.policy import Device, Sizes
+from workloads.training import auto
+from workloads.training.auto import Device, Sizes
 
 GIB = 2**30
 CPU = Device("cpu", "this machine's CPU", 0)
@@ -42,7 +42,7 @@ def spec(**fields: Any) -> SFTSpec:
 
 
 def resolved(device: Device, sizes: Sizes, **fields: Any) -> dict[str, Any]:
-    found = policy.resolve(spec(**fields), device, sizes).as_dict()
+    found = auto.resolve(spec(**fields), device, sizes).as_dict()
     found.pop("estimatedMemoryGiB")
     return found
 
@@ -308,12 +308,12 @@ def test_auto_follows_the_table(device: Device, sizes: Sizes, fields: dict[str, 
 )
 def test_what_a_device_cannot_do_is_refused(device: Device, sizes: Sizes, fields: dict[str, Any], message: str) -> None:
     with pytest.raises(SpecError) as refusal:
-        policy.resolve(spec(**fields), device, sizes)
+        auto.resolve(spec(**fields), device, sizes)
     assert str(refusal.value) == message
 
 
 def test_a_choice_that_costs_precision_is_told() -> None:
-    (note,) = policy.resolve(spec(), RTX3060, LLAMA_7B).notes
+    (note,) = auto.resolve(spec(), RTX3060, LLAMA_7B).notes
     assert note == (
         "14.4 GiB are needed and RTX 3060 has 12.0 GiB: the base is held in 4 bits (nf4); set training.precision to bf16 to forbid it"
     )
@@ -323,5 +323,5 @@ def test_embeddings_trained_with_an_adapter_count_with_their_optimizer_state() -
     # 13B of Llama-2 with 74,674 pieces: 765 M weights in the two embeddings, 16 bytes each while they train.
     plain = Sizes(13_454_950_400, 2 * 74_674 * 5120, 31_293_440, 5120, 13824, 40, 74_674)
     saved = replace(plain, trainable=plain.trainable + plain.embeddings)
-    more = policy.resolve(spec(), A100, saved).estimate - policy.resolve(spec(), A100, plain).estimate
+    more = auto.resolve(spec(), A100, saved).estimate - auto.resolve(spec(), A100, plain).estimate
     assert more == 16 * 764_661_760

@@ -205,7 +205,7 @@ def test_the_losses_are_those_of_the_plain_trainer_on_the_same_blocks(study: Pla
     import torch
     from transformers import AutoModelForCausalLM, Trainer, TrainingArguments, default_data_collator
 
-    from workloads.blocks import Blocks
+    from workloads.data.token_blocks import Blocks
 
     ended = done(
         study.run(

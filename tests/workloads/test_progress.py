@@ -20,7 +20,7 @@ import pytest
 
 from alpaca_operator.api.contract import Progress
 from tests.workloads.process import STEP_SECONDS, Place, train
-from workloads.progress import Board, JsonLines
+from workloads.runtime.progress import Board, JsonLines
 
 
 @pytest.fixture
@@ -161,7 +161,7 @@ def test_a_port_that_is_taken_does_not_end_the_run(place: Place, board: Board) -
 @pytest.mark.parametrize("columns", [pytest.param(120, id="sized"), pytest.param(0, id="without a size")])
 def test_a_terminal_gets_a_bar_with_step_loss_speed_and_time(place: Place, columns: int) -> None:
     body = train(
-        "here.progress.update(tokens_per_second=1234.5); here.progress.say(f'said at {step}'); time.sleep(0.2)"
+        "runtime.progress.update(tokens_per_second=1234.5); runtime.progress.say(f'said at {step}'); time.sleep(0.2)"
     )
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (40 if columns else 0, columns))

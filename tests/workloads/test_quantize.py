@@ -18,11 +18,11 @@ QUESTION = "第3问：赵先生喜欢什么？"
 
 
 def asked(folder: Path) -> Any:
-    from workloads import templates
-    from workloads.tokenizer_files import load_tokenizer
+    from workloads.data.chat_templates import loading
+    from workloads.data.tokenizer_io import load_tokenizer
 
     tokenizer = load_tokenizer(folder)
-    template = templates.load("FromModel", None, tokenizer)
+    template = loading.load("FromModel", None, tokenizer)
     return template.prompt([{"role": "user", "content": QUESTION}]), tokenizer
 
 
@@ -31,10 +31,10 @@ def by_transformers(folder: Path) -> list[int]:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from workloads import quantizing
+    from workloads.quantization import gptq
 
     ids, _ = asked(folder)
-    with quantizing.quiet(), quantizing.eager():
+    with gptq.quiet(), gptq.eager():
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
         return model.generate(torch.tensor([ids]), do_sample=False, max_new_tokens=24)[0].tolist()
 
@@ -42,10 +42,10 @@ def by_transformers(folder: Path) -> list[int]:
 def by_gptqmodel(folder: Path) -> list[int]:
     import torch
 
-    from workloads import quantizing
+    from workloads.quantization import gptq
 
     ids, _ = asked(folder)
-    with quantizing.quiet(), quantizing.eager():
+    with gptq.quiet(), gptq.eager():
         from gptqmodel import GPTQModel
 
         model = GPTQModel.load(str(folder), device="cpu", dtype=torch.bfloat16)
@@ -210,13 +210,13 @@ def test_a_chat_answers_with_it_as_generate_does(made: Path, tmp_path: Path) -> 
     from alpaca_operator.api.chat import ChatDeployment
     from tests.workloads.engine_process import manifest
     from tests.workloads.test_engine_loading import answer, generated
-    from workloads import quantizing
-    from workloads.engine import loading
-    from workloads.engine.metrics import Metrics
-    from workloads.environment import Environment
+    from workloads.quantization import gptq
+    from workloads.serving.engine import loading
+    from workloads.serving.engine.metrics import Metrics
+    from workloads.system.environment import Environment
 
     chat = ChatDeployment.model_validate(manifest(model={"uri": str(made / "out")}, template="FromModel"))
-    with quantizing.quiet():
+    with gptq.quiet():
         environment = Environment.read({"ALPACA_CACHE": str(tmp_path)})
         served = loading.load(chat, environment, Metrics(), lambda message: None)["tiny"]
         assert served.kind == "GPTQModel"

@@ -1,4 +1,4 @@
-"""`workloads.quantize_report`: gates at their edges, and what the report says in each of its forms."""
+"""`workloads.quantization.report`: gates at their edges, and what the report says in each of its forms."""
 
 from __future__ import annotations
 
@@ -11,15 +11,14 @@ import numpy as np
 import pytest
 
 from alpaca_operator.api.quantize import QuantizeJob
-from workloads import quantize_report
-from workloads.calibration import Rows
-from workloads.data import Example
-from workloads.data import Report as RowReport
-from workloads.fidelity import Likeness, Measured
-from workloads.perplexity import Score
-from workloads.quantize_report import Report
-from workloads.quantizing import Layer
-from workloads.storage import Input, Inputs
+from workloads.data.conversations import Example
+from workloads.data.conversations import Report as RowReport
+from workloads.evaluation.perplexity import Score
+from workloads.quantization.calibration import Rows
+from workloads.quantization.fidelity import Likeness, Measured
+from workloads.quantization.gptq import Layer
+from workloads.quantization.report import Report, draw, warnings
+from workloads.storage.sources import Input, Inputs
 
 LAYERS = [
     Layer(0, "mlp.down_proj", 2e-6, 0.05),
@@ -181,11 +180,11 @@ def test_the_page_needs_no_other_file_and_shows_what_the_table_says(tmp_path: Pa
 
 
 def test_the_same_errors_are_the_same_picture() -> None:
-    assert quantize_report.draw(LAYERS) == quantize_report.draw(LAYERS)
+    assert draw(LAYERS) == draw(LAYERS)
 
 
 def test_layers_that_were_not_weighed_or_needed_damping_are_named() -> None:
-    assert quantize_report.warnings(LAYERS, 0.05) == [
+    assert warnings(LAYERS, 0.05) == [
         "warning: 1 layer was rounded without weighing, as the rows gave too little to weigh by (1.mlp.down_proj): give more or longer rows",
         "1 layer needed more damping than dampPercent (0.self_attn.q_proj (0.07))",
     ]

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from alpaca_operator.api.evaluation import Prompts
-from workloads import questions
 from workloads.errors import DataError, SpecError
-from workloads.questions import Question
+from workloads.evaluation import questions
+from workloads.evaluation.questions import Question
 
 ZH = Prompts(preset="zh")
 

@@ -83,7 +83,7 @@ def test_a_killed_run_is_gone_on_from_its_newest_checkpoint(place: Place) -> Non
 
 
 def test_a_second_ctrl_c_ends_at_once(place: Place) -> None:
-    run = place.start("here.progress.update(step=1, log=True)\nwhile True: time.sleep(0.01)")
+    run = place.start("runtime.progress.update(step=1, log=True)\nwhile True: time.sleep(0.01)")
     run.until_step(1)
     run.send(signal.SIGINT)
     run.until(lambda said: "stopping after this step; press Ctrl-C again to stop at once" in said)
@@ -94,8 +94,8 @@ def test_a_second_ctrl_c_ends_at_once(place: Place) -> None:
 
 def test_a_signal_before_the_first_step_ends_at_once(place: Place) -> None:
     body = """
-here.progress.say("loading")
-with here.stop.at_once():
+runtime.progress.say("loading")
+with runtime.stop.at_once():
     time.sleep(600)
 """
     run = place.start(body)
@@ -108,8 +108,8 @@ with here.stop.at_once():
 
 def test_a_signal_when_only_the_end_can_be_made_again_says_so(place: Place) -> None:
     body = """
-here.progress.say("measuring")
-with here.stop.at_once("stopped while it was measured: run again to go on"):
+runtime.progress.say("measuring")
+with runtime.stop.at_once("stopped while it was measured: run again to go on"):
     time.sleep(600)
 """
     run = place.start(body)
@@ -122,9 +122,9 @@ with here.stop.at_once("stopped while it was measured: run again to go on"):
 
 def test_the_save_knows_how_long_it_may_take(place: Place) -> None:
     body = """
-here.progress.update(step=1, log=True)
-while not here.stop.requested: time.sleep(0.01)
-left = here.stop.deadline - time.monotonic()
+runtime.progress.update(step=1, log=True)
+while not runtime.stop.requested: time.sleep(0.01)
+left = runtime.stop.deadline - time.monotonic()
 raise Interrupted(f"{left:.0f} s left")
 """
     run = place.start(body, "--pod.terminationGracePeriodSeconds", "100")
@@ -324,7 +324,7 @@ def test_a_reader_that_goes_away_does_not_end_the_training(place: Place) -> None
 
 
 def test_telemetry_of_libraries_is_off_unless_the_user_wants_it(place: Place) -> None:
-    body = 'here.progress.say(str([os.environ.get(name) for name in ("HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK")]))'
+    body = 'runtime.progress.say(str([os.environ.get(name) for name in ("HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK")]))'
 
     assert place.run(body).messages == ["['1', '1']"]
     assert place.run(body, HF_HUB_DISABLE_TELEMETRY="0").messages == ["['0', '1']"]

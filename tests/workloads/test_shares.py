@@ -8,8 +8,8 @@ import pytest
 from accelerate.data_loader import BatchSamplerShard
 from torch.utils.data import BatchSampler, SequentialSampler
 
-from workloads.batches import IGNORED, Collator
-from workloads.shares import EMPTY, Evened, Filled
+from workloads.data.collator import IGNORED, Collator
+from workloads.data.samplers import EMPTY, Evened, Filled
 
 
 def dealt(rows: int, batch: int, processes: int) -> list[list[list[int]]]:

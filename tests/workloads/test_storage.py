@@ -19,9 +19,9 @@ from alpaca_operator.api.sft import DataSource
 from alpaca_operator.api.status import ResolvedInput
 from tests.workloads.hub_server import TOKEN, Hub
 from tests.workloads.process import STEP_SECONDS, Ended, Place, train
-from workloads import storage
-from workloads.environment import Environment
 from workloads.errors import InputError, SpecError, WorkloadError
+from workloads.storage import sources
+from workloads.system.environment import Environment
 
 if TYPE_CHECKING:
     from pyarrow.fs import S3FileSystem
@@ -34,14 +34,14 @@ def place(tmp_path: Path) -> Iterator[Place]:
     made.close()
 
 
-def here(folder: Path) -> Environment:
+def runtime(folder: Path) -> Environment:
     return Environment.read(
         {"ALPACA_STORAGE": str(folder / "storage"), "ALPACA_CACHE": str(folder / "cache"), "ALPACA_RUN_ID": "r"}
     )
 
 
 def locate(source: Source, folder: Path, field: str = "model") -> Path:
-    return storage.locate(source, field, here(folder), lambda: None)
+    return sources.locate(source, field, runtime(folder), lambda: None)
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def shelves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ],
 )
 def test_a_model_is_found(shelves: Path, uri: str, path: str) -> None:
-    assert locate(ModelSource(uri=uri.format(here=shelves)), shelves) == shelves / path
+    assert locate(ModelSource(uri=uri.format(runtime=shelves)), shelves) == shelves / path
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_what_cannot_be_used_is_named_with_what_lies_there(
     with pytest.raises(error) as refused:
         locate(source, shelves)
 
-    assert str(refused.value) == message.format(here=shelves)
+    assert str(refused.value) == message.format(runtime=shelves)
 
 
 @pytest.mark.parametrize(
@@ -293,7 +293,7 @@ def hub() -> Iterator[Hub]:
 
 def from_hub(place: Place, hub: Hub, *flags: str, **environ: str) -> Ended:
     return place.run(
-        "for field, found in here.inputs.items(): here.progress.say(f'{field} {found.digest} {sorted(str(p.relative_to(found.path)) for p in found.path.rglob(\"*\"))}')",
+        "for field, found in runtime.inputs.items(): runtime.progress.say(f'{field} {found.digest} {sorted(str(p.relative_to(found.path)) for p in found.path.rglob(\"*\"))}')",
         *flags,
         HF_ENDPOINT=hub.endpoint,
         **environ,
@@ -360,7 +360,7 @@ def test_a_hub_cache_that_others_filled_is_read_as_it_lies(place: Place) -> None
     (repository / "refs" / "v2").write_text("1" * 40)
 
     ended = place.run(
-        "here.progress.say(here.inputs['model'].path.name)",
+        "runtime.progress.say(runtime.inputs['model'].path.name)",
         "--model.uri",
         "hf://org/base@v2",
         HF_HUB_OFFLINE="1",
@@ -418,7 +418,7 @@ def test_what_the_hub_refuses_is_told_with_the_remedy(
 ) -> None:
     ended = from_hub(place, hub, "--model.uri", uri, **environ)
 
-    assert (ended.code, ended.last_word["message"]) == (code, message.format(hub=hub.endpoint, here=place.folder))
+    assert (ended.code, ended.last_word["message"]) == (code, message.format(hub=hub.endpoint, runtime=place.folder))
 
 
 @pytest.mark.parametrize("uri", ["hf://org/broken", "hf://org/base"])
@@ -515,9 +515,9 @@ def test_an_s3_model_and_file_are_brought_into_the_cache_once_per_etag(place: Pl
     store.put("shelf/rows/a.jsonl", b'{"text": "a"}\n')
     flags = ["--model.uri", "s3://shelf/base", "--dataset.train", "[{uri: s3://shelf/rows/a.jsonl}]"]
     body = """
-for found in here.inputs.values():
+for found in runtime.inputs.values():
     names = sorted(str(path.relative_to(found.path)) for path in found.path.rglob("*")) or [found.path.name, found.path.read_text()]
-    here.progress.say(f"{found.digest} {names}")
+    runtime.progress.say(f"{found.digest} {names}")
 """
 
     first = place.run(body, *flags, **store.environ)
@@ -574,10 +574,10 @@ def test_an_upload_that_was_cut_short_is_done_again(place: Place, store: Store) 
 
 
 REJECTED = """
-report = here.checkpoints.own / "rejected"
+report = runtime.checkpoints.own / "rejected"
 report.mkdir(parents=True)
 (report / f"report-{job.spec.training.seed}.md").write_text("too much was lost")
-raise AssertionError(here.reject(report))
+raise AssertionError(runtime.reject(report))
 """
 
 
@@ -630,9 +630,9 @@ def test_an_artifact_json_on_s3_that_cannot_be_read_is_left_alone(place: Place, 
 
 def test_a_run_that_another_overtook_uploads_nothing(place: Place, store: Store) -> None:
     body = """
-here.progress.say("training")
+runtime.progress.say("training")
 while not pathlib.Path("trained").exists(): time.sleep(0.01)
-with here.output("Model", {}) as folder:
+with runtime.output("Model", {}) as folder:
     (folder / "weights").write_text("late")
 """
     lost = place.start(body, "--output.uri", "s3://shelf/poet", ALPACA_RUN_ID="lost", **store.environ)
@@ -714,19 +714,19 @@ def test_an_s3_server_that_does_not_answer_is_tried_again(place: Place, store: S
 
 
 class TestWhatOtherJobsPublished:
-    FOUND = storage.Inputs({"model": storage.Input("pvc://models/base", Path("base"), "sha256:now")})
+    FOUND = sources.Inputs({"model": sources.Input("pvc://models/base", Path("base"), "sha256:now")})
 
     def pinned(self, digest: str | None) -> dict[str, ResolvedInput]:
         return {"model": ResolvedInput(uri="pvc://models/base", digest=digest, producer_uid="uid-base")}
 
     def test_what_was_there_at_the_start_is_there(self):
-        storage.must_be_as_published(self.FOUND, self.pinned("sha256:now"))
-        storage.must_be_as_published(self.FOUND, self.pinned(None))
-        storage.must_be_as_published(self.FOUND, {})
+        sources.must_be_as_published(self.FOUND, self.pinned("sha256:now"))
+        sources.must_be_as_published(self.FOUND, self.pinned(None))
+        sources.must_be_as_published(self.FOUND, {})
 
     def test_another_output_in_its_place_is_refused(self):
         with pytest.raises(InputError) as caught:
-            storage.must_be_as_published(self.FOUND, self.pinned("sha256:then"))
+            sources.must_be_as_published(self.FOUND, self.pinned("sha256:then"))
         assert str(caught.value) == (
             "spec.model: pvc://models/base was sha256:then when this job started, and is sha256:now now: what lies there was replaced or "
             "damaged; a job of another name takes it as it is"

@@ -9,10 +9,11 @@ import pytest
 
 from alpaca_operator.api.evaluation import Task
 from tests.workloads import evaluated, tiny
-from workloads import model, tasks
 from workloads.errors import InputError, Interrupted, SpecError, WorkloadError
+from workloads.evaluation import harness
+from workloads.models import inspect
 
-model.quiet_libraries()
+inspect.quiet_libraries()
 
 
 @pytest.fixture
@@ -30,18 +31,18 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_task_of_the_users_own_is_run_and_its_metrics_are_known_before(folder: Path, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 
-    from workloads import tokenizer_files
+    from workloads.data import tokenizer_io
 
     evaluated.write_task(folder, fewshot_split="validation")
-    (loaded,) = tasks.load([Task(name="likes", num_fewshot=1, limit=4)], folder)
+    (loaded,) = harness.load([Task(name="likes", num_fewshot=1, limit=4)], folder)
     assert loaded.metrics == ["likes/acc"]
     tiny.write_model(tmp_path / "base")
-    tokenizer = tokenizer_files.load_tokenizer(tmp_path / "base")
+    tokenizer = tokenizer_io.load_tokenizer(tmp_path / "base")
     llama = AutoModelForCausalLM.from_pretrained(tmp_path / "base").eval()
     beats: list[int] = []
 
     def measured(batch_size: int) -> dict[str, float]:
-        return tasks.run(loaded, llama, tokenizer, batch_size, lambda: beats.append(1))
+        return harness.run(loaded, llama, tokenizer, batch_size, lambda: beats.append(1))
 
     found = measured(2)
     assert found.keys() == {"likes/acc"}
@@ -56,7 +57,7 @@ def test_what_a_model_writes_in_a_task_is_not_shaped_by_its_own_settings_and_can
 ) -> None:
     from transformers import AutoModelForCausalLM
 
-    from workloads import tokenizer_files
+    from workloads.data import tokenizer_io
 
     evaluated.write_task(
         folder,
@@ -66,10 +67,10 @@ def test_what_a_model_writes_in_a_task_is_not_shaped_by_its_own_settings_and_can
         generation_kwargs={"until": ["。"], "max_gen_toks": 16, "do_sample": False},
         metric_list=[{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
     )
-    (loaded,) = tasks.load([Task(name="likes", limit=2)], folder)
+    (loaded,) = harness.load([Task(name="likes", limit=2)], folder)
     assert loaded.metrics == ["likes/exact_match"]
     tiny.write_model(tmp_path / "base")
-    tokenizer = tokenizer_files.load_tokenizer(tmp_path / "base")
+    tokenizer = tokenizer_io.load_tokenizer(tmp_path / "base")
     llama = AutoModelForCausalLM.from_pretrained(tmp_path / "base").eval()
     llama.generation_config.repetition_penalty = 1.5
     seen: list[Any] = []
@@ -80,7 +81,7 @@ def test_what_a_model_writes_in_a_task_is_not_shaped_by_its_own_settings_and_can
         return generate(**kwargs)
 
     llama.generate = watched
-    assert tasks.run(loaded, llama, tokenizer, 2, lambda: None).keys() == {"likes/exact_match"}
+    assert harness.run(loaded, llama, tokenizer, 2, lambda: None).keys() == {"likes/exact_match"}
     assert set(seen) == {None}
     assert llama.generation_config.repetition_penalty == 1.5
 
@@ -88,7 +89,7 @@ def test_what_a_model_writes_in_a_task_is_not_shaped_by_its_own_settings_and_can
         raise Interrupted("stopped")
 
     with pytest.raises(Interrupted):
-        tasks.run(loaded, llama, tokenizer, 2, stop)
+        harness.run(loaded, llama, tokenizer, 2, stop)
 
 
 def test_a_group_has_metrics_of_its_own_and_of_its_tasks(folder: Path) -> None:
@@ -96,10 +97,10 @@ def test_a_group_has_metrics_of_its_own_and_of_its_tasks(folder: Path) -> None:
     (folder / "group.yaml").write_text(
         '{"group": "people", "task": ["likes"], "aggregate_metric_list": [{"metric": "acc", "weight_by_size": true}]}'
     )
-    (loaded,) = tasks.load([Task(name="people")], folder)
+    (loaded,) = harness.load([Task(name="people")], folder)
     assert loaded.metrics == ["people/acc", "likes/acc"]
     with pytest.raises(SpecError, match=r"^spec\.tasks: likes is part of people and of likes: remove one of them$"):
-        tasks.load([Task(name="people"), Task(name="likes")], folder)
+        harness.load([Task(name="people"), Task(name="likes")], folder)
 
 
 @pytest.mark.parametrize(
@@ -136,5 +137,5 @@ def test_a_task_that_cannot_be_run_is_told(
 ) -> None:
     evaluated.write_task(folder, **changes)
     with pytest.raises(kind) as refused:
-        tasks.load([Task(name=name)], folder)
+        harness.load([Task(name=name)], folder)
     assert str(refused.value) == message.format(folder=folder)

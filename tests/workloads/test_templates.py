@@ -12,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from workloads.data.chat_templates.loading import NAMED, Template, load, without_generation
 from workloads.errors import SpecError
-from workloads.templates import NAMED, Template, load, without_generation
 
 
 def user(content: str) -> dict[str, str]:
@@ -444,7 +444,7 @@ def test_llama2_refuses_two_questions_in_a_row(llama) -> None:
 
 
 def test_every_named_template_has_its_file() -> None:
-    import workloads.templates
+    import workloads.data.chat_templates.loading
 
     assert sorted(path.stem for path in workloads.templates.FOLDER.glob("*.jinja")) == sorted(NAMED)
 

@@ -151,8 +151,8 @@ def test_a_process_that_is_killed_ends_the_run_at_once_and_the_next_goes_on(plac
 
 def _second_process(place: Place) -> int:
     """The process that the run in ``place`` has started last."""
-    here = str(place.folder.resolve())
-    return max(process.pid for process in psutil.process_iter(["cwd"]) if process.info["cwd"] == here)
+    at = str(place.folder.resolve())
+    return max(process.pid for process in psutil.process_iter(["cwd"]) if process.info["cwd"] == at)
 
 
 def test_a_bad_row_is_told_once_and_the_data_are_prepared_once(place: Place) -> None:

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from tests.workloads.conftest import corpus
+from workloads.data.chat_templates.loading import load
+from workloads.data.tokenizer_io import load_tokenizer, save_tokenizer, sentencepiece_to_fast
 from workloads.errors import InputError
-from workloads.templates import load
-from workloads.tokenizer_files import load_tokenizer, save_tokenizer, sentencepiece_to_fast
 
 TEXTS = [
     "<s>Human: 床前明月光？\n</s><s>Assistant: 疑是地上霜。\n</s>",

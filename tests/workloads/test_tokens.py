@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 from tests.workloads import literature
-from workloads import tokens
+from workloads.data import tokenize
+from workloads.data.tokenize import Encoder, Recipe, Stretch
 from workloads.errors import DataError
-from workloads.tokens import Encoder, Recipe, Stretch
 
 TRICKY = [
     "明月几时有？把酒问青天。",
@@ -59,7 +59,7 @@ def documents(draw: random.Random) -> list[str]:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_text_cut_anywhere_has_the_ids_of_the_whole(tokenizer: Any, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tokens, "PIECE", 37)
+    monkeypatch.setattr(tokenize, "PIECE", 37)
     draw = random.Random(seed)
     texts = documents(draw)
     blocks: list[str] = []
@@ -70,7 +70,7 @@ def test_text_cut_anywhere_has_the_ids_of_the_whole(tokenizer: Any, seed: int, m
             text = text[size:]
         blocks.append("")
     recipe = recipe_of(tokenizer)
-    found = np.concatenate(list(tokens.encode(iter(blocks), recipe, 1, lambda: None))).tolist()
+    found = np.concatenate(list(tokenize.encode(iter(blocks), recipe, 1, lambda: None))).tolist()
     assert found == [token for text in texts for token in [*ids_of(tokenizer, text), recipe.eos]]
 
 
@@ -80,7 +80,7 @@ def test_pieces_are_short_even_where_a_line_is_long(llama: Any) -> None:
     assert "\n" not in line
     longest = max(map(len, Encoder(recipe)._pieces(line)))
     assert len(line) > 30_000
-    assert longest <= tokens.PIECE
+    assert longest <= tokenize.PIECE
 
 
 def test_a_line_of_400000_characters_takes_no_longer_than_the_same_text_in_lines(llama: Any) -> None:
@@ -111,16 +111,16 @@ def test_a_document_is_handed_on_long_before_its_end_is_read(llama: Any, block: 
             read += len(block)
             yield block
 
-    found = tokens.encode(endless(), recipe_of(llama), 1, lambda: None)
+    found = tokenize.encode(endless(), recipe_of(llama), 1, lambda: None)
     next(found)
     next(found)
-    assert read < 2 * tokens.SMALL * tokens.UNIT
+    assert read < 2 * tokenize.SMALL * tokenize.UNIT
 
 
 def test_each_document_begins_with_one_bos_and_ends_with_one_eos(llama: Any) -> None:
     texts = [text for text in TRICKY for _ in range(3)]
     found = np.concatenate(
-        list(tokens.encode((b for text in texts for b in (text, "")), recipe_of(llama, bos=1), 1, lambda: None))
+        list(tokenize.encode((b for text in texts for b in (text, "")), recipe_of(llama, bos=1), 1, lambda: None))
     )
     assert int((found == 1).sum()) == len(texts)
     assert int((found == 2).sum()) == len(texts)
@@ -133,7 +133,7 @@ def test_each_document_begins_with_one_bos_and_ends_with_one_eos(llama: Any) -> 
 def test_who_begins_documents_with_bos_is_told_by_the_tokenizer(
     llama: Any, byte_level: Any, sentencepiece_folder: Path, tmp_path: Path
 ) -> None:
-    from workloads.tokenizer_files import load_tokenizer
+    from workloads.data.tokenizer_io import load_tokenizer
 
     assert Recipe.of(llama, sentencepiece_folder).bos == 1, "a bare tokenizer.model is Llama's"
     assert Recipe.of(byte_level, tmp_path).bos == byte_level.bos_token_id, "it says so in its post-processor"
@@ -155,12 +155,12 @@ def test_a_tokenizer_without_an_end_of_text_token_is_refused(byte_level_folder: 
 
 
 def test_several_processes_give_the_same_ids_in_the_same_order(llama: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tokens, "UNIT", 2000)
+    monkeypatch.setattr(tokenize, "UNIT", 2000)
     recipe = recipe_of(llama, bos=1)
     blocks = [block for text in literature.chinese(1500, 6) for block in (text, "")]
-    alone = np.concatenate(list(tokens.encode(iter(blocks), recipe, 1, lambda: None)))
+    alone = np.concatenate(list(tokenize.encode(iter(blocks), recipe, 1, lambda: None)))
     beats: list[None] = []
-    together = np.concatenate(list(tokens.encode(iter(blocks), recipe, 2, lambda: beats.append(None))))
+    together = np.concatenate(list(tokenize.encode(iter(blocks), recipe, 2, lambda: beats.append(None))))
     assert (alone == together).all()
     assert beats
 
@@ -168,11 +168,11 @@ def test_several_processes_give_the_same_ids_in_the_same_order(llama: Any, monke
 ORPHANS = """
 import itertools, sys
 from pathlib import Path
-from workloads import tokens
-tokens.UNIT = 1000
-recipe = tokens.Recipe(Path(sys.argv[1]).read_text(), 1, 2, 2000)
+from workloads.data import tokenize
+tokenize.UNIT = 1000
+recipe = tokenize.Recipe(Path(sys.argv[1]).read_text(), 1, 2, 2000)
 if __name__ == "__main__":
-    for ids in tokens.encode(itertools.cycle(["text " * 100, ""]), recipe, 2, lambda: None):
+    for ids in tokenize.encode(itertools.cycle(["text " * 100, ""]), recipe, 2, lambda: None):
         print(flush=True)
 """
 
@@ -206,9 +206,9 @@ def _children(pid: int) -> list[int]:
 
 def test_the_bytes_of_all_tokens_are_the_length_of_the_text(tokenizer: Any) -> None:
     recipe = recipe_of(tokenizer)
-    size = tokens.piece_bytes(tokenizer, recipe)
+    size = tokenize.piece_bytes(tokenizer, recipe)
     # Sentencepiece takes its mark for a space; and before a text that starts with one it puts none, unless it is a legacy one.
-    plain = [text for text in TRICKY if tokens.SPACE not in text and not text.startswith(" ")]
+    plain = [text for text in TRICKY if tokenize.SPACE not in text and not text.startswith(" ")]
     for text in [*plain, *literature.chinese(20, 3), *literature.english(20, 3)]:
         ids = Encoder(recipe)([Stretch(text, first=True, last=True)])
         assert size[ids].sum() == len(text.encode()), repr(text)

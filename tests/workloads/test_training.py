@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from tests.workloads.runs import Place, job
-from workloads import arguments, model
-from workloads.batches import IGNORED
+from workloads.data.collator import IGNORED
+from workloads.models import inspect
+from workloads.training import arguments
 
-model.quiet_libraries()
+inspect.quiet_libraries()
 
 CLOSE = 2e-5
 """Float32 sums in another order."""
@@ -76,13 +77,16 @@ def unpacked_rows(shelf: Path, cache: Path) -> Any:
     from types import SimpleNamespace
 
     from alpaca_operator.api.sft import SFTJob
-    from workloads import data, templates, tokenizer_files
+    from workloads.data import conversations, tokenizer_io
+    from workloads.data.chat_templates import loading
 
     spec = SFTJob.model_validate(job(dataset={"packing": False})).spec
-    tokenizer = tokenizer_files.load_tokenizer(shelf / "base")
-    template = templates.load("HumanAssistant", None, tokenizer)
+    tokenizer = tokenizer_io.load_tokenizer(shelf / "base")
+    template = loading.load("HumanAssistant", None, tokenizer)
     found = SimpleNamespace(path=shelf / "train.json", digest="sha256:0", uri="train.json")
-    return data.datasets_for(spec, {"dataset.train[0]": found}, template, cache, 42, say=lambda line: None).train
+    return conversations.datasets_for(
+        spec, {"dataset.train[0]": found}, template, cache, 42, say=lambda line: None
+    ).train
 
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # peft asks by the old name
@@ -145,7 +149,7 @@ def test_every_setting_of_the_trainer_that_is_on_by_itself_is_set() -> None:
     import transformers
 
     from alpaca_operator.api.sft import SFTJob
-    from workloads.policy import Policy
+    from workloads.training.auto import Policy
 
     spec = SFTJob.model_validate(job()).spec
     policy = Policy("fp32", "float32", None, "sdpa", "None", "adamw_torch", "None", 0)

@@ -19,10 +19,10 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 from tests.workloads.literature import chinese, english
-from workloads import vocabulary, vocabulary_checks
 from workloads.errors import DataError, InputError, SpecError
-from workloads.vocabulary import BYTE, CONTROL, NORMAL, UNKNOWN, USER_DEFINED, Base, load_base, merge, save
-from workloads.vocabulary_checks import Encoder
+from workloads.vocabulary import checks, extend
+from workloads.vocabulary.checks import Encoder
+from workloads.vocabulary.extend import BYTE, CONTROL, NORMAL, UNKNOWN, USER_DEFINED, Base, load_base, merge, save
 
 
 def trained(lines: list[str], size: int, **options: Any) -> Any:
@@ -44,7 +44,7 @@ def trained(lines: list[str], size: int, **options: Any) -> Any:
             **options,
         },
     )
-    return vocabulary.parse(model.getvalue())
+    return extend.parse(model.getvalue())
 
 
 def model(pieces: str | Sequence[str], **trainer: Any) -> Any:
@@ -56,7 +56,7 @@ def model(pieces: str | Sequence[str], **trainer: Any) -> Any:
         proto.pieces.add(piece=f"<0x{byte:02X}>", type=BYTE)
     for rank, piece in enumerate(pieces.split() if isinstance(pieces, str) else pieces):
         proto.pieces.add(piece=piece, score=-rank, type=NORMAL)
-    settings = {"model_type": vocabulary.BPE, "byte_fallback": True, "vocab_size": len(proto.pieces), **trainer}
+    settings = {"model_type": extend.BPE, "byte_fallback": True, "vocab_size": len(proto.pieces), **trainer}
     proto.trainer_spec.MergeFrom(sentencepiece_model_pb2.TrainerSpec(**settings))
     proto.normalizer_spec.MergeFrom(
         sentencepiece_model_pb2.NormalizerSpec(name="identity", add_dummy_prefix=True, remove_extra_whitespaces=False)
@@ -72,7 +72,7 @@ FILLERS = [chr(0x5000 + number) for number in range(64 * 4)]
 PAIRS = [FILLERS[0] + filler for filler in FILLERS[1:65]]
 
 
-def grown(pieces: Sequence[str]) -> vocabulary.Merged:
+def grown(pieces: Sequence[str]) -> extend.Merged:
     """What becomes of ``pieces``, followed by enough others that none of them is lost to rounding."""
     return merge(Base(model(LETTERS)), model([*pieces, *FILLERS[:65], *PAIRS]), 1024)
 
@@ -105,7 +105,7 @@ LINES = [
     *chinese(2000, seed=1),
     *english(500, seed=1),
     *(f"{left} {right}  {left}" for left, right in zip(chinese(200, seed=2), english(200, seed=2), strict=True)),
-    *vocabulary_checks.ENGLISH,
+    *checks.ENGLISH,
     "哈哈哈哈哈哈哈", "。。。。。。", "——……——", "龘靐 😀👩‍👩‍👧‍👦 ㍿ \u3000\u3000全角　空格", "\t制表\t", "", " ", "  ", "一\n二\r\n三", "\0零", "a\u0301é",
 ]  # fmt: skip
 
@@ -178,17 +178,14 @@ def test_a_score_that_float32_cannot_count_from_is_not_the_lowest() -> None:
 
 def test_english_is_cut_as_before(base: Any, pieces: Any) -> None:
     before = sentencepiece.SentencePieceProcessor(model_proto=base.SerializeToString())
-    lines = [*english(2000, seed=3), *vocabulary_checks.latin_lines(base)]
-    assert (
-        vocabulary_checks.agreement(Encoder("base", before.encode), Encoder("ours", pieces.encode), lines).differing
-        == ()
-    )
+    lines = [*english(2000, seed=3), *checks.latin_lines(base)]
+    assert checks.agreement(Encoder("base", before.encode), Encoder("ours", pieces.encode), lines).differing == ()
 
 
 def test_chinese_takes_fewer_tokens(base: Any, pieces: Any) -> None:
     before = sentencepiece.SentencePieceProcessor(model_proto=base.SerializeToString())
     lines = chinese(500, seed=4)
-    gain = [vocabulary_checks.characters_per_token(Encoder("", it.encode), lines) for it in (before, pieces)]
+    gain = [checks.characters_per_token(Encoder("", it.encode), lines) for it in (before, pieces)]
     assert gain[0] < 0.4  # three bytes a character
     assert gain[1] > 1.2
 
@@ -197,7 +194,7 @@ def test_a_tokenizer_to_compare_with_is_read_from_whichever_file_it_has(merged_f
     shutil.copy(merged_folder / "tokenizer.json", tmp_path)
     lines = chinese(100, seed=7)
     rates = {
-        vocabulary_checks.characters_per_token(vocabulary_checks.encoder("x", path, "spec.compareWith[0].uri"), lines)
+        checks.characters_per_token(checks.encoder("x", path, "spec.compareWith[0].uri"), lines)
         for path in (merged_folder, merged_folder / "tokenizer.model", tmp_path, tmp_path / "tokenizer.json")
     }
     assert len(rates) == 1
@@ -206,15 +203,15 @@ def test_a_tokenizer_to_compare_with_is_read_from_whichever_file_it_has(merged_f
 def test_a_damaged_tokenizer_to_compare_with_is_named(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{")
     with pytest.raises(InputError) as error:
-        vocabulary_checks.encoder("x", tmp_path, "spec.compareWith[0].uri")
+        checks.encoder("x", tmp_path, "spec.compareWith[0].uri")
     assert str(error.value).startswith(f"spec.compareWith[0].uri: {tmp_path} cannot be read as a tokenizer: ")
 
 
 def test_all_of_unicode_comes_back(pieces: Any, fast: Any) -> None:
     everything = 0x110000 - 0x800 - 1  # without surrogates and the mark that stands for a space
     for trip in (
-        vocabulary_checks.round_trip(pieces.encode, pieces.decode),
-        vocabulary_checks.round_trip(
+        checks.round_trip(pieces.encode, pieces.decode),
+        checks.round_trip(
             lambda text: fast.encode(text, add_special_tokens=False).ids,
             lambda ids: fast.decode(ids, skip_special_tokens=False),
         ),
@@ -223,7 +220,7 @@ def test_all_of_unicode_comes_back(pieces: Any, fast: Any) -> None:
 
 
 def test_a_reader_that_loses_characters_is_found_out() -> None:
-    trip = vocabulary_checks.round_trip(
+    trip = checks.round_trip(
         lambda text: [ord(character) for character in text if character not in "龘\U0001f600"],
         lambda ids: "".join(map(chr, ids)),
     )

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from tests.workloads.literature import chinese
-from workloads import vocabulary
-from workloads.corpus import CorpusFile
+from workloads.data.corpus import CorpusFile
 from workloads.errors import DataError, OutOfMemory, WorkloadError
-from workloads.vocabulary_training import HELD_OUT, HELD_OUT_EVERY, Draw, Settings, Trained, train
+from workloads.vocabulary import extend
+from workloads.vocabulary.train import HELD_OUT, HELD_OUT_EVERY, Draw, Settings, Trained, train
 
 
 def text(folder: Path, lines: list[str], name: str = "a.txt") -> CorpusFile:
@@ -31,7 +31,7 @@ def trained(
 
 
 def pieces(result: Trained) -> list[str]:
-    return [piece.piece for piece in vocabulary.parse(result.model).pieces if piece.type == vocabulary.NORMAL]
+    return [piece.piece for piece in extend.parse(result.model).pieces if piece.type == extend.NORMAL]
 
 
 def test_words_become_pieces_and_full_width_marks_stay(tmp_path: Path) -> None:

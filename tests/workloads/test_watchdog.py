@@ -24,7 +24,7 @@ def under_watch(body: str) -> subprocess.CompletedProcess[str]:
     """Run ``body`` in a process with a watchdog of one second, whose last resort comes two seconds later."""
     program = f"""
 import ctypes, sys, threading, time
-from workloads.watchdog import Watchdog
+from workloads.runtime.watchdog import Watchdog
 
 def last_words(silence):
     print(f"silent for {{silence:.0f}} s", file=sys.stderr, flush=True)
@@ -76,7 +76,7 @@ def test_beats_keep_a_slow_run_alive() -> None:
 
 
 def test_a_job_that_hangs_says_at_which_step_and_what_to_do(place: Place) -> None:
-    body = "here.progress.update(stage='Training', step=7, total_steps=9)\ntime.sleep(600)"
+    body = "runtime.progress.update(stage='Training', step=7, total_steps=9)\ntime.sleep(600)"
 
     ended = place.run(body, "--failurePolicy.hangTimeoutSeconds", "10")
 

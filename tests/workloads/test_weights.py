@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from workloads import weights
 from workloads.errors import InputError
+from workloads.models import safetensors_io
 
 
 def values() -> dict[str, Any]:
@@ -30,10 +30,10 @@ def values() -> dict[str, Any]:
 def write(folder: Path, content: dict[str, Any], limit: int) -> list[tuple[int, int]]:
     told: list[tuple[int, int]] = []
     planned = [
-        weights.Planned(name, tuple(value.shape), str(value.dtype).removeprefix("torch."))
+        safetensors_io.Planned(name, tuple(value.shape), str(value.dtype).removeprefix("torch."))
         for name, value in content.items()
     ]
-    weights.write(folder, planned, limit, content.__getitem__, lambda *counts: told.append(counts))
+    safetensors_io.write(folder, planned, limit, content.__getitem__, lambda *counts: told.append(counts))
     return told
 
 
@@ -54,7 +54,7 @@ def test_what_safetensors_writes_is_read(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
     save_file(values(), tmp_path / "some.safetensors")
-    found = weights.tensors(tmp_path / "some.safetensors", "model")
+    found = safetensors_io.tensors(tmp_path / "some.safetensors", "model")
     assert found.keys() == values().keys()
     for name, value in values().items():
         assert found[name].shape == tuple(value.shape)
@@ -80,13 +80,13 @@ def test_files_are_cut_at_the_limit_and_indexed(tmp_path: Path) -> None:
 
 
 def test_a_tensor_larger_than_the_limit_has_a_file_of_its_own() -> None:
-    planned = [weights.Planned(name, (length,), "float32") for name, length in (("a", 1), ("b", 100), ("c", 1))]
-    assert [[tensor.name for tensor in file] for file in weights.shards(planned, 40)] == [["a"], ["b"], ["c"]]
+    planned = [safetensors_io.Planned(name, (length,), "float32") for name, length in (("a", 1), ("b", 100), ("c", 1))]
+    assert [[tensor.name for tensor in file] for file in safetensors_io.shards(planned, 40)] == [["a"], ["b"], ["c"]]
 
 
 @pytest.mark.parametrize(("size", "count"), [("5GB", 5_000_000_000), ("0.5GB", 500_000_000), ("200MB", 200_000_000)])
 def test_sizes_count_as_transformers_does(size: str, count: int) -> None:
-    assert weights.byte_count(size) == count
+    assert safetensors_io.byte_count(size) == count
 
 
 @pytest.mark.parametrize(
@@ -104,5 +104,5 @@ def test_sizes_count_as_transformers_does(size: str, count: int) -> None:
 def test_a_damaged_file_is_told(tmp_path: Path, content: bytes, why: str) -> None:
     (tmp_path / "model.safetensors").write_bytes(content)
     with pytest.raises(InputError) as caught:
-        weights.tensors(tmp_path / "model.safetensors", "spec.model base")
+        safetensors_io.tensors(tmp_path / "model.safetensors", "spec.model base")
     assert str(caught.value) == f"spec.model base: model.safetensors is damaged ({why}): copy it again"

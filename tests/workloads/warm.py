@@ -5,39 +5,22 @@ from __future__ import annotations
 import gc
 import os
 
-from workloads import model
+from workloads.models import inspect
 
 os.environ["DS_ACCELERATOR"] = "cpu"  # asked at import; it would look for others, and say so
-model.quiet_libraries(deepspeed=True)
+inspect.quiet_libraries(deepspeed=True)
 
-import deepspeed  # noqa: E402, F401
-import matplotlib.pyplot  # noqa: E402, F401
+import deepspeed
+import matplotlib.pyplot
 
-from workloads import (  # noqa: E402, F401
-    blocks,
-    candidates,
-    card,
-    cli,
-    curves,
-    data,
-    embeddings,
-    evaluation_page,
-    generation,
-    held_out,
-    merge,
-    merging,
-    perplexity,
-    pretrain,
-    rendezvous,
-    runtime,
-    scratch,
-    sft,
-    shares,
-    templates,
-    tokenizer_files,
-    training,
-    zero,
-)
+from workloads import merge, pretrain, sft
+from workloads.data import conversations, samplers, token_blocks, tokenizer_io
+from workloads.data.chat_templates import loading
+from workloads.evaluation import candidates, generation, held_out, page, perplexity
+from workloads.manifest import cli
+from workloads.models import from_config, merge_lora, resize_embeddings
+from workloads.runtime import elastic, runtime
+from workloads.training import deepspeed_config, model_card, tensorboard, trainer
 
 gc.collect()
 gc.freeze()  # a forked run would copy every page that its garbage collector looks at

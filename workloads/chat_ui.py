@@ -1,0 +1,19 @@
+"""The page's container: ``python -m workloads.chat_ui chat.yaml``."""
+
+from __future__ import annotations
+
+import sys
+
+from alpaca_operator.api.chat import ChatDeployment
+from workloads.manifest import cli
+
+
+def serve(job: ChatDeployment) -> int:
+    """Until a signal comes; returns the exit code."""
+    from workloads.serving.page import service
+
+    return service.execute(job)
+
+
+if __name__ == "__main__":
+    sys.exit(cli.serve(ChatDeployment, serve, module="chat_ui"))

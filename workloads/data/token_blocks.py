@@ -1,0 +1,363 @@
+"""A corpus as blocks of tokens: made once, kept on disk in 2 or 4 bytes a token, mapped into memory and cut into blocks when read.
+
+What lies on disk is the documents end to end, whatever the size of a block: another `training.blockSize` reads the same file. A corpus
+that is too large for the disk is streamed instead: tokenised while training, shuffled in a buffer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count, islice
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import tokenizers
+from torch.utils.data import IterableDataset
+
+from alpaca_operator.api.corpus import CorpusSource
+from alpaca_operator.api.pretrain import PretrainSpec
+from workloads.data import tokenize
+from workloads.data.corpus import CorpusFile, Tally, documents, files_of
+from workloads.data.tokenize import Recipe
+from workloads.errors import DataError
+from workloads.system import atomic, cgroup
+
+PREPARATION = 1
+"""Raised whenever the same text would become other tokens, so that older caches are left alone."""
+SHORTEST = 2
+"""Tokens of a block in which there is something to predict."""
+BUFFER_TOKENS = 1 << 24
+"""Tokens that streamed blocks are shuffled among: 32 or 64 MB."""
+WINDOW_TOKENS = 1 << 23
+"""Tokens at the start of a streamed corpus from which blocks are set aside for validation."""
+TELL_SECONDS = 15.0
+
+
+class Found(Protocol):
+    """An input as the runtime hands it over."""
+
+    @property
+    def path(self) -> Path: ...
+    @property
+    def digest(self) -> str: ...
+
+
+class Blocks:
+    """Blocks of tokens, by number: ``input_ids``, ``labels`` (the same) and ``seq_lengths``, as the collator takes them."""
+
+    def __init__(self, ids: np.ndarray, size: int, numbers: np.ndarray | None = None) -> None:
+        self._ids = ids
+        self._size = size
+        self._numbers = np.arange(blocks_in(len(ids), size)) if numbers is None else numbers
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        start = int(self._numbers[index]) * self._size
+        return _row(self._ids[start : start + self._size])
+
+    def tokens(self) -> int:
+        """In all blocks together."""
+        starts = self._numbers.astype(np.int64) * self._size
+        return int(np.minimum(self._size, len(self._ids) - starts).sum())
+
+
+class Stream(IterableDataset):  # type: ignore[misc]
+    """Blocks of a corpus that is read again and again, shuffled anew each time: ``length`` in all, always the same ones in the same
+    order."""
+
+    def __init__(
+        self, passes: Callable[[], Iterator[np.ndarray]], size: int, length: int, seed: int, aside: Iterable[int] = ()
+    ) -> None:
+        self._passes = passes
+        self._size = size
+        self._length = length
+        self._seed = seed
+        self._aside = frozenset(aside)
+        self._buffer = max(16, BUFFER_TOKENS // size)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return map(_row, islice(self._shuffled(), self._length))
+
+    def _shuffled(self) -> Iterator[np.ndarray]:
+        for number in count():
+            draw = np.random.default_rng([self._seed, number])
+            held: list[np.ndarray] = []
+            for at, block in enumerate(cut(self._passes(), self._size)):
+                if at in self._aside:
+                    continue
+                if len(held) < self._buffer:
+                    held.append(block)
+                    continue
+                chosen = int(draw.integers(self._buffer))
+                yield held[chosen]
+                held[chosen] = block
+            if not held:
+                raise DataError("dataset.train: no text to train on is left beside validation: name more of it")
+            yield from (held[chosen] for chosen in draw.permutation(len(held)))
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a job trains on."""
+
+    train: Blocks | Stream
+    validation: Blocks | None
+    report: dict[str, Any]
+    """``train``, and ``validation`` where it was read from files of its own; ``lines`` for the log."""
+
+
+def prepare(
+    spec: PretrainSpec,
+    inputs: Mapping[str, Found],
+    recipe: Recipe,
+    cache: Path,
+    *,
+    processes: int = 1,
+    say: Callable[[str], None] = print,
+    beat: Callable[[], None] = lambda: None,
+) -> Prepared:
+    """Blocks of ``spec.dataset``. Raises DataError for text that cannot be read, and where there is none."""
+    size, seed = spec.training.block_size, spec.training.seed
+    lines: list[str] = []
+    train: Blocks | Stream
+    validation = None
+    report: dict[str, Any] = {}
+    if spec.dataset.validation:
+        found = tokenised("validation", spec.dataset.validation, inputs, recipe, cache, say, beat)
+        validation = Blocks(found.ids(), size)
+        report["validation"] = found.report
+        lines += [f"validation: {line}" for line in found.lines]
+    share = 0.0 if spec.dataset.validation else spec.dataset.validation_split
+    if spec.dataset.streaming:
+        train, aside, line = _streamed(spec, inputs, recipe, share, processes, beat)
+        validation = validation or aside
+        lines.append(f"train: {line}")
+    else:
+        found = tokenised("train", spec.dataset.train, inputs, recipe, cache, say, beat)
+        report["train"] = found.report
+        lines += [f"train: {line}" for line in found.lines]
+        kept, held_out = split(blocks_in(found.count, size), share, seed)
+        train = Blocks(found.ids(), size, kept)
+        if len(held_out):
+            validation = Blocks(found.ids(), size, held_out)
+        elif share:
+            lines.append(
+                "no validation: the text is a single block; lower training.blockSize, or name dataset.validation"
+            )
+    lines.append(_plan(train, validation, size))
+    for line in lines:
+        say(f"data: {line}")
+    return Prepared(train, validation, report | {"lines": lines})
+
+
+def _plan(train: Blocks | Stream, validation: Blocks | None, size: int) -> str:
+    streamed = isinstance(train, Stream)
+    amount = f"{len(train):,} blocks of {size} tokens" + ("" if streamed else f" ({train.tokens():,} tokens)")  # type: ignore[union-attr]
+    aside = f"{len(validation):,} blocks ({validation.tokens():,} tokens)" if validation is not None else "none"
+    return f"{'streamed for training' if streamed else 'for training'}: {amount}; for validation: {aside}"
+
+
+# Tokens on disk
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Documents end to end in a file."""
+
+    path: Path
+    dtype: np.dtype[Any]
+    count: int
+    report: dict[str, Any]
+    lines: list[str]
+
+    def ids(self) -> np.ndarray:
+        """Mapped into memory."""
+        return np.memmap(self.path, dtype=self.dtype, mode="r", shape=(self.count,))
+
+
+def tokenised(
+    part: str,
+    sources: Sequence[CorpusSource],
+    inputs: Mapping[str, Found],
+    recipe: Recipe,
+    cache: Path,
+    say: Callable[[str], None],
+    beat: Callable[[], None],
+) -> Tokens:
+    """The text of ``sources`` (``dataset.<part>`` of the spec) as tokens: made once and kept in ``cache``, found there later.
+
+    Several processes may call this at once: one works, the others wait.
+    """
+    folder = cache / "tokens" / _key(part, sources, inputs, recipe)
+    with atomic.alone(folder, beat):
+        found = _load(folder)
+        if found is not None:
+            say(f"data: found {part} tokenised in {folder}")
+            return found
+        partial = folder.with_suffix(".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        try:
+            _tokenise_into(partial, part, sources, inputs, recipe, say, beat)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
+        found = _load(folder)
+        assert found is not None, f"{folder} was just written"
+        return found
+
+
+def _tokenise_into(
+    folder: Path,
+    part: str,
+    sources: Sequence[CorpusSource],
+    inputs: Mapping[str, Found],
+    recipe: Recipe,
+    say: Callable[[str], None],
+    beat: Callable[[], None],
+) -> None:
+    """Fills ``folder`` with tokens.bin and, last, report.json."""
+    tally = Tally()
+    files = files_of(located(part, sources, inputs), tally, part)
+    whole = sum(file.path.stat().st_size for file in files)
+    began = told = time.monotonic()
+    amount = ended = 0
+    with (folder / "tokens.bin").open("wb") as out:
+        for ids in tokenize.encode(documents(files, tally), recipe, cgroup.cores(), beat):
+            ids.tofile(out)
+            amount += len(ids)
+            ended += int((ids == recipe.eos).sum())
+            if time.monotonic() - told > TELL_SECONDS:
+                told = time.monotonic()
+                say(f"data: {part}: {amount:,} tokens, {tally.bytes / max(1, whole):.0%} of {whole:,} bytes read")
+    if amount < SHORTEST:
+        raise DataError(f"dataset.{part}: no text in {_some(files)}: name files that hold some")
+    seconds = time.monotonic() - began
+    lines = [
+        *tally.lines(),
+        f"{ended:,} documents, {amount:,} tokens, {tally.characters / amount:.3f} characters a token",
+        f"tokenised in {seconds:.1f} s, {tally.bytes / seconds / 1e6:.1f} MB/s",
+    ]
+    report = {
+        "files": tally.files,
+        "bytes": tally.bytes,
+        "characters": tally.characters,
+        "documents": ended,
+        "tokens": amount,
+        "charactersPerToken": round(tally.characters / amount, 4),
+    }
+    atomic.sync(folder / "tokens.bin")
+    record = {"dtype": recipe.dtype.str, "count": amount, "report": report, "lines": lines}
+    (folder / "report.json").write_text(json.dumps(record, ensure_ascii=False), encoding="utf-8")
+
+
+def _load(folder: Path) -> Tokens | None:
+    """What lies there, or None unless it is whole."""
+    try:
+        record = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+        dtype = np.dtype(record["dtype"])
+        path = folder / "tokens.bin"
+        if path.stat().st_size != record["count"] * dtype.itemsize:
+            return None
+        return Tokens(path, dtype, record["count"], record["report"], record["lines"])
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _key(part: str, sources: Sequence[CorpusSource], inputs: Mapping[str, Found], recipe: Recipe) -> str:
+    material = [
+        PREPARATION,
+        tokenizers.__version__,
+        recipe.digest,
+        part,  # of a data set with splits, each part reads another one
+        [
+            [inputs[f"dataset.{part}[{index}]"].digest, source.format, source.encoding, source.columns.text]
+            for index, source in enumerate(sources)
+        ],
+    ]
+    return hashlib.sha256(json.dumps(material).encode()).hexdigest()[:32]
+
+
+def located(part: str, sources: Sequence[CorpusSource], inputs: Mapping[str, Found]) -> list[tuple[CorpusSource, Path]]:
+    """Each source with the path where it was found."""
+    return [(source, inputs[f"dataset.{part}[{index}]"].path) for index, source in enumerate(sources)]
+
+
+def _some(files: Sequence[CorpusFile]) -> str:
+    named = ", ".join(str(file.path) for file in files[:3])
+    return named + (f" and {len(files) - 3} more" if len(files) > 3 else "")
+
+
+# Blocks
+
+
+def blocks_in(amount: int, size: int) -> int:
+    """Blocks that ``amount`` tokens make: what is left over makes a shorter one, where it is long enough to learn from."""
+    whole, rest = divmod(amount, size)
+    return whole + (rest >= SHORTEST)
+
+
+def split(amount: int, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers of the blocks to train on and of those set aside, ascending; at least one of each, where there are two."""
+    aside = min(max(1, round(amount * share)), amount - 1) if share else 0
+    order = np.random.default_rng(seed).permutation(amount)
+    return np.sort(order[aside:]), np.sort(order[:aside])
+
+
+def cut(arrays: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
+    """Tokens that come in arrays of any length, in blocks of ``size``; what is left over makes a shorter one."""
+    held = np.empty(0, dtype="<u2")
+    for ids in arrays:
+        joined = np.concatenate([held, ids]) if len(held) else ids
+        whole = len(joined) // size * size
+        yield from joined[:whole].reshape(-1, size)
+        held = joined[whole:]
+    if len(held) >= SHORTEST:
+        yield held
+
+
+def _streamed(
+    spec: PretrainSpec,
+    inputs: Mapping[str, Found],
+    recipe: Recipe,
+    share: float,
+    processes: int,
+    beat: Callable[[], None],
+) -> tuple[Stream, Blocks | None, str]:
+    """The stream, what of its start is set aside for validation, and a line on the files."""
+    size, training = spec.training.block_size, spec.training
+    files = files_of(located("train", spec.dataset.train, inputs), Tally())
+
+    def passes() -> Iterator[np.ndarray]:
+        return tokenize.encode(documents(files, Tally()), recipe, cgroup.cores(), beat)
+
+    numbers: np.ndarray = np.empty(0, dtype=np.int64)
+    validation = None
+    if share:
+        window = list(islice(cut(passes(), size), max(2, WINDOW_TOKENS // size)))
+        _, numbers = split(len(window), share, training.seed)
+        if len(numbers):
+            validation = Blocks(np.concatenate([window[number] for number in numbers]), size)
+    assert training.max_steps is not None, "a rule of the spec"
+    length = training.max_steps * training.batch_size_per_device * training.gradient_accumulation * processes
+    whole = sum(file.path.stat().st_size for file in files)
+    stream = Stream(passes, size, length, training.seed, map(int, numbers))
+    return stream, validation, f"{len(files):,} files, {whole:,} bytes, tokenised while training"
+
+
+def _row(ids: np.ndarray) -> dict[str, Any]:
+    ids = ids.astype(np.int64)
+    return {"input_ids": ids, "labels": ids, "seq_lengths": (len(ids),)}

@@ -1,0 +1,95 @@
+"""The models of an evaluation: looked into all at once, loaded one after the other."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from alpaca_operator.api.evaluation import EvaluationSpec
+from workloads.errors import SpecError
+from workloads.models import inference, inspect
+from workloads.runtime.runtime import Runtime
+
+if TYPE_CHECKING:
+    from workloads.data.chat_templates.loading import Template
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model that can be loaded."""
+
+    name: str
+    digest: str
+    looked: inference.Looked
+    template: Template | None
+    """How it is asked; None where only tasks are run, which have formats of their own."""
+
+    @property
+    def uri(self) -> str:
+        return self.looked.wanted.uri
+
+    @property
+    def weight_bytes(self) -> int:
+        """Of its files, adapters included."""
+        files = inspect.weight_files(self.looked.base.folder, self.looked.wanted.shown)
+        adapters = [folder / inspect.ADAPTER_WEIGHTS for _, _, folder in self.looked.wanted.adapters]
+        return sum(path.stat().st_size for path in (*files, *adapters))
+
+    @contextmanager
+    def loaded(self) -> Iterator[inference.Servable]:
+        """In memory while the block runs, and out of it afterwards."""
+        from workloads.quantization import gptq
+
+        found = inference.load_looked(self.looked)
+        try:
+            with gptq.eager() if found.kind == "GPTQModel" else nullcontext():
+                yield found
+        finally:
+            found.model = None  # whoever still holds the rest of it holds no weights
+            release()
+
+
+def look(spec: EvaluationSpec, runtime: Runtime, number: int) -> Candidate:
+    """One of the models. Raises SpecError, InputError or DataError that names its field."""
+    from workloads.data.chat_templates import loading
+
+    one, field = spec.models[number], f"models[{number}]"
+    source = runtime.inputs[f"{field}.model"]
+    looked = inference.look(
+        inference.Wanted(
+            field=f"{field}.model",
+            uri=source.uri,
+            folder=source.path,
+            adapters=[
+                (f"{field}.adapters[{place}]", found.uri, found.path)
+                for place in range(len(one.adapters))
+                for found in [runtime.inputs[f"{field}.adapters[{place}]"]]
+            ],
+            bits=one.load.bits if one.load else None,
+        )
+    )
+    template = None
+    if spec.dataset is not None or spec.prompts is not None:
+        file = runtime.inputs[f"{field}.templateFile"].path if one.template_file else None
+        try:
+            # Without rows to score it does not matter which part of a conversation the assistant says.
+            template = loading.load(one.template, file, looked.tokenizer, train_on_prompt=spec.dataset is None)
+        except SpecError as error:
+            raise SpecError(f"spec.{field} ({one.name}): {error}") from error
+    return Candidate(one.name, source.digest, looked, template)
+
+
+def release() -> None:
+    """Give the memory of a model back, to the system too: the next one needs it."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    with suppress(OSError, AttributeError):  # glibc keeps what was freed; other C libraries have no such call
+        ctypes.CDLL(None).malloc_trim(0)

@@ -1,0 +1,133 @@
+"""Held-out conversations as each of several models reads them: the same answers for all, or the comparison means nothing.
+
+Vocabularies make different lengths of one text. A conversation that one model cannot hold whole is therefore left out for all, and
+counted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from alpaca_operator.api.evaluation import HeldOut
+from alpaca_operator.api.sft import DataSource, SFTDataset
+from workloads.data import conversations, layouts
+from workloads.data.chat_templates.loading import Template
+from workloads.data.layouts import Row
+from workloads.errors import DataError
+
+Examples = list[conversations.Example]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What is scored."""
+
+    by_model: dict[str, Examples]
+    """The same answers for each, in its own tokens."""
+    left_out: int
+    """Examples that not every model can hold whole."""
+    lines: tuple[str, ...]
+    """What was read and mended, for log and report."""
+
+
+def prepare(
+    spec: HeldOut,
+    inputs: Mapping[str, conversations.Found],
+    templates: Mapping[str, Template],
+    *,
+    beat: Callable[[], None] = lambda: None,
+) -> Rows:
+    """Rows of ``spec`` in the tokens of every model of ``templates``. ``beat`` may raise, to stop.
+
+    Raises DataError for a row that cannot be used, and where no answer is left that every model can hold.
+    """
+    located = [(source, inputs[f"dataset.validation[{number}]"].path) for number, source in enumerate(spec.validation)]
+    dataset = SFTDataset(train=spec.validation, system_prompt=spec.system_prompt)
+    reports = {name: conversations.Report(sequence_length=spec.sequence_length) for name in templates}
+
+    def tell(report: conversations.Report) -> None:
+        beat()
+
+    found: dict[str, Examples] = {}
+    for name, template in templates.items():
+        report = reports[name]
+        rows = layouts.read(located, report, "validation")
+        if spec.samples is not None:
+            rows = iter(drawn(rows, spec.samples))
+        try:
+            found[name] = list(conversations.prepare(rows, template, dataset, spec.sequence_length, report, tell=tell))
+        except DataError as error:
+            raise DataError(f"{name}: {error}") from error
+        report.examples, report.trained_tokens = len(found[name]), sum(int(row.mask.sum()) for row in found[name])
+    kept = common(found)
+    first = next(iter(reports.values()))
+    if not any(kept.values()):
+        raise DataError(_nothing_left(reports, spec.sequence_length))
+    left_out = max(len(found[name]) - len(kept[name]) for name in found)
+    lines = [_as_named(line, located) for line in first.lines() if "examples," not in line]
+    if left_out:
+        lines.append(
+            f"left out: {left_out:,} that not every model can hold in {spec.sequence_length} tokens: raise dataset.sequenceLength to "
+            "measure them too"
+        )
+    for name, rows_of_one in kept.items():
+        scored = sum(int(row.mask.sum()) for row in rows_of_one)
+        lines.append(f"{name}: {len(rows_of_one):,} rows, {scored:,} tokens of answers")
+    return Rows(kept, left_out, tuple(lines))
+
+
+def _as_named(line: str, located: Sequence[tuple[DataSource, Path]]) -> str:
+    """With the uri of a source for the place where it was found, which means nothing to whoever reads the report elsewhere."""
+    for source, path in sorted(located, key=lambda pair: -len(str(pair[1]))):
+        line = line.replace(str(path), str(source.uri))
+    return line
+
+
+def drawn(rows: Iterator[Row], count: int) -> list[Row]:
+    """``count`` of the rows, by what they say and not by where they stand, in their order."""
+    numbered = ((_number(row), place, row) for place, row in enumerate(rows))
+    chosen = heapq.nsmallest(count, numbered, key=lambda entry: entry[:2])
+    return [row for _, _, row in sorted(chosen, key=lambda entry: entry[1])]
+
+
+def _number(row: Row) -> bytes:
+    return hashlib.blake2b(json.dumps(row.messages, sort_keys=True).encode(), digest_size=8).digest()
+
+
+def common(found: Mapping[str, Examples]) -> dict[str, Examples]:
+    """Of each model's examples those of conversations of which all models have the same number of answers."""
+    counts = {name: _answers(examples) for name, examples in found.items()}
+    first = next(iter(counts.values()))
+    whole = {number for number, count in first.items() if all(other[number] == count for other in counts.values())}
+    return {name: [row for row in examples if row.conversation in whole] for name, examples in found.items()}
+
+
+def _answers(examples: Examples) -> Counter[int]:
+    """Answers that are scored, by conversation."""
+    counts: Counter[int] = Counter()
+    for row in examples:
+        counts[row.conversation] += int(np.count_nonzero(np.diff(row.mask.astype(np.int8), prepend=0) == 1))
+    return counts
+
+
+def _nothing_left(reports: Mapping[str, conversations.Report], length: int) -> str:
+    report = next(iter(reports.values()))
+    if not report.read:
+        files = "1 file" if len(report.files) == 1 else f"{len(report.files)} files"
+        return f"dataset.validation: no rows in {files}: check the uri"
+    why = "; ".join(
+        f"{name}: " + (", ".join(f"{count:,} {reason}" for reason, count in one.dropped.most_common(2)) or "all whole")
+        for name, one in reports.items()
+    )
+    return (
+        f"dataset.validation: of {report.read:,} conversations none is left that every model can hold in {length} tokens ({why}): raise "
+        "dataset.sequenceLength, or check format and columns"
+    )

@@ -1,0 +1,215 @@
+"""The page of an evaluation's report: one file, nothing loaded from anywhere, everything that a model wrote escaped.
+
+The page's policy (Content-Security-Policy) allows its own script by digest and nothing else, so that even text that slipped through
+could run nothing.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+from collections.abc import Iterable, Mapping
+from html import escape
+from pathlib import Path
+from string import Template
+from typing import TYPE_CHECKING, Any
+
+from workloads.evaluation.report import AS_SHARE, ENDINGS, MEANINGS, bounds, shown
+
+if TYPE_CHECKING:
+    from workloads.evaluation.report import Report
+
+CHINESE = {
+    "perplexity": "困惑度：每个词元损失的指数；只在词表相同的模型之间可比",
+    "bitsPerByte": "回答中每个字节的比特数；任何模型之间都可比；越低越好",
+    "tokenAccuracy": "模型认为最可能、且正是回答里的词元所占比例",
+    "evalLoss": "回答中每个词元的损失（奈特）",
+    "evalTokens": "参与计算的回答词元数",
+    "stopRate": "模型自己结束的回答所占比例",
+    "repetitionRate": "回答里重复出现的四词片段所占比例",
+    "chineseShare": "文字中汉字所占比例",
+    "answerTokens": "每个回答的词元数",
+    "answerCharacters": "每个回答的字符数",
+    "emptyRate": "空回答所占比例",
+    "answerTokensPerSecond": "整批每秒写出的词元数",
+    "peakMemoryBytes": "载入该模型时进程占用的最大内存",
+    "weightBytes": "模型文件的大小",
+}
+ENDINGS_ZH = {"Stopped": "自己结束", "TookTheTurn": "接着替用户说话", "Cut": "到达长度上限"}
+BY_CATEGORY = ("stopRate", "repetitionRate", "chineseShare", "answerTokens")
+
+
+def render(report: Report) -> str:
+    """The whole page."""
+    script = Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return Template(Path(__file__).with_suffix(".html").read_text(encoding="utf-8")).substitute(
+        policy=f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'",
+        title=escape(report.content["name"]),
+        body="\n".join([_gates(report), _models(report), _categories(report), _questions(report)]),
+        footer=_footer(report.content),
+        script=script,
+    )
+
+
+def _both(english: str, chinese: str) -> str:
+    """A label in both languages, of which the page shows one. Markup is taken as it is."""
+    return f'<span class="en">{english}</span><span class="zh" lang="zh">{chinese}</span>'
+
+
+def _gates(report: Report) -> str:
+    if not report.verdicts:
+        return ""
+    broken = sum(verdict.broken is not None for verdict in report.verdicts)
+    items = []
+    for verdict in report.verdicts:
+        gate, passed = verdict.gate, verdict.broken is None
+        word = _both("passed", "通过") if passed else _both("broken", "未通过")
+        items.append(
+            f'<li class="{"passed" if passed else "broken"}"><b>{word}</b> · {escape(gate.metric)} · {escape(gate.model)}: '
+            f'{shown(gate.metric, verdict.value)} <span class="soft">({escape(bounds(verdict))})</span></li>'
+        )
+    told = (
+        _both(
+            f"{broken} of {len(items)} gates broken: nothing was published",
+            f"{len(items)} 道关卡中有 {broken} 道未通过：结果没有发布",
+        )
+        if broken
+        else _both(
+            f"{len(items)} gates passed" if len(items) > 1 else "The gate passed", f"{len(items)} 道关卡全部通过"
+        )
+    )
+    return f'<section><h2>{told}</h2><ul class="gates">{"".join(items)}</ul></section>'
+
+
+def _models(report: Report) -> str:
+    models = list(report.metrics)
+    rows = []
+    for name in report.names:
+        values = {model: report.metrics[model][name] for model in models if name in report.metrics[model]}
+        top = report.best(name)
+        cells = "".join(_figure(name, values.get(model), values, model in top) for model in models)
+        what = _both(
+            escape(MEANINGS.get(name, "lm-evaluation-harness")), CHINESE.get(name, "lm-evaluation-harness 任务")
+        )
+        rows.append(f'<tr><th scope="row">{escape(name)}<small>{what}</small></th>{cells}</tr>')
+    head = "".join(f'<th scope="col">{escape(model)}</th>' for model in models)
+    return (
+        f"<section><h2>{_both('Models side by side', '模型对比')}</h2>"
+        f'<div class="wide" tabindex="0"><table><thead><tr><th scope="col">{_both("metric", "指标")}</th>{head}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div></section>"
+    )
+
+
+def _figure(name: str, value: float | None, values: Mapping[str, float], is_best: bool) -> str:
+    """A cell with a bar: of a share its part of the whole, else of the largest value."""
+    bar = ""
+    if value is not None and math.isfinite(value) and value >= 0:
+        top = (
+            1.0
+            if name in AS_SHARE or "/acc" in name
+            else max(other for other in values.values() if math.isfinite(other))
+        )
+        bar = f'<span class="bar" style="width: {100 * value / top if top else 0:.1f}%"></span>'
+    return f"<td{' class=best' if is_best else ''}>{shown(name, value)}{bar}</td>"
+
+
+def _categories(report: Report) -> str:
+    """A row a category and figure, a column a model."""
+    content = report.content
+    if "questions" not in content:
+        return ""
+    models = content["models"]
+    rows = []
+    for category in dict.fromkeys(question["category"] for question in content["questions"]):
+        for number, name in enumerate(BY_CATEGORY):
+            first = escape(category) if number == 0 else ""
+            cells = "".join(f"<td>{shown(name, model['categories'][category][name])}</td>" for model in models)
+            rows.append(f'<tr><th scope="row">{first}</th><td>{escape(name)}</td>{cells}</tr>')
+    head = "".join(f'<th scope="col">{escape(model["name"])}</th>' for model in models)
+    return (
+        f"<details><summary>{_both('Figures by category', '按类别的指标')}</summary>"
+        f'<div class="wide" tabindex="0"><table><thead><tr><th scope="col">{_both("category", "类别")}</th>'
+        f'<th scope="col">{_both("metric", "指标")}</th>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div></details>'
+    )
+
+
+def _questions(report: Report) -> str:
+    content = report.content
+    if "questions" not in content:
+        return ""
+    categories = list(dict.fromkeys(question["category"] for question in content["questions"]))
+    buttons = [f'<button type="button" data-category="">{_both("All", "全部")}</button>']
+    buttons += [
+        f'<button type="button" data-category="{escape(category)}">{escape(category)}</button>'
+        for category in categories
+    ]
+    articles = [_question(number, question) for number, question in enumerate(content["questions"], start=1)]
+    return (
+        f"<section><h2>{_both('Questions', '问题')} <span class=soft id=count></span></h2>{_decoding(content)}"
+        f'<div class="tools"><div class="choices" role="group">{"".join(buttons)}</div>'
+        f'<input id="search" type="search" placeholder="🔍" aria-label="Search questions and answers / 搜索"></div>{"".join(articles)}</section>'
+    )
+
+
+def _decoding(content: Mapping[str, Any]) -> str:
+    generation = content["generation"]
+    limit = generation["maxNewTokens"]
+    greedy = generation["temperature"] == 0
+    english = f"At most {limit} tokens, " + (
+        "the likeliest token each time."
+        if greedy
+        else f"drawn at temperature {generation['temperature']:g} with seed {generation['seed']}."
+    )
+    chinese = f"最多 {limit} 个词元，" + (
+        "每次取最可能的词元。" if greedy else f"温度 {generation['temperature']:g}，随机种子 {generation['seed']}。"
+    )
+    system = content["systemPrompt"]
+    told = f"<br>{_both('System prompt', '系统提示')}: {escape(system)}" if system else ""
+    return f'<p class="soft">{_both(english, chinese)}{told}</p>'
+
+
+def _question(number: int, question: Mapping[str, Any]) -> str:
+    reference = ""
+    if question["reference"]:
+        reference = f"<details><summary>{_both('What a good answer says', '参考答案')}</summary><p>{escape(question['reference'])}</p></details>"
+    answers = "".join(_answer(name, answer) for name, answer in question["answers"].items())
+    return (
+        f'<article data-category="{escape(question["category"])}"><span class="soft">{number} · {escape(question["category"])}</span>'
+        f'<h3>{escape(question["question"])}</h3>{reference}<div class="answers">{answers}</div></article>'
+    )
+
+
+def _answer(name: str, answer: Mapping[str, Any]) -> str:
+    text = (
+        f"<p>{escape(answer['text'])}</p>" if answer["text"] else f'<p class="empty">{_both("(nothing)", "（空）")}</p>'
+    )
+    ending = _both(escape(ENDINGS[answer["ending"]]), ENDINGS_ZH[answer["ending"]])
+    facts = [
+        f'<span class="{"soft" if answer["ending"] == "Stopped" else "soft cut"}">{ending}</span>',
+        _fact(_both(f"{answer['tokens']} tokens", f"{answer['tokens']} 词元")),
+    ]
+    if answer["repetition"] >= 0.1:
+        repeated = f"{100 * answer['repetition']:.0f} %"
+        facts.append(_fact(_both(f"{repeated} repeated", f"重复 {repeated}")))
+    return f'<section class="answer"><header><h4>{escape(name)}</h4>{"".join(facts)}</header>{text}</section>'
+
+
+def _fact(markup: str) -> str:
+    return f'<span class="soft">{markup}</span>'
+
+
+def _footer(content: Mapping[str, Any]) -> str:
+    """What was measured on what, for whoever wants to measure it again."""
+    rows: list[tuple[str, str]] = []
+    for model in content["models"]:
+        facts = [model["uri"], *(f"+ {uri}" for uri in model["adapters"]), model["kind"], model.get("weights", "")]
+        facts += [f"template {model['template']}"] if model["template"] else []
+        rows.append((model["name"], " · ".join(fact for fact in facts if fact) + f" · {model['digest']}"))
+    rows += [("", line) for line in content.get("heldOut", {}).get("lines", ())]
+    return f"<footer><dl>{_definitions(rows)}</dl></footer>"
+
+
+def _definitions(rows: Iterable[tuple[str, str]]) -> str:
+    return "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in rows)

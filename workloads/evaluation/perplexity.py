@@ -1,0 +1,172 @@
+"""How well a model foretells text: loss, perplexity, bits per byte and token accuracy over rows that SFT would train on.
+
+Perplexity is told per token, so it means something between models of one vocabulary only. Bits per byte counts the bytes of the
+answers themselves, whatever tokens and white space a model's format makes of them: it compares any two models.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from workloads.data import tokenize
+from workloads.data.collator import IGNORED, Collator
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from workloads.data.chat_templates.loading import Template
+    from workloads.data.conversations import Example
+
+LOGITS = 1 << 27
+"""Logits that a batch may have (float32: half a gigabyte). A row that has more by itself is a batch of its own."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """What was found, as sums: scores of parts add up to the score of the whole."""
+
+    nats: float = 0.0
+    """Minus the sum of the log probabilities of the tokens."""
+    tokens: int = 0
+    """Of the assistant's text, end marks included."""
+    correct: int = 0
+    """Of them those that the model held for the likeliest."""
+    bytes: int = 0
+    """Of the assistant's text in UTF-8; 0 where nobody asked for them."""
+    rows: int = 0
+
+    def __add__(self, other: Score) -> Score:
+        return Score(
+            self.nats + other.nats,
+            self.tokens + other.tokens,
+            self.correct + other.correct,
+            self.bytes + other.bytes,
+            self.rows + other.rows,
+        )
+
+    @property
+    def loss(self) -> float:
+        """Nats per token; NaN without tokens."""
+        return self.nats / self.tokens if self.tokens else math.nan
+
+    @property
+    def perplexity(self) -> float:
+        """e to the loss; infinite where that is no number of ours any more."""
+        return math.exp(self.loss) if not self.loss > 700 else math.inf
+
+    @property
+    def bits_per_byte(self) -> float:
+        """NaN without bytes."""
+        return self.nats / math.log(2) / self.bytes if self.bytes else math.nan
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the tokens that were the likeliest; NaN without tokens."""
+        return self.correct / self.tokens if self.tokens else math.nan
+
+    def metrics(self) -> dict[str, float]:
+        """By the names of reports and gates; NaN and infinity stay what they are."""
+        found = {
+            "evalLoss": self.loss,
+            "perplexity": self.perplexity,
+            "tokenAccuracy": self.accuracy,
+            "evalTokens": float(self.tokens),
+        }
+        return found | ({"bitsPerByte": self.bits_per_byte} if self.bytes else {})
+
+
+NOTHING = Score()
+
+
+class AnswerBytes:
+    """Counts the bytes of the answers in a row: not of its control tokens, nor of the white space that the format puts around them."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, folder: Path, template: Template) -> None:
+        """``folder`` is where the tokenizer was loaded from. Raises DataError for a tokenizer without an end-of-text token."""
+        self._size = tokenize.piece_bytes(tokenizer, tokenize.Recipe.of(tokenizer, folder))
+        self._size[list(template.control.values())] = 0
+        self._frame = sum(len(text.encode()) for text in template.frame)
+
+    def of(self, row: Example) -> int:
+        """Bytes of the tokens that are scored."""
+        begins = int(row.mask[0]) + int(np.count_nonzero(row.mask[1:] & ~row.mask[:-1]))
+        return int(self._size[row.ids[row.mask]].sum()) - begins * self._frame
+
+
+def score(
+    model: PreTrainedModel,
+    rows: Sequence[Example],
+    *,
+    pad: int,
+    batch_size: int = 8,
+    size: AnswerBytes | None = None,
+    beat: Callable[[], None] = lambda: None,
+    done: Callable[[Score], None] = lambda so_far: None,
+    so_far: Score = NOTHING,
+) -> Score:
+    """Of ``rows`` as `data.prepare` gives them. ``pad`` is any token.
+
+    Rows are batched by length, which changes no result but the order of float additions. ``beat`` may raise, to stop; ``done`` is
+    told the score after each batch, and given back as ``so_far`` it is gone on from.
+    """
+    total, passed = so_far, 0
+    for batch in batches(rows, batch_size, LOGITS // model.config.vocab_size):
+        passed += len(batch)
+        if passed <= so_far.rows:
+            continue
+        beat()
+        total += _of_batch(model, batch, pad)
+        if size is not None:
+            total += Score(bytes=sum(size.of(row) for row in batch))
+        done(total)
+    return total
+
+
+def batches(rows: Sequence[Example], batch_size: int, scored: int) -> Iterator[list[Example]]:
+    """Rows of like lengths together, the longest first: what memory is too small for is known at once.
+
+    At most ``batch_size`` rows and ``scored`` scored tokens, but always a row.
+    """
+    batch: list[Example] = []
+    budget = scored
+    for row in sorted(rows, key=lambda row: -len(row.ids)):
+        needs = int(row.mask.sum())
+        if batch and (len(batch) == batch_size or needs > budget):
+            yield batch
+            batch, budget = [], scored
+        batch.append(row)
+        budget -= needs
+    if batch:
+        yield batch
+
+
+def _of_batch(model: Any, rows: Sequence[Example], pad: int) -> Score:
+    import torch
+
+    batch = Collator(pad)(
+        [
+            {
+                "input_ids": row.ids,
+                "labels": np.where(row.mask, row.ids, IGNORED),
+                "seq_lengths": [len(row.ids)],
+            }
+            for row in rows
+        ]
+    )
+    device = model.device
+    labels = batch["labels"].to(device)
+    with torch.inference_mode():
+        # Only the logits of scored tokens are computed. Padding is on the right, where causal attention does not see it.
+        logits = model(
+            input_ids=batch["input_ids"].to(device), logits_to_keep=batch["logits_to_keep"].to(device), use_cache=False
+        ).logits.reshape(len(labels), -1)
+        nats = torch.nn.functional.cross_entropy(logits.float(), labels, reduction="none").double().sum()
+        correct = (logits.gather(-1, labels[:, None])[:, 0] >= logits.amax(-1)).sum()
+    return Score(nats=float(nats), tokens=len(labels), correct=int(correct), rows=len(rows))

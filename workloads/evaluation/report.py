@@ -1,0 +1,346 @@
+"""The report of an evaluation: one content, as JSON for programs, CSV for spreadsheets, Markdown for a merge request, a page to read."""
+
+from __future__ import annotations
+
+import csv
+import html
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alpaca_operator.api.evaluation import EvaluationJob
+from workloads.evaluation import answer_metrics, gates, questions
+from workloads.evaluation.gates import Verdict
+from workloads.runtime.runtime import Metrics
+from workloads.storage.sources import Inputs
+
+if TYPE_CHECKING:
+    from workloads.evaluate import Plan
+    from workloads.evaluation.candidates import Candidate
+    from workloads.evaluation.generation import Answer
+    from workloads.evaluation.result import Measured, State
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""A cell that begins so is a formula to a spreadsheet: what a model wrote must not be run."""
+ENDINGS = {
+    "Stopped": "ended by itself",
+    "TookTheTurn": "went on with the user's part",
+    "Cut": "cut at the limit",
+}
+MEANINGS = {
+    "perplexity": "e to the loss per token; compares models of one vocabulary",
+    "bitsPerByte": "bits per byte of the answers; compares any two models; lower is better",
+    "tokenAccuracy": "share of the answers' tokens that the model held for the likeliest",
+    "evalLoss": "nats per token of the answers",
+    "evalTokens": "tokens of the answers that were scored",
+    "stopRate": "share of the answers that the model ended by itself",
+    "repetitionRate": "share of stretches of four words that an answer has had before",
+    "chineseShare": "share of the letters that are Chinese characters",
+    "answerTokens": "tokens of an answer",
+    "answerCharacters": "characters of an answer",
+    "emptyRate": "share of the answers with nothing in them",
+    "answerTokensPerSecond": "tokens written a second, over a batch",
+    "peakMemoryBytes": "most memory that the process held with this model",
+    "weightBytes": "bytes of the model's files",
+}
+BETTER = {
+    "perplexity": min,
+    "bitsPerByte": min,
+    "tokenAccuracy": max,
+    "evalLoss": min,
+    "stopRate": max,
+    "repetitionRate": min,
+}
+"""Where one value is better than another whatever one is after."""
+OF_ONE_VOCABULARY = {"perplexity", "evalLoss", "tokenAccuracy"}
+"""Per token, so that values of different vocabularies do not compare."""
+AS_SHARE = {"tokenAccuracy", "stopRate", "repetitionRate", "chineseShare", "emptyRate"}
+AS_BYTES = {"peakMemoryBytes", "weightBytes"}
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was found, ready to be written."""
+
+    content: dict[str, Any]
+    """As report.json has it."""
+    metrics: dict[str, dict[str, float]]
+    """By model, then by name, NaN and infinity as they are."""
+    verdicts: list[Verdict]
+
+    def lines(self) -> list[str]:
+        """For the log, a line a model."""
+        return [
+            f"{name}: "
+            + ", ".join(f"{metric} {shown(metric, metrics[metric])}" for metric in self.names if metric in metrics)
+            for name, metrics in self.metrics.items()
+        ]
+
+    @property
+    def names(self) -> list[str]:
+        """Metrics that some model has, the most telling first."""
+        ordered = [*gates.OF_ROWS, *gates.OF_ANSWERS]
+        of_tasks = [name for metrics in self.metrics.values() for name in metrics if "/" in name]
+        found = {name for metrics in self.metrics.values() for name in metrics}
+        return [name for name in dict.fromkeys([*ordered, *of_tasks, *gates.OF_MODELS]) if name in found]
+
+    def best(self, name: str) -> set[str]:
+        """Models whose value is the best, where there is one that can be said to be; none where all are equal."""
+        values = {
+            model: found[name] for model, found in self.metrics.items() if math.isfinite(found.get(name, math.nan))
+        }
+        better = BETTER.get(name) or (max if "/acc" in name else None)
+        tokens = {self.metrics[model].get("evalTokens") for model in values}
+        if better is None or len(set(values.values())) < 2 or (name in OF_ONE_VOCABULARY and len(tokens) > 1):
+            return set()
+        top = better(values.values())
+        return {model for model, value in values.items() if value == top}
+
+    def told(self, limit: int) -> Metrics:
+        """At most ``limit`` of the metrics as ``model/metric``: those of gates first, then the most telling ones of every model."""
+        wanted = [(verdict.gate.model, verdict.gate.metric) for verdict in self.verdicts]
+        wanted += [(model, name) for name in self.names for model in self.metrics]
+        chosen = [(model, name) for model, name in dict.fromkeys(wanted) if name in self.metrics[model]][:limit]
+        return {f"{model}/{name}": _number(self.metrics[model][name]) for model, name in chosen}
+
+    def write(self, folder: Path) -> None:
+        """report.json, report.csv, report.md and report.html."""
+        from workloads.evaluation import page
+
+        text = json.dumps(self.content, ensure_ascii=False, indent=1, allow_nan=False)
+        (folder / "report.json").write_text(text + "\n", encoding="utf-8")
+        _write_csv(folder / "report.csv", self.content)
+        (folder / "report.md").write_text(_markdown(self), encoding="utf-8")
+        (folder / "report.html").write_text(page.render(self), encoding="utf-8")
+
+
+def build(job: EvaluationJob, inputs: Inputs, plan: Plan, candidates: Sequence[Candidate], state: State) -> Report:
+    """From everything that was measured."""
+    spec = job.spec
+    metrics = {candidate.name: _metrics(plan, candidate, state.of(candidate.name)) for candidate in candidates}
+    verdicts = gates.judge(spec.gates, metrics)
+    content: dict[str, Any] = {
+        "name": job.metadata.name,
+        "models": [
+            {
+                "name": candidate.name,
+                "uri": candidate.uri,
+                "digest": candidate.digest,
+                "kind": candidate.looked.kind,
+                "adapters": [uri for _, uri, _ in candidate.looked.wanted.adapters],
+                "template": candidate.template.name if candidate.template else None,
+                **state.of(candidate.name).how,
+                "metrics": {name: _number(value) for name, value in metrics[candidate.name].items()},
+                "categories": _by_category(plan, state.of(candidate.name)),
+                "seconds": {part: round(value, 2) for part, value in state.of(candidate.name).seconds.items()},
+            }
+            for candidate in candidates
+        ],
+        "gates": [
+            {
+                **verdict.gate.model_dump(by_alias=True, exclude_none=True),
+                "value": _number(verdict.value),
+                "passed": verdict.broken is None,
+            }
+            for verdict in verdicts
+        ],
+        "inputs": {field: {"uri": found.uri, "digest": found.digest} for field, found in inputs.items()},
+    }
+    if plan.rows is not None:
+        content["heldOut"] = {"lines": list(plan.rows.lines), "leftOut": plan.rows.left_out}
+    if plan.asked:
+        content["systemPrompt"] = questions.system_prompt(spec)
+        content["generation"] = spec.generation.model_dump(by_alias=True)
+        content["questions"] = [
+            {
+                "category": question.category,
+                "question": question.text,
+                "reference": question.reference,
+                "answers": {
+                    candidate.name: _answer(state.of(candidate.name).answers[number]) for candidate in candidates
+                },
+            }
+            for number, question in enumerate(plan.asked)
+        ]
+    return Report(content, metrics, verdicts)
+
+
+def _metrics(plan: Plan, candidate: Candidate, found: Measured) -> dict[str, float]:
+    all_answers = [found.answers[number] for number in range(len(plan.asked))]
+    metrics = found.score.metrics() if plan.rows is not None else {}
+    if all_answers:
+        metrics |= answer_metrics.metrics(all_answers)
+        metrics["answerTokensPerSecond"] = sum(answer.tokens for answer in all_answers) / max(
+            found.seconds.get("answers", 0.0), 1e-9
+        )
+    for of_task in found.tasks.values():
+        metrics |= of_task
+    metrics["peakMemoryBytes"] = float(found.gpu_peak_bytes or found.peak_bytes)
+    metrics["weightBytes"] = float(candidate.weight_bytes)
+    return metrics
+
+
+def _by_category(plan: Plan, found: Measured) -> dict[str, dict[str, float | None]]:
+    """Figures of the answers, by category."""
+    groups: dict[str, list[Answer]] = {}
+    for number, question in enumerate(plan.asked):
+        groups.setdefault(question.category, []).append(found.answers[number])
+    return {
+        category: {name: _number(value) for name, value in answer_metrics.metrics(answers).items()}
+        for category, answers in groups.items()
+    }
+
+
+def _answer(answer: Answer) -> dict[str, Any]:
+    share = answer_metrics.chinese_share(answer.text)
+    return {
+        "text": answer.text,
+        "tokens": answer.tokens,
+        "ending": answer.ending,
+        "chineseShare": None if share is None else round(share, 4),
+        "repetition": round(answer_metrics.repetition(answer.text), 4),
+    }
+
+
+def _number(value: float | None) -> float | None:
+    """As JSON has it: six digits, and nothing for NaN and infinity."""
+    return None if value is None or not math.isfinite(value) else float(f"{value:.6g}")
+
+
+def shown(metric: str, value: float | None) -> str:
+    """As people read it."""
+    if value is None or not math.isfinite(value):
+        return "—" if value is None else "∞" if value > 0 else "NaN"
+    name = metric.rpartition("/")[2]
+    if metric in AS_BYTES:
+        return f"{value / 2**20:,.1f} MiB" if value < 2**30 else f"{value / 2**30:,.2f} GiB"
+    if metric in AS_SHARE or name.startswith(("acc", "exact_match")):
+        return f"{100 * value:.1f} %"
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.4g}"
+
+
+def _write_csv(path: Path, content: Mapping[str, Any]) -> None:
+    """A row a question, the models side by side; without questions, a row a metric. The byte order mark is for Excel."""
+    models = [model["name"] for model in content["models"]]
+    with path.open("w", encoding="utf-8-sig", newline="") as file:
+        table = csv.writer(file)
+        if "questions" not in content:
+            table.writerow(["metric", *models])
+            names = dict.fromkeys(name for model in content["models"] for name in model["metrics"])
+            table.writerows([name, *(model["metrics"].get(name) for model in content["models"])] for name in names)
+            return
+        table.writerow(
+            [
+                "category",
+                "question",
+                "reference",
+                *models,
+                *(f"{name}: {what}" for name in models for what in ("ending", "tokens")),
+            ]
+        )
+        for question in content["questions"]:
+            answers = [question["answers"][name] for name in models]
+            table.writerow(
+                [
+                    *map(_cell, (question["category"], question["question"], question["reference"] or "")),
+                    *(_cell(answer["text"]) for answer in answers),
+                    *(value for answer in answers for value in (ENDINGS[answer["ending"]], answer["tokens"])),
+                ]
+            )
+
+
+def _cell(text: str) -> str:
+    return f"'{text}" if text.startswith(FORMULA) else text
+
+
+def _markdown(report: Report) -> str:
+    content, models = report.content, [model["name"] for model in report.content["models"]]
+    parts = [f"# {_plain(content['name'])}\n"]
+    if report.verdicts:
+        parts.append("## Gates\n")
+        parts.append(
+            _table(
+                ("gate", "model", "value", "bound", ""),
+                [
+                    (
+                        verdict.gate.metric,
+                        verdict.gate.model,
+                        shown(verdict.gate.metric, verdict.value),
+                        bounds(verdict),
+                        "broken" if verdict.broken else "passed",
+                    )
+                    for verdict in report.verdicts
+                ],
+            )
+        )
+    parts.append("## Models\n")
+    rows = []
+    for name in report.names:
+        values = {model: report.metrics[model][name] for model in models if name in report.metrics[model]}
+        bold = report.best(name)
+        cells = (
+            f"**{shown(name, values.get(model))}**" if model in bold else shown(name, values.get(model))
+            for model in models
+        )
+        rows.append((name, *cells, MEANINGS.get(name, "lm-evaluation-harness")))
+    parts.append(_table(("metric", *models, "what it is"), rows))
+    parts.append(
+        _table(
+            ("model", "uri", "kind", "weights", "template"),
+            [
+                (model["name"], model["uri"], model["kind"], model.get("weights", ""), model["template"] or "")
+                for model in content["models"]
+            ],
+        )
+    )
+    if "heldOut" in content:
+        parts.append("## Held-out conversations\n")
+        parts.append("".join(f"- {_plain(line)}\n" for line in content["heldOut"]["lines"]))
+    if "questions" in content:
+        parts.append("## Questions\n")
+        parts.append(_decoding(content))
+        for number, question in enumerate(content["questions"], start=1):
+            parts.append(f"### {number}. {_plain(question['question'])}\n")
+            told = _plain(question["category"])
+            told += f" · reference: {_plain(question['reference'])}" if question["reference"] else ""
+            parts.append(f"{told}\n")
+            answers = [(model, question["answers"][model]) for model in models]
+            parts.append(
+                _table(
+                    ("model", "answer", "", "tokens"),
+                    [
+                        (model, answer["text"], ENDINGS[answer["ending"]], str(answer["tokens"]))
+                        for model, answer in answers
+                    ],
+                )
+            )
+    return "\n".join(part for part in parts if part)
+
+
+def bounds(verdict: Verdict) -> str:
+    """``≥ 50.0 %``, ``≤ 12``, or both."""
+    gate = verdict.gate
+    told = ((sign, bound) for sign, bound in (("≥", gate.min), ("≤", gate.max)) if bound is not None)
+    return ", ".join(f"{sign} {shown(gate.metric, bound)}" for sign, bound in told)
+
+
+def _decoding(content: Mapping[str, Any]) -> str:
+    generation = content["generation"]
+    how = "the likeliest token each time" if generation["temperature"] == 0 else f"drawn with seed {generation['seed']}"
+    system = f" System prompt: {_plain(content['systemPrompt'])}" if content["systemPrompt"] else ""
+    return f"Answers of at most {generation['maxNewTokens']} tokens, {how}.{system}\n"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join("| " + " | ".join(_plain(str(cell)).replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+
+
+def _plain(text: str) -> str:
+    """Text that Markdown shows as it is, in one line: what a model wrote must not become HTML."""
+    return html.escape(text, quote=False).replace("\n", "<br>")

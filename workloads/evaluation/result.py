@@ -1,0 +1,62 @@
+"""What an evaluation has found so far, on disk: a run that was stopped goes on behind it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from workloads.evaluation.generation import Answer
+from workloads.evaluation.perplexity import Score
+
+FILE = "evaluation.json"
+
+
+@dataclass
+class Measured:
+    """Of one model."""
+
+    score: Score = field(default_factory=Score)
+    """Of the held-out rows that are through."""
+    answers: dict[int, Answer] = field(default_factory=dict)
+    """By the number of the question."""
+    tasks: dict[int, dict[str, float]] = field(default_factory=dict)
+    """Metrics of each task that is through, by its place in the spec."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Spent on each of these, over all runs, without loading."""
+    peak_bytes: int = 0
+    """Most memory that the process held while the model was loaded."""
+    gpu_peak_bytes: int | None = None
+    how: dict[str, Any] = field(default_factory=dict)
+    """How it was held: weights, precision, attention, device."""
+
+
+@dataclass
+class State:
+    """Of all models, by name."""
+
+    models: dict[str, Measured] = field(default_factory=dict)
+
+    def of(self, name: str) -> Measured:
+        return self.models.setdefault(name, Measured())
+
+    def save(self, folder: Path) -> None:
+        (folder / FILE).write_text(json.dumps(asdict(self), ensure_ascii=False), encoding="utf-8")
+
+    @classmethod
+    def read(cls, folder: Path) -> State:
+        """What ``save`` wrote."""
+        found = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        return cls({name: _measured(one) for name, one in found["models"].items()})
+
+
+def _measured(found: dict[str, Any]) -> Measured:
+    return Measured(
+        **found
+        | {
+            "score": Score(**found["score"]),
+            "answers": {int(number): Answer(**answer) for number, answer in found["answers"].items()},
+            "tasks": {int(place): metrics for place, metrics in found["tasks"].items()},
+        }
+    )

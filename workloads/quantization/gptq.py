@@ -1,0 +1,249 @@
+"""GPTQ by GPTQModel: its settings, its work layer by layer, and what it saves, made fit for other readers."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import math
+import os
+import re
+import shutil
+import sys
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+from alpaca_operator.api.quantize import QuantizeSpec
+from workloads.errors import InputError, SpecError, WorkloadError
+from workloads.models import inspect, safetensors_io
+from workloads.models.inspect import Base
+
+if TYPE_CHECKING:
+    from workloads.data.conversations import Example
+
+GROUP_SIZES: tuple[int, ...] = get_args(QuantizeSpec.model_fields["group_size"].annotation)
+PACKED_BITS = 32
+"""Quantized weights are packed into integers of this size."""
+LLAMA_KIND = ("llama", "mistral", "qwen2", "qwen3")
+"""Values of `model_type` whose models are Llama's: blocks of linear layers under an output head that is one too."""
+CONFIG = "quantize_config.json"
+LOCAL = ("offload_to_disk", "offload_to_disk_path", "telemetry")
+"""Entries of GPTQModel's `meta` that speak of the machine that quantized."""
+SHARD_SIZE = 5 * 10**9
+"""Bytes of the largest file of weights."""
+KEPT_LINES = 40
+"""Of what the library prints, kept for the log of a failure."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What GPTQ says of one linear layer."""
+
+    block: int
+    name: str
+    error: float | None
+    """Squared error of its outputs on the calibration rows, mean over the weights; None where the rows gave too little to weigh by."""
+    damping: float
+
+
+def check(base: Base, shown: str, spec: QuantizeSpec) -> None:
+    """Refuse what cannot be quantized, by config.json and the headers of the weights alone."""
+    if "quantization_config" in base.config:
+        how = base.config["quantization_config"].get("quant_method", "quantized")
+        raise InputError(f"{shown} is quantized already ({how}): name the model that it was made from")
+    kind = base.config.get("model_type")
+    if kind not in LLAMA_KIND:
+        raise InputError(
+            f"{shown}: config.json says model_type {kind}: models of type {', '.join(LLAMA_KIND)} are quantized"
+        )
+    inputs = widths(base)
+    if not inputs:
+        raise InputError(f"{shown} has no linear layers below model.layers: name a whole model")
+    _check_groups(inputs, shown, spec)
+
+
+def widths(base: Base) -> dict[str, set[int]]:
+    """Numbers of inputs of the linear layers that are quantized, by the last part of their name."""
+    found: dict[str, set[int]] = {}
+    for name, shape in base.shapes.items():
+        if len(shape) == 2 and ".layers." in name and name.endswith(".weight"):
+            found.setdefault(name.split(".")[-2], set()).add(shape[1])
+    return found
+
+
+def _check_groups(inputs: Mapping[str, set[int]], shown: str, spec: QuantizeSpec) -> None:
+    every = sorted(set().union(*inputs.values()))
+    divisor = math.gcd(*every)
+    packed = PACKED_BITS if spec.bits == 3 else PACKED_BITS // spec.bits
+    if divisor % packed:
+        raise SpecError(
+            f"bits {spec.bits}: {shown} has layers with {_numbers(every)} inputs, and {spec.bits}-bit weights are packed by {packed}: set bits "
+            "to 4 or 8, or name another model"
+        )
+    if spec.group_size == -1 or divisor % spec.group_size == 0:
+        return
+    odd = {name: width for name, width in inputs.items() if any(number % spec.group_size for number in width)}
+    named = "; ".join(
+        f"{', '.join(sorted(name for name, width in odd.items() if width == numbers))} with {_numbers(sorted(numbers))}"
+        for numbers in sorted({frozenset(width) for width in odd.values()}, key=sorted)
+    )
+    fitting = [size for size in sorted(GROUP_SIZES, reverse=True) if size > 0 and divisor % size == 0]
+    way_out = f"{' or '.join(map(str, fitting))}, or -1 for one scale a row" if fitting else "-1 for one scale a row"
+    raise SpecError(
+        f"groupSize {spec.group_size} does not divide the inputs of every layer of {shown} ({named}): set it to {way_out}"
+    )
+
+
+def _numbers(values: Sequence[int]) -> str:
+    return ", ".join(map(str, values))
+
+
+def prepare_libraries() -> None:
+    """Bring GPTQModel into the process, silent. Called before anything else imports transformers' quantizers."""
+    # One worker is what it takes on two cores, and its loader then asks for two and fails.
+    os.environ.setdefault("GPTQMODEL_CPU_WORKERS", str(max(2, min(12, ((os.cpu_count() or 1) + 1) // 2))))
+    os.environ.setdefault("GPTQMODEL_DISABLE_GIL_WARNING", "1")
+    os.environ.setdefault("LOGBAR_DISABLE_NOTEBOOK_DETECTION", "1")
+    inspect.quiet_libraries()
+    inspect.show_libraries("gptqmodel", "optimum")
+    with quiet():
+        import gptqmodel  # noqa: F401 - it mends the libraries that come after it
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep what the library prints off the log; where it fails, its last lines go to standard error."""
+    said: deque[str] = deque(maxlen=KEPT_LINES)
+    with contextlib.redirect_stdout(_Kept(said)), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        except WorkloadError:
+            raise
+        except Exception:
+            print("\n".join(said), file=sys.stderr)
+            raise
+
+
+@contextlib.contextmanager
+def eager() -> Iterator[None]:
+    """On a CPU, run GPTQModel's kernels as they are: it would have some of them compiled, which takes a compiler, and longer than it saves."""
+    import torch
+
+    if torch.cuda.is_available():
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield
+
+
+class _Kept(io.TextIOBase):
+    """Takes text, and keeps its last whole lines without the bars that are drawn over themselves."""
+
+    def __init__(self, lines: deque[str]) -> None:
+        self._lines = lines
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        self._lines.extend(line.rstrip() for line in text.split("\n") if line.strip() and "\r" not in line)
+        return len(text)
+
+
+def settings(spec: QuantizeSpec, offload: Path) -> Any:
+    """GPTQModel's own, from ours."""
+    import torch
+    from gptqmodel import QuantizeConfig
+
+    return QuantizeConfig(
+        bits=spec.bits,
+        group_size=spec.group_size,
+        sym=spec.sym,
+        desc_act=spec.desc_act,
+        act_group_aware=spec.orders_in_groups,
+        damp_percent=spec.damp_percent,
+        true_sequential=spec.true_sequential,
+        device="cuda:0" if torch.cuda.is_available() else "cpu",
+        pack_impl="original",  # the others compile their packing first; the result is the same byte for byte
+        offload_to_disk=True,  # a model larger than memory: layers come from the files and go back to files
+        offload_to_disk_path=str(offload),
+    )
+
+
+def quantize(
+    folder: Path, spec: QuantizeSpec, rows: Sequence[Example], offload: Path, checkpoint: Any, listener: Any
+) -> tuple[Any, list[Layer]]:
+    """The quantized model, as GPTQModel holds it, and what it says of its layers.
+
+    ``listener`` is told of its steps (``subset_event``, ``layer_complete``) and may raise; ``checkpoint`` is GPTQModel's CheckpointConfig,
+    or None.
+    """
+    from gptqmodel import GPTQModel
+    from gptqmodel.looper import loop_processor
+
+    loop_processor._PROJECT_LOG_DIR = (
+        offload / "logs"
+    )  # else a folder where the program was started, which may not be writable
+    loaded = GPTQModel.load(str(folder), settings(spec, offload), trust_remote_code=False)
+    loaded.layer_callback = loaded.subset_callback = listener
+    calibration = [{"input_ids": row.ids.tolist(), "attention_mask": [1] * len(row.ids)} for row in rows]
+    log = loaded.quantize(calibration, batch_size=1, calibration_data_min_length=1, checkpoint=checkpoint)
+    found = [_layer(entry) for entry in log["gptq"]]
+    return loaded, sorted(found, key=lambda layer: (layer.block, layer.name))
+
+
+def _layer(entry: Mapping[str, Any]) -> Layer:
+    number = re.fullmatch(r"-?[0-9.]+(e-?[0-9]+)?", str(entry["loss"]))
+    return Layer(
+        block=int(entry["layer"]),
+        name=str(entry["module"]),
+        error=float(entry["loss"]) if number else None,
+        damping=float(entry["damp"]),
+    )
+
+
+def save(quantized: Any, scratch: Path, folder: Path, beat: Callable[[], None]) -> None:
+    """Weights and configurations, as GPTQModel, transformers, vLLM and auto-gptq read them; ``scratch`` is filled meanwhile.
+
+    GPTQModel lays out the tensors of a run that went on from an earlier one in another order. They are written again in the order of
+    their names, so that equal jobs make equal files.
+    """
+    quantized.save(str(scratch))
+    names = inspect.weight_files(scratch, "what GPTQModel saved")
+    made = {name: tensor for file in names for name, tensor in safetensors_io.tensors(file, str(file)).items()}
+    safetensors_io.write(
+        folder,
+        [safetensors_io.Planned(name, made[name].shape, made[name].dtype) for name in sorted(made)],
+        SHARD_SIZE,
+        lambda name: made[name].read(),
+        lambda number, total: beat(),
+    )
+    config = json.loads((scratch / CONFIG).read_text(encoding="utf-8"))
+    meta = {key: value for key, value in config.get("meta", {}).items() if key not in LOCAL}
+    # auto-gptq looks for these beside the bits, not in `meta`; vLLM and transformers pass over what they do not know.
+    for_others = {
+        "damp_percent": meta.get("damp_percent"),
+        "true_sequential": meta.get("true_sequential"),
+        "static_groups": bool(meta.get("static_groups")),
+        "model_name_or_path": None,
+        "model_file_base_name": "model",
+    }
+    config = {**for_others, **config, "meta": meta}
+    _write(folder / CONFIG, config)
+    whole = json.loads((scratch / "config.json").read_text(encoding="utf-8"))
+    _write(folder / "config.json", {**whole, "quantization_config": config})
+    shutil.rmtree(scratch)
+
+
+def _write(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, ensure_ascii=False, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def weight_bytes(folder: Path) -> int:
+    """Of the weights in ``folder``."""
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))

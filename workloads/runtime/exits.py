@@ -1,0 +1,172 @@
+"""How a run ends: any exception becomes one line with its remedy, an exit code, and the pod's last word."""
+
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+import sys
+import traceback
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from alpaca_operator.api import contract
+from alpaca_operator.api.contract import ExitCode
+from alpaca_operator.api.status import Reason
+from workloads.errors import OutOfMemory, WorkloadError
+from workloads.system.environment import termination_log
+
+MEMORY_REMEDY = (
+    "lower training.batchSizePerDevice (and raise gradientAccumulation alike) or training.sequenceLength, "
+    "set training.gradientCheckpointing to Full, use method QLoRA, or ask for more memory in pod.resources.limits"
+)
+
+MEMORY_SIGNS = ("out of memory", "can't allocate memory", "cannot allocate memory", "cublas_status_alloc_failed")
+"""What libraries say, in lower case, when they raise a plain RuntimeError for want of memory."""
+
+DISK_SIGNS = ("no space left on device", "disk quota exceeded", "os error 28")
+
+
+class DiskFull(WorkloadError):
+    """A volume is full. Room may be made meanwhile, so the run is tried again."""
+
+
+def explain(error: BaseException, places: tuple[Path, ...] = ()) -> WorkloadError:
+    """The failure in our own words. ``places`` are folders that a run writes to, for naming the one that is full."""
+    for cause in _causes(error):
+        if isinstance(cause, WorkloadError):
+            return cause
+        if _is_out_of_memory(cause):
+            return OutOfMemory(f"out of memory ({_first_line(cause)}): {MEMORY_REMEDY}")
+        if _is_disk_full(cause):
+            return DiskFull(_disk_full(cause, places))
+    return WorkloadError(f"{type(error).__name__}: {_first_line(error)} (the traceback is in the log)")
+
+
+def is_known(error: BaseException) -> bool:
+    """Whether its one line says it all; anything else deserves its traceback in the log."""
+    return isinstance(error, WorkloadError)
+
+
+def failed(error: BaseException, progress: contract.Progress, places: tuple[Path, ...] = ()) -> contract.Termination:
+    """The last word of a run that ``error`` ended; the traceback of an unexpected one goes to stderr."""
+    if not is_known(error):
+        traceback.print_exception(error, file=sys.stderr)
+    known = explain(error, places)
+    return last_word(known.reason, int(known.exit_code), str(known), progress, metrics=known.metrics)
+
+
+def last_word(
+    reason: Reason, exit_code: int, message: str, progress: contract.Progress, **result: Any
+) -> contract.Termination:
+    """A termination message with what ``progress`` knows; ``result`` are further fields of contract.Termination."""
+    return contract.Termination(
+        reason=reason,
+        exit_code=exit_code,
+        message=message.encode(errors="replace").decode(),  # half a character of damaged data is no JSON
+        step=progress.step,
+        total_steps=progress.total_steps,
+        loss=progress.loss,
+        checkpoint=progress.checkpoint,
+        resolved_policy=progress.resolved_policy,
+        **result,
+    )
+
+
+def tell(ending: contract.Termination, log: Path | None) -> None:
+    """One line on stderr for a run that failed (one per problem of a spec), and the termination message where there is a kubelet to read it."""
+    if ending.exit_code != ExitCode.OK:
+        whose = f"rank {ending.rank}: " if ending.rank is not None else ""
+        for line in ending.message.splitlines():
+            print(f"{ending.reason}: {whose}{line}", file=sys.stderr, flush=True)
+    if log is not None:
+        try:
+            log.write_text(shortened(ending), encoding="utf-8")
+        except OSError as error:
+            print(f"{log}: the termination message cannot be written: {error.strerror}", file=sys.stderr)
+
+
+def shortened(ending: contract.Termination, limit: int = contract.TERMINATION_LIMIT) -> str:
+    """JSON of at most ``limit`` bytes: the kubelet cuts what is longer, and half an object says nothing.
+
+    The message gives way first, down to what one line of kubectl shows, then the fields that the operator can do without.
+    """
+    message = ending.message.replace("\n", "; ")
+    ending = ending.model_copy(update={"message": message})
+    for dropped in (None, "resolved_inputs", "resolved_policy", "metrics", "checkpoint", "output"):
+        if dropped is not None:
+            ending = ending.model_copy(update={dropped: None})
+        size = len(ending.to_json().encode())
+        if size <= limit:
+            return ending.to_json()
+        spare = len(json.dumps(message, ensure_ascii=False).encode()) - (size - limit)
+        if spare >= 512:
+            return ending.model_copy(update={"message": _cut(message, spare - 8)}).to_json()
+    return ending.model_copy(update={"message": _cut(message, limit // 2)}).to_json()
+
+
+def _cut(text: str, size: int) -> str:
+    """The start of ``text`` whose JSON takes at most ``size`` bytes, never a part of a character."""
+    kept: list[str] = []
+    for character in text:
+        size -= len(json.dumps(character, ensure_ascii=False).encode()) - 2
+        if size < len("…".encode()):
+            return "".join(kept) + "…"
+        kept.append(character)
+    return text
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The exception, then what it was raised from: libraries wrap an error of ours, or one of memory, in their own."""
+    seen: set[int] = set()
+    current: BaseException | None = error
+    while current is not None and id(current) not in seen:
+        seen.add(id(current))
+        yield current
+        current = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, without importing torch
+        return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in MEMORY_SIGNS)
+
+
+def _is_disk_full(error: BaseException) -> bool:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    return any(sign in str(error).lower() for sign in DISK_SIGNS)
+
+
+def _disk_full(error: BaseException, places: tuple[Path, ...]) -> str:
+    named = getattr(error, "filename", None)
+    candidates = [_existing(path) for path in ([Path(str(named))] if named else places)]
+    free = {path: shutil.disk_usage(path).free for path in candidates}
+    where = min(free, key=lambda path: free[path]) if free else None
+    on = f" on the volume of {where} ({free[where] // 2**20} MiB free)" if where is not None else ""
+    return f"no space left{on}: enlarge the volume, remove what is not needed, or lower training.keepCheckpoints"
+
+
+def _existing(path: Path) -> Path:
+    """The folder ``path`` lies in, or the nearest above it that exists."""
+    return next(folder for folder in (path, *path.absolute().parents) if folder.is_dir())
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:500] if lines else type(error).__name__
+
+
+def refuse(error: WorkloadError, environ: Mapping[str, str]) -> int:
+    """End before a run began: the spec, or the environment, cannot be read. Returns the exit code."""
+    return refused(error, environ).exit_code
+
+
+def refused(error: WorkloadError, environ: Mapping[str, str]) -> contract.Termination:
+    """As ``refuse``, returning the last word."""
+    ending = last_word(error.reason, int(error.exit_code), str(error), contract.Progress())
+    tell(ending, termination_log(environ))
+    return ending

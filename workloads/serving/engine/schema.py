@@ -1,0 +1,191 @@
+"""The bodies of OpenAI's requests: what is read, what is passed over, and what is refused because it would change the answer."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from workloads.serving.engine import refusals
+from workloads.serving.engine.refusals import Refusal
+
+HALVES = re.compile("[\ud800-\udfff]")
+"""Halves of a character beyond 16 bits: what a program makes that cuts a text in the middle of an emoji."""
+PASSED_OVER = frozenset(
+    {
+        "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention",
+        "reasoning_effort", "verbosity", "parallel_tool_calls", "prediction",
+    }
+)  # fmt: skip
+"""Known to OpenAI's API, and without a say in what a model of ours answers."""
+NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "n": (1,), "best_of": (1,), "logprobs": (False, 0), "top_logprobs": (0,), "logit_bias": ({},), "echo": (False,), "suffix": ("",),
+    "tools": ([],), "tool_choice": ("none", "auto"), "functions": ([],), "function_call": ("none", "auto"),
+    "response_format": ({"type": "text"},), "modalities": (["text"],), "audio": (), "web_search_options": (),
+}  # fmt: skip
+"""Known to OpenAI's API and not served here, with the values that ask for nothing."""
+
+
+class TextPart(BaseModel):
+    """A part of a message."""
+
+    type: Literal["text"]
+    text: str
+
+
+class Message(BaseModel):
+    """A turn. What else it carries (a name, annotations of an earlier answer) is passed over."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[TextPart]
+
+    def plain(self) -> dict[str, str]:
+        """As templates take it."""
+        text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+        return {"role": "system" if self.role == "developer" else self.role, "content": text}
+
+
+class StreamOptions(BaseModel):
+    """How a stream is sent."""
+
+    include_usage: bool = False
+
+
+Stop = Annotated[str, Field(min_length=1, max_length=256)]
+
+
+class Request(BaseModel):
+    """What both kinds of request have. Absent and null are the same."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+    route: ClassVar[str]
+
+    model: str
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, gt=0, le=1)
+    top_k: int | None = Field(None, ge=0, le=100_000)
+    repetition_penalty: float | None = Field(None, ge=1, le=10)
+    frequency_penalty: float | None = Field(None, ge=-2, le=2)
+    presence_penalty: float | None = Field(None, ge=-2, le=2)
+    max_tokens: int | None = Field(None, ge=1)
+    seed: int | None = Field(None, ge=-(2**63), lt=2**63)
+    stop: Stop | Annotated[list[Stop], Field(max_length=16)] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+
+    @property
+    def longest(self) -> int | None:
+        return self.max_tokens
+
+    @property
+    def wants_usage(self) -> bool:
+        return self.stream_options is not None and self.stream_options.include_usage
+
+
+class ChatRequest(Request):
+    """`/v1/chat/completions`."""
+
+    route = "/v1/chat/completions"
+
+    messages: list[Message] = Field(min_length=1, max_length=10_000)
+    max_completion_tokens: int | None = Field(None, ge=1)
+
+    @property
+    def longest(self) -> int | None:
+        return self.max_completion_tokens or self.max_tokens
+
+
+class CompletionRequest(Request):
+    """`/v1/completions`."""
+
+    route = "/v1/completions"
+
+    prompt: str | Annotated[list[str], Field(min_length=1, max_length=1)]
+
+    @property
+    def text(self) -> str:
+        return self.prompt if isinstance(self.prompt, str) else self.prompt[0]
+
+
+Body = TypeVar("Body", bound=Request)
+
+
+def read(kind: type[Body], body: bytes) -> Body:
+    """The request in ``body``. Raises Refusal that names the field."""
+    try:
+        content = _whole(json.loads(body, parse_constant=_no_number))
+    except ValueError as error:
+        raise Refusal(400, f"We could not parse the JSON body of your request: {error}", "invalid_json") from error
+    except RecursionError as error:
+        raise Refusal(
+            400, "We could not parse the JSON body of your request: it is nested too deeply", "invalid_json"
+        ) from error
+    if not isinstance(content, dict):
+        raise Refusal(400, f"The body of a request is a JSON object, not {_called(content)}.", "invalid_json")
+    given = {key: value for key, value in content.items() if value is not None}
+    try:
+        request = kind.model_validate(given)
+    except ValidationError as error:
+        raise _refused(error) from error
+    for name, value in (request.model_extra or {}).items():
+        if name in PASSED_OVER:
+            continue
+        if name not in NEUTRAL:
+            raise Refusal(400, f"Unknown parameter: '{refusals.cut(name)}'.", "unknown_parameter", refusals.cut(name))
+        if not any(value == neutral and type(value) is type(neutral) for neutral in NEUTRAL[name]):
+            raise Refusal(
+                400,
+                f"Unsupported value: '{name}' is not served by this model; leave it out.",
+                "unsupported_parameter",
+                name,
+            )
+    return request
+
+
+def _no_number(text: str) -> float:
+    raise ValueError(f"{text} is not JSON")
+
+
+def _whole(value: Any) -> Any:
+    """With half characters made the replacement character: no tokenizer takes them, and no answer that quotes them can be sent."""
+    if isinstance(value, str):
+        return HALVES.sub("\ufffd", value)
+    if isinstance(value, list):
+        return [_whole(each) for each in value]
+    if isinstance(value, Mapping):
+        return {_whole(key): _whole(each) for key, each in value.items()}
+    return value
+
+
+def _refused(error: ValidationError) -> Refusal:
+    """The first thing that is wrong, as OpenAI says it. Of the alternatives of a field the one that got furthest speaks."""
+    problems = error.errors(include_url=False)
+    of_field = [each for each in problems if each["loc"][0] == problems[0]["loc"][0]]
+    problem = max(of_field, key=lambda each: (len(each["loc"]), not each["type"].endswith("_type")))
+    names = [part for part in problem["loc"] if isinstance(part, int) or part.isidentifier()]
+    names = [part for part in names if part not in ("str", "TextPart")]
+    param = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in names).removeprefix(".")
+    if problem["type"] == "missing":
+        return Refusal(400, f"Missing required parameter: '{param}'.", "missing_required_parameter", param)
+    wrong_type = problem["type"].endswith(("_type", "_parsing"))
+    return Refusal(
+        400,
+        f"Invalid {'type' if wrong_type else 'value'} for '{param}': {_lower(problem['msg'])}, got {_called(problem['input'])}.",
+        "invalid_type" if wrong_type else "invalid_value",
+        param,
+    )
+
+
+def _lower(message: str) -> str:
+    return message[:1].lower() + message[1:]
+
+
+def _called(value: Any) -> str:
+    return refusals.cut(json.dumps(value, ensure_ascii=False, default=str))

@@ -1,0 +1,347 @@
+"""OpenAI's API over HTTP: routes, keys, errors in its shape, streams of events, and what the probes ask."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import json
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from workloads.serving.engine import metrics, refusals, schema
+from workloads.serving.engine.metrics import Metrics
+from workloads.serving.engine.refusals import Refusal
+from workloads.serving.engine.schema import ChatRequest, CompletionRequest
+from workloads.serving.engine.stream import Ending, Stream
+
+if TYPE_CHECKING:  # they bring torch: the port is open before it is imported
+    from workloads.serving.engine.conversation import Prompt
+    from workloads.serving.engine.scheduler import Answer
+    from workloads.serving.engine.served import Served
+
+LARGEST_BODY = 8 * 1024 * 1024
+"""Bytes of a request; far more than any context takes."""
+KEEP_ALIVE_SECONDS = 15.0
+"""A stream in which nothing happens gets a comment this often: proxies close silent connections."""
+STUCK_SECONDS = 300.0
+"""Longest step before the engine counts as dead: reading a piece of a prompt into 13B parameters on two cores takes a minute."""
+
+State = Literal["loading", "ready", "draining", "dead"]
+
+
+@dataclass
+class Engine:
+    """What the server is built around; ``models`` come when they are loaded."""
+
+    names: tuple[str, ...]
+    key: str | None = None
+    """The API key; None asks for none."""
+    models: dict[str, Served] = field(default_factory=dict)
+    metrics: Metrics = field(default_factory=Metrics)
+    message: str = "starting"
+    """What is going on while loading."""
+    draining: bool = False
+
+    def __post_init__(self) -> None:
+        self.metrics.watch(
+            queued=lambda: sum(served.scheduler.queued for served in self.models.values()),
+            running=lambda: sum(served.scheduler.running for served in self.models.values()),
+        )
+
+    @property
+    def state(self) -> State:
+        if any(served.scheduler.is_dead for served in self.models.values()):
+            return "dead"
+        if self.draining:
+            return "draining"
+        return "ready" if len(self.models) == len(self.names) else "loading"
+
+    @property
+    def is_stuck(self) -> bool:
+        return any(served.scheduler.silent_for() > STUCK_SECONDS for served in self.models.values())
+
+    def idle_within(self, seconds: float) -> bool:
+        """Wait until nothing is being answered; False when time is over before."""
+        end = time.monotonic() + seconds
+        return all(served.scheduler.idle_within(end - time.monotonic()) for served in self.models.values())
+
+    def find(self, name: str) -> Served:
+        """The model of that name. Raises Refusal where there is none, or none yet."""
+        if name not in self.names:
+            raise Refusal(
+                404,
+                f"The model '{refusals.cut(name)}' does not exist; this server has {' and '.join(self.names)}.",
+                "model_not_found",
+                "model",
+            )
+        if name not in self.models:
+            raise refusals.loading(name, self.message)
+        return self.models[name]
+
+
+def application(engine: Engine) -> Starlette:
+    """The ASGI application."""
+    routes = [
+        Route("/health", _plain(engine, _health)),
+        Route("/livez", _plain(engine, _livez)),
+        Route("/metrics", _plain(engine, _metrics)),
+        Route("/v1/models", _guarded(engine, _models)),
+        Route("/v1/models/{name:path}", _guarded(engine, _model)),
+        Route(ChatRequest.route, _guarded(engine, _chat), methods=["POST"]),
+        Route(CompletionRequest.route, _guarded(engine, _complete), methods=["POST"]),
+    ]
+
+    async def failed(request: Request, error: Exception) -> Response:
+        """A bug of ours; Starlette raises it again for the log."""
+        refusal = refusals.failed(f"the server failed ({type(error).__name__}): its log says more")
+        engine.metrics.refused(refusal)
+        return _refused(refusal)
+
+    return Starlette(routes=routes, exception_handlers={HTTPException: _not_here, Exception: failed})
+
+
+Handler = Callable[[Engine, Request], Awaitable[Response]]
+
+
+def _plain(engine: Engine, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
+    async def answer(request: Request) -> Response:
+        return await handler(engine, request)
+
+    return answer
+
+
+def _guarded(engine: Engine, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
+    """Behind the key; what is refused is told in OpenAI's shape, and counted."""
+
+    async def answer(request: Request) -> Response:
+        try:
+            _check_key(engine.key, request.headers.get("authorization"))
+            return await handler(engine, request)
+        except Refusal as refusal:
+            if request.method == "POST":
+                engine.metrics.refused(refusal)
+            return _refused(refusal)
+        except ClientDisconnect:
+            engine.metrics.ended("cancelled")
+            return Response(status_code=499)
+
+    return answer
+
+
+def _check_key(key: str | None, header: str | None) -> None:
+    """Raises Refusal for a key that is missing or wrong. The comparison takes as long for either, so that its time tells nothing."""
+    if key is None:
+        return
+    scheme, _, given = (header or "").partition(" ")
+    if scheme.lower() != "bearer" or not given.strip():
+        raise Refusal(
+            401,
+            "You didn't provide an API key: send it in the header Authorization, as Bearer YOUR_KEY.",
+            None,
+            headers={"WWW-Authenticate": "Bearer"},
+        )
+    if not hmac.compare_digest(given.strip().encode(), key.encode()):
+        raise Refusal(401, "Incorrect API key provided.", "invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
+
+
+def _refused(refusal: Refusal) -> Response:
+    return JSONResponse(refusal.body(), status_code=refusal.status, headers=refusal.headers)
+
+
+async def _not_here(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    routes = "/v1/chat/completions, /v1/completions, /v1/models, /health, /livez and /metrics"
+    path = request.url.path
+    if error.status_code == 405:
+        told = f"Not allowed to {request.method} on {path}"
+    else:
+        told = f"Invalid URL ({request.method} {path}): here are {routes}"
+    return JSONResponse(
+        Refusal(error.status_code, told, None).body(), status_code=error.status_code, headers=error.headers
+    )
+
+
+async def _health(engine: Engine, request: Request) -> Response:
+    state = engine.state
+    body = {"status": state} | ({"message": engine.message} if state == "loading" else {})
+    return JSONResponse(body, status_code=200 if state == "ready" else 503)
+
+
+async def _livez(engine: Engine, request: Request) -> Response:
+    if engine.state == "dead" or engine.is_stuck:
+        told = "every step fails" if engine.state == "dead" else f"a step has taken more than {STUCK_SECONDS:g} s"
+        return JSONResponse({"status": "dead", "message": told}, status_code=500)
+    return JSONResponse({"status": "alive"})
+
+
+async def _metrics(engine: Engine, request: Request) -> Response:
+    return Response(engine.metrics.text(), media_type=metrics.CONTENT_TYPE)
+
+
+async def _models(engine: Engine, request: Request) -> Response:
+    if not engine.models:
+        raise refusals.loading(engine.names[0], engine.message)
+    return JSONResponse({"object": "list", "data": [served.entry() for served in engine.models.values()]})
+
+
+async def _model(engine: Engine, request: Request) -> Response:
+    return JSONResponse(engine.find(request.path_params["name"]).entry())
+
+
+async def _chat(engine: Engine, request: Request) -> Response:
+    return await _answer(engine, request, ChatRequest)
+
+
+async def _complete(engine: Engine, request: Request) -> Response:
+    return await _answer(engine, request, CompletionRequest)
+
+
+async def _answer(engine: Engine, request: Request, kind: type[ChatRequest] | type[CompletionRequest]) -> Response:
+    """From the body to the answer, whole or as a stream."""
+    if engine.draining:
+        raise refusals.draining()
+    body = await _body(request)
+    asked = schema.read(kind, body)
+    served = engine.find(asked.model)
+    served.scheduler.refuse_when_full()
+    answer, prompt = await asyncio.to_thread(served.ask, asked)
+    if engine.draining:
+        raise refusals.draining()
+    stream = served.scheduler.submit(answer)
+    told = _Told(isinstance(asked, ChatRequest), served.name, prompt, answer)
+    if asked.stream:
+        return _Events(engine, answer, told.events(stream, asked.wants_usage))
+    leaving = asyncio.create_task(_left(request.receive))
+    whole = asyncio.create_task(stream.whole())
+    try:
+        await asyncio.wait({leaving, whole}, return_when=asyncio.FIRST_COMPLETED)
+        if not whole.done():
+            raise ClientDisconnect
+        text = whole.result()
+    finally:
+        answer.cancelled = True  # harmless for one that is over
+        leaving.cancel()
+        whole.cancel()
+    engine.metrics.ended("answered")
+    return JSONResponse(told.whole(text, stream.ending))
+
+
+async def _body(request: Request) -> bytes:
+    parts, size = [], 0
+    async for part in request.stream():
+        size += len(part)
+        if size > LARGEST_BODY:
+            raise Refusal(
+                413,
+                f"The body is larger than {LARGEST_BODY // 2**20} MiB: shorten the conversation.",
+                "request_too_large",
+            )
+        parts.append(part)
+    return b"".join(parts)
+
+
+async def _left(receive: Receive) -> None:
+    """Returns once the client has closed the connection."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+class _Events(Response):
+    """Server-sent events. The answer is given up as soon as the client is gone."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, engine: Engine, answer: Answer, events: AsyncIterator[str]) -> None:
+        super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+        del self.headers["content-length"]
+        self._engine, self._answer, self._events = engine, answer, events
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        leaving = asyncio.create_task(_left(receive))
+        sending = asyncio.create_task(self._send(send))
+        try:
+            await asyncio.wait({leaving, sending}, return_when=asyncio.FIRST_COMPLETED)
+            if sending.done():
+                sending.result()
+            else:
+                self._engine.metrics.ended("cancelled")
+        finally:
+            self._answer.cancelled = True
+            leaving.cancel()
+            sending.cancel()
+
+    async def _send(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        try:
+            async for event in self._events:
+                await send({"type": "http.response.body", "body": event.encode(), "more_body": True})
+            self._engine.metrics.ended("answered")
+        except Refusal as refusal:
+            self._engine.metrics.refused(refusal)
+            await send({"type": "http.response.body", "body": _event(refusal.body()).encode(), "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+
+class _Told:
+    """An answer in the shapes of OpenAI's API."""
+
+    def __init__(self, chat: bool, model: str, prompt: Prompt, answer: Answer) -> None:
+        self._chat, self._prompt, self._answer = chat, prompt, answer
+        self._head = {
+            "id": f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex}",
+            "object": "chat.completion" if chat else "text_completion",
+            "created": int(time.time()),
+            "model": model,
+        }
+
+    def whole(self, text: str, ending: Ending) -> dict[str, Any]:
+        content = {"message": {"role": "assistant", "content": text, "refusal": None}} if self._chat else {"text": text}
+        choice = {"index": 0, **content, "logprobs": None, "finish_reason": ending.reason}
+        return {**self._head, "choices": [choice], "usage": self._usage(ending), **self._extra()}
+
+    async def events(self, stream: Stream, wants_usage: bool) -> AsyncIterator[str]:
+        if self._chat:
+            yield self._chunk({"role": "assistant", "content": ""})
+        async for text in stream.texts(KEEP_ALIVE_SECONDS):
+            yield self._chunk({"content": text}) if text else ": waiting\n\n"
+        yield self._chunk({}, stream.ending.reason)
+        if wants_usage:
+            yield _event({**self._chunk_head, "choices": [], "usage": self._usage(stream.ending), **self._extra()})
+        yield "data: [DONE]\n\n"
+
+    @property
+    def _chunk_head(self) -> dict[str, Any]:
+        return self._head | ({"object": "chat.completion.chunk"} if self._chat else {})
+
+    def _chunk(self, delta: dict[str, str], reason: str | None = None) -> str:
+        content: dict[str, Any] = {"delta": delta} if self._chat else {"text": delta.get("content", "")}
+        return _event(
+            {**self._chunk_head, "choices": [{"index": 0, **content, "logprobs": None, "finish_reason": reason}]}
+        )
+
+    def _usage(self, ending: Ending) -> dict[str, int]:
+        prompt = len(self._prompt.ids)
+        return {"prompt_tokens": prompt, "completion_tokens": ending.tokens, "total_tokens": prompt + ending.tokens}
+
+    def _extra(self) -> dict[str, Any]:
+        """What OpenAI's API does not know: clients pass it over or show it."""
+        return {"alpaca": {"droppedMessages": self._prompt.dropped}} if self._prompt.dropped else {}
+
+
+LINE_ENDS = {ord(character): f"\\u{ord(character):04x}" for character in "\x85\u2028\u2029"}
+"""Unicode's line ends, at which some clients break an event in two."""
+
+
+def _event(content: dict[str, Any]) -> str:
+    text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
+    return f"data: {text.translate(LINE_ENDS)}\n\n"

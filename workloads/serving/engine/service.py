@@ -1,0 +1,184 @@
+"""The engine's process: the port is open at once, the model comes, requests are answered, and a stop lets running answers finish."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING
+
+from alpaca_operator.api import contract
+from alpaca_operator.api.chat import ChatDeployment
+from alpaca_operator.api.contract import ExitCode
+from alpaca_operator.api.status import Reason
+from workloads.errors import SpecError, WorkloadError
+from workloads.runtime import exits, runtime
+from workloads.runtime.console import display
+from workloads.runtime.http import Server, listen, port
+from workloads.runtime.progress import Display
+from workloads.serving.engine.parts import parts
+from workloads.serving.engine.server import Engine, application
+from workloads.system.environment import Environment, share_processors
+from workloads.system.signals import RESERVE
+
+if TYPE_CHECKING:
+    from workloads.serving.engine.served import Served
+
+ENV_PORT = "ALPACA_ENGINE_PORT"
+"""Another port than contract.API_PORT, where that is taken on somebody's machine."""
+LINGER_SECONDS = 5.0
+"""A pod goes on answering for so long after it was told to stop: until then requests still reach it."""
+LAST_WORDS_SECONDS = 3
+"""For connections to close after the last answer."""
+
+LOADER = "loading"
+
+Beside = Callable[[str, asyncio.Event], Awaitable[None]]
+"""Something that runs with the engine: it is given the API's address, and an event that tells it to stop."""
+
+
+def execute(job: ChatDeployment, beside: Beside | None = None) -> int:
+    """Serve ``job`` until a signal comes; returns the exit code."""
+    try:
+        environment = Environment.read(os.environ)
+    except WorkloadError as error:
+        return exits.refuse(error, os.environ)
+    runtime.prepare_process()
+    share_processors()
+    with display(environment.in_pod) as shown:
+        try:
+            asyncio.run(Service(job, environment, os.environ, shown, beside).run())
+            ending = exits.last_word(Reason.SUCCEEDED, ExitCode.OK, "stopped as asked", contract.Progress())
+        except BaseException as error:  # noqa: BLE001 - every way to end has to reach the exit code and the last word
+            ending = exits.failed(error, contract.Progress())
+    exits.tell(ending, environment.termination_log)
+    if any(thread.name == LOADER for thread in threading.enumerate()):
+        sys.stderr.flush()
+        os._exit(ending.exit_code)  # it cannot be stopped, and would die in the middle of what it imports
+    return ending.exit_code
+
+
+class Service:
+    """An engine with its port, from start to end."""
+
+    def __init__(
+        self,
+        job: ChatDeployment,
+        environment: Environment,
+        environ: Mapping[str, str],
+        shown: Display,
+        beside: Beside | None = None,
+    ) -> None:
+        self._job, self._environment, self._shown = job, environment, shown
+        names = tuple(part.name for part in parts(job))
+        self.engine = Engine(names, key=api_key(job, environ))
+        self._port = port(environ, ENV_PORT, contract.API_PORT)
+        self._beside = beside
+        self._grace = job.spec.pod.termination_grace_period_seconds * (1 - RESERVE)
+        self._stop = asyncio.Event()
+
+    async def run(self) -> None:
+        """Raises WorkloadError when the model cannot be loaded, or the port is taken."""
+        listener = listen(self._environment.in_pod, self._port, ENV_PORT)
+        address = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+        self._shown.say(f"the API comes up at {address}")
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_signal)
+        server = Server(application(self.engine), LAST_WORDS_SECONDS)
+        closing = asyncio.Event()
+        tasks = [asyncio.ensure_future(server.serve(sockets=[listener]))]
+        if self._beside is not None:
+            tasks.append(asyncio.ensure_future(self._beside(address, closing)))
+        try:
+            await self._until_stopped(address, tasks)
+            await self._drain()
+        finally:
+            await asyncio.to_thread(self._close)
+            server.should_exit = True
+            closing.set()
+            await asyncio.gather(*tasks)
+
+    async def _until_stopped(self, address: str, tasks: list[asyncio.Future[None]]) -> None:
+        """Load, answer, and wait for a signal. Raises what one of ``tasks`` dies of."""
+        serving = asyncio.ensure_future(self._load_and_wait(address))
+        await asyncio.wait({serving, *tasks}, return_when=asyncio.FIRST_COMPLETED)
+        for task in (*tasks, serving):
+            if task.done():
+                task.result()
+
+    async def _load_and_wait(self, address: str) -> None:
+        self.engine.models = await self._loaded()
+        for served in self.engine.models.values():
+            self.engine.metrics.loaded(served.name, served.kind, served.digest)
+        if self.engine.models:
+            names = self.engine.names
+            self._shown.say(f"{' and '.join(names)} answer{'s' if len(names) == 1 else ''} at {address}")
+        await self._stop.wait()
+
+    async def _loaded(self) -> dict[str, Served]:
+        """Load in a daemon thread: a stop does not wait for it. Empty when one came before the models."""
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[dict[str, Served]] = loop.create_future()
+
+        def say(message: str) -> None:
+            self.engine.message = message
+            self._shown.say(message)
+
+        def load() -> None:
+            from workloads.serving.engine import loading
+
+            try:
+                models = loading.load(self._job, self._environment, self.engine.metrics, say)
+                loop.call_soon_threadsafe(done.set_result, models)
+            except BaseException as error:  # noqa: BLE001 - it is raised again where it is waited for
+                if not loop.is_closed():
+                    loop.call_soon_threadsafe(done.set_exception, error)
+
+        threading.Thread(target=load, name=LOADER, daemon=True).start()
+        stopped = asyncio.ensure_future(self._stop.wait())
+        await asyncio.wait({done, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        return done.result() if done.done() else {}
+
+    def _on_signal(self) -> None:
+        if self._stop.is_set():  # asked twice
+            os._exit(ExitCode.OK)
+        self._stop.set()
+
+    async def _drain(self) -> None:
+        """Let running answers come to their end, within the grace period."""
+        end = time.monotonic() + self._grace - LAST_WORDS_SECONDS
+        if self._environment.in_pod and self.engine.models:
+            await asyncio.sleep(min(LINGER_SECONDS, self._grace / 2))
+        self.engine.draining = True
+        if not self.engine.idle_within(0):
+            self._shown.say("stopping: running answers are finished, new requests are refused")
+            await asyncio.to_thread(self.engine.idle_within, end - time.monotonic())
+
+    def _close(self) -> None:
+        for served in self.engine.models.values():
+            served.scheduler.close()
+
+
+def api_key(job: ChatDeployment, environ: Mapping[str, str]) -> str | None:
+    """The key that requests need. Raises SpecError where the spec, or a login, asks for one and there is none."""
+    key = environ.get(contract.ENV_API_KEY, "").strip() or None  # a Secret made from a file ends in a line break
+    if key is not None and not (key.isascii() and key.isprintable() and " " not in key):
+        raise SpecError(
+            f"{contract.ENV_API_KEY} has spaces or characters beyond ASCII, which clients cannot send: use letters, digits and signs"
+        )
+    if key is None and job.spec.auth is not None:
+        raise SpecError(
+            f"auth.secretName is {job.spec.auth.secret_name} and {contract.ENV_API_KEY} is not set: put the key apiKey into that Secret; "
+            "locally set the variable"
+        )
+    if key is None and (environ.get(contract.ENV_USERNAME) or environ.get(contract.ENV_PASSWORD)):
+        raise SpecError(
+            f"{contract.ENV_USERNAME} locks the page and {contract.ENV_API_KEY} is not set: the API would be open; set it too"
+        )
+    return key

@@ -1,0 +1,193 @@
+"""Outputs by content: what a job is made from, whether its result is there already, and how a new one is published."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from alpaca_operator.api import Resource, contract
+from alpaca_operator.api.base import Model, Source, Spec
+from workloads.errors import OutputExists
+from workloads.storage import hashing, lineage
+from workloads.storage.checkpoints import Fence, now
+from workloads.storage.hashing import Digests, listing
+from workloads.storage.sources import Inputs, OutputPlace, relevant
+from workloads.system import atomic
+
+LOADED = ("Model", "LoRAAdapter", "GPTQModel", "Tokenizer")
+"""Kinds of artifacts whose content is what a program loads from them."""
+LIBRARIES = (
+    "torch",
+    "transformers",
+    "tokenizers",
+    "sentencepiece",
+    "datasets",
+    "peft",
+    "trl",
+    "accelerate",
+    "deepspeed",
+    "gptqmodel",
+    "optimum",
+)
+"""Those of them that a run imported are named in its artifact, with their versions."""
+
+
+def essence(part: Any, inputs: Inputs, path: str = "") -> Any:
+    """The part of a spec that shapes the result, as JSON.
+
+    Fields at their default are left out, so that a version which adds a field does not make every finished job another one. A
+    source stands as the digest of what lies there.
+    """
+    if isinstance(part, Model):
+        incidental = part.incidental if isinstance(part, Spec) else frozenset()
+        kept = {}
+        for name, field in type(part).model_fields.items():
+            value = getattr(part, name)
+            if name not in incidental and value != field.get_default(call_default_factory=True):
+                alias = field.alias or name
+                kept[alias] = essence(value, inputs, f"{path}.{alias}" if path else alias)
+        if isinstance(part, Source):
+            kept["digest"] = inputs[path].digest
+        return kept
+    if isinstance(part, list):
+        return [essence(element, inputs, f"{path}[{index}]") for index, element in enumerate(part)]
+    return part
+
+
+def spec_digest(job: Resource, inputs: Inputs, processes: int = 1) -> str:
+    """``sha256:…`` of what the result is made from. Several processes see as many times the rows in a step."""
+    together = {"processes": processes} if processes > 1 else {}
+    return hashing.of_json({"kind": job.kind, "spec": essence(job.spec, inputs), **together})
+
+
+class Publisher:
+    """Decides about an output, and publishes it."""
+
+    def __init__(self, job: Resource, inputs: Inputs, place: OutputPlace, known: Digests, processes: int = 1) -> None:
+        self._job = job
+        self._inputs = inputs
+        self._place = place
+        self._known = known
+        self._fence: Fence | None = None
+        self.spec_digest = spec_digest(job, inputs, processes)
+        self.published: contract.Published | None = None
+        """What lies at the output now, made from this spec and these inputs."""
+        self.metrics: Mapping[str, float | None] = {}
+        """What was measured when that was made, by an earlier run."""
+
+    def look(self) -> str | None:
+        """Whether the output is there already.
+
+        Sets ``published`` when it is, whole and made from the same; otherwise returns what is wrong with it, or None when nothing
+        is there. Raises OutputExists when something else lies there that may not be replaced.
+        """
+        uri = self._place.uri
+        artifact = self._place.artifact()
+        if artifact is None:
+            if self._place.is_taken() and self._place.holds_artifact_file():
+                raise OutputExists(
+                    f"spec.output.uri: the {contract.ARTIFACT_FILE} in {uri} cannot be read, so nobody knows whose these files are: copy the folder "
+                    "again, name another one, or remove it"
+                )
+            if self._place.is_taken():
+                raise OutputExists(
+                    f"spec.output.uri: {uri} has files but no {contract.ARTIFACT_FILE}, so they are not ours to replace: name another folder, or remove it"
+                )
+            return None
+        if artifact.spec_digest == self.spec_digest:
+            damage = self._place.damage(artifact, self._known)
+            if damage is None:
+                self.published = contract.Published(uri=uri, digest=artifact.digest, kind=artifact.kind, reused=True)
+                self.metrics = artifact.metrics
+                return None
+            return f"the artifact at {uri} is damaged ({damage}): it is made again"
+        if not self._job.spec.output.overwrite:
+            raise OutputExists(
+                f"spec.output.uri: {uri} holds another artifact ({self._described(artifact)}): name another folder, or set output.overwrite to true"
+            )
+        return f"the artifact at {uri} ({self._described(artifact)}) is replaced, as output.overwrite says"
+
+    def guard(self, fence: Fence) -> None:
+        """``fence``, which this run has taken, tells from here on whether it is still the newest."""
+        self._fence = fence
+
+    @contextmanager
+    def writing(self) -> Iterator[Path]:
+        """A new empty folder to write the result into; gone when the block ends badly."""
+        folder = self._place.staging
+        atomic.discard(folder)
+        folder.mkdir(parents=True)
+        try:
+            yield folder
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+    def publish(
+        self, folder: Path, kind: str, metrics: Mapping[str, float | None], resolved_policy: dict[str, Any]
+    ) -> contract.Published:
+        """Complete ``folder`` with its artifact.json and put it in place. Raises Superseded when another run took over."""
+        assert self._fence is not None, "publishing without a fence"
+        self._fence.check()
+        files = [
+            contract.ArtifactFile(
+                path=path, size=(folder / path).stat().st_size, sha256=self._known.file(folder / path)
+            )
+            for path in listing(folder)
+        ]
+        # Curves and the card carry times and differ between two equal runs; what is loaded does not, and it is what consumers read.
+        content = set(relevant([file.path for file in files], "Model" if kind in LOADED else "File"))
+        artifact = contract.Artifact.model_validate(
+            {
+                "kind": kind,
+                "job": {"kind": self._job.kind, "name": self._job.metadata.name},
+                "digest": hashing.of_files({file.path: file.sha256 for file in files if file.path in content}),
+                "spec_digest": self.spec_digest,
+                "inputs": {
+                    field: contract.ArtifactInput(uri=found.uri, digest=found.digest)
+                    for field, found in self._inputs.items()
+                },
+                "ancestors": lineage.ancestors([found.path for found in self._inputs.values()]),
+                "files": files,
+                "versions": versions(),
+                "metrics": dict(metrics),
+                "spec": essence(self._job.spec, self._inputs),
+                "resolved_policy": resolved_policy,
+                "created_at": now(),
+            }
+        )
+        (folder / contract.ARTIFACT_FILE).write_text(
+            artifact.model_dump_json(by_alias=True, indent=2) + "\n", encoding="utf-8"
+        )
+        self._fence.check()
+        self._place.publish(folder)
+        self._fence.lift()
+        self.published = contract.Published(uri=self._place.uri, digest=artifact.digest, kind=artifact.kind)
+        return self.published
+
+    def reject(self, folder: Path) -> str:
+        """Keep ``folder``, the report on a result that is not published; returns where. Raises Superseded when another run took over."""
+        assert self._fence is not None, "rejecting without a fence"
+        self._fence.check()
+        return self._place.reject(folder)
+
+    def _described(self, artifact: contract.Artifact) -> str:
+        by = " ".join(artifact.job[key] for key in ("kind", "name") if key in artifact.job) or "an unknown job"
+        return f"{artifact.kind} by {by}, {artifact.created_at[:10]}"
+
+
+def versions() -> dict[str, str]:
+    """Versions of what made an artifact: ours, Python's, and the libraries that this process imported."""
+    found = {"python": platform.python_version()}
+    for name in ("literary-alpaca", *(library for library in LIBRARIES if library in sys.modules)):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

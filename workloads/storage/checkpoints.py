@@ -1,0 +1,248 @@
+"""What runs of a job leave beside its output until it is published: the name of the newest run, and checkpoints.
+
+Beside the output ``X`` lies ``X.checkpoints/``::
+
+    run-id                            the newest run; older ones may write and remove nothing any more
+    run-<id>/checkpoint-<step>/       complete: written elsewhere, flushed, renamed
+        checkpoint.json               its step, what it was made from, and the digest of every file
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+from pydantic import ValidationError
+
+from alpaca_operator.api import contract
+from workloads.errors import Superseded
+from workloads.storage.hashing import Digests, listing
+from workloads.system import atomic
+
+MARKER = "checkpoint.json"
+FENCE = "run-id"
+
+
+class Run(contract.Wire):
+    """The content of the file ``run-id``."""
+
+    run_id: str
+    job: str = ""
+    spec_digest: str = ""
+    started_at: str = ""
+
+
+class Record(contract.Wire):
+    """The content of ``checkpoint.json``."""
+
+    step: int
+    run_id: str
+    spec_digest: str
+    """What the run was made from; a job of other settings must not go on from here."""
+    files: list[contract.ArtifactFile]
+    created_at: str = ""
+
+
+class Fence(Protocol):
+    """Tells whether this run is still the newest of its job."""
+
+    def take(self) -> None:
+        """Become the newest run."""
+
+    def check(self) -> None:
+        """Raises Superseded when another run took over."""
+
+    def lift(self) -> None:
+        """After publishing: no run is the newest any more, so one that was lost and comes back does nothing either."""
+
+
+class FileFence:
+    """A fence in a file, on the volume that the output lies on."""
+
+    def __init__(self, path: Path, run: Run) -> None:
+        self._path = path
+        self._run = run
+
+    def take(self) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        atomic.write_text(self._path, self._run.to_json() + "\n")
+
+    def check(self) -> None:
+        try:
+            text = self._path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            text = ""
+        refuse_unless_newest(text, self._run)
+
+    def lift(self) -> None:
+        self._path.unlink(missing_ok=True)
+
+
+def refuse_unless_newest(text: str, run: Run) -> None:
+    """Raises Superseded unless ``text``, the content of ``run-id``, names ``run``."""
+    try:
+        newest = Run.model_validate_json(text) if text else None
+    except ValidationError:
+        newest = None
+    if newest is None:
+        raise Superseded(
+            "the output was published, or its checkpoints removed, by another run: this one ends without publishing"
+        )
+    if newest.run_id != run.run_id:
+        raise Superseded(
+            f"another run took over at {newest.started_at} (run {newest.run_id} of {newest.job}): this one ends without publishing"
+        )
+
+
+class Checkpoints:
+    """The checkpoints of one job, over all its runs."""
+
+    def __init__(
+        self,
+        folder: Path,
+        run: Run,
+        digests: Digests,
+        say: Callable[[str], None],
+        written: Callable[[contract.Checkpoint], None],
+        uri: str,
+    ) -> None:
+        self._folder = folder
+        self._run = run
+        self._fence = FileFence(folder / FENCE, run)
+        self._digests = digests
+        self._say = say
+        self._written = written
+        self._uri = uri
+
+    @property
+    def own(self) -> Path:
+        """The folder of this run."""
+        return self._folder / f"run-{self._run.run_id}"
+
+    def partial(self, step: int) -> Path:
+        """Where a checkpoint is written, before it is one."""
+        return self.own / f".checkpoint-{step}.partial"
+
+    def take(self) -> None:
+        """Become the newest run of the job: older ones may write and remove nothing any more."""
+        self._fence.take()
+
+    def check(self) -> None:
+        """Raises Superseded when another run took over."""
+        self._fence.check()
+
+    def newest(self) -> Path | None:
+        """The complete checkpoint with the highest step that a run with the same settings and inputs wrote.
+
+        Every file's digest is verified. What is passed over is said: damaged checkpoints, and those of other settings.
+        """
+        foreign: list[Record] = []
+        for folder, record in self._complete():
+            if record.spec_digest != self._run.spec_digest:
+                foreign.append(record)
+                continue
+            damage = self._damage(folder, record)
+            if damage:
+                self._say(f"checkpoint {self._shown(folder)} is damaged ({damage}): going back to the one before")
+                continue
+            self._written(self._told(folder, record.step))
+            return folder
+        if foreign:
+            size = sum(file.size for record in foreign for file in record.files)
+            self._say(
+                f"{len(foreign)} checkpoint(s) in {self._folder} were made with other settings or inputs: starting from the beginning "
+                f"(they take {size / 2**20:,.1f} MiB, and are removed when the output is published)"
+            )
+        return None
+
+    @contextmanager
+    def write(self, step: int) -> Iterator[Path]:
+        """A folder to save into. It becomes ``checkpoint-<step>`` when the block ends well, and disappears when it does not.
+
+        Raises Superseded when another run took over.
+        """
+        self._fence.check()
+        target = self.own / f"checkpoint-{step}"
+        partial = self.partial(step)
+        atomic.discard(partial)
+        partial.mkdir(parents=True)
+        try:
+            yield partial
+            files = [
+                contract.ArtifactFile(
+                    path=path, size=(partial / path).stat().st_size, sha256=self._digests.read(partial / path)
+                )
+                for path in listing(partial)
+            ]
+            record = Record(
+                step=step, run_id=self._run.run_id, spec_digest=self._run.spec_digest, files=files, created_at=now()
+            )
+            (partial / MARKER).write_text(record.to_json() + "\n", encoding="utf-8")
+            atomic.sync_tree(partial)
+            self._fence.check()
+            atomic.swap_in(partial, target, self._run.run_id)
+        except BaseException:
+            atomic.discard(partial)
+            raise
+        self._written(self._told(target, step))
+
+    def prune(self, keep: int, protect: Collection[Path] = ()) -> None:
+        """Remove all but the newest ``keep`` checkpoints of this job, over all its runs, and those in ``protect``."""
+        self._fence.check()
+        ours = [folder for folder, record in self._complete() if record.spec_digest == self._run.spec_digest]
+        for folder in ours[keep:]:
+            if folder not in protect:
+                atomic.discard(folder)
+
+    def discard_all(self) -> None:
+        """Remove every checkpoint: the output is published, nothing will go on from them."""
+        self._fence.lift()
+        atomic.discard(self._folder)
+
+    def tidy(self) -> None:
+        """Remove what interrupted writes of earlier runs left behind."""
+        for run in self._runs():
+            for leftover in [*run.glob(".*.partial"), *run.glob(".*.discarded"), *run.glob(".*.replaced")]:
+                atomic.discard(leftover)
+
+    def _complete(self) -> list[tuple[Path, Record]]:
+        """Complete checkpoints, the highest step first, among equals the one written last."""
+        found = []
+        for run in self._runs():
+            for folder in run.glob("checkpoint-*"):
+                try:
+                    record = Record.model_validate_json((folder / MARKER).read_text(encoding="utf-8"))
+                except (OSError, ValidationError):
+                    self._say(f"checkpoint {self._shown(folder)} has no readable {MARKER}: it is passed over")
+                    continue
+                found.append((folder, record))
+        return sorted(found, key=lambda entry: (entry[1].step, entry[1].created_at), reverse=True)
+
+    def _runs(self) -> list[Path]:
+        return sorted(path for path in self._folder.glob("run-*") if path.is_dir())
+
+    def _damage(self, folder: Path, record: Record) -> str | None:
+        for file in record.files:
+            path = folder / file.path
+            if not path.is_file():
+                return f"{file.path} is missing"
+            size = path.stat().st_size
+            if size != file.size:
+                return f"{file.path} has {size} bytes instead of {file.size}"
+            if self._digests.read(path) != file.sha256:
+                return f"the content of {file.path} has changed"
+        return None
+
+    def _shown(self, folder: Path) -> str:
+        return f"{folder.parent.name}/{folder.name}"
+
+    def _told(self, folder: Path, step: int) -> contract.Checkpoint:
+        return contract.Checkpoint(uri=f"{self._uri}/{self._shown(folder)}", step=step)
+
+
+def now() -> str:
+    """The time in UTC, in RFC 3339 with microseconds."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

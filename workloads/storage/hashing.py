@@ -1,0 +1,130 @@
+"""Digests of files and folders, remembered between runs so that a second start need not read gigabytes again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from workloads.system import atomic
+
+CHUNK = 8 * 1024 * 1024
+
+REMEMBERED = 10_000
+"""Files whose digests are kept in memory's file, the last learnt."""
+
+RACY_SECONDS = 2.0
+"""A file changed this recently may change again within its time stamp's resolution: its digest is not remembered."""
+
+
+def of_text(text: str) -> str:
+    """``sha256:…`` of a text."""
+    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+
+
+def of_json(value: Any) -> str:
+    """``sha256:…`` of a JSON value, whatever the order of its keys."""
+    return of_text(json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False))
+
+
+def of_files(files: Mapping[str, str]) -> str:
+    """``sha256:…`` over relative paths and the sha256 (hex) of each: the same for the same contents, wherever they lie."""
+    return of_text("".join(f"{files[path]}  {path}\n" for path in sorted(files)))
+
+
+def listing(folder: Path) -> list[str]:
+    """Relative paths (with ``/``) of the files below ``folder``, sorted. Hidden ones are left out; links are followed, once."""
+    found = []
+    seen: set[str] = set()
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        seen.add(os.path.realpath(parent))
+        folders[:] = [
+            name for name in folders if not name.startswith(".") and os.path.realpath(Path(parent, name)) not in seen
+        ]
+        for name in files:
+            path = Path(parent, name)
+            # A link to nothing is listed, so that whoever reads it says its name; a socket or pipe is no content.
+            if not name.startswith(".") and (path.is_file() or path.is_symlink()):
+                found.append(path.relative_to(folder).as_posix())
+    return sorted(found)
+
+
+class Digests:
+    """sha256 of files, remembered by path, size, times and inode in ``memory`` (a JSON file)."""
+
+    def __init__(self, memory: Path, beat: Callable[[], None] = lambda: None) -> None:
+        self._memory = memory
+        self._beat = beat
+        self._known: dict[str, list[Any]] = self._remembered()
+        self._changed = False
+
+    def file(self, path: Path) -> str:
+        """sha256 (hex) of a file's content."""
+        known = self.known(path)
+        if known is not None:
+            return known
+        before = _fingerprint(path)
+        digest = self.read(path)
+        if _fingerprint(path) == before and time.time() - path.stat().st_mtime > RACY_SECONDS:
+            self._known[str(path.resolve())] = [*before, digest]
+            self._changed = True
+        return digest
+
+    def known(self, path: Path) -> str | None:
+        """The digest, if it is to be had without reading the file."""
+        named = _named_by_content(path)
+        if named is not None:
+            return named
+        *fingerprint, digest = self._known.get(str(path.resolve()), [None])
+        return digest if fingerprint == _fingerprint(path) else None
+
+    def files(self, folder: Path, paths: Iterable[str]) -> dict[str, str]:
+        """sha256 (hex) of several files below ``folder``, by relative path."""
+        return {path: self.file(folder / path) for path in paths}
+
+    def read(self, path: Path) -> str:
+        """sha256 (hex), read from the file whatever is remembered."""
+        digest = hashlib.sha256()
+        with path.open("rb", buffering=0) as handle:
+            while chunk := handle.read(CHUNK):
+                digest.update(chunk)
+                self._beat()
+        return digest.hexdigest()
+
+    def remember(self) -> None:
+        """Write down what was learnt. Losing it costs time, never correctness, so a failure is not passed on."""
+        if not self._changed:
+            return
+        try:
+            self._memory.parent.mkdir(parents=True, exist_ok=True)
+            known = {**self._remembered(), **self._known}
+            atomic.write_text(self._memory, json.dumps(dict(list(known.items())[-REMEMBERED:])))
+            self._changed = False
+        except OSError:
+            return
+
+    def _remembered(self) -> dict[str, list[Any]]:
+        try:
+            known = json.loads(self._memory.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return known if isinstance(known, dict) else {}
+
+
+def _fingerprint(path: Path) -> list[int]:
+    stat = path.stat()
+    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
+
+
+def _named_by_content(path: Path) -> str | None:
+    """The hub's cache names large files by their sha256: ``snapshots/…/model.safetensors -> blobs/<sha256>``."""
+    if not path.is_symlink():
+        return None
+    target = path.resolve()
+    name = target.name
+    is_digest = len(name) == 64 and all(character in "0123456789abcdef" for character in name)
+    return name if is_digest and target.parent.name == "blobs" else None

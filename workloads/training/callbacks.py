@@ -1,0 +1,116 @@
+"""When to evaluate, save and stop, and how fast it goes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+if TYPE_CHECKING:
+    from workloads.training.trainer import Trainer
+
+
+class Schedule(TrainerCallback):  # type: ignore[misc]
+    """When to evaluate, save and stop."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer = trainer
+        self.steps_per_epoch = 0
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, train_dataloader: Any, **_: Any
+    ) -> None:
+        trainer = self.trainer
+        self.steps_per_epoch = trainer.steps_in_pass(len(train_dataloader))
+        trainer.continue_window()
+        trainer.runtime.progress.update(stage="Training", step=state.global_step, total_steps=state.max_steps)
+        if trainer.kept.evaluation_due:
+            trainer.evaluate_late()
+        elif trainer.evaluate_first and state.global_step == 0:
+            trainer.evaluate_start()
+        trainer.speed.start()
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        self.trainer.refuse_bad_loss()
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> TrainerControl:
+        trainer, settings, step = self.trainer, self.trainer.settings, state.global_step
+        tokens, stops = trainer.runtime.ranks.total(trainer.step_tokens, trainer.runtime.stop.requested)
+        trainer.stopping = stopping = stops > 0
+        trainer.speed.add(int(tokens))
+        trainer.kept.tokens += int(tokens)
+        trainer.step_tokens = 0
+        if not control.should_log:
+            trainer.runtime.progress.update(step=step, total_steps=state.max_steps)
+        last = step >= state.max_steps
+        due = step % (settings.eval_steps or self.steps_per_epoch) == 0 or last
+        if due and trainer.eval_dataset is not None:
+            control.should_evaluate = not stopping
+            trainer.kept.evaluation_due = stopping
+        control.should_save = step % settings.save_steps == 0 or last or stopping
+        control.should_training_stop = control.should_training_stop or last or stopping
+        return control
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, float],
+        **_: Any,
+    ) -> TrainerControl:
+        trainer, kept = self.trainer, self.trainer.kept
+        if trainer.settings.early_stopping_patience is None or state.global_step == 0:
+            return control
+        if kept.best_loss is None or metrics["eval_loss"] < kept.best_loss:
+            kept.best_loss, kept.best_step, kept.evaluations_without_gain = metrics["eval_loss"], state.global_step, 0
+            control.should_save = True
+        else:
+            kept.evaluations_without_gain += 1
+            if trainer.stopped_early():
+                control.should_training_stop = True
+                control.should_save = True
+                trainer.runtime.progress.say(
+                    f"early stop at step {state.global_step}: {kept.evaluations_without_gain} evaluations without a better loss; the best "
+                    f"is {kept.best_loss:.4f} at step {kept.best_step}"
+                )
+        return control
+
+
+class Speed:
+    """Unpadded tokens a second of pure training: evaluations and saves are not counted."""
+
+    def __init__(self) -> None:
+        self._tokens = 0
+        self._seconds = 0.0
+        self._since = time.perf_counter()
+        self.total_tokens = 0
+        self.total_seconds = 0.0
+
+    def start(self) -> None:
+        self._since = time.perf_counter()
+
+    def add(self, tokens: int) -> None:
+        """A step with ``tokens`` ended now."""
+        now = time.perf_counter()
+        self._tokens, self.total_tokens = self._tokens + tokens, self.total_tokens + tokens
+        self._seconds, self.total_seconds = self._seconds + now - self._since, self.total_seconds + now - self._since
+        self._since = now
+
+    def read(self) -> float:
+        """Tokens a second since the last reading."""
+        speed = self._tokens / self._seconds if self._seconds else 0.0
+        self._tokens, self._seconds = 0, 0.0
+        return speed
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        yield
+        self.start()

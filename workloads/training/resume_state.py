@@ -1,0 +1,47 @@
+"""What a resumed run has to know besides the Trainer's own state."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from workloads.runtime.distributed import Ranks
+
+STATE_FILE = "run_state.json"
+WINDOW = ("loss_sum", "correct", "targets")
+"""Fields of RunState that each process has for itself."""
+
+
+@dataclass
+class RunState:
+    """What a resumed run needs besides the Trainer's own state."""
+
+    loss_sum: float = 0.0
+    """Sum of this process's losses since the last logged step."""
+    last_logged: int = 0
+    correct: int = 0
+    targets: int = 0
+    """Its trained tokens since the last logged step, and those of them that the model guessed."""
+    tokens: int = 0
+    """Tokens seen by all processes, over all runs, padding not counted."""
+    best_loss: float | None = None
+    best_step: int | None = None
+    best_folder: str | None = None
+    """Checkpoint of the best evaluation, relative to the folder of all checkpoints."""
+    evaluations_without_gain: int = 0
+    before: dict[str, float] | None = None
+    """What an evaluation before the first step found, where one was asked for."""
+    evaluation_due: bool = False
+    """The stop came before this step's evaluation was through."""
+
+    @classmethod
+    def read(cls, checkpoint: Path, ranks: Ranks) -> RunState:
+        saved = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
+        return cls(**{name: value[ranks.rank] if name in WINDOW else value for name, value in saved.items()})
+
+    def write(self, checkpoint: Path, windows: list[dict[str, Any]]) -> None:
+        """``windows``: the fields named in WINDOW, of each process."""
+        whole = asdict(self) | {name: [window[name] for window in windows] for name in WINDOW}
+        (checkpoint / STATE_FILE).write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,460 @@
+"""The training loop: transformers' Trainer, with our batches, our checkpoints and a resume that is exact.
+
+What differs from the plain Trainer, and why:
+
+- Logits are computed only where a token is trained on (`logits_to_keep`): prompts cost no output head and no loss. The losses
+  are the same.
+- Rows are padded on the right and no attention mask is passed: under causal attention nothing before the padding sees it, and
+  sdpa keeps its fast causal path. Rows that were packed into one sequence are kept apart by their positions.
+- Checkpoints go through `Checkpoints` (flushed, digested, renamed), and hold besides the Trainer's own state what an exact resume
+  needs: a half-finished logging window, the best evaluation so far, and an evaluation that a stop cut short.
+- The evaluation's loss is weighted by tokens, not by batches, and leaves the random state as it found it.
+- Several processes see each row once (`shares.py`), stop at the same step, and tell numbers of all their tokens together.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+import transformers
+from accelerate.data_loader import SeedableRandomSampler
+from torch.utils.data import IterableDataset, SequentialSampler
+from transformers import PrinterCallback, TrainerState
+
+from alpaca_operator.api.training import Loop
+from workloads.data.samplers import Evened, Filled
+from workloads.errors import Interrupted, LossDiverged
+from workloads.runtime.runtime import Metrics, Runtime
+from workloads.training.callbacks import Schedule, Speed
+from workloads.training.resume_state import RunState
+
+FEW_STEPS = 20
+"""Below this many optimizer steps a run is told to be short: packing makes it easy to train less than one meant to."""
+EVALUATED = {
+    "eval_loss": "evalLoss",
+    "eval_perplexity": "perplexity",
+    "eval_bits_per_byte": "bitsPerByte",
+    "eval_mean_token_accuracy": "meanTokenAccuracy",
+}
+"""What an evaluation logs, and how the metrics of a run call it."""
+WEIGHT_FILES = ("adapter_*", "model*.safetensors*", "config.json", "generation_config.json")
+"""What `save_pretrained` writes of a model or an adapter."""
+FLASH = ("flash_attention_2", "flash_attention_3")
+
+
+class Trainer(transformers.Trainer):
+    """transformers' Trainer with the differences that the module's docstring lists."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        settings: Loop,
+        checkpoint: Path | None,
+        piece_bytes: torch.Tensor | None = None,
+        evaluate_first: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        """``piece_bytes``: bytes of text that each token stands for; given, evaluations tell bits per byte. With ``evaluate_first``
+        the metrics tell how the model did before the first step, too."""
+        self.runtime = runtime
+        if runtime.ranks.count > 1:
+            for name in ("train_dataset", "eval_dataset"):
+                if kwargs.get(name) is not None and not isinstance(kwargs[name], IterableDataset):
+                    kwargs[name] = Filled(kwargs[name], kwargs["data_collator"].pad)
+        super().__init__(**kwargs)
+        self.remove_callback(PrinterCallback)
+        self.settings = settings
+        self.checkpoint = checkpoint
+        self.kept = RunState.read(checkpoint, runtime.ranks) if checkpoint else RunState()
+        self.add_callback(Schedule(self))
+        self.speed = Speed()
+        self._step_loss = torch.zeros((), device=self.args.device)
+        self._correct = torch.zeros((), dtype=torch.long, device=self.args.device)
+        self.step_tokens = 0
+        self._weights_from: Path | None = None
+        self._piece_bytes = None if piece_bytes is None else piece_bytes.to(self.args.device)
+        self._eval_bytes = 0
+        self.evaluate_first = evaluate_first and self.eval_dataset is not None
+        self.stopping = False
+        """A stop was requested, and every process knows it."""
+
+    # ---- the rows ----
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        sampler = super()._get_train_sampler(train_dataset)
+        if sampler is None or self.runtime.ranks.count == 1:
+            return sampler
+        # What accelerate makes of the parent's sampler in a single process, so that the order is the same.
+        shuffled = SeedableRandomSampler(data_source=sampler.data_source, data_seed=self.args.data_seed)
+        rows = Evened(shuffled, self.runtime.ranks.count * self.args.train_batch_size)
+        if self.checkpoint is not None:
+            # The loader that skips what was seen of a pass does not tell this sampler which pass it is.
+            batches = len(rows) // (self.runtime.ranks.count * self.args.train_batch_size)
+            rows.set_epoch(_saved_state(self.checkpoint).global_step // self.steps_in_pass(batches))
+        return rows
+
+    def steps_in_pass(self, batches: int) -> int:
+        """Optimizer steps in a pass of so many batches for each process; the last may have fewer than the others."""
+        return max(1, math.ceil(batches / self.args.gradient_accumulation_steps))
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> Any:
+        if self.runtime.ranks.count == 1:
+            return super()._get_eval_sampler(eval_dataset)
+        return Evened(SequentialSampler(eval_dataset), self.runtime.ranks.count * self.args.eval_batch_size)
+
+    # ---- the step ----
+
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
+        """As the parent's, keeping the sum that `refuse_bad_loss` looks at before the optimizer moves a weight."""
+        self.step_tokens += inputs.pop("tokens")
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        self._step_loss += loss
+        self.runtime.progress.beat()
+        return loss
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """As the parent's; counts on the way how many of the trained tokens the model guessed, and sums the loss of an evaluation."""
+        inputs.pop("tokens", None)
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
+        labels = inputs["labels"]
+        with torch.no_grad():
+            logits = outputs.logits.detach()
+            # Comparing with the maximum, several times faster on a CPU than argmax.
+            self._correct += (logits.gather(-1, labels[:, None])[:, 0] >= logits.amax(-1)).sum()
+        self.kept.targets += labels.numel()
+        if not model.training:
+            # The parent divides by the tokens of all processes together and multiplies by their number: right for averaged gradients.
+            self._eval_loss += float(loss) * float(num_items_in_batch) / self.runtime.ranks.count
+        return (loss, outputs) if return_outputs else loss
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """0: the parent walks over all parameters for every batch, for a number that nobody reads."""
+        return 0
+
+    def refuse_bad_loss(self) -> None:
+        """Raises LossDiverged for a loss that is not a number, and for one that is exactly 0: nothing is learnt from either."""
+        (loss,) = self.runtime.ranks.total(float(self._step_loss))
+        step = self.state.global_step + 1
+        self._step_loss.zero_()
+        if not math.isfinite(loss) and self.state.global_step == 0:
+            raise LossDiverged(
+                f"the loss is {loss} before anything was learnt: the base model's weights hold values that are no numbers, or overflow: "
+                f"check the files of spec.model, or set training.precision (now {self.settings.precision}) to fp32"
+            )
+        if not math.isfinite(loss):
+            raise LossDiverged(
+                f"the loss became {loss} at step {step} (learning rate {self._get_learning_rate():.3g}): lower training.learningRate "
+                f"(now {self.settings.learning_rate:g}) by a factor of 3 to 10, or raise training.warmupRatio "
+                f"(now {self.settings.warmup_ratio:g})"
+            )
+        if loss == 0.0:
+            raise LossDiverged(
+                f"the loss is exactly 0 at step {step}: nothing is being learnt. Set training.precision to bf16 or fp32, and make sure that "
+                "the answers in the data are not empty"
+            )
+
+    # ---- evaluation ----
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """As the parent's, from the same random state to the same random state. A stop request ends it early; the resumed run
+        evaluates then."""
+        self.runtime.progress.update(stage="Evaluating")
+        kept = self.kept.targets, self._correct.clone()
+        try:
+            with _same_random_state():
+                metrics = super().evaluate(*args, **kwargs)
+            self.kept.evaluation_due = False
+            return metrics
+        except _StopEvaluating:
+            self.kept.evaluation_due = self.stopping = True
+            self.control.should_evaluate = False
+            self.control.should_save = self.control.should_training_stop = True
+            return {}
+        finally:
+            self.kept.targets, self._correct = kept
+            self.runtime.progress.update(stage="Training")
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """As the parent's, with loss, perplexity and accuracy over all tokens instead of the mean over batches."""
+        self._eval_loss, self._eval_bytes, self.kept.targets = 0.0, 0, 0
+        self._correct.zero_()
+        output = super().evaluation_loop(*args, **kwargs)
+        loss_sum, count, correct, size = self.runtime.ranks.total(
+            self._eval_loss, self.kept.targets, int(self._correct), self._eval_bytes
+        )
+        loss = loss_sum / max(count, 1)
+        if not math.isfinite(loss):
+            raise LossDiverged(
+                f"the validation loss became {loss} at step {self.state.global_step}: lower training.learningRate (now "
+                f"{self.settings.learning_rate:g}) by a factor of 3 to 10"
+            )
+        output.metrics["eval_loss"] = loss
+        if size:
+            output.metrics["eval_bits_per_byte"] = loss_sum / math.log(2) / size
+        output.metrics["eval_perplexity"] = math.exp(loss) if loss < 700 else math.inf
+        output.metrics["eval_mean_token_accuracy"] = correct / max(count, 1)
+        return output
+
+    def prediction_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """As the parent's, counting the bytes that the batch stands for, unless a stop was requested."""
+        if self.runtime.ranks.any(self.runtime.stop.requested):
+            raise _StopEvaluating
+        self.runtime.progress.beat()
+        loss, logits, labels = super().prediction_step(model, inputs, *args, **kwargs)
+        if self._piece_bytes is not None:
+            self._eval_bytes += int(self._piece_bytes[inputs["labels"]].sum())
+        return loss, logits, labels
+
+    # ---- telling ----
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """As the parent's; a training step's line gets token accuracy and speed, and every line reaches the user."""
+        training = "loss" in logs
+        if training:
+            correct, targets = self.runtime.ranks.total(self.kept.correct + int(self._correct), self.kept.targets)
+            logs["mean_token_accuracy"] = correct / max(targets, 1)
+            logs["tokens_per_second"] = self.speed.read()
+            self.kept.correct, self.kept.targets = 0, 0
+            self._correct.zero_()
+            norm = logs.get("grad_norm")
+            if norm is not None and not math.isfinite(norm) and not self.args.fp16:
+                raise LossDiverged(
+                    f"the gradient became {norm} at step {self.state.global_step}: lower training.learningRate (now "
+                    f"{self.settings.learning_rate:g}), or set training.maxGradNorm (now {self.settings.max_grad_norm:g}) to 1"
+                )
+        super().log(logs, start_time)
+        if training:
+            self.runtime.progress.update(
+                log=True,
+                stage="Training",
+                step=self.state.global_step,
+                total_steps=self.state.max_steps,
+                epoch=round(self.state.epoch or 0.0, 4),
+                loss=logs["loss"],
+                learning_rate=logs["learning_rate"],
+                grad_norm=logs.get("grad_norm"),
+                tokens_per_second=round(logs["tokens_per_second"], 1),
+            )
+        elif "eval_loss" in logs:
+            self.runtime.progress.update(log=True, stage="Evaluating", eval_loss=logs["eval_loss"])
+
+    # ---- checkpoints ----
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """As the parent's, into a folder that becomes a checkpoint only when it is whole."""
+        checkpoints, ranks, step = self.runtime.checkpoints, self.runtime.ranks, self.state.global_step
+        with self.speed.paused():
+            self.runtime.progress.update(stage="Saving")
+            self.kept.last_logged = self._globalstep_last_logged
+            if self.kept.best_step == step:
+                self.kept.best_folder = f"{checkpoints.own.name}/checkpoint-{step}"
+            windows = ranks.gathered(
+                {
+                    "loss_sum": float(self._tr_loss),
+                    "correct": self.kept.correct + int(self._correct),
+                    "targets": self.kept.targets,
+                }
+            )
+            with checkpoints.write(step) if ranks.first else nullcontext(checkpoints.partial(step)) as folder:
+                ranks.meet()  # now the folder is there
+                self._save_what_moves(folder)
+                self._save_optimizer_and_scheduler(str(folder))
+                self._save_rng_state(str(folder))
+                if ranks.first:
+                    self._save_scaler(str(folder))
+                    self.state.save_to_json(str(folder / "trainer_state.json"))
+                    self.kept.write(folder, windows)
+                ranks.meet()  # now everybody's part lies in it
+            ranks.meet()  # and now it is a checkpoint
+            if ranks.first:
+                best = self.best_checkpoint()
+                checkpoints.prune(self.settings.keep_checkpoints, protect=[best] if best else [])
+            self.runtime.progress.update(stage="Training")
+
+    def _save_what_moves(self, folder: Path) -> None:
+        """The weights that a resumed run cannot have from the base: of embeddings trained alone, not the layers between them."""
+        moving = {name: weight for name, weight in self.model.named_parameters() if weight.requires_grad}
+        whole = len(moving) == sum(1 for _ in self.model.parameters())
+        if whole or hasattr(self.model, "peft_config") or self.is_deepspeed_enabled:
+            self.save_model(str(folder), _internal_call=True)
+        elif self.args.should_save:
+            safetensors.torch.save_file(moving, str(folder / "model.safetensors"))
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """The weights alone: of an adapter only what is trained."""
+        if self.args.should_save:
+            save_weights(self.model, Path(output_dir or self.args.output_dir), state_dict)
+
+    def best_checkpoint(self) -> Path | None:
+        """The checkpoint of the best evaluation, once there is one."""
+        return self.runtime.checkpoints.own.parent / self.kept.best_folder if self.kept.best_folder else None
+
+    def continue_window(self) -> None:
+        """Put back the half-finished logging window that the checkpoint was saved in."""
+        self._tr_loss += self.kept.loss_sum
+        self._globalstep_last_logged = self.kept.last_logged
+
+    def stopped_early(self) -> bool:
+        """Whether early stopping has spoken, in this run or in the one that is resumed."""
+        patience = self.settings.early_stopping_patience
+        return patience is not None and self.kept.evaluations_without_gain >= patience
+
+    def fit(self) -> None:
+        """Train to the end, from the checkpoint where there is one. Returns early when a stop was requested."""
+        self._train_to_the_end()
+        self.stopping = self.stopping or self.runtime.ranks.any(self.runtime.stop.requested)
+
+    def _train_to_the_end(self) -> None:
+        if self.checkpoint is None:
+            self.train()
+            return
+        saved = _saved_state(self.checkpoint)
+        if (saved.global_step >= saved.max_steps or self.stopped_early()) and not self.kept.evaluation_due:
+            # The steps were all made when the run was stopped; the parent would make one more.
+            self._take_weights(self.checkpoint)
+            self.state = saved
+            return
+        with suppress(_NoStepLeft):
+            self.train(resume_from_checkpoint=str(self.checkpoint))
+
+    def evaluate_start(self) -> None:
+        """The evaluation before the first step. Raises Interrupted when it is stopped: there is nothing to save yet."""
+        found = self.evaluate()
+        if self.stopping:
+            raise Interrupted("stopped before the first step: run again to start")
+        self.kept.before = {name: found[name] for name in EVALUATED if name in found}
+
+    def evaluate_late(self) -> None:
+        """The evaluation that the stop cut short. Raises _NoStepLeft when nothing is to be trained after it."""
+        self.evaluate()
+        self.control.should_save = False  # weights and optimizer are on disk already
+        if self.kept.best_step == self.state.global_step and self.checkpoint is not None:
+            self.kept.best_folder = f"{self.checkpoint.parent.name}/{self.checkpoint.name}"
+        if self.kept.evaluation_due or self.stopped_early() or self.state.global_step >= self.state.max_steps:
+            raise _NoStepLeft
+
+    def tell_plan(self, sequences: int) -> None:
+        """What is going to happen, in numbers."""
+        settings, say = self.settings, self.runtime.progress.say
+        batches = math.ceil(sequences / settings.batch_size_per_device / self.runtime.ranks.count)
+        per_epoch = math.ceil(batches / settings.gradient_accumulation)
+        total = settings.max_steps or math.ceil(per_epoch * settings.epochs)
+        sizes = [  # under ZeRO-3 the tensors themselves are empty between uses
+            (getattr(weight, "ds_numel", weight.numel()), weight.requires_grad) for weight in self.model.parameters()
+        ]
+        trained, everything = sum(size for size, moves in sizes if moves), sum(size for size, _ in sizes)
+        say(f"{trained:,} of {everything:,} weights are trained ({100 * trained / everything:.2f} %)")
+        if total < FEW_STEPS:
+            per_step = settings.batch_size_per_device * settings.gradient_accumulation * self.runtime.ranks.count
+            say(
+                f"warning: {total} optimizer steps in all ({per_step} sequences each): for more, lower training.gradientAccumulation "
+                f"(now {settings.gradient_accumulation}) or raise training.epochs (now {settings.epochs:g})"
+            )
+        if self.checkpoint is not None:
+            say(f"going on from {self.checkpoint.parent.name}/{self.checkpoint.name}")
+
+    def metrics(self) -> Metrics:
+        """The numbers of the weights that are published: those of the best evaluation where early stopping chose it."""
+        history = self.state.log_history
+        losses = [entry["loss"] for entry in history if "loss" in entry]
+        evaluations = [entry for entry in history if "eval_loss" in entry]
+        found: Metrics = {
+            "steps": float(self.state.global_step),
+            "epochs": round(float(self.state.epoch or 0.0), 4),
+            "tokens": float(self.kept.tokens),
+            "trainLoss": sum(losses) / len(losses) if losses else None,
+            "finalLoss": losses[-1] if losses else None,
+        }
+        if evaluations:
+            best = self.kept.best_step if self.settings.early_stopping_patience is not None else None
+            chosen = next((entry for entry in evaluations if entry["step"] == best), evaluations[-1])
+            found |= {name: chosen[logged] for logged, name in EVALUATED.items() if logged in chosen}
+            found |= {f"{EVALUATED[logged]}Before": value for logged, value in (self.kept.before or {}).items()}
+            if best is not None:
+                found["bestStep"] = float(best)
+        return {name: value if value is None or math.isfinite(value) else None for name, value in found.items()}
+
+    def load_best(self) -> None:
+        """Go back to the weights of the best evaluation, where early stopping was asked for."""
+        best = self.best_checkpoint()
+        if (
+            self.settings.early_stopping_patience is not None
+            and best is not None
+            and self.kept.best_step != self.state.global_step
+        ):
+            self._take_weights(best)
+
+    def _take_weights(self, checkpoint: Path) -> None:
+        """Publish the weights of this checkpoint."""
+        if self.is_deepspeed_enabled:
+            # The engine may hold them in pieces, or not be built: what is saved there is whole already.
+            self._weights_from = checkpoint
+        else:
+            self._load_from_checkpoint(str(checkpoint))
+
+    def give_weights(self) -> None:
+        """In all but the first process: take part in its `save_model`, which under ZeRO-3 needs the part that each holds."""
+        if self.is_deepspeed_enabled and self._weights_from is None:
+            self.save_model()
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As the parent's, or a copy of what `_take_weights` chose."""
+        if self._weights_from is None:
+            super().save_model(output_dir, _internal_call)
+            return
+        if not self.args.should_save:
+            return
+        target = Path(output_dir or self.args.output_dir)
+        target.mkdir(parents=True, exist_ok=True)
+        for pattern in WEIGHT_FILES:
+            for file in self._weights_from.glob(pattern):
+                shutil.copyfile(file, target / file.name)
+
+
+class _StopEvaluating(Exception):
+    """A stop was requested in the middle of an evaluation."""
+
+
+class _NoStepLeft(Exception):
+    """The resumed run had only an evaluation to make."""
+
+
+def _saved_state(checkpoint: Path) -> TrainerState:
+    return TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+
+
+def newest_checkpoint(runtime: Runtime) -> Path | None:
+    """The checkpoint to go on from: the first process looks for it and reads every file, which takes its time, once."""
+
+    def find() -> str | None:
+        found = runtime.checkpoints.newest()
+        return str(found) if found else None
+
+    told = runtime.ranks.told_by_first(find)
+    return Path(told) if told else None
+
+
+def save_weights(model: Any, folder: Path, state_dict: dict[str, Any] | None = None) -> None:
+    """An adapter's own weights, or all of a model's, as safetensors."""
+    options: dict[str, Any] = {"state_dict": state_dict} if state_dict is not None else {}
+    if hasattr(model, "peft_config"):
+        # "auto" asks the hub whether the vocabulary grew; modules_to_save holds the embeddings that were trained.
+        options["save_embedding_layers"] = False
+    model.save_pretrained(str(folder), **options)
+
+
+@contextmanager
+def _same_random_state() -> Iterator[None]:
+    """What happens inside leaves torch's random state as it was: a data loader draws a seed whenever it is started."""
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices):
+        yield
