@@ -12,7 +12,7 @@ from alpaca_operator.api import KINDS, Resource
 from alpaca_operator.api.base import Job
 from workloads.errors import SpecError, WorkloadError
 from workloads.manifest import chain, spec
-from workloads.runtime import exits
+from workloads.runtime import chain_run, exits
 from workloads.storage import lineage
 from workloads.system.environment import Environment
 
@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _lineage(arguments[1:])
         return _chain(arguments)
     except WorkloadError as error:
-        return exits.refuse(error, os.environ)
+        return exits.exit_with(error, os.environ)
 
 
 def _chain(arguments: Sequence[str]) -> int:
@@ -44,15 +44,15 @@ def _chain(arguments: Sequence[str]) -> int:
             raise SpecError(f"--only {options.only}: {_how_it_serves(named[0], options.files)}")
         chosen, served = chain.only(steps, options.only), []
     if options.dry_run:
-        chain.foresee(steps, Environment.read(os.environ))
+        chain_run.foresee(steps, Environment.read(os.environ))
         if chosen:
-            print(chain.table(chosen))
+            print(chain_run.table(chosen))
         _say_what_serves(served, options.files)
         return 0
     steps = chosen
-    code = chain.run(steps)
+    code = chain_run.run(steps)
     if len(steps) > 1:
-        print(f"\n{chain.table(steps)}", file=sys.stderr)
+        print(f"\n{chain_run.table(steps)}", file=sys.stderr)
     if code == 0:
         _say_what_serves(served, options.files)
     return code

@@ -12,8 +12,7 @@ import sys
 from alpaca_operator.api import contract
 from alpaca_operator.api.chat import ChatDeployment
 from workloads.errors import WorkloadError
-from workloads.manifest import cli
-from workloads.runtime import exits
+from workloads.runtime import command, exits
 
 
 def serve(job: ChatDeployment) -> int:
@@ -30,7 +29,7 @@ def serve(job: ChatDeployment) -> int:
         in_pod = Environment.read(os.environ).in_pod
         number = port(os.environ, page.ENV_PORT, contract.PAGE_PORT)
     except WorkloadError as error:
-        return exits.refuse(error, os.environ)
+        return exits.exit_with(error, os.environ)
     # The page needs nothing of the hub and says so for its whole process; the engine beside it may have a model to fetch.
     os.environ.setdefault("HF_HUB_OFFLINE", "0")
     from workloads.serving.engine import service as engine
@@ -42,4 +41,4 @@ def serve(job: ChatDeployment) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.serve(ChatDeployment, serve))
+    sys.exit(command.serve(ChatDeployment, serve))

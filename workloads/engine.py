@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from alpaca_operator.api.chat import ChatDeployment
-from workloads.manifest import cli
+from workloads.runtime import command
 
 
 def serve(job: ChatDeployment) -> int:
@@ -16,4 +16,4 @@ def serve(job: ChatDeployment) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.serve(ChatDeployment, serve, module="engine"))
+    sys.exit(command.serve(ChatDeployment, serve, module="engine"))

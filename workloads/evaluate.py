@@ -8,45 +8,23 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alpaca_operator.api.evaluation import EvaluationJob, EvaluationSpec
 from workloads.errors import DataError, GateFailed, Interrupted, OutOfMemory, SpecError
 from workloads.evaluation import gates, harness, questions
-from workloads.manifest import cli
-from workloads.runtime import exits
+from workloads.evaluation.plan import Plan
+from workloads.runtime import command, exits
 from workloads.runtime.runtime import Metrics, Runtime
 
 if TYPE_CHECKING:
     from workloads.evaluation.candidates import Candidate
-    from workloads.evaluation.harness import Loaded
-    from workloads.evaluation.held_out import Rows
     from workloads.evaluation.meter import Meter
     from workloads.evaluation.result import Measured, State
 
 TOLD_METRICS = 64
 """Metrics that a status holds."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is measured on every model."""
-
-    spec: EvaluationSpec
-    asked: list[questions.Question]
-    prompts: dict[str, list[list[int]]]
-    """The questions in each model's tokens."""
-    rows: Rows | None
-    tasks: list[Loaded]
-    """Those of lm-evaluation-harness, their data loaded."""
-
-    @property
-    def units(self) -> dict[str, int]:
-        """How many of each part a model has."""
-        rows = len(next(iter(self.rows.by_model.values()))) if self.rows else 0
-        return {"rows": rows, "answers": len(self.asked), "tasks": len(self.tasks)}
 
 
 def run(job: EvaluationJob, runtime: Runtime) -> Metrics:
@@ -77,18 +55,18 @@ def _plan(spec: EvaluationSpec, runtime: Runtime, candidates: list[Candidate], a
     """Everything in tokens, before any weights are read: what cannot be measured costs nothing."""
     from workloads.evaluation import held_out
 
-    def beat() -> None:
-        runtime.progress.beat()
+    def heartbeat() -> None:
+        runtime.progress.heartbeat()
         runtime.stop.check()
 
     rows = None
     if spec.dataset is not None:
         templates = {candidate.name: candidate.template for candidate in candidates if candidate.template is not None}
-        rows = held_out.prepare(spec.dataset, runtime.inputs, templates, beat=beat)
+        rows = held_out.prepare(spec.dataset, runtime.inputs, templates, heartbeat=heartbeat)
         for line in rows.lines:
-            runtime.progress.say(f"data: {line}")
+            runtime.progress.log(f"data: {line}")
     prompts = {candidate.name: _prompts(spec, candidate, asked) for candidate in candidates} if asked else {}
-    with runtime.stop.at_once():  # the data of a task may have to be downloaded
+    with runtime.stop.interruptible():  # the data of a task may have to be downloaded
         loaded = harness.load(spec.tasks, runtime.inputs["taskFiles"].path if spec.task_files else None)
     gates.look(spec, [metric for one in loaded for metric in one.metrics])
     return Plan(spec, asked, prompts, rows, loaded)
@@ -132,28 +110,28 @@ def _measure(plan: Plan, runtime: Runtime, candidates: list[Candidate]) -> State
         for part, count in (("rows", found.score.rows), ("answers", len(found.answers)), ("tasks", len(found.tasks))):
             meter.skip(part, count)
     if kept:
-        runtime.progress.say(f"going on behind {kept.parent.name}/{kept.name}")
+        runtime.progress.log(f"going on behind {kept.parent.name}/{kept.name}")
     for candidate in candidates:
         found = state.of(candidate.name)
         if (found.score.rows, len(found.answers), len(found.tasks)) == tuple(plan.units.values()):
             continue
         runtime.progress.update(stage="Loading")
         peak = memory.Peak()
-        meter.beat()
+        meter.heartbeat()
         with ExitStack() as stack:
             try:
-                with runtime.stop.at_once():
+                with runtime.stop.interruptible():
                     loaded = stack.enter_context(candidate.loaded())
             except Interrupted:
                 meter.save()
                 raise meter.interrupted() from None
             found.how = loaded.how
-            runtime.progress.say(
+            runtime.progress.log(
                 f"{candidate.name}: {candidate.uri}, "
                 + ", ".join(f"{key} {value}" for key, value in loaded.how.items())
             )
             for note in loaded.notes:
-                runtime.progress.say(f"{candidate.name}: {note}")
+                runtime.progress.log(f"{candidate.name}: {note}")
             with _memory_told(candidate):
                 _measure_one(plan, candidate, loaded.model, found, meter)
             found.peak_bytes, found.gpu_peak_bytes = max(found.peak_bytes, peak.resident()), peak.gpu()
@@ -196,7 +174,7 @@ def _measure_one(plan: Plan, candidate: Candidate, loaded: Any, found: Measured,
                 pad=tokenizer.pad_token_id,
                 batch_size=size,
                 size=perplexity.AnswerBytes(tokenizer, folder, candidate.template),
-                beat=meter.beat,
+                heartbeat=meter.heartbeat,
                 done=done,
                 so_far=found.score,
             )
@@ -210,7 +188,7 @@ def _measure_one(plan: Plan, candidate: Candidate, loaded: Any, found: Measured,
                 plan.spec.generation,
                 batch_size=size,
                 seed=plan.spec.generation.seed,
-                beat=meter.beat,
+                heartbeat=meter.heartbeat,
             ):
                 found.answers[left[at]] = answer
                 count(1)
@@ -218,21 +196,22 @@ def _measure_one(plan: Plan, candidate: Candidate, loaded: Any, found: Measured,
         with meter.part("tasks", found.seconds, "Evaluating") as count:
             for place, one in enumerate(plan.tasks):
                 if place not in found.tasks:
-                    found.tasks[place] = harness.run(one, loaded, tokenizer, size, meter.beat)
+                    found.tasks[place] = harness.run(one, loaded, tokenizer, size, meter.heartbeat)
                     count(1)
 
 
 def _publish(job: EvaluationJob, runtime: Runtime, plan: Plan, candidates: list[Candidate], state: State) -> Metrics:
     """The report at the output; or beside it, where a gate is broken."""
     from workloads.evaluation.report import build
+    from workloads.evaluation.report_files import write
 
     report = build(job, runtime.inputs, plan, candidates, state)
     for line in report.lines():
-        runtime.progress.say(line)
+        runtime.progress.log(line)
     metrics = report.told(TOLD_METRICS)
     runtime.progress.update(resolved_policy={candidate.name: state.of(candidate.name).how for candidate in candidates})
     with runtime.output("Report", metrics) as folder:
-        report.write(folder)
+        write(report, folder)
         broken = [sentence for verdict in report.verdicts if (sentence := verdict.broken)]
         if broken:
             where = runtime.reject(folder)
@@ -241,4 +220,4 @@ def _publish(job: EvaluationJob, runtime: Runtime, plan: Plan, candidates: list[
 
 
 if __name__ == "__main__":
-    sys.exit(cli.main(EvaluationJob, run))
+    sys.exit(command.main(EvaluationJob, run))

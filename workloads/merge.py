@@ -14,10 +14,10 @@ from typing import Any
 
 from alpaca_operator.api.merge import MergeJob, MergeSpec
 from workloads.errors import DataError, InputError
-from workloads.manifest import cli
-from workloads.models import inspect, safetensors_io
+from workloads.models import inspect, libraries, safetensors_io
+from workloads.runtime import command
 from workloads.runtime.runtime import Metrics, Runtime
-from workloads.storage import sources
+from workloads.storage import contents
 
 PROOF_TEXTS = (
     "暮色渐渐落下来，江面上只剩一条小船，船头的灯忽明忽暗。老人收了网，抬头望了望远处的山，一句话也没有说。",
@@ -48,14 +48,14 @@ class Vocabulary:
 def run(job: MergeJob, runtime: Runtime) -> Metrics:
     """Look, merge, prove, publish."""
     spec = job.spec
-    base = inspect.look(runtime.inputs["model"].path, "spec.model.uri", str(spec.model.uri))
+    base = inspect.inspect_model(runtime.inputs["model"].path, "spec.model.uri", str(spec.model.uri))
     if "quantization_config" in base.config:
         how = base.config["quantization_config"].get("quant_method", "quantized")
         raise InputError(
             f"spec.model.uri {spec.model.uri} is quantized ({how}), and an update is lost in its rounding: name the model that it was "
             "quantized from; the result can be quantized afterwards"
         )
-    inspect.quiet_libraries()
+    libraries.quiet()
 
     from workloads.data import tokenizer_io
     from workloads.models import merge_lora
@@ -71,8 +71,8 @@ def run(job: MergeJob, runtime: Runtime) -> Metrics:
     reach = min(PROOF_TOKENS, int(base.config.get("max_position_embeddings") or PROOF_TOKENS))
     sample = [vocabulary.tokenizer(text)["input_ids"][:reach] for text in PROOF_TEXTS]
 
-    def beat() -> None:
-        runtime.progress.beat()
+    def heartbeat() -> None:
+        runtime.progress.heartbeat()
         runtime.stop.check()
 
     def written(number: int, total: int) -> None:
@@ -90,12 +90,12 @@ def run(job: MergeJob, runtime: Runtime) -> Metrics:
             limit=spec.max_logit_difference,
             remedy="set dtype to float32 to round less, or raise maxLogitDifference to take it as it is",
             written=written,
-            beat=beat,
+            heartbeat=heartbeat,
         )
         proof = merge_lora.merge(base, steps, target, sample, spec.model.rope_scaling)
         metrics["mergeLogitDifference"] = proof.logit_difference
         metrics["mergeTokenAgreement"] = proof.token_agreement
-        runtime.progress.say(
+        runtime.progress.log(
             f"merged in float32, saved as {spec.dtype}: largest logit difference {proof.logit_difference:.3g}, the same likeliest token at "
             f"{100 * proof.token_agreement:.1f} % of the positions"
         )
@@ -133,12 +133,12 @@ def _step(spec: MergeSpec, runtime: Runtime, number: int, vocabulary: Vocabulary
             origins = resize_embeddings.origins(vocabulary.tokenizer, tokenizer, vocabulary.rows)
             vocabulary.rows = rows
             vocabulary.grown.append(str(origins))
-            runtime.progress.say(f"adapters[{number}] brings its vocabulary: {origins}")
+            runtime.progress.log(f"adapters[{number}] brings its vocabulary: {origins}")
         if tokenizer.chat_template is None:
             tokenizer.chat_template = vocabulary.tokenizer.chat_template
         vocabulary.tokenizer, vocabulary.folder = tokenizer, found.path
     if stranger is not None:
-        runtime.progress.say(
+        runtime.progress.log(
             f"warning: adapters[{number}] was trained on {stranger}, whose content is not that of model {spec.model.uri}"
         )
     return merge_lora.Step(adapter, origins)
@@ -146,7 +146,7 @@ def _step(spec: MergeSpec, runtime: Runtime, number: int, vocabulary: Vocabulary
 
 def _made_from_another(adapter: Path, runtime: Runtime) -> str | None:
     """The base that one of our own adapters was trained on, where it is not the one given here."""
-    artifact = sources.read_artifact(adapter)
+    artifact = contents.read_artifact(adapter)
     made_from = artifact.inputs.get("model") if artifact else None
     if made_from is None or made_from.digest == runtime.inputs["model"].digest:
         return None
@@ -220,4 +220,4 @@ def _write_card(folder: Path, job: MergeJob, runtime: Runtime, vocabulary: Vocab
 
 
 if __name__ == "__main__":
-    sys.exit(cli.main(MergeJob, run))
+    sys.exit(command.main(MergeJob, run))

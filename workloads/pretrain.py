@@ -13,10 +13,11 @@ from typing import Any
 
 from alpaca_operator.api.pretrain import PretrainJob, PretrainSpec
 from workloads.errors import InputError, Interrupted, SpecError
-from workloads.manifest import cli
-from workloads.models import inspect
+from workloads.models import adapters, inspect, libraries, load
+from workloads.runtime import command
 from workloads.runtime.runtime import Metrics, Runtime
-from workloads.training import auto
+from workloads.system import hardware
+from workloads.training import auto, checks, memory_estimate
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
 
@@ -38,36 +39,40 @@ class Start:
 def run(job: PretrainJob, runtime: Runtime) -> Metrics:
     """Load, prepare, train, publish. The heavy libraries are imported once the folders and the spec were looked at."""
     spec = job.spec
-    inspect.check_trackers(spec)
-    base = inspect.inspect(runtime.inputs["model"].path, "spec.model.uri", spec.model.uri, spec) if spec.model else None
-    inspect.quiet_libraries(**inspect.needs(spec))
+    checks.check_trackers(spec)
+    base = (
+        checks.inspect_trainable(runtime.inputs["model"].path, "spec.model.uri", spec.model.uri, spec)
+        if spec.model
+        else None
+    )
+    libraries.quiet(**checks.optional_packages(spec))
     start = _from_scratch(spec, runtime) if base is None else _from_base(spec, runtime, base)
 
-    chosen = auto.resolve(spec, inspect.device(), inspect.sizes(start.base, spec))
+    chosen = auto.resolve(spec, hardware.detect(), memory_estimate.sizes(start.base, spec))
     runtime.resolved(chosen.as_dict())
     for note in chosen.notes:
-        runtime.progress.say(note)
+        runtime.progress.log(note)
 
     from workloads.data import token_blocks, tokenizer_io
-    from workloads.data.tokenize import Recipe
+    from workloads.data.tokenize import TokenizerSpec
     from workloads.training import deepspeed_config
 
     runtime.progress.update(stage="Preparing")
 
-    recipe = Recipe.of(start.tokenizer, start.tokenizer_folder)
-    with runtime.stop.at_once(), runtime.ranks.first_before_others():
+    recipe = TokenizerSpec.of(start.tokenizer, start.tokenizer_folder)
+    with runtime.stop.interruptible(), runtime.distributed.main_process_first():
         text = token_blocks.prepare(
             spec,
             runtime.inputs,
             recipe,
             runtime.cache,
-            processes=runtime.ranks.count,
-            say=runtime.progress.say,
-            beat=runtime.progress.beat,
+            processes=runtime.distributed.count,
+            log=runtime.progress.log,
+            heartbeat=runtime.progress.heartbeat,
         )
 
     runtime.progress.update(stage="Loading")
-    with runtime.stop.at_once():
+    with runtime.stop.interruptible():
         trainer = _build(spec, runtime, start, chosen, text, recipe)
     with deepspeed_config.mismatches_told():
         trainer.fit()
@@ -78,8 +83,8 @@ def run(job: PretrainJob, runtime: Runtime) -> Metrics:
     trainer.load_best()
 
     metrics = trainer.metrics()
-    if not runtime.ranks.first:
-        trainer.give_weights()
+    if not runtime.distributed.is_main:
+        trainer.join_save()
         return metrics
     kind = job.output_kind
     with runtime.output(kind, metrics) as folder:
@@ -97,12 +102,12 @@ def _from_base(spec: PretrainSpec, runtime: Runtime, base: inspect.Base) -> Star
     assert spec.model is not None
     old = tokenizer_io.load_tokenizer(base.folder)
     if spec.tokenizer is None:
-        inspect.check(base, old, spec.model, spec)
+        checks.check_tokenizer_and_length(base, old, spec.model, spec)
         return Start(base, old, base.folder)
     folder = _tokenizer_folder(spec, runtime)
     new = tokenizer_io.load_tokenizer(folder)
     found = resize_embeddings.origins(old, new, base.rows)
-    runtime.progress.say(str(found))
+    runtime.progress.log(str(found))
     ends = {inspect.EMBEDDING, inspect.HEAD}
     if spec.trainable == "LoRA" and found.changes and not ends <= set(spec.lora.modules_to_save):
         raise SpecError(
@@ -110,7 +115,7 @@ def _from_base(spec: PretrainSpec, runtime: Runtime, base: inspect.Base) -> Star
             f"{inspect.EMBEDDING} and {inspect.HEAD}, which an adapter holds only when they are saved with it: name both in lora.modulesToSave"
         )
     base = inspect.with_rows(base, found.rows)
-    inspect.check_length(base, spec.model.rope_scaling, spec)
+    checks.check_length(base, spec.model.rope_scaling, spec)
     return Start(base, new, folder, origins=found)
 
 
@@ -147,14 +152,14 @@ def _build(spec: PretrainSpec, runtime: Runtime, start: Start, chosen: auto.Poli
     from transformers import set_seed
 
     from workloads.data import collator
-    from workloads.data.tokenize import piece_bytes
+    from workloads.data.tokenize import bytes_per_token
     from workloads.training import arguments, deepspeed_config, tensorboard
     from workloads.training.trainer import FLASH, Trainer, newest_checkpoint
 
-    deepspeed = deepspeed_config.config(spec.deepspeed, chosen, runtime.progress.say)
+    deepspeed = deepspeed_config.config(spec.deepspeed, chosen, runtime.progress.log)
     if deepspeed is not None:
         deepspeed_config.start(on_gpu=torch.cuda.is_available(), timeout=spec.failure_policy.hang_timeout_seconds)
-    settings = arguments.of(spec, chosen, runtime.cache / "scratch", deepspeed, runtime.ranks.count)
+    settings = arguments.of(spec, chosen, runtime.cache / "scratch", deepspeed, runtime.distributed.count)
     checkpoint = newest_checkpoint(runtime)
 
     set_seed(spec.training.seed)  # fresh weights and the adapter's first ones are random
@@ -162,7 +167,7 @@ def _build(spec: PretrainSpec, runtime: Runtime, start: Start, chosen: auto.Poli
         runtime,
         spec.training,
         checkpoint,
-        piece_bytes=torch.from_numpy(piece_bytes(start.tokenizer, recipe)),
+        piece_bytes=torch.from_numpy(bytes_per_token(start.tokenizer, recipe)),
         evaluate_first=spec.model is not None,  # fresh weights know nothing
         model=_model(spec, start, chosen),
         args=settings,
@@ -170,7 +175,7 @@ def _build(spec: PretrainSpec, runtime: Runtime, start: Start, chosen: auto.Poli
         train_dataset=text.train,
         eval_dataset=text.validation,
         callbacks=[tensorboard.TensorBoard(runtime.checkpoints.own.parent / "runs")]
-        if "TensorBoard" in spec.training.report_to and runtime.ranks.first
+        if "TensorBoard" in spec.training.report_to and runtime.distributed.is_main
         else [],
     )
     trainer.tell_plan(len(text.train))
@@ -183,12 +188,12 @@ def _model(spec: PretrainSpec, start: Start, chosen: auto.Policy) -> Any:
 
     if spec.model is None:
         return from_config.fresh(start.config, chosen)
-    loaded = inspect.load(start.base, spec.model, chosen)
+    loaded = load.load_base(start.base, spec.model, chosen)
     if start.origins is not None:
         resize_embeddings.change_vocabulary(loaded, start.origins)
-        inspect.name_special_tokens(loaded, start.tokenizer)
+        load.name_special_tokens(loaded, start.tokenizer)
     if spec.trainable == "LoRA":
-        return inspect.attach_adapter(loaded, spec.lora, chosen)
+        return adapters.attach(loaded, spec.lora, chosen)
     if spec.trainable == "Embeddings":
         resize_embeddings.train_only(loaded)
     return loaded
@@ -200,11 +205,11 @@ def _publish(
     """The weights: an adapter, or a whole model."""
     trainer.model.config.use_cache = True
     if spec.trainable == "Embeddings":
-        inspect.in_one_dtype(trainer.model, chosen)
+        load.in_one_dtype(trainer.model, chosen)
     trainer.save_model(str(folder))
     if spec.trainable == "LoRA":
         assert spec.model is not None
-        inspect.name_base(folder, spec.model, start.base)
+        adapters.name_base(folder, spec.model, start.base)
     runs = runtime.checkpoints.own.parent / "runs"
     if runs.is_dir():
         shutil.copytree(runs, folder / "runs")
@@ -227,4 +232,4 @@ def _write_card(
 
 
 if __name__ == "__main__":
-    sys.exit(cli.main(PretrainJob, run))
+    sys.exit(command.main(PretrainJob, run))

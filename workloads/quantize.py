@@ -22,9 +22,8 @@ from alpaca_operator.api import contract
 from alpaca_operator.api.generation import Decoding
 from alpaca_operator.api.quantize import QuantizeJob, QuantizeSpec
 from workloads.errors import GateFailed, Interrupted, OutOfMemory
-from workloads.manifest import cli
-from workloads.models import inspect
-from workloads.runtime import exits
+from workloads.models import inspect, load
+from workloads.runtime import command, exits
 from workloads.runtime.runtime import Metrics, Runtime
 
 if TYPE_CHECKING:
@@ -69,17 +68,18 @@ def run(job: QuantizeJob, runtime: Runtime) -> Metrics:
 
 
 def _run(job: QuantizeJob, runtime: Runtime) -> Metrics:
+    from workloads.models import libraries
     from workloads.quantization import gptq
     from workloads.system import memory
 
     peak = memory.Peak()
     spec = job.spec
-    base = inspect.look(runtime.inputs["model"].path, "spec.model.uri", str(spec.model.uri))
+    base = inspect.inspect_model(runtime.inputs["model"].path, "spec.model.uri", str(spec.model.uri))
     gptq.check(base, f"spec.model {spec.model.uri}", spec)
     inspect.check_reach(base, spec.model.rope_scaling, spec.calibration.sequence_length, "calibration.sequenceLength")
     own = runtime.checkpoints.own
-    with runtime.stop.at_once():
-        gptq.prepare_libraries()
+    with runtime.stop.interruptible():
+        libraries.prepare_gptqmodel()
         from workloads.data import tokenizer_io
         from workloads.quantization import fidelity
         from workloads.quantization.report import Report, warnings
@@ -88,7 +88,7 @@ def _run(job: QuantizeJob, runtime: Runtime) -> Metrics:
         runtime.progress.update(stage="Evaluating")
         reference = fidelity.Reference(own / "reference")
         before, _ = _measured(spec, runtime, prepared, prepared.source, reference.record)
-        runtime.progress.say(f"before: {before}")
+        runtime.progress.log(f"before: {before}")
         if not math.isfinite(before.score.perplexity):
             raise GateFailed(
                 f"perplexity before quantization is {before.score.perplexity}: the model gives no numbers on the measured rows; name "
@@ -100,18 +100,18 @@ def _run(job: QuantizeJob, runtime: Runtime) -> Metrics:
     quantized, layers = _quantize(job, prepared, kept, base, runtime)
     minutes = (time.monotonic() - began) / 60
     for line in warnings(layers, spec.damp_percent):
-        runtime.progress.say(line)
+        runtime.progress.log(line)
 
     metrics: Metrics = {}
-    with runtime.output("GPTQModel", metrics) as folder, runtime.stop.at_once(_stopped_late(kept)):
-        with gptq.quiet():
-            gptq.save(quantized, own / "saved", folder, runtime.progress.beat)
+    with runtime.output("GPTQModel", metrics) as folder, runtime.stop.interruptible(_stopped_late(kept)):
+        with libraries.silenced():
+            gptq.save(quantized, own / "saved", folder, runtime.progress.heartbeat)
         del quantized
         tokenizer_io.save_tokenizer(prepared.tokenizer, base.folder, folder, prepared.template)
         _write_generation_config(folder, base, prepared)
         runtime.progress.update(stage="Evaluating")
         after, likeness = _measured(spec, runtime, prepared, folder, reference.compare)
-        runtime.progress.say(f"after: {after}, {likeness}")
+        runtime.progress.log(f"after: {after}, {likeness}")
         report = Report(
             job=job,
             inputs=runtime.inputs,
@@ -158,12 +158,12 @@ def _prepare(job: QuantizeJob, runtime: Runtime, base: Base) -> Prepared:
     inspect.check_vocabulary(base, tokenizer, f"spec.model {spec.model.uri}")
     template_file = runtime.inputs["templateFile"].path if spec.template_file else None
     template = loading.load(spec.template, template_file, tokenizer)
-    rows = calibration.draw(spec, runtime.inputs, template, beat=runtime.progress.beat)
+    rows = calibration.draw(spec, runtime.inputs, template, heartbeat=runtime.progress.heartbeat)
     for line in rows.lines():
-        runtime.progress.say(line)
+        runtime.progress.log(line)
     widest = max(set().union(*gptq.widths(base).values()))
     if rows.tokens < widest:
-        runtime.progress.say(
+        runtime.progress.log(
             f"warning: {rows.tokens:,} tokens weigh the errors of layers with {widest:,} inputs: with fewer tokens than inputs the weighing "
             "is a guess; give more or longer rows"
         )
@@ -180,17 +180,18 @@ def _measured(
 ) -> tuple[Measured, Any]:
     """How the model in ``folder`` foretells and answers, and what ``score`` finds besides."""
     from workloads.evaluation import generation
-    from workloads.models import inference
-    from workloads.quantization import fidelity, gptq
+    from workloads.models import inference, libraries
+    from workloads.quantization import fidelity
 
-    rows, beat = prepared.rows.evaluation, runtime.progress.beat
-    with gptq.quiet(), gptq.eager():
+    rows, heartbeat = prepared.rows.evaluation, runtime.progress.heartbeat
+    with libraries.silenced(), libraries.without_compiling():
         loaded = inference.load(inference.Wanted("model", str(spec.model.uri), folder))
-        found, likeness = score(loaded.model, rows, prepared.tokenizer.pad_token_id, beat)
+        found, likeness = score(loaded.model, rows, prepared.tokenizer.pad_token_id, heartbeat)
         asked = fidelity.questions(rows, spec.evaluation.answers, loaded.context)
         decoding = Decoding(temperature=0, repetition_penalty=1, max_new_tokens=spec.evaluation.max_new_tokens)
         answers = [
-            answer for _, answer in generation.answers(loaded.model, prepared.template, asked, decoding, beat=beat)
+            answer
+            for _, answer in generation.answers(loaded.model, prepared.template, asked, decoding, heartbeat=heartbeat)
         ]
     stopped = sum(answer.stopped for answer in answers) / len(answers) if answers else None
     return fidelity.Measured(found, len(answers), stopped), likeness
@@ -211,7 +212,7 @@ def _source(base: Base, spec: QuantizeSpec, tokenizer: Any, folder: Path) -> Pat
     folder.mkdir()
     config = AutoConfig.from_pretrained(base.folder, trust_remote_code=False, local_files_only=True)
     if spec.model.rope_scaling:
-        inspect.stretch(config, spec.model.rope_scaling.type, spec.model.rope_scaling.factor)
+        load.apply_rope_scaling(config, spec.model.rope_scaling.type, spec.model.rope_scaling.factor)
     config.save_pretrained(folder)
     names = [path.name for path in inspect.weight_files(base.folder, "spec.model")]
     for name in [*names, "model.safetensors.index.json", GENERATION]:
@@ -268,7 +269,7 @@ def _kept_layers(job: QuantizeJob, base: Base, prepared: Prepared, runtime: Runt
         None,
     )
     if why_not:
-        runtime.progress.say(f"a restart begins anew: finished layers cannot be kept with {why_not}")
+        runtime.progress.log(f"a restart begins anew: finished layers cannot be kept with {why_not}")
         return None
     # Neither what is measured nor what is allowed shapes a layer: a gate that is set anew finds them finished.
     made_from = hashing.of_json(
@@ -285,11 +286,11 @@ def _kept_layers(job: QuantizeJob, base: Base, prepared: Prepared, runtime: Runt
     own = layers.Layers(runtime.checkpoints.own / layers.STORE, made_from, every)
     done = own.take_over(runs)
     if done:
-        runtime.progress.say(f"going on after layer {done}, which an earlier run finished")
+        runtime.progress.log(f"going on after layer {done}, which an earlier run finished")
     else:
         own.begin()
         if every > 1:
-            runtime.progress.say(
+            runtime.progress.log(
                 f"finished layers are kept every {every} layers, as the rows between two of them are large"
             )
     return own
@@ -302,14 +303,15 @@ def _quantize(
     from gptqmodel.looper.checkpoint import CheckpointStopped
     from gptqmodel.looper.checkpoint_store import CheckpointError
 
+    from workloads.models import libraries
     from workloads.quantization import gptq
 
     total = int(base.config["num_hidden_layers"])
     runtime.progress.update(stage="Quantizing", step=layers.done if layers else 0, total_steps=total)
     listener = _Listener(runtime, layers, total)
     offload = runtime.checkpoints.own / "offload"
-    at_once = contextlib.nullcontext() if layers else runtime.stop.at_once()
-    with gptq.quiet(), listener.beating(), at_once:
+    interruptible = contextlib.nullcontext() if layers else runtime.stop.interruptible()
+    with libraries.silenced(), listener.beating(), interruptible:
         try:
             return gptq.quantize(
                 prepared.source, job.spec, prepared.rows.calibration, offload, layers and layers.config, listener
@@ -322,7 +324,7 @@ def _quantize(
         except CheckpointError as error:
             if layers is None or not listener.resumed:
                 raise
-            runtime.progress.say(f"the layers of the earlier run cannot be gone on from ({error}): beginning anew")
+            runtime.progress.log(f"the layers of the earlier run cannot be gone on from ({error}): beginning anew")
     layers.begin()
     return _quantize(job, prepared, layers, base, runtime)
 
@@ -341,7 +343,7 @@ class _Listener:
     def subset_event(self, **_: Any) -> None:
         """Before and after each group of linear layers."""
         self._listen()
-        self._here.progress.beat()
+        self._here.progress.heartbeat()
         stop = self._here.stop
         if stop.requested and time.monotonic() > stop.deadline:
             done = self._layers.done if self._layers else 0
@@ -378,7 +380,7 @@ class _Listener:
         """A sign of life at every call of a module: the rows take a long time to pass one layer of a large model."""
         from torch.nn.modules.module import register_module_forward_pre_hook
 
-        hook = register_module_forward_pre_hook(lambda module, inputs: self._here.progress.beat())
+        hook = register_module_forward_pre_hook(lambda module, inputs: self._here.progress.heartbeat())
         try:
             yield
         finally:
@@ -400,4 +402,4 @@ def _write_generation_config(folder: Path, base: Base, prepared: Prepared) -> No
 
 
 if __name__ == "__main__":
-    sys.exit(cli.main(QuantizeJob, run))
+    sys.exit(command.main(QuantizeJob, run))

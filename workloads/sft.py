@@ -12,10 +12,11 @@ from typing import Any
 
 from alpaca_operator.api.sft import SFTJob, SFTSpec
 from workloads.errors import Interrupted
-from workloads.manifest import cli
-from workloads.models import inspect
+from workloads.models import adapters, inspect, libraries, load
+from workloads.runtime import command
 from workloads.runtime.runtime import Metrics, Runtime
-from workloads.training import auto
+from workloads.system import hardware
+from workloads.training import auto, checks, memory_estimate
 
 PROOF_ROWS = 8
 PROOF_TOKENS = 256
@@ -25,41 +26,41 @@ PROOF_TOKENS = 256
 def run(job: SFTJob, runtime: Runtime) -> Metrics:
     """Load, prepare, train, publish. The heavy libraries are imported once the folders and the spec were looked at."""
     spec = job.spec
-    inspect.check_trackers(spec)
-    base = inspect.inspect(runtime.inputs["model"].path, "spec.model.uri", spec.model.uri, spec)
+    checks.check_trackers(spec)
+    base = checks.inspect_trainable(runtime.inputs["model"].path, "spec.model.uri", spec.model.uri, spec)
     adapter = runtime.inputs["adapter"].path if spec.adapter else None
     if adapter is not None:
-        inspect.check_adapter(base, adapter, spec)
-    sizes = inspect.sizes(base, spec)
-    inspect.quiet_libraries(**inspect.needs(spec))
+        adapters.check_adapter(base, adapter, spec)
+    sizes = memory_estimate.sizes(base, spec)
+    libraries.quiet(**checks.optional_packages(spec))
 
-    chosen = auto.resolve(spec, inspect.device(), sizes)
+    chosen = auto.resolve(spec, hardware.detect(), sizes)
     runtime.resolved(chosen.as_dict())
     for note in chosen.notes:
-        runtime.progress.say(note)
+        runtime.progress.log(note)
 
     from workloads.data import conversations, tokenizer_io
     from workloads.data.chat_templates import loading
 
     tokenizer = tokenizer_io.load_tokenizer(base.folder)
-    inspect.check(base, tokenizer, spec.model, spec)
+    checks.check_tokenizer_and_length(base, tokenizer, spec.model, spec)
     template_file = runtime.inputs["templateFile"].path if spec.template_file else None
     template = loading.load(spec.template, template_file, tokenizer, train_on_prompt=spec.dataset.train_on_prompt)
 
     runtime.progress.update(stage="Preparing")
-    with runtime.stop.at_once(), runtime.ranks.first_before_others():
+    with runtime.stop.interruptible(), runtime.distributed.main_process_first():
         rows = conversations.datasets_for(
             spec,
             runtime.inputs,
             template,
             runtime.cache,
             spec.training.seed,
-            say=runtime.progress.say,
-            beat=runtime.progress.beat,
+            log=runtime.progress.log,
+            heartbeat=runtime.progress.heartbeat,
         )
 
     runtime.progress.update(stage="Loading")
-    with runtime.stop.at_once():
+    with runtime.stop.interruptible():
         trainer = _build(spec, runtime, base, chosen, adapter, rows, tokenizer.pad_token_id)
     from workloads.training import deepspeed_config
 
@@ -72,8 +73,8 @@ def run(job: SFTJob, runtime: Runtime) -> Metrics:
     trainer.load_best()
 
     metrics = trainer.metrics()
-    if not runtime.ranks.first:
-        trainer.give_weights()
+    if not runtime.distributed.is_main:
+        trainer.join_save()
         return metrics
     kind = "LoRAAdapter" if spec.method != "Full" and not spec.merge else "Model"
     with runtime.output(kind, metrics) as folder:
@@ -95,16 +96,16 @@ def _build(
     from workloads.training import arguments, deepspeed_config, tensorboard
     from workloads.training.trainer import FLASH, Trainer, newest_checkpoint
 
-    deepspeed = deepspeed_config.config(spec.deepspeed, chosen, runtime.progress.say)
+    deepspeed = deepspeed_config.config(spec.deepspeed, chosen, runtime.progress.log)
     if deepspeed is not None:
         deepspeed_config.start(on_gpu=torch.cuda.is_available(), timeout=spec.failure_policy.hang_timeout_seconds)
-    settings = arguments.of(spec, chosen, runtime.cache / "scratch", deepspeed, runtime.ranks.count)
+    settings = arguments.of(spec, chosen, runtime.cache / "scratch", deepspeed, runtime.distributed.count)
     checkpoint = newest_checkpoint(runtime)
 
     set_seed(spec.training.seed)  # the adapter's first weights are random
-    loaded = inspect.load(base, spec.model, chosen)
+    loaded = load.load_base(base, spec.model, chosen)
     if spec.method != "Full":
-        loaded = inspect.attach_adapter(loaded, spec.lora, chosen, adapter)
+        loaded = adapters.attach(loaded, spec.lora, chosen, adapter)
     trainer = Trainer(
         runtime,
         spec.training,
@@ -115,7 +116,7 @@ def _build(
         train_dataset=rows.train.with_format("numpy"),
         eval_dataset=rows.validation.with_format("numpy") if rows.validation is not None else None,
         callbacks=[tensorboard.TensorBoard(runtime.checkpoints.own.parent / "runs")]
-        if "TensorBoard" in spec.training.report_to and runtime.ranks.first
+        if "TensorBoard" in spec.training.report_to and runtime.distributed.is_main
         else [],
     )
     trainer.tell_plan(len(rows.train))
@@ -133,7 +134,7 @@ def _publish(
     trainer.model.config.use_cache = True
     trainer.save_model(str(adapter_folder))
     if spec.method != "Full":
-        inspect.name_base(adapter_folder, spec.model, base)
+        adapters.name_base(adapter_folder, spec.model, base)
     if spec.merge:
         runtime.progress.update(stage="Merging")
         dtype = str(base.config.get("dtype") or base.config.get("torch_dtype") or "float32")
@@ -141,12 +142,12 @@ def _publish(
         sample = [[int(token) for token in ids[:PROOF_TOKENS]] for ids in rows.train[:PROOF_ROWS]["input_ids"]]
         adapter = merge_lora.Adapter.open(adapter_folder, "the adapter that was trained")
         target = merge_lora.Target(
-            folder, dtype, remedy="set merge to false to get the adapter", beat=runtime.progress.beat
+            folder, dtype, remedy="set merge to false to get the adapter", heartbeat=runtime.progress.heartbeat
         )
         proof = merge_lora.merge(base, [merge_lora.Step(adapter)], target, sample, spec.model.rope_scaling)
         metrics["mergeLogitDifference"] = proof.logit_difference
         metrics["mergeTokenAgreement"] = proof.token_agreement
-        runtime.progress.say(
+        runtime.progress.log(
             f"merged in float32, saved as {dtype}: largest logit difference {proof.logit_difference:.3g}, the same likeliest token at "
             f"{100 * proof.token_agreement:.1f} % of the positions"
         )
@@ -197,4 +198,4 @@ def _write_card(
 
 
 if __name__ == "__main__":
-    sys.exit(cli.main(SFTJob, run))
+    sys.exit(command.main(SFTJob, run))

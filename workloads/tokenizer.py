@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from alpaca_operator.api.tokenizer import TokenizerJob
 from workloads.data import corpus
 from workloads.errors import SpecError
-from workloads.manifest import cli
+from workloads.runtime import command
 from workloads.vocabulary import checks, extend
 from workloads.vocabulary.checks import Encoder
 from workloads.vocabulary.report import EXAMPLES, Report, write
@@ -42,7 +42,7 @@ def run(job: TokenizerJob, runtime: Runtime) -> Metrics:
     trained.tally.problems.update(tally.problems)
     trained.tally.examples.update(tally.examples)
     for line in trained.tally.lines() + trained.notes:
-        runtime.progress.say(line)
+        runtime.progress.log(line)
 
     # sentencepiece tells no more of its last pieces, and an ended job should not stand at 98 %.
     runtime.progress.update(stage="Merging", step=spec.train.vocab_size, total_steps=spec.train.vocab_size)
@@ -55,7 +55,7 @@ def run(job: TokenizerJob, runtime: Runtime) -> Metrics:
         metrics.update(report.metrics())
         write(report, folder)
     for line in report.lines():
-        runtime.progress.say(line)
+        runtime.progress.log(line)
     return metrics
 
 
@@ -79,13 +79,13 @@ def _train(job: TokenizerJob, files: list[corpus.CorpusFile], runtime: Runtime) 
     def tell(what: str, done: int, total: int) -> None:
         nonlocal logged
         if what == "read":
-            runtime.progress.beat()
+            runtime.progress.heartbeat()
             return
         before, logged = logged, done * LOG_LINES // total
         runtime.progress.update(stage="Training", step=done, total_steps=total, log=logged > before)
 
     # sentencepiece has no checkpoints: a run that is stopped starts again from the text.
-    with runtime.stop.at_once():
+    with runtime.stop.interruptible():
         return train(files, settings, tell)
 
 
@@ -135,4 +135,4 @@ def _report(
 
 
 if __name__ == "__main__":
-    sys.exit(cli.main(TokenizerJob, run))
+    sys.exit(command.main(TokenizerJob, run))

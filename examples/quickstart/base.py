@@ -54,9 +54,9 @@ def _write_pieces(folder: Path) -> None:
 
 
 def _write_model(folder: Path, say: Callable[[str], None]) -> None:
-    from workloads.models import inspect as models
+    from workloads.models import libraries
 
-    models.quiet_libraries()
+    libraries.quiet()
 
     import torch
     from sentencepiece import SentencePieceProcessor

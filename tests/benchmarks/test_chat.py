@@ -26,8 +26,9 @@ import pytest
 from tests.workloads import tiny
 from tests.workloads.engine_process import PATIENCE, Engine, manifest
 from workloads.models import inspect as models
+from workloads.models import libraries
 
-models.quiet_libraries()
+libraries.quiet()
 
 USERS = (1, 4, 8, 16)
 TOKENS = 64

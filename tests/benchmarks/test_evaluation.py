@@ -16,9 +16,9 @@ from tests.workloads.runs import Place
 from workloads.data import tokenizer_io
 from workloads.data.chat_templates import loading
 from workloads.evaluation import generation, perplexity
-from workloads.models import inspect as models
+from workloads.models import libraries
 
-models.quiet_libraries()
+libraries.quiet()
 
 ROWS, QUESTIONS, REPEATS, BATCH = 64, 16, 2, 8
 GREEDY = Decoding(temperature=0, repetition_penalty=1, max_new_tokens=32)

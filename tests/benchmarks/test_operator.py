@@ -113,7 +113,7 @@ async def arrivals(kube: Kube, api: Api) -> AsyncIterator[Arrivals]:
             await task
 
 
-async def at_once(names: list[str], make: Callable[[str], Awaitable[object]]) -> dict[str, float]:
+async def interruptible(names: list[str], make: Callable[[str], Awaitable[object]]) -> dict[str, float]:
     """When each was asked for."""
     asked: dict[str, float] = {}
     places = asyncio.Semaphore(AT_ONCE)
@@ -191,7 +191,7 @@ async def bare_jobs(bed: Bed) -> float:
     names = [f"bare-{number}" for number in range(MANY)]
     async with arrivals(bed.kube, PODS) as pods:
         began = time.monotonic()
-        await at_once(names, lambda name: bed.kube.create(JOBS, bare_job(name)))
+        await interruptible(names, lambda name: bed.kube.create(JOBS, bare_job(name)))
         took = await pods.count(MANY) - began
     bed.tell(f"{MANY} bare Jobs at once: all have their Pod after {took:.1f} s")
     return took
@@ -214,7 +214,7 @@ class Bench:
     async def burst(self, bare: float) -> None:
         names = [f"burst-{number}" for number in range(MANY)]
         async with arrivals(self.kube, JOBS) as jobs, arrivals(self.kube, PODS) as pods:
-            asked = await at_once(names, self.make)
+            asked = await interruptible(names, self.make)
             began = min(asked.values())
             took = await jobs.count(MANY) - began
             with_pods = await pods.count(MANY) - began

@@ -16,7 +16,7 @@ from alpaca_operator.api.corpus import CorpusSource
 from tests.workloads import library, literature
 from tests.workloads.runs import Place
 from workloads.data import token_blocks
-from workloads.data.tokenize import Recipe
+from workloads.data.tokenize import TokenizerSpec
 from workloads.data.tokenizer_io import load_tokenizer
 from workloads.storage.sources import Input, Inputs
 from workloads.system import cgroup
@@ -142,7 +142,7 @@ def test_a_corpus_is_tokenised_at_the_speed_of_the_tokenizer(
     size = sum(file.stat().st_size for file in corpus.iterdir())
     folder = library.write_vocabulary(library.write_base(tmp_path / "base"), tmp_path / "vocab")
     tokenizer = load_tokenizer(folder)
-    recipe = Recipe.of(tokenizer, folder)
+    recipe = TokenizerSpec.of(tokenizer, folder)
     inputs = Inputs({"dataset.train[0]": Input("corpus", corpus, "digest")})
     sources = [CorpusSource(uri="corpus")]
 

@@ -113,10 +113,10 @@ def directly(folder: Path, name: str) -> dict[str, Any]:
 
 def as_documented(name: str) -> None:
     """What its README says, with our settings, in the current folder."""
-    from workloads.quantization import gptq
+    from workloads.models import libraries
     from workloads.system import memory
 
-    gptq.prepare_libraries()  # its thread pool fails on two cores without the number of workers that this sets
+    libraries.prepare_gptqmodel()  # its thread pool fails on two cores without the number of workers that this sets
     from gptqmodel import GPTQModel, QuantizeConfig
 
     rows = [{"input_ids": ids, "attention_mask": [1] * len(ids)} for ids in json.loads(Path("ids.json").read_text())]
@@ -147,12 +147,12 @@ def compared(ours: Path, theirs: Path) -> tuple[int, list[str]]:
 
 def measured(folder: Path, name: str) -> tuple[Any, Any]:
     """The other's result, measured as ours is."""
-    from workloads.models import inference
-    from workloads.quantization import fidelity, gptq
+    from workloads.models import inference, libraries
+    from workloads.quantization import fidelity
 
     rows = drawn(folder).evaluation
     reference = fidelity.Reference(folder / "reference")
-    with gptq.quiet(), gptq.eager():
+    with libraries.silenced(), libraries.without_compiling():
         reference.record(
             inference.load(inference.Wanted("model", "base", folder / "base")).model, rows, 3, lambda: None
         )

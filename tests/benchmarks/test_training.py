@@ -21,9 +21,9 @@ import pytest
 from tests.benchmarks import contenders
 from tests.workloads import tiny
 from tests.workloads.runs import ROOT, SERVER, Line, Place, job
-from workloads.models import inspect
+from workloads.models import libraries
 
-inspect.quiet_libraries()
+libraries.quiet()
 
 ROWS = 64
 REPEATS = 3
@@ -189,6 +189,6 @@ def _unpacked(folder: Path) -> Any:
     template = loading.load("HumanAssistant", None, tokenizer_io.load_tokenizer(folder / "base"))
     found = SimpleNamespace(path=folder / "train.json", digest="sha256:0", uri="train.json")
     prepared = conversations.datasets_for(
-        spec, {"dataset.train[0]": found}, template, folder / "cache", 42, say=lambda line: None
+        spec, {"dataset.train[0]": found}, template, folder / "cache", 42, log=lambda line: None
     )
     return prepared.train

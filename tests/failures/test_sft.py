@@ -12,9 +12,9 @@ import pytest
 
 from tests.workloads import tiny
 from tests.workloads.runs import Ended, Place, job
-from workloads.models import inspect
+from workloads.models import libraries
 
-inspect.quiet_libraries()
+libraries.quiet()
 
 
 def own(place: Place, name: str = "own", source: str = "base") -> Path:

@@ -20,14 +20,14 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """\
 import faulthandler, os, pathlib, signal, sys, time
 from alpaca_operator.api import SFTJob
-from workloads.manifest import cli
+from workloads.runtime import command
 from workloads.errors import *
 
 def run(job, runtime):
 {body}
 
 if __name__ == "__main__":
-    sys.exit(cli.main(SFTJob, run))
+    sys.exit(command.main(SFTJob, run))
 """
 
 TRAIN = """

@@ -57,7 +57,7 @@ def run(folder: Path, manifest: dict[str, Any], *arguments: str) -> Ended:
     """As `python -m workloads.quantize job.json` in ``folder``, without another 8 seconds of imports."""
     from alpaca_operator.api.quantize import QuantizeJob
     from workloads import quantize
-    from workloads.manifest import cli
+    from workloads.runtime import command
 
     (folder / "job.json").write_text(json.dumps(manifest, ensure_ascii=False), encoding="utf-8")
     out, errors = io.StringIO(), io.StringIO()
@@ -68,7 +68,7 @@ def run(folder: Path, manifest: dict[str, Any], *arguments: str) -> Ended:
         os.chdir(folder)
         try:
             with redirect_stdout(out), redirect_stderr(errors):
-                code = cli.main(QuantizeJob, quantize.run, ["job.json", *arguments])
+                code = command.main(QuantizeJob, quantize.run, ["job.json", *arguments])
         finally:
             os.chdir(before)
     last = folder / "termination"
@@ -102,7 +102,8 @@ def tune(folder: Path, count: int = 192, **config: Any) -> Path:
             {
                 "input_ids": encoded.ids,
                 "labels": [
-                    int(token) if trained else -100 for token, trained in zip(encoded.ids, encoded.mask, strict=True)
+                    int(token) if trained else -100
+                    for token, trained in zip(encoded.ids, encoded.loss_mask, strict=True)
                 ],
                 "seq_lengths": [len(encoded.ids)],
             }

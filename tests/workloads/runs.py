@@ -151,11 +151,11 @@ def _run(kind: str, arguments: list[str], folder: str, environment: dict[str, st
     sys.stdout = os.fdopen(1, "w", encoding="utf-8", closefd=False)
     sys.stderr = os.fdopen(2, "w", encoding="utf-8", closefd=False)
 
-    from workloads.manifest import cli
+    from workloads.runtime import command
     from workloads.system import memory
 
     workload = importlib.import_module(f"workloads.{KINDS[kind].workload}")
-    code = cli.main(KINDS[kind], workload.run, arguments)
+    code = command.main(KINDS[kind], workload.run, arguments)
     sys.stdout.flush()
     sys.stderr.flush()
     Path("peak").write_text(str(memory.high_water()))

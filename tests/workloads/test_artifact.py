@@ -12,7 +12,7 @@ import pytest
 
 from alpaca_operator.api import SFTJob
 from tests.workloads.process import Place, train
-from workloads.storage.artifact import essence
+from workloads.storage.artifact import fingerprint_fields
 from workloads.storage.sources import Input, Inputs
 
 
@@ -137,7 +137,7 @@ def test_an_artifact_is_known_as_an_input_by_its_own_digest(place: Place) -> Non
     first = place.run(body)
 
     ended = place.run(
-        "runtime.progress.say(runtime.inputs['model'].digest)", "--model.uri", "out", "--output.uri", "second"
+        "runtime.progress.log(runtime.inputs['model'].digest)", "--model.uri", "out", "--output.uri", "second"
     )
 
     assert ended.messages[0] == first.last_word["output"]["digest"]
@@ -147,7 +147,7 @@ def test_a_run_killed_while_it_saves_leaves_no_output(place: Place) -> None:
     body = """
 with runtime.output("Model", {}) as folder:
     (folder / "half").write_text("half")
-    runtime.progress.say("saving")
+    runtime.progress.log("saving")
     time.sleep(600)
 """
     run = place.start(body)
@@ -221,7 +221,7 @@ def test_what_a_job_is_made_from_is_told_by_what_was_set_and_what_lay_there() ->
         suspend=True,
     ).spec
 
-    assert essence(spec, INPUTS) == {
+    assert fingerprint_fields(spec, INPUTS) == {
         "model": {"digest": "sha256:1"},
         "dataset": {"train": [{"digest": "sha256:2"}]},
         "method": "Full",

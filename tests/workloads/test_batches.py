@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from workloads.data.collator import IGNORED, Collator
-from workloads.models import inspect
+from workloads.models import libraries
 
-inspect.quiet_libraries()
+libraries.quiet()
 
 CLOSE = 2e-5
 """Float32 sums in another order."""

@@ -14,14 +14,14 @@ from alpaca_operator.api.pretrain import PretrainSpec
 from tests.workloads import library, literature
 from workloads.data import token_blocks, tokenize
 from workloads.data.token_blocks import Blocks, Prepared, Stream
-from workloads.data.tokenize import Recipe
+from workloads.data.tokenize import TokenizerSpec
 from workloads.errors import DataError
 from workloads.storage.sources import Input, Inputs
 
 
 @pytest.fixture(scope="module")
-def recipe(llama: Any) -> Recipe:
-    return Recipe.of(llama, Path("llama"))
+def recipe(llama: Any) -> TokenizerSpec:
+    return TokenizerSpec.of(llama, Path("llama"))
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def novels(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Desk:
     """Prepares a corpus, and keeps what was said."""
 
-    def __init__(self, recipe: Recipe, cache: Path) -> None:
+    def __init__(self, recipe: TokenizerSpec, cache: Path) -> None:
         self.recipe = recipe
         self.cache = cache
         self.said: list[str] = []
@@ -52,11 +52,11 @@ class Desk:
             {f"dataset.{part}[0]": Input(str(path), path, f"digest of {path.name}") for part, path in sources.items()}
         )
         self.said = []
-        return token_blocks.prepare(spec, inputs, self.recipe, self.cache, say=self.said.append)
+        return token_blocks.prepare(spec, inputs, self.recipe, self.cache, log=self.said.append)
 
 
 @pytest.fixture
-def desk(recipe: Recipe, tmp_path: Path) -> Desk:
+def desk(recipe: TokenizerSpec, tmp_path: Path) -> Desk:
     return Desk(recipe, tmp_path / "cache")
 
 
@@ -134,9 +134,9 @@ def test_tokens_are_made_once_and_found_by_every_later_run(
     assert len(desk.prepare(novels, block=32).train) > len(first), "another block size reads the same tokens"
 
 
-def test_another_tokenizer_or_other_text_is_tokenised_anew(desk: Desk, novels: Path, recipe: Recipe) -> None:
+def test_another_tokenizer_or_other_text_is_tokenised_anew(desk: Desk, novels: Path, recipe: TokenizerSpec) -> None:
     desk.prepare(novels)
-    desk.recipe = Recipe(recipe.state, None, recipe.eos, recipe.rows)
+    desk.recipe = TokenizerSpec(recipe.state, None, recipe.eos, recipe.rows)
     found = desk.prepare(novels)
     assert not desk.said[0].startswith("data: found")
     assert all(1 not in block for block in ids(found.train))

@@ -139,7 +139,7 @@ def test_what_was_drawn_is_told(template: Template, tmp_path: Path) -> None:
     ]
     assert lines[-2:] == [
         f"calibration: 18 rows drawn, {found.tokens:,} tokens ({found.digest[:19]}…)",
-        f"evaluation: 2 rows, loss over {sum(int(row.mask.sum()) for row in found.evaluation):,} tokens",
+        f"evaluation: 2 rows, loss over {sum(int(row.loss_mask.sum()) for row in found.evaluation):,} tokens",
     ]
 
 

@@ -15,7 +15,8 @@ from alpaca_operator.api import KINDS, SFTJob
 from alpaca_operator.api.contract import ARTIFACT_FILE, Artifact
 from workloads import __main__, sft
 from workloads.errors import InputError, SpecError
-from workloads.manifest import chain, cli, spec
+from workloads.manifest import chain, spec
+from workloads.runtime import chain_run, command
 from workloads.storage import lineage
 from workloads.system.environment import Environment
 
@@ -252,7 +253,7 @@ class TestRunning:
         assert table(capsys.readouterr().err) == {"first": "Succeeded", "second": "Succeeded"}
         monkeypatch.setattr("sys.stdin", io.StringIO(text))
         second = ["-", "--name", "second", "--output.uri", "pvc://models/third"]
-        assert cli.main(SFTJob, sft.run, second) == 0
+        assert command.main(SFTJob, sft.run, second) == 0
         assert weights(folder, "third").endswith("then second by seed 42")
 
     def test_a_changed_corpus_is_noticed(self, folder, capsys):
@@ -260,7 +261,7 @@ class TestRunning:
         assert __main__.main([file]) == 0
         (folder / "rows.jsonl").write_text(ROWS * 2, encoding="utf-8")
         chained = chain.steps(spec.load_all(KINDS, file))
-        chain.foresee(chained, Environment.read({"XDG_CACHE_HOME": str(folder / "cache")}))
+        chain_run.foresee(chained, Environment.read({"XDG_CACHE_HOME": str(folder / "cache")}))
         assert [step.outcome for step in chained] == ["to run", "to run"]
 
 
@@ -370,7 +371,7 @@ class TestTable:
     def test_the_metrics_of_a_step_fit_on_a_line(self, metrics, told):
         (step,) = chain.steps(typed(job("first", BASE)))
         step.metrics = metrics
-        assert chain.table([step]).splitlines()[1].partition("pvc://models/first")[2].strip() == told
+        assert chain_run.table([step]).splitlines()[1].partition("pvc://models/first")[2].strip() == told
 
 
 class TestLineage:

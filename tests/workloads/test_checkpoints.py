@@ -10,7 +10,7 @@ import pytest
 from alpaca_operator.api.contract import Checkpoint
 from workloads.errors import Superseded
 from workloads.storage.checkpoints import Checkpoints, Run
-from workloads.storage.hashing import Digests
+from workloads.storage.hashing import HashCache
 
 
 class Job:
@@ -27,12 +27,12 @@ class Job:
         run = Checkpoints(
             self.folder,
             this,
-            Digests(self.folder.parent / "digests.json"),
-            say=self.said.append,
+            HashCache(self.folder.parent / "digests.json"),
+            log=self.said.append,
             written=self.told.append,
             uri="pvc://models/poet.checkpoints",
         )
-        run.take()
+        run.acquire()
         return run
 
     @property

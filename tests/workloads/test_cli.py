@@ -384,8 +384,8 @@ def test_what_answers_at_once_imports_nothing_heavy(arguments: list[str], code: 
     program = f"""if True:
         import sys
         from alpaca_operator.api import SFTJob
-        from workloads.manifest import cli
-        code = cli.main(SFTJob, None, {arguments})
+        from workloads.runtime import command
+        code = command.main(SFTJob, None, {arguments})
         print(sorted(set(sys.modules) & set({heavy})))
         sys.exit(code)"""
 

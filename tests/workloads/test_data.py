@@ -74,7 +74,7 @@ def test_a_conversation_is_an_example_that_trains_its_answers(template: Template
     [example] = examples(template, turns("床前明月光？", "疑是地上霜。", "谁写的？", "李白。"))
     encoded = template.encode(turns("床前明月光？", "疑是地上霜。", "谁写的？", "李白。"))
     assert example.ids.tolist() == encoded.ids.tolist()
-    assert example.mask.tolist() == encoded.mask.tolist()
+    assert example.loss_mask.tolist() == encoded.loss_mask.tolist()
 
 
 KEPT = {
@@ -109,8 +109,8 @@ def test_an_answer_of_weight_0_is_context_only(template: Template) -> None:
     [example] = examples(template, messages)
     encoded = template.encode(messages)
     first, last = encoded.spans[0]
-    assert not example.mask[first:last].any()
-    assert example.mask[slice(*encoded.spans[1])].all()
+    assert not example.loss_mask[first:last].any()
+    assert example.loss_mask[slice(*encoded.spans[1])].all()
 
 
 def test_no_part_ends_in_an_answer_of_weight_0(template: Template) -> None:
@@ -119,7 +119,7 @@ def test_no_part_ends_in_an_answer_of_weight_0(template: Template) -> None:
         message["weight"] = "0"
     found = examples(template, messages, length=60)
     assert len(found) > 1
-    assert all(example.mask[-1] for example in found)
+    assert all(example.loss_mask[-1] for example in found)
 
 
 def test_the_system_prompt_of_the_spec_is_for_conversations_without_one(template: Template) -> None:
@@ -129,7 +129,7 @@ def test_the_system_prompt_of_the_spec_is_for_conversations_without_one(template
 
 def test_training_on_the_prompt_trains_all_but_the_first_token(template: Template) -> None:
     [example] = examples(template, turns("q", "a"), train_on_prompt=True)
-    assert example.mask.tolist() == [False] + [True] * (len(example.ids) - 1)
+    assert example.loss_mask.tolist() == [False] + [True] * (len(example.ids) - 1)
 
 
 def test_messages_in_a_row_are_joined_where_the_template_needs_turns(llama) -> None:
@@ -164,7 +164,7 @@ def test_split_cuts_between_turns_and_loses_none(template: Template, length: int
     found = examples(template, LONG, length=length, report=report)
     assert len(found) > 1
     assert all(len(example.ids) <= length for example in found)
-    assert all(example.ids[-1] == template.tokenizer.eos_token_id and example.mask[-1] for example in found)
+    assert all(example.ids[-1] == template.tokenizer.eos_token_id and example.loss_mask[-1] for example in found)
     answers = "".join(texts(template, found))
     assert all(answers.count(message["content"]) == 1 for message in LONG[1:])
     assert all(text.startswith("<s> System: 诗") for text in texts(template, found))
@@ -223,7 +223,7 @@ def test_every_turn_that_fits_is_kept_and_every_example_ends_trained(
     messages = turns(*(text for exchange in exchanges for text in exchange))
     found = examples(template, messages, length=length, overlong=overlong)
     fitting = [list(exchange) for exchange in exchanges if len(template.encode(turns(*exchange)).ids) <= length]
-    assert all(len(example.ids) <= length and example.mask[-1] for example in found)
+    assert all(len(example.ids) <= length and example.loss_mask[-1] for example in found)
     assert all(example.ids[-1] == template.tokenizer.eos_token_id for example in found)
     bos = template.tokenizer.bos_token_id
     kept = sum(int((example.ids == bos).sum()) for example in found) // 2
@@ -293,7 +293,7 @@ def prepared(tmp_path: Path, template: Template) -> Callable[..., conversations.
             chosen,
             tmp_path / "cache",
             seed,
-            say=said.append,
+            log=said.append,
         )
 
     return run
@@ -317,7 +317,7 @@ def test_every_conversation_is_there_once_with_its_labels(prepared, template: Te
     conversations = [json.loads(line)["messages"] for line in POEMS.read_text(encoding="utf-8").splitlines()]
     expected = []
     for encoded in template.encode_batch(conversations):
-        labels = np.where(encoded.mask, encoded.ids, IGNORED)
+        labels = np.where(encoded.loss_mask, encoded.ids, IGNORED)
         expected.append((encoded.ids.tolist(), labels.tolist()))
     assert sorted([*parts(result.train), *parts(result.validation)]) == sorted(expected)
     assert len(parts(result.validation)) == 10

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from workloads.storage import hashing
-from workloads.storage.hashing import Digests, listing
+from workloads.storage.hashing import HashCache, listing
 
 OLD = time.time() - 3600
 
@@ -28,16 +28,16 @@ def memory(tmp_path: Path) -> Path:
 
 
 def learnt(memory: Path, path: Path) -> None:
-    known = Digests(memory)
+    known = HashCache(memory)
     known.file(path)
-    known.remember()
+    known.save()
 
 
 def test_a_file_is_known_by_the_next_process(memory: Path, tmp_path: Path) -> None:
     path = written(tmp_path / "model", "weights")
     learnt(memory, path)
 
-    assert Digests(memory).known(path) == hashlib.sha256(b"weights").hexdigest()
+    assert HashCache(memory).cached(path) == hashlib.sha256(b"weights").hexdigest()
 
 
 def test_a_changed_file_is_read_again_even_with_its_old_size_and_time(memory: Path, tmp_path: Path) -> None:
@@ -45,26 +45,26 @@ def test_a_changed_file_is_read_again_even_with_its_old_size_and_time(memory: Pa
     learnt(memory, path)
     written(path, "WEIGHTS")
 
-    assert Digests(memory).known(path) is None
-    assert Digests(memory).file(path) == hashlib.sha256(b"WEIGHTS").hexdigest()
+    assert HashCache(memory).cached(path) is None
+    assert HashCache(memory).file(path) == hashlib.sha256(b"WEIGHTS").hexdigest()
 
 
 def test_a_file_of_just_now_is_not_trusted_yet(memory: Path, tmp_path: Path) -> None:
     path = written(tmp_path / "model", "weights", at=time.time())
     learnt(memory, path)
 
-    assert Digests(memory).known(path) is None
+    assert HashCache(memory).cached(path) is None
 
 
 def test_two_processes_do_not_forget_each_other_s_digests(memory: Path, tmp_path: Path) -> None:
-    one, two = Digests(memory), Digests(memory)
+    one, two = HashCache(memory), HashCache(memory)
     paths = [written(tmp_path / name, name) for name in ("a", "b")]
     one.file(paths[0])
     two.file(paths[1])
-    one.remember()
-    two.remember()
+    one.save()
+    two.save()
 
-    assert all(Digests(memory).known(path) for path in paths)
+    assert all(HashCache(memory).cached(path) for path in paths)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "null"])
@@ -74,7 +74,7 @@ def test_a_broken_memory_costs_time_only(memory: Path, tmp_path: Path, content: 
 
     learnt(memory, path)
 
-    assert Digests(memory).known(path) == hashlib.sha256(b"weights").hexdigest()
+    assert HashCache(memory).cached(path) == hashlib.sha256(b"weights").hexdigest()
 
 
 def test_a_hub_blob_is_named_by_its_digest(memory: Path, tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_a_hub_blob_is_named_by_its_digest(memory: Path, tmp_path: Path) -> None
     link.parent.mkdir()
     link.symlink_to(f"../blobs/{name}")
 
-    assert Digests(memory).file(link) == name
+    assert HashCache(memory).file(link) == name
 
 
 def test_a_folder_s_listing_leaves_out_what_is_hidden(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def test_a_short_one_is_left_as_it_is() -> None:
 
 
 def test_half_a_character_of_damaged_data_is_told_as_a_question_mark() -> None:
-    said = exits.last_word(Reason.INVALID_DATA, 65, "row 3: '\ud83d'", Progress())
+    said = exits.termination(Reason.INVALID_DATA, 65, "row 3: '\ud83d'", Progress())
 
     assert Termination.model_validate_json(exits.shortened(said)).message == "row 3: '?'"
 

@@ -16,9 +16,9 @@ from tests.workloads import evaluated, quantized, tiny
 from tests.workloads.evaluated import QUESTIONS, job, model
 from tests.workloads.runs import Ended, Line, Place
 from tests.workloads.runs import job as sft_job
-from workloads.models import inspect as models
+from workloads.models import libraries
 
-models.quiet_libraries()
+libraries.quiet()
 
 
 @pytest.fixture(scope="module")

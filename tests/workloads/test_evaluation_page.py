@@ -14,6 +14,7 @@ from alpaca_operator.api.evaluation import Gate
 from tests.chat_page.browser import chromium
 from workloads.evaluation.gates import Verdict
 from workloads.evaluation.report import Report
+from workloads.evaluation.report_files import write
 
 HOSTILE = "<script>document.title = 'taken'</script><img src=x onerror=\"document.title='taken'\"><!-- </article> --> | `code` $body ${title}"
 MODELS = ("base", "tuned", "tuned-4bit")
@@ -69,7 +70,7 @@ def report(answers: list[str]) -> Report:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
-    report(["床前明月光", HOSTILE, "=1+1", "", "不停" * 300, "@SUM(A1)"]).write(folder)
+    write(report(["床前明月光", HOSTILE, "=1+1", "", "不停" * 300, "@SUM(A1)"]), folder)
     return folder
 
 

@@ -14,9 +14,9 @@ from workloads.data import tokenizer_io
 from workloads.data.chat_templates import loading
 from workloads.evaluation import generation
 from workloads.evaluation.generation import Answer
-from workloads.models import inspect
+from workloads.models import libraries
 
-inspect.quiet_libraries()
+libraries.quiet()
 
 GREEDY = Decoding(temperature=0, repetition_penalty=1, max_new_tokens=24)
 QUESTIONS = [row["instruction"] for row in tiny.rows(8)] + [
@@ -48,7 +48,7 @@ def poet(shelf: Path, template: loading.Template) -> Any:
     labels = torch.full((len(encoded), width), -100)
     for number, row in enumerate(encoded):
         ids[number, : len(row.ids)] = torch.tensor(row.ids)
-        labels[number, : len(row.ids)] = torch.where(torch.tensor(row.mask), torch.tensor(row.ids).long(), -100)
+        labels[number, : len(row.ids)] = torch.where(torch.tensor(row.loss_mask), torch.tensor(row.ids).long(), -100)
     optimizer = torch.optim.AdamW(llama.parameters(), lr=1e-2)
     for _ in range(80):
         llama(input_ids=ids, labels=labels, use_cache=False).loss.backward()
@@ -140,14 +140,14 @@ def test_an_answer_ends_where_positions_do(poet: Any, template: loading.Template
 def test_a_stop_request_ends_a_batch_at_the_next_token(poet: Any, template: loading.Template) -> None:
     beats = []
 
-    def beat() -> None:
+    def heartbeat() -> None:
         beats.append(1)
         if len(beats) == 3:
             raise KeyboardInterrupt
 
     prompts = [template.prompt([{"role": "user", "content": "他？"}])]
     with pytest.raises(KeyboardInterrupt):
-        list(generation.answers(poet, template, prompts, GREEDY, beat=beat))
+        list(generation.answers(poet, template, prompts, GREEDY, heartbeat=heartbeat))
     assert len(beats) == 3
 
 

@@ -14,10 +14,10 @@ from workloads.data.chat_templates.loading import Template
 from workloads.data.layouts import Row
 from workloads.errors import DataError
 from workloads.evaluation import held_out
-from workloads.models import inspect
+from workloads.models import libraries
 from workloads.storage.sources import Input, Inputs
 
-inspect.quiet_libraries()
+libraries.quiet()
 
 
 def named(name: str, tokenizer: object) -> Template:
@@ -117,5 +117,5 @@ def test_the_log_names_sources_as_the_spec_does(rows: Path, llama: object) -> No
     assert found.lines == (
         "pvc://data/rows.jsonl: Messages (by column messages), utf-8",
         "3 conversations read",
-        f"human: 3 rows, {sum(int(row.mask.sum()) for row in found.by_model['human'])} tokens of answers",
+        f"human: 3 rows, {sum(int(row.loss_mask.sum()) for row in found.by_model['human'])} tokens of answers",
     )

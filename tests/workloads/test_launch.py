@@ -17,9 +17,9 @@ from alpaca_operator.api.sft import SFTJob
 from alpaca_operator.api.status import Reason
 from workloads.errors import DataError, Interrupted, OutOfMemory, WorkloadError
 from workloads.runtime import exits, launcher
-from workloads.runtime.distributed import Ranks
-from workloads.runtime.launcher import SiblingLost, Word
-from workloads.runtime.progress import Board
+from workloads.runtime.distributed import DistributedContext
+from workloads.runtime.launcher import ExitReport, SiblingLost
+from workloads.runtime.progress import ProgressTracker
 from workloads.system.environment import Environment
 from workloads.system.signals import Stop
 
@@ -124,11 +124,11 @@ def test_a_pod_computes_on_the_gpus_that_it_asks_for_or_not_at_all(
 # Whose ending it is
 
 
-def word(error: WorkloadError | None, at: float) -> Word:
+def word(error: WorkloadError | None, at: float) -> ExitReport:
     if error is None:
-        return Word(exits.last_word(Reason.SUCCEEDED, ExitCode.OK, "well", contract.Progress()), at, False)
-    ending = exits.last_word(error.reason, int(error.exit_code), str(error), contract.Progress())
-    return Word(ending, at, isinstance(error, SiblingLost))
+        return ExitReport(exits.termination(Reason.SUCCEEDED, ExitCode.OK, "well", contract.Progress()), at, False)
+    ending = exits.termination(error.reason, int(error.exit_code), str(error), contract.Progress())
+    return ExitReport(ending, at, isinstance(error, SiblingLost))
 
 
 LOST = SiblingLost("another process ended")
@@ -176,7 +176,12 @@ SAVED = Interrupted("stopped after step 3 of 9, with a checkpoint: run again to 
     ],
 )  # fmt: skip
 def test_the_cause_is_told_from_what_fails_in_its_wake(
-    words: list[Word | None], signals: dict[int, int], ended: float, told: dict[str, bool], rank: int, message: str
+    words: list[ExitReport | None],
+    signals: dict[int, int],
+    ended: float,
+    told: dict[str, bool],
+    rank: int,
+    message: str,
 ) -> None:
     found, ending = launcher.verdict(
         words, signals, ended=ended, **{"stopped": False, "short_of_memory": False, **told}
@@ -215,19 +220,19 @@ class Heard:
     def progress(self, progress: contract.Progress, *, logged: bool) -> None:
         self.told.append(progress.step)
 
-    def say(self, message: str) -> None:
+    def log(self, message: str) -> None:
         self.told.append(message)
 
     def close(self) -> None:
         pass
 
 
-def work(what: str, member: launcher.Member) -> contract.Termination:
+def work(what: str, member: launcher.Worker) -> contract.Termination:
     """Tells a step, then does ``what``."""
-    board = Board(member.display)
-    board.update(step=7, total_steps=9, loss=0.5)
-    board.say(f"here is {member.rank} of {member.count} on {os.environ['MASTER_ADDR']}")
-    Ranks(member.rank, member.count).meet()  # what the first tells is under way before the other fails
+    tracker = ProgressTracker(member.display)
+    tracker.update(step=7, total_steps=9, loss=0.5)
+    tracker.log(f"here is {member.rank} of {member.count} on {os.environ['MASTER_ADDR']}")
+    DistributedContext(member.rank, member.count).barrier()  # what the first tells is under way before the other fails
     error: WorkloadError | None = None
     if what == "rank 1 finds a bad row" and member.rank == 1:
         error = BAD_ROW
@@ -236,7 +241,7 @@ def work(what: str, member: launcher.Member) -> contract.Termination:
     elif what != "all end well":
         time.sleep(600)  # as in a collective operation that nobody answers any more
     reason, code = (error.reason, int(error.exit_code)) if error else (Reason.SUCCEEDED, 0)
-    ending = exits.last_word(reason, code, str(error or "well"), board.current)
+    ending = exits.termination(reason, code, str(error or "well"), tracker.current)
     member.leave(ending)
     return ending
 
@@ -244,7 +249,7 @@ def work(what: str, member: launcher.Member) -> contract.Termination:
 def launched(what: str, start_method: str) -> tuple[contract.Termination, list[Any]]:
     heard = Heard()
     environment = Environment.read({"ALPACA_START_METHOD": start_method})
-    ending = launcher.together(2, partial(work, what), environment, Board(heard), Stop(60))
+    ending = launcher.run_workers(2, partial(work, what), environment, ProgressTracker(heard), Stop(60))
     return ending, heard.told
 
 

@@ -24,7 +24,7 @@ class Here:
     def update(self, **fields: Any) -> None:
         self.told.append(fields)
 
-    def beat(self) -> None:
+    def heartbeat(self) -> None:
         pass
 
     def write(self, step: int) -> Any:
@@ -85,9 +85,9 @@ def test_what_was_found_before_is_not_counted_again_and_what_is_found_is_saved_n
 def test_a_stop_saves_and_tells_how_far_it_was(tmp_path: Any) -> None:
     runtime = Here(tmp_path)
     meter = Meter(runtime, State(), {"rows": 10}, models=2)  # type: ignore[arg-type]
-    meter.beat()
+    meter.heartbeat()
     meter.skip("rows", 7)
     runtime.requested = True
     with pytest.raises(Interrupted, match=r"^stopped after 7 of 20 measurements, which are kept: run again to go on$"):
-        meter.beat()
+        meter.heartbeat()
     assert runtime.saved == [7]

@@ -14,9 +14,9 @@ import pytest
 from tests.workloads import tiny
 from tests.workloads.runs import ROOT, Place, job
 from workloads.errors import DataError, InputError, SpecError
-from workloads.models import inspect, merge_lora, safetensors_io
+from workloads.models import inspect, libraries, merge_lora, safetensors_io
 
-inspect.quiet_libraries()
+libraries.quiet()
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*is_gradient_checkpointing:FutureWarning",  # peft asks by the old name
@@ -94,7 +94,7 @@ def test_the_merged_model_has_the_dtype_of_its_base(place: Place, tmp_path: Path
 def test_a_wrong_merge_is_refused(place: Place, tmp_path: Path) -> None:
     done = place.run(job(training={"epochs": 4, "learningRate": 3e-2}))
     assert done.exit_code == 0, done.text
-    base = inspect.look(place.folder / "base", "spec.model.uri", "base")
+    base = inspect.inspect_model(place.folder / "base", "spec.model.uri", "base")
     adapter = merge_lora.Adapter.open(place.folder / "out", "out")
     for update in adapter.updates.values():
         update.scale = 0.0  # as if the scale of the update had been forgotten: the model without its adapter
@@ -139,11 +139,13 @@ def loaded(folder: Path) -> Any:
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
 
 
-def merge(base: Path, adapters: list[tuple[Path, float]], folder: Path, **target: Any) -> merge_lora.Proof:
+def merge(base: Path, adapters: list[tuple[Path, float]], folder: Path, **target: Any) -> merge_lora.MergeCheck:
     folder.mkdir()
     steps = [merge_lora.Step(merge_lora.Adapter.open(path, path.name, weight)) for path, weight in adapters]
     target = {"dtype": "float32", **target}
-    return merge_lora.merge(inspect.look(base, "model", "base"), steps, merge_lora.Target(folder, **target), ROWS, None)
+    return merge_lora.merge(
+        inspect.inspect_model(base, "model", "base"), steps, merge_lora.Target(folder, **target), ROWS, None
+    )
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,9 @@ from workloads.data.chat_templates import loading
 from workloads.data.layouts import Row
 from workloads.evaluation import perplexity
 from workloads.evaluation.perplexity import Score
-from workloads.models import inspect
+from workloads.models import libraries
 
-inspect.quiet_libraries()
+libraries.quiet()
 
 CONVERSATIONS = [
     [("user", "《江雪》是谁写的？"), ("assistant", "是柳宗元写的。")],
@@ -63,7 +63,7 @@ def by_hand(model: Any, rows: list[conversations.Example]) -> tuple[float, int, 
         with torch.inference_mode():
             logs = model(input_ids=ids).logits[0].log_softmax(-1)
         for at in range(1, len(row.ids)):
-            if row.mask[at]:
+            if row.loss_mask[at]:
                 nats -= float(logs[at - 1, ids[0, at]])
                 tokens += 1
                 correct += int(logs[at - 1].argmax() == ids[0, at])
@@ -92,7 +92,7 @@ def test_rows_of_one_length_share_a_batch_and_a_batch_has_a_bound_of_logits(rows
     lengths = [len(row.ids) for batch in found for row in batch]
     assert lengths == sorted(lengths, reverse=True)
     assert all(len(batch) <= 8 for batch in found)
-    assert all(len(batch) == 1 or sum(int(row.mask.sum()) for row in batch) <= 90 for batch in found)
+    assert all(len(batch) == 1 or sum(int(row.loss_mask.sum()) for row in batch) <= 90 for batch in found)
     assert [len(batch) for batch in perplexity.batches(rows, 8, scored=1)] == [1] * 24
 
 

@@ -9,8 +9,9 @@ import pytest
 
 from alpaca_operator.api.sft import SFTSpec
 from workloads.errors import SpecError
+from workloads.system.hardware import Device
 from workloads.training import auto
-from workloads.training.auto import Device, Sizes
+from workloads.training.memory_estimate import Sizes
 
 GIB = 2**30
 CPU = Device("cpu", "this machine's CPU", 0)

@@ -20,7 +20,8 @@ import pytest
 
 from alpaca_operator.api.contract import Progress
 from tests.workloads.process import STEP_SECONDS, Place, train
-from workloads.runtime.progress import Board, JsonLines
+from workloads.runtime import metrics_server
+from workloads.runtime.progress import JsonLines, ProgressTracker
 
 
 @pytest.fixture
@@ -31,10 +32,16 @@ def place(tmp_path: Path) -> Iterator[Place]:
 
 
 @pytest.fixture
-def board() -> Iterator[Board]:
-    made = Board(JsonLines(io.StringIO()))
+def tracker() -> Iterator[ProgressTracker]:
+    made = ProgressTracker(JsonLines(io.StringIO()))
     yield made
     made.close()
+
+
+@pytest.fixture
+def port(tracker: ProgressTracker) -> Iterator[int]:
+    with metrics_server.serve(tracker, "127.0.0.1", 0) as port:
+        yield port
 
 
 def get(port: int, path: str) -> tuple[str, str]:
@@ -42,9 +49,8 @@ def get(port: int, path: str) -> tuple[str, str]:
         return answer.headers["Content-Type"], answer.read().decode()
 
 
-def test_progress_is_the_contract_s_json(board: Board) -> None:
-    port = board.serve("127.0.0.1", 0)
-    board.update(stage="Training", step=3, total_steps=10, loss=2.5, learning_rate=1e-4, eta_seconds=70)
+def test_progress_is_the_contract_s_json(tracker: ProgressTracker, port: int) -> None:
+    tracker.update(stage="Training", step=3, total_steps=10, loss=2.5, learning_rate=1e-4, eta_seconds=70)
 
     content_type, body = get(port, "/progress")
 
@@ -52,19 +58,17 @@ def test_progress_is_the_contract_s_json(board: Board) -> None:
     assert json.loads(body) == {
         "stage": "Training", "step": 3, "totalSteps": 10, "loss": 2.5, "learningRate": 1e-4, "etaSeconds": 70
     }  # fmt: skip
-    assert Progress.model_validate_json(body, strict=True) == board.current
+    assert Progress.model_validate_json(body, strict=True) == tracker.current
 
 
-def test_a_loss_that_is_no_number_is_null_not_broken_json(board: Board) -> None:
-    port = board.serve("127.0.0.1", 0)
-    board.update(step=1, total_steps=2, loss=float("nan"))
+def test_a_loss_that_is_no_number_is_null_not_broken_json(tracker: ProgressTracker, port: int) -> None:
+    tracker.update(step=1, total_steps=2, loss=float("nan"))
 
     assert json.loads(get(port, "/progress")[1])["loss"] is None
 
 
-def test_metrics_are_prometheus_s(board: Board) -> None:
-    port = board.serve("127.0.0.1", 0)
-    board.update(stage="Evaluating", step=3, total_steps=10, loss=2.5)
+def test_metrics_are_prometheus_s(tracker: ProgressTracker, port: int) -> None:
+    tracker.update(stage="Evaluating", step=3, total_steps=10, loss=2.5)
 
     content_type, body = get(port, "/metrics")
 
@@ -77,9 +81,7 @@ def test_metrics_are_prometheus_s(board: Board) -> None:
     ]
 
 
-def test_other_paths_say_what_there_is(board: Board) -> None:
-    port = board.serve("127.0.0.1", 0)
-
+def test_other_paths_say_what_there_is(port: int) -> None:
     with pytest.raises(urllib.error.HTTPError) as refused:
         get(port, "/")
 
@@ -87,34 +89,36 @@ def test_other_paths_say_what_there_is(board: Board) -> None:
         assert (error.code, error.read()) == (404, b"here are /progress and /metrics\n")
 
 
-def test_the_time_that_is_left_follows_from_the_last_steps(board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_time_that_is_left_follows_from_the_last_steps(
+    tracker: ProgressTracker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     clock = iter(range(0, 100, 2))
     monkeypatch.setattr(time, "monotonic", lambda: float(next(clock)))
 
     left = []
     for step in range(5):
-        board.update(step=step, total_steps=10)
-        left.append(board.current.eta_seconds)
+        tracker.update(step=step, total_steps=10)
+        left.append(tracker.current.eta_seconds)
 
     assert left == [None, 18, 16, 14, 12]
 
 
-def test_a_field_that_the_contract_lacks_is_a_mistake_of_ours(board: Board) -> None:
+def test_a_field_that_the_contract_lacks_is_a_mistake_of_ours(tracker: ProgressTracker) -> None:
     with pytest.raises(TypeError, match=re.escape("contract.Progress has no field totalSteps")):
-        board.update(totalSteps=3)
+        tracker.update(totalSteps=3)
 
 
 def test_json_lines_carry_the_logged_steps_stages_and_words() -> None:
     out = io.StringIO()
-    board = Board(JsonLines(out))
+    tracker = ProgressTracker(JsonLines(out))
 
-    board.update(stage="Preparing")
-    board.say("200 行")
-    board.update(stage="Training", step=0, total_steps=2)
-    board.update(step=1, loss=1.5, log=True)
-    board.update(stage="Saving")
-    board.update(stage="Training")
-    board.update(step=2, loss=float("inf"), log=True)
+    tracker.update(stage="Preparing")
+    tracker.log("200 行")
+    tracker.update(stage="Training", step=0, total_steps=2)
+    tracker.update(step=1, loss=1.5, log=True)
+    tracker.update(stage="Saving")
+    tracker.update(stage="Training")
+    tracker.update(step=2, loss=float("inf"), log=True)
 
     lines = [json.loads(line) for line in out.getvalue().splitlines()]
     assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", line.pop("time")) for line in lines)
@@ -149,9 +153,7 @@ def test_without_being_asked_a_laptop_opens_no_port(place: Place) -> None:
     assert place.run(body).messages == ["False"]
 
 
-def test_a_port_that_is_taken_does_not_end_the_run(place: Place, board: Board) -> None:
-    port = board.serve("127.0.0.1", 0)
-
+def test_a_port_that_is_taken_does_not_end_the_run(place: Place, port: int) -> None:
     ended = place.run(train(), ALPACA_PROGRESS_PORT=str(port))
 
     assert ended.code == 0
@@ -161,7 +163,7 @@ def test_a_port_that_is_taken_does_not_end_the_run(place: Place, board: Board) -
 @pytest.mark.parametrize("columns", [pytest.param(120, id="sized"), pytest.param(0, id="without a size")])
 def test_a_terminal_gets_a_bar_with_step_loss_speed_and_time(place: Place, columns: int) -> None:
     body = train(
-        "runtime.progress.update(tokens_per_second=1234.5); runtime.progress.say(f'said at {step}'); time.sleep(0.2)"
+        "runtime.progress.update(tokens_per_second=1234.5); runtime.progress.log(f'said at {step}'); time.sleep(0.2)"
     )
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (40 if columns else 0, columns))

@@ -31,10 +31,10 @@ def by_transformers(folder: Path) -> list[int]:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from workloads.quantization import gptq
+    from workloads.models import libraries
 
     ids, _ = asked(folder)
-    with gptq.quiet(), gptq.eager():
+    with libraries.silenced(), libraries.without_compiling():
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
         return model.generate(torch.tensor([ids]), do_sample=False, max_new_tokens=24)[0].tolist()
 
@@ -42,10 +42,10 @@ def by_transformers(folder: Path) -> list[int]:
 def by_gptqmodel(folder: Path) -> list[int]:
     import torch
 
-    from workloads.quantization import gptq
+    from workloads.models import libraries
 
     ids, _ = asked(folder)
-    with gptq.quiet(), gptq.eager():
+    with libraries.silenced(), libraries.without_compiling():
         from gptqmodel import GPTQModel
 
         model = GPTQModel.load(str(folder), device="cpu", dtype=torch.bfloat16)
@@ -210,13 +210,13 @@ def test_a_chat_answers_with_it_as_generate_does(made: Path, tmp_path: Path) -> 
     from alpaca_operator.api.chat import ChatDeployment
     from tests.workloads.engine_process import manifest
     from tests.workloads.test_engine_loading import answer, generated
-    from workloads.quantization import gptq
+    from workloads.models import libraries
     from workloads.serving.engine import loading
     from workloads.serving.engine.metrics import Metrics
     from workloads.system.environment import Environment
 
     chat = ChatDeployment.model_validate(manifest(model={"uri": str(made / "out")}, template="FromModel"))
-    with gptq.quiet():
+    with libraries.silenced():
         environment = Environment.read({"ALPACA_CACHE": str(tmp_path)})
         served = loading.load(chat, environment, Metrics(), lambda message: None)["tiny"]
         assert served.kind == "GPTQModel"

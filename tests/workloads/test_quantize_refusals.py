@@ -70,8 +70,8 @@ def test_no_library_is_imported_to_refuse_a_group(tmp_path: Path) -> None:
     tiny.write_rows(tmp_path / "rows.json", 20)
     (tmp_path / "job.json").write_text(json.dumps(job(model={"uri": "odd"}, groupSize=64)))
     program = (
-        "import sys\nfrom alpaca_operator.api.quantize import QuantizeJob\nfrom workloads import quantize\nfrom workloads.manifest import cli\n"
-        "code = cli.main(QuantizeJob, quantize.run, ['job.json'])\n"
+        "import sys\nfrom alpaca_operator.api.quantize import QuantizeJob\nfrom workloads import quantize\nfrom workloads.runtime import command\n"
+        "code = command.main(QuantizeJob, quantize.run, ['job.json'])\n"
         "print(code, sorted({'torch', 'transformers', 'gptqmodel'} & sys.modules.keys()))"
     )
     found = subprocess.run(

@@ -94,8 +94,8 @@ def test_a_second_ctrl_c_ends_at_once(place: Place) -> None:
 
 def test_a_signal_before_the_first_step_ends_at_once(place: Place) -> None:
     body = """
-runtime.progress.say("loading")
-with runtime.stop.at_once():
+runtime.progress.log("loading")
+with runtime.stop.interruptible():
     time.sleep(600)
 """
     run = place.start(body)
@@ -108,8 +108,8 @@ with runtime.stop.at_once():
 
 def test_a_signal_when_only_the_end_can_be_made_again_says_so(place: Place) -> None:
     body = """
-runtime.progress.say("measuring")
-with runtime.stop.at_once("stopped while it was measured: run again to go on"):
+runtime.progress.log("measuring")
+with runtime.stop.interruptible("stopped while it was measured: run again to go on"):
     time.sleep(600)
 """
     run = place.start(body)
@@ -324,7 +324,7 @@ def test_a_reader_that_goes_away_does_not_end_the_training(place: Place) -> None
 
 
 def test_telemetry_of_libraries_is_off_unless_the_user_wants_it(place: Place) -> None:
-    body = 'runtime.progress.say(str([os.environ.get(name) for name in ("HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK")]))'
+    body = 'runtime.progress.log(str([os.environ.get(name) for name in ("HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK")]))'
 
     assert place.run(body).messages == ["['1', '1']"]
     assert place.run(body, HF_HUB_DISABLE_TELEMETRY="0").messages == ["['0', '1']"]

@@ -9,12 +9,12 @@ from accelerate.data_loader import BatchSamplerShard
 from torch.utils.data import BatchSampler, SequentialSampler
 
 from workloads.data.collator import IGNORED, Collator
-from workloads.data.samplers import EMPTY, Evened, Filled
+from workloads.data.samplers import EMPTY, PaddedDataset, PadToMultipleSampler
 
 
 def dealt(rows: int, batch: int, processes: int) -> list[list[list[int]]]:
     """The batches that each process gets, by accelerate's own hand."""
-    sampler = Evened(SequentialSampler(range(rows)), processes * batch)
+    sampler = PadToMultipleSampler(SequentialSampler(range(rows)), processes * batch)
     batches = BatchSampler(sampler, batch, drop_last=False)
     return [list(BatchSamplerShard(batches, processes, rank)) for rank in range(processes)]
 
@@ -40,7 +40,7 @@ def test_a_row_that_fills_up_has_nothing_to_learn_and_is_not_counted() -> None:
             assert number == 0
             return {"input_ids": [5, 6, 7], "labels": [IGNORED, 6, 7], "seq_lengths": (3,)}
 
-    filled = Filled(Rows(), pad=9)
+    filled = PaddedDataset(Rows(), pad=9)
     assert len(filled) == 1
     batch = Collator(pad=9)([filled[0], filled[EMPTY]])
     assert batch["input_ids"].tolist() == [[5, 6, 7], [9, 9, 9]]
@@ -61,6 +61,6 @@ def test_each_pass_has_an_order_of_its_own() -> None:
         def set_epoch(self, epoch: int) -> None:
             self.epoch = epoch
 
-    rows = Evened(Shuffled(), 3)
+    rows = PadToMultipleSampler(Shuffled(), 3)
     rows.set_epoch(1)
     assert list(rows) == [1, 0, EMPTY]

@@ -73,7 +73,7 @@ def shelves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ],
 )
 def test_a_model_is_found(shelves: Path, uri: str, path: str) -> None:
-    assert locate(ModelSource(uri=uri.format(runtime=shelves)), shelves) == shelves / path
+    assert locate(ModelSource(uri=uri.format(here=shelves)), shelves) == shelves / path
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_what_cannot_be_used_is_named_with_what_lies_there(
     with pytest.raises(error) as refused:
         locate(source, shelves)
 
-    assert str(refused.value) == message.format(runtime=shelves)
+    assert str(refused.value) == message.format(here=shelves)
 
 
 @pytest.mark.parametrize(
@@ -293,7 +293,7 @@ def hub() -> Iterator[Hub]:
 
 def from_hub(place: Place, hub: Hub, *flags: str, **environ: str) -> Ended:
     return place.run(
-        "for field, found in runtime.inputs.items(): runtime.progress.say(f'{field} {found.digest} {sorted(str(p.relative_to(found.path)) for p in found.path.rglob(\"*\"))}')",
+        "for field, found in runtime.inputs.items(): runtime.progress.log(f'{field} {found.digest} {sorted(str(p.relative_to(found.path)) for p in found.path.rglob(\"*\"))}')",
         *flags,
         HF_ENDPOINT=hub.endpoint,
         **environ,
@@ -360,7 +360,7 @@ def test_a_hub_cache_that_others_filled_is_read_as_it_lies(place: Place) -> None
     (repository / "refs" / "v2").write_text("1" * 40)
 
     ended = place.run(
-        "runtime.progress.say(runtime.inputs['model'].path.name)",
+        "runtime.progress.log(runtime.inputs['model'].path.name)",
         "--model.uri",
         "hf://org/base@v2",
         HF_HUB_OFFLINE="1",
@@ -418,7 +418,7 @@ def test_what_the_hub_refuses_is_told_with_the_remedy(
 ) -> None:
     ended = from_hub(place, hub, "--model.uri", uri, **environ)
 
-    assert (ended.code, ended.last_word["message"]) == (code, message.format(hub=hub.endpoint, runtime=place.folder))
+    assert (ended.code, ended.last_word["message"]) == (code, message.format(hub=hub.endpoint, here=place.folder))
 
 
 @pytest.mark.parametrize("uri", ["hf://org/broken", "hf://org/base"])
@@ -517,7 +517,7 @@ def test_an_s3_model_and_file_are_brought_into_the_cache_once_per_etag(place: Pl
     body = """
 for found in runtime.inputs.values():
     names = sorted(str(path.relative_to(found.path)) for path in found.path.rglob("*")) or [found.path.name, found.path.read_text()]
-    runtime.progress.say(f"{found.digest} {names}")
+    runtime.progress.log(f"{found.digest} {names}")
 """
 
     first = place.run(body, *flags, **store.environ)
@@ -630,7 +630,7 @@ def test_an_artifact_json_on_s3_that_cannot_be_read_is_left_alone(place: Place, 
 
 def test_a_run_that_another_overtook_uploads_nothing(place: Place, store: Store) -> None:
     body = """
-runtime.progress.say("training")
+runtime.progress.log("training")
 while not pathlib.Path("trained").exists(): time.sleep(0.01)
 with runtime.output("Model", {}) as folder:
     (folder / "weights").write_text("late")

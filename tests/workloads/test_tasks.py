@@ -11,9 +11,9 @@ from alpaca_operator.api.evaluation import Task
 from tests.workloads import evaluated, tiny
 from workloads.errors import InputError, Interrupted, SpecError, WorkloadError
 from workloads.evaluation import harness
-from workloads.models import inspect
+from workloads.models import libraries
 
-inspect.quiet_libraries()
+libraries.quiet()
 
 
 @pytest.fixture

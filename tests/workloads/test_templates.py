@@ -97,7 +97,7 @@ def test_ids_are_those_of_the_text_and_the_mask_covers_answers_and_their_end(tem
     assert encoded.ids.tolist() == template.tokenizer(text, add_special_tokens=False).input_ids
     trained = [template.tokenizer.decode(encoded.ids[first:last]) for first, last in encoded.spans]
     assert [part.strip() for part in trained] == [text[start:end].strip() for start, end in spans]
-    assert encoded.mask.sum() == sum(last - first for first, last in encoded.spans)
+    assert encoded.loss_mask.sum() == sum(last - first for first, last in encoded.spans)
     assert all(encoded.ids[last - 1] in template.stop_ids for _, last in encoded.spans)
 
 
@@ -111,7 +111,7 @@ def test_ids_are_those_of_apply_chat_template(template: Template) -> None:
     if any(
         theirs["assistant_masks"][first] for first, _ in encoded.spans
     ):  # trimmed offsets of byte-level BPE lose the leading space
-        assert encoded.mask.astype(int).tolist() == theirs["assistant_masks"]
+        assert encoded.loss_mask.astype(int).tolist() == theirs["assistant_masks"]
 
 
 @pytest.mark.parametrize(("named", "kind"), PAIRS)
@@ -249,7 +249,7 @@ def test_any_conversation_trains_what_the_model_will_say_after_the_prompt(templa
         assert template.prompt(messages[:number]) == encoded.ids[:first].tolist()
         assert encoded.ids[last - 1] in template.stop_ids
         assert control_tokens(template, encoded.ids[first : last - 1]) == []
-    assert encoded.mask.tolist() == [any(a <= at < b for a, b in encoded.spans) for at in range(len(encoded.ids))]
+    assert encoded.loss_mask.tolist() == [any(a <= at < b for a, b in encoded.spans) for at in range(len(encoded.ids))]
 
 
 @pytest.mark.parametrize(("named", "kind"), PAIRS)
@@ -308,7 +308,10 @@ LLAMA2_CHAT = (
 def test_from_model_takes_the_marks_of_a_named_template_that_writes_the_same(llama) -> None:
     template = load("FromModel", None, with_template(llama, LLAMA2_CHAT))
     assert template.name == "FromModel"
-    assert template.encode(CONVERSATION).mask.tolist() == load("Llama2", None, llama).encode(CONVERSATION).mask.tolist()
+    assert (
+        template.encode(CONVERSATION).loss_mask.tolist()
+        == load("Llama2", None, llama).encode(CONVERSATION).loss_mask.tolist()
+    )
 
 
 CHATML_WITH_DEFAULT = (

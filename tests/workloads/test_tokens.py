@@ -16,7 +16,7 @@ import pytest
 
 from tests.workloads import literature
 from workloads.data import tokenize
-from workloads.data.tokenize import Encoder, Recipe, Stretch
+from workloads.data.tokenize import Encoder, TextChunk, TokenizerSpec
 from workloads.errors import DataError
 
 TRICKY = [
@@ -37,9 +37,9 @@ def tokenizer(request: pytest.FixtureRequest) -> Any:
     return request.getfixturevalue(request.param)
 
 
-def recipe_of(tokenizer: Any, bos: int | None = None) -> Recipe:
-    recipe = Recipe.of(tokenizer, Path("nowhere"))
-    return Recipe(recipe.state, bos, recipe.eos, recipe.rows)
+def recipe_of(tokenizer: Any, bos: int | None = None) -> TokenizerSpec:
+    recipe = TokenizerSpec.of(tokenizer, Path("nowhere"))
+    return TokenizerSpec(recipe.state, bos, recipe.eos, recipe.rows)
 
 
 def ids_of(tokenizer: Any, text: str) -> list[int]:
@@ -95,7 +95,7 @@ def test_a_line_of_400000_characters_takes_no_longer_than_the_same_text_in_lines
 
 def _timed(encoder: Encoder, text: str) -> float:
     began = time.process_time()
-    encoder([Stretch(text, first=True, last=True)])
+    encoder([TextChunk(text, first=True, last=True)])
     return time.process_time() - began
 
 
@@ -135,11 +135,11 @@ def test_who_begins_documents_with_bos_is_told_by_the_tokenizer(
 ) -> None:
     from workloads.data.tokenizer_io import load_tokenizer
 
-    assert Recipe.of(llama, sentencepiece_folder).bos == 1, "a bare tokenizer.model is Llama's"
-    assert Recipe.of(byte_level, tmp_path).bos == byte_level.bos_token_id, "it says so in its post-processor"
+    assert TokenizerSpec.of(llama, sentencepiece_folder).bos == 1, "a bare tokenizer.model is Llama's"
+    assert TokenizerSpec.of(byte_level, tmp_path).bos == byte_level.bos_token_id, "it says so in its post-processor"
     (tmp_path / "tokenizer.model").write_bytes((sentencepiece_folder / "tokenizer.model").read_bytes())
     (tmp_path / "tokenizer_config.json").write_text('{"add_bos_token": false}')
-    assert Recipe.of(load_tokenizer(tmp_path), tmp_path).bos is None
+    assert TokenizerSpec.of(load_tokenizer(tmp_path), tmp_path).bos is None
 
 
 def test_a_tokenizer_without_an_end_of_text_token_is_refused(byte_level_folder: Path) -> None:
@@ -147,7 +147,7 @@ def test_a_tokenizer_without_an_end_of_text_token_is_refused(byte_level_folder: 
 
     bare = PreTrainedTokenizerFast(tokenizer_file=str(byte_level_folder / "tokenizer.json"))
     with pytest.raises(DataError) as refused:
-        Recipe.of(bare, byte_level_folder)
+        TokenizerSpec.of(bare, byte_level_folder)
     assert str(refused.value) == (
         f"the tokenizer in {byte_level_folder} has no end-of-text token, which goes between documents: set eos_token in its "
         "tokenizer_config.json"
@@ -206,16 +206,16 @@ def _children(pid: int) -> list[int]:
 
 def test_the_bytes_of_all_tokens_are_the_length_of_the_text(tokenizer: Any) -> None:
     recipe = recipe_of(tokenizer)
-    size = tokenize.piece_bytes(tokenizer, recipe)
+    size = tokenize.bytes_per_token(tokenizer, recipe)
     # Sentencepiece takes its mark for a space; and before a text that starts with one it puts none, unless it is a legacy one.
     plain = [text for text in TRICKY if tokenize.SPACE not in text and not text.startswith(" ")]
     for text in [*plain, *literature.chinese(20, 3), *literature.english(20, 3)]:
-        ids = Encoder(recipe)([Stretch(text, first=True, last=True)])
+        ids = Encoder(recipe)([TextChunk(text, first=True, last=True)])
         assert size[ids].sum() == len(text.encode()), repr(text)
 
 
 def test_ids_take_two_bytes_where_they_fit(llama: Any) -> None:
     recipe = recipe_of(llama)
     assert recipe.dtype.itemsize == 2
-    assert Recipe(recipe.state, None, 2, 65536).dtype.itemsize == 2
-    assert Recipe(recipe.state, None, 2, 65537).dtype.itemsize == 4
+    assert TokenizerSpec(recipe.state, None, 2, 65536).dtype.itemsize == 2
+    assert TokenizerSpec(recipe.state, None, 2, 65537).dtype.itemsize == 4

@@ -9,10 +9,10 @@ import pytest
 
 from tests.workloads.runs import Place, job
 from workloads.data.collator import IGNORED
-from workloads.models import inspect
+from workloads.models import libraries
 from workloads.training import arguments
 
-inspect.quiet_libraries()
+libraries.quiet()
 
 CLOSE = 2e-5
 """Float32 sums in another order."""
@@ -85,7 +85,7 @@ def unpacked_rows(shelf: Path, cache: Path) -> Any:
     template = loading.load("HumanAssistant", None, tokenizer)
     found = SimpleNamespace(path=shelf / "train.json", digest="sha256:0", uri="train.json")
     return conversations.datasets_for(
-        spec, {"dataset.train[0]": found}, template, cache, 42, say=lambda line: None
+        spec, {"dataset.train[0]": found}, template, cache, 42, log=lambda line: None
     ).train
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import gc
 import os
 
-from workloads.models import inspect
+from workloads.models import inspect, libraries
 
 os.environ["DS_ACCELERATOR"] = "cpu"  # asked at import; it would look for others, and say so
-inspect.quiet_libraries(deepspeed=True)
+libraries.quiet(deepspeed=True)
 
 import deepspeed
 import matplotlib.pyplot

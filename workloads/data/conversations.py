@@ -40,7 +40,7 @@ TELL_SECONDS = 15.0
 FILES_TOLD = 20
 
 
-class Found(Protocol):
+class ResolvedInput(Protocol):
     """An input as the runtime hands it over."""
 
     @property
@@ -53,7 +53,7 @@ class Example(NamedTuple):
     """Part or whole of a conversation that fits a sequence."""
 
     ids: np.ndarray
-    mask: np.ndarray
+    loss_mask: np.ndarray
     conversation: int
     """The same for all parts of a conversation, and for conversations that are equal: they stay on one side of a validation split."""
 
@@ -147,54 +147,54 @@ class Prepared:
 
 def datasets_for(
     spec: SFTSpec,
-    inputs: Mapping[str, Found],
+    inputs: Mapping[str, ResolvedInput],
     template: Template,
     cache: Path,
     seed: int,
     *,
-    say: Callable[[str], None] = print,
-    beat: Callable[[], None] = lambda: None,
+    log: Callable[[str], None] = print,
+    heartbeat: Callable[[], None] = lambda: None,
 ) -> Prepared:
     """Tokenised sequences of ``spec.dataset``: made once and kept in ``cache``, found there by every later run of the same.
 
-    Several processes may call this at once: one prepares, the others wait. ``beat`` is called while work goes on. Raises DataError
+    Several processes may call this at once: one prepares, the others wait. ``heartbeat`` is called while work goes on. Raises DataError
     for a row that cannot be used, and where no example is left.
     """
     folder = cache / "datasets" / _key(spec, inputs, template, seed)
-    with atomic.alone(folder, beat):
+    with atomic.file_lock(folder, heartbeat):
         prepared = _load(folder)
         if prepared is not None:
-            say(f"data: found prepared in {folder}")
+            log(f"data: found prepared in {folder}")
         else:
             partial = folder.with_suffix(".partial")
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
-            _prepare_into(partial, spec, inputs, template, seed, _Teller(say, beat))
+            _prepare_into(partial, spec, inputs, template, seed, _Teller(log, heartbeat))
             shutil.rmtree(folder, ignore_errors=True)
             atomic.sync_tree(partial)
             partial.rename(folder)
             prepared = _load(folder)
             assert prepared is not None, f"{folder} was just written"
     for line in prepared.report["lines"]:
-        say(f"data: {line}")
+        log(f"data: {line}")
     return prepared
 
 
 class _Teller:
     """Says how far a long preparation is."""
 
-    def __init__(self, say: Callable[[str], None], beat: Callable[[], None]) -> None:
-        self.say, self.beat, self.told = say, beat, time.monotonic()
+    def __init__(self, log: Callable[[str], None], heartbeat: Callable[[], None]) -> None:
+        self.log, self.heartbeat, self.told = log, heartbeat, time.monotonic()
 
     def __call__(self, report: Report) -> None:
-        self.beat()
+        self.heartbeat()
         if time.monotonic() - self.told > TELL_SECONDS:
             self.told = time.monotonic()
-            self.say(f"data: {report.read:,} conversations read, {report.tokens:,} tokens")
+            self.log(f"data: {report.read:,} conversations read, {report.tokens:,} tokens")
 
 
 def _prepare_into(
-    folder: Path, spec: SFTSpec, inputs: Mapping[str, Found], template: Template, seed: int, tell: _Teller
+    folder: Path, spec: SFTSpec, inputs: Mapping[str, ResolvedInput], template: Template, seed: int, tell: _Teller
 ) -> None:
     """Fills ``folder`` with train.arrow, validation.arrow and, last, report.json."""
     dataset, length = spec.dataset, spec.training.sequence_length
@@ -259,12 +259,12 @@ def prepare(
         kept = [
             (row, conversation)
             for row in batch
-            if (conversation := _settle(row.messages, dataset.system_prompt, strict, report)) is not None
+            if (conversation := normalize_turns(row.messages, dataset.system_prompt, strict, report)) is not None
         ]
         for (row, conversation), encoded in zip(kept, _encode(template, kept), strict=True):
             number = conversation.number(seed)
-            for part in _fit(conversation, encoded, template, dataset.overlong, sequence_length, report, row):
-                ids, mask = part.ids, part.mask.copy()
+            for part in split_overlong(conversation, encoded, template, dataset.overlong, sequence_length, report, row):
+                ids, mask = part.ids, part.loss_mask.copy()
                 if dataset.train_on_prompt:
                     mask[:] = True
                 mask[:1] = False  # nothing comes before the first token that could foretell it
@@ -305,7 +305,7 @@ def _needs_turns(template: Template) -> bool:
     return False
 
 
-def _settle(
+def normalize_turns(
     messages: Sequence[dict[str, str]], system_prompt: str | None, strict: bool, report: Report
 ) -> _Conversation | None:
     """The conversation as it will be trained on, or None with the reason counted."""
@@ -397,14 +397,14 @@ def _weighted(encoded: Encoded, messages: Messages) -> Encoded:
     answers = [message for message in messages if message["role"] == "assistant"]
     if not any(message.get("weight") == "0" for message in answers) or len(answers) != len(encoded.spans):
         return encoded
-    mask = encoded.mask.copy()
+    mask = encoded.loss_mask.copy()
     for message, (first, last) in zip(answers, encoded.spans, strict=True):
         if message.get("weight") == "0":
             mask[first:last] = False
-    return encoded._replace(mask=mask)
+    return encoded._replace(loss_mask=mask)
 
 
-def _fit(
+def split_overlong(
     conversation: _Conversation,
     encoded: Encoded,
     template: Template,
@@ -419,7 +419,7 @@ def _fit(
     if overlong == "Drop":
         report.dropped[f"longer than {limit} tokens"] += 1
         return []
-    ends = _ends(conversation, encoded)
+    ends = turn_ends(conversation, encoded)
     parts = []
     count = len(conversation.exchanges)
     left_out = 0
@@ -446,7 +446,7 @@ def _fit(
     return parts
 
 
-def _ends(conversation: _Conversation, encoded: Encoded) -> list[int]:
+def turn_ends(conversation: _Conversation, encoded: Encoded) -> list[int]:
     """About where each exchange ends in the whole, in tokens; exact for templates that mark every answer."""
     answers = [sum(m["role"] == "assistant" for m in exchange) for exchange in conversation.exchanges]
     if sum(answers) == len(encoded.spans):
@@ -518,7 +518,7 @@ class _Spool:
 
     def add(self, example: Example) -> None:
         self._ids.write(example.ids.tobytes())
-        self._masks.write(example.mask.tobytes())
+        self._masks.write(example.loss_mask.tobytes())
         self._lengths.append(len(example.ids))
         self._conversations.append(example.conversation)
 
@@ -613,7 +613,7 @@ def _write(path: Path, spool: _Spool, chosen: np.ndarray, report: Report, tell: 
 # The cache
 
 
-def _key(spec: SFTSpec, inputs: Mapping[str, Found], template: Template, seed: int) -> str:
+def _key(spec: SFTSpec, inputs: Mapping[str, ResolvedInput], template: Template, seed: int) -> str:
     dataset = spec.dataset
 
     def described(part: str, sources: Sequence[DataSource]) -> list[Any]:

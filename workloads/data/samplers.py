@@ -19,7 +19,7 @@ EMPTY = -1
 """The number of a row that is not there."""
 
 
-class Filled(Dataset):  # type: ignore[misc]
+class PaddedDataset(Dataset):  # type: ignore[misc]
     """``rows``, and an empty row by the number EMPTY: a token that nothing is predicted of."""
 
     def __init__(self, rows: Any, pad: int) -> None:
@@ -35,7 +35,7 @@ class Filled(Dataset):  # type: ignore[misc]
         return {"input_ids": np.array([self._pad]), "labels": np.array([IGNORED]), "seq_lengths": (1,)}
 
 
-class Evened(Sampler[int]):  # type: ignore[misc]
+class PadToMultipleSampler(Sampler[int]):  # type: ignore[misc]
     """The numbers that ``sampler`` gives, then EMPTY until there are a multiple of ``multiple``."""
 
     def __init__(self, sampler: Any, multiple: int) -> None:

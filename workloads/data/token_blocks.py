@@ -24,7 +24,7 @@ from alpaca_operator.api.corpus import CorpusSource
 from alpaca_operator.api.pretrain import PretrainSpec
 from workloads.data import tokenize
 from workloads.data.corpus import CorpusFile, Tally, documents, files_of
-from workloads.data.tokenize import Recipe
+from workloads.data.tokenize import TokenizerSpec
 from workloads.errors import DataError
 from workloads.system import atomic, cgroup
 
@@ -39,7 +39,7 @@ WINDOW_TOKENS = 1 << 23
 TELL_SECONDS = 15.0
 
 
-class Found(Protocol):
+class ResolvedInput(Protocol):
     """An input as the runtime hands it over."""
 
     @property
@@ -119,13 +119,13 @@ class Prepared:
 
 def prepare(
     spec: PretrainSpec,
-    inputs: Mapping[str, Found],
-    recipe: Recipe,
+    inputs: Mapping[str, ResolvedInput],
+    recipe: TokenizerSpec,
     cache: Path,
     *,
     processes: int = 1,
-    say: Callable[[str], None] = print,
-    beat: Callable[[], None] = lambda: None,
+    log: Callable[[str], None] = print,
+    heartbeat: Callable[[], None] = lambda: None,
 ) -> Prepared:
     """Blocks of ``spec.dataset``. Raises DataError for text that cannot be read, and where there is none."""
     size, seed = spec.training.block_size, spec.training.seed
@@ -134,17 +134,17 @@ def prepare(
     validation = None
     report: dict[str, Any] = {}
     if spec.dataset.validation:
-        found = tokenised("validation", spec.dataset.validation, inputs, recipe, cache, say, beat)
+        found = tokenised("validation", spec.dataset.validation, inputs, recipe, cache, log, heartbeat)
         validation = Blocks(found.ids(), size)
         report["validation"] = found.report
         lines += [f"validation: {line}" for line in found.lines]
     share = 0.0 if spec.dataset.validation else spec.dataset.validation_split
     if spec.dataset.streaming:
-        train, aside, line = _streamed(spec, inputs, recipe, share, processes, beat)
+        train, aside, line = _streamed(spec, inputs, recipe, share, processes, heartbeat)
         validation = validation or aside
         lines.append(f"train: {line}")
     else:
-        found = tokenised("train", spec.dataset.train, inputs, recipe, cache, say, beat)
+        found = tokenised("train", spec.dataset.train, inputs, recipe, cache, log, heartbeat)
         report["train"] = found.report
         lines += [f"train: {line}" for line in found.lines]
         kept, held_out = split(blocks_in(found.count, size), share, seed)
@@ -157,7 +157,7 @@ def prepare(
             )
     lines.append(_plan(train, validation, size))
     for line in lines:
-        say(f"data: {line}")
+        log(f"data: {line}")
     return Prepared(train, validation, report | {"lines": lines})
 
 
@@ -189,27 +189,27 @@ class Tokens:
 def tokenised(
     part: str,
     sources: Sequence[CorpusSource],
-    inputs: Mapping[str, Found],
-    recipe: Recipe,
+    inputs: Mapping[str, ResolvedInput],
+    recipe: TokenizerSpec,
     cache: Path,
-    say: Callable[[str], None],
-    beat: Callable[[], None],
+    log: Callable[[str], None],
+    heartbeat: Callable[[], None],
 ) -> Tokens:
     """The text of ``sources`` (``dataset.<part>`` of the spec) as tokens: made once and kept in ``cache``, found there later.
 
     Several processes may call this at once: one works, the others wait.
     """
     folder = cache / "tokens" / _key(part, sources, inputs, recipe)
-    with atomic.alone(folder, beat):
+    with atomic.file_lock(folder, heartbeat):
         found = _load(folder)
         if found is not None:
-            say(f"data: found {part} tokenised in {folder}")
+            log(f"data: found {part} tokenised in {folder}")
             return found
         partial = folder.with_suffix(".partial")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         try:
-            _tokenise_into(partial, part, sources, inputs, recipe, say, beat)
+            _tokenise_into(partial, part, sources, inputs, recipe, log, heartbeat)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
@@ -224,10 +224,10 @@ def _tokenise_into(
     folder: Path,
     part: str,
     sources: Sequence[CorpusSource],
-    inputs: Mapping[str, Found],
-    recipe: Recipe,
-    say: Callable[[str], None],
-    beat: Callable[[], None],
+    inputs: Mapping[str, ResolvedInput],
+    recipe: TokenizerSpec,
+    log: Callable[[str], None],
+    heartbeat: Callable[[], None],
 ) -> None:
     """Fills ``folder`` with tokens.bin and, last, report.json."""
     tally = Tally()
@@ -236,13 +236,13 @@ def _tokenise_into(
     began = told = time.monotonic()
     amount = ended = 0
     with (folder / "tokens.bin").open("wb") as out:
-        for ids in tokenize.encode(documents(files, tally), recipe, cgroup.cores(), beat):
+        for ids in tokenize.encode(documents(files, tally), recipe, cgroup.cores(), heartbeat):
             ids.tofile(out)
             amount += len(ids)
             ended += int((ids == recipe.eos).sum())
             if time.monotonic() - told > TELL_SECONDS:
                 told = time.monotonic()
-                say(f"data: {part}: {amount:,} tokens, {tally.bytes / max(1, whole):.0%} of {whole:,} bytes read")
+                log(f"data: {part}: {amount:,} tokens, {tally.bytes / max(1, whole):.0%} of {whole:,} bytes read")
     if amount < SHORTEST:
         raise DataError(f"dataset.{part}: no text in {_some(files)}: name files that hold some")
     seconds = time.monotonic() - began
@@ -277,7 +277,7 @@ def _load(folder: Path) -> Tokens | None:
         return None
 
 
-def _key(part: str, sources: Sequence[CorpusSource], inputs: Mapping[str, Found], recipe: Recipe) -> str:
+def _key(part: str, sources: Sequence[CorpusSource], inputs: Mapping[str, ResolvedInput], recipe: TokenizerSpec) -> str:
     material = [
         PREPARATION,
         tokenizers.__version__,
@@ -291,7 +291,9 @@ def _key(part: str, sources: Sequence[CorpusSource], inputs: Mapping[str, Found]
     return hashlib.sha256(json.dumps(material).encode()).hexdigest()[:32]
 
 
-def located(part: str, sources: Sequence[CorpusSource], inputs: Mapping[str, Found]) -> list[tuple[CorpusSource, Path]]:
+def located(
+    part: str, sources: Sequence[CorpusSource], inputs: Mapping[str, ResolvedInput]
+) -> list[tuple[CorpusSource, Path]]:
     """Each source with the path where it was found."""
     return [(source, inputs[f"dataset.{part}[{index}]"].path) for index, source in enumerate(sources)]
 
@@ -331,18 +333,18 @@ def cut(arrays: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
 
 def _streamed(
     spec: PretrainSpec,
-    inputs: Mapping[str, Found],
-    recipe: Recipe,
+    inputs: Mapping[str, ResolvedInput],
+    recipe: TokenizerSpec,
     share: float,
     processes: int,
-    beat: Callable[[], None],
+    heartbeat: Callable[[], None],
 ) -> tuple[Stream, Blocks | None, str]:
     """The stream, what of its start is set aside for validation, and a line on the files."""
     size, training = spec.training.block_size, spec.training
     files = files_of(located("train", spec.dataset.train, inputs), Tally())
 
     def passes() -> Iterator[np.ndarray]:
-        return tokenize.encode(documents(files, Tally()), recipe, cgroup.cores(), beat)
+        return tokenize.encode(documents(files, Tally()), recipe, cgroup.cores(), heartbeat)
 
     numbers: np.ndarray = np.empty(0, dtype=np.int64)
     validation = None

@@ -48,7 +48,7 @@ BYTE = re.compile("<0x[0-9A-F]{2}>")
 BETWEEN_WORDS = re.compile(r"(?<=\S\n)(?=\S)")
 
 
-class Stretch(NamedTuple):
+class TextChunk(NamedTuple):
     """Part of a document, or the whole of it."""
 
     text: str
@@ -59,7 +59,7 @@ class Stretch(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Recipe:
+class TokenizerSpec:
     """What a process needs to know to encode: small enough to be sent to it, and the same for the same ids."""
 
     state: str
@@ -72,7 +72,7 @@ class Recipe:
     """One more than the largest id."""
 
     @classmethod
-    def of(cls, tokenizer: PreTrainedTokenizerBase, folder: Path) -> Recipe:
+    def of(cls, tokenizer: PreTrainedTokenizerBase, folder: Path) -> TokenizerSpec:
         """From a tokenizer that was loaded from ``folder``. Raises DataError for one without an end-of-text token."""
         if tokenizer.eos_token_id is None:
             raise DataError(
@@ -109,7 +109,7 @@ def _adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
     return bos is not None and bos != tokenizer.eos_token_id and tokenizer("a")["input_ids"][:1] == [bos]
 
 
-class Cuts:
+class SafeSplitPoints:
     """Where text can be cut without a change of ids."""
 
     def __init__(self, state: dict[str, Any]) -> None:
@@ -165,14 +165,14 @@ def _pairs(state: dict[str, Any]) -> set[str]:
 class Encoder:
     """Encodes stretches of documents."""
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: TokenizerSpec) -> None:
         state = json.loads(recipe.state)
-        self.cuts = Cuts(state)
+        self.cuts = SafeSplitPoints(state)
         self._recipe = recipe
         self._start = _tokenizer(state)
         self._inside = inside(state)
 
-    def __call__(self, stretches: Sequence[Stretch]) -> np.ndarray:
+    def __call__(self, stretches: Sequence[TextChunk]) -> np.ndarray:
         """Ids of all stretches, end to end, with what begins and ends a document."""
         cut = [(stretch, list(self._pieces(stretch.text))) for stretch in stretches]
         heads = self._start.encode_batch_fast(
@@ -201,7 +201,7 @@ class Encoder:
             yield text[begin:]
 
 
-def piece_bytes(tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> np.ndarray:
+def bytes_per_token(tokenizer: PreTrainedTokenizerBase, recipe: TokenizerSpec) -> np.ndarray:
     """Bytes of text (UTF-8) that each token stands for; their sum over all tokens of a document is its length.
 
     Control tokens have none. Where the tokenizer puts a space that is not there before a document, its control token takes it back.
@@ -251,31 +251,33 @@ def inside(state: dict[str, Any]) -> Tokenizer:
     return _tokenizer(state | {"normalizer": stripped(normalizer), "pre_tokenizer": stripped(state["pre_tokenizer"])})
 
 
-def stretches(blocks: Iterable[str], cuts: Cuts) -> Iterator[Stretch]:
+def stretches(blocks: Iterable[str], cuts: SafeSplitPoints) -> Iterator[TextChunk]:
     """Documents in parts that fit memory. ``blocks`` are pieces of their text; an empty one ends a document."""
     held, first = "", True
     for block in blocks:
         if not block:
             if held:
-                yield Stretch(held, first, last=True)
+                yield TextChunk(held, first, last=True)
             held, first = "", True
             continue
         if held and (place := cuts.last(held + block[0], 0, len(held))):
-            yield Stretch(held[:place], first, last=False)
+            yield TextChunk(held[:place], first, last=False)
             held, first = held[place:], False
         held += block
         if len(held) > UNCUT:
             # A table of numbers without end, say: one cut in four million characters may change an id.
-            yield Stretch(held[:-1], first, last=False)
+            yield TextChunk(held[:-1], first, last=False)
             held, first = held[-1:], False
     if held:
-        yield Stretch(held, first, last=True)
+        yield TextChunk(held, first, last=True)
 
 
-def encode(blocks: Iterable[str], recipe: Recipe, processes: int, beat: Callable[[], None]) -> Iterator[np.ndarray]:
+def encode(
+    blocks: Iterable[str], recipe: TokenizerSpec, processes: int, heartbeat: Callable[[], None]
+) -> Iterator[np.ndarray]:
     """Ids of all documents in order, in arrays of a few hundred thousand.
 
-    Little text is encoded here; for more, ``processes`` work ahead by AHEAD units each. ``beat`` is called while waiting. Raises
+    Little text is encoded here; for more, ``processes`` work ahead by AHEAD units each. ``heartbeat`` is called while waiting. Raises
     OutOfMemory when one of them is killed.
     """
     encoder = Encoder(recipe)
@@ -283,14 +285,14 @@ def encode(blocks: Iterable[str], recipe: Recipe, processes: int, beat: Callable
     begun = list(islice(units, SMALL))
     if processes < 2 or len(begun) < SMALL:
         for unit in chain(begun, units):
-            beat()
+            heartbeat()
             yield encoder(unit)
         return
-    yield from _spread(chain(begun, units), recipe, processes, beat)
+    yield from _spread(chain(begun, units), recipe, processes, heartbeat)
 
 
-def _units(found: Iterable[Stretch]) -> Iterator[list[Stretch]]:
-    unit: list[Stretch] = []
+def _units(found: Iterable[TextChunk]) -> Iterator[list[TextChunk]]:
+    unit: list[TextChunk] = []
     size = 0
     for stretch in found:
         unit.append(stretch)
@@ -303,7 +305,7 @@ def _units(found: Iterable[Stretch]) -> Iterator[list[Stretch]]:
 
 
 def _spread(
-    units: Iterator[list[Stretch]], recipe: Recipe, processes: int, beat: Callable[[], None]
+    units: Iterator[list[TextChunk]], recipe: TokenizerSpec, processes: int, heartbeat: Callable[[], None]
 ) -> Iterator[np.ndarray]:
     # Spawned, not forked: torch's threads run in this process.
     pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _begin, (recipe,))
@@ -314,8 +316,8 @@ def _spread(
             if not waiting:
                 return
             while not wait([waiting[0]], timeout=1).done:
-                beat()
-            beat()
+                heartbeat()
+            heartbeat()
             yield waiting.popleft().result()
     except BrokenProcessPool as error:
         raise OutOfMemory(
@@ -329,7 +331,7 @@ _encoder: Encoder | None = None
 """Of a process that encodes."""
 
 
-def _begin(recipe: Recipe) -> None:
+def _begin(recipe: TokenizerSpec) -> None:
     global _encoder
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started us decides
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -344,6 +346,6 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _encode(unit: list[Stretch]) -> np.ndarray:
+def _encode(unit: list[TextChunk]) -> np.ndarray:
     assert _encoder is not None
     return _encoder(unit)

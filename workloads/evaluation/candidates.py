@@ -42,11 +42,11 @@ class Candidate:
     @contextmanager
     def loaded(self) -> Iterator[inference.Servable]:
         """In memory while the block runs, and out of it afterwards."""
-        from workloads.quantization import gptq
+        from workloads.models import libraries
 
         found = inference.load_looked(self.looked)
         try:
-            with gptq.eager() if found.kind == "GPTQModel" else nullcontext():
+            with libraries.without_compiling() if found.kind == "GPTQModel" else nullcontext():
                 yield found
         finally:
             found.model = None  # whoever still holds the rest of it holds no weights

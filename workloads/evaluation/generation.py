@@ -61,19 +61,19 @@ def answers(
     *,
     batch_size: int = 8,
     seed: int = 42,
-    beat: Callable[[], None] = lambda: None,
+    heartbeat: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[int, Answer]]:
     """Each prompt's number with its answer, as they come: prompts of like lengths are answered together, the longest first.
 
     ``prompts`` are ids that `Template.prompt` gave, each shorter than the model's positions. An answer is at most
-    ``decoding.max_new_tokens`` long, less where positions end. ``beat`` is called with every token, and may raise, to stop.
+    ``decoding.max_new_tokens`` long, less where positions end. ``heartbeat`` is called with every token, and may raise, to stop.
     """
     order = sorted(range(len(prompts)), key=lambda number: -len(prompts[number]))
     for first in range(0, len(order), batch_size):
         chosen = order[first : first + batch_size]
         batch = [prompts[number] for number in chosen]
         generators = [_generator(seed, prompt) for prompt in batch] if decoding.temperature > 0 else None
-        yield from zip(chosen, _batch(model, template, batch, decoding, generators, beat), strict=True)
+        yield from zip(chosen, _batch(model, template, batch, decoding, generators, heartbeat), strict=True)
 
 
 def _batch(
@@ -82,7 +82,7 @@ def _batch(
     prompts: Sequence[Sequence[int]],
     decoding: Decoding,
     generators: Sequence[torch.Generator] | None,
-    beat: Callable[[], None],
+    heartbeat: Callable[[], None],
 ) -> list[Answer]:
     tokenizer = template.tokenizer
     pad = tokenizer.pad_token_id
@@ -92,7 +92,7 @@ def _batch(
     positions = getattr(model.config, "max_position_embeddings", None)
     limits = [min(decoding.max_new_tokens, (positions or 1 << 30) - len(prompt)) for prompt in prompts]
     ends = list(dict.fromkeys([*template.stop_ids, *_own_ends(model)]))
-    turn = _Turn(template, width, limits, beat)
+    turn = _Turn(template, width, limits, heartbeat)
     with torch.inference_mode(), _configured(model, _config(max(limits), ends, pad)):
         written = model.generate(
             input_ids=ids.to(model.device),
@@ -191,14 +191,14 @@ def _generator(seed: int, prompt: Sequence[int]) -> torch.Generator:
 class _Turn(StoppingCriteria):  # type: ignore[misc]
     """Ends the rows that begin the user's turn, and those that are at their limit."""
 
-    def __init__(self, template: Template, width: int, limits: Sequence[int], beat: Callable[[], None]) -> None:
+    def __init__(self, template: Template, width: int, limits: Sequence[int], heartbeat: Callable[[], None]) -> None:
         self._template = template
         self._width = width
         self._limits = torch.tensor(limits)
-        self._beat = beat
+        self._heartbeat = heartbeat
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
-        self._beat()
+        self._heartbeat()
         length = input_ids.shape[1] - self._width
         over = self._limits <= length
         ids, words = self._template.next_turn

@@ -126,9 +126,9 @@ def run(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     batch_size: int,
-    beat: Callable[[], None],
+    heartbeat: Callable[[], None],
 ) -> dict[str, float]:
-    """Its metrics by the names that `Loaded.metrics` tells. ``beat`` is called with every batch, and may raise, to stop."""
+    """Its metrics by the names that `Loaded.metrics` tells. ``heartbeat`` is called with every batch, and may raise, to stop."""
     from lm_eval.evaluator import evaluate
     from lm_eval.models.huggingface import HFLM
 
@@ -145,11 +145,11 @@ def run(
             return super().generate_until(requests, disable_tqdm=disable_tqdm)
 
         def _model_call(self, *args: Any, **kwargs: Any) -> Any:
-            beat()
+            heartbeat()
             return super()._model_call(*args, **kwargs)
 
         def _model_generate(self, *args: Any, **kwargs: Any) -> Any:
-            beat()
+            heartbeat()
             return super()._model_generate(*args, **kwargs)
 
     with _neutral(model, tokenizer):

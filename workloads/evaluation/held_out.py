@@ -40,12 +40,12 @@ class Rows:
 
 def prepare(
     spec: HeldOut,
-    inputs: Mapping[str, conversations.Found],
+    inputs: Mapping[str, conversations.ResolvedInput],
     templates: Mapping[str, Template],
     *,
-    beat: Callable[[], None] = lambda: None,
+    heartbeat: Callable[[], None] = lambda: None,
 ) -> Rows:
-    """Rows of ``spec`` in the tokens of every model of ``templates``. ``beat`` may raise, to stop.
+    """Rows of ``spec`` in the tokens of every model of ``templates``. ``heartbeat`` may raise, to stop.
 
     Raises DataError for a row that cannot be used, and where no answer is left that every model can hold.
     """
@@ -54,7 +54,7 @@ def prepare(
     reports = {name: conversations.Report(sequence_length=spec.sequence_length) for name in templates}
 
     def tell(report: conversations.Report) -> None:
-        beat()
+        heartbeat()
 
     found: dict[str, Examples] = {}
     for name, template in templates.items():
@@ -66,7 +66,7 @@ def prepare(
             found[name] = list(conversations.prepare(rows, template, dataset, spec.sequence_length, report, tell=tell))
         except DataError as error:
             raise DataError(f"{name}: {error}") from error
-        report.examples, report.trained_tokens = len(found[name]), sum(int(row.mask.sum()) for row in found[name])
+        report.examples, report.trained_tokens = len(found[name]), sum(int(row.loss_mask.sum()) for row in found[name])
     kept = common(found)
     first = next(iter(reports.values()))
     if not any(kept.values()):
@@ -79,7 +79,7 @@ def prepare(
             "measure them too"
         )
     for name, rows_of_one in kept.items():
-        scored = sum(int(row.mask.sum()) for row in rows_of_one)
+        scored = sum(int(row.loss_mask.sum()) for row in rows_of_one)
         lines.append(f"{name}: {len(rows_of_one):,} rows, {scored:,} tokens of answers")
     return Rows(kept, left_out, tuple(lines))
 
@@ -114,7 +114,7 @@ def _answers(examples: Examples) -> Counter[int]:
     """Answers that are scored, by conversation."""
     counts: Counter[int] = Counter()
     for row in examples:
-        counts[row.conversation] += int(np.count_nonzero(np.diff(row.mask.astype(np.int8), prepend=0) == 1))
+        counts[row.conversation] += int(np.count_nonzero(np.diff(row.loss_mask.astype(np.int8), prepend=0) == 1))
     return counts
 
 

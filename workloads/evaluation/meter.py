@@ -39,9 +39,9 @@ class Meter:
         if count:
             self._left[part] -= count
 
-    def beat(self) -> None:
+    def heartbeat(self) -> None:
         """Work goes on. Raises Interrupted, with everything saved, when a stop was requested."""
-        self._here.progress.beat()
+        self._here.progress.heartbeat()
         if self._here.stop.requested:
             self.save()
             raise self.interrupted()

@@ -13,12 +13,9 @@ from collections.abc import Iterable, Mapping
 from html import escape
 from pathlib import Path
 from string import Template
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from workloads.evaluation.report import AS_SHARE, ENDINGS, MEANINGS, bounds, shown
-
-if TYPE_CHECKING:
-    from workloads.evaluation.report import Report
+from workloads.evaluation.report import AS_SHARE, ENDINGS, MEANINGS, Report, bounds, shown
 
 CHINESE = {
     "perplexity": "困惑度：每个词元损失的指数；只在词表相同的模型之间可比",

@@ -90,14 +90,14 @@ class AnswerBytes:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, folder: Path, template: Template) -> None:
         """``folder`` is where the tokenizer was loaded from. Raises DataError for a tokenizer without an end-of-text token."""
-        self._size = tokenize.piece_bytes(tokenizer, tokenize.Recipe.of(tokenizer, folder))
+        self._size = tokenize.bytes_per_token(tokenizer, tokenize.TokenizerSpec.of(tokenizer, folder))
         self._size[list(template.control.values())] = 0
         self._frame = sum(len(text.encode()) for text in template.frame)
 
     def of(self, row: Example) -> int:
         """Bytes of the tokens that are scored."""
-        begins = int(row.mask[0]) + int(np.count_nonzero(row.mask[1:] & ~row.mask[:-1]))
-        return int(self._size[row.ids[row.mask]].sum()) - begins * self._frame
+        begins = int(row.loss_mask[0]) + int(np.count_nonzero(row.loss_mask[1:] & ~row.loss_mask[:-1]))
+        return int(self._size[row.ids[row.loss_mask]].sum()) - begins * self._frame
 
 
 def score(
@@ -107,13 +107,13 @@ def score(
     pad: int,
     batch_size: int = 8,
     size: AnswerBytes | None = None,
-    beat: Callable[[], None] = lambda: None,
+    heartbeat: Callable[[], None] = lambda: None,
     done: Callable[[Score], None] = lambda so_far: None,
     so_far: Score = NOTHING,
 ) -> Score:
     """Of ``rows`` as `data.prepare` gives them. ``pad`` is any token.
 
-    Rows are batched by length, which changes no result but the order of float additions. ``beat`` may raise, to stop; ``done`` is
+    Rows are batched by length, which changes no result but the order of float additions. ``heartbeat`` may raise, to stop; ``done`` is
     told the score after each batch, and given back as ``so_far`` it is gone on from.
     """
     total, passed = so_far, 0
@@ -121,7 +121,7 @@ def score(
         passed += len(batch)
         if passed <= so_far.rows:
             continue
-        beat()
+        heartbeat()
         total += _of_batch(model, batch, pad)
         if size is not None:
             total += Score(bytes=sum(size.of(row) for row in batch))
@@ -137,7 +137,7 @@ def batches(rows: Sequence[Example], batch_size: int, scored: int) -> Iterator[l
     batch: list[Example] = []
     budget = scored
     for row in sorted(rows, key=lambda row: -len(row.ids)):
-        needs = int(row.mask.sum())
+        needs = int(row.loss_mask.sum())
         if batch and (len(batch) == batch_size or needs > budget):
             yield batch
             batch, budget = [], scored
@@ -154,7 +154,7 @@ def _of_batch(model: Any, rows: Sequence[Example], pad: int) -> Score:
         [
             {
                 "input_ids": row.ids,
-                "labels": np.where(row.mask, row.ids, IGNORED),
+                "labels": np.where(row.loss_mask, row.ids, IGNORED),
                 "seq_lengths": [len(row.ids)],
             }
             for row in rows

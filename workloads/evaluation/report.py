@@ -1,14 +1,10 @@
-"""The report of an evaluation: one content, as JSON for programs, CSV for spreadsheets, Markdown for a merge request, a page to read."""
+"""The report of an evaluation: everything that was measured, as one content that all its files show."""
 
 from __future__ import annotations
 
-import csv
-import html
-import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alpaca_operator.api.evaluation import EvaluationJob
@@ -18,9 +14,9 @@ from workloads.runtime.runtime import Metrics
 from workloads.storage.sources import Inputs
 
 if TYPE_CHECKING:
-    from workloads.evaluate import Plan
     from workloads.evaluation.candidates import Candidate
     from workloads.evaluation.generation import Answer
+    from workloads.evaluation.plan import Plan
     from workloads.evaluation.result import Measured, State
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -105,16 +101,6 @@ class Report:
         wanted += [(model, name) for name in self.names for model in self.metrics]
         chosen = [(model, name) for model, name in dict.fromkeys(wanted) if name in self.metrics[model]][:limit]
         return {f"{model}/{name}": _number(self.metrics[model][name]) for model, name in chosen}
-
-    def write(self, folder: Path) -> None:
-        """report.json, report.csv, report.md and report.html."""
-        from workloads.evaluation import page
-
-        text = json.dumps(self.content, ensure_ascii=False, indent=1, allow_nan=False)
-        (folder / "report.json").write_text(text + "\n", encoding="utf-8")
-        _write_csv(folder / "report.csv", self.content)
-        (folder / "report.md").write_text(_markdown(self), encoding="utf-8")
-        (folder / "report.html").write_text(page.render(self), encoding="utf-8")
 
 
 def build(job: EvaluationJob, inputs: Inputs, plan: Plan, candidates: Sequence[Candidate], state: State) -> Report:
@@ -224,123 +210,8 @@ def shown(metric: str, value: float | None) -> str:
     return f"{value:.4g}"
 
 
-def _write_csv(path: Path, content: Mapping[str, Any]) -> None:
-    """A row a question, the models side by side; without questions, a row a metric. The byte order mark is for Excel."""
-    models = [model["name"] for model in content["models"]]
-    with path.open("w", encoding="utf-8-sig", newline="") as file:
-        table = csv.writer(file)
-        if "questions" not in content:
-            table.writerow(["metric", *models])
-            names = dict.fromkeys(name for model in content["models"] for name in model["metrics"])
-            table.writerows([name, *(model["metrics"].get(name) for model in content["models"])] for name in names)
-            return
-        table.writerow(
-            [
-                "category",
-                "question",
-                "reference",
-                *models,
-                *(f"{name}: {what}" for name in models for what in ("ending", "tokens")),
-            ]
-        )
-        for question in content["questions"]:
-            answers = [question["answers"][name] for name in models]
-            table.writerow(
-                [
-                    *map(_cell, (question["category"], question["question"], question["reference"] or "")),
-                    *(_cell(answer["text"]) for answer in answers),
-                    *(value for answer in answers for value in (ENDINGS[answer["ending"]], answer["tokens"])),
-                ]
-            )
-
-
-def _cell(text: str) -> str:
-    return f"'{text}" if text.startswith(FORMULA) else text
-
-
-def _markdown(report: Report) -> str:
-    content, models = report.content, [model["name"] for model in report.content["models"]]
-    parts = [f"# {_plain(content['name'])}\n"]
-    if report.verdicts:
-        parts.append("## Gates\n")
-        parts.append(
-            _table(
-                ("gate", "model", "value", "bound", ""),
-                [
-                    (
-                        verdict.gate.metric,
-                        verdict.gate.model,
-                        shown(verdict.gate.metric, verdict.value),
-                        bounds(verdict),
-                        "broken" if verdict.broken else "passed",
-                    )
-                    for verdict in report.verdicts
-                ],
-            )
-        )
-    parts.append("## Models\n")
-    rows = []
-    for name in report.names:
-        values = {model: report.metrics[model][name] for model in models if name in report.metrics[model]}
-        bold = report.best(name)
-        cells = (
-            f"**{shown(name, values.get(model))}**" if model in bold else shown(name, values.get(model))
-            for model in models
-        )
-        rows.append((name, *cells, MEANINGS.get(name, "lm-evaluation-harness")))
-    parts.append(_table(("metric", *models, "what it is"), rows))
-    parts.append(
-        _table(
-            ("model", "uri", "kind", "weights", "template"),
-            [
-                (model["name"], model["uri"], model["kind"], model.get("weights", ""), model["template"] or "")
-                for model in content["models"]
-            ],
-        )
-    )
-    if "heldOut" in content:
-        parts.append("## Held-out conversations\n")
-        parts.append("".join(f"- {_plain(line)}\n" for line in content["heldOut"]["lines"]))
-    if "questions" in content:
-        parts.append("## Questions\n")
-        parts.append(_decoding(content))
-        for number, question in enumerate(content["questions"], start=1):
-            parts.append(f"### {number}. {_plain(question['question'])}\n")
-            told = _plain(question["category"])
-            told += f" · reference: {_plain(question['reference'])}" if question["reference"] else ""
-            parts.append(f"{told}\n")
-            answers = [(model, question["answers"][model]) for model in models]
-            parts.append(
-                _table(
-                    ("model", "answer", "", "tokens"),
-                    [
-                        (model, answer["text"], ENDINGS[answer["ending"]], str(answer["tokens"]))
-                        for model, answer in answers
-                    ],
-                )
-            )
-    return "\n".join(part for part in parts if part)
-
-
 def bounds(verdict: Verdict) -> str:
     """``≥ 50.0 %``, ``≤ 12``, or both."""
     gate = verdict.gate
     told = ((sign, bound) for sign, bound in (("≥", gate.min), ("≤", gate.max)) if bound is not None)
     return ", ".join(f"{sign} {shown(gate.metric, bound)}" for sign, bound in told)
-
-
-def _decoding(content: Mapping[str, Any]) -> str:
-    generation = content["generation"]
-    how = "the likeliest token each time" if generation["temperature"] == 0 else f"drawn with seed {generation['seed']}"
-    system = f" System prompt: {_plain(content['systemPrompt'])}" if content["systemPrompt"] else ""
-    return f"Answers of at most {generation['maxNewTokens']} tokens, {how}.{system}\n"
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "".join("| " + " | ".join(_plain(str(cell)).replace("|", "\\|") for cell in line) + " |\n" for line in lines)
-
-
-def _plain(text: str) -> str:
-    """Text that Markdown shows as it is, in one line: what a model wrote must not become HTML."""
-    return html.escape(text, quote=False).replace("\n", "<br>")

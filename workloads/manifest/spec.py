@@ -194,11 +194,11 @@ def problems(kind: type[BaseModel], error: ValidationError) -> list[tuple[tuple[
         path = fields.real_path(kind, found["loc"])
         problem = Problem(path, found["type"], found["input"], found.get("ctx", {}), found["msg"])
         if path not in told:
-            told[path] = f"{fields.shown(path)}: {_say(kind, problem)}"
+            told[path] = f"{fields.shown(path)}: {_log(kind, problem)}"
     return list(told.items())
 
 
-def _say(kind: type[BaseModel], problem: Problem) -> str:
+def _log(kind: type[BaseModel], problem: Problem) -> str:
     """What is wrong, and what to write instead."""
     field = fields.find(kind, problem.path)
     if problem.kind == "missing":

@@ -11,7 +11,7 @@ from alpaca_operator.api.pretrain import Init
 from workloads.data import tokenize
 from workloads.errors import InputError, SpecError
 from workloads.models.inspect import Base
-from workloads.training.auto import Policy
+from workloads.models.load import LoadOptions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -81,13 +81,13 @@ def described(config: Any, path: Path) -> Base:
     return Base(path, config.to_dict(), shapes)
 
 
-def fresh(config: Any, policy: Policy) -> PreTrainedModel:
+def fresh(config: Any, options: LoadOptions) -> PreTrainedModel:
     """The model with random weights, as torch's random state gives them."""
     import torch
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_config(
-        config, dtype=getattr(torch, policy.weights), attn_implementation=policy.attention, trust_remote_code=False
+        config, dtype=getattr(torch, options.weights), attn_implementation=options.attention, trust_remote_code=False
     )
     model.config.use_cache = False
     return model

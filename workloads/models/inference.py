@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from alpaca_operator.api.base import ModelSource, RopeScaling
 from workloads.errors import DataError, InputError, OutOfMemory, SpecError
-from workloads.models import inspect
+from workloads.models import inspect, libraries
+from workloads.models.load import LoadOptions, load_base
 from workloads.runtime import exits
-from workloads.system import memory
-from workloads.training.auto import AMPERE, NF4_BLOCK, Device, Policy
+from workloads.system import hardware, memory
+from workloads.system.hardware import AMPERE, NF4_BLOCK, Device
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -90,7 +91,7 @@ class Looked:
     wanted: Wanted
     base: inspect.Base
     tokenizer: PreTrainedTokenizerBase
-    policy: Policy
+    options: LoadOptions
     quantized: str | None
     """How its files are quantized already."""
     device: Device
@@ -109,12 +110,12 @@ class Looked:
 
 def look(wanted: Wanted) -> Looked:
     """Check everything that can be known without reading weights. Raises InputError, DataError or SpecError that names the field."""
-    base = inspect.look(wanted.folder, f"spec.{wanted.field}", wanted.uri)
+    base = inspect.inspect_model(wanted.folder, f"spec.{wanted.field}", wanted.uri)
     quantized = _quantized(base, wanted)
     _libraries(wanted, quantized)
-    device = inspect.device()
-    policy, notes = _policy(base, wanted, device, quantized)
-    return Looked(wanted, base, _tokenizer(base, wanted), policy, quantized, device, tuple(notes))
+    device = hardware.detect()
+    options, notes = _load_options(base, wanted, device, quantized)
+    return Looked(wanted, base, _tokenizer(base, wanted), options, quantized, device, tuple(notes))
 
 
 def load(wanted: Wanted) -> Servable:
@@ -124,16 +125,16 @@ def load(wanted: Wanted) -> Servable:
 
 def load_looked(looked: Looked) -> Servable:
     """Read the weights. Raises InputError or DataError that names the field, OutOfMemory when they do not fit."""
-    from workloads.quantization import gptq
+    from workloads.models import libraries
 
-    wanted, policy, quantized = looked.wanted, looked.policy, looked.quantized
+    wanted, options, quantized = looked.wanted, looked.options, looked.quantized
     _libraries(wanted, quantized)
     try:
-        with gptq.quiet() if quantized == "gptq" else contextlib.nullcontext():
-            loaded = inspect.load(looked.base, ModelSource(uri=wanted.uri, rope_scaling=wanted.rope_scaling), policy)
+        with libraries.silenced() if quantized == "gptq" else contextlib.nullcontext():
+            loaded = load_base(looked.base, ModelSource(uri=wanted.uri, rope_scaling=wanted.rope_scaling), options)
         if looked.device.kind == "cuda" and not wanted.bits:
             loaded = loaded.to("cuda:0")
-        loaded = _with_adapters(loaded, wanted, merge=policy.weights == "float32" and not (wanted.bits or quantized))
+        loaded = _with_adapters(loaded, wanted, merge=options.weights == "float32" and not (wanted.bits or quantized))
     except Exception as error:
         if isinstance(exits.explain(error), OutOfMemory):
             raise OutOfMemory(
@@ -147,9 +148,9 @@ def load_looked(looked: Looked) -> Servable:
         context=_context(loaded.config.to_dict()),
         kind=looked.kind,
         how={
-            "weights": f"{quantized}" if quantized else {4: "nf4", 8: "int8"}.get(wanted.bits or 0, policy.weights),
-            "precision": policy.weights,
-            "attention": policy.attention,
+            "weights": f"{quantized}" if quantized else {4: "nf4", 8: "int8"}.get(wanted.bits or 0, options.weights),
+            "precision": options.weights,
+            "attention": options.attention,
             "device": looked.device.name,
         },
         notes=[*looked.notes],
@@ -159,11 +160,11 @@ def load_looked(looked: Looked) -> Servable:
 def _libraries(wanted: Wanted, quantized: str | None) -> None:
     """Optional packages that an earlier model, or job, of this process has hidden are there again where this one needs them."""
     bitsandbytes = wanted.bits is not None or quantized == "bitsandbytes"
-    inspect.quiet_libraries(bitsandbytes=bitsandbytes)
+    libraries.quiet(bitsandbytes=bitsandbytes)
     if bitsandbytes:
-        inspect.show_libraries("bitsandbytes")
+        libraries.show("bitsandbytes")
     if quantized == "gptq":
-        inspect.show_libraries("gptqmodel", "optimum")
+        libraries.show("gptqmodel", "optimum")
 
 
 def _quantized(base: inspect.Base, wanted: Wanted) -> str | None:
@@ -180,7 +181,9 @@ def _quantized(base: inspect.Base, wanted: Wanted) -> str | None:
     return how
 
 
-def _policy(base: inspect.Base, wanted: Wanted, device: Device, quantized: str | None) -> tuple[Policy, list[str]]:
+def _load_options(
+    base: inspect.Base, wanted: Wanted, device: Device, quantized: str | None
+) -> tuple[LoadOptions, list[str]]:
     notes: list[str] = []
     if device.kind == "cuda":
         weights: Literal["float32", "bfloat16", "float16"] = "bfloat16" if device.capability >= AMPERE else "float16"
@@ -205,17 +208,7 @@ def _policy(base: inspect.Base, wanted: Wanted, device: Device, quantized: str |
                 "load.bits to 8, or remove load"
             )
     precision: Literal["fp32", "bf16", "fp16"] = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}[weights]  # type: ignore[assignment]
-    policy = Policy(
-        precision=precision,
-        weights=weights,
-        bits=wanted.bits,
-        attention="sdpa",
-        gradient_checkpointing="None",
-        optimizer="",
-        parallel="None",
-        estimate=0,
-    )
-    return policy, notes
+    return LoadOptions(precision=precision, weights=weights, bits=wanted.bits, attention="sdpa"), notes
 
 
 def _tokenizer(base: inspect.Base, wanted: Wanted) -> PreTrainedTokenizerBase:

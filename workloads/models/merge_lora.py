@@ -20,14 +20,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workloads.errors import DataError, InputError, SpecError
-from workloads.models import inspect, safetensors_io
+from workloads.models import inspect, load, safetensors_io
 from workloads.models.inspect import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Base
 
 if TYPE_CHECKING:
     import torch
 
     from alpaca_operator.api.base import RopeScaling
-    from workloads.models.resize_embeddings import Origins
+    from workloads.models.resize_embeddings import EmbeddingRemap
 
 EMBEDDING, HEAD = f"{inspect.EMBEDDING}.weight", f"{inspect.HEAD}.weight"
 SHARD_SIZE = 5 * 10**9
@@ -119,10 +119,10 @@ class Saved(Weights):
         return self.embedding if self.tied and name == self.head else name
 
 
-class Grown(Weights):
+class ResizedWeights(Weights):
     """Those of another model, with the embedding rows of another vocabulary."""
 
-    def __init__(self, before: Weights, origins: Origins) -> None:
+    def __init__(self, before: Weights, origins: EmbeddingRemap) -> None:
         self._before, self._origins = before, origins
         self.embedding, self.head, self.tied = before.embedding, before.head, before.tied
 
@@ -145,9 +145,9 @@ class Update:
 
     whole: safetensors_io.Tensor | None = None
     """Takes its place (modulesToSave)."""
-    down: safetensors_io.Tensor | None = None
+    lora_A: safetensors_io.Tensor | None = None
     """LoRA's A, of shape (rank, inputs)."""
-    up: safetensors_io.Tensor | None = None
+    lora_B: safetensors_io.Tensor | None = None
     """LoRA's B, of shape (outputs, rank)."""
     magnitude: safetensors_io.Tensor | None = None
     """DoRA's, a value for each output."""
@@ -159,9 +159,9 @@ class Update:
     @property
     def change(self) -> tuple[int, ...] | None:
         """The shape of B·A, as the weight lies."""
-        if self.down is None or self.up is None:
+        if self.lora_A is None or self.lora_B is None:
             return None
-        shape = (self.up.shape[0], self.down.shape[1])
+        shape = (self.lora_B.shape[0], self.lora_A.shape[1])
         return shape[::-1] if self.embeds else shape
 
 
@@ -246,9 +246,9 @@ class Adapter:
             return before.read(name)
         # The same operations in the same order as PEFT's `merge_and_unload`, so that the result is the same bit by bit.
         merged = before.read(name) if update.whole is None else update.whole.read().float()
-        if update.down is not None and update.up is not None:
+        if update.lora_A is not None and update.lora_B is not None:
             plain = update.magnitude is None and update.whole is None
-            change = update.up.read().float() @ update.down.read().float()
+            change = update.lora_B.read().float() @ update.lora_A.read().float()
             change = change.T if update.embeds else change
             change = change * (update.scale * self.weight if plain else update.scale)
             length = torch.linalg.norm(merged.T + change.T, dim=1) if update.magnitude and update.embeds else None
@@ -312,11 +312,11 @@ class Step:
     """An adapter to be merged, and what its vocabulary does to the embeddings first."""
 
     adapter: Adapter
-    origins: Origins | None = None
+    origins: EmbeddingRemap | None = None
 
 
 @dataclass(frozen=True)
-class Proof:
+class MergeCheck:
     """How far a merged model is from base and adapter."""
 
     logit_difference: float
@@ -340,13 +340,13 @@ class Target:
     """What to do about a larger one."""
     written: Callable[[int, int], None] = field(default=lambda number, total: None)
     """Called after each file with the number written and their total."""
-    beat: Callable[[], None] = field(default=lambda: None)
+    heartbeat: Callable[[], None] = field(default=lambda: None)
     """Called for each tensor; may raise to stop."""
 
 
 def merge(
     base: Base, steps: Sequence[Step], target: Target, sample: Sequence[Sequence[int]], rope_scaling: RopeScaling | None
-) -> Proof:
+) -> MergeCheck:
     """Merge ``steps`` in their order into ``base``, save as safetensors with config.json, and prove it.
 
     ``sample`` are token ids to compare on. Raises DataError where an adapter is of another base, and SpecError when the saved
@@ -358,12 +358,12 @@ def merge(
     stages: list[tuple[Weights, Adapter]] = []
     reached = saved
     for step in steps:
-        grown = Grown(reached, step.origins) if step.origins is not None else reached
+        grown = ResizedWeights(reached, step.origins) if step.origins is not None else reached
         step.adapter.check(grown, "the base" if not stages else "what the adapters before it make of the base")
         stages.append((grown, step.adapter))
         reached = Merged(grown, step.adapter)
     _save(reached, saved, config, target)
-    return _prove(stages, target, config, sample)
+    return verify_logits(stages, target, config, sample)
 
 
 def _give_memory_back() -> None:
@@ -382,7 +382,7 @@ def _configuration(base: Base, rope_scaling: RopeScaling | None) -> Any:
     except (ValueError, KeyError, OSError) as error:
         raise InputError(f"{base.folder}: config.json cannot be used ({str(error).splitlines()[0]})") from error
     if rope_scaling:
-        inspect.stretch(config, rope_scaling.type, rope_scaling.factor)
+        load.apply_rope_scaling(config, rope_scaling.type, rope_scaling.factor)
     config.use_cache = True
     return config
 
@@ -397,7 +397,7 @@ def _save(merged: Weights, base: Weights, config: Any, target: Target) -> None:
         return target.dtype if getattr(torch, held).is_floating_point else held
 
     def make(name: str) -> torch.Tensor:
-        target.beat()
+        target.heartbeat()
         with torch.inference_mode():
             return merged.read(name)
 
@@ -416,17 +416,17 @@ def _of(held: Weights, config: Any) -> Any:
     return config
 
 
-def _prove(
+def verify_logits(
     stages: Sequence[tuple[Weights, Adapter]], target: Target, config: Any, sample: Sequence[Sequence[int]]
-) -> Proof:
+) -> MergeCheck:
     """PEFT's logits for each adapter on what came before it, beside those of the model with it merged in; the saved one at the end."""
     proofs = []
     for number, (before, adapter) in enumerate(stages):
-        expected = _logits(before, config, sample, target.beat, adapter)
+        expected = _logits(before, config, sample, target.heartbeat, adapter)
         after: Weights = Merged(before, adapter)
         if number == len(stages) - 1:
             after = Saved(target.folder, str(target.folder), tied=after.tied)
-        found = _logits(after, config, sample, target.beat)
+        found = _logits(after, config, sample, target.heartbeat)
         proof = _compare(expected, found)
         proofs.append(proof)
         largest = max(float(logits.abs().max()) for logits in expected)
@@ -436,14 +436,14 @@ def _prove(
                 f"merge: the merged model's logits differ from base + adapter by {proof.logit_difference:.3g} (largest logit {largest:.3g}, "
                 f"bound {limit:.3g}, saved as {target.dtype}): nothing is published; {target.remedy}"
             )
-    return Proof(max(proof.logit_difference for proof in proofs), min(proof.token_agreement for proof in proofs))
+    return MergeCheck(max(proof.logit_difference for proof in proofs), min(proof.token_agreement for proof in proofs))
 
 
 def _logits(
     held: Weights,
     config: Any,
     sample: Sequence[Sequence[int]],
-    beat: Callable[[], None],
+    heartbeat: Callable[[], None],
     adapter: Adapter | None = None,
 ) -> list[torch.Tensor]:
     """A row of logits for each token of each row, by transformers, and PEFT with an ``adapter``; one layer in memory at a time."""
@@ -453,7 +453,7 @@ def _logits(
 
     with init_empty_weights(include_buffers=False):
         hollow = AutoModelForCausalLM.from_config(_of(held, config), dtype=torch.float32)  # type: ignore[no-untyped-call]
-    hollowed = _hollow_out(hollow)
+    hollowed = _move_to_meta(hollow)
     if adapter is not None:
         import peft
 
@@ -461,7 +461,7 @@ def _logits(
             warnings.filterwarnings("ignore", "Model has `tie_word_embeddings=True`", UserWarning)  # told to who trains
             hollow = peft.PeftModel.from_pretrained(hollow, str(adapter.folder), low_cpu_mem_usage=True)
     hollow.eval()
-    _fill_while_used(hollow, hollowed, held, beat, adapter)
+    _fill_while_used(hollow, hollowed, held, heartbeat, adapter)
     longest = max(len(ids) for ids in sample)
     # Padding on the right changes nothing before it: no position looks ahead.
     batch = torch.tensor([[*ids, *[0] * (longest - len(ids))] for ids in sample])
@@ -470,7 +470,7 @@ def _logits(
     return [row[: len(ids)].clone() for row, ids in zip(logits, sample, strict=True)]
 
 
-def _hollow_out(empty: Any) -> dict[int, torch.nn.Parameter]:
+def _move_to_meta(empty: Any) -> dict[int, torch.nn.Parameter]:
     """Give each weight its shape and the memory of one value; on the CPU, since PEFT moves an adapter to where its layer is."""
     import torch
 
@@ -490,7 +490,7 @@ def _fill_while_used(
     hollow: Any,
     hollowed: dict[int, torch.nn.Parameter],
     held: Weights,
-    beat: Callable[[], None],
+    heartbeat: Callable[[], None],
     adapter: Adapter | None,
 ) -> None:
     """Give each layer its weights when it is called, and take them away when it has answered."""
@@ -526,7 +526,7 @@ def _fill_while_used(
         )
 
     def fill(layer: Any, _: Any) -> None:
-        beat()
+        heartbeat()
         for inner, attribute, name in places[layer]:
             setattr(inner, attribute, torch.nn.Parameter(held.read(name), requires_grad=False))
 
@@ -547,10 +547,10 @@ def _fill_while_used(
         layer.register_forward_hook(blend_and_hollow)
 
 
-def _compare(expected: list[Any], found: list[Any]) -> Proof:
+def _compare(expected: list[Any], found: list[Any]) -> MergeCheck:
     difference = max(float((a - b).abs().max()) for a, b in zip(expected, found, strict=True))
     same = sum(int((a.argmax(-1) == b.argmax(-1)).sum()) for a, b in zip(expected, found, strict=True))
-    return Proof(difference, same / sum(len(logits) for logits in expected))
+    return MergeCheck(difference, same / sum(len(logits) for logits in expected))
 
 
 def _updates(tensors: dict[str, safetensors_io.Tensor], config: dict[str, Any], shown: str) -> dict[str, Update]:
@@ -568,22 +568,22 @@ def _updates(tensors: dict[str, safetensors_io.Tensor], config: dict[str, Any], 
         if found["part"] == "lora_magnitude_vector":
             update.magnitude = tensor
         elif (found["end"] or found["part"][-1]) == "A":
-            update.down = tensor
+            update.lora_A = tensor
         else:
-            update.up = tensor
+            update.lora_B = tensor
         update.embeds = update.embeds or found["end"] is not None
     for name, update in updates.items():
-        if (update.down is None) != (update.up is None) or (update.magnitude and update.down is None):
+        if (update.lora_A is None) != (update.lora_B is None) or (update.magnitude and update.lora_A is None):
             raise DataError(
                 f"{shown}: {ADAPTER_WEIGHTS} has only a part of the update of {name}: copy the adapter again"
             )
-        if update.down is not None and update.up is not None:
+        if update.lora_A is not None and update.lora_B is not None:
             layer = name.removesuffix(".weight")
             rank = int(_pattern(config, "rank_pattern", layer, config.get("r")))
-            if not update.down.shape[0] == update.up.shape[1] == rank:
+            if not update.lora_A.shape[0] == update.lora_B.shape[1] == rank:
                 raise DataError(
-                    f"{shown}: {ADAPTER_CONFIG} gives {layer} the rank {rank} and its matrices have {update.down.shape[0]} and "
-                    f"{update.up.shape[1]}: the two files do not belong together"
+                    f"{shown}: {ADAPTER_CONFIG} gives {layer} the rank {rank} and its matrices have {update.lora_A.shape[0]} and "
+                    f"{update.lora_B.shape[1]}: the two files do not belong together"
                 )
             alpha = float(_pattern(config, "alpha_pattern", layer, config.get("lora_alpha")))
             update.scale = alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Origins:
+class EmbeddingRemap:
     """Of which old rows each new row is the mean: ``parts[starts[row]:starts[row + 1]]``."""
 
     parts: np.ndarray
@@ -63,7 +63,7 @@ class Origins:
         return mean.to(old.dtype)
 
 
-def origins(old: PreTrainedTokenizerBase, new: PreTrainedTokenizerBase, old_rows: int) -> Origins:
+def origins(old: PreTrainedTokenizerBase, new: PreTrainedTokenizerBase, old_rows: int) -> EmbeddingRemap:
     """Where each row for ``new`` comes from, in a model that has ``old_rows`` rows for ``old``."""
     known = {piece: number for piece, number in old.get_vocab().items() if number < old_rows}
     pieces: dict[int, str] = {number: piece for piece, number in new.get_vocab().items()}
@@ -79,7 +79,7 @@ def origins(old: PreTrainedTokenizerBase, new: PreTrainedTokenizerBase, old_rows
         else:
             found.append((known[pieces[number]],))
     kept = sum(parts[0] == number for number, parts in enumerate(found) if number not in spelled)
-    return Origins(
+    return EmbeddingRemap(
         parts=np.concatenate([np.asarray(parts, dtype=np.int64) for parts in found]),
         starts=np.concatenate([[0], np.cumsum([len(parts) for parts in found])]).astype(np.int64),
         kept=kept,
@@ -89,7 +89,7 @@ def origins(old: PreTrainedTokenizerBase, new: PreTrainedTokenizerBase, old_rows
     )
 
 
-def change_vocabulary(model: PreTrainedModel, found: Origins) -> None:
+def change_vocabulary(model: PreTrainedModel, found: EmbeddingRemap) -> None:
     """Give ``model`` the rows of ``found``, at both ends; tied ends stay tied."""
     inputs, outputs = model.get_input_embeddings(), model.get_output_embeddings()
     ends = [inputs] if outputs is None or outputs.weight is inputs.weight else [inputs, outputs]

@@ -13,7 +13,7 @@ import numpy as np
 from alpaca_operator.api.quantize import QuantizeSpec
 from alpaca_operator.api.sft import DataSource, SFTDataset
 from workloads.data.chat_templates.loading import Template
-from workloads.data.conversations import IGNORED, Example, Found, Report, prepare
+from workloads.data.conversations import IGNORED, Example, Report, ResolvedInput, prepare
 from workloads.data.layouts import read
 from workloads.errors import DataError
 
@@ -56,7 +56,7 @@ class Rows:
         told = [
             f"{part}: {line}" for part, report in self.reports.items() for line in report.lines()[:-1]
         ]  # the last counts all examples, of which only some were drawn
-        measured = sum(int(row.mask.sum()) for row in self.evaluation)
+        measured = sum(int(row.loss_mask.sum()) for row in self.evaluation)
         return [
             *told,
             f"calibration: {len(self.calibration):,} rows drawn, {self.tokens:,} tokens ({self.digest[:19]}…)",
@@ -66,10 +66,10 @@ class Rows:
 
 def draw(
     spec: QuantizeSpec,
-    inputs: Mapping[str, Found],
+    inputs: Mapping[str, ResolvedInput],
     template: Template,
     *,
-    beat: Callable[[], None] = lambda: None,
+    heartbeat: Callable[[], None] = lambda: None,
 ) -> Rows:
     """The rows that ``spec`` names. Raises DataError where none, or too few, are left, with what became of them."""
     calibration, evaluation = spec.calibration, spec.evaluation
@@ -78,7 +78,7 @@ def draw(
     if evaluation.validation:
         report = reports["evaluation"] = Report(sequence_length=calibration.sequence_length)
         drawn = _draw(
-            _examples("evaluation.validation", evaluation.validation, spec, inputs, template, report, beat),
+            _examples("evaluation.validation", evaluation.validation, spec, inputs, template, report, heartbeat),
             evaluation.samples,
             report,
         )
@@ -86,7 +86,7 @@ def draw(
             raise DataError(_nothing_left("evaluation.validation", report, spec))
         measured = _flat(drawn.rows, evaluation.samples)
     report = reports["calibration"] = Report(sequence_length=calibration.sequence_length)
-    found = _examples("calibration.train", calibration.train, spec, inputs, template, report, beat)
+    found = _examples("calibration.train", calibration.train, spec, inputs, template, report, heartbeat)
     found = _long_enough(found, calibration.min_tokens, report)
     if measured:
         found = _not_among(found, {row.conversation for row in measured}, report)
@@ -110,10 +110,10 @@ def _examples(
     field: str,
     sources: Sequence[DataSource],
     spec: QuantizeSpec,
-    inputs: Mapping[str, Found],
+    inputs: Mapping[str, ResolvedInput],
     template: Template,
     report: Report,
-    beat: Callable[[], None],
+    heartbeat: Callable[[], None],
 ) -> Iterable[Example]:
     """Every row of the sources as tokens with its loss mask."""
     located = [(source, inputs[f"{field}[{index}]"].path) for index, source in enumerate(sources)]
@@ -126,7 +126,7 @@ def _examples(
         spec.calibration.sequence_length,
         report,
         seed=spec.calibration.seed,
-        tell=lambda _: beat(),
+        tell=lambda _: heartbeat(),
     )
 
 
@@ -202,7 +202,7 @@ def as_sequences(rows: Iterable[Example]) -> list[dict[str, Any]]:
     return [
         {
             "input_ids": row.ids,
-            "labels": np.where(row.mask, row.ids, IGNORED).astype(np.int32),
+            "labels": np.where(row.loss_mask, row.ids, IGNORED).astype(np.int32),
             "seq_lengths": [len(row.ids)],
         }
         for row in rows

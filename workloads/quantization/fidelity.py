@@ -64,7 +64,7 @@ class Reference:
         self._dtype = torch.float32
 
     def record(
-        self, model: PreTrainedModel, rows: Sequence[Example], pad: int, beat: Callable[[], None]
+        self, model: PreTrainedModel, rows: Sequence[Example], pad: int, heartbeat: Callable[[], None]
     ) -> tuple[Score, None]:
         """Score the original, and keep what `compare` needs."""
 
@@ -73,10 +73,10 @@ class Reference:
             hidden.cpu().contiguous().view(torch.uint8).numpy().tofile(file)
 
         with self._path.open("wb") as file, _heard(model, keep):
-            return perplexity.score(model, rows, pad=pad, beat=beat), None
+            return perplexity.score(model, rows, pad=pad, heartbeat=heartbeat), None
 
     def compare(
-        self, model: PreTrainedModel, rows: Sequence[Example], pad: int, beat: Callable[[], None]
+        self, model: PreTrainedModel, rows: Sequence[Example], pad: int, heartbeat: Callable[[], None]
     ) -> tuple[Score, Likeness]:
         """Score the quantized model on the same rows, beside the original."""
         head = model.get_output_embeddings()
@@ -94,7 +94,7 @@ class Reference:
                 count += len(then)
 
         with self._path.open("rb") as file, _heard(model, beside):
-            score = perplexity.score(model, rows, pad=pad, beat=beat)
+            score = perplexity.score(model, rows, pad=pad, heartbeat=heartbeat)
         return score, Likeness(same / count, divergence / count)
 
     def _read(self, file: BinaryIO, shape: torch.Size) -> torch.Tensor:
@@ -119,5 +119,5 @@ def _heard(model: PreTrainedModel, listen: Callable[[torch.Tensor, torch.Tensor]
 def questions(rows: Sequence[Example], count: int, positions: int) -> list[list[int]]:
     """The first question of each row, up to its answer, for the first ``count`` rows; one that leaves no position for an answer is
     passed over."""
-    found = [row.ids[: int(row.mask.argmax())].tolist() for row in rows]
+    found = [row.ids[: int(row.loss_mask.argmax())].tolist() for row in rows]
     return [question for question in found if len(question) < positions][:count]

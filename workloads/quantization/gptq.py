@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import math
-import os
 import re
 import shutil
-import sys
-import warnings
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from alpaca_operator.api.quantize import QuantizeSpec
-from workloads.errors import InputError, SpecError, WorkloadError
+from workloads.errors import InputError, SpecError
 from workloads.models import inspect, safetensors_io
 from workloads.models.inspect import Base
 
@@ -35,8 +29,6 @@ LOCAL = ("offload_to_disk", "offload_to_disk_path", "telemetry")
 """Entries of GPTQModel's `meta` that speak of the machine that quantized."""
 SHARD_SIZE = 5 * 10**9
 """Bytes of the largest file of weights."""
-KEPT_LINES = 40
-"""Of what the library prints, kept for the log of a failure."""
 
 
 @dataclass(frozen=True)
@@ -102,59 +94,6 @@ def _numbers(values: Sequence[int]) -> str:
     return ", ".join(map(str, values))
 
 
-def prepare_libraries() -> None:
-    """Bring GPTQModel into the process, silent. Called before anything else imports transformers' quantizers."""
-    # One worker is what it takes on two cores, and its loader then asks for two and fails.
-    os.environ.setdefault("GPTQMODEL_CPU_WORKERS", str(max(2, min(12, ((os.cpu_count() or 1) + 1) // 2))))
-    os.environ.setdefault("GPTQMODEL_DISABLE_GIL_WARNING", "1")
-    os.environ.setdefault("LOGBAR_DISABLE_NOTEBOOK_DETECTION", "1")
-    inspect.quiet_libraries()
-    inspect.show_libraries("gptqmodel", "optimum")
-    with quiet():
-        import gptqmodel  # noqa: F401 - it mends the libraries that come after it
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keep what the library prints off the log; where it fails, its last lines go to standard error."""
-    said: deque[str] = deque(maxlen=KEPT_LINES)
-    with contextlib.redirect_stdout(_Kept(said)), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            yield
-        except WorkloadError:
-            raise
-        except Exception:
-            print("\n".join(said), file=sys.stderr)
-            raise
-
-
-@contextlib.contextmanager
-def eager() -> Iterator[None]:
-    """On a CPU, run GPTQModel's kernels as they are: it would have some of them compiled, which takes a compiler, and longer than it saves."""
-    import torch
-
-    if torch.cuda.is_available():
-        yield
-        return
-    with torch.compiler.set_stance("force_eager"):
-        yield
-
-
-class _Kept(io.TextIOBase):
-    """Takes text, and keeps its last whole lines without the bars that are drawn over themselves."""
-
-    def __init__(self, lines: deque[str]) -> None:
-        self._lines = lines
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, text: str) -> int:
-        self._lines.extend(line.rstrip() for line in text.split("\n") if line.strip() and "\r" not in line)
-        return len(text)
-
-
 def settings(spec: QuantizeSpec, offload: Path) -> Any:
     """GPTQModel's own, from ours."""
     import torch
@@ -207,7 +146,7 @@ def _layer(entry: Mapping[str, Any]) -> Layer:
     )
 
 
-def save(quantized: Any, scratch: Path, folder: Path, beat: Callable[[], None]) -> None:
+def save(quantized: Any, scratch: Path, folder: Path, heartbeat: Callable[[], None]) -> None:
     """Weights and configurations, as GPTQModel, transformers, vLLM and auto-gptq read them; ``scratch`` is filled meanwhile.
 
     GPTQModel lays out the tensors of a run that went on from an earlier one in another order. They are written again in the order of
@@ -221,7 +160,7 @@ def save(quantized: Any, scratch: Path, folder: Path, beat: Callable[[], None]) 
         [safetensors_io.Planned(name, made[name].shape, made[name].dtype) for name in sorted(made)],
         SHARD_SIZE,
         lambda name: made[name].read(),
-        lambda number, total: beat(),
+        lambda number, total: heartbeat(),
     )
     config = json.loads((scratch / CONFIG).read_text(encoding="utf-8"))
     meta = {key: value for key, value in config.get("meta", {}).items() if key not in LOCAL}

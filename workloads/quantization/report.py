@@ -15,7 +15,8 @@ from alpaca_operator.api.quantize import QuantizeJob
 from workloads.quantization.calibration import Rows
 from workloads.quantization.fidelity import Likeness, Measured
 from workloads.quantization.gptq import Layer
-from workloads.storage.sources import REPORT_FILE, Inputs
+from workloads.storage.contents import REPORT_FILE
+from workloads.storage.sources import Inputs
 from workloads.training.model_card import hub_name, table
 
 MARKDOWN, PAGE, PICTURE = "report.md", "report.html", "layer-error.svg"

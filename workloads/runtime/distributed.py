@@ -19,54 +19,54 @@ LONGEST_PAUSE = 0.25
 """Seconds between two looks whether the other is ready."""
 
 
-class Ranks:
+class DistributedContext:
     """One process of ``count``. Alone (of 1) everything here is free and nothing is imported."""
 
-    def __init__(self, rank: int = 0, count: int = 1, beat: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, rank: int = 0, count: int = 1, heartbeat: Callable[[], None] = lambda: None) -> None:
         self.rank = rank
         self.count = count
-        self._beat = beat
+        self._heartbeat = heartbeat
         self._events = 0
         self._store: Any = None
 
     @property
-    def first(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this is the one that writes, publishes and speaks."""
         return self.rank == 0
 
     @contextmanager
-    def first_before_others(self) -> Iterator[None]:
+    def main_process_first(self) -> Iterator[None]:
         """The first process goes through this block before the others do, who find what it made."""
         done = self._event()
-        if not self.first:
+        if not self.is_main:
             self._wait(done)
         yield
-        if self.first and self.count > 1:
-            self._board().set(done, "1")
+        if self.is_main and self.count > 1:
+            self._rendezvous_store().set(done, "1")
 
-    def told_by_first(self, find: Callable[[], T]) -> T:
+    def broadcast_object(self, find: Callable[[], T]) -> T:
         """What ``find`` gave in the first process, in all of them; it has to be JSON."""
         event = self._event()
         if self.count == 1:
             return find()
-        if self.first:
+        if self.is_main:
             found = find()
-            self._board().set(event, json.dumps(found))
+            self._rendezvous_store().set(event, json.dumps(found))
             return found
         self._wait(event)
-        told: T = json.loads(self._board().get(event))
+        told: T = json.loads(self._rendezvous_store().get(event))
         return told
 
-    def meet(self) -> None:
+    def barrier(self) -> None:
         """Go on when all have come here."""
         event = self._event()
         if self.count == 1:
             return
-        if self._board().add(f"{event}/here", 1) == self.count:
-            self._board().set(event, "1")
+        if self._rendezvous_store().add(f"{event}/here", 1) == self.count:
+            self._rendezvous_store().set(event, "1")
         self._wait(event)
 
-    def total(self, *values: float) -> list[float]:
+    def all_reduce_sum(self, *values: float) -> list[float]:
         """Each value summed over the processes, in float64. All have to call this as often: it is a collective operation."""
         if self.count == 1:
             return [float(value) for value in values]
@@ -80,9 +80,9 @@ class Ranks:
 
     def any(self, flag: bool) -> bool:
         """Whether it is true in one of them at least. A collective operation, too."""
-        return self.total(float(flag))[0] > 0
+        return self.all_reduce_sum(float(flag))[0] > 0
 
-    def gathered(self, value: T) -> list[T]:
+    def all_gather_object(self, value: T) -> list[T]:
         """The value of each process, by rank. A collective operation, too."""
         if self.count == 1:
             return [value]
@@ -99,12 +99,12 @@ class Ranks:
 
     def _wait(self, key: str) -> None:
         pause = 0.005
-        while not self._board().check([key]):
-            self._beat()
+        while not self._rendezvous_store().check([key]):
+            self._heartbeat()
             time.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
 
-    def _board(self) -> Any:
+    def _rendezvous_store(self) -> Any:
         """The store that the launching process keeps: it is there before the process group is, and after."""
         if self._store is None:
             from torch.distributed import TCPStore

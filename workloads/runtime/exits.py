@@ -54,10 +54,10 @@ def failed(error: BaseException, progress: contract.Progress, places: tuple[Path
     if not is_known(error):
         traceback.print_exception(error, file=sys.stderr)
     known = explain(error, places)
-    return last_word(known.reason, int(known.exit_code), str(known), progress, metrics=known.metrics)
+    return termination(known.reason, int(known.exit_code), str(known), progress, metrics=known.metrics)
 
 
-def last_word(
+def termination(
     reason: Reason, exit_code: int, message: str, progress: contract.Progress, **result: Any
 ) -> contract.Termination:
     """A termination message with what ``progress`` knows; ``result`` are further fields of contract.Termination."""
@@ -74,7 +74,7 @@ def last_word(
     )
 
 
-def tell(ending: contract.Termination, log: Path | None) -> None:
+def write_termination(ending: contract.Termination, log: Path | None) -> None:
     """One line on stderr for a run that failed (one per problem of a spec), and the termination message where there is a kubelet to read it."""
     if ending.exit_code != ExitCode.OK:
         whose = f"rank {ending.rank}: " if ending.rank is not None else ""
@@ -160,13 +160,13 @@ def _first_line(error: BaseException) -> str:
     return lines[0][:500] if lines else type(error).__name__
 
 
-def refuse(error: WorkloadError, environ: Mapping[str, str]) -> int:
+def exit_with(error: WorkloadError, environ: Mapping[str, str]) -> int:
     """End before a run began: the spec, or the environment, cannot be read. Returns the exit code."""
-    return refused(error, environ).exit_code
+    return refuse_to_start(error, environ).exit_code
 
 
-def refused(error: WorkloadError, environ: Mapping[str, str]) -> contract.Termination:
+def refuse_to_start(error: WorkloadError, environ: Mapping[str, str]) -> contract.Termination:
     """As ``refuse``, returning the last word."""
-    ending = last_word(error.reason, int(error.exit_code), str(error), contract.Progress())
-    tell(ending, termination_log(environ))
+    ending = termination(error.reason, int(error.exit_code), str(error), contract.Progress())
+    write_termination(ending, termination_log(environ))
     return ending

@@ -27,7 +27,7 @@ from alpaca_operator.api import Resource, contract
 from alpaca_operator.api.contract import ExitCode
 from workloads.errors import Interrupted, OutOfMemory, SpecError, WorkloadError
 from workloads.runtime import exits
-from workloads.runtime.progress import Board, Display
+from workloads.runtime.progress import Display, ProgressTracker
 from workloads.system import cgroup
 from workloads.system.environment import Environment
 from workloads.system.signals import Stop
@@ -35,7 +35,7 @@ from workloads.system.signals import Stop
 AMD = "amd.com/gpu"
 GPUS = ("nvidia.com/gpu", AMD)
 """Resources of a pod that are one GPU each."""
-PATIENCE = 3.0
+SIBLING_GRACE_SECONDS = 3.0
 """Seconds that a process has left once another has failed: enough to say why it cannot go on, and nothing can be saved any more."""
 LAUNCHER_KILLS_AFTER = 25.0
 """The launcher kills what has not ended half a minute after a failure. Who dies earlier was killed by somebody else."""
@@ -104,18 +104,18 @@ def _asked(job: Resource) -> dict[str, int]:
     return {name: int(limits[name]) for name in GPUS if name in limits and int(limits[name]) > 0}
 
 
-def together(
+def run_workers(
     count: int,
-    work: Callable[[Member], contract.Termination],
+    work: Callable[[Worker], contract.Termination],
     environment: Environment,
-    board: Board,
+    tracker: ProgressTracker,
     stop: Stop,
 ) -> contract.Termination:
     """Run ``work`` (which can be pickled) in ``count`` processes; returns how the first of them ended, or the one that failed first.
 
     Raises SpecError where there are GPUs, and too few of them, and Interrupted for a stop before the processes were started.
     """
-    with stop.at_once():
+    with stop.interruptible():
         gpus = _gpus()
         if 0 < gpus < count:
             raise SpecError(
@@ -127,23 +127,23 @@ def together(
     with TemporaryDirectory(prefix="alpaca-ranks-") as name, _network():
         folder = Path(name)
         ours, theirs = zip(*(multiprocessing.Pipe() for _ in range(count)), strict=True)
-        with Listener(ours, board, stop) as listener:
+        with Listener(ours, tracker, stop) as listener:
             went_well = elastic.run(
                 count, _start, [work, list(theirs), folder], environment.start_method, folder / "elastic"
             )
         ended = time.monotonic()
-        words = [Word.read(folder, rank) for rank in range(count)]
+        words = [ExitReport.read(folder, rank) for rank in range(count)]
     if went_well and words[0] is not None:
         return words[0].ending
     signals = {rank: -code for rank, code in listener.exit_codes().items() if code is not None and code < 0}
     short = cgroup.kills() > killed_before
     rank, ending = verdict(words, signals, ended=ended, stopped=stop.requested, short_of_memory=short)
     blamed = None if ending.exit_code == ExitCode.INTERRUPTED else rank  # all of them stopped
-    return _with_progress(ending, board.current).model_copy(update={"rank": blamed})
+    return _with_progress(ending, tracker.current).model_copy(update={"rank": blamed})
 
 
 @dataclass(frozen=True)
-class Word:
+class ExitReport:
     """The last word of one process, left in a file: its pipe may be broken, or another thread writing to it."""
 
     ending: contract.Termination
@@ -152,7 +152,7 @@ class Word:
     is_collateral: bool
 
     @classmethod
-    def read(cls, folder: Path, rank: int) -> Word | None:
+    def read(cls, folder: Path, rank: int) -> ExitReport | None:
         try:
             told = json.loads((folder / f"{rank}.json").read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -171,7 +171,7 @@ class Word:
 
 
 def verdict(
-    words: Sequence[Word | None],
+    words: Sequence[ExitReport | None],
     signals: Mapping[int, int],
     *,
     ended: float,
@@ -187,7 +187,7 @@ def verdict(
     failed = [(at, rank, word) for at, rank, word in spoken if word.ending.exit_code != ExitCode.OK]
     silent = [rank for rank, word in enumerate(words) if word is None]
 
-    def order(entry: tuple[float, int, Word]) -> tuple[int, float]:
+    def order(entry: tuple[float, int, ExitReport]) -> tuple[int, float]:
         at, _, word = entry
         interrupted = word.ending.exit_code == ExitCode.INTERRUPTED
         if word.is_collateral:
@@ -219,7 +219,7 @@ def _killed(rank: int, number: int | None, stopped: bool, short_of_memory: bool)
             f"process {rank} was ended {how}, from outside: run again to go on from the newest checkpoint; should it happen again, see whether "
             "the machine is short of memory"
         )
-    return exits.last_word(error.reason, int(error.exit_code), str(error), contract.Progress())
+    return exits.termination(error.reason, int(error.exit_code), str(error), contract.Progress())
 
 
 def _with_progress(ending: contract.Termination, progress: contract.Progress) -> contract.Termination:
@@ -240,9 +240,9 @@ def _with_progress(ending: contract.Termination, progress: contract.Progress) ->
 class Listener:
     """A thread that passes on what the processes tell, and tells them what they have to know."""
 
-    def __init__(self, lines: Sequence[Connection], board: Board, stop: Stop) -> None:
+    def __init__(self, lines: Sequence[Connection], tracker: ProgressTracker, stop: Stop) -> None:
         self._lines = list(lines)
-        self._board = board
+        self._tracker = tracker
         self._stop = stop
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._listen, name="listener", daemon=True)
@@ -285,9 +285,9 @@ class Listener:
             self._children |= {rank: known[pid] for rank, pid in self._pids.items() if pid in known}
         elif what == "progress":
             fields, logged = told
-            self._board.update(log=logged, **fields)
+            self._tracker.update(log=logged, **fields)
         else:
-            self._board.say(told[0])
+            self._tracker.log(told[0])
 
     def _pass_on_stop(self) -> None:
         """SIGTERM, once to each: a terminal's Ctrl-C reaches them too, and is left to us."""
@@ -336,13 +336,13 @@ def _gpus() -> int:
 # In each of the processes
 
 
-class Member:
+class Worker:
     """One of the processes: its place among them, and its line to the one that launched it."""
 
     def __init__(self, rank: int, count: int, line: Connection, folder: Path) -> None:
         self.rank = rank
         self.count = count
-        self.display: Display = Relay(line) if rank == 0 else Silence()
+        self.display: Display = PipeDisplay(line) if rank == 0 else NullDisplay()
         self._line = line
         self._folder = folder
         self._ended = False
@@ -355,22 +355,22 @@ class Member:
     def leave(self, ending: contract.Termination, *, is_collateral: bool = False) -> None:
         """The last word, which the launching process weighs against the others'."""
         self._ended = True
-        Word(ending, time.monotonic(), is_collateral).write(self._folder, self.rank)
+        ExitReport(ending, time.monotonic(), is_collateral).write(self._folder, self.rank)
 
     def _mind_the_others(self) -> None:
         try:
             self._line.recv()
         except (EOFError, OSError):
             os._exit(ExitCode.INTERNAL)  # the launching process is gone
-        time.sleep(PATIENCE)
+        time.sleep(SIBLING_GRACE_SECONDS)
         if not self._ended:
             lost = SiblingLost("another process ended")
-            ending = exits.last_word(lost.reason, int(lost.exit_code), str(lost), contract.Progress())
+            ending = exits.termination(lost.reason, int(lost.exit_code), str(lost), contract.Progress())
             self.leave(ending, is_collateral=True)
             os._exit(ExitCode.INTERNAL)
 
 
-class Relay:
+class PipeDisplay:
     """Shows nothing here: what is told goes to the launching process."""
 
     def __init__(self, line: Connection) -> None:
@@ -379,20 +379,20 @@ class Relay:
     def progress(self, progress: contract.Progress, *, logged: bool) -> None:
         self._line.send(("progress", progress.model_dump(), logged))
 
-    def say(self, message: str) -> None:
-        self._line.send(("say", message))
+    def log(self, message: str) -> None:
+        self._line.send(("log", message))
 
     def close(self) -> None:
         """The display is the launching process's."""
 
 
-class Silence:
+class NullDisplay:
     """All but the first process: they would say the same."""
 
     def progress(self, progress: contract.Progress, *, logged: bool) -> None:
         pass
 
-    def say(self, message: str) -> None:
+    def log(self, message: str) -> None:
         pass
 
     def close(self) -> None:
@@ -407,13 +407,13 @@ def named(error: BaseException) -> BaseException:
     return error
 
 
-def _start(work: Callable[[Member], contract.Termination], lines: list[Connection], folder: Path) -> None:
+def _start(work: Callable[[Worker], contract.Termination], lines: list[Connection], folder: Path) -> None:
     """What the launcher calls in each process."""
     # However the launching process ends, it takes this one along, as process 1 of a pod does.
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the launching process passes it on
     rank = int(os.environ["RANK"])
-    member = Member(rank, len(lines), lines[rank], folder)
+    member = Worker(rank, len(lines), lines[rank], folder)
     member.arrive()
     ending = work(member)
     if ending.exit_code != ExitCode.OK:

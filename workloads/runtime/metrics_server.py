@@ -5,15 +5,15 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-if TYPE_CHECKING:
-    from workloads.runtime.progress import Board
+from workloads.runtime.progress import ProgressTracker
 
 GAUGES = {
     "step": "Optimizer steps done",
@@ -29,11 +29,19 @@ GAUGES = {
 """Fields of contract.Progress that are numbers; each becomes the metric ``alpaca_<field>``."""
 
 
-def serve(board: Board, host: str, port: int) -> ThreadingHTTPServer:
-    """Serve ``board`` from a daemon thread. An empty ``host`` is every address, IPv6 too where the node has it."""
-    server = _Server((host, port), _handler(board))
+@contextmanager
+def serve(tracker: ProgressTracker, host: str, port: int) -> Iterator[int]:
+    """Answer from a daemon thread while the block runs; gives the port. An empty ``host`` is every address, IPv6 too where the node has it.
+
+    Raises OSError when the port is taken.
+    """
+    server = _Server((host, port), _handler(tracker))
     threading.Thread(target=server.serve_forever, name="progress", daemon=True).start()
-    return server
+    try:
+        yield int(server.server_address[1])
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 class _Server(ThreadingHTTPServer):
@@ -53,11 +61,11 @@ class _Server(ThreadingHTTPServer):
 class _Collector:
     """Reads the board when Prometheus asks; fields that are not known yet are left out."""
 
-    def __init__(self, board: Board) -> None:
-        self._board = board
+    def __init__(self, tracker: ProgressTracker) -> None:
+        self._tracker = tracker
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        current = self._board.current
+        current = self._tracker.current
         for field, help_text in GAUGES.items():
             value = getattr(current, field)
             if value is not None:
@@ -67,9 +75,9 @@ class _Collector:
         yield stage
 
 
-def _handler(board: Board) -> type[BaseHTTPRequestHandler]:
+def _handler(tracker: ProgressTracker) -> type[BaseHTTPRequestHandler]:
     registry = CollectorRegistry()
-    registry.register(_Collector(board))
+    registry.register(_Collector(tracker))
 
     class Handler(BaseHTTPRequestHandler):
         timeout = 10
@@ -78,7 +86,7 @@ def _handler(board: Board) -> type[BaseHTTPRequestHandler]:
 
         def do_GET(self) -> None:
             if self.path == "/progress":
-                self._answer(200, "application/json", board.current.to_json().encode())
+                self._answer(200, "application/json", tracker.current.to_json().encode())
             elif self.path == "/metrics":
                 self._answer(200, CONTENT_TYPE_LATEST, generate_latest(registry))
             else:

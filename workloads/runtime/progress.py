@@ -1,4 +1,4 @@
-"""How far a run is: a bar on a terminal, JSON lines elsewhere, and `/progress` and `/metrics` over HTTP."""
+"""How far a run is: a bar on a terminal, JSON lines elsewhere. `metrics_server.py` tells it over HTTP."""
 
 from __future__ import annotations
 
@@ -8,13 +8,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol, TextIO
+from typing import Any, Protocol, TextIO
 
 from alpaca_operator.api import contract
-from workloads.storage.checkpoints import now
-
-if TYPE_CHECKING:
-    from http.server import ThreadingHTTPServer
+from workloads.system.clock import now
 
 UNSIZED = (100, 24)
 """Columns and rows of a pseudo-terminal that has no size: tqdm would show nothing on it."""
@@ -31,22 +28,21 @@ class Display(Protocol):
     def progress(self, progress: contract.Progress, *, logged: bool) -> None:
         """Fields changed; ``logged`` marks the steps whose numbers the user asked to see (`training.logSteps`)."""
 
-    def say(self, message: str) -> None:
+    def log(self, message: str) -> None:
         """A line: a decision, a count, a warning."""
 
     def close(self) -> None:
         """The run is over."""
 
 
-class Board:
+class ProgressTracker:
     """The state of a run, as it is told to the user, the operator and the watchdog."""
 
-    def __init__(self, display: Display, beat: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, display: Display, heartbeat: Callable[[], None] = lambda: None) -> None:
         self._display: Display | None = display
-        self._beat = beat
+        self._heartbeat = heartbeat
         self._lock = threading.RLock()
         self._recent: deque[tuple[float, int]] = deque(maxlen=SPEED_WINDOW)
-        self._server: ThreadingHTTPServer | None = None
         self.current = contract.Progress()
 
     def update(self, *, log: bool = False, **fields: Any) -> None:
@@ -57,7 +53,7 @@ class Board:
         unknown = fields.keys() - FIELDS
         if unknown:
             raise TypeError(f"contract.Progress has no field {', '.join(sorted(unknown))}")
-        self._beat()
+        self._heartbeat()
         with self._lock:
             told = {name: getattr(self.current, name) for name in contract.Progress.model_fields} | fields
             if "step" in fields and "eta_seconds" not in fields:
@@ -65,35 +61,25 @@ class Board:
             self.current = contract.Progress.model_validate(told)
             self._show(lambda display: display.progress(self.current, logged=log))
 
-    def say(self, message: str) -> None:
+    def log(self, message: str) -> None:
         """Tell the user something in one line."""
-        self._beat()
+        self._heartbeat()
         with self._lock:
-            self._show(lambda display: display.say(message))
+            self._show(lambda display: display.log(message))
 
     def finish(self, message: str) -> None:
         """The last line of a run that ended well, below the bar."""
         with self._lock:
             self._show(lambda display: display.close())
-            self._show(lambda display: display.say(message))
+            self._show(lambda display: display.log(message))
 
-    def beat(self) -> None:
+    def heartbeat(self) -> None:
         """Tell the watchdog that work goes on."""
-        self._beat()
+        self._heartbeat()
 
     def close(self) -> None:
         with self._lock:
             self._show(lambda display: display.close())
-        if self._server is not None:
-            self._server.shutdown()
-            self._server.server_close()
-
-    def serve(self, host: str, port: int) -> int:
-        """Answer `/progress` and `/metrics` from a thread; returns the port. Raises OSError when it is taken."""
-        from workloads.runtime.metrics_server import serve
-
-        self._server = serve(self, host, port)
-        return int(self._server.server_address[1])
 
     def _show(self, what: Callable[[Display], None]) -> None:
         """Whoever read along may be gone (a closed pipe, a lost terminal): the training is worth more than its log."""
@@ -133,7 +119,7 @@ class JsonLines:
             self._write({"stage": progress.stage})  # going back to training after a save is no news
         self._stage = progress.stage
 
-    def say(self, message: str) -> None:
+    def log(self, message: str) -> None:
         self._write({"message": message})
 
     def close(self) -> None:
@@ -155,7 +141,7 @@ class Bar:
         if progress.stage != self._stage:
             self._stage = progress.stage
             if progress.stage != "Training" and self._bar is None:
-                self.say(f"{progress.stage} …")
+                self.log(f"{progress.stage} …")
         if progress.step is None or progress.total_steps is None:
             return
         if self._bar is None:
@@ -185,7 +171,7 @@ class Bar:
         else:
             self._bar.update(progress.step - self._bar.n)
 
-    def say(self, message: str) -> None:
+    def log(self, message: str) -> None:
         if self._bar is not None:
             self._bar.write(message, file=self._out)
         else:

@@ -12,7 +12,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,14 +25,16 @@ from alpaca_operator.api.status import Reason
 from workloads.errors import Hung, SpecError, WorkloadError
 from workloads.runtime import exits, launcher
 from workloads.runtime.console import display
-from workloads.runtime.distributed import Ranks
-from workloads.runtime.progress import Board, Display
+from workloads.runtime.distributed import DistributedContext
+from workloads.runtime.progress import Display, ProgressTracker
 from workloads.runtime.watchdog import Watchdog
-from workloads.storage import sources
+from workloads.storage import output, sources
 from workloads.storage.artifact import Publisher
-from workloads.storage.checkpoints import Checkpoints, Run, now
-from workloads.storage.hashing import Digests
+from workloads.storage.checkpoints import Checkpoints, Run
+from workloads.storage.hashing import HashCache
 from workloads.storage.sources import Inputs
+from workloads.storage.uri import local_path
+from workloads.system.clock import now
 from workloads.system.environment import QUIET, TELEMETRY_OFF, Environment, share_processors
 from workloads.system.signals import Stop
 
@@ -49,10 +51,10 @@ class Runtime:
         environment: Environment,
         inputs: Inputs,
         stop: Stop,
-        progress: Board,
+        progress: ProgressTracker,
         checkpoints: Checkpoints,
         publisher: Publisher,
-        ranks: Ranks,
+        distributed: DistributedContext,
     ) -> None:
         self.job = job
         self.run_id = environment.run_id
@@ -63,14 +65,14 @@ class Runtime:
         self.stop = stop
         self.progress = progress
         self.checkpoints = checkpoints
-        self.ranks = ranks
+        self.distributed = distributed
         """The processes that train together. What is written, published and told, the first of them does."""
         self._publisher = publisher
 
     def resolved(self, policy: dict[str, Any]) -> None:
         """What ``Auto`` became: told to the user now, to the status, and to the artifact."""
         self.progress.update(resolved_policy=policy)
-        self.progress.say("resolved: " + ", ".join(f"{name}={value}" for name, value in policy.items()))
+        self.progress.log("resolved: " + ", ".join(f"{name}={value}" for name, value in policy.items()))
 
     @contextmanager
     def output(self, kind: str, metrics: Metrics) -> Iterator[Path]:
@@ -102,12 +104,12 @@ def end_of(job: Resource, run: Callable[[Any, Runtime], Metrics], chain: Stop | 
     try:
         environment = Environment.read(os.environ)
     except WorkloadError as error:
-        return exits.refused(error, os.environ)
+        return exits.refuse_to_start(error, os.environ)
     prepare_process()
     stop = Stop(job.spec.pod.termination_grace_period_seconds, above=chain)
 
     def tell(ending: contract.Termination) -> None:
-        exits.tell(ending, environment.termination_log)
+        exits.write_termination(ending, environment.termination_log)
 
     with display(environment.in_pod) as shown, stop.listening():
         ending, _ = _guarded(
@@ -121,34 +123,34 @@ def _guarded(
     job: Resource,
     environment: Environment,
     shown: Display,
-    work: Callable[[Board, Watchdog], contract.Termination],
+    work: Callable[[ProgressTracker, Watchdog], contract.Termination],
     tell_hung: Callable[[contract.Termination], None],
 ) -> tuple[contract.Termination, BaseException | None]:
     """Do ``work``, watched; however it ends, that becomes a last word. Also returns the error that it was made of."""
     watchdog = Watchdog(job.spec.failure_policy.hang_timeout_seconds)
-    board = Board(shown, watchdog.beat)
-    watchdog.start(lambda silence: tell_hung(exits.failed(_hung(silence, board), board.current)))
-    imports = _Imports(board)
+    tracker = ProgressTracker(shown, watchdog.heartbeat)
+    watchdog.start(lambda silence: tell_hung(exits.failed(_hung(silence, tracker), tracker.current)))
+    imports = _Imports(tracker)
     sys.meta_path.insert(0, imports)
     try:
-        return work(board, watchdog), None
+        return work(tracker, watchdog), None
     except BaseException as error:  # noqa: BLE001 - every way to end has to reach the exit code and the last word
         told = launcher.named(error)
-        return exits.failed(told, board.current, _written(job, environment)), told
+        return exits.failed(told, tracker.current, _written(job, environment)), told
     finally:
         sys.meta_path.remove(imports)
         watchdog.stop()
-        board.close()
+        tracker.close()
 
 
 class _Imports:
     """Finds no module, but counts every search as a sign of life: on a busy node the libraries take a minute to import."""
 
-    def __init__(self, board: Board) -> None:
-        self._board = board
+    def __init__(self, tracker: ProgressTracker) -> None:
+        self._tracker = tracker
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
-        self._board.beat()
+        self._tracker.heartbeat()
 
 
 def _work(
@@ -156,27 +158,39 @@ def _work(
     run: Callable[[Any, Runtime], Metrics],
     environment: Environment,
     stop: Stop,
-    board: Board,
+    tracker: ProgressTracker,
     watchdog: Watchdog,
 ) -> contract.Termination:
-    _serve(board, environment)
-    _make_cache(environment)
-    board.update(stage="Loading")
+    with _served(tracker, environment):
+        return _reuse_or_make(job, run, environment, stop, tracker, watchdog)
 
-    def beat() -> None:
-        board.beat()
+
+def _reuse_or_make(
+    job: Resource,
+    run: Callable[[Any, Runtime], Metrics],
+    environment: Environment,
+    stop: Stop,
+    tracker: ProgressTracker,
+    watchdog: Watchdog,
+) -> contract.Termination:
+    """The result that is there already, or the run that makes it."""
+    _make_cache(environment)
+    tracker.update(stage="Loading")
+
+    def heartbeat() -> None:
+        tracker.heartbeat()
         stop.check()  # in the threads that download, which no signal reaches
 
     share_processors()
     count = launcher.processes(job, environment)
-    known = Digests(environment.cache / "digests.json", board.beat)
-    with stop.at_once():
-        inputs = sources.collect(job.spec, environment, known, beat)
+    known = HashCache(environment.cache / "digests.json", tracker.heartbeat)
+    with stop.interruptible():
+        inputs = sources.collect(job.spec, environment, known, heartbeat)
         sources.must_be_as_published(inputs, noted(job.metadata.annotations))
-        place = sources.output_place(job.spec.output.uri, inputs, environment, board.beat)
+        place = output.output_place(job.spec.output.uri, inputs, environment, tracker.heartbeat)
         publisher = Publisher(job, inputs, place, known, count)
         notice = publisher.look()
-        known.remember()
+        known.save()
     this = Run(
         run_id=environment.run_id,
         job=f"{job.kind} {job.metadata.name}",
@@ -184,34 +198,34 @@ def _work(
         started_at=now(),
     )
     part = Part(job, run, environment, inputs, this, count)
-    checkpoints = part.checkpoints(place, known, board)
+    checkpoints = part.checkpoints(place, known, tracker)
     if publisher.published is not None:
-        place.fence(this).lift()
+        place.fence(this).release()
         checkpoints.discard_all()  # a run that ended between publishing and tidying up leaves them
-        board.finish(f"reused {place.uri}: it was made from the same settings and inputs")
-        return _ended_well(Reason.REUSED, publisher, inputs, board, dict(publisher.metrics))
-    with stop.at_once():
+        tracker.finish(f"reused {place.uri}: it was made from the same settings and inputs")
+        return _ended_well(Reason.REUSED, publisher, inputs, tracker, dict(publisher.metrics))
+    with stop.interruptible():
         launcher.must_have_gpus(job, environment, count)
     if notice:
-        board.say(notice)
+        tracker.log(notice)
     if not place.checkpoints_are_kept:
-        board.say(
+        tracker.log(
             "checkpoints of an s3:// output end with this pod: set cache.claimName, and a restart goes on from them"
         )
     place.prepare()
     place.tidy()
     checkpoints.tidy()
-    checkpoints.take()
-    place.fence(this).take()
+    checkpoints.acquire()
+    place.fence(this).acquire()
     if count == 1:
-        ending = _perform(part, stop, board, Ranks())
+        ending = _perform(part, stop, tracker, DistributedContext())
     else:
         share_processors(count)
-        board.say(f"{count} processes train together")
+        tracker.log(f"{count} processes train together")
         with watchdog.resting():
-            ending = launcher.together(count, partial(_take_part, part), environment, board, stop)
+            ending = launcher.run_workers(count, partial(_take_part, part), environment, tracker, stop)
     if ending.output is not None:
-        board.finish(f"published {ending.output.uri} ({ending.output.digest})")
+        tracker.finish(f"published {ending.output.uri} ({ending.output.digest})")
     return ending
 
 
@@ -227,24 +241,24 @@ class Part:
     count: int
     """Processes that take part."""
 
-    def checkpoints(self, place: sources.OutputPlace, known: Digests, board: Board) -> Checkpoints:
+    def checkpoints(self, place: output.OutputPlace, known: HashCache, tracker: ProgressTracker) -> Checkpoints:
         return Checkpoints(
             place.checkpoints,
             self.this,
             known,
-            say=board.say,
-            written=lambda checkpoint: board.update(checkpoint=checkpoint),
+            log=tracker.log,
+            written=lambda checkpoint: tracker.update(checkpoint=checkpoint),
             uri=f"{place.uri}.checkpoints",
         )
 
 
-def _take_part(part: Part, member: launcher.Member) -> contract.Termination:
+def _take_part(part: Part, member: launcher.Worker) -> contract.Termination:
     """What each of several processes does."""
     prepare_process()
     stop = Stop(part.job.spec.pod.termination_grace_period_seconds, signals=(signal.SIGTERM,))
 
-    def work(board: Board, _: Watchdog) -> contract.Termination:
-        return _perform(part, stop, board, Ranks(member.rank, member.count, board.beat))
+    def work(tracker: ProgressTracker, _: Watchdog) -> contract.Termination:
+        return _perform(part, stop, tracker, DistributedContext(member.rank, member.count, tracker.heartbeat))
 
     with stop.listening():
         ending, error = _guarded(part.job, part.environment, member.display, work, member.leave)
@@ -252,69 +266,78 @@ def _take_part(part: Part, member: launcher.Member) -> contract.Termination:
     return ending
 
 
-def _perform(part: Part, stop: Stop, board: Board, ranks: Ranks) -> contract.Termination:
+def _perform(part: Part, stop: Stop, tracker: ProgressTracker, distributed: DistributedContext) -> contract.Termination:
     """Run the workload, to its published end."""
     job, inputs = part.job, part.inputs
-    known = Digests(part.environment.cache / "digests.json", board.beat)
-    place = sources.output_place(job.spec.output.uri, inputs, part.environment, board.beat)
+    known = HashCache(part.environment.cache / "digests.json", tracker.heartbeat)
+    place = output.output_place(job.spec.output.uri, inputs, part.environment, tracker.heartbeat)
     publisher = Publisher(job, inputs, place, known, part.count)
     publisher.guard(place.fence(part.this))
-    checkpoints = part.checkpoints(place, known, board)
+    checkpoints = part.checkpoints(place, known, tracker)
     try:
-        metrics = part.run(job, Runtime(job, part.environment, inputs, stop, board, checkpoints, publisher, ranks))
+        metrics = part.run(
+            job, Runtime(job, part.environment, inputs, stop, tracker, checkpoints, publisher, distributed)
+        )
     except OSError:
         checkpoints.check()  # the run that took over has tidied away what this one was writing
         raise
-    if not ranks.first:
-        return exits.last_word(Reason.SUCCEEDED, ExitCode.OK, "the first process publishes", board.current)
+    if not distributed.is_main:
+        return exits.termination(Reason.SUCCEEDED, ExitCode.OK, "the first process publishes", tracker.current)
     if publisher.published is None:
         raise WorkloadError(
             f"{job.kind} ended without publishing its output: this is a bug in workloads/{job.workload}.py"
         )
-    known.remember()
-    return _ended_well(Reason.SUCCEEDED, publisher, inputs, board, metrics)
+    known.save()
+    return _ended_well(Reason.SUCCEEDED, publisher, inputs, tracker, metrics)
 
 
 def _ended_well(
-    reason: Reason, publisher: Publisher, inputs: Inputs, board: Board, metrics: Metrics | None = None
+    reason: Reason, publisher: Publisher, inputs: Inputs, tracker: ProgressTracker, metrics: Metrics | None = None
 ) -> contract.Termination:
     assert publisher.published is not None
-    return exits.last_word(
+    return exits.termination(
         reason,
         ExitCode.OK,
         f"{publisher.published.uri} holds the {publisher.published.kind}",
-        board.current.model_copy(update={"checkpoint": None}),
+        tracker.current.model_copy(update={"checkpoint": None}),
         metrics=metrics,
         output=publisher.published,
         resolved_inputs={field: {"uri": found.uri, "digest": found.digest} for field, found in inputs.items()},
     )
 
 
-def _hung(silence: float, board: Board) -> Hung:
-    at = f" at step {board.current.step}" if board.current.step is not None else ""
+def _hung(silence: float, tracker: ProgressTracker) -> Hung:
+    at = f" at step {tracker.current.step}" if tracker.current.step is not None else ""
     return Hung(
-        f"nothing moved for {silence:.0f} s while {board.current.stage.lower()}{at}: the stacks of all threads are in the log; "
+        f"nothing moved for {silence:.0f} s while {tracker.current.stage.lower()}{at}: the stacks of all threads are in the log; "
         "if a step or an evaluation takes this long, raise failurePolicy.hangTimeoutSeconds"
     )
 
 
-def _serve(board: Board, environment: Environment) -> None:
+@contextmanager
+def _served(tracker: ProgressTracker, environment: Environment) -> Iterator[None]:
+    """Progress is told over HTTP while the block runs, where a port was asked for and is free."""
     if environment.progress_address is None:
+        yield
         return
+    from workloads.runtime import metrics_server  # prometheus_client takes its time, and a laptop seldom asks
+
     host, port = environment.progress_address
-    try:
-        port = board.serve(host, port)
-    except OSError as error:
-        board.say(f"/progress is not served: port {port}: {error.strerror}")
-        return
-    if not environment.in_pod:
-        board.say(f"progress is served at http://{host}:{port}/progress")
+    with ExitStack() as stack:
+        try:
+            port = stack.enter_context(metrics_server.serve(tracker, host, port))
+        except OSError as error:
+            tracker.log(f"/progress is not served: port {port}: {error.strerror}")
+        else:
+            if not environment.in_pod:
+                tracker.log(f"progress is served at http://{host}:{port}/progress")
+        yield
 
 
 def _written(job: Resource, environment: Environment) -> tuple[Path, ...]:
     """Folders that a run writes to."""
     uri = job.spec.output.uri
-    output = () if uri.startswith("s3://") else (sources.local_path(uri, environment),)
+    output = () if uri.startswith("s3://") else (local_path(uri, environment),)
     return (*output, environment.cache, Path(tempfile.gettempdir()))
 
 

@@ -40,9 +40,9 @@ class Watchdog:
         """Watch from now on; ``last_words`` is given the seconds of silence."""
         self._last_words = last_words
         self._thread.start()
-        self.beat()
+        self.heartbeat()
 
-    def beat(self) -> None:
+    def heartbeat(self) -> None:
         """Something moved. Cheap enough for every step and every chunk of a file."""
         if self._rests:
             return
@@ -62,7 +62,7 @@ class Watchdog:
         finally:
             self._rests = False
             self._armed_at = 0.0
-            self.beat()
+            self.heartbeat()
 
     def stop(self) -> None:
         self._stopped.set()

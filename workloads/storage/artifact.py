@@ -15,10 +15,13 @@ from alpaca_operator.api import Resource, contract
 from alpaca_operator.api.base import Model, Source, Spec
 from workloads.errors import OutputExists
 from workloads.storage import hashing, lineage
-from workloads.storage.checkpoints import Fence, now
-from workloads.storage.hashing import Digests, listing
-from workloads.storage.sources import Inputs, OutputPlace, relevant
+from workloads.storage.checkpoints import Fence
+from workloads.storage.contents import relevant
+from workloads.storage.hashing import HashCache, listing
+from workloads.storage.output import OutputPlace
+from workloads.storage.sources import Inputs
 from workloads.system import atomic
+from workloads.system.clock import now
 
 LOADED = ("Model", "LoRAAdapter", "GPTQModel", "Tokenizer")
 """Kinds of artifacts whose content is what a program loads from them."""
@@ -38,38 +41,38 @@ LIBRARIES = (
 """Those of them that a run imported are named in its artifact, with their versions."""
 
 
-def essence(part: Any, inputs: Inputs, path: str = "") -> Any:
+def fingerprint_fields(part: Any, inputs: Inputs, path: str = "") -> Any:
     """The part of a spec that shapes the result, as JSON.
 
     Fields at their default are left out, so that a version which adds a field does not make every finished job another one. A
     source stands as the digest of what lies there.
     """
     if isinstance(part, Model):
-        incidental = part.incidental if isinstance(part, Spec) else frozenset()
+        non_semantic = part.non_semantic if isinstance(part, Spec) else frozenset()
         kept = {}
         for name, field in type(part).model_fields.items():
             value = getattr(part, name)
-            if name not in incidental and value != field.get_default(call_default_factory=True):
+            if name not in non_semantic and value != field.get_default(call_default_factory=True):
                 alias = field.alias or name
-                kept[alias] = essence(value, inputs, f"{path}.{alias}" if path else alias)
+                kept[alias] = fingerprint_fields(value, inputs, f"{path}.{alias}" if path else alias)
         if isinstance(part, Source):
             kept["digest"] = inputs[path].digest
         return kept
     if isinstance(part, list):
-        return [essence(element, inputs, f"{path}[{index}]") for index, element in enumerate(part)]
+        return [fingerprint_fields(element, inputs, f"{path}[{index}]") for index, element in enumerate(part)]
     return part
 
 
 def spec_digest(job: Resource, inputs: Inputs, processes: int = 1) -> str:
     """``sha256:…`` of what the result is made from. Several processes see as many times the rows in a step."""
     together = {"processes": processes} if processes > 1 else {}
-    return hashing.of_json({"kind": job.kind, "spec": essence(job.spec, inputs), **together})
+    return hashing.of_json({"kind": job.kind, "spec": fingerprint_fields(job.spec, inputs), **together})
 
 
 class Publisher:
     """Decides about an output, and publishes it."""
 
-    def __init__(self, job: Resource, inputs: Inputs, place: OutputPlace, known: Digests, processes: int = 1) -> None:
+    def __init__(self, job: Resource, inputs: Inputs, place: OutputPlace, known: HashCache, processes: int = 1) -> None:
         self._job = job
         self._inputs = inputs
         self._place = place
@@ -157,7 +160,7 @@ class Publisher:
                 "files": files,
                 "versions": versions(),
                 "metrics": dict(metrics),
-                "spec": essence(self._job.spec, self._inputs),
+                "spec": fingerprint_fields(self._job.spec, self._inputs),
                 "resolved_policy": resolved_policy,
                 "created_at": now(),
             }
@@ -167,7 +170,7 @@ class Publisher:
         )
         self._fence.check()
         self._place.publish(folder)
-        self._fence.lift()
+        self._fence.release()
         self.published = contract.Published(uri=self._place.uri, digest=artifact.digest, kind=artifact.kind)
         return self.published
 

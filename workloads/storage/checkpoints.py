@@ -9,7 +9,6 @@ Beside the output ``X`` lies ``X.checkpoints/``::
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,8 +18,9 @@ from pydantic import ValidationError
 
 from alpaca_operator.api import contract
 from workloads.errors import Superseded
-from workloads.storage.hashing import Digests, listing
+from workloads.storage.hashing import HashCache, listing
 from workloads.system import atomic
+from workloads.system.clock import now
 
 MARKER = "checkpoint.json"
 FENCE = "run-id"
@@ -49,13 +49,13 @@ class Record(contract.Wire):
 class Fence(Protocol):
     """Tells whether this run is still the newest of its job."""
 
-    def take(self) -> None:
+    def acquire(self) -> None:
         """Become the newest run."""
 
     def check(self) -> None:
         """Raises Superseded when another run took over."""
 
-    def lift(self) -> None:
+    def release(self) -> None:
         """After publishing: no run is the newest any more, so one that was lost and comes back does nothing either."""
 
 
@@ -66,7 +66,7 @@ class FileFence:
         self._path = path
         self._run = run
 
-    def take(self) -> None:
+    def acquire(self) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         atomic.write_text(self._path, self._run.to_json() + "\n")
 
@@ -77,7 +77,7 @@ class FileFence:
             text = ""
         refuse_unless_newest(text, self._run)
 
-    def lift(self) -> None:
+    def release(self) -> None:
         self._path.unlink(missing_ok=True)
 
 
@@ -104,8 +104,8 @@ class Checkpoints:
         self,
         folder: Path,
         run: Run,
-        digests: Digests,
-        say: Callable[[str], None],
+        digests: HashCache,
+        log: Callable[[str], None],
         written: Callable[[contract.Checkpoint], None],
         uri: str,
     ) -> None:
@@ -113,7 +113,7 @@ class Checkpoints:
         self._run = run
         self._fence = FileFence(folder / FENCE, run)
         self._digests = digests
-        self._say = say
+        self._log = log
         self._written = written
         self._uri = uri
 
@@ -126,9 +126,9 @@ class Checkpoints:
         """Where a checkpoint is written, before it is one."""
         return self.own / f".checkpoint-{step}.partial"
 
-    def take(self) -> None:
+    def acquire(self) -> None:
         """Become the newest run of the job: older ones may write and remove nothing any more."""
-        self._fence.take()
+        self._fence.acquire()
 
     def check(self) -> None:
         """Raises Superseded when another run took over."""
@@ -146,13 +146,13 @@ class Checkpoints:
                 continue
             damage = self._damage(folder, record)
             if damage:
-                self._say(f"checkpoint {self._shown(folder)} is damaged ({damage}): going back to the one before")
+                self._log(f"checkpoint {self._shown(folder)} is damaged ({damage}): going back to the one before")
                 continue
             self._written(self._told(folder, record.step))
             return folder
         if foreign:
             size = sum(file.size for record in foreign for file in record.files)
-            self._say(
+            self._log(
                 f"{len(foreign)} checkpoint(s) in {self._folder} were made with other settings or inputs: starting from the beginning "
                 f"(they take {size / 2**20:,.1f} MiB, and are removed when the output is published)"
             )
@@ -173,7 +173,7 @@ class Checkpoints:
             yield partial
             files = [
                 contract.ArtifactFile(
-                    path=path, size=(partial / path).stat().st_size, sha256=self._digests.read(partial / path)
+                    path=path, size=(partial / path).stat().st_size, sha256=self._digests.compute(partial / path)
                 )
                 for path in listing(partial)
             ]
@@ -183,7 +183,7 @@ class Checkpoints:
             (partial / MARKER).write_text(record.to_json() + "\n", encoding="utf-8")
             atomic.sync_tree(partial)
             self._fence.check()
-            atomic.swap_in(partial, target, self._run.run_id)
+            atomic.replace_dir(partial, target, self._run.run_id)
         except BaseException:
             atomic.discard(partial)
             raise
@@ -199,7 +199,7 @@ class Checkpoints:
 
     def discard_all(self) -> None:
         """Remove every checkpoint: the output is published, nothing will go on from them."""
-        self._fence.lift()
+        self._fence.release()
         atomic.discard(self._folder)
 
     def tidy(self) -> None:
@@ -216,7 +216,7 @@ class Checkpoints:
                 try:
                     record = Record.model_validate_json((folder / MARKER).read_text(encoding="utf-8"))
                 except (OSError, ValidationError):
-                    self._say(f"checkpoint {self._shown(folder)} has no readable {MARKER}: it is passed over")
+                    self._log(f"checkpoint {self._shown(folder)} has no readable {MARKER}: it is passed over")
                     continue
                 found.append((folder, record))
         return sorted(found, key=lambda entry: (entry[1].step, entry[1].created_at), reverse=True)
@@ -232,7 +232,7 @@ class Checkpoints:
             size = path.stat().st_size
             if size != file.size:
                 return f"{file.path} has {size} bytes instead of {file.size}"
-            if self._digests.read(path) != file.sha256:
+            if self._digests.compute(path) != file.sha256:
                 return f"the content of {file.path} has changed"
         return None
 
@@ -241,8 +241,3 @@ class Checkpoints:
 
     def _told(self, folder: Path, step: int) -> contract.Checkpoint:
         return contract.Checkpoint(uri=f"{self._uri}/{self._shown(folder)}", step=step)
-
-
-def now() -> str:
-    """The time in UTC, in RFC 3339 with microseconds."""
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

@@ -53,28 +53,28 @@ def listing(folder: Path) -> list[str]:
     return sorted(found)
 
 
-class Digests:
+class HashCache:
     """sha256 of files, remembered by path, size, times and inode in ``memory`` (a JSON file)."""
 
-    def __init__(self, memory: Path, beat: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, memory: Path, heartbeat: Callable[[], None] = lambda: None) -> None:
         self._memory = memory
-        self._beat = beat
+        self._heartbeat = heartbeat
         self._known: dict[str, list[Any]] = self._remembered()
         self._changed = False
 
     def file(self, path: Path) -> str:
         """sha256 (hex) of a file's content."""
-        known = self.known(path)
+        known = self.cached(path)
         if known is not None:
             return known
         before = _fingerprint(path)
-        digest = self.read(path)
+        digest = self.compute(path)
         if _fingerprint(path) == before and time.time() - path.stat().st_mtime > RACY_SECONDS:
             self._known[str(path.resolve())] = [*before, digest]
             self._changed = True
         return digest
 
-    def known(self, path: Path) -> str | None:
+    def cached(self, path: Path) -> str | None:
         """The digest, if it is to be had without reading the file."""
         named = _named_by_content(path)
         if named is not None:
@@ -86,16 +86,16 @@ class Digests:
         """sha256 (hex) of several files below ``folder``, by relative path."""
         return {path: self.file(folder / path) for path in paths}
 
-    def read(self, path: Path) -> str:
+    def compute(self, path: Path) -> str:
         """sha256 (hex), read from the file whatever is remembered."""
         digest = hashlib.sha256()
         with path.open("rb", buffering=0) as handle:
             while chunk := handle.read(CHUNK):
                 digest.update(chunk)
-                self._beat()
+                self._heartbeat()
         return digest.hexdigest()
 
-    def remember(self) -> None:
+    def save(self) -> None:
         """Write down what was learnt. Losing it costs time, never correctness, so a failure is not passed on."""
         if not self._changed:
             return

@@ -52,7 +52,7 @@ def fetch(
     loaded: Loaded,
     where: str,
     cache: Path | None,
-    beat: Callable[[], None],
+    heartbeat: Callable[[], None],
 ) -> Path:
     """The local path of what ``uri`` names, downloaded as far as it is not in the cache.
 
@@ -62,12 +62,12 @@ def fetch(
     if loaded is not None:
         endings, fallback = loaded
         patterns = _patterns(repository.path, endings)
-        folder = _snapshot(repository, patterns, where, cache, beat)
+        folder = _snapshot(repository, patterns, where, cache, heartbeat)
         if not any(folder.glob("**/*.safetensors")):
-            folder = _snapshot(repository, [*patterns, *_patterns(repository.path, fallback)], where, cache, beat)
+            folder = _snapshot(repository, [*patterns, *_patterns(repository.path, fallback)], where, cache, heartbeat)
     else:
         parts = [f"{repository.path}/*", repository.path] if repository.path else None
-        folder = _snapshot(repository, parts, where, cache, beat)
+        folder = _snapshot(repository, parts, where, cache, heartbeat)
     return folder / repository.path if repository.path else folder
 
 
@@ -76,7 +76,7 @@ def _patterns(path: str, endings: tuple[str, ...]) -> list[str]:
 
 
 def _snapshot(
-    repository: Repository, patterns: list[str] | None, where: str, cache: Path | None, beat: Callable[[], None]
+    repository: Repository, patterns: list[str] | None, where: str, cache: Path | None, heartbeat: Callable[[], None]
 ) -> Path:
     import httpx
     from huggingface_hub import constants, errors, snapshot_download
@@ -90,7 +90,7 @@ def _snapshot(
                 revision=repository.revision,
                 cache_dir=cache,
                 allow_patterns=patterns,
-                tqdm_class=_beating(beat),
+                tqdm_class=_beating(heartbeat),
             )
         )
     except errors.HFValidationError as error:
@@ -137,7 +137,7 @@ def _token_state() -> str:
     return "HF_TOKEN, which is not set (in a pod: secretRef)"
 
 
-def _beating(beat: Callable[[], None]) -> type[Any]:
+def _beating(heartbeat: Callable[[], None]) -> type[Any]:
     """A progress bar that shows nothing and tells the watchdog that bytes arrive."""
     from tqdm import tqdm
 
@@ -147,7 +147,7 @@ def _beating(beat: Callable[[], None]) -> type[Any]:
             super().__init__(*arguments, **{**options, "disable": True})
 
         def update(self, n: float | None = 1) -> None:
-            beat()
+            heartbeat()
 
     return Beating
 

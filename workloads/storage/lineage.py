@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from alpaca_operator.api import contract
 from workloads.errors import InputError
-from workloads.storage import sources
+from workloads.storage import contents
 
 Artifact = contract.Artifact | contract.Ancestor
 SHOWN = 12
@@ -34,7 +34,7 @@ def ancestors(inputs: Iterable[Path]) -> dict[str, contract.Ancestor]:
     """By digest, what jobs made of the inputs in these folders, and all that those were made from."""
     found: dict[str, contract.Ancestor] = {}
     for path in inputs:
-        made = sources.read_artifact(path)
+        made = contents.read_artifact(path)
         if made is None:
             continue  # no job made it
         found |= made.ancestors

@@ -22,8 +22,8 @@ from alpaca_operator.api import contract
 from workloads.errors import InputError, SpecError, WorkloadError
 from workloads.storage import hashing
 from workloads.storage.checkpoints import FENCE, Fence, Run, refuse_unless_newest
-from workloads.storage.hashing import CHUNK, Digests, listing
-from workloads.storage.sources import REJECTED
+from workloads.storage.hashing import CHUNK, HashCache, listing
+from workloads.storage.uri import REJECTED
 from workloads.system.environment import Environment
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def explained(where: str, refused: type[WorkloadError] = InputError) -> Iterator
 
 
 def fetch(
-    uri: str, where: str, cache: Path, keep: Callable[[list[str]], Iterable[str]], beat: Callable[[], None]
+    uri: str, where: str, cache: Path, keep: Callable[[list[str]], Iterable[str]], heartbeat: Callable[[], None]
 ) -> Path:
     """A local copy of an object, or of the objects below a key: a folder of links to copies that are never changed.
 
@@ -129,7 +129,7 @@ def fetch(
                 continue
             path = f"{root}/{name}" if name else root
             blob = cache / "s3" / "objects" / hashing.of_json([_endpoint(), path, tags[name]]).removeprefix("sha256:")
-            _download(store, path, tags[name], blob, beat)
+            _download(store, path, tags[name], blob, heartbeat)
             target.parent.mkdir(parents=True, exist_ok=True)
             target.unlink(missing_ok=True)
             target.symlink_to(os.path.relpath(blob, target.parent))
@@ -162,7 +162,7 @@ def _tag(stream: NativeFile) -> str:
     return str(stream.metadata()["ETag"].decode()).strip('"')
 
 
-def _download(store: ArrowFSWrapper, path: str, tag: str, target: Path, beat: Callable[[], None]) -> None:
+def _download(store: ArrowFSWrapper, path: str, tag: str, target: Path, heartbeat: Callable[[], None]) -> None:
     """Raises S3Unreachable when the object was replaced since its ETag was read."""
     if target.exists():
         return
@@ -172,16 +172,16 @@ def _download(store: ArrowFSWrapper, path: str, tag: str, target: Path, beat: Ca
         with store.fs.open_input_stream(path) as source, partial.open("wb") as copy:
             if _tag(source) != tag:
                 raise S3Unreachable(f"s3://{path} was replaced while it was looked at: run again")
-            _copy(source.read, copy.write, beat)
+            _copy(source.read, copy.write, heartbeat)
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)
 
 
-def _copy(read: Callable[[int], bytes], write: Callable[[bytes], Any], beat: Callable[[], None]) -> None:
+def _copy(read: Callable[[int], bytes], write: Callable[[bytes], Any], heartbeat: Callable[[], None]) -> None:
     while chunk := read(CHUNK):
         write(chunk)
-        beat()
+        heartbeat()
 
 
 def _what_lies_there(store: ArrowFSWrapper, bucket: str, key: str, has_other_files: bool) -> str:
@@ -203,12 +203,12 @@ def _what_lies_there(store: ArrowFSWrapper, bucket: str, key: str, has_other_fil
 class Bucket:
     """An output on S3: written into the cache, then uploaded."""
 
-    def __init__(self, uri: str, environment: Environment, beat: Callable[[], None]) -> None:
+    def __init__(self, uri: str, environment: Environment, heartbeat: Callable[[], None]) -> None:
         self.uri = uri.rstrip("/")
         self._where = f"spec.output.uri: {uri}"
         bucket, key = split(uri, self._where)
         self._root = f"{bucket}/{key}"
-        self._beat = beat
+        self._heartbeat = heartbeat
         self._store = connect(OUTPUT_ATTEMPTS)
         own = hashing.of_text(f"{_endpoint()} {self._root}").removeprefix("sha256:")[:16]
         self.staging = environment.cache / "staging" / f"{own}-{environment.run_id}"
@@ -233,7 +233,7 @@ class Bucket:
         except (ValidationError, UnicodeDecodeError):
             return None
 
-    def damage(self, artifact: contract.Artifact, known: Digests) -> str | None:
+    def damage(self, artifact: contract.Artifact, known: HashCache) -> str | None:
         with explained(self._where):
             found = sizes(self._store, self._root)
         for file in artifact.files:
@@ -283,7 +283,7 @@ class Bucket:
                 (folder / name).open("rb") as source,
                 self._store.fs.open_output_stream(f"{root}/{name}") as target,
             ):
-                _copy(source.read, target.write, self._beat)
+                _copy(source.read, target.write, self._heartbeat)
 
     def _clear(self, root: str) -> None:
         for name in sizes(self._store, root):
@@ -331,11 +331,11 @@ class _ObjectFence:
         self._bucket = bucket
         self._run = run
 
-    def take(self) -> None:
+    def acquire(self) -> None:
         self._bucket.write(self._bucket.fence_path, self._run.to_json() + "\n")
 
     def check(self) -> None:
         refuse_unless_newest(self._bucket.read(self._bucket.fence_path), self._run)
 
-    def lift(self) -> None:
+    def release(self) -> None:
         self._bucket.remove(self._bucket.fence_path)

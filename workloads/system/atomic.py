@@ -57,7 +57,7 @@ def discard(path: Path) -> None:
         grave.unlink()
 
 
-def swap_in(new: Path, target: Path, run_id: str) -> None:
+def replace_dir(new: Path, target: Path, run_id: str) -> None:
     """Put the folder ``new`` in the place of ``target``, a sibling of it, and remove what was there.
 
     A directory cannot be renamed over one that has files in it, so the old one steps aside for a moment; ``recover`` brings it
@@ -75,7 +75,7 @@ def swap_in(new: Path, target: Path, run_id: str) -> None:
 
 def recover(target: Path) -> None:
     """Undo a ``swap_in`` that was cut short: the old folder goes back to its place if the new one never got there."""
-    for aside in leftovers(target, "replaced"):
+    for aside in stale_siblings(target, "replaced"):
         if target.exists():
             shutil.rmtree(aside)
         else:
@@ -83,7 +83,7 @@ def recover(target: Path) -> None:
             sync(target.parent)
 
 
-def leftovers(target: Path, ending: str) -> Iterator[Path]:
+def stale_siblings(target: Path, ending: str) -> Iterator[Path]:
     """Siblings of ``target`` that earlier runs left behind: ``.<name>.<run>.<ending>``.
 
     The name of a run has no dot, so that those of an output ``poet.v2`` are not taken for those of ``poet``.
@@ -99,12 +99,12 @@ def _unique() -> str:
 
 
 @contextmanager
-def alone(folder: Path, beat: Callable[[], None]) -> Iterator[None]:
-    """One process at a time makes ``folder``; the others wait, calling ``beat``."""
+def file_lock(folder: Path, heartbeat: Callable[[], None]) -> Iterator[None]:
+    """One process at a time makes ``folder``; the others wait, calling ``heartbeat``."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with (folder.parent / f"{folder.name}.lock").open("w") as lock:
         while not _locked(lock.fileno()):
-            beat()
+            heartbeat()
             time.sleep(0.2)
         yield
 

@@ -38,7 +38,7 @@ class Stop:
         self._signals = signals
         self._above = above
         self._grace_seconds = grace_seconds
-        self._at_once: str | None = None
+        self._interrupt_message: str | None = None
         self._process = os.getpid()
         self.requested = False
         """A signal came: finish the step, save a checkpoint, raise Interrupted."""
@@ -50,14 +50,14 @@ class Stop:
         self._refuse(NOTHING_YET)
 
     @contextmanager
-    def at_once(self, told: str = NOTHING_YET) -> Iterator[None]:
+    def interruptible(self, told: str = NOTHING_YET) -> Iterator[None]:
         """Within this block nothing is worth finishing: a signal raises Interrupted, saying ``told``, wherever the main thread is."""
         self._refuse(told)
-        self._at_once = told
+        self._interrupt_message = told
         try:
             yield
         finally:
-            self._at_once = None
+            self._interrupt_message = None
         self._refuse(told)
 
     def _refuse(self, told: str) -> None:
@@ -94,8 +94,8 @@ class Stop:
             self.deadline = time.monotonic() + self._grace_seconds * (1 - RESERVE)
             if number == signal.SIGINT:
                 _write_now("\nstopping after this step; press Ctrl-C again to stop at once\n")
-        if self._at_once is not None:
-            told, self._at_once = self._at_once, None
+        if self._interrupt_message is not None:
+            told, self._interrupt_message = self._interrupt_message, None
             raise Interrupted(told)
 
 

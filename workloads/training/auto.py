@@ -1,6 +1,6 @@
 """What `Auto` means: device and model in, dtype, attention, checkpointing and optimizer out.
 
-Pure: no torch, no clock, no environment. The device is described by whoever knows it (`workloads.models.inspect.device`), so every row
+Pure: no torch, no clock, no environment. The device is described by whoever knows it (`workloads.system.hardware.detect`), so every row
 of the table can be tested on a machine without a GPU. A value that the spec names is taken as it is, or refused with the
 reason; it is never replaced in silence.
 """
@@ -11,62 +11,20 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from workloads.errors import SpecError
+from workloads.models.load import Bits, LoadOptions
+from workloads.system.hardware import AMPERE, HOPPER, NF4_BLOCK, Device
 from workloads.training import method
-from workloads.training.method import Bits, Method, Spec
+from workloads.training.memory_estimate import Sizes, estimate
+from workloads.training.method import Method, Spec
 
-AMPERE = (8, 0)
-"""The first compute capability with bfloat16 and FlashAttention-2."""
-HOPPER = (9, 0)
-"""The compute capability that FlashAttention-3 is written for."""
 HEADROOM = 0.9
 """Share of a GPU's memory that an estimate may fill: the rest goes to the CUDA context, cuBLAS and fragmentation."""
-NF4_BLOCK = 64
-"""bitsandbytes quantizes weights in blocks of this many; its CPU kernels refuse a width that is no multiple."""
 
 
 @dataclass(frozen=True)
-class Device:
-    """What one process trains on."""
-
-    kind: Literal["cpu", "cuda"]
-    name: str
-    memory: int
-    """Bytes of GPU memory; 0 for a CPU, whose memory the container's limit bounds, not us."""
-    capability: tuple[int, int] = (0, 0)
-    flash_attention_2: bool = False
-    flash_attention_3: bool = False
-    """Whether the package is installed; whether the GPU can run it is decided here."""
-    bitsandbytes: bool = True
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """The shape of a model, read from config.json and the headers of its weights."""
-
-    parameters: int
-    embeddings: int
-    """Of these, in the input embedding and, where it is not tied to it, the output head."""
-    trainable: int
-    """Weights that get a gradient: the adapter's and copies of modulesToSave, or all."""
-    hidden: int
-    intermediate: int
-    layers: int
-    vocabulary: int
-    widths: tuple[int, ...] = ()
-    """Input widths of the linear layers that would be quantized."""
-
-
-@dataclass(frozen=True)
-class Policy:
+class Policy(LoadOptions):
     """How the job is going to train, every choice made."""
 
-    precision: Literal["fp32", "bf16", "fp16"]
-    """Of the matrix products (autocast)."""
-    weights: Literal["float32", "bfloat16", "float16"]
-    """Of the base's weights in memory; those that train in an adapter are always float32."""
-    bits: Bits | None
-    """Set when the base is held quantized: 4 (nf4, double quantization) or 8 (int8)."""
-    attention: str
     gradient_checkpointing: Literal["Full", "None"]
     optimizer: str
     parallel: Literal["None", "Zero2", "Zero2Offload", "Zero3", "Zero3Offload", "Custom"]
@@ -154,31 +112,6 @@ def resolve(spec: Spec, device: Device, sizes: Sizes) -> Policy:
         estimate=need,
         notes=tuple(notes),
     )
-
-
-def estimate(
-    spec: Spec, sizes: Sizes, precision: str, bits: Bits | None, weights: str, checkpointing: str, optimizer: str
-) -> int:
-    """Bytes of device memory for one step.
-
-    Activations follow Korthikanti et al. (arXiv:2205.05198, section 4), with Llama's gated MLP and without dropout masks: a
-    layer keeps about ten vectors of the hidden and six of the intermediate width per token. The logits count three times
-    (half precision, the loss's float32 copy, its gradient).
-    """
-    how = method.of(spec)
-    half = 4 if precision == "fp32" else 2
-    width = {"float32": 4, "bfloat16": 2, "float16": 2}[weights]
-    linear = sizes.parameters - sizes.embeddings
-    # nf4 with double quantization: 4 bits, and 0.127 for the scales (Dettmers et al., arXiv:2305.14314, section 3).
-    base = int(linear * {4: 0.516, 8: 1.02}[bits]) + sizes.embeddings * width if bits else sizes.parameters * width
-    moments = 2 if optimizer in ("adamw_8bit", "paged_adamw_8bit") else 4 if optimizer == "adafactor" else 8
-    # A full model's gradients have its weights' dtype; an adapter's weights, and embeddings trained alone, are float32 copies.
-    state = sizes.trainable * (width + moments if how.trains == "Everything" else 4 + 4 + moments)
-    tokens = spec.training.batch_size_per_device * how.length
-    layer = tokens * (10 * sizes.hidden + 6 * sizes.intermediate) * half
-    kept = layer + sizes.layers * tokens * sizes.hidden * half if checkpointing == "Full" else sizes.layers * layer
-    logits = tokens * sizes.vocabulary * (half + 4 + 4)
-    return base + state + kept + logits
 
 
 def _precision(spec: Spec, how: Method, device: Device) -> Literal["fp32", "bf16", "fp16"]:

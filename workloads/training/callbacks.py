@@ -5,18 +5,52 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-if TYPE_CHECKING:
-    from workloads.training.trainer import Trainer
+from alpaca_operator.api.training import Loop
+from workloads.runtime.runtime import Runtime
+from workloads.training.resume_state import ResumeState
 
 
-class Schedule(TrainerCallback):  # type: ignore[misc]
+class TrainingLoop(Protocol):
+    """What the callbacks use of the trainer that they are called by."""
+
+    settings: Loop
+    runtime: Runtime
+    eval_dataset: Any
+    resume_state: ResumeState
+    speed: ThroughputMeter
+    evaluate_first: bool
+    step_tokens: int
+    """Unpadded tokens of the step that is being computed, in this process."""
+    stopping: bool
+    """A stop was asked for, in any of the processes: the run ends with this step."""
+
+    def steps_in_pass(self, batches: int) -> int:
+        """Optimizer steps of one pass over ``batches`` batches."""
+
+    def continue_log_window(self) -> None:
+        """The mean of the losses that are logged next goes on where the run before was."""
+
+    def evaluate_start(self) -> None:
+        """Evaluate before the first step."""
+
+    def evaluate_late(self) -> None:
+        """Make up for the evaluation that a stop had cut off."""
+
+    def refuse_bad_loss(self) -> None:
+        """Raises LossDiverged for a loss that is no number, before it reaches the weights."""
+
+    def stopped_early(self) -> bool:
+        """Whether the evaluations without gain have used up the patience."""
+
+
+class EvalSaveStopCallback(TrainerCallback):  # type: ignore[misc]
     """When to evaluate, save and stop."""
 
-    def __init__(self, trainer: Trainer) -> None:
+    def __init__(self, trainer: TrainingLoop) -> None:
         self.trainer = trainer
         self.steps_per_epoch = 0
 
@@ -25,9 +59,9 @@ class Schedule(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         trainer = self.trainer
         self.steps_per_epoch = trainer.steps_in_pass(len(train_dataloader))
-        trainer.continue_window()
+        trainer.continue_log_window()
         trainer.runtime.progress.update(stage="Training", step=state.global_step, total_steps=state.max_steps)
-        if trainer.kept.evaluation_due:
+        if trainer.resume_state.evaluation_due:
             trainer.evaluate_late()
         elif trainer.evaluate_first and state.global_step == 0:
             trainer.evaluate_start()
@@ -42,10 +76,10 @@ class Schedule(TrainerCallback):  # type: ignore[misc]
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> TrainerControl:
         trainer, settings, step = self.trainer, self.trainer.settings, state.global_step
-        tokens, stops = trainer.runtime.ranks.total(trainer.step_tokens, trainer.runtime.stop.requested)
+        tokens, stops = trainer.runtime.distributed.all_reduce_sum(trainer.step_tokens, trainer.runtime.stop.requested)
         trainer.stopping = stopping = stops > 0
         trainer.speed.add(int(tokens))
-        trainer.kept.tokens += int(tokens)
+        trainer.resume_state.tokens += int(tokens)
         trainer.step_tokens = 0
         if not control.should_log:
             trainer.runtime.progress.update(step=step, total_steps=state.max_steps)
@@ -53,7 +87,7 @@ class Schedule(TrainerCallback):  # type: ignore[misc]
         due = step % (settings.eval_steps or self.steps_per_epoch) == 0 or last
         if due and trainer.eval_dataset is not None:
             control.should_evaluate = not stopping
-            trainer.kept.evaluation_due = stopping
+            trainer.resume_state.evaluation_due = stopping
         control.should_save = step % settings.save_steps == 0 or last or stopping
         control.should_training_stop = control.should_training_stop or last or stopping
         return control
@@ -66,25 +100,25 @@ class Schedule(TrainerCallback):  # type: ignore[misc]
         metrics: dict[str, float],
         **_: Any,
     ) -> TrainerControl:
-        trainer, kept = self.trainer, self.trainer.kept
+        trainer, resumed = self.trainer, self.trainer.resume_state
         if trainer.settings.early_stopping_patience is None or state.global_step == 0:
             return control
-        if kept.best_loss is None or metrics["eval_loss"] < kept.best_loss:
-            kept.best_loss, kept.best_step, kept.evaluations_without_gain = metrics["eval_loss"], state.global_step, 0
+        if resumed.best_loss is None or metrics["eval_loss"] < resumed.best_loss:
+            resumed.best_loss, resumed.best_step, resumed.evaluations_without_gain = metrics["eval_loss"], state.global_step, 0
             control.should_save = True
         else:
-            kept.evaluations_without_gain += 1
+            resumed.evaluations_without_gain += 1
             if trainer.stopped_early():
                 control.should_training_stop = True
                 control.should_save = True
-                trainer.runtime.progress.say(
-                    f"early stop at step {state.global_step}: {kept.evaluations_without_gain} evaluations without a better loss; the best "
-                    f"is {kept.best_loss:.4f} at step {kept.best_step}"
+                trainer.runtime.progress.log(
+                    f"early stop at step {state.global_step}: {resumed.evaluations_without_gain} evaluations without a better loss; the best "
+                    f"is {resumed.best_loss:.4f} at step {resumed.best_step}"
                 )
         return control
 
 
-class Speed:
+class ThroughputMeter:
     """Unpadded tokens a second of pure training: evaluations and saves are not counted."""
 
     def __init__(self) -> None:

@@ -15,7 +15,7 @@ from workloads.errors import SpecError
 from workloads.training.auto import Policy
 
 
-def config(asked: DeepSpeed | None, policy: Policy, say: Callable[[str], None]) -> dict[str, Any] | None:
+def config(asked: DeepSpeed | None, policy: Policy, log: Callable[[str], None]) -> dict[str, Any] | None:
     """The DeepSpeed configuration of a job, or None where DeepSpeed is not used.
 
     The presets have no scheduler block: with one, DeepSpeed's own schedule would replace `training.scheduler`. Values of ``auto``
@@ -24,7 +24,7 @@ def config(asked: DeepSpeed | None, policy: Policy, say: Callable[[str], None]) 
     if asked is not None and asked.config is not None:
         for block, fields in (("scheduler", "scheduler and training.warmupRatio"), ("optimizer", "optimizer")):
             if block in asked.config:
-                say(
+                log(
                     f"warning: deepspeed.config has a block `{block}`, which overrides training.{fields}: remove it to use them"
                 )
         return {**asked.config}

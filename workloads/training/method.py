@@ -11,10 +11,10 @@ from typing import Literal
 
 from alpaca_operator.api.pretrain import PretrainSpec
 from alpaca_operator.api.sft import SFTSpec
+from workloads.models.load import Bits
 
 Spec = SFTSpec | PretrainSpec
 """Of the kinds that train."""
-Bits = Literal[4, 8]
 
 
 @dataclass(frozen=True)

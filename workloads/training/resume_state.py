@@ -7,15 +7,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from workloads.runtime.distributed import Ranks
+from workloads.runtime.distributed import DistributedContext
 
 STATE_FILE = "run_state.json"
-WINDOW = ("loss_sum", "correct", "targets")
+LOG_WINDOW = ("loss_sum", "correct", "targets")
 """Fields of RunState that each process has for itself."""
 
 
 @dataclass
-class RunState:
+class ResumeState:
     """What a resumed run needs besides the Trainer's own state."""
 
     loss_sum: float = 0.0
@@ -37,11 +37,11 @@ class RunState:
     """The stop came before this step's evaluation was through."""
 
     @classmethod
-    def read(cls, checkpoint: Path, ranks: Ranks) -> RunState:
+    def read(cls, checkpoint: Path, distributed: DistributedContext) -> ResumeState:
         saved = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
-        return cls(**{name: value[ranks.rank] if name in WINDOW else value for name, value in saved.items()})
+        return cls(**{name: value[distributed.rank] if name in LOG_WINDOW else value for name, value in saved.items()})
 
     def write(self, checkpoint: Path, windows: list[dict[str, Any]]) -> None:
-        """``windows``: the fields named in WINDOW, of each process."""
-        whole = asdict(self) | {name: [window[name] for window in windows] for name in WINDOW}
+        """``windows``: the fields named in LOG_WINDOW, of each process."""
+        whole = asdict(self) | {name: [window[name] for window in windows] for name in LOG_WINDOW}
         (checkpoint / STATE_FILE).write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")

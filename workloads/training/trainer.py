@@ -29,11 +29,11 @@ from torch.utils.data import IterableDataset, SequentialSampler
 from transformers import PrinterCallback, TrainerState
 
 from alpaca_operator.api.training import Loop
-from workloads.data.samplers import Evened, Filled
+from workloads.data.samplers import PaddedDataset, PadToMultipleSampler
 from workloads.errors import Interrupted, LossDiverged
 from workloads.runtime.runtime import Metrics, Runtime
-from workloads.training.callbacks import Schedule, Speed
-from workloads.training.resume_state import RunState
+from workloads.training.callbacks import EvalSaveStopCallback, ThroughputMeter
+from workloads.training.resume_state import ResumeState
 
 FEW_STEPS = 20
 """Below this many optimizer steps a run is told to be short: packing makes it easy to train less than one meant to."""
@@ -64,17 +64,17 @@ class Trainer(transformers.Trainer):
         """``piece_bytes``: bytes of text that each token stands for; given, evaluations tell bits per byte. With ``evaluate_first``
         the metrics tell how the model did before the first step, too."""
         self.runtime = runtime
-        if runtime.ranks.count > 1:
+        if runtime.distributed.count > 1:
             for name in ("train_dataset", "eval_dataset"):
                 if kwargs.get(name) is not None and not isinstance(kwargs[name], IterableDataset):
-                    kwargs[name] = Filled(kwargs[name], kwargs["data_collator"].pad)
+                    kwargs[name] = PaddedDataset(kwargs[name], kwargs["data_collator"].pad)
         super().__init__(**kwargs)
         self.remove_callback(PrinterCallback)
         self.settings = settings
         self.checkpoint = checkpoint
-        self.kept = RunState.read(checkpoint, runtime.ranks) if checkpoint else RunState()
-        self.add_callback(Schedule(self))
-        self.speed = Speed()
+        self.resume_state = ResumeState.read(checkpoint, runtime.distributed) if checkpoint else ResumeState()
+        self.add_callback(EvalSaveStopCallback(self))
+        self.speed = ThroughputMeter()
         self._step_loss = torch.zeros((), device=self.args.device)
         self._correct = torch.zeros((), dtype=torch.long, device=self.args.device)
         self.step_tokens = 0
@@ -89,14 +89,14 @@ class Trainer(transformers.Trainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         sampler = super()._get_train_sampler(train_dataset)
-        if sampler is None or self.runtime.ranks.count == 1:
+        if sampler is None or self.runtime.distributed.count == 1:
             return sampler
         # What accelerate makes of the parent's sampler in a single process, so that the order is the same.
         shuffled = SeedableRandomSampler(data_source=sampler.data_source, data_seed=self.args.data_seed)
-        rows = Evened(shuffled, self.runtime.ranks.count * self.args.train_batch_size)
+        rows = PadToMultipleSampler(shuffled, self.runtime.distributed.count * self.args.train_batch_size)
         if self.checkpoint is not None:
             # The loader that skips what was seen of a pass does not tell this sampler which pass it is.
-            batches = len(rows) // (self.runtime.ranks.count * self.args.train_batch_size)
+            batches = len(rows) // (self.runtime.distributed.count * self.args.train_batch_size)
             rows.set_epoch(_saved_state(self.checkpoint).global_step // self.steps_in_pass(batches))
         return rows
 
@@ -105,9 +105,11 @@ class Trainer(transformers.Trainer):
         return max(1, math.ceil(batches / self.args.gradient_accumulation_steps))
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Any:
-        if self.runtime.ranks.count == 1:
+        if self.runtime.distributed.count == 1:
             return super()._get_eval_sampler(eval_dataset)
-        return Evened(SequentialSampler(eval_dataset), self.runtime.ranks.count * self.args.eval_batch_size)
+        return PadToMultipleSampler(
+            SequentialSampler(eval_dataset), self.runtime.distributed.count * self.args.eval_batch_size
+        )
 
     # ---- the step ----
 
@@ -116,7 +118,7 @@ class Trainer(transformers.Trainer):
         self.step_tokens += inputs.pop("tokens")
         loss = super().training_step(model, inputs, num_items_in_batch)
         self._step_loss += loss
-        self.runtime.progress.beat()
+        self.runtime.progress.heartbeat()
         return loss
 
     def compute_loss(
@@ -130,10 +132,10 @@ class Trainer(transformers.Trainer):
             logits = outputs.logits.detach()
             # Comparing with the maximum, several times faster on a CPU than argmax.
             self._correct += (logits.gather(-1, labels[:, None])[:, 0] >= logits.amax(-1)).sum()
-        self.kept.targets += labels.numel()
+        self.resume_state.targets += labels.numel()
         if not model.training:
             # The parent divides by the tokens of all processes together and multiplies by their number: right for averaged gradients.
-            self._eval_loss += float(loss) * float(num_items_in_batch) / self.runtime.ranks.count
+            self._eval_loss += float(loss) * float(num_items_in_batch) / self.runtime.distributed.count
         return (loss, outputs) if return_outputs else loss
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
@@ -142,7 +144,7 @@ class Trainer(transformers.Trainer):
 
     def refuse_bad_loss(self) -> None:
         """Raises LossDiverged for a loss that is not a number, and for one that is exactly 0: nothing is learnt from either."""
-        (loss,) = self.runtime.ranks.total(float(self._step_loss))
+        (loss,) = self.runtime.distributed.all_reduce_sum(float(self._step_loss))
         step = self.state.global_step + 1
         self._step_loss.zero_()
         if not math.isfinite(loss) and self.state.global_step == 0:
@@ -168,28 +170,28 @@ class Trainer(transformers.Trainer):
         """As the parent's, from the same random state to the same random state. A stop request ends it early; the resumed run
         evaluates then."""
         self.runtime.progress.update(stage="Evaluating")
-        kept = self.kept.targets, self._correct.clone()
+        kept = self.resume_state.targets, self._correct.clone()
         try:
             with _same_random_state():
                 metrics = super().evaluate(*args, **kwargs)
-            self.kept.evaluation_due = False
+            self.resume_state.evaluation_due = False
             return metrics
         except _StopEvaluating:
-            self.kept.evaluation_due = self.stopping = True
+            self.resume_state.evaluation_due = self.stopping = True
             self.control.should_evaluate = False
             self.control.should_save = self.control.should_training_stop = True
             return {}
         finally:
-            self.kept.targets, self._correct = kept
+            self.resume_state.targets, self._correct = kept
             self.runtime.progress.update(stage="Training")
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
         """As the parent's, with loss, perplexity and accuracy over all tokens instead of the mean over batches."""
-        self._eval_loss, self._eval_bytes, self.kept.targets = 0.0, 0, 0
+        self._eval_loss, self._eval_bytes, self.resume_state.targets = 0.0, 0, 0
         self._correct.zero_()
         output = super().evaluation_loop(*args, **kwargs)
-        loss_sum, count, correct, size = self.runtime.ranks.total(
-            self._eval_loss, self.kept.targets, int(self._correct), self._eval_bytes
+        loss_sum, count, correct, size = self.runtime.distributed.all_reduce_sum(
+            self._eval_loss, self.resume_state.targets, int(self._correct), self._eval_bytes
         )
         loss = loss_sum / max(count, 1)
         if not math.isfinite(loss):
@@ -206,9 +208,9 @@ class Trainer(transformers.Trainer):
 
     def prediction_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """As the parent's, counting the bytes that the batch stands for, unless a stop was requested."""
-        if self.runtime.ranks.any(self.runtime.stop.requested):
+        if self.runtime.distributed.any(self.runtime.stop.requested):
             raise _StopEvaluating
-        self.runtime.progress.beat()
+        self.runtime.progress.heartbeat()
         loss, logits, labels = super().prediction_step(model, inputs, *args, **kwargs)
         if self._piece_bytes is not None:
             self._eval_bytes += int(self._piece_bytes[inputs["labels"]].sum())
@@ -220,10 +222,12 @@ class Trainer(transformers.Trainer):
         """As the parent's; a training step's line gets token accuracy and speed, and every line reaches the user."""
         training = "loss" in logs
         if training:
-            correct, targets = self.runtime.ranks.total(self.kept.correct + int(self._correct), self.kept.targets)
+            correct, targets = self.runtime.distributed.all_reduce_sum(
+                self.resume_state.correct + int(self._correct), self.resume_state.targets
+            )
             logs["mean_token_accuracy"] = correct / max(targets, 1)
             logs["tokens_per_second"] = self.speed.read()
-            self.kept.correct, self.kept.targets = 0, 0
+            self.resume_state.correct, self.resume_state.targets = 0, 0
             self._correct.zero_()
             norm = logs.get("grad_norm")
             if norm is not None and not math.isfinite(norm) and not self.args.fp16:
@@ -251,36 +255,36 @@ class Trainer(transformers.Trainer):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """As the parent's, into a folder that becomes a checkpoint only when it is whole."""
-        checkpoints, ranks, step = self.runtime.checkpoints, self.runtime.ranks, self.state.global_step
+        checkpoints, distributed, step = self.runtime.checkpoints, self.runtime.distributed, self.state.global_step
         with self.speed.paused():
             self.runtime.progress.update(stage="Saving")
-            self.kept.last_logged = self._globalstep_last_logged
-            if self.kept.best_step == step:
-                self.kept.best_folder = f"{checkpoints.own.name}/checkpoint-{step}"
-            windows = ranks.gathered(
+            self.resume_state.last_logged = self._globalstep_last_logged
+            if self.resume_state.best_step == step:
+                self.resume_state.best_folder = f"{checkpoints.own.name}/checkpoint-{step}"
+            windows = distributed.all_gather_object(
                 {
                     "loss_sum": float(self._tr_loss),
-                    "correct": self.kept.correct + int(self._correct),
-                    "targets": self.kept.targets,
+                    "correct": self.resume_state.correct + int(self._correct),
+                    "targets": self.resume_state.targets,
                 }
             )
-            with checkpoints.write(step) if ranks.first else nullcontext(checkpoints.partial(step)) as folder:
-                ranks.meet()  # now the folder is there
-                self._save_what_moves(folder)
+            with checkpoints.write(step) if distributed.is_main else nullcontext(checkpoints.partial(step)) as folder:
+                distributed.barrier()  # now the folder is there
+                self._save_trainable(folder)
                 self._save_optimizer_and_scheduler(str(folder))
                 self._save_rng_state(str(folder))
-                if ranks.first:
+                if distributed.is_main:
                     self._save_scaler(str(folder))
                     self.state.save_to_json(str(folder / "trainer_state.json"))
-                    self.kept.write(folder, windows)
-                ranks.meet()  # now everybody's part lies in it
-            ranks.meet()  # and now it is a checkpoint
-            if ranks.first:
+                    self.resume_state.write(folder, windows)
+                distributed.barrier()  # now everybody's part lies in it
+            distributed.barrier()  # and now it is a checkpoint
+            if distributed.is_main:
                 best = self.best_checkpoint()
                 checkpoints.prune(self.settings.keep_checkpoints, protect=[best] if best else [])
             self.runtime.progress.update(stage="Training")
 
-    def _save_what_moves(self, folder: Path) -> None:
+    def _save_trainable(self, folder: Path) -> None:
         """The weights that a resumed run cannot have from the base: of embeddings trained alone, not the layers between them."""
         moving = {name: weight for name, weight in self.model.named_parameters() if weight.requires_grad}
         whole = len(moving) == sum(1 for _ in self.model.parameters())
@@ -296,31 +300,35 @@ class Trainer(transformers.Trainer):
 
     def best_checkpoint(self) -> Path | None:
         """The checkpoint of the best evaluation, once there is one."""
-        return self.runtime.checkpoints.own.parent / self.kept.best_folder if self.kept.best_folder else None
+        return (
+            self.runtime.checkpoints.own.parent / self.resume_state.best_folder
+            if self.resume_state.best_folder
+            else None
+        )
 
-    def continue_window(self) -> None:
+    def continue_log_window(self) -> None:
         """Put back the half-finished logging window that the checkpoint was saved in."""
-        self._tr_loss += self.kept.loss_sum
-        self._globalstep_last_logged = self.kept.last_logged
+        self._tr_loss += self.resume_state.loss_sum
+        self._globalstep_last_logged = self.resume_state.last_logged
 
     def stopped_early(self) -> bool:
         """Whether early stopping has spoken, in this run or in the one that is resumed."""
         patience = self.settings.early_stopping_patience
-        return patience is not None and self.kept.evaluations_without_gain >= patience
+        return patience is not None and self.resume_state.evaluations_without_gain >= patience
 
     def fit(self) -> None:
         """Train to the end, from the checkpoint where there is one. Returns early when a stop was requested."""
         self._train_to_the_end()
-        self.stopping = self.stopping or self.runtime.ranks.any(self.runtime.stop.requested)
+        self.stopping = self.stopping or self.runtime.distributed.any(self.runtime.stop.requested)
 
     def _train_to_the_end(self) -> None:
         if self.checkpoint is None:
             self.train()
             return
         saved = _saved_state(self.checkpoint)
-        if (saved.global_step >= saved.max_steps or self.stopped_early()) and not self.kept.evaluation_due:
+        if (saved.global_step >= saved.max_steps or self.stopped_early()) and not self.resume_state.evaluation_due:
             # The steps were all made when the run was stopped; the parent would make one more.
-            self._take_weights(self.checkpoint)
+            self._load_weights(self.checkpoint)
             self.state = saved
             return
         with suppress(_NoStepLeft):
@@ -331,36 +339,36 @@ class Trainer(transformers.Trainer):
         found = self.evaluate()
         if self.stopping:
             raise Interrupted("stopped before the first step: run again to start")
-        self.kept.before = {name: found[name] for name in EVALUATED if name in found}
+        self.resume_state.before = {name: found[name] for name in EVALUATED if name in found}
 
     def evaluate_late(self) -> None:
         """The evaluation that the stop cut short. Raises _NoStepLeft when nothing is to be trained after it."""
         self.evaluate()
         self.control.should_save = False  # weights and optimizer are on disk already
-        if self.kept.best_step == self.state.global_step and self.checkpoint is not None:
-            self.kept.best_folder = f"{self.checkpoint.parent.name}/{self.checkpoint.name}"
-        if self.kept.evaluation_due or self.stopped_early() or self.state.global_step >= self.state.max_steps:
+        if self.resume_state.best_step == self.state.global_step and self.checkpoint is not None:
+            self.resume_state.best_folder = f"{self.checkpoint.parent.name}/{self.checkpoint.name}"
+        if self.resume_state.evaluation_due or self.stopped_early() or self.state.global_step >= self.state.max_steps:
             raise _NoStepLeft
 
     def tell_plan(self, sequences: int) -> None:
         """What is going to happen, in numbers."""
-        settings, say = self.settings, self.runtime.progress.say
-        batches = math.ceil(sequences / settings.batch_size_per_device / self.runtime.ranks.count)
+        settings, log = self.settings, self.runtime.progress.log
+        batches = math.ceil(sequences / settings.batch_size_per_device / self.runtime.distributed.count)
         per_epoch = math.ceil(batches / settings.gradient_accumulation)
         total = settings.max_steps or math.ceil(per_epoch * settings.epochs)
         sizes = [  # under ZeRO-3 the tensors themselves are empty between uses
             (getattr(weight, "ds_numel", weight.numel()), weight.requires_grad) for weight in self.model.parameters()
         ]
         trained, everything = sum(size for size, moves in sizes if moves), sum(size for size, _ in sizes)
-        say(f"{trained:,} of {everything:,} weights are trained ({100 * trained / everything:.2f} %)")
+        log(f"{trained:,} of {everything:,} weights are trained ({100 * trained / everything:.2f} %)")
         if total < FEW_STEPS:
-            per_step = settings.batch_size_per_device * settings.gradient_accumulation * self.runtime.ranks.count
-            say(
+            per_step = settings.batch_size_per_device * settings.gradient_accumulation * self.runtime.distributed.count
+            log(
                 f"warning: {total} optimizer steps in all ({per_step} sequences each): for more, lower training.gradientAccumulation "
                 f"(now {settings.gradient_accumulation}) or raise training.epochs (now {settings.epochs:g})"
             )
         if self.checkpoint is not None:
-            say(f"going on from {self.checkpoint.parent.name}/{self.checkpoint.name}")
+            log(f"going on from {self.checkpoint.parent.name}/{self.checkpoint.name}")
 
     def metrics(self) -> Metrics:
         """The numbers of the weights that are published: those of the best evaluation where early stopping chose it."""
@@ -370,15 +378,15 @@ class Trainer(transformers.Trainer):
         found: Metrics = {
             "steps": float(self.state.global_step),
             "epochs": round(float(self.state.epoch or 0.0), 4),
-            "tokens": float(self.kept.tokens),
+            "tokens": float(self.resume_state.tokens),
             "trainLoss": sum(losses) / len(losses) if losses else None,
             "finalLoss": losses[-1] if losses else None,
         }
         if evaluations:
-            best = self.kept.best_step if self.settings.early_stopping_patience is not None else None
+            best = self.resume_state.best_step if self.settings.early_stopping_patience is not None else None
             chosen = next((entry for entry in evaluations if entry["step"] == best), evaluations[-1])
             found |= {name: chosen[logged] for logged, name in EVALUATED.items() if logged in chosen}
-            found |= {f"{EVALUATED[logged]}Before": value for logged, value in (self.kept.before or {}).items()}
+            found |= {f"{EVALUATED[logged]}Before": value for logged, value in (self.resume_state.before or {}).items()}
             if best is not None:
                 found["bestStep"] = float(best)
         return {name: value if value is None or math.isfinite(value) else None for name, value in found.items()}
@@ -389,11 +397,11 @@ class Trainer(transformers.Trainer):
         if (
             self.settings.early_stopping_patience is not None
             and best is not None
-            and self.kept.best_step != self.state.global_step
+            and self.resume_state.best_step != self.state.global_step
         ):
-            self._take_weights(best)
+            self._load_weights(best)
 
-    def _take_weights(self, checkpoint: Path) -> None:
+    def _load_weights(self, checkpoint: Path) -> None:
         """Publish the weights of this checkpoint."""
         if self.is_deepspeed_enabled:
             # The engine may hold them in pieces, or not be built: what is saved there is whole already.
@@ -401,13 +409,13 @@ class Trainer(transformers.Trainer):
         else:
             self._load_from_checkpoint(str(checkpoint))
 
-    def give_weights(self) -> None:
+    def join_save(self) -> None:
         """In all but the first process: take part in its `save_model`, which under ZeRO-3 needs the part that each holds."""
         if self.is_deepspeed_enabled and self._weights_from is None:
             self.save_model()
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As the parent's, or a copy of what `_take_weights` chose."""
+        """As the parent's, or a copy of what `_load_weights` chose."""
         if self._weights_from is None:
             super().save_model(output_dir, _internal_call)
             return
@@ -439,7 +447,7 @@ def newest_checkpoint(runtime: Runtime) -> Path | None:
         found = runtime.checkpoints.newest()
         return str(found) if found else None
 
-    told = runtime.ranks.told_by_first(find)
+    told = runtime.distributed.broadcast_object(find)
     return Path(told) if told else None
 
 

@@ -43,7 +43,7 @@ class Spec(Model):
     """A part of a spec. ``rules`` bind its fields to each other; the API server and this class both enforce them."""
 
     rules: ClassVar[tuple[Rule, ...]] = ()
-    incidental: ClassVar[frozenset[str]] = frozenset()
+    non_semantic: ClassVar[frozenset[str]] = frozenset()
     """Fields (by their Python names) that leave the result as it is: a job that differs in nothing else is the same job, whose
     output is reused and whose checkpoints are gone on from."""
 
@@ -100,7 +100,7 @@ class Source(Spec):
     """What has to lie there. It decides which files count, and where a hub keeps it."""
     accepts: ClassVar[frozenset[OutputKind]] = frozenset()
     """Outputs of jobs that `from` may name here."""
-    incidental: ClassVar = frozenset({"uri", "from_", "secret_ref"})  # what lies there counts, by its digest
+    non_semantic: ClassVar = frozenset({"uri", "from_", "secret_ref"})  # what lies there counts, by its digest
 
     uri: Uri | None = None
     """`pvc://claim/path`, `hf://org/name@revision`, `s3://bucket/key`, `file:///path` or a path. On a laptop
@@ -331,7 +331,7 @@ class Parallelism(Spec):
     """Processes in each pod, each with a GPU of its own. Absent, there is one for each GPU of `pod.resources.limits`, or one. They share
     the rows, so that an optimizer step sees as many times `batchSizePerDevice` × `gradientAccumulation` sequences."""
 
-    incidental: ClassVar = frozenset({"processes_per_node"})  # the number that trained counts, wherever it came from
+    non_semantic: ClassVar = frozenset({"processes_per_node"})  # the number that trained counts, wherever it came from
 
     rules: ClassVar = (
         Rule(
@@ -380,7 +380,7 @@ class JobSpec(ResourceSpec):
     pod: PodSettings = Field(default_factory=PodSettings)
     """Image, resources and placement of the pod."""
 
-    incidental: ClassVar = frozenset(
+    non_semantic: ClassVar = frozenset(
         {
             "output",
             "failure_policy",

@@ -45,7 +45,7 @@ class Load(Spec):
 class Loop(Spec):
     """The training loop of every kind that trains."""
 
-    incidental: ClassVar = frozenset({"log_steps", "save_steps", "keep_checkpoints", "report_to"})
+    non_semantic: ClassVar = frozenset({"log_steps", "save_steps", "keep_checkpoints", "report_to"})
 
     epochs: float = Field(3, gt=0, le=1000)
     """Passes over the training set. Not used when `maxSteps` is given."""

@@ -62,7 +62,7 @@ class Encoded(NamedTuple):
 
     ids: np.ndarray
     """int32, without special tokens beyond those the template writes."""
-    mask: np.ndarray
+    loss_mask: np.ndarray
     """bool: what the assistant says, its end mark included."""
     spans: tuple[Span, ...]
     """Of each assistant message in order: first token, one past the last."""
@@ -393,7 +393,7 @@ def load(
         raise SpecError(
             f"template: {template.name} leaves the assistant's end mark out of {{% generation %}}, so answers would never stop: {way_out}"
         )
-    if not set(template.stop_ids) & set(example.ids[example.mask].tolist()):
+    if not set(template.stop_ids) & set(example.ids[example.loss_mask].tolist()):
         raise SpecError(
             f"template: {template.name} ends an answer with {tokenizer.decode(template.stop_ids[:1])}, which the model's tokenizer reads as "
             'ordinary text: set "normalized": false for it among added_tokens in tokenizer.json'

@@ -20,7 +20,7 @@ from workloads.serving.engine.parts import Part, parts
 from workloads.serving.engine.scheduler import Scheduler, Watcher
 from workloads.serving.engine.served import Defaults, Served
 from workloads.storage import sources
-from workloads.storage.hashing import Digests
+from workloads.storage.hashing import HashCache
 from workloads.storage.sources import Inputs
 from workloads.system import memory
 from workloads.system.environment import Environment
@@ -34,29 +34,29 @@ GENERATION = tuple(Answering.model_fields)
 
 
 def load(
-    job: ChatDeployment, environment: Environment, watcher: Watcher, say: Callable[[str], None]
+    job: ChatDeployment, environment: Environment, watcher: Watcher, log: Callable[[str], None]
 ) -> dict[str, Served]:
     """Every model of the spec by its name, ready to answer. Raises WorkloadError."""
-    known = Digests(environment.cache / "digests.json", lambda: None)
+    known = HashCache(environment.cache / "digests.json", lambda: None)
     inputs = sources.collect(job.spec, environment, known, lambda: None)
     sources.must_be_as_published(inputs, noted(job.metadata.annotations))
-    known.remember()
+    known.save()
     if job.spec.engine == "Auto":
-        say("engine Auto: Transformers answers, as vLLM comes from an image of its own, which only the operator starts")
+        log("engine Auto: Transformers answers, as vLLM comes from an image of its own, which only the operator starts")
     looked = []
     for part in parts(job):  # all of them, before the first is read: that may take minutes
         seen = inference.look(_wanted(part, inputs))
         looked.append((part, seen, _template(part, inputs, seen)))
     loaded = []
     for part, seen, template in looked:
-        say(f"loading {part.model.uri}")
+        log(f"loading {part.model.uri}")
         found = inference.load_looked(seen)
         for note in found.notes:
-            say(note)
+            log(note)
         loaded.append((part, found, template))
-    say("resolved: " + "; ".join(f"{part.name}: {_told(found.how)}" for part, found, _ in loaded))
+    log("resolved: " + "; ".join(f"{part.name}: {_told(found.how)}" for part, found, _ in loaded))
     served = {
-        part.name: _served(job, part, inputs, found, template, watcher, len(loaded), say)
+        part.name: _served(job, part, inputs, found, template, watcher, len(loaded), log)
         for part, found, template in loaded
     }
     for each in served.values():
@@ -98,7 +98,7 @@ def _served(
     template: Template,
     watcher: Watcher,
     sharers: int,
-    say: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> Served:
     if found.kind == "GPTQModel" and found.model.device.type == "cpu":
         import torch
@@ -113,14 +113,14 @@ def _served(
             f"{part.name}: the weights leave room for {positions} tokens of conversation: raise pod.resources.limits, or set load.bits"
         )
     if positions < found.context:
-        say(f"{part.name}: memory is left for {positions} of the model's {found.context} positions")
+        log(f"{part.name}: memory is left for {positions} of the model's {found.context} positions")
     context = min(found.context, positions)
     defaults = _defaults(job.spec.generation, job.spec.system_prompt, _folders(part, inputs))
     tokenizer = template.tokenizer
     own_ends = getattr(found.model.generation_config, "eos_token_id", None)
     own_ends = [] if own_ends is None else [own_ends] if isinstance(own_ends, int) else list(own_ends)
     if not template.stop_ids:
-        say(f"{part.name}: the template names no token that ends an answer: answers end at maxNewTokens")
+        log(f"{part.name}: the template names no token that ends an answer: answers end at maxNewTokens")
     begins = tokenizer.bos_token_id
     plain = tokenizer("a")["input_ids"]
     return Served(

@@ -46,16 +46,16 @@ def execute(job: ChatDeployment, beside: Beside | None = None) -> int:
     try:
         environment = Environment.read(os.environ)
     except WorkloadError as error:
-        return exits.refuse(error, os.environ)
+        return exits.exit_with(error, os.environ)
     runtime.prepare_process()
     share_processors()
     with display(environment.in_pod) as shown:
         try:
             asyncio.run(Service(job, environment, os.environ, shown, beside).run())
-            ending = exits.last_word(Reason.SUCCEEDED, ExitCode.OK, "stopped as asked", contract.Progress())
+            ending = exits.termination(Reason.SUCCEEDED, ExitCode.OK, "stopped as asked", contract.Progress())
         except BaseException as error:  # noqa: BLE001 - every way to end has to reach the exit code and the last word
             ending = exits.failed(error, contract.Progress())
-    exits.tell(ending, environment.termination_log)
+    exits.write_termination(ending, environment.termination_log)
     if any(thread.name == LOADER for thread in threading.enumerate()):
         sys.stderr.flush()
         os._exit(ending.exit_code)  # it cannot be stopped, and would die in the middle of what it imports
@@ -85,7 +85,7 @@ class Service:
         """Raises WorkloadError when the model cannot be loaded, or the port is taken."""
         listener = listen(self._environment.in_pod, self._port, ENV_PORT)
         address = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
-        self._shown.say(f"the API comes up at {address}")
+        self._shown.log(f"the API comes up at {address}")
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal)
@@ -117,7 +117,7 @@ class Service:
             self.engine.metrics.loaded(served.name, served.kind, served.digest)
         if self.engine.models:
             names = self.engine.names
-            self._shown.say(f"{' and '.join(names)} answer{'s' if len(names) == 1 else ''} at {address}")
+            self._shown.log(f"{' and '.join(names)} answer{'s' if len(names) == 1 else ''} at {address}")
         await self._stop.wait()
 
     async def _loaded(self) -> dict[str, Served]:
@@ -125,15 +125,15 @@ class Service:
         loop = asyncio.get_running_loop()
         done: asyncio.Future[dict[str, Served]] = loop.create_future()
 
-        def say(message: str) -> None:
+        def log(message: str) -> None:
             self.engine.message = message
-            self._shown.say(message)
+            self._shown.log(message)
 
         def load() -> None:
             from workloads.serving.engine import loading
 
             try:
-                models = loading.load(self._job, self._environment, self.engine.metrics, say)
+                models = loading.load(self._job, self._environment, self.engine.metrics, log)
                 loop.call_soon_threadsafe(done.set_result, models)
             except BaseException as error:  # noqa: BLE001 - it is raised again where it is waited for
                 if not loop.is_closed():
@@ -157,7 +157,7 @@ class Service:
             await asyncio.sleep(min(LINGER_SECONDS, self._grace / 2))
         self.engine.draining = True
         if not self.engine.idle_within(0):
-            self._shown.say("stopping: running answers are finished, new requests are refused")
+            self._shown.log("stopping: running answers are finished, new requests are refused")
             await asyncio.to_thread(self.engine.idle_within, end - time.monotonic())
 
     def _close(self) -> None:

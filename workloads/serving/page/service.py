@@ -30,13 +30,13 @@ def execute(job: ChatDeployment) -> int:
         settings = Settings.read(job, os.environ)
         number = port(os.environ, ENV_PORT, contract.PAGE_PORT)
     except WorkloadError as error:
-        return exits.refuse(error, os.environ)
+        return exits.exit_with(error, os.environ)
     try:
         asyncio.run(_until_signal(settings, environment.in_pod, number))
-        ending = exits.last_word(Reason.SUCCEEDED, ExitCode.OK, "stopped as asked", contract.Progress())
+        ending = exits.termination(Reason.SUCCEEDED, ExitCode.OK, "stopped as asked", contract.Progress())
     except BaseException as error:  # noqa: BLE001 - every way to end has to reach the exit code and the last word
         ending = exits.failed(error, contract.Progress())
-    exits.tell(ending, environment.termination_log)
+    exits.write_termination(ending, environment.termination_log)
     return ending.exit_code
 
 

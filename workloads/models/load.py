@@ -1,0 +1,134 @@
+"""A base model comes into memory, as wide and with the attention that was decided."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from alpaca_operator.api.base import ModelSource
+from workloads.errors import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from typing import Literal
+
+from workloads.models.inspect import Base
+from workloads.system.describe import first_line
+from workloads.system.hardware import local_rank
+
+Bits = Literal[4, 8]
+"""What bitsandbytes holds a weight in."""
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """How the weights of a base are held in memory, and what computes with them."""
+
+    precision: Literal["fp32", "bf16", "fp16"]
+    """Of the matrix products (autocast)."""
+    weights: Literal["float32", "bfloat16", "float16"]
+    """Of the base's weights in memory; those that train in an adapter are always float32."""
+    bits: Bits | None
+    """Set when the base is held quantized: 4 (nf4, double quantization) or 8 (int8)."""
+    attention: str
+
+
+def load_base(base: Base, source: ModelSource, options: LoadOptions) -> PreTrainedModel:
+    """The base in memory, as the options say. Raises InputError when its weights are not whole."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    shown = f"spec.model {source.uri}"
+    try:
+        config = AutoConfig.from_pretrained(base.folder, trust_remote_code=False, local_files_only=True)
+    except (ValueError, KeyError, OSError) as error:
+        raise InputError(
+            f"{shown}: {first_line(error)}. Models that bring their own code are not loaded: use a Llama architecture"
+        ) from error
+    if source.rope_scaling:
+        apply_rope_scaling(config, source.rope_scaling.type, source.rope_scaling.factor)
+    quantized: dict[str, Any] = {}
+    if options.bits:
+        quantized["quantization_config"] = _quantization(options)
+        quantized["device_map"] = {"": f"cuda:{local_rank()}" if torch.cuda.is_available() else "cpu"}
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            base.folder,
+            config=config,
+            dtype=getattr(torch, options.weights),
+            attn_implementation=options.attention,
+            trust_remote_code=False,
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
+            **quantized,
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise InputError(f"{shown}: the weights cannot be loaded: {first_line(error)}") from error
+    missing = sorted(report["missing_keys"])
+    if missing:
+        # transformers would go on with random weights in their place, and only warn.
+        raise InputError(
+            f"{shown}: {len(missing)} weights that config.json asks for are not in the files ({', '.join(missing[:3])}, …): copy the "
+            "model again"
+        )
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            # bitsandbytes repacks 4-bit weights at the first evaluation for a kernel without a gradient, and never back: on a CPU
+            # with AVX512-BF16 the steps after it would train on wrong gradients.
+            module.support_avx512bf16_for_cpu = False
+    model.config.use_cache = False  # packed rows are kept apart by their positions only without a cache
+    return model
+
+
+def name_special_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Let the model's configuration name the ids that its new tokenizer has for begin, end and padding."""
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        for config in (model.config, model.generation_config):
+            if config is not None:
+                setattr(config, name, getattr(tokenizer, name))
+    generation = model.generation_config
+    if generation is not None:
+        try:
+            generation.validate(strict=True)
+        except ValueError:
+            # Early Llama-2 copies name a temperature without sampling; once changed, such a configuration cannot be saved.
+            generation.do_sample = True
+
+
+def in_one_dtype(model: PreTrainedModel, options: LoadOptions) -> None:
+    """Embeddings that were trained in float32 go back to the dtype of the rest, for saving."""
+    import torch
+
+    model.to(getattr(torch, options.weights))
+
+
+def apply_rope_scaling(config: Any, kind: str, factor: float) -> None:
+    """Set rope scaling on a transformers configuration, so that what is saved with it reaches as far as it was trained."""
+    original = config.max_position_embeddings
+    config.rope_parameters = {
+        **{key: value for key, value in (config.rope_parameters or {}).items() if key == "rope_theta"},
+        "rope_type": kind,
+        "factor": factor,
+        **({"original_max_position_embeddings": original} if kind == "yarn" else {}),
+    }
+    # Dynamic scaling measures the length against this number, so there it has to stay the original's.
+    if kind != "dynamic":
+        config.max_position_embeddings = int(original * factor)
+
+
+def _quantization(options: LoadOptions) -> Any:
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    if options.bits == 8:
+        return BitsAndBytesConfig(load_in_8bit=True)
+    compute = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[options.precision]
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute,
+    )

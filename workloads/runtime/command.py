@@ -1,0 +1,57 @@
+"""What every ``python -m workloads.<noun>`` does: from its arguments to a job, and from the job to an exit code."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from alpaca_operator.api import KINDS, Resource
+from alpaca_operator.api.chain import links
+from workloads.errors import WorkloadError
+from workloads.manifest import spec
+from workloads.runtime import exits
+
+if TYPE_CHECKING:
+    from workloads.runtime.runtime import Metrics, Runtime
+from workloads.manifest.cli import help_text, parse
+
+
+def main(kind: type[Resource], run: Callable[[Any, Runtime], Metrics], argv: list[str] | None = None) -> int:
+    """Run the job that ``argv`` describes; returns the exit code."""
+
+    def executed(job: Any) -> int:
+        from workloads.runtime.runtime import execute
+
+        return execute(job, run)
+
+    return serve(kind, executed, argv)
+
+
+def serve(
+    kind: type[Resource], run: Callable[[Any], int], argv: list[str] | None = None, module: str | None = None
+) -> int:
+    """The same for a kind that has an end of its own: ``run`` returns the exit code. ``module`` is named by ``--help``."""
+    arguments = sys.argv[1:] if argv is None else argv
+    if any(argument in ("--help", "-h") for argument in arguments):
+        print(help_text(kind, shutil.get_terminal_size((100, 24)).columns, module), end="")
+        return 0
+    try:
+        file, name, overrides = parse(kind, arguments)
+        text = spec.read_text(file) if file else None  # once: standard input cannot be read again
+        resource = _found_in(file, text, spec.load_job(kind, file, name, overrides, text))
+    except WorkloadError as error:
+        return exits.exit_with(error, os.environ)
+    return run(resource)
+
+
+def _found_in(file: str | None, text: str | None, job: Resource) -> Resource:
+    """The job with the output of every job that an input names by ``from``: those of the same file."""
+    if not any(links(job)):
+        return job
+    from workloads.manifest import chain
+
+    known = {(one.kind, one.metadata.name): one for one in (spec.load_all(KINDS, file, text) if file else [])}
+    return chain.step(job, lambda reference: known.get((reference.kind, reference.name))).job

@@ -1,0 +1,33 @@
+"""``pvc://claim/path``, ``file:///path`` and plain paths, as paths of this machine."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from workloads.errors import SpecError
+from workloads.system.environment import Environment
+
+REJECTED = "rejected"
+"""Ending of the folder beside an output with the report on a result that was not published."""
+
+
+def local_path(uri: str, environment: Environment) -> Path:
+    """The path behind ``pvc://``, ``file://`` or a plain path. Relative paths start in the current directory.
+
+    Raises SpecError for a path that climbs out of its claim.
+    """
+    if uri.startswith("pvc://"):
+        claim, _, rest = uri.removeprefix("pvc://").partition("/")
+        root = environment.claims / claim
+        path = Path(os.path.normpath(root / rest))
+        if not claim or claim in (".", "..") or not path.is_relative_to(root):
+            raise SpecError(f"{uri} leaves its claim: write pvc://<claim>/<path without ..>")
+        return path
+    if uri.startswith("file://"):
+        parts = urlsplit(uri)
+        if parts.netloc not in ("", "localhost"):
+            raise SpecError(f"{uri} names the host {parts.netloc!r}: write file:///path, with three slashes")
+        return Path(unquote(parts.path))
+    return Path(os.path.normpath(Path(uri).expanduser().absolute()))

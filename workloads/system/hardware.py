@@ -1,0 +1,68 @@
+"""What this process computes on, and which packages that use it are installed."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+
+def detect() -> Device:
+    """What this process trains on."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return Device("cpu", "this machine's CPU", 0, bitsandbytes=is_installed("bitsandbytes"))
+    properties = torch.cuda.get_device_properties(local_rank())
+    return Device(
+        kind="cuda",
+        name=properties.name,
+        memory=properties.total_memory,
+        capability=(properties.major, properties.minor),
+        flash_attention_2=is_installed("flash_attn"),
+        flash_attention_3=is_installed("flash_attn_interface"),
+        bitsandbytes=is_installed("bitsandbytes"),
+    )
+
+
+def local_rank() -> int:
+    """The number of this process's GPU."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def is_installed(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
+
+
+def cuda_is_visible() -> bool:
+    """Whether a CUDA driver is there, told without importing torch."""
+    return Path("/proc/driver/nvidia/version").exists() or Path("/dev/nvidiactl").exists()
+
+
+AMPERE = (8, 0)
+"""The first compute capability with bfloat16 and FlashAttention-2."""
+
+
+HOPPER = (9, 0)
+"""The compute capability that FlashAttention-3 is written for."""
+
+
+NF4_BLOCK = 64
+"""bitsandbytes quantizes weights in blocks of this many; its CPU kernels refuse a width that is no multiple."""
+
+
+@dataclass(frozen=True)
+class Device:
+    """What one process trains on."""
+
+    kind: Literal["cpu", "cuda"]
+    name: str
+    memory: int
+    """Bytes of GPU memory; 0 for a CPU, whose memory the container's limit bounds, not us."""
+    capability: tuple[int, int] = (0, 0)
+    flash_attention_2: bool = False
+    flash_attention_3: bool = False
+    """Whether the package is installed; whether the GPU can run it is decided here."""
+    bitsandbytes: bool = True
