@@ -17,13 +17,15 @@ from typing import Any
 import kopf
 from kubernetes.aio.config import ConfigException
 
-from alpaca_operator import handlers, logs, probes
+from alpaca_operator import logs, probes
+from alpaca_operator.cluster import watches
+from alpaca_operator.cluster.budget import Budget
+from alpaca_operator.cluster.kube import Kube, wait_for_kinds
+from alpaca_operator.cluster.leader import Elector
+from alpaca_operator.cluster.resync import Resync
 from alpaca_operator.errors import ApiError, Unreachable
-from alpaca_operator.kube import Kube, wait_for_kinds
-from alpaca_operator.leader import Elector
-from alpaca_operator.progress import Budget, Reader
+from alpaca_operator.polling.pods import Reader
 from alpaca_operator.reconcile import run_workers
-from alpaca_operator.resync import Resync
 from alpaca_operator.settings import SettingError, Settings, describe
 from alpaca_operator.world import World
 
@@ -97,8 +99,8 @@ class Operator:
         await self.filled.wait()
         ours = asyncio.all_tasks()
         tasks = await kopf.spawn_tasks(
-            registry=handlers.registry(self.world.store, self.world.queue),
-            settings=handlers.settings(),
+            registry=watches.registry(self.world.store, self.world.queue),
+            settings=watches.settings(),
             clusterwide=not self.settings.namespaces,
             namespaces=self.settings.namespaces,
         )

@@ -5,18 +5,21 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from alpaca_operator import conditions, diagnosis, events
+from alpaca_operator import events
 from alpaca_operator.api import KINDS, Resource
 from alpaca_operator.api.status import Reason
-from alpaca_operator.conditions import Change
-from alpaca_operator.diagnosis import Refusal
+from alpaca_operator.cluster.kube import APIS, OPTIONAL, RESOURCES
+from alpaca_operator.cluster.objects import Object
+from alpaca_operator.cluster.queue import Again
+from alpaca_operator.cluster.store import Key, key_of
+from alpaca_operator.diagnosis import refusals
+from alpaca_operator.diagnosis.model import Refusal
 from alpaca_operator.errors import ApiError
-from alpaca_operator.kube import APIS, OPTIONAL, RESOURCES
-from alpaca_operator.lives import status_of
+from alpaca_operator.lifecycle import status_of
+from alpaca_operator.outcomes import conditions
+from alpaca_operator.outcomes.conditions import Change
 from alpaca_operator.plan import Manifest, Plan, keep
 from alpaca_operator.plan.job import ENDING, drift
-from alpaca_operator.queue import Again
-from alpaca_operator.store import Key, Object, key_of
 from alpaca_operator.world import World, key_for
 
 CREATED_ONCE = frozenset({"Job", "JobSet"})
@@ -153,7 +156,7 @@ def _is_predecessors(child: Object) -> bool:
 def _refused(error: ApiError, resource: Resource) -> Refusal:
     """The refusal, if the API server's answer is one; what passes by itself is raised again."""
     again = {} if resource.spec.fixed() else {"again": ""}
-    refusal = diagnosis.refusal(error.status, error.message, **again)
+    refusal = refusals.refusal(error.status, error.message, **again)
     if refusal is None:
         raise error
     return refusal

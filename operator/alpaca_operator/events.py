@@ -13,9 +13,9 @@ from typing import Any, Literal, NamedTuple
 
 from alpaca_operator.api import Resource
 from alpaca_operator.api.status import Condition, Reason
-from alpaca_operator.diagnosis import instant
+from alpaca_operator.cluster.kube import EVENTS, Kube
+from alpaca_operator.cluster.objects import instant
 from alpaca_operator.errors import ApiError, Unreachable
-from alpaca_operator.kube import EVENTS, Kube
 
 log = logging.getLogger(__name__)
 

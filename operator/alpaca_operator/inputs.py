@@ -8,15 +8,40 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from alpaca_operator.api import Resource
 from alpaca_operator.api.base import Job, JobReference
-from alpaca_operator.api.chain import Find, Link, cycle, links, mismatch, noted
+from alpaca_operator.api.chain import Find, Link, mismatch
 from alpaca_operator.api.status import Condition, ConditionStatus, Reason, ResolvedInput
-from alpaca_operator.diagnosis import one_line
+from alpaca_operator.diagnosis.text import one_line
 
-Object = dict[str, Any]
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Inputs that are there and not served."""
+
+    inputs: Inputs
+    message: str
+    """Why not, and what to do."""
+    failed: bool = False
+    """It was tried, and did not become ready."""
+
+
+@dataclass(frozen=True, slots=True)
+class Followed:
+    """What is to be served: of all sources, by field."""
+
+    inputs: Inputs
+    lack: Lack | None = None
+    """Why nothing new can be served, where the spec asks for something else than is served now, or nothing is."""
+    held: Held | None = None
+
+
+def short(digest: str) -> str:
+    """A digest as messages show it."""
+    return digest[: len("sha256:") + 12]
+
+
 Inputs = Mapping[str, ResolvedInput]
 """By field path in the spec: ``model``, ``dataset.train[0]``."""
 
@@ -41,38 +66,6 @@ class Lack:
     def passes(self) -> bool:
         """Whether waiting may help."""
         return self.reason in (Reason.NOT_FOUND, Reason.NOT_READY)
-
-
-def gather(resource: Job, child: Object | None, find: Find) -> tuple[Inputs, Lack | None]:
-    """Every input that another job makes, and what keeps those from being all."""
-    wanted = list(links(resource))
-    if not wanted:
-        return {}, None
-    found = dict(pinned(resource, child))
-    lacks = []
-    for link in wanted:
-        if link.field not in found:
-            result = look(link, resource, find)
-            if isinstance(result, Lack):
-                lacks.append(result)
-            else:
-                found[link.field] = result
-    if lacks and (circle := cycle(resource, find)):
-        lacks.append(
-            Lack(
-                Reason.CYCLE_DETECTED,
-                f"waits for itself ({' → '.join(circle)}): delete one of these jobs, and create it without that from",
-            )
-        )
-    return found, worst(lacks)
-
-
-def pinned(resource: Job, child: Object | None) -> Inputs:
-    """What was found at the start: the status has it, and before that the child."""
-    told = (resource.status and resource.status.resolved_inputs) or {}
-    # Written with the child itself, what was found cannot be lost between two writes.
-    of_child = noted((child or {}).get("metadata", {}).get("annotations") or {})
-    return of_child | {field: found for field, found in told.items() if found.producer_uid}
 
 
 def look(link: Link, resource: Resource, find: Find) -> ResolvedInput | Lack:

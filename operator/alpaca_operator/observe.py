@@ -10,10 +10,9 @@ from typing import Any, Protocol
 from alpaca_operator.api import Resource
 from alpaca_operator.api.base import Job, JobReference
 from alpaca_operator.api.contract import Progress
-from alpaca_operator.diagnosis import Refusal
-from alpaca_operator.lives import LIVES
-from alpaca_operator.traffic import Sample
-from alpaca_operator.verdicts import Seen
+from alpaca_operator.diagnosis.model import Refusal
+from alpaca_operator.lifecycle import LIVES
+from alpaca_operator.outcomes.observed import Sample, Seen
 
 Object = dict[str, Any]
 

@@ -10,7 +10,7 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from alpaca_operator import events, metrics
-from alpaca_operator.store import Store
+from alpaca_operator.cluster.store import Store
 
 Check = Callable[[], str]
 """Says what is wrong; nothing when all is well."""

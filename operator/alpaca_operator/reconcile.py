@@ -12,13 +12,13 @@ import time
 
 from alpaca_operator import apply, metrics, observe
 from alpaca_operator.api import Resource
-from alpaca_operator.conditions import Wish
+from alpaca_operator.cluster.queue import LONGEST_DELAY, Again
+from alpaca_operator.cluster.store import Key
 from alpaca_operator.errors import ApiError, NotLeading, Unreachable, Unreadable
-from alpaca_operator.lives import LIVES
+from alpaca_operator.lifecycle import LIVES
 from alpaca_operator.observe import Seen
+from alpaca_operator.outcomes.verdict import Wish
 from alpaca_operator.plan import PLANNERS
-from alpaca_operator.queue import LONGEST_DELAY, Again
-from alpaca_operator.store import Key
 from alpaca_operator.world import World
 
 log = logging.getLogger(__name__)

@@ -9,19 +9,21 @@ from datetime import UTC, datetime
 
 from pydantic import ValidationError
 
-from alpaca_operator import diagnosis
 from alpaca_operator.api import Resource
 from alpaca_operator.api.base import Job, JobReference
 from alpaca_operator.api.contract import LABEL_UID, Progress
-from alpaca_operator.diagnosis import Refusal
+from alpaca_operator.cluster.budget import Budget
+from alpaca_operator.cluster.kube import EVENTS, PODS, RESOURCES, WATCHED, Kube
+from alpaca_operator.cluster.objects import Object
+from alpaca_operator.cluster.queue import Queue
+from alpaca_operator.cluster.store import Key, Store
+from alpaca_operator.diagnosis import refusals
+from alpaca_operator.diagnosis.model import Refusal
 from alpaca_operator.errors import Unreadable
-from alpaca_operator.kube import EVENTS, PODS, RESOURCES, WATCHED, Kube
-from alpaca_operator.lives import LIVES
-from alpaca_operator.progress import Board, Budget
-from alpaca_operator.queue import Queue
+from alpaca_operator.lifecycle import LIVES
+from alpaca_operator.outcomes.observed import Sample
+from alpaca_operator.polling.answers import Board
 from alpaca_operator.settings import Settings
-from alpaca_operator.store import Key, Object, Store
-from alpaca_operator.traffic import Sample
 
 log = logging.getLogger(__name__)
 
@@ -142,7 +144,7 @@ class World:
         if not found:
             return None
         newest = max(found, key=lambda event: int(event["metadata"]["resourceVersion"]))
-        return diagnosis.refusal(403, newest.get("note", ""))
+        return refusals.refusal(403, newest.get("note", ""))
 
 
 def key_for(resource: Resource) -> Key:

@@ -22,7 +22,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from alpaca_operator.kube import JOBS, PODS, Api, Kube
+from alpaca_operator.cluster.kube import JOBS, PODS, Api, Kube
 from tests.cluster.bed.cluster import until
 from tests.cluster.bed.controlplane import ControlPlane
 from tests.operator.conftest import install_crds

@@ -18,7 +18,7 @@ import httpx
 import openai
 import pytest
 
-from alpaca_operator.traffic import parse
+from alpaca_operator.chats.traffic import parse
 from tests.cluster.bed import debian, images
 from tests.cluster.bed.cluster import Manifest, until
 from tests.cluster.bed.node import Bed

@@ -1,4 +1,4 @@
-"""What a real kubelet, scheduler and Job controller say, told in one line: the words that diagnosis.py looks for are theirs."""
+"""What a real kubelet, scheduler and Job controller say, told in one line: the words that diagnosis/ looks for are theirs."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from alpaca_operator import diagnosis
 from alpaca_operator.api import SFTJob
 from alpaca_operator.api.contract import LABEL_NAME
 from alpaca_operator.api.status import Reason
+from alpaca_operator.diagnosis import model, refusals
 from alpaca_operator.plan import PLANNERS
 from alpaca_operator.plan.job import ENDING
 from alpaca_operator.settings import Settings
@@ -151,7 +152,7 @@ def pods(bed: Bed, name: str) -> list[dict[str, Any]]:
     return sorted(found, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
 
 
-def told(bed: Bed, name: str) -> diagnosis.Diagnosis | None:
+def told(bed: Bed, name: str) -> model.Diagnosis | None:
     found = pods(bed, name)
     return diagnosis.diagnose(found[0], datetime.now(UTC)) if found else None
 
@@ -212,7 +213,7 @@ def test_a_pod_that_was_stopped_is_followed_by_another(jobs, name, stop: Callabl
     """With no restarts allowed: the Job controller ignores both, as podFailurePolicy says."""
     pod, last = until_it_runs(jobs, name), []
 
-    def diagnosed() -> diagnosis.Diagnosis | None:
+    def diagnosed() -> model.Diagnosis | None:
         # The pod goes as soon as the Job controller has seen its end; so does what it said.
         gone = [each for each in pods(jobs, name) if each["metadata"]["name"] == pod]
         found = diagnosis.diagnose(gone[0], datetime.now(UTC)) if gone else None
@@ -245,7 +246,7 @@ def test_a_pod_that_pod_security_refuses_is_told_in_an_event_of_the_job(jobs):
         ]
 
     note = until(notes, "the event")[0]
-    assert diagnosis.refusal(403, note) == diagnosis.Refusal(
+    assert refusals.refusal(403, note) == model.Refusal(
         Reason.ADMISSION_REFUSED,
         'PodSecurity refuses the pod: "restricted:latest": restricted volume types (volume "node" uses restricted volume type '
         '"hostPath"): change pod in a job of another name, or ask who set the policy',

@@ -8,7 +8,7 @@ from typing import Any
 from alpaca_operator.api import SFTJob
 from alpaca_operator.api.contract import Checkpoint, Progress, Published, Termination
 from alpaca_operator.api.status import Reason
-from alpaca_operator.verdicts import Seen
+from alpaca_operator.outcomes.observed import Seen
 from tests.operator.pods import START, at, ended
 
 QUEUE = {"kueue.x-k8s.io/queue-name": "gpus"}

@@ -12,8 +12,8 @@ from typing import Any
 
 from alpaca_operator.api.contract import LABEL_NAME, ExitCode, Termination
 from alpaca_operator.api.status import Reason
+from alpaca_operator.cluster.kube import PODS, Api, Kube
 from alpaca_operator.errors import ApiError, Unreachable
-from alpaca_operator.kube import PODS, Api, Kube
 
 Object = dict[str, Any]
 NODES = Api("", "v1", "nodes", "Node")

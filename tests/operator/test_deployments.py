@@ -12,7 +12,7 @@ import pytest
 
 from alpaca_operator.api.contract import ANNOTATION_CONFIG, ANNOTATION_INPUTS, LABEL_KIND, ExitCode
 from alpaca_operator.api.status import Reason
-from alpaca_operator.kube import BUDGETS, DEPLOYMENTS, EVENTS, PODS, RESOURCES, ROUTES, SERVICES, Api
+from alpaca_operator.cluster.kube import BUDGETS, DEPLOYMENTS, EVENTS, PODS, RESOURCES, ROUTES, SERVICES, Api
 from tests.cluster.bed.controlplane import ControlPlane
 from tests.operator.kubelet import Outcome
 from tests.operator.process import OperatorProcess

@@ -5,10 +5,9 @@ from __future__ import annotations
 from alpaca_operator import observe
 from alpaca_operator.api.contract import Progress
 from alpaca_operator.api.status import Reason
-from alpaca_operator.diagnosis import Refusal
+from alpaca_operator.diagnosis.model import Refusal
 from alpaca_operator.inputs import Lack
-from alpaca_operator.traffic import Sample
-from alpaca_operator.verdicts import Seen
+from alpaca_operator.outcomes.observed import Sample, Seen
 from tests.operator import build
 from tests.operator.pods import START, job, pod
 from tests.plan.build import sft_job

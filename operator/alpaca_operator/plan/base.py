@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from alpaca_operator.diagnosis import Refusal
+from alpaca_operator.diagnosis.model import Refusal
 
 Manifest = dict[str, Any]
 

@@ -23,7 +23,7 @@ from alpaca_operator.api.contract import (
     PAGE_CONTAINER,
     PAGE_PORT,
 )
-from alpaca_operator.diagnosis import Refusal
+from alpaca_operator.diagnosis.model import Refusal
 from alpaca_operator.inputs import Inputs
 from alpaca_operator.plan import keep, pod, service, vllm
 from alpaca_operator.plan.base import Manifest, Plan

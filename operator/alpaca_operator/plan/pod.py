@@ -20,7 +20,7 @@ from alpaca_operator.api.contract import (
     TERMINATION_PATH,
 )
 from alpaca_operator.api.status import Reason
-from alpaca_operator.diagnosis import Refusal
+from alpaca_operator.diagnosis.model import Refusal
 from alpaca_operator.plan import names
 from alpaca_operator.plan.base import Manifest
 from alpaca_operator.plan.volumes import claim_of, mounts, volumes

@@ -1,0 +1,1 @@
+"""Pure: what was seen of a deployment becomes its status."""

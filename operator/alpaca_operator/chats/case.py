@@ -1,0 +1,142 @@
+"""Pure: a deployment, what was seen of it, and what follows from both: read by every verdict."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from alpaca_operator.api.chat import ChatDeployment
+from alpaca_operator.api.contract import LABEL_REVISION
+from alpaca_operator.api.serving import ServedModel, ServingStatus
+from alpaca_operator.api.status import ResolvedInput
+from alpaca_operator.chats.crash import crash
+from alpaca_operator.chats.updates import serving
+from alpaca_operator.cluster.objects import Object
+from alpaca_operator.diagnosis import diagnose
+from alpaca_operator.diagnosis.model import Diagnosis, Refusal
+from alpaca_operator.inputs import Inputs, short
+from alpaca_operator.outcomes.observed import Seen
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A deployment, what was seen of it, and what follows from both: read by every verdict."""
+
+    chat: ChatDeployment
+    seen: Seen
+    refusal: Refusal | None
+    before: ServingStatus
+    new: tuple[Object, ...]
+    """Pods of the newest spec and model that are not on their way out."""
+    old: tuple[Object, ...]
+    """Pods of an earlier one."""
+    trouble: Diagnosis | None
+    """Why a new pod does not answer."""
+
+    @property
+    def child(self) -> Object:
+        return self.seen.child or {}
+
+    @property
+    def wanted(self) -> int:
+        replicas = self.child.get("spec", {}).get("replicas")
+        return self.chat.spec.replicas if replicas is None else int(replicas)
+
+    @property
+    def ready(self) -> int:
+        """Pods that answer, new or old."""
+        return count_ready((*self.new, *self.old))
+
+    @property
+    def inputs(self) -> Inputs:
+        """Of the newest pods. What was refused was not written: they are still of what the child says."""
+        return self.seen.inputs if self.refusal is None else serving(self.chat, self.seen.child)
+
+    @property
+    def late(self) -> bool:
+        """The Deployment controller has seen nothing become ready for longer than a pod may take."""
+        conditions: list[Object] = self.child.get("status", {}).get("conditions") or []
+        return any(
+            one.get("type") == "Progressing" and one.get("reason") == "ProgressDeadlineExceeded" for one in conditions
+        )
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether only a person can help the new pods."""
+        ended = self.trouble is not None and self.trouble.ended
+        return self.late or (ended and self.trouble is not None and not self.trouble.retried)
+
+    @property
+    def serves(self) -> str:
+        model = model_of(self)
+        what = (model and model.display) or "the model"
+        return f"serves {what} on {self.ready} of {_pods(self.wanted)}"
+
+
+def case_of(chat: ChatDeployment, seen: Seen, refused: Refusal | None) -> Case:
+    labels = (seen.child or {}).get("spec", {}).get("template", {}).get("metadata", {}).get("labels", {})
+    revision = labels.get(LABEL_REVISION)
+    live = [pod for pod in seen.pods if _is_live(pod)]
+    new = tuple(pod for pod in live if pod["metadata"].get("labels", {}).get(LABEL_REVISION) == revision)
+    waiting = [pod for pod in new if not _is_ready(pod)]
+    troubles = (crash(pod, seen.now) or diagnose(pod, seen.now) for pod in waiting)
+    return Case(
+        chat=chat,
+        seen=seen,
+        refusal=refused,
+        before=chat.status or ServingStatus(),
+        new=new,
+        old=tuple(pod for pod in live if pod not in new),
+        trouble=next((one for one in troubles if one), None),
+    )
+
+
+def model_of(case: Case) -> ServedModel | None:
+    """Of the newest pods that answer. While only old ones do, what they were said to serve."""
+    if case.seen.child is None or not count_ready(case.new):
+        return case.before.model
+    if case.chat.spec.endpoint is not None:
+        url = case.chat.spec.endpoint.url
+        return ServedModel(uri=url, display=url)
+    inputs = case.inputs
+    model = inputs.get("model")
+    if model is None:
+        return case.before.model
+    others = [one for field, one in inputs.items() if field.startswith("adapters[")]
+    return ServedModel(
+        uri=model.uri,
+        digest=model.digest or _told_digest(case),
+        display=" + ".join(display(one) for one in (model, *others)),
+    )
+
+
+def _told_digest(case: Case) -> str | None:
+    """Of a model that no job made, by the engines' own word, where they are of one mind."""
+    told = {one.digests.get(case.chat.metadata.name) for one, _ in case.seen.traffic}
+    return told.pop() if len(told) == 1 else None
+
+
+def display(one: ResolvedInput) -> str:
+    return f"{one.uri}@{short(one.digest)}" if one.digest else one.uri
+
+
+def is_unseen(child: Object) -> bool:
+    """Whether the Deployment controller has not seen the newest spec yet."""
+    return int(child.get("status", {}).get("observedGeneration", 0)) < int(child["metadata"].get("generation", 0))
+
+
+def _is_live(pod: Object) -> bool:
+    phase = pod.get("status", {}).get("phase")
+    return phase not in ("Succeeded", "Failed") and not pod["metadata"].get("deletionTimestamp")
+
+
+def _is_ready(pod: Object) -> bool:
+    conditions: list[Object] = pod.get("status", {}).get("conditions") or []
+    return any(one.get("type") == "Ready" and one.get("status") == "True" for one in conditions)
+
+
+def count_ready(pods: tuple[Object, ...]) -> int:
+    return sum(_is_ready(pod) for pod in pods)
+
+
+def _pods(count: int) -> str:
+    return f"{count} pod" if count == 1 else f"{count} pods"

@@ -1,0 +1,126 @@
+"""Pure: (deployment, seen) -> the next status, and what the deployment wants of its children."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from alpaca_operator.api.chat import ChatDeployment
+from alpaca_operator.api.contract import ANNOTATION_ENGINE, LABEL_KIND, LABEL_NAME
+from alpaca_operator.api.serving import EngineStatus, Newer, ServingStatus
+from alpaca_operator.api.status import Condition, ConditionStatus, Failure, Reason
+from alpaca_operator.chats import addresses, traffic
+from alpaca_operator.chats.case import Case, case_of, count_ready, model_of
+from alpaca_operator.chats.updates import follow, token
+from alpaca_operator.chats.verdicts import judge
+from alpaca_operator.diagnosis import changes_at
+from alpaca_operator.diagnosis.model import Diagnosis, Refusal
+from alpaca_operator.outcomes.conditions import condition, conditions, dump
+from alpaca_operator.outcomes.observed import Seen
+from alpaca_operator.outcomes.verdict import Standing, Verdict, Wish
+
+CHILDREN = ("Deployment", "Service", "PodDisruptionBudget", "HTTPRoute")
+"""Kinds of objects that a deployment owns, besides pods."""
+inputs = follow
+
+INPUTS_MISSING = frozenset({Reason.INPUT_NOT_FOUND, Reason.VOLUME_NOT_READY})
+
+
+def is_terminal(resource: ChatDeployment) -> bool:
+    """It ends with its deletion alone."""
+    return False
+
+
+def is_final(written: dict[str, Any]) -> bool:
+    return False
+
+
+def wish(resource: ChatDeployment, seen: Seen) -> Wish:
+    """Without what the spec asks for, what is there goes on."""
+    return Wish.STAY if resource.metadata.deletion_timestamp or seen.lack else Wish.EXIST
+
+
+def look_again(resource: ChatDeployment, seen: Seen) -> timedelta | None:
+    """Once more, too, after it was told that only a person can help: an update may then give its place back."""
+    told = (
+        any(one.type == Condition.STALLED and one.status == "True" for one in resource.status.conditions)
+        if resource.status
+        else False
+    )
+    if not told and judge(case_of(resource, seen, None)).standing is Standing.STUCK:
+        return timedelta(seconds=1)
+    moments = [changes_at(pod, seen.now) for pod in seen.pods]
+    return min((moment - seen.now for moment in moments if moment and moment > seen.now), default=None)
+
+
+def compute(resource: ChatDeployment, seen: Seen, refusal: Refusal | None) -> dict[str, Any]:
+    """The whole next status, camelCase, without absent fields; equal to the present one when nothing happened."""
+    case = case_of(resource, seen, refusal)
+    verdict = judge(case)
+    generation = resource.metadata.generation or 0
+    name, _, why = case.child.get("metadata", {}).get("annotations", {}).get(ANNOTATION_ENGINE, "").partition(": ")
+    exists = seen.child is not None
+    return dump(
+        ServingStatus(
+            observed_generation=generation,
+            conditions=_conditions(case, verdict, generation),
+            url=addresses.page(resource, seen) if exists else None,
+            api_url=addresses.api(resource, seen) if exists else None,
+            replicas=int(case.child.get("status", {}).get("replicas", 0)),
+            ready_replicas=case.ready,
+            updated_replicas=len(case.new),
+            replicas_display=f"{case.ready}/{case.wanted}" if exists else None,
+            selector=f"{LABEL_KIND}={resource.kind},{LABEL_NAME}={resource.metadata.name}",
+            engine=EngineStatus(name=name, message=why) if name else None,
+            model=model_of(case),
+            newer=_newer_status(case),
+            traffic=traffic.told(seen.traffic),
+            resolved_inputs=dict(case.inputs) if exists and case.inputs else case.before.resolved_inputs,
+            served_inputs=dict(case.inputs) if count_ready(case.new) and case.inputs else case.before.served_inputs,
+            failure=_failure(verdict),
+        )
+    )
+
+
+def _conditions(case: Case, verdict: Verdict, generation: int) -> list[ConditionStatus]:
+    states = {
+        Condition.READY: case.ready > 0,
+        Condition.RECONCILING: verdict.standing is Standing.WORKING,
+        Condition.STALLED: verdict.standing is Standing.STUCK,
+        Condition.SUSPENDED: verdict.standing is Standing.HELD,
+    }
+    found = conditions(case.before, case.seen.now, states, verdict.reason, verdict.message, generation)
+    lack = case.seen.lack
+    if lack is not None:
+        inputs = ("False", lack.reason, lack.message)
+    elif verdict.reason in INPUTS_MISSING:
+        inputs = ("False", verdict.reason, verdict.message)
+    elif count_ready(case.new):
+        inputs = ("True", Reason.SERVING, "the model is loaded")
+    else:
+        inputs = ("Unknown", Reason.PENDING, "the model is not loaded yet")
+    return [*found, condition(case.before, case.seen.now, Condition.INPUTS_READY, *inputs, generation)]
+
+
+def _failure(verdict: Verdict) -> Failure | None:
+    cause = verdict.cause
+    if cause is None or verdict.standing is not Standing.STUCK:
+        return None
+    known: dict[str, Any] = {"class": cause.failure_class, "reason": cause.reason.value, "message": cause.message}
+    if isinstance(cause, Diagnosis):
+        known |= {"exitCode": cause.exit_code, "pod": cause.pod or None, "rank": cause.rank}
+    return Failure.model_validate(known)
+
+
+def _newer_status(case: Case) -> Newer | None:
+    held = case.seen.held
+    if held is None:
+        return None
+    model = held.inputs.get("model")
+    return Newer(
+        uri=model.uri if model else None,
+        digest=model.digest if model else None,
+        update=token(held.inputs) if held.inputs else None,
+        failed=held.failed,
+        message=held.message,
+    )

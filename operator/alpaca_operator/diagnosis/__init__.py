@@ -1,0 +1,83 @@
+"""Pure: a pod, or an answer of the API server, told in one line with what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+
+from alpaca_operator.cluster.objects import Object, instant
+from alpaca_operator.diagnosis.ended import (
+    anything_else,
+    by_exit_code,
+    by_signal,
+    disrupted,
+    evicted_by_its_own_limit,
+    not_startable,
+    out_of_memory,
+)
+from alpaca_operator.diagnosis.model import Diagnosis
+from alpaca_operator.diagnosis.pod import Pod, ended_at
+from alpaca_operator.diagnosis.text import one_line
+from alpaca_operator.diagnosis.waiting import (
+    PATIENCE,
+    SILENCE,
+    not_created,
+    not_mounted,
+    silent_node,
+    unpullable,
+    unschedulable,
+    volume_not_ready,
+    waits_on_node_since,
+)
+
+
+def diagnose(pod: Object, now: datetime) -> Diagnosis | None:
+    """The root cause, or None for a pod that runs, starts, or ended well."""
+    read = Pod(pod, now)
+    if read.status.get("phase") == "Succeeded":
+        return None
+    found = next((found for check in CHECKS if (found := check(read))), None)
+    if found is None:
+        return None
+    suffix = f"pod {read.name}" if found.exit_code is None else f"pod {read.name}, exit {found.exit_code}"
+    return Diagnosis(
+        failure_class=found.failure_class,
+        reason=found.reason,
+        message=f"{one_line(found.message)} ({suffix})",
+        ended=found.ended,
+        exit_code=found.exit_code,
+        rank=found.rank,
+        last_word=found.last_word,
+        pod=read.name,
+        uid=str(pod["metadata"].get("uid", "")),
+        finished_at=ended_at(read) if found.ended else None,
+    )
+
+
+def changes_at(pod: Object, now: datetime) -> datetime | None:
+    """When time alone will change the diagnosis, if nothing else does."""
+    read = Pod(pod, now)
+    if read.ended or read.status.get("phase") == "Succeeded":
+        return None
+    stopped, placed = pod["metadata"].get("deletionTimestamp"), waits_on_node_since(read)
+    moments = [instant(stopped) + SILENCE] if stopped else []
+    moments += [placed + PATIENCE] if placed else []
+    return min((moment for moment in moments if moment > now), default=None)
+
+
+CHECKS: tuple[Callable[[Pod], Diagnosis | None], ...] = (
+    disrupted,  # before the exit code: a pod killed on the way out ends with any
+    evicted_by_its_own_limit,  # before the exit code: its containers were killed for it
+    out_of_memory,  # before the signal that it came with
+    by_exit_code,
+    not_startable,
+    by_signal,
+    anything_else,  # the last word on pods that ended
+    silent_node,  # before the rest: nothing of such a pod is news any more
+    volume_not_ready,  # before unschedulable, whose condition it shares
+    unschedulable,
+    unpullable,
+    not_created,
+    not_mounted,
+)
+"""The first that speaks wins."""

@@ -1,0 +1,187 @@
+"""How far running jobs are: asked of their pods, kept in memory, written to the status within a budget."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+
+import aiohttp
+from pydantic import ValidationError
+
+from alpaca_operator import metrics
+from alpaca_operator.api import KINDS
+from alpaca_operator.api.base import Job
+from alpaca_operator.api.contract import API_PORT, CONTAINER, PROGRESS_LIMIT, PROGRESS_PORT, Progress
+from alpaca_operator.chats import traffic
+from alpaca_operator.cluster import kube as kubernetes
+from alpaca_operator.cluster.kube import PODS, Kube, read_capped, told
+from alpaca_operator.cluster.objects import Object
+from alpaca_operator.cluster.queue import Queue
+from alpaca_operator.cluster.store import Key, Store
+from alpaca_operator.errors import ApiError, Unreachable
+from alpaca_operator.polling.answers import Board, Told
+from alpaca_operator.settings import Settings
+
+log = logging.getLogger(__name__)
+
+READS_PER_SECOND = 20
+"""Of all pods together. Each costs about a millisecond; beyond a hundred pods each is asked less often instead."""
+AT_ONCE = 32
+FAILURES_BEFORE_LOG = 2
+"""A pod that does not answer twice is read from the end of its log instead."""
+LOG_LINES = 20
+METRICS_LIMIT = 1024 * 1024
+"""Bytes of /metrics that are read: vLLM's have a hundred kilobytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What the pods of a kind are asked while they run."""
+
+    port: int
+    path: str
+    parse: Callable[[bytes], Told]
+    limit: int = PROGRESS_LIMIT
+    """Bytes of an answer that are read."""
+    in_log: bool = False
+    """Whether the end of a pod's log tells the same."""
+
+
+@dataclass(slots=True)
+class Asked:
+    """What is known of a pod as one that answers."""
+
+    failures: int = 0
+    due: float = 0.0
+
+
+@dataclass
+class Reader:
+    """Asks every running pod in turn. A resource whose progress is news goes into the queue."""
+
+    settings: Settings
+    kube: Kube
+    store: Store
+    queue: Queue[Key]
+    board: Board
+    _asked: dict[str, Asked] = field(default_factory=dict)
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        through_server = self.settings.progress_via == "APIServer" or (
+            self.settings.progress_via == "Auto" and not kubernetes.in_cluster()
+        )
+        timeout = aiohttp.ClientTimeout(total=self.settings.progress_timeout_seconds)
+        # A session of its own: what goes to pods must not carry the API server's credentials.
+        async with aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(force_close=True)) as session:
+            ask: Ask = self._through_server if through_server else partial(self._directly, session)
+            loop = asyncio.get_running_loop()
+            places = asyncio.Semaphore(AT_ONCE)
+            while True:
+                await asyncio.sleep(1.0)
+                due = list(self._due(loop.time()))
+                await asyncio.gather(*(self._read(key, pod, ask, places) for key, pod in due))
+
+    def _due(self, now: float) -> Iterator[tuple[Key, Object]]:
+        running = list(self.store.running())
+        pause = max(self.settings.progress_seconds, len(running) / READS_PER_SECOND)
+        pods = {pod["metadata"]["uid"] for _, pod in running}
+        self._asked = {uid: asked for uid, asked in self._asked.items() if uid in pods}
+        self.board.keep_only(pods)
+        for key, pod in running:
+            asked = self._asked.setdefault(pod["metadata"]["uid"], Asked())
+            if asked.due <= now:
+                asked.due = now + pause
+                yield key, pod
+
+    async def _read(self, key: Key, pod: Object, ask: Ask, places: asyncio.Semaphore) -> None:
+        asked, question = self._asked[pod["metadata"]["uid"]], QUESTIONS[key.kind]
+        async with places:
+            try:
+                news = question.parse(capped(await ask(pod, question), question.limit))
+                asked.failures = 0
+                metrics.SCRAPES.labels("answered").inc()
+            except (Unreachable, ApiError, ValueError) as error:
+                asked.failures += 1
+                metrics.SCRAPES.labels("failed").inc()
+                log.debug("%s: pod %s does not tell its progress: %s", key, pod["metadata"]["name"], error)
+                if asked.failures < FAILURES_BEFORE_LOG or not question.in_log:
+                    return
+                found = await self._from_log(pod)
+                if found is None:
+                    return
+                news = found
+        if self.board.put(_resource_uid(self.store, key), pod["metadata"]["uid"], news, datetime.now(UTC)):
+            self.queue.add(key)
+
+    async def _directly(self, session: aiohttp.ClientSession, pod: Object, question: Question) -> bytes:
+        address = pod.get("status", {}).get("podIP", "")
+        if not address:
+            raise Unreachable("the pod has no address yet")
+        host = f"[{address}]" if ":" in address else address
+        try:
+            url = f"http://{host}:{question.port}/{question.path}"
+            async with session.get(url, allow_redirects=False) as response:
+                if response.status != 200:
+                    raise ApiError(response.status, response.reason or "", f"GET /{question.path}")
+                return await read_capped(response, question.limit + 1)
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise Unreachable(told(error)) from error
+
+    async def _through_server(self, pod: Object, question: Question) -> bytes:
+        metadata = pod["metadata"]
+        path = PODS.path(metadata["namespace"], f"{metadata['name']}:{question.port}", f"proxy/{question.path}")
+        return await self.kube.text(path, limit=question.limit + 1, seconds=self.settings.progress_timeout_seconds)
+
+    async def _from_log(self, pod: Object) -> Progress | None:
+        metadata = pod["metadata"]
+        query = {"container": CONTAINER, "tailLines": str(LOG_LINES), "limitBytes": str(PROGRESS_LIMIT)}
+        path = PODS.path(metadata["namespace"], metadata["name"], "log")
+        try:
+            text = await self.kube.text(
+                path, limit=PROGRESS_LIMIT, seconds=self.settings.progress_timeout_seconds, query=query
+            )
+        except (Unreachable, ApiError) as error:
+            metrics.SCRAPES.labels("no log").inc()
+            log.debug("the log of pod %s cannot be read: %s", metadata["name"], error)
+            return None
+        metrics.SCRAPES.labels("from log").inc()
+        return last_progress(text)
+
+
+def capped(answer: bytes, limit: int = PROGRESS_LIMIT) -> bytes:
+    """Raises ValueError for an answer that is longer than any that a workload gives."""
+    if len(answer) > limit:
+        raise ValueError(f"the answer is longer than {limit} bytes")
+    return answer
+
+
+def parse(answer: bytes) -> Progress:
+    """Raises ValueError (pydantic's is one) for whatever is not a whole Progress."""
+    return Progress.model_validate_json(capped(answer), strict=True)
+
+
+def last_progress(log_end: bytes) -> Progress | None:
+    """The newest line that tells a step, of a log of JSON lines; lines of libraries in between are passed over."""
+    for line in reversed(log_end.splitlines()):
+        if line.startswith(b"{") and b'"step"' in line:
+            try:
+                return Progress.model_validate_json(line, strict=True)
+            except ValidationError:
+                continue
+    return None
+
+
+OF_JOBS = Question(PROGRESS_PORT, "progress", parse, in_log=True)
+OF_DEPLOYMENTS = Question(API_PORT, "metrics", traffic.parse, limit=METRICS_LIMIT)
+QUESTIONS = {name: OF_JOBS if issubclass(kind, Job) else OF_DEPLOYMENTS for name, kind in KINDS.items()}
+Ask = Callable[[Object, Question], Awaitable[bytes]]
+
+
+def _resource_uid(store: Store, key: Key) -> str:
+    raw = store.raw(key)
+    return str(raw["metadata"]["uid"]) if raw else ""
