@@ -10,7 +10,7 @@ from alpaca_operator.api import KINDS, Resource
 from alpaca_operator.api.status import Reason
 from alpaca_operator.cluster.kube import APIS, OPTIONAL, RESOURCES
 from alpaca_operator.cluster.objects import Object
-from alpaca_operator.cluster.queue import Again
+from alpaca_operator.cluster.queue import Result
 from alpaca_operator.cluster.store import Key, key_of
 from alpaca_operator.diagnosis import refusals
 from alpaca_operator.diagnosis.model import Refusal
@@ -19,7 +19,7 @@ from alpaca_operator.lifecycle import status_of
 from alpaca_operator.outcomes import conditions
 from alpaca_operator.outcomes.conditions import Change
 from alpaca_operator.plan import Manifest, Plan, keep
-from alpaca_operator.plan.job import ENDING, drift
+from alpaca_operator.plan.job import STOP_PATCH, drift
 from alpaca_operator.world import World, key_for
 
 CREATED_ONCE = frozenset({"Job", "JobSet"})
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 async def converge(resource: Resource, plan: Plan, world: World) -> Refusal | None:
     """Makes what is missing, and mends and removes what is kept. The first refusal ends it, and is returned: the status has to tell."""
     for manifest in plan.manifests:
-        make = _exist if manifest["kind"] in CREATED_ONCE else _keep
+        make = _create_once if manifest["kind"] in CREATED_ONCE else _apply
         if refusal := await make(resource, manifest, world):
             return refusal
     planned = {key_of(manifest) for manifest in plan.manifests}
@@ -43,52 +43,54 @@ async def converge(resource: Resource, plan: Plan, world: World) -> Refusal | No
 
 async def end(child: Object, world: World) -> None:
     """Stops a child for good; its pods get their grace period, and stay for their logs."""
-    if drift(ENDING, child):
-        world.store.put(await world.kube.merge(APIS[child["kind"]], child, ENDING))
+    if drift(STOP_PATCH, child):
+        world.store.put(await world.kube.merge(APIS[child["kind"]], child, STOP_PATCH))
 
 
 async def remove(child: Object, world: World) -> None:
     """Deletes a child; its pods get their grace period to save a checkpoint, and it stays visible until they are gone."""
     if "deletionTimestamp" in child["metadata"]:
         return
-    left = await world.kube.delete(APIS[child["kind"]], child)
-    if left is None:
+    remaining = await world.kube.delete(APIS[child["kind"]], child)
+    if remaining is None:
         world.store.remove(child)
-    elif left.get("kind") == child["kind"]:
-        world.store.put(left)
+    elif remaining.get("kind") == child["kind"]:
+        world.store.put(remaining)
 
 
-async def report(resource: Resource, after: dict[str, Any], world: World) -> Again:
+async def update_status(resource: Resource, after: dict[str, Any], world: World) -> Result:
     """Writes the status if it tells anything new, and then the Event that goes with it."""
     key = key_for(resource)
     current = world.store.raw(key)
     if current is None:
-        return Again.never
+        return Result.never
     before = current.get("status") or {}
     change = conditions.change(before, after, status_of(resource))
     if change is Change.NOTHING:
-        if world.ends_told.get(key) != resource.metadata.uid and (note := events.of_an_end(before, world.now())):
+        if world.completions_recorded.get(key) != resource.metadata.uid and (
+            note := events.of_completion(before, world.now())
+        ):
             await _tell(resource, note, before, world)
-        return Again.never
+        return Result.never
     if change is Change.PROGRESS and (wait := world.budget.ask(key)):
-        return Again(after=wait)
+        return Result(requeue_after=wait)
     world.store.put(await world.kube.put_status(RESOURCES[key.kind], current, after))
     if change is Change.TRANSITION:
-        world.wake_consumers(key)
-    if note := events.worth_telling(before, after):
+        world.enqueue_consumers(key)
+    if note := events.of_transition(before, after):
         await _tell(resource, note, after, world)
     _log_transition(key, before, after)
-    return Again.never
+    return Result.never
 
 
 async def _tell(resource: Resource, note: events.Note, status: dict[str, Any], world: World) -> None:
     ended = status.get("completionTime")
     await events.record(world.kube, world.settings.identity, resource, note, ended)
     if ended:
-        world.ends_told[key_for(resource)] = resource.metadata.uid or ""
+        world.completions_recorded[key_for(resource)] = resource.metadata.uid or ""
 
 
-async def _exist(resource: Resource, manifest: Manifest, world: World) -> Refusal | None:
+async def _create_once(resource: Resource, manifest: Manifest, world: World) -> Refusal | None:
     """Children are made once and never updated: queueing systems and the Job controller write to them. ``drift`` is the exception."""
     api, live = APIS[manifest["kind"]], world.store.raw(key_of(manifest))
     if live is None or not _is_ours(live, resource):
@@ -111,9 +113,9 @@ async def _exist(resource: Resource, manifest: Manifest, world: World) -> Refusa
     return None
 
 
-async def _keep(resource: Resource, manifest: Manifest, world: World) -> Refusal | None:
+async def _apply(resource: Resource, manifest: Manifest, world: World) -> Refusal | None:
     """Applied only where that changes something: nothing is written while nothing happens."""
-    api, metadata, wanted = APIS[manifest["kind"]], manifest["metadata"], keep.sealed(manifest)
+    api, metadata, wanted = APIS[manifest["kind"]], manifest["metadata"], keep.with_digest(manifest)
     live = world.store.raw(key_of(manifest))
     if live is None or not _is_ours(live, resource):
         live = await world.kube.get(
@@ -163,6 +165,6 @@ def _refused(error: ApiError, resource: Resource) -> Refusal:
 
 
 def _log_transition(key: Key, before: dict[str, Any], after: dict[str, Any]) -> None:
-    was, now = events.ready(before), events.ready(after)
-    if now and now.get("reason") != was.get("reason"):
-        log.info("%s: %s: %s", key, now["reason"], now.get("message"), extra={"reason": now["reason"]})
+    old, new = events.ready(before), events.ready(after)
+    if new and new.get("reason") != old.get("reason"):
+        log.info("%s: %s: %s", key, new["reason"], new.get("message"), extra={"reason": new["reason"]})

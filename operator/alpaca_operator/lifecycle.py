@@ -13,31 +13,31 @@ from alpaca_operator.api.chain import Find
 from alpaca_operator.api.status import ResourceStatus
 from alpaca_operator.chats import status as chats
 from alpaca_operator.diagnosis.model import Refusal
-from alpaca_operator.inputs import Followed
+from alpaca_operator.inputs import InputResolution
 from alpaca_operator.jobs import status as jobs
-from alpaca_operator.outcomes.observed import Seen
-from alpaca_operator.outcomes.verdict import Wish
+from alpaca_operator.outcomes.observed import Observed
+from alpaca_operator.outcomes.verdict import Desired
 
 
-class Life(Protocol):
+class Lifecycle(Protocol):
     """What a module knows of the resources whose life it tells."""
 
     CHILDREN: tuple[str, ...]
 
     @property
-    def inputs(self) -> Callable[[Any, dict[str, Any] | None, Find], Followed]:
+    def inputs(self) -> Callable[[Any, dict[str, Any] | None, Find], InputResolution]:
         """What the resource reads of what other jobs make."""
 
     @property
-    def wish(self) -> Callable[[Any, Seen], Wish]:
+    def desired(self) -> Callable[[Any, Observed], Desired]:
         """What the resource wants of its children."""
 
     @property
-    def compute(self) -> Callable[[Any, Seen, Refusal | None], dict[str, Any]]:
+    def compute(self) -> Callable[[Any, Observed, Refusal | None], dict[str, Any]]:
         """Its next status."""
 
     @property
-    def look_again(self) -> Callable[[Any, Seen], timedelta | None]:
+    def requeue_after(self) -> Callable[[Any, Observed], timedelta | None]:
         """When time alone will change something, the time until then."""
 
     @property
@@ -49,7 +49,7 @@ class Life(Protocol):
         """Whether a computed status ends it for good."""
 
 
-LIVES: dict[str, Life] = {name: jobs if issubclass(kind, Job) else chats for name, kind in KINDS.items()}
+LIFECYCLES: dict[str, Lifecycle] = {name: jobs if issubclass(kind, Job) else chats for name, kind in KINDS.items()}
 
 
 def status_of(resource: Resource) -> type[ResourceStatus]:

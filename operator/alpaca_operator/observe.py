@@ -11,8 +11,8 @@ from alpaca_operator.api import Resource
 from alpaca_operator.api.base import Job, JobReference
 from alpaca_operator.api.contract import Progress
 from alpaca_operator.diagnosis.model import Refusal
-from alpaca_operator.lifecycle import LIVES
-from alpaca_operator.outcomes.observed import Sample, Seen
+from alpaca_operator.lifecycle import LIFECYCLES
+from alpaca_operator.outcomes.observed import Observed, Sample
 
 Object = dict[str, Any]
 
@@ -26,7 +26,7 @@ class World(Protocol):
     def child(self, resource: Resource) -> Object | None:
         """The Job or Deployment that the resource owns, by the UID of its owner; also while it is being deleted."""
 
-    def others(self, resource: Resource) -> Sequence[Object]:
+    def other_children(self, resource: Resource) -> Sequence[Object]:
         """What the resource owns besides, but for its pods."""
 
     def pods(self, resource: Resource) -> Sequence[Object]:
@@ -46,12 +46,12 @@ class World(Protocol):
         """The job that a ``from`` of the resource names."""
 
 
-def gather(resource: Resource, world: World) -> Seen:
+def gather(resource: Resource, world: World) -> Observed:
     progress, read_at = world.progress(resource) or (None, None)
     pods = sorted(world.pods(resource), key=lambda pod: str(pod["metadata"].get("creationTimestamp", "")))
     child = world.child(resource)
-    inputs = LIVES[resource.kind].inputs(resource, child, lambda reference: world.named(reference, resource))
-    return Seen(
+    inputs = LIFECYCLES[resource.kind].inputs(resource, child, lambda reference: world.named(reference, resource))
+    return Observed(
         now=world.now(),
         child=child,
         pods=tuple(pods),
@@ -59,16 +59,16 @@ def gather(resource: Resource, world: World) -> Seen:
         progress_at=read_at,
         refusal=world.refusal(resource),
         inputs=inputs.inputs,
-        lack=inputs.lack,
+        missing=inputs.missing,
         held=inputs.held,
-        others=tuple(world.others(resource)),
+        other_children=tuple(world.other_children(resource)),
         traffic=tuple(world.traffic(resource)),
     )
 
 
-def children(seen: Seen, resource: Resource, world: World) -> Seen:
+def children(observed: Observed, resource: Resource, world: World) -> Observed:
     """The same look, with the children as they are after what was just written."""
-    return replace(seen, child=world.child(resource), others=tuple(world.others(resource)))
+    return replace(observed, child=world.child(resource), other_children=tuple(world.other_children(resource)))
 
 
-__all__ = ["Seen", "World", "children", "gather"]
+__all__ = ["Observed", "World", "children", "gather"]

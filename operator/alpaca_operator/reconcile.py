@@ -12,12 +12,12 @@ import time
 
 from alpaca_operator import apply, metrics, observe
 from alpaca_operator.api import Resource
-from alpaca_operator.cluster.queue import LONGEST_DELAY, Again
+from alpaca_operator.cluster.queue import LONGEST_DELAY, Result
 from alpaca_operator.cluster.store import Key
 from alpaca_operator.errors import ApiError, NotLeading, Unreachable, Unreadable
-from alpaca_operator.lifecycle import LIVES
-from alpaca_operator.observe import Seen
-from alpaca_operator.outcomes.verdict import Wish
+from alpaca_operator.lifecycle import LIFECYCLES
+from alpaca_operator.observe import Observed
+from alpaca_operator.outcomes.verdict import Desired
 from alpaca_operator.plan import PLANNERS
 from alpaca_operator.world import World
 
@@ -27,56 +27,56 @@ REFUSED_LONGEST = 60.0
 """Seconds between two tries of what a quota refuses: it may be free by then."""
 
 
-async def reconcile(key: Key, world: World, *, live: bool = False) -> Again:
+async def reconcile(key: Key, world: World, *, live: bool = False) -> Result:
     """``live``: what is known was read from the API server just now, not brought by watches, which may lag."""
     resource = world.resource(key)
     if resource is None or resource.metadata.deletion_timestamp:  # its children go with it, by their owner references
         world.forget(key)
-        return Again.never
-    life = LIVES[key.kind]
-    podless = await world.ask_why_podless(resource)
-    seen = observe.gather(resource, world)
-    wish = life.wish(resource, seen)
-    if not live and _starts_or_ends_a_run(wish, resource, seen):
+        return Result.never
+    lifecycle = LIFECYCLES[key.kind]
+    without_pods = await world.ask_why_without_pods(resource)
+    observed = observe.gather(resource, world)
+    desired = lifecycle.desired(resource, observed)
+    if not live and _starts_or_ends_a_run(desired, resource, observed):
         return await _reconcile_live(key, world)
     refusal = None
-    match wish:
-        case Wish.EXIST:
-            plan = PLANNERS[key.kind](resource, seen.inputs, world.settings)
+    match desired:
+        case Desired.PRESENT:
+            plan = PLANNERS[key.kind](resource, observed.inputs, world.settings)
             refusal = plan.refusal or await apply.converge(resource, plan, world)
-            if _has_just_begun(resource, seen, world):
+            if _has_just_begun(resource, observed, world):
                 # First a child for all who wait; the statuses follow, with what the children do by then.
-                return Again(after=0.0)
-            if seen.child is not None:  # a child that was lost and made again is told of first
-                seen = observe.children(seen, resource, world)
-        case Wish.END if seen.child:
-            await apply.end(seen.child, world)
-        case Wish.GO if seen.child:
-            await apply.remove(seen.child, world)
-    after = life.compute(resource, seen, refusal)
-    if not live and life.is_final(after) and not life.is_terminal(resource):
+                return Result(requeue_after=0.0)
+            if observed.child is not None:  # a child that was lost and made again is told of first
+                observed = observe.children(observed, resource, world)
+        case Desired.STOPPED if observed.child:
+            await apply.end(observed.child, world)
+        case Desired.ABSENT if observed.child:
+            await apply.remove(observed.child, world)
+    after = lifecycle.compute(resource, observed, refusal)
+    if not live and lifecycle.is_final(after) and not lifecycle.is_terminal(resource):
         return await _reconcile_live(key, world)  # the end is told once: the last pod's last word must be in
-    again = await apply.report(resource, after, world)
+    result = await apply.update_status(resource, after, world)
     if refusal:
-        return Again(after=REFUSED_LONGEST if refusal.passes else LONGEST_DELAY, failed=True)
-    time_alone = life.look_again(resource, seen)
-    return again.or_after(podless).or_after(time_alone.total_seconds() if time_alone is not None else None)
+        return Result(requeue_after=REFUSED_LONGEST if refusal.transient else LONGEST_DELAY, failed=True)
+    time_alone = lifecycle.requeue_after(resource, observed)
+    return result.or_sooner(without_pods).or_sooner(time_alone.total_seconds() if time_alone is not None else None)
 
 
-async def _reconcile_live(key: Key, world: World) -> Again:
+async def _reconcile_live(key: Key, world: World) -> Result:
     await world.refresh(key)
     return await reconcile(key, world, live=True)
 
 
-def _starts_or_ends_a_run(wish: Wish, resource: Resource, seen: Seen) -> bool:
+def _starts_or_ends_a_run(desired: Desired, resource: Resource, observed: Observed) -> bool:
     """What cannot be taken back: a child deleted, or made once more after one was there before."""
-    if wish in (Wish.END, Wish.GO):
-        return seen.child is not None and "deletionTimestamp" not in seen.child["metadata"]
-    return wish is Wish.EXIST and seen.child is None and resource.has_begun
+    if desired in (Desired.STOPPED, Desired.ABSENT):
+        return observed.child is not None and "deletionTimestamp" not in observed.child["metadata"]
+    return desired is Desired.PRESENT and observed.child is None and resource.has_begun
 
 
-def _has_just_begun(resource: Resource, seen: Seen, world: World) -> bool:
-    return not resource.has_begun and seen.child is None and world.child(resource) is not None
+def _has_just_begun(resource: Resource, observed: Observed, world: World) -> bool:
+    return not resource.has_begun and observed.child is None and world.child(resource) is not None
 
 
 async def work(world: World) -> None:
@@ -92,26 +92,26 @@ async def work(world: World) -> None:
 async def _work_on(key: Key, world: World) -> None:
     queue, began = world.queue, time.monotonic()
     try:
-        again = await reconcile(key, world)
-        outcome = "refused" if again.failed else "done"
+        result = await reconcile(key, world)
+        outcome = "refused" if result.failed else "done"
     except (ApiError, Unreachable, NotLeading) as error:
         crossed = isinstance(error, ApiError) and error.status == 409  # somebody wrote in between: usual
         log.log(logging.DEBUG if crossed else logging.WARNING, "%s: %s; tried again", key, error)
-        again, outcome = Again(after=REFUSED_LONGEST, failed=True), "conflict" if crossed else "unreachable"
+        result, outcome = Result(requeue_after=REFUSED_LONGEST, failed=True), "conflict" if crossed else "unreachable"
     except Unreadable as error:
         log.error("%s: %s", key, error)
-        again, outcome = Again(after=LONGEST_DELAY, failed=True), "unreadable"
+        result, outcome = Result(requeue_after=LONGEST_DELAY, failed=True), "unreadable"
     except Exception:  # a bug: told once with its traceback, and tried again, for the next state may pass
         log.exception("%s: reconcile failed", key)
-        again, outcome = Again(after=LONGEST_DELAY, failed=True), "error"
+        result, outcome = Result(requeue_after=LONGEST_DELAY, failed=True), "error"
     metrics.RECONCILES.labels(key.kind, outcome).inc()
     metrics.RECONCILE_SECONDS.labels(key.kind).observe(time.monotonic() - began)
-    if again.failed:
-        queue.backoff(key, again.after or LONGEST_DELAY)
+    if result.failed:
+        queue.backoff(key, result.requeue_after or LONGEST_DELAY)
         return
     queue.forget(key)
-    if again.after is not None:
-        queue.add_after(key, again.after)
+    if result.requeue_after is not None:
+        queue.add_after(key, result.requeue_after)
 
 
 async def run_workers(world: World) -> None:

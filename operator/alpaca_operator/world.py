@@ -20,19 +20,19 @@ from alpaca_operator.cluster.store import Key, Store
 from alpaca_operator.diagnosis import refusals
 from alpaca_operator.diagnosis.model import Refusal
 from alpaca_operator.errors import Unreadable
-from alpaca_operator.lifecycle import LIVES
+from alpaca_operator.lifecycle import LIFECYCLES
 from alpaca_operator.outcomes.observed import Sample
-from alpaca_operator.polling.answers import Board
+from alpaca_operator.polling.answers import ScrapeCache
 from alpaca_operator.settings import Settings
 
 log = logging.getLogger(__name__)
 
 MAKES_PODS = frozenset({"Job", "Deployment"})
-TELLS_IN_EVENTS = frozenset({"Job"})
+REPORTS_IN_EVENTS = frozenset({"Job"})
 """Children whose controller tells of a refused pod in Events alone; the others do in their status."""
-PODLESS_SECONDS = 3.0
+WITHOUT_PODS_SECONDS = 3.0
 """A Job controller makes the first pod well within this, unless it is refused."""
-PODLESS_LONGEST = 60.0
+WITHOUT_PODS_LONGEST = 60.0
 
 
 def utc_now() -> datetime:
@@ -40,10 +40,10 @@ def utc_now() -> datetime:
 
 
 @dataclass
-class Podless:
+class WithoutPods:
     """A child without pods, and why."""
 
-    pause: float = PODLESS_SECONDS
+    pause: float = WITHOUT_PODS_SECONDS
     ask_at: float = 0.0
     refusal: Refusal | None = None
 
@@ -56,12 +56,12 @@ class World:
     kube: Kube
     store: Store = field(default_factory=Store)
     queue: Queue[Key] = field(default_factory=Queue)
-    board: Board = field(default_factory=Board)
+    scrapes: ScrapeCache = field(default_factory=ScrapeCache)
     budget: Budget = field(default_factory=lambda: Budget(10, 15))
     now: Callable[[], datetime] = utc_now
-    ends_told: dict[Key, str] = field(default_factory=dict)
+    completions_recorded: dict[Key, str] = field(default_factory=dict)
     """UIDs of those whose end has got its Event by this operator."""
-    _podless: dict[Key, Podless] = field(default_factory=dict)
+    _without_pods: dict[Key, WithoutPods] = field(default_factory=dict)
 
     def resource(self, key: Key) -> Resource | None:
         """Raises Unreadable."""
@@ -73,35 +73,35 @@ class World:
     def child(self, resource: Resource) -> Object | None:
         return next((one for one in self.store.children(resource) if one["kind"] in MAKES_PODS), None)
 
-    def others(self, resource: Resource) -> list[Object]:
+    def other_children(self, resource: Resource) -> list[Object]:
         return [one for one in self.store.children(resource) if one["kind"] not in MAKES_PODS]
 
     def pods(self, resource: Resource) -> list[Object]:
         return self.store.pods(resource)
 
     def progress(self, resource: Resource) -> tuple[Progress, datetime] | None:
-        return self.board.latest(resource.metadata.uid or "")
+        return self.scrapes.latest(resource.metadata.uid or "")
 
     def traffic(self, resource: Resource) -> list[tuple[Sample, datetime]]:
-        return self.board.samples(resource.metadata.uid or "")
+        return self.scrapes.samples(resource.metadata.uid or "")
 
     def refusal(self, resource: Resource) -> Refusal | None:
-        found = self._podless.get(key_for(resource))
+        found = self._without_pods.get(key_for(resource))
         return found.refusal if found else None
 
     def named(self, reference: JobReference, resource: Resource) -> Job | None:
         found = self.store.resource(Key(reference.kind, resource.metadata.namespace or "", reference.name))
         return found if isinstance(found, Job) else None
 
-    def wake_consumers(self, key: Key) -> None:
+    def enqueue_consumers(self, key: Key) -> None:
         """Something became of the resource: who waits for its output is looked at now, not when a watch tells."""
         for consumer in self.store.consumers(key):
             self.queue.add(consumer)
 
     def forget(self, key: Key) -> None:
         """The resource is gone."""
-        self._podless.pop(key, None)
-        self.ends_told.pop(key, None)
+        self._without_pods.pop(key, None)
+        self.completions_recorded.pop(key, None)
         self.budget.forget(key)
 
     async def refresh(self, key: Key) -> None:
@@ -112,32 +112,32 @@ class World:
         live = await self.kube.get(RESOURCES[key.kind], key.namespace, key.name)
         if live is None or live["metadata"]["uid"] != known["metadata"]["uid"]:
             self.store.remove(known)
-            self.wake_consumers(key)
+            self.enqueue_consumers(key)
         if live is None:
             return
         if self.store.put(live):
-            self.wake_consumers(key)
+            self.enqueue_consumers(key)
         selector = f"{LABEL_UID}={live['metadata']['uid']}"
-        for api in (*(WATCHED[kind] for kind in LIVES[key.kind].CHILDREN if kind in WATCHED), PODS):
+        for api in (*(WATCHED[kind] for kind in LIFECYCLES[key.kind].CHILDREN if kind in WATCHED), PODS):
             found = [obj async for obj in self.kube.list(api, key.namespace, labels=selector)]
             self.store.replace(api.kind, key.namespace, live["metadata"]["uid"], found)
 
-    async def ask_why_podless(self, resource: Resource) -> float | None:
+    async def ask_why_without_pods(self, resource: Resource) -> float | None:
         """Reads why the Job controller makes no pod, at growing intervals: a quota, a policy, a webhook refuse it in an Event of
         the Job alone. The seconds until it is worth asking again, None when there is nothing to ask."""
         key, child = key_for(resource), self.child(resource)
         if child is None or not _waits_for_pods(child) or self.store.pods(resource):
-            self._podless.pop(key, None)
+            self._without_pods.pop(key, None)
             return None
         now = self.now().timestamp()
-        podless = self._podless.setdefault(key, Podless(ask_at=now + PODLESS_SECONDS))
-        if now >= podless.ask_at:
-            podless.refusal = await self._why_podless(child)
-            podless.pause = min(podless.pause * 2, PODLESS_LONGEST)
-            podless.ask_at = now + podless.pause
-        return max(podless.ask_at - now, 0.1)
+        without_pods = self._without_pods.setdefault(key, WithoutPods(ask_at=now + WITHOUT_PODS_SECONDS))
+        if now >= without_pods.ask_at:
+            without_pods.refusal = await self._why_without_pods(child)
+            without_pods.pause = min(without_pods.pause * 2, WITHOUT_PODS_LONGEST)
+            without_pods.ask_at = now + without_pods.pause
+        return max(without_pods.ask_at - now, 0.1)
 
-    async def _why_podless(self, child: Object) -> Refusal | None:
+    async def _why_without_pods(self, child: Object) -> Refusal | None:
         metadata = child["metadata"]
         fields = f"regarding.uid={metadata['uid']},reason=FailedCreate"
         found = [event async for event in self.kube.list(EVENTS, metadata["namespace"], fields=fields)]
@@ -154,7 +154,7 @@ def key_for(resource: Resource) -> Key:
 def _waits_for_pods(child: Object) -> bool:
     status = child.get("status", {})
     return not (
-        child["kind"] not in TELLS_IN_EVENTS
+        child["kind"] not in REPORTS_IN_EVENTS
         or "deletionTimestamp" in child["metadata"]
         or child.get("spec", {}).get("suspend")
         or status.get("active")

@@ -15,7 +15,7 @@ from alpaca_operator.api.contract import LABEL_NAME
 from alpaca_operator.api.status import Reason
 from alpaca_operator.diagnosis import model, refusals
 from alpaca_operator.plan import PLANNERS
-from alpaca_operator.plan.job import ENDING
+from alpaca_operator.plan.job import STOP_PATCH
 from alpaca_operator.settings import Settings
 from tests.cluster.bed.cluster import until
 from tests.cluster.bed.node import Bed
@@ -229,7 +229,7 @@ def test_a_pod_that_was_stopped_is_followed_by_another(jobs, name, stop: Callabl
 def test_a_job_that_is_ended_makes_no_more_pods_and_keeps_the_log_of_the_last(jobs):
     """Deleting it would take the log that tells why."""
     found = until(lambda: told(jobs, "ended"), "the failure of its first pod", seconds=120)
-    jobs.kubectl("patch", "job", "ended-sft", "-n", NAMESPACE, "--type=merge", "-p", json.dumps(ENDING))
+    jobs.kubectl("patch", "job", "ended-sft", "-n", NAMESPACE, "--type=merge", "-p", json.dumps(STOP_PATCH))
     jobs.wait("job/ended-sft", "condition=Failed", NAMESPACE)
     assert found.pod in [each["metadata"]["name"] for each in pods(jobs, "ended")]
     assert "ValueError: boom" in jobs.logs(found.pod, NAMESPACE)

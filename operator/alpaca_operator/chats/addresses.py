@@ -5,18 +5,18 @@ from __future__ import annotations
 from alpaca_operator.api.chat import ChatDeployment
 from alpaca_operator.api.contract import API_PORT, PAGE_PORT
 from alpaca_operator.cluster.objects import Object
-from alpaca_operator.outcomes.observed import Seen
+from alpaca_operator.outcomes.observed import Observed
 
 
-def page(chat: ChatDeployment, seen: Seen) -> str | None:
-    return _by_route(chat) or _by_service(seen, PAGE_PORT)
+def page(chat: ChatDeployment, observed: Observed) -> str | None:
+    return _by_route(chat) or _by_service(observed, PAGE_PORT)
 
 
-def api(chat: ChatDeployment, seen: Seen) -> str | None:
+def api(chat: ChatDeployment, observed: Observed) -> str | None:
     """The base for OpenAI's clients."""
     if chat.spec.endpoint is not None:
         return chat.spec.endpoint.url
-    base = _by_route(chat) or _by_service(seen, API_PORT)
+    base = _by_route(chat) or _by_service(observed, API_PORT)
     return f"{base}/v1" if base else None
 
 
@@ -29,15 +29,15 @@ def _by_route(chat: ChatDeployment) -> str | None:
     return f"{'http' if plain else 'https'}://{route.hostnames[0].removeprefix('*.')}"
 
 
-def _by_service(seen: Seen, port: int) -> str | None:
-    service = next((one for one in seen.others if one["kind"] == "Service"), None)
+def _by_service(observed: Observed, port: int) -> str | None:
+    service = next((one for one in observed.other_children if one["kind"] == "Service"), None)
     if service is None:
         return None
     name, namespace = service["metadata"]["name"], service["metadata"]["namespace"]
     host = _balanced(service)
     if host:
         return f"http://{host}:{port}"
-    node, node_port = _some_node(seen), _node_port(service, port)
+    node, node_port = _some_node(observed), _node_port(service, port)
     if node and node_port:
         return f"http://{node}:{node_port}"
     return f"http://{name}.{namespace}.svc:{port}"
@@ -56,6 +56,6 @@ def _node_port(service: Object, port: int) -> int | None:
     return next((one.get("nodePort") for one in service["spec"]["ports"] if one["port"] == port), None)
 
 
-def _some_node(seen: Seen) -> str | None:
+def _some_node(observed: Observed) -> str | None:
     """Any will do: one that has a pod."""
-    return next((host for pod in seen.pods if (host := pod.get("status", {}).get("hostIP"))), None)
+    return next((host for pod in observed.pods if (host := pod.get("status", {}).get("hostIP"))), None)

@@ -9,12 +9,12 @@ from alpaca_operator.api.contract import LABEL_REVISION
 from alpaca_operator.api.serving import ServedModel, ServingStatus
 from alpaca_operator.api.status import ResolvedInput
 from alpaca_operator.chats.crash import crash
-from alpaca_operator.chats.updates import serving
+from alpaca_operator.chats.updates import served_inputs
 from alpaca_operator.cluster.objects import Object
 from alpaca_operator.diagnosis import diagnose
 from alpaca_operator.diagnosis.model import Diagnosis, Refusal
 from alpaca_operator.inputs import Inputs, short
-from alpaca_operator.outcomes.observed import Seen
+from alpaca_operator.outcomes.observed import Observed
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class Case:
     """A deployment, what was seen of it, and what follows from both: read by every verdict."""
 
     chat: ChatDeployment
-    seen: Seen
+    observed: Observed
     refusal: Refusal | None
     before: ServingStatus
     new: tuple[Object, ...]
@@ -34,7 +34,7 @@ class Case:
 
     @property
     def child(self) -> Object:
-        return self.seen.child or {}
+        return self.observed.child or {}
 
     @property
     def wanted(self) -> int:
@@ -49,10 +49,10 @@ class Case:
     @property
     def inputs(self) -> Inputs:
         """Of the newest pods. What was refused was not written: they are still of what the child says."""
-        return self.seen.inputs if self.refusal is None else serving(self.chat, self.seen.child)
+        return self.observed.inputs if self.refusal is None else served_inputs(self.chat, self.observed.child)
 
     @property
-    def late(self) -> bool:
+    def deadline_exceeded(self) -> bool:
         """The Deployment controller has seen nothing become ready for longer than a pod may take."""
         conditions: list[Object] = self.child.get("status", {}).get("conditions") or []
         return any(
@@ -63,7 +63,7 @@ class Case:
     def hopeless(self) -> bool:
         """Whether only a person can help the new pods."""
         ended = self.trouble is not None and self.trouble.ended
-        return self.late or (ended and self.trouble is not None and not self.trouble.retried)
+        return self.deadline_exceeded or (ended and self.trouble is not None and not self.trouble.retried)
 
     @property
     def serves(self) -> str:
@@ -72,16 +72,16 @@ class Case:
         return f"serves {what} on {self.ready} of {_pods(self.wanted)}"
 
 
-def case_of(chat: ChatDeployment, seen: Seen, refused: Refusal | None) -> Case:
-    labels = (seen.child or {}).get("spec", {}).get("template", {}).get("metadata", {}).get("labels", {})
+def case_of(chat: ChatDeployment, observed: Observed, refused: Refusal | None) -> Case:
+    labels = (observed.child or {}).get("spec", {}).get("template", {}).get("metadata", {}).get("labels", {})
     revision = labels.get(LABEL_REVISION)
-    live = [pod for pod in seen.pods if _is_live(pod)]
+    live = [pod for pod in observed.pods if _is_live(pod)]
     new = tuple(pod for pod in live if pod["metadata"].get("labels", {}).get(LABEL_REVISION) == revision)
     waiting = [pod for pod in new if not _is_ready(pod)]
-    troubles = (crash(pod, seen.now) or diagnose(pod, seen.now) for pod in waiting)
+    troubles = (crash(pod, observed.now) or diagnose(pod, observed.now) for pod in waiting)
     return Case(
         chat=chat,
-        seen=seen,
+        observed=observed,
         refusal=refused,
         before=chat.status or ServingStatus(),
         new=new,
@@ -92,7 +92,7 @@ def case_of(chat: ChatDeployment, seen: Seen, refused: Refusal | None) -> Case:
 
 def model_of(case: Case) -> ServedModel | None:
     """Of the newest pods that answer. While only old ones do, what they were said to serve."""
-    if case.seen.child is None or not count_ready(case.new):
+    if case.observed.child is None or not count_ready(case.new):
         return case.before.model
     if case.chat.spec.endpoint is not None:
         url = case.chat.spec.endpoint.url
@@ -101,18 +101,18 @@ def model_of(case: Case) -> ServedModel | None:
     model = inputs.get("model")
     if model is None:
         return case.before.model
-    others = [one for field, one in inputs.items() if field.startswith("adapters[")]
+    adapters = [one for field, one in inputs.items() if field.startswith("adapters[")]
     return ServedModel(
         uri=model.uri,
-        digest=model.digest or _told_digest(case),
-        display=" + ".join(display(one) for one in (model, *others)),
+        digest=model.digest or _reported_digest(case),
+        display=" + ".join(display(one) for one in (model, *adapters)),
     )
 
 
-def _told_digest(case: Case) -> str | None:
+def _reported_digest(case: Case) -> str | None:
     """Of a model that no job made, by the engines' own word, where they are of one mind."""
-    told = {one.digests.get(case.chat.metadata.name) for one, _ in case.seen.traffic}
-    return told.pop() if len(told) == 1 else None
+    reported = {one.digests.get(case.chat.metadata.name) for one, _ in case.observed.traffic}
+    return reported.pop() if len(reported) == 1 else None
 
 
 def display(one: ResolvedInput) -> str:

@@ -1,4 +1,4 @@
-"""Pure: (deployment, seen) -> the next status, and what the deployment wants of its children."""
+"""Pure: (deployment, observed) -> the next status, and what the deployment wants of its children."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from alpaca_operator.api.serving import EngineStatus, Newer, ServingStatus
 from alpaca_operator.api.status import Condition, ConditionStatus, Failure, Reason
 from alpaca_operator.chats import addresses, traffic
 from alpaca_operator.chats.case import Case, case_of, count_ready, model_of
-from alpaca_operator.chats.updates import follow, token
+from alpaca_operator.chats.updates import resolve, token
 from alpaca_operator.chats.verdicts import judge
 from alpaca_operator.diagnosis import changes_at
 from alpaca_operator.diagnosis.model import Diagnosis, Refusal
 from alpaca_operator.outcomes.conditions import condition, conditions, dump
-from alpaca_operator.outcomes.observed import Seen
-from alpaca_operator.outcomes.verdict import Standing, Verdict, Wish
+from alpaca_operator.outcomes.observed import Observed
+from alpaca_operator.outcomes.verdict import Desired, Standing, Verdict
 
 CHILDREN = ("Deployment", "Service", "PodDisruptionBudget", "HTTPRoute")
 """Kinds of objects that a deployment owns, besides pods."""
-inputs = follow
+inputs = resolve
 
 INPUTS_MISSING = frozenset({Reason.INPUT_NOT_FOUND, Reason.VOLUME_NOT_READY})
 
@@ -35,37 +35,37 @@ def is_final(written: dict[str, Any]) -> bool:
     return False
 
 
-def wish(resource: ChatDeployment, seen: Seen) -> Wish:
+def desired(resource: ChatDeployment, observed: Observed) -> Desired:
     """Without what the spec asks for, what is there goes on."""
-    return Wish.STAY if resource.metadata.deletion_timestamp or seen.lack else Wish.EXIST
+    return Desired.UNCHANGED if resource.metadata.deletion_timestamp or observed.missing else Desired.PRESENT
 
 
-def look_again(resource: ChatDeployment, seen: Seen) -> timedelta | None:
+def requeue_after(resource: ChatDeployment, observed: Observed) -> timedelta | None:
     """Once more, too, after it was told that only a person can help: an update may then give its place back."""
-    told = (
+    stalled = (
         any(one.type == Condition.STALLED and one.status == "True" for one in resource.status.conditions)
         if resource.status
         else False
     )
-    if not told and judge(case_of(resource, seen, None)).standing is Standing.STUCK:
+    if not stalled and judge(case_of(resource, observed, None)).standing is Standing.STUCK:
         return timedelta(seconds=1)
-    moments = [changes_at(pod, seen.now) for pod in seen.pods]
-    return min((moment - seen.now for moment in moments if moment and moment > seen.now), default=None)
+    moments = [changes_at(pod, observed.now) for pod in observed.pods]
+    return min((moment - observed.now for moment in moments if moment and moment > observed.now), default=None)
 
 
-def compute(resource: ChatDeployment, seen: Seen, refusal: Refusal | None) -> dict[str, Any]:
+def compute(resource: ChatDeployment, observed: Observed, refusal: Refusal | None) -> dict[str, Any]:
     """The whole next status, camelCase, without absent fields; equal to the present one when nothing happened."""
-    case = case_of(resource, seen, refusal)
+    case = case_of(resource, observed, refusal)
     verdict = judge(case)
     generation = resource.metadata.generation or 0
     name, _, why = case.child.get("metadata", {}).get("annotations", {}).get(ANNOTATION_ENGINE, "").partition(": ")
-    exists = seen.child is not None
+    exists = observed.child is not None
     return dump(
         ServingStatus(
             observed_generation=generation,
             conditions=_conditions(case, verdict, generation),
-            url=addresses.page(resource, seen) if exists else None,
-            api_url=addresses.api(resource, seen) if exists else None,
+            url=addresses.page(resource, observed) if exists else None,
+            api_url=addresses.api(resource, observed) if exists else None,
             replicas=int(case.child.get("status", {}).get("replicas", 0)),
             ready_replicas=case.ready,
             updated_replicas=len(case.new),
@@ -74,7 +74,7 @@ def compute(resource: ChatDeployment, seen: Seen, refusal: Refusal | None) -> di
             engine=EngineStatus(name=name, message=why) if name else None,
             model=model_of(case),
             newer=_newer_status(case),
-            traffic=traffic.told(seen.traffic),
+            traffic=traffic.total(observed.traffic),
             resolved_inputs=dict(case.inputs) if exists and case.inputs else case.before.resolved_inputs,
             served_inputs=dict(case.inputs) if count_ready(case.new) and case.inputs else case.before.served_inputs,
             failure=_failure(verdict),
@@ -89,17 +89,17 @@ def _conditions(case: Case, verdict: Verdict, generation: int) -> list[Condition
         Condition.STALLED: verdict.standing is Standing.STUCK,
         Condition.SUSPENDED: verdict.standing is Standing.HELD,
     }
-    found = conditions(case.before, case.seen.now, states, verdict.reason, verdict.message, generation)
-    lack = case.seen.lack
-    if lack is not None:
-        inputs = ("False", lack.reason, lack.message)
+    found = conditions(case.before, case.observed.now, states, verdict.reason, verdict.message, generation)
+    missing = case.observed.missing
+    if missing is not None:
+        inputs = ("False", missing.reason, missing.message)
     elif verdict.reason in INPUTS_MISSING:
         inputs = ("False", verdict.reason, verdict.message)
     elif count_ready(case.new):
         inputs = ("True", Reason.SERVING, "the model is loaded")
     else:
         inputs = ("Unknown", Reason.PENDING, "the model is not loaded yet")
-    return [*found, condition(case.before, case.seen.now, Condition.INPUTS_READY, *inputs, generation)]
+    return [*found, condition(case.before, case.observed.now, Condition.INPUTS_READY, *inputs, generation)]
 
 
 def _failure(verdict: Verdict) -> Failure | None:
@@ -113,7 +113,7 @@ def _failure(verdict: Verdict) -> Failure | None:
 
 
 def _newer_status(case: Case) -> Newer | None:
-    held = case.seen.held
+    held = case.observed.held
     if held is None:
         return None
     model = held.inputs.get("model")

@@ -43,7 +43,7 @@ def parse(answer: bytes) -> Sample:
     return found
 
 
-def told(samples: Sequence[tuple[Sample, datetime]]) -> Traffic | None:
+def total(samples: Sequence[tuple[Sample, datetime]]) -> Traffic | None:
     """Of all pods together."""
     if not samples:
         return None

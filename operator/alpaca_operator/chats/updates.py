@@ -17,31 +17,45 @@ from alpaca_operator.api.contract import ANNOTATION_ACCEPT
 from alpaca_operator.api.serving import Newer
 from alpaca_operator.api.status import Condition, Reason, ResolvedInput
 from alpaca_operator.cluster.objects import Object
-from alpaca_operator.inputs import Followed, Held, Inputs, Lack, absent, look, short, unfinished, worst
+from alpaca_operator.inputs import (
+    HeldUpdate,
+    InputResolution,
+    Inputs,
+    MissingInput,
+    absent,
+    look,
+    short,
+    unfinished,
+    worst,
+)
 
 
-def follow(chat: ChatDeployment, child: Object | None, find: Find) -> Followed:
+def resolve(chat: ChatDeployment, child: Object | None, find: Find) -> InputResolution:
     """What ``chat`` is to serve now."""
-    served = serving(chat, child)
-    found, lack = _there(chat, find)
+    served = served_inputs(chat, child)
+    found, missing = _available(chat, find)
     of_this_spec = bool(served) and _origins(served) == _origins_of(chat)
-    if of_this_spec and (back := _given_back(chat, child, served)):
+    if of_this_spec and (back := _rolled_back(chat, child, served)):
         return back
-    if lack is not None:
+    if missing is not None:
         # A producer that is made anew, or deleted, changes nothing for what it has made before.
-        held = Held({}, lack.message) if lack.reason is Reason.PRODUCER_FAILED else None
-        return Followed(served, held=held) if of_this_spec else Followed({}, lack)
+        held = HeldUpdate({}, missing.message) if missing.reason is Reason.PRODUCER_FAILED else None
+        return InputResolution(served, held=held) if of_this_spec else InputResolution({}, missing)
     if of_this_spec and _alike(found, served):
-        return Followed(served)
+        return InputResolution(served)
     if of_this_spec and (newer := _failed_before(chat)) and newer.update == token(found):
-        return Followed(served, held=Held(found, newer.message, failed=True))
+        return InputResolution(served, held=HeldUpdate(found, newer.message, failed=True))
     hindrance = _gated(chat, found, find) or (_manual(chat, found) if of_this_spec else None)
     if hindrance is None:
-        return Followed(found)
-    return Followed(served, held=Held(found, hindrance.message)) if of_this_spec else Followed({}, hindrance)
+        return InputResolution(found)
+    return (
+        InputResolution(served, held=HeldUpdate(found, hindrance.message))
+        if of_this_spec
+        else InputResolution({}, hindrance)
+    )
 
 
-def serving(chat: ChatDeployment, child: Object | None) -> Inputs:
+def served_inputs(chat: ChatDeployment, child: Object | None) -> Inputs:
     """What is served: the child has it; where somebody has deleted that, the status."""
     of_child = noted((child or {}).get("metadata", {}).get("annotations") or {})
     return of_child or (chat.status and chat.status.resolved_inputs) or {}
@@ -53,7 +67,7 @@ def token(inputs: Inputs) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
-def _given_back(chat: ChatDeployment, child: Object | None, served: Inputs) -> Followed | None:
+def _rolled_back(chat: ChatDeployment, child: Object | None, served: Inputs) -> InputResolution | None:
     """Where old pods had to go before new ones could start (`Recreate`), a new model that does not become ready gives its place back to
     the last one that did. Where both have room, the old pods are still there."""
     status = chat.status
@@ -65,7 +79,7 @@ def _given_back(chat: ChatDeployment, child: Object | None, served: Inputs) -> F
     if not (stalled and tried) or _origins(last) != _origins(served) or _alike(served, last):
         return None
     why = status.failure.message if status.failure else "no reason given"
-    return Followed(last, held=Held(served, f"it did not become ready: {why}", failed=True))
+    return InputResolution(last, held=HeldUpdate(served, f"it did not become ready: {why}", failed=True))
 
 
 def _failed_before(chat: ChatDeployment) -> Newer | None:
@@ -76,19 +90,19 @@ def _failed_before(chat: ChatDeployment) -> Newer | None:
     return status.newer if status.newer.failed else None
 
 
-def _there(chat: ChatDeployment, find: Find) -> tuple[Inputs, Lack | None]:
+def _available(chat: ChatDeployment, find: Find) -> tuple[Inputs, MissingInput | None]:
     """Every source as it is now."""
     found: dict[str, ResolvedInput] = {
         field: ResolvedInput(uri=source.uri) for field, source in sources(chat.spec) if source.uri is not None
     }
-    lacks = []
+    all_missing = []
     for link in links(chat):
         result = look(link, chat, find)
-        if isinstance(result, Lack):
-            lacks.append(result)
+        if isinstance(result, MissingInput):
+            all_missing.append(result)
         else:
             found[link.field] = result.model_copy(update={"producer": _producer(link)})
-    return found, worst(lacks)
+    return found, worst(all_missing)
 
 
 def _producer(link: Link) -> str:
@@ -114,27 +128,27 @@ def _alike(found: Inputs, served: Inputs) -> bool:
     )
 
 
-def _manual(chat: ChatDeployment, found: Inputs) -> Lack | None:
+def _manual(chat: ChatDeployment, found: Inputs) -> MissingInput | None:
     update = token(found)
     if chat.spec.update_policy != "Manual" or chat.metadata.annotations.get(ANNOTATION_ACCEPT) == update:
         return None
-    return Lack(
+    return MissingInput(
         Reason.NOT_READY,
         f"updatePolicy is Manual: kubectl annotate chat {chat.metadata.name} {ANNOTATION_ACCEPT}={update} --overwrite serves it",
     )
 
 
-def _gated(chat: ChatDeployment, found: Inputs, find: Find) -> Lack | None:
+def _gated(chat: ChatDeployment, found: Inputs, find: Find) -> MissingInput | None:
     """Why a gate does not let these inputs pass."""
-    lacks = []
+    all_missing = []
     for number, gate in enumerate(chat.spec.gates):
         field, job = f"gates[{number}]", find(gate.from_)
-        lack = absent(field, gate.from_, job, chat)
-        if lack is None and job is not None:
-            lack = unfinished(field, job) or _of_another(field, job.kind, job.metadata.name, _read(job), found)
-        if lack is not None:
-            lacks.append(lack)
-    return worst(lacks)
+        missing = absent(field, gate.from_, job, chat)
+        if missing is None and job is not None:
+            missing = unfinished(field, job) or _of_another(field, job.kind, job.metadata.name, _read(job), found)
+        if missing is not None:
+            all_missing.append(missing)
+    return worst(all_missing)
 
 
 def _read(job: Any) -> dict[str, ResolvedInput]:
@@ -143,17 +157,19 @@ def _read(job: Any) -> dict[str, ResolvedInput]:
     return {_producer(link): known[link.field] for link in links(job) if link.field in known}
 
 
-def _of_another(field: str, kind: str, name: str, read: Mapping[str, ResolvedInput], found: Inputs) -> Lack | None:
+def _of_another(
+    field: str, kind: str, name: str, read: Mapping[str, ResolvedInput], found: Inputs
+) -> MissingInput | None:
     """A gate that measured what the same job had made before says nothing of what it has made now."""
     for one in found.values():
         measured = read.get(one.producer or "")
         if measured is None or measured.producer_uid == one.producer_uid:
             continue
         if measured.digest is None or measured.digest != one.digest:
-            was, now = short(measured.digest or "unknown"), short(one.digest or "unknown")
-            return Lack(
+            measured_digest, made_digest = short(measured.digest or "unknown"), short(one.digest or "unknown")
+            return MissingInput(
                 Reason.NOT_READY,
-                f"{field}: {kind} {name} measured {was} of {one.producer}, which has made {now} since: delete {kind} {name} and create "
+                f"{field}: {kind} {name} measured {measured_digest} of {one.producer}, which has made {made_digest} since: delete {kind} {name} and create "
                 "it anew, so that it measures that",
             )
     return None

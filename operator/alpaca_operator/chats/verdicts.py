@@ -18,20 +18,20 @@ def refused(case: Case) -> Verdict | None:
     """By the API server or the planner; what is served goes on."""
     if case.refusal is None:
         return None
-    standing = Standing.WORKING if case.refusal.passes else Standing.STUCK
+    standing = Standing.WORKING if case.refusal.transient else Standing.STUCK
     return Verdict(standing, case.refusal.reason, _while_serving(case, case.refusal.message), case.refusal)
 
 
-def inputs_lacking(case: Case) -> Verdict | None:
+def inputs_missing(case: Case) -> Verdict | None:
     """What the spec asks for is not there; what was served before goes on."""
-    lack = case.seen.lack
-    if lack is None:
+    missing = case.observed.missing
+    if missing is None:
         return None
-    standing = Standing.WORKING if lack.passes else Standing.STUCK
-    reason = lack.reason
+    standing = Standing.WORKING if missing.transient else Standing.STUCK
+    reason = missing.reason
     if case.ready:
-        reason = Reason.UPDATING if lack.passes else Reason.UPDATE_FAILED
-    return Verdict(standing, reason, _while_serving(case, lack.message), Refusal(lack.reason, lack.message))
+        reason = Reason.UPDATING if missing.transient else Reason.UPDATE_FAILED
+    return Verdict(standing, reason, _while_serving(case, missing.message), Refusal(missing.reason, missing.message))
 
 
 def pods_refused(case: Case) -> Verdict | None:
@@ -40,12 +40,12 @@ def pods_refused(case: Case) -> Verdict | None:
     found = refusal(403, str(failed.get("message", "")), again="") if failed else None
     if found is None:
         return None
-    standing = Standing.WORKING if found.passes else Standing.STUCK
+    standing = Standing.WORKING if found.transient else Standing.STUCK
     return Verdict(standing, found.reason, _while_serving(case, found.message), found)
 
 
 def scaled_to_zero(case: Case) -> Verdict | None:
-    if case.seen.child is None or case.wanted > 0:
+    if case.observed.child is None or case.wanted > 0:
         return None
     name = case.chat.metadata.name
     return Verdict(
@@ -57,9 +57,9 @@ def scaled_to_zero(case: Case) -> Verdict | None:
 
 def settled(case: Case) -> Verdict | None:
     """Everything that is wanted answers, and nothing else."""
-    if case.seen.child is None or is_unseen(case.child) or case.old or count_ready(case.new) < case.wanted:
+    if case.observed.child is None or is_unseen(case.child) or case.old or count_ready(case.new) < case.wanted:
         return None
-    held = case.seen.held
+    held = case.observed.held
     if held is None:
         return Verdict(Standing.DONE, Reason.SERVING, case.serves)
     message = f"{case.serves}; {_newer(held.inputs)}is not served: {held.message}"
@@ -102,7 +102,7 @@ def pod_troubled(case: Case) -> Verdict | None:
 
 
 def too_late(case: Case) -> Verdict | None:
-    if not case.late:
+    if not case.deadline_exceeded:
         return None
     why = _too_late(case)
     return Verdict(Standing.STUCK, Reason.DEADLINE_EXCEEDED, why, Refusal(Reason.DEADLINE_EXCEEDED, why))
@@ -122,7 +122,7 @@ def pending(case: Case) -> Verdict:
 
 VERDICTS: tuple[Callable[[Case], Verdict | None], ...] = (
     refused,  # before what the pods do: they are not of this spec
-    inputs_lacking,
+    inputs_missing,
     pods_refused,
     scaled_to_zero,
     settled,

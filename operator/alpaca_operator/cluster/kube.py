@@ -38,7 +38,7 @@ METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v
 
 
 @dataclass(frozen=True, slots=True)
-class Api:
+class APIResource:
     """A type of objects, as the API server addresses it."""
 
     group: str
@@ -56,15 +56,15 @@ class Api:
         return "/".join([*parts, *([quote(name, safe=":")] if name else []), *([part] if part else [])])
 
 
-RESOURCES = {kind: Api(GROUP, VERSION, PLURALS[kind], kind) for kind in KINDS}
-JOBS = Api("batch", "v1", "jobs", "Job")
-PODS = Api("", "v1", "pods", "Pod")
-DEPLOYMENTS = Api("apps", "v1", "deployments", "Deployment")
-SERVICES = Api("", "v1", "services", "Service")
-BUDGETS = Api("policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget")
-ROUTES = Api("gateway.networking.k8s.io", "v1", "httproutes", "HTTPRoute")
-EVENTS = Api("events.k8s.io", "v1", "events", "Event")
-LEASES = Api("coordination.k8s.io", "v1", "leases", "Lease")
+RESOURCES = {kind: APIResource(GROUP, VERSION, PLURALS[kind], kind) for kind in KINDS}
+JOBS = APIResource("batch", "v1", "jobs", "Job")
+PODS = APIResource("", "v1", "pods", "Pod")
+DEPLOYMENTS = APIResource("apps", "v1", "deployments", "Deployment")
+SERVICES = APIResource("", "v1", "services", "Service")
+BUDGETS = APIResource("policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget")
+ROUTES = APIResource("gateway.networking.k8s.io", "v1", "httproutes", "HTTPRoute")
+EVENTS = APIResource("events.k8s.io", "v1", "events", "Event")
+LEASES = APIResource("coordination.k8s.io", "v1", "leases", "Lease")
 
 CHILDREN = (JOBS, DEPLOYMENTS, SERVICES, BUDGETS, PODS)
 """What belongs to our resources, and is watched."""
@@ -95,7 +95,7 @@ class Kube:
 
     # Reads.
 
-    async def get(self, api: Api, namespace: str | None, name: str) -> Object | None:
+    async def get(self, api: APIResource, namespace: str | None, name: str) -> Object | None:
         """None when there is no such object."""
         return await self.read(api.path(namespace, name))
 
@@ -109,7 +109,13 @@ class Kube:
             raise
 
     async def list(
-        self, api: Api, namespace: str | None, *, labels: str = "", fields: str = "", metadata_only: bool = False
+        self,
+        api: APIResource,
+        namespace: str | None,
+        *,
+        labels: str = "",
+        fields: str = "",
+        metadata_only: bool = False,
     ) -> AsyncIterator[Object]:
         """All objects, page by page. Each gets the ``kind`` that the server leaves out in lists."""
         query = {"limit": str(PAGE), "labelSelector": labels, "fieldSelector": fields, "continue": ""}
@@ -135,17 +141,17 @@ class Kube:
 
     # Writes.
 
-    async def create(self, api: Api, body: Object, *, fenced: bool = True) -> Object:
+    async def create(self, api: APIResource, body: Object, *, fenced: bool = True) -> Object:
         namespace = body["metadata"].get("namespace")
         return await self.write("create", "POST", api, api.path(namespace), body, fenced=fenced)
 
-    async def replace(self, api: Api, body: Object, *, fenced: bool = True) -> Object:
+    async def replace(self, api: APIResource, body: Object, *, fenced: bool = True) -> Object:
         """Refused with 409 unless ``body`` carries the present resourceVersion."""
         metadata = body["metadata"]
         path = api.path(metadata.get("namespace"), metadata["name"])
         return await self.write("update", "PUT", api, path, body, fenced=fenced)
 
-    async def put_status(self, api: Api, current: Object, status: Object) -> Object:
+    async def put_status(self, api: APIResource, current: Object, status: Object) -> Object:
         """Replaces the status as a whole; 409 when the object is no longer as ``current`` is.
 
         A JSON patch: a merge patch could not keep a null (a metric that was not a number), and would leave behind what is gone.
@@ -158,21 +164,21 @@ class Kube:
         path = api.path(metadata.get("namespace"), metadata["name"], "status")
         return await self.write("patch", "PATCH", api, path, patch, content_type=JSON_PATCH)
 
-    async def merge(self, api: Api, current: Object, patch: Object) -> Object:
+    async def merge(self, api: APIResource, current: Object, patch: Object) -> Object:
         """A merge patch, on this very object: 409 when another of its name has taken its place."""
         metadata = current["metadata"]
         body = {**patch, "metadata": {**patch.get("metadata", {}), "uid": metadata["uid"]}}
         path = api.path(metadata.get("namespace"), metadata["name"])
         return await self.write("patch", "PATCH", api, path, body, content_type=MERGE_PATCH)
 
-    async def apply(self, api: Api, body: Object) -> Object:
+    async def apply(self, api: APIResource, body: Object) -> Object:
         """Server-side apply: fields that an earlier one had and this one lacks are removed, those of others stay."""
         metadata = body["metadata"]
         query = urlencode({"fieldManager": FIELD_MANAGER, "force": "true"})
         path = f"{api.path(metadata.get('namespace'), metadata['name'])}?{query}"
         return await self.write("apply", "PATCH", api, path, body, content_type=APPLY_PATCH)
 
-    async def delete(self, api: Api, current: Object) -> Object | None:
+    async def delete(self, api: APIResource, current: Object) -> Object | None:
         """Deletes this very object, and stays visible until what it owns is gone. None when it was gone already."""
         metadata = current["metadata"]
         body = {
@@ -193,7 +199,15 @@ class Kube:
     # How.
 
     async def write(
-        self, verb: str, method: str, api: Api, path: str, body: Any, *, content_type: str = JSON, fenced: bool = True
+        self,
+        verb: str,
+        method: str,
+        api: APIResource,
+        path: str,
+        body: Any,
+        *,
+        content_type: str = JSON,
+        fenced: bool = True,
     ) -> Object:
         """All writes come through here: fenced by the Lease, and counted."""
         if fenced:
@@ -217,7 +231,7 @@ class Kube:
             try:
                 content = await response.read()
             except (aiohttp.ClientError, TimeoutError) as error:
-                raise Unreachable(f"{method} {path}: {told(error)}") from error
+                raise Unreachable(f"{method} {path}: {error_text(error)}") from error
             if response.status < 300:
                 answer: Object = json.loads(content)
                 return answer
@@ -279,7 +293,7 @@ class Request:
                 proxy=settings.proxy or None,
             )
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise Unreachable(f"{self.method} {self.path}: {told(error)}") from error
+            raise Unreachable(f"{self.method} {self.path}: {error_text(error)}") from error
         return self.response
 
     async def __aexit__(self, *_: object) -> None:
@@ -323,21 +337,21 @@ async def read_capped(response: aiohttp.ClientResponse, limit: int) -> bytes:
                 response.close()
                 break
     except (aiohttp.ClientError, TimeoutError) as error:
-        raise Unreachable(f"GET {response.url.path}: {told(error)}") from error
+        raise Unreachable(f"GET {response.url.path}: {error_text(error)}") from error
     return bytes(content[:limit])
 
 
-def told(error: BaseException) -> str:
+def error_text(error: BaseException) -> str:
     """A timeout's own text is empty."""
     return str(error) or type(error).__name__
 
 
 def _error(response: aiohttp.ClientResponse, content: bytes) -> ApiError:
     try:
-        told = json.loads(content)
+        body = json.loads(content)
     except ValueError:
-        told = {}
-    status = told if isinstance(told, dict) else {}
+        body = {}
+    status = body if isinstance(body, dict) else {}
     return ApiError(
         response.status,
         str(status.get("reason") or response.reason or ""),

@@ -29,7 +29,7 @@ def end_process() -> None:
     os._exit(EXIT_LOST)
 
 
-class Elector:
+class LeaderElector:
     """``clock`` counts seconds; ``lost`` is called when the Lease is lost, and does not return."""
 
     def __init__(
@@ -45,7 +45,7 @@ class Elector:
         self._clock = clock
         self._lost = lost
         self._lease: dict[str, Any] | None = None
-        self._seen_at = 0.0
+        self._observed_at = 0.0
         self._valid_until = 0.0
         self._failing = False
         self.leading = asyncio.Event()
@@ -98,13 +98,13 @@ class Elector:
         if not self.leading.is_set():
             found = await self._kube.get(LEASES, settings.operator_namespace, settings.lease_name)
             if found is None:
-                self._won(await self._kube.create(LEASES, self._body(None, settings.identity), fenced=False), now)
+                self._acquired(await self._kube.create(LEASES, self._body(None, settings.identity), fenced=False), now)
                 return
-            self._look_at(found, now)
+            self._observe(found, now)
             if not self._is_free(found, now):
                 return
         try:
-            self._won(
+            self._acquired(
                 await self._kube.replace(LEASES, self._body(self._lease, settings.identity), fenced=False),
                 now,
             )
@@ -112,9 +112,9 @@ class Elector:
             if error.status != 409:
                 raise
             if self.leading.is_set():
-                await self._look_after_conflict()
+                await self._recheck_after_conflict()
 
-    async def _look_after_conflict(self) -> None:
+    async def _recheck_after_conflict(self) -> None:
         """Someone else wrote the Lease. Ours may have been the write that got no answer; another holder means that it is lost."""
         found = await self._kube.get(LEASES, self._settings.operator_namespace, self._settings.lease_name)
         if found is None or found["spec"].get("holderIdentity") != self._settings.identity:
@@ -122,9 +122,9 @@ class Elector:
             self._lost()
         self._lease = found
 
-    def _look_at(self, found: dict[str, Any], now: float) -> None:
+    def _observe(self, found: dict[str, Any], now: float) -> None:
         if self._lease is None or self._lease["metadata"]["resourceVersion"] != found["metadata"]["resourceVersion"]:
-            self._seen_at = now
+            self._observed_at = now
         self._lease = found
 
     def _is_free(self, found: dict[str, Any], now: float) -> bool:
@@ -134,10 +134,10 @@ class Elector:
         return (
             not holder
             or holder == self._settings.identity
-            or now >= self._seen_at + float(found["spec"].get("leaseDurationSeconds") or 0)
+            or now >= self._observed_at + float(found["spec"].get("leaseDurationSeconds") or 0)
         )
 
-    def _won(self, lease: dict[str, Any], asked_at: float) -> None:
+    def _acquired(self, lease: dict[str, Any], asked_at: float) -> None:
         self._lease = lease
         self._valid_until = asked_at + self._settings.lease_seconds
         if not self.leading.is_set():

@@ -13,5 +13,5 @@ def child_condition(child: Object | None, kind: str) -> Object | None:
     return next((one for one in conditions if one.get("type") == kind and one.get("status") == "True"), None)
 
 
-def instant(stamp: str) -> datetime:
+def parse_time(stamp: str) -> datetime:
     return datetime.fromisoformat(stamp.replace("Z", "+00:00"))

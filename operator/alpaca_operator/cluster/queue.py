@@ -23,24 +23,24 @@ LONGEST_DELAY = 300.0
 
 
 @dataclass(frozen=True, slots=True)
-class Again:
+class Result:
     """When a key is to be looked at again, besides when something happens to it."""
 
-    after: float | None = None
+    requeue_after: float | None = None
     """Seconds from now; None waits for an event."""
     failed: bool = False
-    """The delay doubles each time, from ``FIRST_DELAY`` up to ``after`` (or ``LONGEST_DELAY``)."""
+    """The delay doubles each time, from ``FIRST_DELAY`` up to ``requeue_after`` (or ``LONGEST_DELAY``)."""
 
-    never: ClassVar[Again]
+    never: ClassVar[Result]
 
-    def or_after(self, seconds: float | None) -> Again:
+    def or_sooner(self, seconds: float | None) -> Result:
         """The sooner of the two."""
-        if seconds is None or self.failed or (self.after is not None and self.after <= seconds):
+        if seconds is None or self.failed or (self.requeue_after is not None and self.requeue_after <= seconds):
             return self
-        return Again(after=max(seconds, 0.0))
+        return Result(requeue_after=max(seconds, 0.0))
 
 
-Again.never = Again()
+Result.never = Result()
 
 
 class Queue(Generic[K]):

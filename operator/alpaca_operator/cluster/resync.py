@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 
 from alpaca_operator import metrics
 from alpaca_operator.api import KINDS
-from alpaca_operator.cluster.kube import OPTIONAL, WATCHED, Api, Kube
+from alpaca_operator.cluster.kube import OPTIONAL, WATCHED, APIResource, Kube
 from alpaca_operator.cluster.objects import Object
 from alpaca_operator.cluster.queue import Queue
 from alpaca_operator.cluster.store import Key, Store, key_of, version
-from alpaca_operator.cluster.watches import OURS
+from alpaca_operator.cluster.watches import MANAGED_SELECTOR
 from alpaca_operator.errors import ApiError, Unreachable
 from alpaca_operator.settings import Settings
 
@@ -26,7 +26,7 @@ CATCH_UP_SECONDS = 5.0
 """What a watch may lag behind a LIST before it counts as having missed something."""
 ABSENT = (403, 404)
 """How the API server answers for a kind that it does not have, or that we may not read: an older role may lack it."""
-SICK_AFTER = 2
+STALLED_AFTER = 2
 """Passes in a row in which the same watch missed something."""
 
 
@@ -42,16 +42,16 @@ class Resync:
     _missed: dict[str, int] = field(default_factory=dict)
 
     @property
-    def sick(self) -> list[str]:
-        return sorted(kind for kind, times in self._missed.items() if times >= SICK_AFTER)
+    def stalled(self) -> list[str]:
+        return sorted(kind for kind, times in self._missed.items() if times >= STALLED_AFTER)
 
-    async def fill(self) -> None:
+    async def list_all(self) -> None:
         """Reads everything, so that the first reconcile of a resource sees the child it has."""
         for api in (*WATCHED.values(), *OPTIONAL):
             for namespace in self.settings.namespaces or (None,):
                 try:
                     async for obj in self.kube.list(api, namespace, labels=_labels(api)):
-                        self._take(self.store.put(obj))
+                        self._enqueue(self.store.put(obj))
                 except ApiError as error:
                     if api not in OPTIONAL or error.status not in ABSENT:
                         raise
@@ -76,10 +76,10 @@ class Resync:
                 except ApiError as error:
                     if error.status not in ABSENT:
                         raise
-        if self.sick:
-            log.error("the watches of %s have missed changes in %d passes: /healthz fails", self.sick, SICK_AFTER)
+        if self.stalled:
+            log.error("the watches of %s have missed changes in %d passes: /healthz fails", self.stalled, STALLED_AFTER)
 
-    async def _check(self, api: Api, namespace: str | None) -> int:
+    async def _check(self, api: APIResource, namespace: str | None) -> int:
         """How much the watch of ``api`` had missed. Ghosts are judged only if they were known before the LIST began."""
         before = {
             key: version(self._raw(key)) for key in self.store.keys(api.kind) if namespace in (None, key.namespace)
@@ -87,7 +87,7 @@ class Resync:
         listed = {
             key_of(obj): obj async for obj in self.kube.list(api, namespace, labels=_labels(api), metadata_only=True)
         }
-        if not (self._behind(listed) or before.keys() - listed.keys()):
+        if not (self._stale(listed) or before.keys() - listed.keys()):
             return 0
         await asyncio.sleep(self.catch_up_seconds)
         ghosts = [
@@ -97,24 +97,25 @@ class Resync:
         ]
         for ghost in ghosts:
             metrics.RESYNC_REPAIRS.labels(api.kind, "ghost").inc()
-            self._take(self.store.remove(ghost))
-        behind = self._behind(listed)
+            self._enqueue(self.store.remove(ghost))
+        behind = self._stale(listed)
         repaired = 0
         for key in behind:
             obj = await self.kube.get(api, key.namespace, key.name)
-            if obj is not None and (woken := self.store.put(obj)) is not None:
+            if obj is not None and (resource := self.store.put(obj)) is not None:
                 metrics.RESYNC_REPAIRS.labels(api.kind, "missed").inc()
                 repaired += 1
-                self._take(woken)
+                self._enqueue(resource)
         if ghosts or repaired:
             log.warning("resync: %s: %d ghosts removed, %d missed changes read", api.kind, len(ghosts), repaired)
         return len(ghosts) + repaired
 
-    def _behind(self, listed: dict[Key, Object]) -> list[Key]:
+    def _stale(self, listed: dict[Key, Object]) -> list[Key]:
         return [
             key
             for key, obj in listed.items()
-            if not self.store.is_gone(obj) and ((known := self.store.raw(key)) is None or version(known) < version(obj))
+            if not self.store.is_deleted(obj)
+            and ((known := self.store.raw(key)) is None or version(known) < version(obj))
         ]
 
     def _raw(self, key: Key) -> Object:
@@ -122,12 +123,12 @@ class Resync:
         assert found is not None  # keys() lists what raw() has, and nothing waits in between
         return found
 
-    def _take(self, key: Key | None) -> None:
+    def _enqueue(self, key: Key | None) -> None:
         if key is not None:
             self.queue.add(key)
             for consumer in self.store.consumers(key):
                 self.queue.add(consumer)
 
 
-def _labels(api: Api) -> str:
-    return "" if api.kind in KINDS else OURS
+def _labels(api: APIResource) -> str:
+    return "" if api.kind in KINDS else MANAGED_SELECTOR

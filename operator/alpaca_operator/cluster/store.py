@@ -18,13 +18,13 @@ from alpaca_operator.cluster.objects import Object
 
 LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 POD_SPEC = ("nodeName", "volumes", "schedulingGates", "terminationGracePeriodSeconds")
-GRAVES = 8192
+TOMBSTONES = 8192
 """UIDs of deleted objects that are remembered: more than can be under way in late answers."""
 WHOLE = frozenset({"Deployment"})
 """Children that are held against their plan in every field; there are few."""
 SHARED_LENGTH = 64
 """Longer strings are messages and URIs, of which there is one each."""
-DEPARTED = 32
+DELETED_PODS = 32
 """Ended pods kept per resource after their deletion, until its status has their end."""
 
 
@@ -54,16 +54,16 @@ class Store:
         self._resources: dict[str, Key] = {}
         self._consumers: dict[Key, set[Key]] = {}
         self._owned: dict[Owner, set[Key]] = {}
-        self._departed: dict[Owner, OrderedDict[str, Object]] = {}
+        self._deleted_pods: dict[Owner, OrderedDict[str, Object]] = {}
         self._running: set[Key] = set()
-        self._graves: OrderedDict[str, None] = OrderedDict()
+        self._tombstones: OrderedDict[str, None] = OrderedDict()
 
     # In.
 
     def put(self, obj: Object) -> Key | None:
         """Takes a state of an object. The key of the resource to look at, or None when nothing is new."""
         key, metadata = key_of(obj), obj["metadata"]
-        if metadata["uid"] in self._graves:
+        if metadata["uid"] in self._tombstones:
             return None
         known = self._objects.get(key)
         if known is not None:
@@ -87,16 +87,16 @@ class Store:
     def remove(self, obj: Object) -> Key | None:
         """Takes the end of an object, with its last state. The key of the resource to look at, or None when nothing is new."""
         key, uid = key_of(obj), obj["metadata"]["uid"]
-        self._graves[uid] = None
-        if len(self._graves) > GRAVES:
-            self._graves.popitem(last=False)
+        self._tombstones[uid] = None
+        if len(self._tombstones) > TOMBSTONES:
+            self._tombstones.popitem(last=False)
         known = self._objects.get(key)
         if known is None or known["metadata"]["uid"] != uid:
             return None
         del self._objects[key]
         if key.kind in KINDS:
             self._resources.pop(uid, None)
-            self._departed.pop(Owner(key.namespace, uid), None)
+            self._deleted_pods.pop(Owner(key.namespace, uid), None)
             for producer in producers(known):
                 consumers = self._consumers.get(producer, set())
                 consumers.discard(key)
@@ -111,7 +111,7 @@ class Store:
         self._running.discard(key)
         if key.kind == "Pod" and owner.uid in self._resources:
             self._remember(owner, trim(obj) if version(obj) > version(known) else known)
-        return self._resources.get(owner.uid) or self._heir(known)
+        return self._resources.get(owner.uid) or self._successor(known)
 
     def replace(self, kind: str, namespace: str, uid: str, found: list[Object]) -> None:
         """Takes all that a resource owns of one kind, read just now: what is not among it is gone."""
@@ -122,7 +122,7 @@ class Store:
         for obj in found:
             self.put(obj)
 
-    def _heir(self, child: Object) -> Key | None:
+    def _successor(self, child: Object) -> Key | None:
         """The resource that has taken the name of the child's own: it waits for the child's name to be free."""
         labels = child["metadata"].get("labels") or {}
         key = Key(labels.get(LABEL_KIND, ""), child["metadata"]["namespace"], labels.get(LABEL_NAME, ""))
@@ -131,9 +131,9 @@ class Store:
     def _remember(self, owner: Owner, pod: Object) -> None:
         if not has_ended(pod):
             return
-        departed = self._departed.setdefault(owner, OrderedDict())
+        departed = self._deleted_pods.setdefault(owner, OrderedDict())
         departed[pod["metadata"]["uid"]] = pod
-        if len(departed) > DEPARTED:
+        if len(departed) > DELETED_PODS:
             departed.popitem(last=False)
 
     # Out.
@@ -142,9 +142,9 @@ class Store:
         """The object as the API server sent it, trimmed. Not to be changed."""
         return self._objects.get(key)
 
-    def is_gone(self, obj: Object) -> bool:
+    def is_deleted(self, obj: Object) -> bool:
         """Whether the object is known to have been deleted."""
-        return obj["metadata"]["uid"] in self._graves
+        return obj["metadata"]["uid"] in self._tombstones
 
     def resource(self, key: Key) -> Resource | None:
         """The typed resource. Raises pydantic's ValidationError when the API server holds what our models refuse.
@@ -180,7 +180,7 @@ class Store:
         status has them."""
         owner = _owner(resource)
         live = [self._objects[key] for key in self._owned.get(owner, ()) if key.kind == "Pod"]
-        departed = self._departed.get(owner)
+        departed = self._deleted_pods.get(owner)
         if departed:
             for attempt in resource.status.attempts if isinstance(resource.status, Status) else ():
                 departed.pop(attempt.uid, None)

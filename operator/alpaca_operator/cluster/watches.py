@@ -11,14 +11,14 @@ from alpaca_operator.cluster.kube import CHILDREN, WATCHED, configuration
 from alpaca_operator.cluster.queue import Queue
 from alpaca_operator.cluster.store import Key, Store
 
-OURS = f"{LABEL_MANAGED_BY}={MANAGED_BY}"
+MANAGED_SELECTOR = f"{LABEL_MANAGED_BY}={MANAGED_BY}"
 
 
 def registry(store: Store, queue: Queue[Key]) -> kopf.OperatorRegistry:
     """Event handlers only: kopf's other kinds keep their state in annotations, which is a write per resource and step."""
     handlers = kopf.OperatorRegistry()
 
-    async def woken(event: kopf.RawEvent, **_: Any) -> None:
+    async def on_event(event: kopf.RawEvent, **_: Any) -> None:
         obj: Any = event["object"]
         key = store.remove(obj) if event["type"] == "DELETED" else store.put(obj)
         if key is not None:
@@ -27,7 +27,7 @@ def registry(store: Store, queue: Queue[Key]) -> kopf.OperatorRegistry:
                 queue.add(consumer)
 
     for api in WATCHED.values():
-        kopf.on.event(api.group, api.version, api.plural, registry=handlers)(woken)
+        kopf.on.event(api.group, api.version, api.plural, registry=handlers)(on_event)
 
     @kopf.on.login(registry=handlers)
     async def login(**_: Any) -> kopf.ConnectionInfo:
@@ -52,7 +52,7 @@ def registry(store: Store, queue: Queue[Key]) -> kopf.OperatorRegistry:
 def settings() -> kopf.OperatorSettings:
     """Each deviation from kopf's defaults, with its reason."""
     chosen = kopf.OperatorSettings()
-    chosen.posting.enabled = False  # Events are ours, in events.py: kopf's tell of handlers, not of jobs
+    chosen.posting.enabled = False  # Events are ours, in events.py at the top: kopf's tell of handlers, not of jobs
     chosen.peering.standalone = True  # the Lease in leader.py decides who works
     chosen.scanning.disabled = (
         True  # __main__ waits for the CRDs; watching all CRDs of a cluster needs rights we do without
@@ -69,7 +69,9 @@ def settings() -> kopf.OperatorSettings:
     )  # kopf's own grow to 21 s, which an API server that is back waits
     chosen.queueing.idle_timeout = 0.2  # kopf keeps a task per object for this long after each event
     for api in CHILDREN:
-        chosen.watching.label_selectors[api.group, api.version, api.plural] = OURS  # not every pod of the cluster
+        chosen.watching.label_selectors[api.group, api.version, api.plural] = (
+            MANAGED_SELECTOR  # not every pod of the cluster
+        )
     return chosen
 
 

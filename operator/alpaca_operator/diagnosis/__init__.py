@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime
 
-from alpaca_operator.cluster.objects import Object, instant
+from alpaca_operator.cluster.objects import Object, parse_time
 from alpaca_operator.diagnosis.ended import (
     anything_else,
     by_exit_code,
@@ -47,7 +47,7 @@ def diagnose(pod: Object, now: datetime) -> Diagnosis | None:
         ended=found.ended,
         exit_code=found.exit_code,
         rank=found.rank,
-        last_word=found.last_word,
+        termination=found.termination,
         pod=read.name,
         uid=str(pod["metadata"].get("uid", "")),
         finished_at=ended_at(read) if found.ended else None,
@@ -60,7 +60,7 @@ def changes_at(pod: Object, now: datetime) -> datetime | None:
     if read.ended or read.status.get("phase") == "Succeeded":
         return None
     stopped, placed = pod["metadata"].get("deletionTimestamp"), waits_on_node_since(read)
-    moments = [instant(stopped) + SILENCE] if stopped else []
+    moments = [parse_time(stopped) + SILENCE] if stopped else []
     moments += [placed + PATIENCE] if placed else []
     return min((moment for moment in moments if moment > now), default=None)
 

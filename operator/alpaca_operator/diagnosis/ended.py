@@ -27,24 +27,26 @@ def disrupted(pod: Pod) -> Diagnosis | None:
         return None
     what = DISRUPTIONS.get(str(condition.get("reason")), "ended by the cluster on node {node}")
     what = what.format(node=pod.node or "unknown")
-    told = pod.status.get("message")
-    if told and condition.get("reason") == "TerminationByKubelet":
-        what += f": {one_line(str(told)).rstrip('.')}"
-    if "low on resource" in str(told):
+    reported = pod.status.get("message")
+    if reported and condition.get("reason") == "TerminationByKubelet":
+        what += f": {one_line(str(reported)).rstrip('.')}"
+    if "low on resource" in str(reported):
         what += "; set pod.resources.requests to what the job needs, so that it gets a node with room"
     saved = "; a checkpoint was saved" if pod.exit_code == ExitCode.INTERRUPTED else ""
-    return Diagnosis("Infrastructure", Reason.DISRUPTED, what + saved, exit_code=pod.exit_code, last_word=pod.last_word)
+    return Diagnosis(
+        "Infrastructure", Reason.DISRUPTED, what + saved, exit_code=pod.exit_code, termination=pod.termination
+    )
 
 
 def evicted_by_its_own_limit(pod: Pod) -> Diagnosis | None:
     """The kubelet evicts a pod that fills its disk limit without calling that a disruption."""
     if not pod.ended or pod.status.get("reason") != "Evicted":
         return None
-    told = one_line(str(pod.status.get("message", "its local storage is full"))).rstrip(".")
+    reported = one_line(str(pod.status.get("message", "its local storage is full"))).rstrip(".")
     return Diagnosis(
         "UserError",
         Reason.DISRUPTED,
-        f"{told}: raise ephemeral-storage in pod.resources.limits, or set cache.claimName so that downloads go to a volume",
+        f"{reported}: raise ephemeral-storage in pod.resources.limits, or set cache.claimName so that downloads go to a volume",
         exit_code=pod.exit_code,
     )
 
@@ -79,17 +81,17 @@ def by_exit_code(pod: Pod) -> Diagnosis | None:
     if not pod.ended or pod.exit_code not in EXITS or pod.culprit is None:
         return None
     failure_class, reason, default = EXITS[pod.exit_code]
-    word = pod.last_word
+    termination = pod.termination
     # What a workload that was stopped happened to log last is no reason for anything.
     logged = "" if pod.exit_code == ExitCode.INTERRUPTED else last_line(str(pod.culprit.get("message", "")))
-    text = word.message if word and word.message else logged
+    text = termination.message if termination and termination.message else logged
     return Diagnosis(
         failure_class,
-        word.reason if word else reason,
+        termination.reason if termination else reason,
         text or f"{default}: see kubectl logs -n {pod.namespace} {pod.name}",
         exit_code=pod.exit_code,
-        rank=word.rank if word else None,
-        last_word=word,
+        rank=termination.rank if termination else None,
+        termination=termination,
     )
 
 
@@ -97,10 +99,10 @@ def not_startable(pod: Pod) -> Diagnosis | None:
     """The image lacks what the container is to run: the runtime's 126, 127 and 128, or a Python without our modules."""
     if not pod.ended or pod.culprit is None:
         return None
-    told = last_line(str(pod.culprit.get("message", ""))) or "its command does not start"
-    if pod.exit_code not in (126, 127, 128) and "No module named 'workloads" not in told:
+    reported = last_line(str(pod.culprit.get("message", ""))) or "its command does not start"
+    if pod.exit_code not in (126, 127, 128) and "No module named 'workloads" not in reported:
         return None
-    message = f"{told}: pod.image must be one of this project's images, or built from one"
+    message = f"{reported}: pod.image must be one of this project's images, or built from one"
     return Diagnosis("UserError", Reason.CONTAINER_NOT_CREATED, message, exit_code=pod.exit_code)
 
 
@@ -120,7 +122,7 @@ def anything_else(pod: Pod) -> Diagnosis | None:
     """Failed with an exit code that means nothing to us, or with none at all."""
     if not pod.ended:
         return None
-    told = last_line(str((pod.culprit or {}).get("message", ""))) or one_line(str(pod.status.get("message", "")))
+    reported = last_line(str((pod.culprit or {}).get("message", ""))) or one_line(str(pod.status.get("message", "")))
     where = f"see kubectl logs -n {pod.namespace} {pod.name}"
-    message = f"{told}: {where}" if told else f"the workload failed without a word: {where}"
+    message = f"{reported}: {where}" if reported else f"the workload failed without a word: {where}"
     return Diagnosis("Internal", Reason.WORKLOAD_ERROR, message, exit_code=pod.exit_code)

@@ -16,13 +16,13 @@ class Refusal:
     message: str
 
     @property
-    def passes(self) -> bool:
+    def transient(self) -> bool:
         """Whether it may be taken later as it is."""
         return self.reason is Reason.QUOTA_EXCEEDED
 
     @property
     def failure_class(self) -> FailureClass:
-        return "Infrastructure" if self.passes else "UserError"
+        return "Infrastructure" if self.transient else "UserError"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Diagnosis:
     ended: bool = True
     exit_code: int | None = None
     rank: int | None = None
-    last_word: Termination | None = None
+    termination: Termination | None = None
     pod: str = ""
     uid: str = ""
     finished_at: str | None = None

@@ -52,8 +52,8 @@ class Pod:
         return self.culprit.get("exitCode") if self.culprit else None
 
     @property
-    def last_word(self) -> Termination | None:
-        return parse_last_word(self.culprit.get("message")) if self.culprit else None
+    def termination(self) -> Termination | None:
+        return parse_termination(self.culprit.get("message")) if self.culprit else None
 
     def condition(self, kind: str) -> Object:
         conditions: list[Object] = self.status.get("conditions") or []
@@ -86,7 +86,7 @@ def root_cause(states: list[Object]) -> Object | None:
     return min(states, key=lambda state: (_vagueness(state), str(state.get("finishedAt") or "~")), default=None)
 
 
-def parse_last_word(text: str | None) -> Termination | None:
+def parse_termination(text: str | None) -> Termination | None:
     """The termination message, if the workload wrote it; anything else (a log's tail, a truncated line) is None."""
     try:
         return Termination.model_validate_json(text or "")

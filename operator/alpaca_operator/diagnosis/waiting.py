@@ -6,7 +6,7 @@ import re
 from datetime import datetime, timedelta
 
 from alpaca_operator.api.status import Reason
-from alpaca_operator.cluster.objects import Object, instant
+from alpaca_operator.cluster.objects import Object, parse_time
 from alpaca_operator.diagnosis.model import Diagnosis
 from alpaca_operator.diagnosis.pod import Pod
 from alpaca_operator.diagnosis.text import one_line
@@ -21,7 +21,7 @@ def silent_node(pod: Pod) -> Diagnosis | None:
     """A pod that should be gone: its node is lost, and no other pod is made while this one might still write."""
     if not (stamp := pod.raw["metadata"].get("deletionTimestamp")):
         return None
-    if pod.now < instant(stamp) + SILENCE or not pod.node:
+    if pod.now < parse_time(stamp) + SILENCE or not pod.node:
         return None
     return Diagnosis(
         "Infrastructure",
@@ -43,17 +43,17 @@ CLAIM_PROBLEMS = (
 
 def volume_not_ready(pod: Pod) -> Diagnosis | None:
     """The scheduler says so before any node is considered."""
-    told = _not_scheduled(pod)
-    if missing := CLAIM_MISSING.search(told):
+    reported = _not_scheduled(pod)
+    if missing := CLAIM_MISSING.search(reported):
         claim = missing["claim"]
         message = f"PersistentVolumeClaim {claim} does not exist in namespace {pod.namespace}: create it, or name another claim in pvc://"
-    elif deleted := CLAIM_DELETED.search(told):
+    elif deleted := CLAIM_DELETED.search(reported):
         message = (
             f"PersistentVolumeClaim {deleted['claim']} is being deleted: make it anew, or name another claim in pvc://"
         )
-    elif any(problem in told for problem in CLAIM_PROBLEMS):
+    elif any(problem in reported for problem in CLAIM_PROBLEMS):
         claims = ", ".join(_claims(pod))
-        message = f"a volume is not ready ({one_line(told).split('. ')[0]}): see kubectl describe pvc -n {pod.namespace} for {claims}"
+        message = f"a volume is not ready ({one_line(reported).split('. ')[0]}): see kubectl describe pvc -n {pod.namespace} for {claims}"
     else:
         return None
     return Diagnosis("UserError", Reason.VOLUME_NOT_READY, message, ended=False)
@@ -82,14 +82,14 @@ SCHEDULING_REMEDIES = (
 
 def unschedulable(pod: Pod) -> Diagnosis | None:
     """No node fits; the message names what was asked for, since that is what can be changed."""
-    told = _not_scheduled(pod)
-    if not told:
+    reported = _not_scheduled(pod)
+    if not reported:
         return None
     wanted = pod.resources("limits") | pod.resources("requests")
     asked = ", ".join(f"{name}: {value}" for name, value in sorted(wanted.items())) or "no resources"
-    remedies = [remedy for word, remedy in SCHEDULING_REMEDIES if word in told] or ["see kubectl get nodes"]
+    remedies = [remedy for word, remedy in SCHEDULING_REMEDIES if word in reported] or ["see kubectl get nodes"]
     # What follows is about preemption: numbers that change with every other pod.
-    nodes = one_line(told).split(" preemption:")[0].rstrip(". ")
+    nodes = one_line(reported).split(" preemption:")[0].rstrip(". ")
     message = f"no node fits a pod that asks for {asked} ({nodes}): {'; '.join(remedies)}"
     return Diagnosis("Infrastructure", Reason.UNSCHEDULABLE, message, ended=False)
 
@@ -123,9 +123,9 @@ and each change would be a write."""
 def unpullable(pod: Pod) -> Diagnosis | None:
     for container, reason, message in pod.waiting():
         if reason in PULL_REASONS:
-            told = f"{reason} {message.replace(str(container.get('image')), '')}"
+            reported = f"{reason} {message.replace(str(container.get('image')), '')}"
             cause = next(
-                (text for pattern, text in PULL_CAUSES if re.search(pattern, told)), "see kubectl describe pod"
+                (text for pattern, text in PULL_CAUSES if re.search(pattern, reported)), "see kubectl describe pod"
             )
             text = f"image {container.get('image')} cannot be pulled: {cause}"
             return Diagnosis("UserError", Reason.IMAGE_NOT_PULLABLE, text, ended=False)
@@ -139,8 +139,8 @@ def not_created(pod: Pod) -> Diagnosis | None:
     """A Secret, a key or a user is missing; the kubelet tries again until it is there."""
     for _, reason, message in pod.waiting():
         if reason in CREATE_REASONS:
-            told = one_line(message) or reason
-            text = f"the container cannot be made: {told}: {_creation_remedy(told, pod)}"
+            reported = one_line(message) or reason
+            text = f"the container cannot be made: {reported}: {_creation_remedy(reported, pod)}"
             return Diagnosis("UserError", Reason.CONTAINER_NOT_CREATED, text, ended=False)
     return None
 
@@ -158,7 +158,7 @@ def waits_on_node_since(pod: Pod) -> datetime | None:
     placed, ready = pod.condition("PodScheduled"), pod.condition("PodReadyToStartContainers")
     if pod.ended or placed.get("status") != "True" or ready.get("status") != "False":
         return None
-    return instant(str(placed["lastTransitionTime"]))
+    return parse_time(str(placed["lastTransitionTime"]))
 
 
 def _claims(pod: Pod) -> list[str]:
@@ -166,13 +166,13 @@ def _claims(pod: Pod) -> list[str]:
     return [str(one["persistentVolumeClaim"]["claimName"]) for one in volumes if "persistentVolumeClaim" in one]
 
 
-def _creation_remedy(told: str, pod: Pod) -> str:
-    if found := re.search(r'(secret|configmap) "([^"]+)" not found', told):
+def _creation_remedy(reported: str, pod: Pod) -> str:
+    if found := re.search(r'(secret|configmap) "([^"]+)" not found', reported):
         return (
             f"create it: kubectl create {found[1]} {'generic ' * (found[1] == 'secret')}{found[2]} -n {pod.namespace}"
         )
-    if "couldn't find key" in told:
+    if "couldn't find key" in reported:
         return "add the key"
-    if "non-root" in told or "runAsNonRoot" in told:
+    if "non-root" in reported or "runAsNonRoot" in reported:
         return "pod.image must run as a user other than root"
     return f"see kubectl describe pod -n {pod.namespace} {pod.name}"

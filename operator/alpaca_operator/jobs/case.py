@@ -10,8 +10,8 @@ from alpaca_operator.api.status import CheckpointStatus, Condition, Reason, Rest
 from alpaca_operator.cluster.objects import Object, child_condition
 from alpaca_operator.diagnosis import diagnose
 from alpaca_operator.diagnosis.model import Diagnosis, Refusal
-from alpaca_operator.diagnosis.pod import parse_last_word
-from alpaca_operator.outcomes.observed import Seen
+from alpaca_operator.diagnosis.pod import parse_termination
+from alpaca_operator.outcomes.observed import Observed
 
 DEADLINE = "DeadlineExceeded"
 """The Job controller's word for it."""
@@ -24,12 +24,12 @@ class Case:
     """A resource, what was seen of it, and what follows from both: read by every verdict."""
 
     resource: Job
-    seen: Seen
+    observed: Observed
     refusal: Refusal | None
     before: Status
     ended: tuple[Diagnosis, ...]
     """Attempts of the present child that failed, oldest first."""
-    fresh: tuple[Diagnosis, ...]
+    unrecorded: tuple[Diagnosis, ...]
     """Those of them that the status does not know yet."""
     live: Object | None
     """The newest pod that has not ended."""
@@ -42,7 +42,7 @@ class Case:
 
     @property
     def child(self) -> Object | None:
-        return self.seen.child
+        return self.observed.child
 
     @property
     def last(self) -> Diagnosis | None:
@@ -52,13 +52,15 @@ class Case:
     @property
     def checkpoint(self) -> CheckpointStatus | None:
         """The furthest that was told of: a pod that is stopped saves once more, and says so in its last word alone."""
-        words = [word.checkpoint for pod in self.seen.pods if (word := last_word(pod))]  # suspended ones too
-        told = self.seen.progress.checkpoint if self.seen.progress else None
-        known = [CheckpointStatus(uri=one.uri, step=one.step) for one in (*words, told) if one]
+        terminations = [
+            termination.checkpoint for pod in self.observed.pods if (termination := termination_of(pod))
+        ]  # suspended ones too
+        reported = self.observed.progress.checkpoint if self.observed.progress else None
+        known = [CheckpointStatus(uri=one.uri, step=one.step) for one in (*terminations, reported) if one]
         return max([*known, *filter(None, [self.before.checkpoint])], key=lambda one: one.step, default=None)
 
     @property
-    def going_on(self) -> str:
+    def resumption(self) -> str:
         """From where the next pod starts."""
         at = self.checkpoint
         return (
@@ -71,26 +73,26 @@ class Case:
 # --- What follows from what was seen ---------------------------------------------------------------------------------
 
 
-def case_of(resource: Job, seen: Seen, refusal: Refusal | None) -> Case:
+def case_of(resource: Job, observed: Observed, refusal: Refusal | None) -> Case:
     before = resource.status or Status()
-    uid = (seen.child or {}).get("metadata", {}).get("uid")
-    diagnosed = [(pod, diagnose(pod, seen.now)) for pod in seen.pods]
+    uid = (observed.child or {}).get("metadata", {}).get("uid")
+    diagnosed = [(pod, diagnose(pod, observed.now)) for pod in observed.pods]
     # A pod of a deleted child, or one that was suspended away, stopped because we asked: no failure.
     mine = [found for pod, found in diagnosed if found and found.ended and uid and _owner(pod) == uid]
     ended = [] if resource.spec.suspend else sorted(mine, key=lambda found: found.finished_at or "")
-    fresh = tuple(found for found in ended if not _known(before, found))
+    unrecorded = tuple(found for found in ended if not _known(before, found))
     running = [(pod, found) for pod, found in diagnosed if _is_live(pod, found)]
     live, trouble = running[-1] if running else (None, None)
     # After the deadline no pod follows: what became of the last one is no restart.
-    followed = () if giving_up(seen.child, DEADLINE) else fresh
+    followed = () if giving_up(observed.child, DEADLINE) else unrecorded
     infra = (before.restarts or Restarts()).infra + sum(one.failure_class == "Infrastructure" for one in followed)
     return Case(
         resource=resource,
-        seen=seen,
+        observed=observed,
         refusal=refusal,
         before=before,
         ended=tuple(ended),
-        fresh=fresh,
+        unrecorded=unrecorded,
         live=live,
         trouble=trouble,
         restarts=_restarts(resource, before, followed, infra),
@@ -104,20 +106,22 @@ def out_of_restarts(child: Object | None, ended: tuple[Diagnosis, ...]) -> bool:
     return child is not None and counted > child["spec"].get("backoffLimit", 6)
 
 
-def leftovers(seen: Seen) -> list[str]:
+def leftovers(observed: Observed) -> list[str]:
     """What must be gone before a child is made: a child that is being deleted, pods of an earlier one."""
-    child = (seen.child or {}).get("metadata", {})
-    pods = [pod for pod in seen.pods if _is_live(pod, diagnose(pod, seen.now)) and _owner(pod) != child.get("uid")]
+    child = (observed.child or {}).get("metadata", {})
+    pods = [
+        pod for pod in observed.pods if _is_live(pod, diagnose(pod, observed.now)) and _owner(pod) != child.get("uid")
+    ]
     names = [f"pod {pod['metadata']['name']}" for pod in pods]
     if child.get("deletionTimestamp"):
         names.append(f"Job {child['name']}")
     return names
 
 
-def _restarts(resource: Job, before: Status, fresh: tuple[Diagnosis, ...], infra: int) -> Restarts:
+def _restarts(resource: Job, before: Status, unrecorded: tuple[Diagnosis, ...], infra: int) -> Restarts:
     limits = resource.spec.failure_policy
     had = before.restarts or Restarts()
-    user = had.user + sum(one.retried and one.failure_class != "Infrastructure" for one in fresh)
+    user = had.user + sum(one.retried and one.failure_class != "Infrastructure" for one in unrecorded)
     user, infra = min(user, limits.max_restarts), min(infra, limits.max_infra_restarts)
     return Restarts(user=user, infra=infra, total=user + infra)
 
@@ -170,17 +174,17 @@ def giving_up(child: Object | None, reason: str) -> Object | None:
     return found if found and found.get("reason") == reason else None
 
 
-def last_word(pod: Object | None) -> Termination | None:
+def termination_of(pod: Object | None) -> Termination | None:
     states = [
         (one.get("state") or {}).get("terminated")
         for one in ((pod or {}).get("status", {}).get("containerStatuses") or [])
     ]
-    words = [parse_last_word(state.get("message")) for state in states if state]
-    return next((word for word in words if word), None)
+    terminations = [parse_termination(state.get("message")) for state in states if state]
+    return next((termination for termination in terminations if termination), None)
 
 
-def pod_that_succeeded(seen: Seen) -> Object | None:
-    return next((pod for pod in seen.pods if pod.get("status", {}).get("phase") == "Succeeded"), None)
+def pod_that_succeeded(observed: Observed) -> Object | None:
+    return next((pod for pod in observed.pods if pod.get("status", {}).get("phase") == "Succeeded"), None)
 
 
 def ready_reason(status: Status) -> str | None:

@@ -8,46 +8,46 @@ from alpaca_operator.api.contract import Progress, Termination
 from alpaca_operator.api.status import ProgressStatus
 
 
-def running(told: Progress, at: str) -> ProgressStatus:
+def running(progress: Progress, at: str) -> ProgressStatus:
     """Of a pod that runs, as it told them at ``at``."""
     return ProgressStatus(
-        step=told.step,
-        total_steps=told.total_steps,
-        percent=_percent(told.step, told.total_steps),
-        epoch=told.epoch,
-        loss=told.loss if told.loss is not None and math.isfinite(told.loss) else None,
-        loss_display=_loss(told.loss),
-        learning_rate=told.learning_rate,
-        tokens_per_second=told.tokens_per_second,
-        eta_seconds=told.eta_seconds,
-        eta=None if told.eta_seconds is None else duration(told.eta_seconds),
-        display=_display(told.step, told.total_steps),
-        stage=told.stage,
+        step=progress.step,
+        total_steps=progress.total_steps,
+        percent=_percent(progress.step, progress.total_steps),
+        epoch=progress.epoch,
+        loss=progress.loss if progress.loss is not None and math.isfinite(progress.loss) else None,
+        loss_display=_loss(progress.loss),
+        learning_rate=progress.learning_rate,
+        tokens_per_second=progress.tokens_per_second,
+        eta_seconds=progress.eta_seconds,
+        eta=None if progress.eta_seconds is None else duration(progress.eta_seconds),
+        display=_display(progress.step, progress.total_steps),
+        stage=progress.stage,
         updated_at=at,
     )
 
 
-def resting(before: ProgressStatus | None) -> ProgressStatus | None:
+def resting(last: ProgressStatus | None) -> ProgressStatus | None:
     """Of a run without a pod: where it was remains of interest, when it will end nobody knows."""
-    return before and before.model_copy(update={"eta": None, "eta_seconds": None})
+    return last and last.model_copy(update={"eta": None, "eta_seconds": None})
 
 
-def final(word: Termination | None, before: ProgressStatus | None) -> ProgressStatus | None:
+def final(termination: Termination | None, last: ProgressStatus | None) -> ProgressStatus | None:
     """Of a run that ended well."""
-    if word is None or word.step is None:
-        return before and before.model_copy(update=OVER)
-    told = before or ProgressStatus()
-    of_an_earlier_step = {} if told.step == word.step else {"epoch": None, "learning_rate": None}
-    return told.model_copy(
+    if termination is None or termination.step is None:
+        return last and last.model_copy(update=OVER)
+    progress = last or ProgressStatus()
+    of_an_earlier_step = {} if progress.step == termination.step else {"epoch": None, "learning_rate": None}
+    return progress.model_copy(
         update={
             **OVER,
             **of_an_earlier_step,
-            "step": word.step,
-            "total_steps": word.total_steps,
-            "percent": _percent(word.step, word.total_steps),
-            "display": _display(word.step, word.total_steps),
-            "loss": told.loss if word.loss is None else word.loss,
-            "loss_display": told.loss_display if word.loss is None else _loss(word.loss),
+            "step": termination.step,
+            "total_steps": termination.total_steps,
+            "percent": _percent(termination.step, termination.total_steps),
+            "display": _display(termination.step, termination.total_steps),
+            "loss": progress.loss if termination.loss is None else termination.loss,
+            "loss_display": progress.loss_display if termination.loss is None else _loss(termination.loss),
         }
     )
 

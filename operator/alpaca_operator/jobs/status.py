@@ -1,4 +1,4 @@
-"""Pure: (job, seen) -> the next status, and what the job wants of its children."""
+"""Pure: (job, observed) -> the next status, and what the job wants of its children."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from alpaca_operator.api.status import (
     ResolvedInput,
     Status,
 )
-from alpaca_operator.cluster.objects import child_condition, instant
+from alpaca_operator.cluster.objects import child_condition, parse_time
 from alpaca_operator.diagnosis import changes_at, diagnose
 from alpaca_operator.diagnosis.model import Diagnosis, Refusal
 from alpaca_operator.jobs import figures
@@ -27,16 +27,16 @@ from alpaca_operator.jobs.case import (
     ATTEMPTS_KEPT,
     Case,
     case_of,
-    last_word,
     leftovers,
     out_of_restarts,
     pod_that_succeeded,
+    termination_of,
 )
 from alpaca_operator.jobs.inputs import resolve
 from alpaca_operator.jobs.verdicts import judge
 from alpaca_operator.outcomes.conditions import condition, conditions, dump, stamp
-from alpaca_operator.outcomes.observed import Seen
-from alpaca_operator.outcomes.verdict import Standing, Verdict, Wish
+from alpaca_operator.outcomes.observed import Observed
+from alpaca_operator.outcomes.verdict import Desired, Standing, Verdict
 
 CHILDREN = ("Job",)
 """Kinds of objects that a job owns, besides pods."""
@@ -72,22 +72,22 @@ def is_terminal(resource: Job) -> bool:
     return resource.status is not None and _is_final(resource.status)
 
 
-def wish(resource: Job, seen: Seen) -> Wish:
+def desired(resource: Job, observed: Observed) -> Desired:
     """What the children should do. A job is only given up after its status tells why: a crash in between loses nothing."""
     if resource.metadata.deletion_timestamp:
-        return Wish.STAY  # the garbage collector deletes them
+        return Desired.UNCHANGED  # the garbage collector deletes them
     if is_terminal(resource):
-        return _wish_after_the_end(resource, seen)
-    if judge(case_of(resource, seen, None)).standing in (Standing.DONE, Standing.FAILED):
-        return Wish.STAY  # also when it was suspended in its last moment: the end is told first
+        return _desired_after_the_end(resource, observed)
+    if judge(case_of(resource, observed, None)).standing in (Standing.DONE, Standing.FAILED):
+        return Desired.UNCHANGED  # also when it was suspended in its last moment: the end is told first
     if resource.spec.suspend:
-        return Wish.GO
-    if leftovers(seen) or seen.lack:
-        return Wish.STAY
-    return Wish.EXIST
+        return Desired.ABSENT
+    if leftovers(observed) or observed.missing:
+        return Desired.UNCHANGED
+    return Desired.PRESENT
 
 
-def compute(resource: Job, seen: Seen, refusal: Refusal | None) -> dict[str, Any]:
+def compute(resource: Job, observed: Observed, refusal: Refusal | None) -> dict[str, Any]:
     """The whole next status, camelCase, without absent fields; equal to the present one when nothing happened.
 
     ``refusal`` is why a child could not be made just now.
@@ -96,22 +96,22 @@ def compute(resource: Job, seen: Seen, refusal: Refusal | None) -> dict[str, Any
     generation = resource.metadata.generation or 0
     if is_terminal(resource):
         return dump(before.model_copy(update={"observed_generation": generation}))
-    case = case_of(resource, seen, refusal)
+    case = case_of(resource, observed, refusal)
     verdict = judge(case)
-    word = _final_word(case, verdict)
+    termination = _final_termination(case, verdict)
     after = Status(
         observed_generation=generation,
         conditions=_conditions(case, verdict, generation),
         restarts=case.restarts,
-        progress=_progress(case, verdict, word),
-        metrics=_metrics(word) or before.metrics,
-        resolved_inputs=_inputs(case, word),
-        resolved_policy=_policy(case, word) or before.resolved_policy,
+        progress=_progress(case, verdict, termination),
+        metrics=_metrics(termination) or before.metrics,
+        resolved_inputs=_inputs(case, termination),
+        resolved_policy=_policy(case, termination) or before.resolved_policy,
         checkpoint=None if verdict.standing is Standing.DONE else case.checkpoint,  # removed by what published
-        output=_output(word) or before.output,
+        output=_output(termination) or before.output,
         failure=_failure(verdict),
         attempts=_attempts(case),
-        start_time=before.start_time or _first_pod_made(seen),
+        start_time=before.start_time or _first_pod_made(observed),
         completion_time=verdict.ended_at,
     )
     return dump(after)
@@ -122,37 +122,37 @@ def is_final(written: dict[str, Any]) -> bool:
     return _is_final(Status.model_validate(written))
 
 
-def look_again(resource: Job, seen: Seen) -> timedelta | None:
+def requeue_after(resource: Job, observed: Observed) -> timedelta | None:
     """When time alone will change something, the time until then."""
     if is_terminal(resource):
-        moments = [_ttl_end(resource)] if seen.child else []
+        moments = [_ttl_end(resource)] if observed.child else []
     else:
-        moments = [changes_at(pod, seen.now) for pod in seen.pods]
-    ahead = [moment - seen.now for moment in moments if moment and moment > seen.now]
+        moments = [changes_at(pod, observed.now) for pod in observed.pods]
+    ahead = [moment - observed.now for moment in moments if moment and moment > observed.now]
     return min(ahead, default=None)
 
 
-def _wish_after_the_end(resource: Job, seen: Seen) -> Wish:
+def _desired_after_the_end(resource: Job, observed: Observed) -> Desired:
     """Failed by our own count, the child must stop; after the TTL it must go. Its own TTL is not used: a child that is
     gone before its end was recorded would be run again."""
     ttl_end = _ttl_end(resource)
-    if seen.child is None or seen.child["metadata"].get("deletionTimestamp"):
-        return Wish.STAY
-    if ttl_end is not None and seen.now >= ttl_end:
-        return Wish.GO
+    if observed.child is None or observed.child["metadata"].get("deletionTimestamp"):
+        return Desired.UNCHANGED
+    if ttl_end is not None and observed.now >= ttl_end:
+        return Desired.ABSENT
     status = resource.status or Status()
     failure = status.failure
     # The Job ends by itself at these exit codes (podFailurePolicy), above its own limit, and after its deadline; stopping it
     # too would be one write for nothing.
     by_itself = (
         (failure is not None and failure.exit_code in NEVER_RETRIED)
-        or out_of_restarts(seen.child, case_of(resource, seen, None).ended)
-        or child_condition(seen.child, "FailureTarget")
+        or out_of_restarts(observed.child, case_of(resource, observed, None).ended)
+        or child_condition(observed.child, "FailureTarget")
     )
-    finished = child_condition(seen.child, "Complete") or child_condition(seen.child, "Failed")
+    finished = child_condition(observed.child, "Complete") or child_condition(observed.child, "Failed")
     # A pod whose container has ended and whose phase has not: ended now, the Job would delete it with its log.
-    dying = any(_ends(pod, seen.now) for pod in seen.pods)
-    return Wish.STAY if finished or by_itself or dying or failure is None else Wish.END
+    dying = any(_ends(pod, observed.now) for pod in observed.pods)
+    return Desired.UNCHANGED if finished or by_itself or dying or failure is None else Desired.STOPPED
 
 
 def _ends(pod: dict[str, Any], now: datetime) -> bool:
@@ -164,7 +164,7 @@ def _ttl_end(resource: Job) -> datetime | None:
     ttl, status = resource.spec.ttl_seconds_after_finished, resource.status
     if ttl is None or status is None or status.completion_time is None:
         return None
-    return instant(status.completion_time) + timedelta(seconds=ttl)
+    return parse_time(status.completion_time) + timedelta(seconds=ttl)
 
 
 def _attempts(case: Case) -> list[Attempt]:
@@ -180,18 +180,18 @@ def _attempts(case: Case) -> list[Attempt]:
                 "message": one.message,
             }
         )
-        for one in case.fresh
+        for one in case.unrecorded
     ]
     return [*case.before.attempts, *new][-ATTEMPTS_KEPT:]
 
 
 def _conditions(case: Case, verdict: Verdict, generation: int) -> list[ConditionStatus]:
     states = {kind: verdict.standing in standings for kind, standings in TRUE_WHEN.items()}
-    found = conditions(case.before, case.seen.now, states, verdict.reason, verdict.message, generation)
+    found = conditions(case.before, case.observed.now, states, verdict.reason, verdict.message, generation)
     before = next((one for one in case.before.conditions if one.type == Condition.INPUTS_READY), None)
-    lack = case.seen.lack
-    if lack is not None and case.child is None:
-        inputs = ("False", lack.reason, lack.message)
+    missing = case.observed.missing
+    if missing is not None and case.child is None:
+        inputs = ("False", missing.reason, missing.message)
     elif verdict.reason in INPUTS_MISSING:
         inputs = ("False", verdict.reason, verdict.message)
     elif verdict.reason in INPUTS_READ:
@@ -200,7 +200,7 @@ def _conditions(case: Case, verdict: Verdict, generation: int) -> list[Condition
         inputs = ("True", Reason.RUNNING, before.message)
     else:
         inputs = ("Unknown", Reason.PENDING, "the workload has not read its inputs yet")
-    return [*found, condition(case.before, case.seen.now, Condition.INPUTS_READY, *inputs, generation)]
+    return [*found, condition(case.before, case.observed.now, Condition.INPUTS_READY, *inputs, generation)]
 
 
 def _failure(verdict: Verdict) -> Failure | None:
@@ -213,53 +213,59 @@ def _failure(verdict: Verdict) -> Failure | None:
     return Failure.model_validate(known)
 
 
-def _progress(case: Case, verdict: Verdict, word: Termination | None) -> ProgressStatus | None:
-    before, told = case.before.progress, case.seen.progress
+def _progress(case: Case, verdict: Verdict, termination: Termination | None) -> ProgressStatus | None:
+    before, reported = case.before.progress, case.observed.progress
     if verdict.standing is Standing.DONE:
-        return figures.final(word, before)
-    now = before if told is None else figures.running(told, stamp(case.seen.progress_at or case.seen.now))
+        return figures.final(termination, before)
+    now = (
+        before if reported is None else figures.running(reported, stamp(case.observed.progress_at or case.observed.now))
+    )
     return now if verdict.reason is Reason.RUNNING else figures.resting(now)
 
 
-def _final_word(case: Case, verdict: Verdict) -> Termination | None:
+def _final_termination(case: Case, verdict: Verdict) -> Termination | None:
     """What the pod that settled the job said last."""
     if verdict.standing is Standing.DONE:
-        done = pod_that_succeeded(case.seen)
-        return last_word(done)
-    return case.last.last_word if case.last else None
+        done = pod_that_succeeded(case.observed)
+        return termination_of(done)
+    return case.last.termination if case.last else None
 
 
-def _metrics(word: Termination | None) -> dict[str, float | None] | None:
+def _metrics(termination: Termination | None) -> dict[str, float | None] | None:
     """Without those that are no numbers: the CRD's map has numbers only. Why they are none, the reason tells."""
-    told = (word and word.metrics) or {}
-    finite = {name: value for name, value in told.items() if value is not None and math.isfinite(value)}
+    reported = (termination and termination.metrics) or {}
+    finite = {name: value for name, value in reported.items() if value is not None and math.isfinite(value)}
     return {name: figures.metric(value) for name, value in finite.items()} or None
 
 
-def _inputs(case: Case, word: Termination | None) -> dict[str, ResolvedInput] | None:
+def _inputs(case: Case, termination: Termination | None) -> dict[str, ResolvedInput] | None:
     """What other jobs had made when this one started, and all that its workload has read since."""
     known = dict(case.before.resolved_inputs or {})
     if case.child is not None:
-        known |= case.seen.inputs
-    for field, found in ((word and word.resolved_inputs) or {}).items():
+        known |= case.observed.inputs
+    for field, found in ((termination and termination.resolved_inputs) or {}).items():
         producer = known[field].producer_uid if field in known else None
         known[field] = ResolvedInput(uri=found["uri"], digest=found.get("digest"), producer_uid=producer)
     return known or None
 
 
-def _policy(case: Case, word: Termination | None) -> dict[str, Any] | None:
-    return (word and word.resolved_policy) or (case.seen.progress and case.seen.progress.resolved_policy) or None
+def _policy(case: Case, termination: Termination | None) -> dict[str, Any] | None:
+    return (
+        (termination and termination.resolved_policy)
+        or (case.observed.progress and case.observed.progress.resolved_policy)
+        or None
+    )
 
 
-def _output(word: Termination | None) -> OutputStatus | None:
-    if word is None or word.output is None:
+def _output(termination: Termination | None) -> OutputStatus | None:
+    if termination is None or termination.output is None:
         return None
-    return OutputStatus.model_validate(word.output.model_dump(by_alias=True))
+    return OutputStatus.model_validate(termination.output.model_dump(by_alias=True))
 
 
-def _first_pod_made(seen: Seen) -> str | None:
+def _first_pod_made(observed: Observed) -> str | None:
     return min(
-        (pod["metadata"]["creationTimestamp"] for pod in seen.pods if pod["metadata"].get("creationTimestamp")),
+        (pod["metadata"]["creationTimestamp"] for pod in observed.pods if pod["metadata"].get("creationTimestamp")),
         default=None,
     )
 

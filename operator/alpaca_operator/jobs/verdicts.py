@@ -12,11 +12,11 @@ from alpaca_operator.jobs.case import (
     DEADLINE,
     Case,
     giving_up,
-    last_word,
     leftovers,
     out_of_restarts,
     pod_that_succeeded,
     ready_reason,
+    termination_of,
 )
 from alpaca_operator.outcomes.conditions import stamp
 from alpaca_operator.outcomes.verdict import Standing, Verdict
@@ -24,14 +24,14 @@ from alpaca_operator.outcomes.verdict import Standing, Verdict
 
 def succeeded(case: Case) -> Verdict | None:
     """A pod that ended well settles it, also when its child was deleted in the same moment: the output is published."""
-    done = pod_that_succeeded(case.seen)
+    done = pod_that_succeeded(case.observed)
     complete = child_condition(case.child, "Complete")
     if done is None and complete is None:
         return None
     output = case.resource.spec.output.uri
-    word = last_word(done)
-    finished = _finished(done) or (case.child or {}).get("status", {}).get("completionTime") or stamp(case.seen.now)
-    if word and word.reason is Reason.REUSED:
+    termination = termination_of(done)
+    finished = _finished(done) or (case.child or {}).get("status", {}).get("completionTime") or stamp(case.observed.now)
+    if termination and termination.reason is Reason.REUSED:
         message = f"{output} already holds the result of the same spec and inputs: nothing was run"
         return Verdict(Standing.DONE, Reason.REUSED, message, ended_at=finished)
     return Verdict(Standing.DONE, Reason.SUCCEEDED, f"published {output}", ended_at=finished)
@@ -51,7 +51,7 @@ def too_many_disruptions(case: Case) -> Verdict | None:
         return None
     message = (
         f"gave up after {_times(limit, 'restart')} by disruption (failurePolicy.maxInfraRestarts), the last: {case.last.message}. "
-        f"A job of another name with the same output {case.going_on}"
+        f"A job of another name with the same output {case.resumption}"
     )
     return _failed(case, Reason.RESTARTS_EXCEEDED, message, case.last)
 
@@ -77,7 +77,7 @@ def deadline_passed(case: Case) -> Verdict | None:
         return Verdict(Standing.WORKING, Reason.STOPPING, message)
     message = (
         f"still running after activeDeadlineSeconds ({limit} s): a job of another name with a longer one and the same "
-        f"output {case.going_on}"
+        f"output {case.resumption}"
     )
     at = failed.get("lastTransitionTime")
     return _failed(case, Reason.DEADLINE_EXCEEDED, message, Refusal(Reason.DEADLINE_EXCEEDED, message), at)
@@ -113,35 +113,35 @@ def suspended(case: Case) -> Verdict | None:
         return Verdict(
             Standing.WORKING, Reason.STOPPING, f"spec.suspend is true: {who}stops, a running step is saved first"
         )
-    resume = f"; set to false, it {case.going_on}" if case.before.start_time else ": set it to false to start"
+    resume = f"; set to false, it {case.resumption}" if case.before.start_time else ": set it to false to start"
     return Verdict(Standing.HELD, Reason.SUSPENDED, f"held by spec.suspend{resume}")
 
 
 def old_pods_stop(case: Case) -> Verdict | None:
     """Nothing new is made next to a pod that still saves."""
-    pods = leftovers(case.seen)
+    pods = leftovers(case.observed)
     if not pods:
         return None
     if case.trouble and case.trouble.reason is Reason.DISRUPTED:
         return Verdict(Standing.WORKING, Reason.STOPPING, case.trouble.message, case.trouble)
-    return Verdict(Standing.WORKING, Reason.STOPPING, f"waits for {', '.join(pods)} to stop, then {case.going_on}")
+    return Verdict(Standing.WORKING, Reason.STOPPING, f"waits for {', '.join(pods)} to stop, then {case.resumption}")
 
 
-def inputs_lacking(case: Case) -> Verdict | None:
+def inputs_missing(case: Case) -> Verdict | None:
     """Nothing is made before everything that it reads is there."""
-    lack = case.seen.lack
-    if lack is None or case.child is not None:
+    missing = case.observed.missing
+    if missing is None or case.child is not None:
         return None
-    if lack.passes:
-        return Verdict(Standing.WORKING, lack.reason, lack.message)
-    return Verdict(Standing.STUCK, lack.reason, lack.message, Refusal(lack.reason, lack.message))
+    if missing.transient:
+        return Verdict(Standing.WORKING, missing.reason, missing.message)
+    return Verdict(Standing.STUCK, missing.reason, missing.message, Refusal(missing.reason, missing.message))
 
 
 def refused(case: Case) -> Verdict | None:
-    refusal = case.refusal or (case.seen.refusal if case.live is None else None)
+    refusal = case.refusal or (case.observed.refusal if case.live is None else None)
     if refusal is None:
         return None
-    standing = Standing.WORKING if refusal.passes else Standing.STUCK
+    standing = Standing.WORKING if refusal.transient else Standing.STUCK
     return Verdict(standing, refusal.reason, refusal.message, refusal)
 
 
@@ -153,7 +153,7 @@ def child_lost(case: Case) -> Verdict | None:
     return Verdict(
         Standing.WORKING,
         Reason.CHILD_LOST,
-        f"its Job was deleted by someone else and is made again; it {case.going_on}",
+        f"its Job was deleted by someone else and is made again; it {case.resumption}",
     )
 
 
@@ -166,7 +166,7 @@ def queued(case: Case) -> Verdict | None:
         name = case.child["metadata"]["name"]
         message = f"its Job {name} was suspended by someone else: set spec.suspend of the Job to false"
     elif case.before.start_time:
-        message = f"waits for room in Kueue's queue {queue}, then {case.going_on}"
+        message = f"waits for room in Kueue's queue {queue}, then {case.resumption}"
     else:
         message = f"waits for room in Kueue's queue {queue}: kubectl get workloads shows its place"
     return Verdict(Standing.WORKING, Reason.QUEUED, message)
@@ -191,7 +191,7 @@ def pod_runs(case: Case) -> Verdict | None:
     if case.live is None or case.live.get("status", {}).get("phase") != "Running":
         return None
     pod, node = case.live["metadata"]["name"], case.live.get("spec", {}).get("nodeName", "")
-    progress = case.seen.progress
+    progress = case.observed.progress
     if progress is None:
         steps = ready_reason(case.before) == Reason.RUNNING
     else:
@@ -210,7 +210,7 @@ def restarting(case: Case) -> Verdict | None:
         count = f"{case.restarts.infra} of {limits.max_infra_restarts}, failurePolicy.maxInfraRestarts"
     else:
         count = f"{case.restarts.user} of {limits.max_restarts}, failurePolicy.maxRestarts"
-    message = f"{case.last.message}; the next pod {case.going_on} (restart {count})"
+    message = f"{case.last.message}; the next pod {case.resumption} (restart {count})"
     return Verdict(Standing.WORKING, Reason.RESTARTING, message, case.last)
 
 
@@ -227,7 +227,7 @@ VERDICTS: tuple[Callable[[Case], Verdict | None], ...] = (
     child_failed,
     suspended,  # after the ends: suspending a finished job does not undo it
     old_pods_stop,
-    inputs_lacking,
+    inputs_missing,
     refused,
     child_lost,
     queued,
@@ -245,7 +245,7 @@ def judge(case: Case) -> Verdict:
 
 
 def _failed(case: Case, reason: Reason, message: str, cause: Diagnosis | Refusal, at: str | None = None) -> Verdict:
-    ended = at or (case.last and case.last.finished_at) or stamp(case.seen.now)
+    ended = at or (case.last and case.last.finished_at) or stamp(case.observed.now)
     return Verdict(Standing.FAILED, reason, message, cause, ended_at=ended)
 
 

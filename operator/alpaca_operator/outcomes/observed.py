@@ -9,7 +9,7 @@ from datetime import datetime
 from alpaca_operator.api.contract import Progress
 from alpaca_operator.cluster.objects import Object
 from alpaca_operator.diagnosis.model import Refusal
-from alpaca_operator.inputs import Held, Inputs, Lack
+from alpaca_operator.inputs import HeldUpdate, Inputs, MissingInput
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class Observed:
     """The cluster as one reconcile sees it."""
 
     now: datetime
@@ -48,11 +48,11 @@ class Seen:
     """Why the child has no pod, where its controller was refused one."""
     inputs: Inputs = field(default_factory=dict)
     """Those that other jobs make: as they were at the start, or as they are now before it."""
-    lack: Lack | None = None
+    missing: MissingInput | None = None
     """Why not all of those are there."""
-    held: Held | None = None
+    held: HeldUpdate | None = None
     """What a deployment could serve of them, and does not."""
-    others: tuple[Object, ...] = ()
+    other_children: tuple[Object, ...] = ()
     """Children that make no pods."""
     traffic: tuple[tuple[Sample, datetime], ...] = ()
     """What the pods of a deployment last told."""

@@ -11,16 +11,16 @@ from alpaca_operator.api.status import (
 from alpaca_operator.diagnosis.model import Diagnosis, Refusal
 
 
-class Wish(Enum):
+class Desired(Enum):
     """What a resource wants of its children."""
 
-    EXIST = auto()
+    PRESENT = auto()
     """They must exist: missing ones are made."""
-    STAY = auto()
+    UNCHANGED = auto()
     """What exists may stay, nothing is made."""
-    END = auto()
+    STOPPED = auto()
     """What runs must stop and not start again; what has ended stays for its logs."""
-    GO = auto()
+    ABSENT = auto()
     """They must not exist: they are deleted, and their pods with them."""
 
 

@@ -125,11 +125,11 @@ def strategy(spec: ChatSpec) -> Manifest:
 
 def template(chat: ChatDeployment, inputs: Inputs, settings: Settings) -> Manifest:
     made = {field: one for field, one in inputs.items() if one.producer_uid}
-    told = pod.config(chat, note(made), without=THE_OPERATORS)
+    manifest_json = pod.config(chat, note(made), without=THE_OPERATORS)
     external = chat.spec.engine == "External"
     containers = [*([] if external else [engine(chat, settings)]), page(chat, settings)]
     tmp = [{"name": "alpaca-page-tmp", "emptyDir": {}}]
-    frame = pod.pod_frame(chat, told, containers, [*volumes(chat), *tmp])
+    frame = pod.pod_frame(chat, manifest_json, containers, [*volumes(chat), *tmp])
     frame["metadata"]["labels"] = {**frame["metadata"]["labels"], LABEL_REVISION: keep.digest(frame)}
     return frame
 

@@ -92,14 +92,14 @@ def template(resource: Job, settings: Settings, found: Mapping[str, str] | None 
     return frame
 
 
-def pod_frame(resource: Resource, told: str, containers: list[Manifest], volumes: list[Manifest]) -> Manifest:
+def pod_frame(resource: Resource, manifest_json: str, containers: list[Manifest], volumes: list[Manifest]) -> Manifest:
     """What is around the containers of every pod of ours. ``told``: the manifest that they read."""
     pod = resource.spec.pod
     metadata = resource.metadata
     return {
         "metadata": {
             "labels": pod.labels | names.for_kueue(metadata.labels) | names.labels(resource),
-            "annotations": pod.annotations | names.for_kueue(metadata.annotations) | {ANNOTATION_CONFIG: told},
+            "annotations": pod.annotations | names.for_kueue(metadata.annotations) | {ANNOTATION_CONFIG: manifest_json},
         },
         "spec": {
             "terminationGracePeriodSeconds": pod.termination_grace_period_seconds,

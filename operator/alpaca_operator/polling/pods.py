@@ -18,12 +18,12 @@ from alpaca_operator.api.base import Job
 from alpaca_operator.api.contract import API_PORT, CONTAINER, PROGRESS_LIMIT, PROGRESS_PORT, Progress
 from alpaca_operator.chats import traffic
 from alpaca_operator.cluster import kube as kubernetes
-from alpaca_operator.cluster.kube import PODS, Kube, read_capped, told
+from alpaca_operator.cluster.kube import PODS, Kube, error_text, read_capped
 from alpaca_operator.cluster.objects import Object
 from alpaca_operator.cluster.queue import Queue
 from alpaca_operator.cluster.store import Key, Store
 from alpaca_operator.errors import ApiError, Unreachable
-from alpaca_operator.polling.answers import Board, Told
+from alpaca_operator.polling.answers import ScrapeCache, Scraped
 from alpaca_operator.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -39,12 +39,12 @@ METRICS_LIMIT = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class Endpoint:
     """What the pods of a kind are asked while they run."""
 
     port: int
     path: str
-    parse: Callable[[bytes], Told]
+    parse: Callable[[bytes], Scraped]
     limit: int = PROGRESS_LIMIT
     """Bytes of an answer that are read."""
     in_log: bool = False
@@ -52,7 +52,7 @@ class Question:
 
 
 @dataclass(slots=True)
-class Asked:
+class Target:
     """What is known of a pod as one that answers."""
 
     failures: int = 0
@@ -60,15 +60,15 @@ class Asked:
 
 
 @dataclass
-class Reader:
+class Scraper:
     """Asks every running pod in turn. A resource whose progress is news goes into the queue."""
 
     settings: Settings
     kube: Kube
     store: Store
     queue: Queue[Key]
-    board: Board
-    _asked: dict[str, Asked] = field(default_factory=dict)
+    scrapes: ScrapeCache
+    _targets: dict[str, Target] = field(default_factory=dict)
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -78,64 +78,64 @@ class Reader:
         timeout = aiohttp.ClientTimeout(total=self.settings.progress_timeout_seconds)
         # A session of its own: what goes to pods must not carry the API server's credentials.
         async with aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(force_close=True)) as session:
-            ask: Ask = self._through_server if through_server else partial(self._directly, session)
+            fetch: Fetch = self._through_server if through_server else partial(self._directly, session)
             loop = asyncio.get_running_loop()
             places = asyncio.Semaphore(AT_ONCE)
             while True:
                 await asyncio.sleep(1.0)
                 due = list(self._due(loop.time()))
-                await asyncio.gather(*(self._read(key, pod, ask, places) for key, pod in due))
+                await asyncio.gather(*(self._read(key, pod, fetch, places) for key, pod in due))
 
     def _due(self, now: float) -> Iterator[tuple[Key, Object]]:
         running = list(self.store.running())
         pause = max(self.settings.progress_seconds, len(running) / READS_PER_SECOND)
         pods = {pod["metadata"]["uid"] for _, pod in running}
-        self._asked = {uid: asked for uid, asked in self._asked.items() if uid in pods}
-        self.board.keep_only(pods)
+        self._targets = {uid: target for uid, target in self._targets.items() if uid in pods}
+        self.scrapes.retain(pods)
         for key, pod in running:
-            asked = self._asked.setdefault(pod["metadata"]["uid"], Asked())
-            if asked.due <= now:
-                asked.due = now + pause
+            target = self._targets.setdefault(pod["metadata"]["uid"], Target())
+            if target.due <= now:
+                target.due = now + pause
                 yield key, pod
 
-    async def _read(self, key: Key, pod: Object, ask: Ask, places: asyncio.Semaphore) -> None:
-        asked, question = self._asked[pod["metadata"]["uid"]], QUESTIONS[key.kind]
+    async def _read(self, key: Key, pod: Object, fetch: Fetch, places: asyncio.Semaphore) -> None:
+        target, endpoint = self._targets[pod["metadata"]["uid"]], ENDPOINTS[key.kind]
         async with places:
             try:
-                news = question.parse(capped(await ask(pod, question), question.limit))
-                asked.failures = 0
+                scraped = endpoint.parse(capped(await fetch(pod, endpoint), endpoint.limit))
+                target.failures = 0
                 metrics.SCRAPES.labels("answered").inc()
             except (Unreachable, ApiError, ValueError) as error:
-                asked.failures += 1
+                target.failures += 1
                 metrics.SCRAPES.labels("failed").inc()
                 log.debug("%s: pod %s does not tell its progress: %s", key, pod["metadata"]["name"], error)
-                if asked.failures < FAILURES_BEFORE_LOG or not question.in_log:
+                if target.failures < FAILURES_BEFORE_LOG or not endpoint.in_log:
                     return
                 found = await self._from_log(pod)
                 if found is None:
                     return
-                news = found
-        if self.board.put(_resource_uid(self.store, key), pod["metadata"]["uid"], news, datetime.now(UTC)):
+                scraped = found
+        if self.scrapes.put(_resource_uid(self.store, key), pod["metadata"]["uid"], scraped, datetime.now(UTC)):
             self.queue.add(key)
 
-    async def _directly(self, session: aiohttp.ClientSession, pod: Object, question: Question) -> bytes:
+    async def _directly(self, session: aiohttp.ClientSession, pod: Object, endpoint: Endpoint) -> bytes:
         address = pod.get("status", {}).get("podIP", "")
         if not address:
             raise Unreachable("the pod has no address yet")
         host = f"[{address}]" if ":" in address else address
         try:
-            url = f"http://{host}:{question.port}/{question.path}"
+            url = f"http://{host}:{endpoint.port}/{endpoint.path}"
             async with session.get(url, allow_redirects=False) as response:
                 if response.status != 200:
-                    raise ApiError(response.status, response.reason or "", f"GET /{question.path}")
-                return await read_capped(response, question.limit + 1)
+                    raise ApiError(response.status, response.reason or "", f"GET /{endpoint.path}")
+                return await read_capped(response, endpoint.limit + 1)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise Unreachable(told(error)) from error
+            raise Unreachable(error_text(error)) from error
 
-    async def _through_server(self, pod: Object, question: Question) -> bytes:
+    async def _through_server(self, pod: Object, endpoint: Endpoint) -> bytes:
         metadata = pod["metadata"]
-        path = PODS.path(metadata["namespace"], f"{metadata['name']}:{question.port}", f"proxy/{question.path}")
-        return await self.kube.text(path, limit=question.limit + 1, seconds=self.settings.progress_timeout_seconds)
+        path = PODS.path(metadata["namespace"], f"{metadata['name']}:{endpoint.port}", f"proxy/{endpoint.path}")
+        return await self.kube.text(path, limit=endpoint.limit + 1, seconds=self.settings.progress_timeout_seconds)
 
     async def _from_log(self, pod: Object) -> Progress | None:
         metadata = pod["metadata"]
@@ -176,10 +176,10 @@ def last_progress(log_end: bytes) -> Progress | None:
     return None
 
 
-OF_JOBS = Question(PROGRESS_PORT, "progress", parse, in_log=True)
-OF_DEPLOYMENTS = Question(API_PORT, "metrics", traffic.parse, limit=METRICS_LIMIT)
-QUESTIONS = {name: OF_JOBS if issubclass(kind, Job) else OF_DEPLOYMENTS for name, kind in KINDS.items()}
-Ask = Callable[[Object, Question], Awaitable[bytes]]
+JOB_ENDPOINT = Endpoint(PROGRESS_PORT, "progress", parse, in_log=True)
+CHAT_ENDPOINT = Endpoint(API_PORT, "metrics", traffic.parse, limit=METRICS_LIMIT)
+ENDPOINTS = {name: JOB_ENDPOINT if issubclass(kind, Job) else CHAT_ENDPOINT for name, kind in KINDS.items()}
+Fetch = Callable[[Object, Endpoint], Awaitable[bytes]]
 
 
 def _resource_uid(store: Store, key: Key) -> str:

@@ -14,10 +14,10 @@ from alpaca_operator.api.serving import ServingStatus
 from alpaca_operator.api.status import Reason, ResolvedInput
 from alpaca_operator.chats import status
 from alpaca_operator.diagnosis.model import Refusal
-from alpaca_operator.inputs import Held, Lack
+from alpaca_operator.inputs import HeldUpdate, MissingInput
 from alpaca_operator.outcomes.conditions import Change, change
-from alpaca_operator.outcomes.observed import Sample, Seen
-from alpaca_operator.outcomes.verdict import Wish
+from alpaca_operator.outcomes.observed import Observed, Sample
+from alpaca_operator.outcomes.verdict import Desired
 from tests.operator.cases import ready, true
 from tests.operator.pods import START, at
 
@@ -42,7 +42,7 @@ def chat(before: Object | None = None, **spec: Any) -> ChatDeployment:
     )
 
 
-def deployment(*, replicas: int = 1, seen: bool = True, condition: Object | None = None) -> Object:
+def deployment(*, replicas: int = 1, observed: bool = True, condition: Object | None = None) -> Object:
     """The child, of revision `new`."""
     return {
         "kind": "Deployment",
@@ -53,7 +53,7 @@ def deployment(*, replicas: int = 1, seen: bool = True, condition: Object | None
         },
         "spec": {"replicas": replicas, "template": {"metadata": {"labels": {LABEL_REVISION: "new"}}}},
         "status": {
-            "observedGeneration": 4 if seen else 3,
+            "observedGeneration": 4 if observed else 3,
             "replicas": replicas,
             "conditions": [condition] if condition else [],
         },
@@ -112,51 +112,53 @@ SERVICE = {
 }
 
 
-def seen(*pods: Object, child: Object | None = None, inputs: Object | None = None, **more: Any) -> Seen:
-    return Seen(
+def observed(*pods: Object, child: Object | None = None, inputs: Object | None = None, **more: Any) -> Observed:
+    return Observed(
         now=START + timedelta(seconds=100),
         child=child,
         pods=pods,
         inputs={"model": NEW} if inputs is None else inputs,
-        others=(SERVICE,) if child else (),
+        other_children=(SERVICE,) if child else (),
         **more,
     )
 
 
 SITUATIONS = [
     pytest.param(
-        seen(inputs={}, lack=Lack(Reason.NOT_READY, "waits for SFTJob poet (model.from) to complete")),
+        observed(inputs={}, missing=MissingInput(Reason.NOT_READY, "waits for SFTJob poet (model.from) to complete")),
         {},
         ("NotReady", {"Reconciling"}, "waits for SFTJob poet (model.from) to complete"),
         id="its model is not there yet",
     ),
     pytest.param(
-        seen(inputs={}, lack=Lack(Reason.PRODUCER_FAILED, "SFTJob poet failed")),
+        observed(inputs={}, missing=MissingInput(Reason.PRODUCER_FAILED, "SFTJob poet failed")),
         {},
         ("ProducerFailed", {"Stalled"}, "SFTJob poet failed"),
         id="its model will not come",
     ),
-    pytest.param(seen(), {}, ("Pending", {"Reconciling"}, "waits for its pods to start"), id="nothing is there yet"),
     pytest.param(
-        seen(pod(answers=False), child=deployment()),
+        observed(), {}, ("Pending", {"Reconciling"}, "waits for its pods to start"), id="nothing is there yet"
+    ),
+    pytest.param(
+        observed(pod(answers=False), child=deployment()),
         {},
         ("Starting", {"Reconciling"}, "pod poet-chat-a on node n1 loads the model"),
         id="the model is being loaded",
     ),
     pytest.param(
-        seen(pod(), child=deployment()),
+        observed(pod(), child=deployment()),
         {},
         ("Serving", {"Ready"}, "serves pvc://models/poet@sha256:222222222222 on 1 of 1 pod"),
         id="it serves",
     ),
     pytest.param(
-        seen(pod(), gone(old()), child=deployment()),
+        observed(pod(), gone(old()), child=deployment()),
         {},
         ("Serving", {"Ready"}, "serves pvc://models/poet@sha256:222222222222 on 1 of 1 pod"),
         id="an old pod ends what it answers",
     ),
     pytest.param(
-        seen(pod(), pod("poet-chat-b", answers=False), child=deployment(replicas=2)),
+        observed(pod(), pod("poet-chat-b", answers=False), child=deployment(replicas=2)),
         {},
         (
             "Degraded",
@@ -166,7 +168,7 @@ SITUATIONS = [
         id="a pod died and another starts",
     ),
     pytest.param(
-        seen(old(), pod(answers=False), child=deployment()),
+        observed(old(), pod(answers=False), child=deployment()),
         SERVED_OLD,
         (
             "Updating",
@@ -177,7 +179,7 @@ SITUATIONS = [
         id="a new model is being loaded",
     ),
     pytest.param(
-        seen(old(), child=deployment(seen=False)),
+        observed(old(), child=deployment(observed=False)),
         SERVED_OLD,
         (
             "Updating",
@@ -188,7 +190,7 @@ SITUATIONS = [
         id="the Deployment controller has not seen the new model",
     ),
     pytest.param(
-        seen(old(), crashing(BAD_ADAPTER), child=deployment()),
+        observed(old(), crashing(BAD_ADAPTER), child=deployment()),
         SERVED_OLD,
         (
             "UpdateFailed",
@@ -199,7 +201,7 @@ SITUATIONS = [
         id="the new model cannot be loaded",
     ),
     pytest.param(
-        seen(old(), crashing(code=70), child=deployment()),
+        observed(old(), crashing(code=70), child=deployment()),
         SERVED_OLD,
         (
             "Updating",
@@ -210,7 +212,7 @@ SITUATIONS = [
         id="the new pod failed and is tried again",
     ),
     pytest.param(
-        seen(old(), unpullable(), child=deployment(condition=LATE)),
+        observed(old(), unpullable(), child=deployment(condition=LATE)),
         SERVED_OLD,
         (
             "UpdateFailed",
@@ -221,7 +223,7 @@ SITUATIONS = [
         id="the new image is not there",
     ),
     pytest.param(
-        seen(crashing(BAD_ADAPTER), child=deployment()),
+        observed(crashing(BAD_ADAPTER), child=deployment()),
         {},
         (
             "InvalidData",
@@ -231,7 +233,7 @@ SITUATIONS = [
         id="the first model cannot be loaded",
     ),
     pytest.param(
-        seen(crashing(code=137), child=deployment()),
+        observed(crashing(code=137), child=deployment()),
         {},
         (
             "WorkloadError",
@@ -241,7 +243,7 @@ SITUATIONS = [
         id="the first pod was killed and is tried again",
     ),
     pytest.param(
-        seen(crashing(code=0), child=deployment()),
+        observed(crashing(code=0), child=deployment()),
         {},
         (
             "Hung",
@@ -252,7 +254,7 @@ SITUATIONS = [
         id="its probes had it started again",
     ),
     pytest.param(
-        seen(pod(answers=False), child=deployment(condition=LATE)),
+        observed(pod(answers=False), child=deployment(condition=LATE)),
         {"conditions": []},
         (
             "DeadlineExceeded",
@@ -262,7 +264,7 @@ SITUATIONS = [
         id="it loads for longer than it may",
     ),
     pytest.param(
-        seen(
+        observed(
             child=deployment(
                 condition={
                     "type": "ReplicaFailure",
@@ -282,7 +284,7 @@ SITUATIONS = [
         id="a quota takes no pod",
     ),
     pytest.param(
-        seen(child=deployment(replicas=0)),
+        observed(child=deployment(replicas=0)),
         SERVED_OLD,
         (
             "ScaledToZero",
@@ -292,11 +294,11 @@ SITUATIONS = [
         id="no pods are wanted",
     ),
     pytest.param(
-        seen(
+        observed(
             pod(),
             child=deployment(),
             inputs={"model": OLD},
-            held=Held({"model": NEW}, "updatePolicy is Manual: kubectl …"),
+            held=HeldUpdate({"model": NEW}, "updatePolicy is Manual: kubectl …"),
         ),
         {},
         (
@@ -308,7 +310,7 @@ SITUATIONS = [
         id="a new model waits to be told",
     ),
     pytest.param(
-        seen(pod(), child=deployment(), inputs={"model": OLD}, held=Held({}, "SFTJob poet failed")),
+        observed(pod(), child=deployment(), inputs={"model": OLD}, held=HeldUpdate({}, "SFTJob poet failed")),
         {},
         (
             "UpdateHeld",
@@ -318,7 +320,12 @@ SITUATIONS = [
         id="a new model was not made",
     ),
     pytest.param(
-        seen(pod(), child=deployment(), inputs={}, lack=Lack(Reason.NOT_FOUND, "PretrainJob other does not exist")),
+        observed(
+            pod(),
+            child=deployment(),
+            inputs={},
+            missing=MissingInput(Reason.NOT_FOUND, "PretrainJob other does not exist"),
+        ),
         SERVED_OLD,
         (
             "Updating",
@@ -348,14 +355,14 @@ def test_kstatus_reads_one_thing(cluster, before, expected):
 
 class TestARefusal:
     def test_of_the_api_server_is_told_while_what_is_there_goes_on(self):
-        written = status.compute(chat(SERVED_OLD), seen(old(), child=deployment()), NO_ROOM)
+        written = status.compute(chat(SERVED_OLD), observed(old(), child=deployment()), NO_ROOM)
         assert (ready(written)["reason"], true(written)) == ("QuotaExceeded", {"Ready", "Reconciling"})
         assert ready(written)["message"].endswith("on 1 of 1 pod, of before; quota small has no room")
 
     def test_of_an_update_says_nothing_else_of_what_is_served(self):
         child = deployment()
         child["metadata"]["annotations"] |= note({"model": OLD})
-        written = status.compute(chat(SERVED_OLD), seen(pod(), child=child, inputs={"model": NEW}), NO_ROOM)
+        written = status.compute(chat(SERVED_OLD), observed(pod(), child=child, inputs={"model": NEW}), NO_ROOM)
         assert written["model"] == SERVED_OLD["model"]
         assert {field: written[field]["model"]["digest"] for field in ("resolvedInputs", "servedInputs")} == {
             "resolvedInputs": OLD.digest,
@@ -365,7 +372,7 @@ class TestARefusal:
 
     def test_that_does_not_pass_needs_a_person(self):
         refusal = Refusal(Reason.NAME_CONFLICT, "its child's name is taken")
-        written = status.compute(chat(), seen(), refusal)
+        written = status.compute(chat(), observed(), refusal)
         assert (ready(written)["reason"], true(written)) == ("NameConflict", {"Stalled"})
         assert written["failure"] == {
             "class": "UserError",
@@ -375,36 +382,41 @@ class TestARefusal:
 
 
 class TestInputsReady:
-    def state(self, cluster: Seen, before: Object | None = None) -> tuple[str, str]:
+    def state(self, cluster: Observed, before: Object | None = None) -> tuple[str, str]:
         written = status.compute(chat(before), cluster, None)
         found = next(one for one in written["conditions"] if one["type"] == "InputsReady")
         return found["status"], found["reason"]
 
     def test_is_false_while_a_job_has_not_made_them(self):
-        assert self.state(seen(lack=Lack(Reason.NOT_FOUND, "x"))) == ("False", "NotFound")
+        assert self.state(observed(missing=MissingInput(Reason.NOT_FOUND, "x"))) == ("False", "NotFound")
 
     def test_is_false_when_the_engine_finds_none(self):
         missing = Termination(reason=Reason.INPUT_NOT_FOUND, exit_code=66, message="no such folder")
-        assert self.state(seen(crashing(missing, 66), child=deployment())) == ("False", "InputNotFound")
+        assert self.state(observed(crashing(missing, 66), child=deployment())) == ("False", "InputNotFound")
 
     def test_is_unknown_while_they_are_loaded(self):
-        assert self.state(seen(pod(answers=False), child=deployment())) == ("Unknown", "Pending")
+        assert self.state(observed(pod(answers=False), child=deployment())) == ("Unknown", "Pending")
 
     def test_is_true_once_they_are(self):
-        assert self.state(seen(pod(), child=deployment())) == ("True", "Serving")
+        assert self.state(observed(pod(), child=deployment())) == ("True", "Serving")
 
 
-class TestTheWish:
+class TestWhatIsDesired:
     def test_is_that_children_exist(self):
-        assert status.wish(chat(), seen()) is Wish.EXIST
+        assert status.desired(chat(), observed()) is Desired.PRESENT
 
     def test_is_that_nothing_moves_while_an_input_lacks(self):
-        assert status.wish(chat(), seen(pod(), child=deployment(), lack=Lack(Reason.NOT_FOUND, "x"))) is Wish.STAY
+        assert (
+            status.desired(chat(), observed(pod(), child=deployment(), missing=MissingInput(Reason.NOT_FOUND, "x")))
+            is Desired.UNCHANGED
+        )
 
 
 class TestWhereItIsReached:
     def url(self, service: Object, **spec: Any) -> tuple[str, str]:
-        cluster = Seen(now=START, child=deployment(), pods=(pod(),), inputs={"model": NEW}, others=(service,))
+        cluster = Observed(
+            now=START, child=deployment(), pods=(pod(),), inputs={"model": NEW}, other_children=(service,)
+        )
         written = status.compute(chat(**spec), cluster, None)
         return written["url"], written["apiUrl"]
 
@@ -430,7 +442,7 @@ class TestWhereItIsReached:
 
     def test_an_api_elsewhere_is_where_it_is(self):
         spec = {"model": None, "engine": "External", "endpoint": {"url": "https://api.example.org/v1"}}
-        cluster = Seen(now=START, child=deployment(), pods=(pod(),), others=(SERVICE,))
+        cluster = Observed(now=START, child=deployment(), pods=(pod(),), other_children=(SERVICE,))
         given = ChatDeployment.model_validate(
             {
                 "kind": "ChatDeployment",
@@ -449,7 +461,7 @@ class TestFigures:
             (Sample(requests=10, refused=1, running=2, tokens_per_second=30), START),
             (Sample(requests=5, queued=3, tokens_per_second=12.34), START + timedelta(seconds=3)),
         )
-        written = status.compute(chat(), seen(pod(), child=deployment(), traffic=samples), None)
+        written = status.compute(chat(), observed(pod(), child=deployment(), traffic=samples), None)
         assert written["traffic"] == {
             "requests": 15,
             "refused": 1,
@@ -461,28 +473,30 @@ class TestFigures:
         }
 
     def test_alone_may_wait_for_their_turn_to_be_written(self):
-        before = status.compute(chat(), seen(pod(), child=deployment()), None)
+        before = status.compute(chat(), observed(pod(), child=deployment()), None)
         after = status.compute(
-            chat(before), seen(pod(), child=deployment(), traffic=((Sample(requests=1), START),)), None
+            chat(before), observed(pod(), child=deployment(), traffic=((Sample(requests=1), START),)), None
         )
         assert change(before, after, ServingStatus) is Change.PROGRESS
 
     @pytest.mark.parametrize(
-        ("told", "digest"),
+        ("reported", "digest"),
         [
             pytest.param(["sha256:ab", "sha256:ab"], "sha256:ab", id="all pods say the same"),
             pytest.param(["sha256:ab", "sha256:cd"], None, id="they do not"),
         ],
     )
-    def test_what_is_served_is_the_engines_word_where_no_job_made_it(self, told, digest):
-        samples = tuple((Sample(digests={"poet": each}), START) for each in told)
-        cluster = seen(pod(), child=deployment(), inputs={"model": ResolvedInput(uri="hf://me/poet")}, traffic=samples)
+    def test_what_is_served_is_the_engines_word_where_no_job_made_it(self, reported, digest):
+        samples = tuple((Sample(digests={"poet": each}), START) for each in reported)
+        cluster = observed(
+            pod(), child=deployment(), inputs={"model": ResolvedInput(uri="hf://me/poet")}, traffic=samples
+        )
         assert status.compute(chat(), cluster, None)["model"].get("digest") == digest
 
 
 def test_the_newest_and_its_adapters_are_shown():
     adapter = ResolvedInput(uri="pvc://models/lora")
-    cluster = seen(
+    cluster = observed(
         pod(), child=deployment(), inputs={"model": ResolvedInput(uri="hf://me/base"), "adapters[0]": adapter}
     )
     assert status.compute(chat(), cluster, None)["model"]["display"] == "hf://me/base + pvc://models/lora"

@@ -9,8 +9,8 @@ import pytest
 from alpaca_operator.api import ChatDeployment
 from alpaca_operator.api.chain import Find, note
 from alpaca_operator.api.status import Reason, ResolvedInput
-from alpaca_operator.chats.updates import follow, token
-from alpaca_operator.inputs import Lack
+from alpaca_operator.chats.updates import resolve, token
+from alpaca_operator.inputs import MissingInput
 from tests.operator.jobs.test_inputs import among, producer
 
 Object = dict[str, Any]
@@ -47,22 +47,25 @@ def names(reference: str = "base") -> Object:
 
 
 def test_at_first_it_takes_what_is_there():
-    found = follow(chat(), None, among(COMPLETE))
-    assert (found.inputs, found.lack, found.held) == ({"model": MADE}, None, None)
+    found = resolve(chat(), None, among(COMPLETE))
+    assert (found.inputs, found.missing, found.held) == ({"model": MADE}, None, None)
 
 
 def test_at_first_it_waits_for_what_is_not_there():
-    found = follow(chat(), None, among(producer("Reconciling")))
-    assert (found.inputs, found.lack) == ({}, Lack(Reason.NOT_READY, "waits for SFTJob base (model.from) to complete"))
+    found = resolve(chat(), None, among(producer("Reconciling")))
+    assert (found.inputs, found.missing) == (
+        {},
+        MissingInput(Reason.NOT_READY, "waits for SFTJob base (model.from) to complete"),
+    )
 
 
 def test_what_was_made_anew_is_taken_up():
-    assert follow(chat(), child(model=BEFORE), among(COMPLETE)).inputs == {"model": MADE}
+    assert resolve(chat(), child(model=BEFORE), among(COMPLETE)).inputs == {"model": MADE}
 
 
 def test_what_was_made_anew_and_is_the_same_changes_nothing():
     same = MADE.model_copy(update={"producer_uid": "uid-before"})
-    assert follow(chat(), child(model=same), among(COMPLETE)).inputs == {"model": same}
+    assert resolve(chat(), child(model=same), among(COMPLETE)).inputs == {"model": same}
 
 
 @pytest.mark.parametrize(
@@ -74,28 +77,28 @@ def test_what_was_made_anew_and_is_the_same_changes_nothing():
     ],
 )
 def test_what_is_served_stays_while(jobs):
-    found = follow(chat(), child(model=BEFORE), among(*jobs))
-    assert (found.inputs, found.lack, found.held) == ({"model": BEFORE}, None, None)
+    found = resolve(chat(), child(model=BEFORE), among(*jobs))
+    assert (found.inputs, found.missing, found.held) == ({"model": BEFORE}, None, None)
 
 
 def test_a_producer_that_failed_is_told_of():
     failed = producer("Stalled Failed", "LossDiverged", "the loss is NaN")
-    found = follow(chat(), child(model=BEFORE), among(failed))
+    found = resolve(chat(), child(model=BEFORE), among(failed))
     assert found.inputs == {"model": BEFORE}
     assert found.held is not None
     assert found.held.message.startswith("model.from names SFTJob base, which failed (LossDiverged: the loss is NaN)")
 
 
 def test_another_producer_in_the_spec_is_waited_for_and_nothing_else_is_made_meanwhile():
-    found = follow(chat(**names("other")), child(model=BEFORE), among(COMPLETE))
+    found = resolve(chat(**names("other")), child(model=BEFORE), among(COMPLETE))
     assert found.inputs == {}
-    assert found.lack is not None
-    assert found.lack.reason is Reason.NOT_FOUND
+    assert found.missing is not None
+    assert found.missing.reason is Reason.NOT_FOUND
 
 
 def test_a_wrong_kind_may_be_corrected_in_place():
-    found = follow(chat(), None, among(producer("Ready Complete", merge=False)))
-    assert found.lack == Lack(
+    found = resolve(chat(), None, among(producer("Ready Complete", merge=False)))
+    assert found.missing == MissingInput(
         Reason.KIND_MISMATCH,
         "model.from names SFTJob base, which makes a LoRAAdapter; model takes GPTQModel or Model: set merge on it, or put a MergeJob between",
     )
@@ -105,20 +108,20 @@ def test_a_model_and_its_adapter_are_exchanged_together():
     adapters = [{"from": {"kind": "SFTJob", "name": "style"}}]
     style = producer("Reconciling", name="style", merge=False)
     served = {"model": BEFORE, "adapters[0]": BEFORE.model_copy(update={"producer": "SFTJob style"})}
-    found = follow(chat(adapters=adapters), child(**served), among(COMPLETE, style))
+    found = resolve(chat(adapters=adapters), child(**served), among(COMPLETE, style))
     assert found.inputs == served, "the new model waits for its adapter"
 
 
 def test_where_the_deployment_was_deleted_the_status_knows_what_was_served():
     status = {"observedGeneration": 1, "resolvedInputs": {"model": BEFORE.model_dump(by_alias=True)}}
-    assert follow(chat(status=status), None, among()).inputs == {"model": BEFORE}
+    assert resolve(chat(status=status), None, among()).inputs == {"model": BEFORE}
 
 
 class TestManual:
     def held(self, accept: str | None = None) -> Any:
         annotations = {"literary-alpaca.io/accept": accept} if accept else {}
         given = chat(updatePolicy="Manual", annotations=annotations)
-        return follow(given, child(model=BEFORE), among(COMPLETE))
+        return resolve(given, child(model=BEFORE), among(COMPLETE))
 
     def test_holds_what_was_made_anew(self):
         found = self.held()
@@ -133,9 +136,9 @@ class TestManual:
         assert self.held(accept=token({"model": BEFORE})).inputs == {"model": BEFORE}
 
     def test_takes_the_first_model_and_another_that_the_spec_names_by_itself(self):
-        assert follow(chat(updatePolicy="Manual"), None, among(COMPLETE)).inputs == {"model": MADE}
+        assert resolve(chat(updatePolicy="Manual"), None, among(COMPLETE)).inputs == {"model": MADE}
         other = producer("Ready Complete", name="other")
-        found = follow(chat(updatePolicy="Manual", **names("other")), child(model=BEFORE), among(other))
+        found = resolve(chat(updatePolicy="Manual", **names("other")), child(model=BEFORE), among(other))
         assert found.inputs["model"].producer == "SFTJob other"
 
 
@@ -143,8 +146,8 @@ class TestAGate:
     GATES = ({"from": {"kind": "SFTJob", "name": "exam"}},)
     """Any job may be one."""
 
-    def lack(self, *jobs: Any) -> Lack | None:
-        return follow(chat(gates=list(self.GATES)), None, self.among(*jobs)).lack
+    def missing(self, *jobs: Any) -> MissingInput | None:
+        return resolve(chat(gates=list(self.GATES)), None, self.among(*jobs)).missing
 
     def among(self, *jobs: Any) -> Find:
         return among(COMPLETE, *jobs)
@@ -161,40 +164,40 @@ class TestAGate:
         return made.model_copy(update={"status": made.status.model_copy(update={"resolved_inputs": read})})
 
     def test_that_passed_for_this_model_lets_it_through(self):
-        assert self.lack(self.exam("sha256:b")) is None
+        assert self.missing(self.exam("sha256:b")) is None
 
     def test_that_passed_for_this_very_job_lets_it_through(self):
-        assert self.lack(self.exam("sha256:b", "uid-base")) is None
+        assert self.missing(self.exam("sha256:b", "uid-base")) is None
 
     def test_that_passed_for_the_model_before_does_not(self):
-        assert self.lack(self.exam("sha256:a")) == Lack(
+        assert self.missing(self.exam("sha256:a")) == MissingInput(
             Reason.NOT_READY,
             "gates[0]: SFTJob exam measured sha256:a of SFTJob base, which has made sha256:b since: delete SFTJob exam and create it anew, so "
             "that it measures that",
         )
 
     def test_that_is_not_there_is_waited_for(self):
-        lack = self.lack()
-        assert lack is not None
-        assert (lack.reason, lack.message) == (
+        missing = self.missing()
+        assert missing is not None
+        assert (missing.reason, missing.message) == (
             Reason.NOT_FOUND,
             "gates[0].from names SFTJob exam, which does not exist in namespace poetry: create it",
         )
 
     def test_that_failed_stops_it(self):
-        lack = self.lack(self.exam("sha256:b", state="Stalled Failed"))
-        assert lack is not None
-        assert lack.reason is Reason.PRODUCER_FAILED
-        assert "GateFailed: stopRate is 0.4, below 0.9" in lack.message
+        missing = self.missing(self.exam("sha256:b", state="Stalled Failed"))
+        assert missing is not None
+        assert missing.reason is Reason.PRODUCER_FAILED
+        assert "GateFailed: stopRate is 0.4, below 0.9" in missing.message
 
     def test_is_asked_when_a_model_is_taken_up_and_not_again(self):
-        found = follow(chat(gates=list(self.GATES)), child(model=MADE), self.among())
+        found = resolve(chat(gates=list(self.GATES)), child(model=MADE), self.among())
         assert (found.inputs, found.held) == ({"model": MADE}, None)
 
     def test_binds_a_model_of_a_place_too(self):
         place = {"model": {"uri": "hf://me/poet"}}
-        assert follow(chat(gates=list(self.GATES), **place), None, among()).lack is not None
-        assert follow(chat(**place), None, among()).inputs == {"model": ResolvedInput(uri="hf://me/poet")}
+        assert resolve(chat(gates=list(self.GATES), **place), None, among()).missing is not None
+        assert resolve(chat(**place), None, among()).inputs == {"model": ResolvedInput(uri="hf://me/poet")}
 
 
 class TestWhereOldPodsHaveToGoFirst:
@@ -215,18 +218,18 @@ class TestWhereOldPodsHaveToGoFirst:
         }
 
     def test_an_update_that_does_not_get_ready_gives_its_place_back(self):
-        found = follow(chat(status=self.status()), child("Recreate", model=MADE), among(COMPLETE))
+        found = resolve(chat(status=self.status()), child("Recreate", model=MADE), among(COMPLETE))
         assert found.inputs == {"model": BEFORE}
         assert found.held is not None
         assert (found.held.message, found.held.failed) == ("it did not become ready: it needs 30 GB", True)
 
     def test_elsewhere_the_old_pods_are_still_there(self):
-        assert follow(chat(status=self.status()), child(model=MADE), among(COMPLETE)).inputs == {"model": MADE}
+        assert resolve(chat(status=self.status()), child(model=MADE), among(COMPLETE)).inputs == {"model": MADE}
 
     def test_it_is_not_tried_again(self):
         newer = {"update": token({"model": MADE}), "failed": True, "message": "it did not become ready: it needs 30 GB"}
         status = self.status(newer=newer, resolvedInputs={"model": BEFORE.model_dump(by_alias=True)})
-        found = follow(chat(status=status), child("Recreate", model=BEFORE), among(COMPLETE))
+        found = resolve(chat(status=status), child("Recreate", model=BEFORE), among(COMPLETE))
         assert found.inputs == {"model": BEFORE}
         assert found.held is not None
         assert found.held.failed
@@ -236,4 +239,4 @@ class TestWhereOldPodsHaveToGoFirst:
         status = self.status(
             newer=newer, observedGeneration=0, resolvedInputs={"model": BEFORE.model_dump(by_alias=True)}
         )
-        assert follow(chat(status=status), child("Recreate", model=BEFORE), among(COMPLETE)).inputs == {"model": MADE}
+        assert resolve(chat(status=status), child("Recreate", model=BEFORE), among(COMPLETE)).inputs == {"model": MADE}

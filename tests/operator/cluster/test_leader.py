@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from alpaca_operator.cluster.leader import Elector
+from alpaca_operator.cluster.leader import LeaderElector
 from alpaca_operator.errors import ApiError, NotLeading, Unreachable
 from alpaca_operator.settings import Settings
 from tests.operator.build import next_version
@@ -77,9 +77,9 @@ def lost() -> None:
     raise Lost
 
 
-def elector(leases: Leases, clock: Clock, identity: str = "a") -> Elector:
+def elector(leases: Leases, clock: Clock, identity: str = "a") -> LeaderElector:
     settings = Settings(operator_namespace="ops", identity=identity, lease_seconds=15, renew_seconds=4)
-    return Elector(leases, settings, clock=clock, lost=lost)  # type: ignore[arg-type]
+    return LeaderElector(leases, settings, clock=clock, lost=lost)  # type: ignore[arg-type]
 
 
 def holder(leases: Leases) -> str:

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from alpaca_operator.cluster.queue import FIRST_DELAY, Again, Queue
+from alpaca_operator.cluster.queue import FIRST_DELAY, Queue, Result
 
 
 class NoJitter(random.Random):
@@ -88,13 +88,18 @@ async def test_of_two_delays_the_shorter_one_holds() -> None:
 @pytest.mark.parametrize(
     ("again", "seconds", "sooner"),
     [
-        pytest.param(Again.never, None, Again.never, id="nothing stays nothing"),
-        pytest.param(Again.never, 5.0, Again(after=5.0), id="a time is sooner than never"),
-        pytest.param(Again(after=3.0), 5.0, Again(after=3.0), id="the sooner one holds"),
-        pytest.param(Again(after=9.0), 5.0, Again(after=5.0), id="whichever it is"),
-        pytest.param(Again.never, -1.0, Again(after=0.0), id="what is due is due now"),
-        pytest.param(Again(after=60, failed=True), 5.0, Again(after=60, failed=True), id="a failure keeps its backoff"),
+        pytest.param(Result.never, None, Result.never, id="nothing stays nothing"),
+        pytest.param(Result.never, 5.0, Result(requeue_after=5.0), id="a time is sooner than never"),
+        pytest.param(Result(requeue_after=3.0), 5.0, Result(requeue_after=3.0), id="the sooner one holds"),
+        pytest.param(Result(requeue_after=9.0), 5.0, Result(requeue_after=5.0), id="whichever it is"),
+        pytest.param(Result.never, -1.0, Result(requeue_after=0.0), id="what is due is due now"),
+        pytest.param(
+            Result(requeue_after=60, failed=True),
+            5.0,
+            Result(requeue_after=60, failed=True),
+            id="a failure keeps its backoff",
+        ),
     ],
 )
-def test_the_sooner_of_two_looks(again: Again, seconds: float | None, sooner: Again) -> None:
-    assert again.or_after(seconds) == sooner
+def test_the_sooner_of_two_looks(again: Result, seconds: float | None, sooner: Result) -> None:
+    assert again.or_sooner(seconds) == sooner

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from alpaca_operator.cluster.kube import Api
+from alpaca_operator.cluster.kube import APIResource
 from alpaca_operator.cluster.queue import Queue
 from alpaca_operator.cluster.resync import Resync
 from alpaca_operator.cluster.store import Key, Store
@@ -25,12 +25,12 @@ class Cluster:
         self.objects = {(obj["kind"], obj["metadata"]["name"]): obj for obj in objects}
         self.read: list[str] = []
 
-    async def list(self, api: Api, namespace: str | None, **_: Any) -> AsyncIterator[Object]:
+    async def list(self, api: APIResource, namespace: str | None, **_: Any) -> AsyncIterator[Object]:
         for (kind, _name), obj in list(self.objects.items()):
             if kind == api.kind and namespace in (None, obj["metadata"]["namespace"]):
                 yield obj
 
-    async def get(self, api: Api, _namespace: str, name: str) -> Object | None:
+    async def get(self, api: APIResource, _namespace: str, name: str) -> Object | None:
         self.read.append(name)
         return self.objects.get((api.kind, name))
 
@@ -41,7 +41,7 @@ def resync(cluster: Cluster, **settings: Any) -> Resync:
 
 async def test_everything_is_read_at_the_start() -> None:
     found = resync(Cluster(build.job(), build.child("Job", "poet-sft"), build.child("Pod", "poet-sft-x")))
-    await found.fill()
+    await found.list_all()
     resource = found.store.resource(POET)
     assert resource is not None
     assert len(found.store.children(resource)) == len(found.store.pods(resource)) == 1
@@ -51,7 +51,7 @@ async def test_everything_is_read_at_the_start() -> None:
 async def test_what_is_known_is_left_alone() -> None:
     cluster = Cluster(build.job(), build.child("Pod", "poet-sft-x"))
     found = resync(cluster)
-    await found.fill()
+    await found.list_all()
     found.queue.done(await found.queue.get())
     await found.check_all()
     assert (len(found.queue), cluster.read) == (0, [])
@@ -60,7 +60,7 @@ async def test_what_is_known_is_left_alone() -> None:
 async def test_a_ghost_is_removed_and_its_resource_looked_at() -> None:
     cluster = Cluster(build.job(), build.child("Job", "poet-sft"))
     found = resync(cluster)
-    await found.fill()
+    await found.list_all()
     found.queue.done(await found.queue.get())
     del cluster.objects["Job", "poet-sft"]
     await found.check_all()
@@ -73,7 +73,7 @@ async def test_a_ghost_is_removed_and_its_resource_looked_at() -> None:
 async def test_what_was_missed_is_read() -> None:
     cluster = Cluster(build.job())
     found = resync(cluster)
-    await found.fill()
+    await found.list_all()
     found.queue.done(await found.queue.get())
     cluster.objects["Pod", "poet-sft-x"] = build.child("Pod", "poet-sft-x")
     cluster.objects["SFTJob", "poet"] = build.newer(cluster.objects["SFTJob", "poet"])
@@ -85,7 +85,7 @@ async def test_what_was_missed_is_read() -> None:
 async def test_what_was_deleted_meanwhile_stays_so() -> None:
     cluster = Cluster(build.job(), build.child("Job", "poet-sft"))
     found = resync(cluster)
-    await found.fill()
+    await found.list_all()
     found.store.remove(cluster.objects["Job", "poet-sft"])  # the watch is ahead of the LIST
     await found.check_all()
     assert cluster.read == []
@@ -94,19 +94,19 @@ async def test_what_was_deleted_meanwhile_stays_so() -> None:
 async def test_a_watch_that_misses_things_twice_in_a_row_is_sick() -> None:
     cluster = Cluster(build.job())
     found = resync(cluster)
-    await found.fill()
+    await found.list_all()
     for times in (1, 2):
         name = f"pod-{times}"
         cluster.objects["Pod", name] = build.child("Pod", name)
         await found.check_all()
-    assert found.sick == ["Pod"]
+    assert found.stalled == ["Pod"]
     await found.check_all()
-    assert found.sick == []
+    assert found.stalled == []
 
 
 @pytest.mark.parametrize("namespaces", [(), ("team",)])
 async def test_namespaces_that_are_not_served_are_not_read(namespaces: tuple[str, ...]) -> None:
     cluster = Cluster(build.job(), build.job("other", uid="uid-other", namespace="other"))
     found = resync(cluster, namespaces=namespaces)
-    await found.fill()
+    await found.list_all()
     assert {key.name for key in found.store.resources()} == ({"poet"} if namespaces else {"poet", "other"})

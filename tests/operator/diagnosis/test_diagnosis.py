@@ -75,8 +75,8 @@ def test_the_workload_is_to_blame_before_a_sidecar_that_only_lost_it():
 def test_the_last_word_is_kept_whole():
     said = word(Reason.LOSS_DIVERGED, 64, "NaN", step=31, metrics={"loss": float("nan")}, rank=1)
     found = diagnose(ended(64, says=said), START)
-    assert found.last_word.step == 31
-    assert found.last_word.metrics == {"loss": None}
+    assert found.termination.step == 31
+    assert found.termination.metrics == {"loss": None}
     assert found.rank == 1
 
 
@@ -100,7 +100,7 @@ def test_the_contract_of_a_last_word_is_what_the_pods_above_say():
     ],
 )
 def test_when_time_alone_changes_a_diagnosis(waits, then):
-    assert diagnosis.changes_at(waits, START) == (objects.instant(then) if then else None)
+    assert diagnosis.changes_at(waits, START) == (objects.parse_time(then) if then else None)
     if then:
-        assert diagnose(waits, objects.instant(then)) != diagnose(waits, START)
-        assert diagnosis.changes_at(waits, objects.instant(then)) is None
+        assert diagnose(waits, objects.parse_time(then)) != diagnose(waits, START)
+        assert diagnosis.changes_at(waits, objects.parse_time(then)) is None

@@ -123,4 +123,4 @@ def test_what_is_not_for_the_user_to_mend(code, message):
 
 
 def test_only_a_quota_passes_by_itself():
-    assert [reason for reason in Reason if Refusal(reason, "").passes] == [Reason.QUOTA_EXCEEDED]
+    assert [reason for reason in Reason if Refusal(reason, "").transient] == [Reason.QUOTA_EXCEEDED]

@@ -12,11 +12,11 @@ from alpaca_operator.api.chain import Find, note, noted
 from alpaca_operator.api.contract import ANNOTATION_INPUTS
 from alpaca_operator.api.status import Reason, ResolvedInput
 from alpaca_operator.diagnosis.text import LINE_LIMIT
-from alpaca_operator.inputs import Lack
+from alpaca_operator.inputs import MissingInput
 from alpaca_operator.jobs import inputs, status
-from alpaca_operator.outcomes.verdict import Wish
+from alpaca_operator.outcomes.verdict import Desired
 from tests.api.minimal import MINIMAL
-from tests.operator.cases import DONE, ready, resource, seen, true
+from tests.operator.cases import DONE, observed, ready, resource, true
 from tests.operator.pods import at, ended, job
 
 Object = dict[str, Any]
@@ -161,8 +161,8 @@ def among(*jobs: SFTJob) -> Find:
     ],
 )
 def test_why_an_input_is_not_there(wanted, jobs, reason, message):
-    found, lack = inputs.gather(wanted, None, among(*jobs))
-    assert (found, lack) == ({}, Lack(reason, message))
+    found, missing = inputs.gather(wanted, None, among(*jobs))
+    assert (found, missing) == ({}, MissingInput(reason, message))
 
 
 @pytest.mark.parametrize(
@@ -189,7 +189,7 @@ def test_an_input_of_another_kind_says_what_to_name(kind, spec, message):
         for name, more in (("base", {}), ("poet", spec))
     )
     said = f"{message}; specs are immutable, so in a job of another name"
-    assert inputs.gather(wanted, None, among(maker)) == ({}, Lack(Reason.KIND_MISMATCH, said))
+    assert inputs.gather(wanted, None, among(maker)) == ({}, MissingInput(Reason.KIND_MISMATCH, said))
 
 
 def test_a_quantized_model_can_be_measured_and_its_broken_gate_is_told():
@@ -205,7 +205,7 @@ def test_a_quantized_model_can_be_measured_and_its_broken_gate_is_told():
     reads = KINDS["EvaluationJob"].model_validate(
         {"kind": "EvaluationJob", "metadata": {"name": "report"}, "spec": MINIMAL["EvaluationJob"] | spec}
     )
-    assert inputs.gather(reads, None, among(small))[1] == Lack(
+    assert inputs.gather(reads, None, among(small))[1] == MissingInput(
         Reason.PRODUCER_FAILED,
         "models[0].model.from names QuantizeJob small, which failed (GateFailed: stop rate 0.5, minStopRate 0.9): delete that job and "
         "create it anew, corrected, under the same name; this one then starts by itself",
@@ -214,7 +214,7 @@ def test_a_quantized_model_can_be_measured_and_its_broken_gate_is_told():
 
 def test_a_job_behind_a_circle_waits_and_is_not_part_of_it():
     knot = reader("base", model={"from": BASE}, merge=True)
-    assert inputs.gather(reader(), None, among(knot))[1] == Lack(
+    assert inputs.gather(reader(), None, among(knot))[1] == MissingInput(
         Reason.NOT_READY, "waits for SFTJob base (model.from) to complete"
     )
 
@@ -236,10 +236,10 @@ def test_a_job_without_from_asks_for_nothing():
 
 
 def test_a_line_that_tells_of_a_line_stays_a_line():
-    lack = inputs.gather(reader(), None, among(producer("Stalled Failed", "InvalidData", "long\n" * 1000)))[1]
-    assert lack is not None
-    assert len(lack.message) == LINE_LIMIT
-    assert "\n" not in lack.message
+    missing = inputs.gather(reader(), None, among(producer("Stalled Failed", "InvalidData", "long\n" * 1000)))[1]
+    assert missing is not None
+    assert len(missing.message) == LINE_LIMIT
+    assert "\n" not in missing.message
 
 
 class TestPinned:
@@ -270,9 +270,9 @@ class TestPinned:
         assert inputs.gather(reader(before=before), child, among(*jobs)) == ({"model": FOUND}, None)
 
     def test_what_only_the_workload_told_is_not_pinned(self):
-        told = {"resolvedInputs": {"model": {"uri": "pvc://models/base", "digest": "sha256:b"}}}
-        found, lack = inputs.gather(reader(before=told), None, among())
-        assert (found, lack and lack.reason) == ({}, Reason.NOT_FOUND)
+        recorded = {"resolvedInputs": {"model": {"uri": "pvc://models/base", "digest": "sha256:b"}}}
+        found, missing = inputs.gather(reader(before=recorded), None, among())
+        assert (found, missing and missing.reason) == ({}, Reason.NOT_FOUND)
 
     def test_an_annotation_that_somebody_spoilt_is_as_none(self):
         assert noted({ANNOTATION_INPUTS: "{"}) == {}
@@ -282,8 +282,8 @@ class TestPinned:
 
 
 class TestStatus:
-    NOT_FOUND = Lack(Reason.NOT_FOUND, "create it")
-    FAILED = Lack(Reason.PRODUCER_FAILED, "it failed")
+    NOT_FOUND = MissingInput(Reason.NOT_FOUND, "create it")
+    FAILED = MissingInput(Reason.PRODUCER_FAILED, "it failed")
 
     @staticmethod
     def inputs_ready(written: Object) -> tuple[str, str, str]:
@@ -291,41 +291,41 @@ class TestStatus:
         return found["status"], found["reason"], found["message"]
 
     def test_what_may_come_is_waited_for(self):
-        written = status.compute(reader(), seen(lack=self.NOT_FOUND), None)
+        written = status.compute(reader(), observed(missing=self.NOT_FOUND), None)
         assert (true(written), ready(written)["reason"]) == ({"Reconciling"}, "NotFound")
         assert self.inputs_ready(written) == ("False", "NotFound", "create it")
         assert "failure" not in written
 
     def test_what_a_person_must_mend_is_stuck_and_not_given_up(self):
-        written = status.compute(reader(), seen(lack=self.FAILED), None)
+        written = status.compute(reader(), observed(missing=self.FAILED), None)
         assert (true(written), ready(written)["reason"]) == ({"Stalled"}, "ProducerFailed")
         assert self.inputs_ready(written) == ("False", "ProducerFailed", "it failed")
         assert written["failure"] == {"class": "UserError", "reason": "ProducerFailed", "message": "it failed"}
         assert not status.is_final(written)
 
     def test_held_is_held_and_the_inputs_are_told_beside_it(self):
-        written = status.compute(reader(suspend=True), seen(lack=self.NOT_FOUND), None)
+        written = status.compute(reader(suspend=True), observed(missing=self.NOT_FOUND), None)
         assert (true(written), ready(written)["reason"]) == ({"Suspended"}, "Suspended")
         assert self.inputs_ready(written) == ("False", "NotFound", "create it")
 
     def test_nothing_is_made_meanwhile(self):
-        assert status.wish(reader(), seen(lack=self.NOT_FOUND)) is Wish.STAY
-        assert status.wish(reader(), seen(inputs={"model": FOUND})) is Wish.EXIST
+        assert status.desired(reader(), observed(missing=self.NOT_FOUND)) is Desired.UNCHANGED
+        assert status.desired(reader(), observed(inputs={"model": FOUND})) is Desired.PRESENT
 
     def test_inputs_are_told_from_the_start_on(self):
-        before_start = status.compute(reader(), seen(inputs={"model": FOUND}), None)
-        started = status.compute(reader(), seen(child=job(), inputs={"model": FOUND}), None)
+        before_start = status.compute(reader(), observed(inputs={"model": FOUND}), None)
+        started = status.compute(reader(), observed(child=job(), inputs={"model": FOUND}), None)
         assert "resolvedInputs" not in before_start, "what a refused start found is looked for anew at the next"
         assert started["resolvedInputs"] == TestPinned.TOLD["resolvedInputs"]
 
     def test_what_the_workload_read_joins_it(self):
-        before = status.compute(reader(), seen(child=job(), inputs={"model": FOUND}), None)
+        before = status.compute(reader(), observed(child=job(), inputs={"model": FOUND}), None)
         read = {
             "model": {"uri": "pvc://models/base", "digest": "sha256:b"},
             "dataset.train[0]": {"uri": "pvc://data/poems.jsonl", "digest": "sha256:d"},
         }
         word = DONE.model_copy(update={"resolved_inputs": read})
         written = status.compute(
-            reader(before=before), seen(ended(0, says=word), child=job(), inputs={"model": FOUND}), None
+            reader(before=before), observed(ended(0, says=word), child=job(), inputs={"model": FOUND}), None
         )
         assert written["resolvedInputs"] == read | {"model": {**read["model"], "producerUID": "uid-base"}}

@@ -13,7 +13,7 @@ from alpaca_operator.diagnosis.model import Refusal
 from alpaca_operator.jobs import status
 from alpaca_operator.outcomes import conditions
 from alpaca_operator.outcomes.conditions import Change
-from alpaca_operator.outcomes.verdict import Standing, Wish
+from alpaca_operator.outcomes.verdict import Desired, Standing
 from tests.operator.cases import (
     BAD_ROW,
     CHECKPOINT,
@@ -21,10 +21,10 @@ from tests.operator.cases import (
     STARTED,
     TRAINING,
     crashed,
+    observed,
+    prior,
     ready,
     resource,
-    seen,
-    told,
     true,
 )
 from tests.operator.pods import START, at, ended, job, pod, running, unplaced, waiting
@@ -41,7 +41,7 @@ def test_every_situation_has_exactly_one_standing():
 
 def test_a_refusal_of_the_child_itself_is_told():
     refusal = Refusal(Reason.NAME_CONFLICT, "its child's name is taken")
-    written = status.compute(resource(), seen(), refusal)
+    written = status.compute(resource(), observed(), refusal)
     assert (ready(written)["reason"], true(written)) == ("NameConflict", {"Stalled"})
     assert written["failure"] == {
         "class": "UserError",
@@ -51,14 +51,14 @@ def test_a_refusal_of_the_child_itself_is_told():
 
 
 class TestTheEndIsSticky:
-    BEFORE = status.compute(resource(), seen(ended(65, says=BAD_ROW), child=job()), None)
+    BEFORE = status.compute(resource(), observed(ended(65, says=BAD_ROW), child=job()), None)
 
     @pytest.mark.parametrize(
         "cluster",
         [
-            pytest.param(seen(), id="its Job is gone"),
-            pytest.param(seen(running(), child=job()), id="somebody made a Job of its name"),
-            pytest.param(seen(ended(0, says=DONE), child=job(condition="Complete")), id="a late pod ended well"),
+            pytest.param(observed(), id="its Job is gone"),
+            pytest.param(observed(running(), child=job()), id="somebody made a Job of its name"),
+            pytest.param(observed(ended(0, says=DONE), child=job(condition="Complete")), id="a late pod ended well"),
         ],
     )
     def test_whatever_becomes_of_the_children(self, cluster):
@@ -68,130 +68,142 @@ class TestTheEndIsSticky:
     def test_a_field_that_may_still_change_is_observed(self):
         """Without that kstatus would call the job in progress for ever."""
         given = resource({**self.BEFORE, "observedGeneration": 1}, ttlSecondsAfterFinished=60)
-        assert status.compute(given, seen(), None)["observedGeneration"] == 2
+        assert status.compute(given, observed(), None)["observedGeneration"] == 2
 
 
-class TestWish:
+class TestDesired:
     FAILED = TestTheEndIsSticky.BEFORE
-    GIVEN_UP = status.compute(resource(), seen(ended(137, reason="OOMKilled"), child=job()), None)
-    USED_UP = status.compute(resource(), seen(crashed("poet-sft-a", 10), child=job(spec={"backoffLimit": 0})), None)
+    GIVEN_UP = status.compute(resource(), observed(ended(137, reason="OOMKilled"), child=job()), None)
+    USED_UP = status.compute(resource(), observed(crashed("poet-sft-a", 10), child=job(spec={"backoffLimit": 0})), None)
     HUNG = status.compute(
-        resource(failurePolicy={"maxRestarts": 0}), seen(ended(72), child=job(spec={"backoffLimit": 0})), None
+        resource(failurePolicy={"maxRestarts": 0}), observed(ended(72), child=job(spec={"backoffLimit": 0})), None
     )
-    DONE = status.compute(resource(), seen(ended(0, says=DONE), child=job()), None)
+    DONE = status.compute(resource(), observed(ended(0, says=DONE), child=job()), None)
 
     @pytest.mark.parametrize(
-        ("given", "cluster", "wish"),
+        ("given", "cluster", "desired"),
         [
-            pytest.param(resource(), seen(), Wish.EXIST, id="new: a child is made"),
+            pytest.param(resource(), observed(), Desired.PRESENT, id="new: a child is made"),
             pytest.param(
-                resource(), seen(running(), child=job()), Wish.EXIST, id="running: the child stays what it should be"
+                resource(),
+                observed(running(), child=job()),
+                Desired.PRESENT,
+                id="running: the child stays what it should be",
             ),
-            pytest.param(resource(told(STARTED, "Running")), seen(), Wish.EXIST, id="a lost child is made again"),
-            pytest.param(resource(suspend=True), seen(running(), child=job()), Wish.GO, id="suspended: the child goes"),
+            pytest.param(
+                resource(prior(STARTED, "Running")), observed(), Desired.PRESENT, id="a lost child is made again"
+            ),
+            pytest.param(
+                resource(suspend=True), observed(running(), child=job()), Desired.ABSENT, id="suspended: the child goes"
+            ),
             pytest.param(
                 resource(suspend=True),
-                seen(ended(0), child=job()),
-                Wish.STAY,
+                observed(ended(0), child=job()),
+                Desired.UNCHANGED,
                 id="suspended in its last moment: the end is told first",
             ),
             pytest.param(
                 resource(going=True),
-                seen(running(), child=job()),
-                Wish.STAY,
+                observed(running(), child=job()),
+                Desired.UNCHANGED,
                 id="deleted: the garbage collector has it",
             ),
             pytest.param(
                 resource(),
-                seen(child=job(deletionTimestamp=at(1))),
-                Wish.STAY,
+                observed(child=job(deletionTimestamp=at(1))),
+                Desired.UNCHANGED,
                 id="nothing is made next to a child that is going",
             ),
             pytest.param(
                 resource(),
-                seen(running(of="uid-of-an-earlier-job")),
-                Wish.STAY,
+                observed(running(of="uid-of-an-earlier-job")),
+                Desired.UNCHANGED,
                 id="nothing is made next to a pod that still saves",
             ),
             pytest.param(
                 resource(),
-                seen(ended(137, reason="OOMKilled"), child=job()),
-                Wish.STAY,
+                observed(ended(137, reason="OOMKilled"), child=job()),
+                Desired.UNCHANGED,
                 id="given up, but the status does not tell yet",
             ),
             pytest.param(
                 resource(GIVEN_UP),
-                seen(child=job()),
-                Wish.END,
+                observed(child=job()),
+                Desired.STOPPED,
                 id="given up and told: the child must not start another pod",
             ),
             pytest.param(
                 resource(USED_UP),
-                seen(crashed("poet-sft-a", 10), child=job(spec={"backoffLimit": 0})),
-                Wish.STAY,
+                observed(crashed("poet-sft-a", 10), child=job(spec={"backoffLimit": 0})),
+                Desired.UNCHANGED,
                 id="its restarts are used up: the Job ends by itself",
             ),
             pytest.param(
                 resource(GIVEN_UP),
-                seen(
+                observed(
                     ended(137, reason="OOMKilled", status={"phase": "Running"}),
                     child=job(),
                 ),
-                Wish.STAY,
+                Desired.UNCHANGED,
                 id="given up and told, but the pod's phase is late: the Job would delete it, and its log",
             ),
             pytest.param(
                 resource(GIVEN_UP),
-                seen(child=job(condition="Failed")),
-                Wish.STAY,
+                observed(child=job(condition="Failed")),
+                Desired.UNCHANGED,
                 id="given up, and the child has ended",
             ),
-            pytest.param(resource(GIVEN_UP), seen(), Wish.STAY, id="given up, and the child is gone"),
-            pytest.param(resource(FAILED), seen(child=job()), Wish.STAY, id="the Job ends by itself at exit 65"),
+            pytest.param(resource(GIVEN_UP), observed(), Desired.UNCHANGED, id="given up, and the child is gone"),
+            pytest.param(
+                resource(FAILED), observed(child=job()), Desired.UNCHANGED, id="the Job ends by itself at exit 65"
+            ),
             pytest.param(
                 resource(HUNG, failurePolicy={"maxRestarts": 0}),
-                seen(ended(72), child=job(spec={"backoffLimit": 0})),
-                Wish.STAY,
+                observed(ended(72), child=job(spec={"backoffLimit": 0})),
+                Desired.UNCHANGED,
                 id="the Job ends by itself above its own limit",
             ),
             pytest.param(
                 resource(HUNG),
-                seen(ended(75), child=job(condition="FailureTarget", reason="DeadlineExceeded")),
-                Wish.STAY,
+                observed(ended(75), child=job(condition="FailureTarget", reason="DeadlineExceeded")),
+                Desired.UNCHANGED,
                 id="the Job is about to end",
             ),
             pytest.param(
-                resource(DONE), seen(child=job()), Wish.STAY, id="done: a child that has not noticed is left alone"
+                resource(DONE),
+                observed(child=job()),
+                Desired.UNCHANGED,
+                id="done: a child that has not noticed is left alone",
             ),
-            pytest.param(resource(DONE), seen(), Wish.STAY, id="done: a child removed is not made again"),
+            pytest.param(resource(DONE), observed(), Desired.UNCHANGED, id="done: a child removed is not made again"),
             pytest.param(
                 resource(DONE, ttlSecondsAfterFinished=39),
-                seen(child=job(condition="Complete"), after=98),
-                Wish.STAY,
+                observed(child=job(condition="Complete"), after=98),
+                Desired.UNCHANGED,
                 id="before its TTL",
             ),
             pytest.param(
                 resource(DONE, ttlSecondsAfterFinished=39),
-                seen(child=job(condition="Complete"), after=99),
-                Wish.GO,
+                observed(child=job(condition="Complete"), after=99),
+                Desired.ABSENT,
                 id="after its TTL",
             ),
             pytest.param(
                 resource(DONE, ttlSecondsAfterFinished=0),
-                seen(child=job(condition="Complete", deletionTimestamp=at(1))),
-                Wish.STAY,
+                observed(child=job(condition="Complete", deletionTimestamp=at(1))),
+                Desired.UNCHANGED,
                 id="after its TTL, and going already",
             ),
         ],
     )
-    def test_what_the_children_should_do(self, given, cluster, wish):
-        assert status.wish(given, cluster) is wish
+    def test_what_the_children_should_do(self, given, cluster, desired):
+        assert status.desired(given, cluster) is desired
 
 
 class TestProgress:
     def test_figures_are_shown_as_kubectl_needs_them(self):
-        told = TRAINING.model_copy(update={"epoch": 0.72, "learning_rate": 9e-5, "tokens_per_second": 812.4})
-        cluster = seen(running(), child=job(), progress=told, progress_at=START + timedelta(seconds=95))
+        scraped = TRAINING.model_copy(update={"epoch": 0.72, "learning_rate": 9e-5, "tokens_per_second": 812.4})
+        cluster = observed(running(), child=job(), progress=scraped, progress_at=START + timedelta(seconds=95))
         written = status.compute(resource(), cluster, None)
         assert written["progress"] == {
             "step": 1200,
@@ -211,35 +223,35 @@ class TestProgress:
         assert written["checkpoint"] == {"uri": CHECKPOINT.uri, "step": 40}
 
     def test_a_loss_that_is_no_number_is_said_and_not_written(self):
-        cluster = seen(running(), child=job(), progress=Progress(stage="Training", step=3, loss=float("nan")))
+        cluster = observed(running(), child=job(), progress=Progress(stage="Training", step=3, loss=float("nan")))
         written = status.compute(resource(), cluster, None)
         assert "loss" not in written["progress"]
         assert (written["progress"]["lossDisplay"], written["progress"]["display"]) == ("NaN", "3")
 
     def test_figures_alone_may_wait_and_a_change_of_state_may_not(self):
-        first = status.compute(resource(), seen(running(), child=job(), progress=TRAINING), None)
+        first = status.compute(resource(), observed(running(), child=job(), progress=TRAINING), None)
         further = TRAINING.model_copy(update={"step": 1201, "checkpoint": Checkpoint(uri="x", step=1200)})
-        second = status.compute(resource(first), seen(running(), child=job(), progress=further), None)
-        third = status.compute(resource(second), seen(ended(72), child=job()), None)
+        second = status.compute(resource(first), observed(running(), child=job(), progress=further), None)
+        third = status.compute(resource(second), observed(ended(72), child=job()), None)
         assert conditions.change(first, second, Status) is Change.PROGRESS
         assert conditions.change(second, third, Status) is Change.TRANSITION
 
     def test_what_the_api_server_adds_by_default_is_no_change(self):
-        written = status.compute(resource(), seen(), None)
+        written = status.compute(resource(), observed(), None)
         assert conditions.change({**written, "attempts": []}, written, Status) is Change.NOTHING
 
     def test_a_first_pod_alone_is_told_with_what_it_does_next(self):
-        written = status.compute(resource(), seen(child=job()), None)
+        written = status.compute(resource(), observed(child=job()), None)
         assert conditions.change(written, {**written, "startTime": "2026-11-24T10:00:00Z"}, Status) is Change.NOTHING
 
     def test_between_two_pods_the_figures_stay_and_the_eta_goes(self):
-        before = status.compute(resource(), seen(running(), child=job(), progress=TRAINING), None)
-        written = status.compute(resource(before), seen(ended(72), child=job()), None)
+        before = status.compute(resource(), observed(running(), child=job(), progress=TRAINING), None)
+        written = status.compute(resource(before), observed(ended(72), child=job()), None)
         assert written["progress"]["display"] == "1200/5000 24%"
         assert "eta" not in written["progress"]
 
     def test_what_a_pod_told_just_before_it_failed_promises_nothing(self):
-        written = status.compute(resource(), seen(ended(65, says=BAD_ROW), child=job(), progress=TRAINING), None)
+        written = status.compute(resource(), observed(ended(65, says=BAD_ROW), child=job(), progress=TRAINING), None)
         assert written["progress"]["display"] == "1200/5000 24%"
         assert not {"eta", "etaSeconds"} & written["progress"].keys()
 
@@ -247,8 +259,8 @@ class TestProgress:
 class TestTheResult:
     def test_all_of_it_comes_from_the_last_word(self):
         training = TRAINING.model_copy(update={"epoch": 0.72, "learning_rate": 9e-5})
-        before = status.compute(resource(), seen(running(), child=job(), progress=training), None)
-        written = status.compute(resource(before), seen(ended(0, says=DONE, finished=70), child=job()), None)
+        before = status.compute(resource(), observed(running(), child=job(), progress=training), None)
+        written = status.compute(resource(before), observed(ended(0, says=DONE, finished=70), child=job()), None)
         assert written["output"] == {
             "uri": "pvc://models/poet",
             "digest": "sha256:ab",
@@ -269,7 +281,7 @@ class TestTheResult:
 
     def test_a_failure_names_its_cause(self):
         said = BAD_ROW.model_copy(update={"rank": 0})
-        written = status.compute(resource(), seen(ended(65, says=said), child=job()), None)
+        written = status.compute(resource(), observed(ended(65, says=said), child=job()), None)
         assert written["failure"] == {
             "class": "DataError",
             "reason": "InvalidData",
@@ -280,7 +292,7 @@ class TestTheResult:
         }
 
     def test_behind_used_up_restarts_lies_the_cause_of_the_last(self):
-        cluster = seen(
+        cluster = observed(
             *(crashed(f"poet-sft-{n}", n) for n in range(4)),
             child=job(condition="Failed", reason="BackoffLimitExceeded"),
         )
@@ -288,14 +300,14 @@ class TestTheResult:
         assert (ready(written)["reason"], written["failure"]["reason"]) == ("RestartsExceeded", "WorkloadError")
 
     def test_what_the_deadline_ended_is_an_attempt_and_no_restart(self):
-        cluster = seen(ended(75), child=job(condition="FailureTarget", reason="DeadlineExceeded"))
+        cluster = observed(ended(75), child=job(condition="FailureTarget", reason="DeadlineExceeded"))
         written = status.compute(resource(activeDeadlineSeconds=60), cluster, None)
         assert ([one["pod"] for one in written["attempts"]], written["restarts"]["total"]) == (["poet-sft-a"], 0)
 
     def test_a_trouble_that_passed_is_forgotten(self):
-        before = status.compute(resource(), seen(waiting("ErrImagePull", "not found"), child=job()), None)
+        before = status.compute(resource(), observed(waiting("ErrImagePull", "not found"), child=job()), None)
         assert before["failure"]["reason"] == "ImageNotPullable"
-        assert "failure" not in status.compute(resource(before), seen(running(), child=job()), None)
+        assert "failure" not in status.compute(resource(before), observed(running(), child=job()), None)
 
 
 class TestInputsReady:
@@ -305,25 +317,27 @@ class TestInputsReady:
         return found["status"], found["reason"]
 
     def test_unknown_until_the_workload_has_read_them(self):
-        assert self.of(status.compute(resource(), seen(), None)) == ("Unknown", "Pending")
+        assert self.of(status.compute(resource(), observed(), None)) == ("Unknown", "Pending")
 
     def test_true_from_the_first_step_on_and_after_a_restart(self):
-        before = status.compute(resource(), seen(running(), child=job(), progress=TRAINING), None)
+        before = status.compute(resource(), observed(running(), child=job(), progress=TRAINING), None)
         assert self.of(before) == ("True", "Running")
-        assert self.of(status.compute(resource(before), seen(ended(72), child=job()), None)) == ("True", "Running")
+        assert self.of(status.compute(resource(before), observed(ended(72), child=job()), None)) == ("True", "Running")
 
     def test_false_for_a_claim_or_a_path_that_is_missing(self):
-        claim = status.compute(resource(), seen(unplaced('persistentvolumeclaim "data" not found'), child=job()), None)
+        claim = status.compute(
+            resource(), observed(unplaced('persistentvolumeclaim "data" not found'), child=job()), None
+        )
         missing = Termination(reason=Reason.INPUT_NOT_FOUND, exit_code=66, message="no model")
-        path = status.compute(resource(), seen(ended(66, says=missing), child=job()), None)
+        path = status.compute(resource(), observed(ended(66, says=missing), child=job()), None)
         assert (self.of(claim), self.of(path)) == (("False", "VolumeNotReady"), ("False", "InputNotFound"))
 
 
 class TestTimes:
     def test_a_condition_remembers_since_when_it_holds(self):
-        first = status.compute(resource(), seen(after=10), None)
-        second = status.compute(resource(first), seen(running(), child=job(), after=50), None)
-        third = status.compute(resource(second), seen(ended(0, says=DONE), child=job(), after=90), None)
+        first = status.compute(resource(), observed(after=10), None)
+        second = status.compute(resource(first), observed(running(), child=job(), after=50), None)
+        third = status.compute(resource(second), observed(ended(0, says=DONE), child=job(), after=90), None)
         since = [
             {one["type"]: one["lastTransitionTime"] for one in each["conditions"]} for each in (first, second, third)
         ]
@@ -331,23 +345,23 @@ class TestTimes:
         assert [each["Failed"] for each in since] == [at(10), at(10), at(10)]
 
     def test_it_starts_with_its_first_pod(self):
-        first = status.compute(resource(), seen(pod(made=5), child=job()), None)
-        second = status.compute(resource(first), seen(running("b", made=50), child=job()), None)
+        first = status.compute(resource(), observed(pod(made=5), child=job()), None)
+        second = status.compute(resource(first), observed(running("b", made=50), child=job()), None)
         assert (first["startTime"], second["startTime"]) == (at(5), at(5))
 
     def test_when_time_alone_changes_something(self):
-        done = status.compute(resource(), seen(ended(0, says=DONE, finished=60), child=job()), None)
+        done = status.compute(resource(), observed(ended(0, says=DONE, finished=60), child=job()), None)
         with_ttl = resource(done, ttlSecondsAfterFinished=100)
-        assert status.look_again(with_ttl, seen(child=job(), after=90)) == timedelta(seconds=70)
-        assert status.look_again(with_ttl, seen(after=90)) is None
-        assert status.look_again(resource(done), seen(child=job(), after=90)) is None
+        assert status.requeue_after(with_ttl, observed(child=job(), after=90)) == timedelta(seconds=70)
+        assert status.requeue_after(with_ttl, observed(after=90)) is None
+        assert status.requeue_after(resource(done), observed(child=job(), after=90)) is None
         stopping = running(metadata={"deletionTimestamp": at(600)})
-        assert status.look_again(resource(), seen(stopping, child=job(), after=100)) == timedelta(seconds=560)
-        assert status.look_again(resource(), seen(running(), child=job(), after=100)) is None
+        assert status.requeue_after(resource(), observed(stopping, child=job(), after=100)) == timedelta(seconds=560)
+        assert status.requeue_after(resource(), observed(running(), child=job(), after=100)) is None
 
 
 def test_a_status_fits_the_model_that_the_crd_is_made_from():
-    written = status.compute(resource(), seen(ended(65, says=BAD_ROW), child=job()), None)
+    written = status.compute(resource(), observed(ended(65, says=BAD_ROW), child=job()), None)
     assert conditions.dump(Status.model_validate(written)) == written
 
 
@@ -359,8 +373,8 @@ def test_what_a_suspended_pod_saved_last_is_where_it_goes_on() -> None:
         message="stopped",
         checkpoint=Checkpoint(uri="pvc://x/run-a/checkpoint-45", step=45),
     )
-    held = status.compute(resource(STARTED, suspend=True), seen(ended(75, says=saved), progress=TRAINING), None)
+    held = status.compute(resource(STARTED, suspend=True), observed(ended(75, says=saved), progress=TRAINING), None)
     assert held["checkpoint"] == {"uri": "pvc://x/run-a/checkpoint-45", "step": 45}
     assert ready(held)["message"] == "held by spec.suspend; set to false, it continues from the checkpoint at step 45"
-    later = status.compute(resource(held, suspend=True), seen(progress=TRAINING), None)
+    later = status.compute(resource(held, suspend=True), observed(progress=TRAINING), None)
     assert later["checkpoint"]["step"] == 45, "an older answer of /progress does not take it back"

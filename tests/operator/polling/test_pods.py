@@ -16,8 +16,8 @@ from alpaca_operator.cluster.queue import Queue
 from alpaca_operator.cluster.store import Key, Store
 from alpaca_operator.errors import ApiError, Unreachable
 from alpaca_operator.polling import pods as module
-from alpaca_operator.polling.answers import Board
-from alpaca_operator.polling.pods import Reader, last_progress, parse
+from alpaca_operator.polling.answers import ScrapeCache
+from alpaca_operator.polling.pods import Scraper, last_progress, parse
 from alpaca_operator.settings import Settings
 from tests.operator import build
 
@@ -66,10 +66,10 @@ class LogOnly:
 
     def __init__(self, log: bytes | None = LOG) -> None:
         self.log = log
-        self.asked = 0
+        self.target = 0
 
     async def text(self, path: str, **_: Any) -> bytes:
-        self.asked += 1
+        self.target += 1
         assert path == "/api/v1/namespaces/team/pods/poet-sft-x/log"
         if self.log is None:
             raise ApiError(403, "Forbidden", "no pods/log")
@@ -86,24 +86,24 @@ async def pod_that_answers(
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
-    question = replace(module.OF_JOBS, port=runner.addresses[0][1])
-    monkeypatch.setitem(module.QUESTIONS, "SFTJob", question)
+    endpoint = replace(module.JOB_ENDPOINT, port=runner.addresses[0][1])
+    monkeypatch.setitem(module.ENDPOINTS, "SFTJob", endpoint)
     try:
         yield
     finally:
         await runner.cleanup()
 
 
-def reader(kube: LogOnly) -> Reader:
+def scraper(kube: LogOnly) -> Scraper:
     store, queue = Store(), Queue[Key]()
     store.put(build.job())
     store.put(build.child("Pod", "poet-sft-x", status={"phase": "Running", "podIP": "127.0.0.1"}))
     settings = Settings(progress_via="Pod", progress_timeout_seconds=0.5, progress_seconds=0.01)
-    return Reader(settings, kube, store, queue, Board())  # type: ignore[arg-type]
+    return Scraper(settings, kube, store, queue, ScrapeCache())  # type: ignore[arg-type]
 
 
 @asynccontextmanager
-async def reading(found: Reader) -> AsyncIterator[None]:
+async def reading(found: Scraper) -> AsyncIterator[None]:
     task = asyncio.create_task(found.run())
     try:
         yield
@@ -116,10 +116,10 @@ async def test_a_pod_that_tells_its_progress_wakes_its_resource(monkeypatch: pyt
     async def answer(_: web.Request) -> web.Response:
         return web.Response(body=TOLD)
 
-    found = reader(LogOnly())
+    found = scraper(LogOnly())
     async with pod_that_answers(answer, monkeypatch), reading(found):
         assert await asyncio.wait_for(found.queue.get(), 20) == POET
-    latest = found.board.latest("uid-poet")
+    latest = found.scrapes.latest("uid-poet")
     assert latest is not None
     assert latest[0].step == 3
 
@@ -154,27 +154,27 @@ async def test_a_pod_that_fails_twice_is_read_from_its_log(
     handler: Callable[[web.Request], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kube = LogOnly()
-    found = reader(kube)
+    found = scraper(kube)
     async with pod_that_answers(handler, monkeypatch), reading(found):
         assert await asyncio.wait_for(found.queue.get(), 20) == POET
-    latest = found.board.latest("uid-poet")
+    latest = found.scrapes.latest("uid-poet")
     assert latest is not None
     assert latest[0].step == 7
-    assert kube.asked == 1
+    assert kube.target == 1
 
 
 async def test_a_pod_that_tells_nothing_at_all_leaves_the_last_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     kube = LogOnly(None)
-    found = reader(kube)
+    found = scraper(kube)
     async with pod_that_answers(broken, monkeypatch), reading(found):
         async with asyncio.timeout(20):
-            while kube.asked < 2:  # noqa: ASYNC110
+            while kube.target < 2:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
     assert len(found.queue) == 0
-    assert found.board.latest("uid-poet") is None
+    assert found.scrapes.latest("uid-poet") is None
 
 
 async def test_a_pod_without_an_address_is_no_error() -> None:
-    found = reader(LogOnly())
+    found = scraper(LogOnly())
     with pytest.raises(Unreachable, match="no address yet"):
-        await found._directly(None, build.child("Pod", "poet-sft-x"), module.OF_JOBS)  # type: ignore[arg-type]
+        await found._directly(None, build.child("Pod", "poet-sft-x"), module.JOB_ENDPOINT)  # type: ignore[arg-type]
