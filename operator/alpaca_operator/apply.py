@@ -9,7 +9,7 @@ from alpaca_operator import events
 from alpaca_operator.api import KINDS, Resource
 from alpaca_operator.api.status import Reason
 from alpaca_operator.cluster.kube import APIS, OPTIONAL, RESOURCES
-from alpaca_operator.cluster.objects import Object
+from alpaca_operator.cluster.objects import Object, controller_of
 from alpaca_operator.cluster.queue import Result
 from alpaca_operator.cluster.store import Key, key_of
 from alpaca_operator.diagnosis import refusals
@@ -145,14 +145,14 @@ async def _apply(resource: Resource, manifest: Manifest, world: World) -> Refusa
 
 
 def _is_ours(child: Object, resource: Resource) -> bool:
-    owners = child["metadata"].get("ownerReferences") or ()
-    return any(owner.get("controller") and owner["uid"] == resource.metadata.uid for owner in owners)
+    owner = controller_of(child)
+    return owner is not None and owner["uid"] == resource.metadata.uid
 
 
 def _is_predecessors(child: Object) -> bool:
     """The child of a deleted resource that had the same name: the garbage collector is about to delete it."""
-    owners = child["metadata"].get("ownerReferences") or ()
-    return any(owner.get("controller") and owner["kind"] in KINDS for owner in owners)
+    owner = controller_of(child)
+    return owner is not None and owner["kind"] in KINDS
 
 
 def _refused(error: ApiError, resource: Resource) -> Refusal:

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Protocol
 
 from alpaca_operator.api import Resource
 from alpaca_operator.api.base import Job, JobReference
 from alpaca_operator.api.contract import Progress
+from alpaca_operator.cluster.objects import Object, Pod
 from alpaca_operator.diagnosis.model import Refusal
 from alpaca_operator.lifecycle import LIFECYCLES
 from alpaca_operator.outcomes.observed import Observed, Sample
-
-Object = dict[str, Any]
 
 
 class World(Protocol):
@@ -48,7 +47,7 @@ class World(Protocol):
 
 def gather(resource: Resource, world: World) -> Observed:
     progress, read_at = world.progress(resource) or (None, None)
-    pods = sorted(world.pods(resource), key=lambda pod: str(pod["metadata"].get("creationTimestamp", "")))
+    pods = sorted(map(Pod, world.pods(resource)), key=lambda pod: pod.created_at)
     child = world.child(resource)
     inputs = LIFECYCLES[resource.kind].inputs(resource, child, lambda reference: world.named(reference, resource))
     return Observed(

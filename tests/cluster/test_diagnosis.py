@@ -13,6 +13,7 @@ from alpaca_operator import diagnosis
 from alpaca_operator.api import SFTJob
 from alpaca_operator.api.contract import LABEL_NAME
 from alpaca_operator.api.status import Reason
+from alpaca_operator.cluster.objects import Pod
 from alpaca_operator.diagnosis import model, refusals
 from alpaca_operator.plan import PLANNERS
 from alpaca_operator.plan.job import STOP_PATCH
@@ -154,7 +155,7 @@ def pods(bed: Bed, name: str) -> list[dict[str, Any]]:
 
 def told(bed: Bed, name: str) -> model.Diagnosis | None:
     found = pods(bed, name)
-    return diagnosis.diagnose(found[0], datetime.now(UTC)) if found else None
+    return diagnosis.diagnose(Pod(found[0]), datetime.now(UTC)) if found else None
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -166,13 +167,13 @@ def test_what_a_pod_of_a_real_node_is_told_to_have(jobs, name):
 def test_a_volume_that_cannot_be_mounted_is_told_after_a_while(jobs):
     def waits() -> datetime | None:
         found = pods(jobs, "unmounted")
-        return diagnosis.changes_at(found[0], datetime.now(UTC)) if found else None
+        return diagnosis.changes_at(Pod(found[0]), datetime.now(UTC)) if found else None
 
     moment = until(waits, "a pod on a node without its volumes", seconds=120)
     (pod,) = pods(jobs, "unmounted")
     name = pod["metadata"]["name"]
-    assert diagnosis.diagnose(pod, datetime.now(UTC)) is None
-    assert diagnosis.diagnose(pod, moment).message == (
+    assert diagnosis.diagnose(Pod(pod), datetime.now(UTC)) is None
+    assert diagnosis.diagnose(Pod(pod), moment).message == (
         f"a volume (or the network) of the pod is not ready on node node1 after 2 minutes: the events of kubectl describe pod -n diagnosis "
         f"{name} say which (pod {name})"
     )
@@ -216,7 +217,7 @@ def test_a_pod_that_was_stopped_is_followed_by_another(jobs, name, stop: Callabl
     def diagnosed() -> model.Diagnosis | None:
         # The pod goes as soon as the Job controller has seen its end; so does what it said.
         gone = [each for each in pods(jobs, name) if each["metadata"]["name"] == pod]
-        found = diagnosis.diagnose(gone[0], datetime.now(UTC)) if gone else None
+        found = diagnosis.diagnose(Pod(gone[0]), datetime.now(UTC)) if gone else None
         last.extend([found] if found and found.ended else [])
         return last[-1] if last else None
 

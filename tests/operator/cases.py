@@ -8,6 +8,7 @@ from typing import Any
 from alpaca_operator.api import SFTJob
 from alpaca_operator.api.contract import Checkpoint, Progress, Published, Termination
 from alpaca_operator.api.status import Reason
+from alpaca_operator.cluster.objects import Pod
 from alpaca_operator.outcomes.observed import Observed
 from tests.operator.pods import START, at, ended
 
@@ -67,7 +68,7 @@ def resource(
 
 
 def observed(*pods: dict[str, Any], child: dict[str, Any] | None = None, after: float = 100, **more: Any) -> Observed:
-    return Observed(now=START + timedelta(seconds=after), child=child, pods=pods, **more)
+    return Observed(now=START + timedelta(seconds=after), child=child, pods=tuple(map(Pod, pods)), **more)
 
 
 def ready(written: dict[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from alpaca_operator import observe
 from alpaca_operator.api.contract import Progress
 from alpaca_operator.api.status import Reason
+from alpaca_operator.cluster.objects import Pod
 from alpaca_operator.diagnosis.model import Refusal
 from alpaca_operator.inputs import MissingInput
 from alpaca_operator.outcomes.observed import Observed, Sample
@@ -48,7 +49,7 @@ def test_everything_is_seen_pods_oldest_first():
     assert observe.gather(sft_job(), World()) == Observed(
         now=START,
         child=CHILD,
-        pods=(OLD, NEW),
+        pods=(Pod(OLD), Pod(NEW)),
         progress=PROGRESS,
         progress_at=START,
         refusal=REFUSAL,

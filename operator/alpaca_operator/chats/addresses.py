@@ -58,4 +58,4 @@ def _node_port(service: Object, port: int) -> int | None:
 
 def _some_node(observed: Observed) -> str | None:
     """Any will do: one that has a pod."""
-    return next((host for pod in observed.pods if (host := pod.get("status", {}).get("hostIP"))), None)
+    return next((host for pod in observed.pods if (host := pod.host_ip)), None)

@@ -10,7 +10,7 @@ from alpaca_operator.api.serving import ServedModel, ServingStatus
 from alpaca_operator.api.status import ResolvedInput
 from alpaca_operator.chats.crash import crash
 from alpaca_operator.chats.updates import served_inputs
-from alpaca_operator.cluster.objects import Object
+from alpaca_operator.cluster.objects import Object, Pod, condition
 from alpaca_operator.diagnosis import diagnose
 from alpaca_operator.diagnosis.model import Diagnosis, Refusal
 from alpaca_operator.inputs import Inputs, short
@@ -25,9 +25,9 @@ class Case:
     observed: Observed
     refusal: Refusal | None
     before: ServingStatus
-    new: tuple[Object, ...]
+    new: tuple[Pod, ...]
     """Pods of the newest spec and model that are not on their way out."""
-    old: tuple[Object, ...]
+    old: tuple[Pod, ...]
     """Pods of an earlier one."""
     trouble: Diagnosis | None
     """Why a new pod does not answer."""
@@ -54,10 +54,7 @@ class Case:
     @property
     def deadline_exceeded(self) -> bool:
         """The Deployment controller has seen nothing become ready for longer than a pod may take."""
-        conditions: list[Object] = self.child.get("status", {}).get("conditions") or []
-        return any(
-            one.get("type") == "Progressing" and one.get("reason") == "ProgressDeadlineExceeded" for one in conditions
-        )
+        return condition(self.child, "Progressing").reason == "ProgressDeadlineExceeded"
 
     @property
     def hopeless(self) -> bool:
@@ -75,9 +72,9 @@ class Case:
 def case_of(chat: ChatDeployment, observed: Observed, refused: Refusal | None) -> Case:
     labels = (observed.child or {}).get("spec", {}).get("template", {}).get("metadata", {}).get("labels", {})
     revision = labels.get(LABEL_REVISION)
-    live = [pod for pod in observed.pods if _is_live(pod)]
-    new = tuple(pod for pod in live if pod["metadata"].get("labels", {}).get(LABEL_REVISION) == revision)
-    waiting = [pod for pod in new if not _is_ready(pod)]
+    live = [pod for pod in observed.pods if not pod.is_over and not pod.deletion_timestamp]
+    new = tuple(pod for pod in live if pod.labels.get(LABEL_REVISION) == revision)
+    waiting = [pod for pod in new if not pod.is_ready]
     troubles = (crash(pod, observed.now) or diagnose(pod, observed.now) for pod in waiting)
     return Case(
         chat=chat,
@@ -124,18 +121,8 @@ def is_unseen(child: Object) -> bool:
     return int(child.get("status", {}).get("observedGeneration", 0)) < int(child["metadata"].get("generation", 0))
 
 
-def _is_live(pod: Object) -> bool:
-    phase = pod.get("status", {}).get("phase")
-    return phase not in ("Succeeded", "Failed") and not pod["metadata"].get("deletionTimestamp")
-
-
-def _is_ready(pod: Object) -> bool:
-    conditions: list[Object] = pod.get("status", {}).get("conditions") or []
-    return any(one.get("type") == "Ready" and one.get("status") == "True" for one in conditions)
-
-
-def count_ready(pods: tuple[Object, ...]) -> int:
-    return sum(_is_ready(pod) for pod in pods)
+def count_ready(pods: tuple[Pod, ...]) -> int:
+    return sum(pod.is_ready for pod in pods)
 
 
 def _pods(count: int) -> str:

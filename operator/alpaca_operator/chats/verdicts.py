@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from alpaca_operator.api.status import Reason
 from alpaca_operator.chats.case import Case, count_ready, display, is_unseen
-from alpaca_operator.cluster.objects import child_condition
+from alpaca_operator.cluster.objects import true_condition
 from alpaca_operator.diagnosis.model import Refusal
 from alpaca_operator.diagnosis.refusals import refusal
 from alpaca_operator.diagnosis.text import one_line
@@ -36,8 +36,8 @@ def inputs_missing(case: Case) -> Verdict | None:
 
 def pods_refused(case: Case) -> Verdict | None:
     """A quota or a policy takes no pod: the Deployment controller passes on what it heard."""
-    failed = child_condition(case.child, "ReplicaFailure")
-    found = refusal(403, str(failed.get("message", "")), again="") if failed else None
+    failed = true_condition(case.child, "ReplicaFailure")
+    found = refusal(403, failed.message, again="") if failed else None
     if found is None:
         return None
     standing = Standing.WORKING if found.transient else Standing.STUCK
@@ -109,11 +109,10 @@ def too_late(case: Case) -> Verdict | None:
 
 
 def starting(case: Case) -> Verdict | None:
-    pod = next((pod for pod in case.new if pod.get("status", {}).get("phase") == "Running"), None)
+    pod = next((pod for pod in case.new if pod.phase == "Running"), None)
     if pod is None:
         return None
-    name, node = pod["metadata"]["name"], pod.get("spec", {}).get("nodeName", "")
-    return Verdict(Standing.WORKING, Reason.STARTING, f"pod {name} on node {node} loads the model")
+    return Verdict(Standing.WORKING, Reason.STARTING, f"pod {pod.name} on node {pod.node} loads the model")
 
 
 def pending(case: Case) -> Verdict:
@@ -156,7 +155,7 @@ def _while_serving(case: Case, message: str) -> str:
 
 def _too_late(case: Case) -> str:
     limit = case.chat.spec.startup_timeout_seconds
-    names = ", ".join(pod["metadata"]["name"] for pod in case.new) or "no pod"
+    names = ", ".join(pod.name for pod in case.new) or "no pod"
     return one_line(
         f"not ready within startupTimeoutSeconds ({limit} s): see kubectl logs -n {case.chat.metadata.namespace} of {names}, or raise it"
     )

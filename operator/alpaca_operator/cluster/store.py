@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from alpaca_operator.api import KINDS, Resource
 from alpaca_operator.api.contract import ANNOTATION_CONFIG, LABEL_KIND, LABEL_NAME, LABEL_UID
 from alpaca_operator.api.status import Status
-from alpaca_operator.cluster.objects import Object
+from alpaca_operator.cluster.objects import Object, Pod
 
 LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 POD_SPEC = ("nodeName", "volumes", "schedulingGates", "terminationGracePeriodSeconds")
@@ -81,7 +81,7 @@ class Store:
         owner = owner_of(obj)
         self._owned.setdefault(owner, set()).add(key)
         if key.kind == "Pod":
-            (self._running.add if is_running(trimmed) else self._running.discard)(key)
+            (self._running.add if Pod(trimmed).is_running else self._running.discard)(key)
         return self._resources.get(owner.uid)
 
     def remove(self, obj: Object) -> Key | None:
@@ -129,7 +129,7 @@ class Store:
         return key if key in self._objects else None
 
     def _remember(self, owner: Owner, pod: Object) -> None:
-        if not has_ended(pod):
+        if not has_ended(Pod(pod)):
             return
         departed = self._deleted_pods.setdefault(owner, OrderedDict())
         departed[pod["metadata"]["uid"]] = pod
@@ -212,10 +212,6 @@ def owner_of(obj: Object) -> Owner:
     return Owner(metadata["namespace"], metadata.get("labels", {}).get(LABEL_UID) or next(iter(owners), ""))
 
 
-def is_running(pod: Object) -> bool:
-    return pod.get("status", {}).get("phase") == "Running" and "deletionTimestamp" not in pod["metadata"]
-
-
 def producers(resource: Object) -> Iterator[Key]:
     """Every job that a ``from`` of the resource names. Found by its shape alone: what is no ``from`` wakes somebody for nothing."""
     yield from _named(resource.get("spec"), resource["metadata"]["namespace"])
@@ -233,12 +229,9 @@ def _named(part: Any, namespace: str) -> Iterator[Key]:
             yield from _named(each, namespace)
 
 
-def has_ended(pod: Object) -> bool:
+def has_ended(pod: Pod) -> bool:
     """A drained pod may be gone before its phase is written; its container has ended then."""
-    status = pod.get("status", {})
-    return status.get("phase") in ("Succeeded", "Failed") or any(
-        "terminated" in container.get("state", {}) for container in status.get("containerStatuses", ())
-    )
+    return pod.is_over or bool(pod.terminated)
 
 
 def trim(obj: Object) -> Object:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime
 
-from alpaca_operator.cluster.objects import Object, parse_time
+from alpaca_operator.cluster.objects import Pod, parse_time
 from alpaca_operator.diagnosis.ended import (
     anything_else,
     by_exit_code,
@@ -16,7 +16,7 @@ from alpaca_operator.diagnosis.ended import (
     out_of_memory,
 )
 from alpaca_operator.diagnosis.model import Diagnosis
-from alpaca_operator.diagnosis.pod import Pod, ended_at
+from alpaca_operator.diagnosis.pod import ExaminedPod, ended_at
 from alpaca_operator.diagnosis.text import one_line
 from alpaca_operator.diagnosis.waiting import (
     PATIENCE,
@@ -31,15 +31,15 @@ from alpaca_operator.diagnosis.waiting import (
 )
 
 
-def diagnose(pod: Object, now: datetime) -> Diagnosis | None:
+def diagnose(pod: Pod, now: datetime) -> Diagnosis | None:
     """The root cause, or None for a pod that runs, starts, or ended well."""
-    read = Pod(pod, now)
-    if read.status.get("phase") == "Succeeded":
+    read = ExaminedPod(pod.raw, now)
+    if pod.phase == "Succeeded":
         return None
     found = next((found for check in CHECKS if (found := check(read))), None)
     if found is None:
         return None
-    suffix = f"pod {read.name}" if found.exit_code is None else f"pod {read.name}, exit {found.exit_code}"
+    suffix = f"pod {pod.name}" if found.exit_code is None else f"pod {pod.name}, exit {found.exit_code}"
     return Diagnosis(
         failure_class=found.failure_class,
         reason=found.reason,
@@ -48,24 +48,24 @@ def diagnose(pod: Object, now: datetime) -> Diagnosis | None:
         exit_code=found.exit_code,
         rank=found.rank,
         termination=found.termination,
-        pod=read.name,
-        uid=str(pod["metadata"].get("uid", "")),
+        pod=pod.name,
+        uid=pod.uid,
         finished_at=ended_at(read) if found.ended else None,
     )
 
 
-def changes_at(pod: Object, now: datetime) -> datetime | None:
+def changes_at(pod: Pod, now: datetime) -> datetime | None:
     """When time alone will change the diagnosis, if nothing else does."""
-    read = Pod(pod, now)
-    if read.ended or read.status.get("phase") == "Succeeded":
+    read = ExaminedPod(pod.raw, now)
+    if read.ended or pod.phase == "Succeeded":
         return None
-    stopped, placed = pod["metadata"].get("deletionTimestamp"), waits_on_node_since(read)
+    stopped, placed = pod.deletion_timestamp, waits_on_node_since(read)
     moments = [parse_time(stopped) + SILENCE] if stopped else []
     moments += [placed + PATIENCE] if placed else []
     return min((moment for moment in moments if moment > now), default=None)
 
 
-CHECKS: tuple[Callable[[Pod], Diagnosis | None], ...] = (
+CHECKS: tuple[Callable[[ExaminedPod], Diagnosis | None], ...] = (
     disrupted,  # before the exit code: a pod killed on the way out ends with any
     evicted_by_its_own_limit,  # before the exit code: its containers were killed for it
     out_of_memory,  # before the signal that it came with

@@ -7,8 +7,8 @@ import signal
 from alpaca_operator.api.contract import ExitCode
 from alpaca_operator.api.status import FailureClass, Reason
 from alpaca_operator.diagnosis.model import Diagnosis
-from alpaca_operator.diagnosis.pod import Pod
-from alpaca_operator.diagnosis.text import last_line, one_line
+from alpaca_operator.diagnosis.pod import ExaminedPod
+from alpaca_operator.diagnosis.text import one_line
 
 DISRUPTIONS = {
     "EvictionByEvictionAPI": "evicted from node {node}, as when a node is drained",
@@ -20,15 +20,15 @@ DISRUPTIONS = {
 """By the reason of the pod's condition DisruptionTarget."""
 
 
-def disrupted(pod: Pod) -> Diagnosis | None:
+def disrupted(pod: ExaminedPod) -> Diagnosis | None:
     """Nobody's mistake, whatever the exit code: a pod killed on the way out may end with any."""
     condition = pod.condition("DisruptionTarget")
-    if not pod.ended or condition.get("status") != "True":
+    if not pod.ended or not condition.is_true:
         return None
-    what = DISRUPTIONS.get(str(condition.get("reason")), "ended by the cluster on node {node}")
+    what = DISRUPTIONS.get(condition.reason, "ended by the cluster on node {node}")
     what = what.format(node=pod.node or "unknown")
     reported = pod.status.get("message")
-    if reported and condition.get("reason") == "TerminationByKubelet":
+    if reported and condition.reason == "TerminationByKubelet":
         what += f": {one_line(str(reported)).rstrip('.')}"
     if "low on resource" in str(reported):
         what += "; set pod.resources.requests to what the job needs, so that it gets a node with room"
@@ -38,7 +38,7 @@ def disrupted(pod: Pod) -> Diagnosis | None:
     )
 
 
-def evicted_by_its_own_limit(pod: Pod) -> Diagnosis | None:
+def evicted_by_its_own_limit(pod: ExaminedPod) -> Diagnosis | None:
     """The kubelet evicts a pod that fills its disk limit without calling that a disruption."""
     if not pod.ended or pod.status.get("reason") != "Evicted":
         return None
@@ -51,11 +51,11 @@ def evicted_by_its_own_limit(pod: Pod) -> Diagnosis | None:
     )
 
 
-def out_of_memory(pod: Pod) -> Diagnosis | None:
+def out_of_memory(pod: ExaminedPod) -> Diagnosis | None:
     """Killed by the kernel; the workload had no chance of a last word."""
-    if not pod.ended or not pod.culprit or pod.culprit.get("reason") != "OOMKilled":
+    if not pod.ended or pod.culprit is None or pod.culprit.reason != "OOMKilled":
         return None
-    limit = pod.resources("limits").get("memory")
+    limit = pod.asks_for("limits").get("memory")
     message = (
         f"out of memory at the limit of {limit}: raise pod.resources.limits.memory (it includes /dev/shm), or make the batch smaller"
         if limit
@@ -76,14 +76,14 @@ EXITS: dict[int, tuple[FailureClass, Reason, str]] = {
 """What each exit code of the contract means where the workload left no words of its own."""
 
 
-def by_exit_code(pod: Pod) -> Diagnosis | None:
+def by_exit_code(pod: ExaminedPod) -> Diagnosis | None:
     """The workload's own last word, where its exit code is one of the contract's."""
     if not pod.ended or pod.exit_code not in EXITS or pod.culprit is None:
         return None
     failure_class, reason, default = EXITS[pod.exit_code]
     termination = pod.termination
     # What a workload that was stopped happened to log last is no reason for anything.
-    logged = "" if pod.exit_code == ExitCode.INTERRUPTED else last_line(str(pod.culprit.get("message", "")))
+    logged = "" if pod.exit_code == ExitCode.INTERRUPTED else pod.last_line
     text = termination.message if termination and termination.message else logged
     return Diagnosis(
         failure_class,
@@ -95,18 +95,18 @@ def by_exit_code(pod: Pod) -> Diagnosis | None:
     )
 
 
-def not_startable(pod: Pod) -> Diagnosis | None:
+def not_startable(pod: ExaminedPod) -> Diagnosis | None:
     """The image lacks what the container is to run: the runtime's 126, 127 and 128, or a Python without our modules."""
     if not pod.ended or pod.culprit is None:
         return None
-    reported = last_line(str(pod.culprit.get("message", ""))) or "its command does not start"
+    reported = pod.last_line or "its command does not start"
     if pod.exit_code not in (126, 127, 128) and "No module named 'workloads" not in reported:
         return None
     message = f"{reported}: pod.image must be one of this project's images, or built from one"
     return Diagnosis("UserError", Reason.CONTAINER_NOT_CREATED, message, exit_code=pod.exit_code)
 
 
-def by_signal(pod: Pod) -> Diagnosis | None:
+def by_signal(pod: ExaminedPod) -> Diagnosis | None:
     """128 + n is what a container's exit becomes when signal n kills it."""
     if not pod.ended or pod.exit_code is None or pod.exit_code - 128 not in [*signal.Signals]:
         return None
@@ -118,11 +118,11 @@ def by_signal(pod: Pod) -> Diagnosis | None:
     return Diagnosis("Internal", Reason.WORKLOAD_ERROR, f"ended by {name}: {remedy}", exit_code=pod.exit_code)
 
 
-def anything_else(pod: Pod) -> Diagnosis | None:
+def anything_else(pod: ExaminedPod) -> Diagnosis | None:
     """Failed with an exit code that means nothing to us, or with none at all."""
     if not pod.ended:
         return None
-    reported = last_line(str((pod.culprit or {}).get("message", ""))) or one_line(str(pod.status.get("message", "")))
+    reported = pod.last_line or one_line(str(pod.status.get("message", "")))
     where = f"see kubectl logs -n {pod.namespace} {pod.name}"
     message = f"{reported}: {where}" if reported else f"the workload failed without a word: {where}"
     return Diagnosis("Internal", Reason.WORKLOAD_ERROR, message, exit_code=pod.exit_code)

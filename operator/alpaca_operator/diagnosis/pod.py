@@ -4,86 +4,61 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 
 from pydantic import ValidationError
 
 from alpaca_operator.api.contract import CONTAINER, ENGINE_CONTAINER, NEVER_RETRIED, ExitCode, Termination
-from alpaca_operator.cluster.objects import Object
+from alpaca_operator.cluster.objects import ContainerStatus, Pod, Terminated, Waiting
+from alpaca_operator.diagnosis.text import last_line
 
 
-@dataclass(frozen=True, slots=True)
-class Pod:
-    """A pod as the checks read it."""
+@dataclass(frozen=True)
+class ExaminedPod(Pod):
+    """A pod as the checks read it, at a moment."""
 
-    raw: Object
     now: datetime
-    ended: bool = field(init=False)
-    culprit: Object | None = field(init=False)
-    """The terminated state of the container that is to blame."""
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "culprit", root_cause(self._terminated()))
-        # The phase follows seconds after the container; an evicted pod may be gone before it does.
-        ours = next((one for one in self.containers() if one.get("name") == CONTAINER), {})
-        dead = ((ours.get("state") or {}).get("terminated") or {}).get("exitCode", 0) != 0
-        object.__setattr__(self, "ended", self.status.get("phase") == "Failed" or dead)
+    @cached_property
+    def culprit(self) -> Terminated | None:
+        """How the container ended that is to blame."""
+        return root_cause(
+            [one.terminated for one in self.all_containers if one.terminated and one.terminated.exit_code]
+        )
 
-    @property
-    def name(self) -> str:
-        return str(self.raw["metadata"]["name"])
-
-    @property
-    def namespace(self) -> str:
-        return str(self.raw["metadata"].get("namespace", "default"))
-
-    @property
-    def node(self) -> str:
-        return str(self.raw.get("spec", {}).get("nodeName", ""))
-
-    @property
-    def status(self) -> Object:
-        found: Object = self.raw.get("status") or {}
-        return found
+    @cached_property
+    def ended(self) -> bool:
+        """The phase follows seconds after the container; an evicted pod may be gone before it does."""
+        ours = next((one for one in self.all_containers if one.name == CONTAINER), None)
+        return self.phase == "Failed" or bool(ours and ours.terminated and ours.terminated.exit_code)
 
     @property
     def exit_code(self) -> int | None:
-        return self.culprit.get("exitCode") if self.culprit else None
+        return self.culprit.exit_code if self.culprit else None
 
     @property
     def termination(self) -> Termination | None:
-        return parse_termination(self.culprit.get("message")) if self.culprit else None
+        return parse_termination(self.culprit.message) if self.culprit else None
 
-    def condition(self, kind: str) -> Object:
-        conditions: list[Object] = self.status.get("conditions") or []
-        return next((one for one in conditions if one.get("type") == kind), {})
+    @property
+    def last_line(self) -> str:
+        """Of what the container printed that is to blame."""
+        return last_line(self.culprit.message) if self.culprit else ""
 
-    def resources(self, kind: str) -> dict[str, str]:
+    def asks_for(self, kind: str) -> dict[str, str]:
         """Limits or requests of the workload's container."""
-        containers: list[Object] = self.raw.get("spec", {}).get("containers") or []
-        ours = next((one for one in containers if one.get("name") in (CONTAINER, ENGINE_CONTAINER)), {})
-        return {name: str(value) for name, value in ((ours.get("resources") or {}).get(kind) or {}).items()}
+        return self.resources(kind, CONTAINER, ENGINE_CONTAINER)
 
-    def containers(self) -> list[Object]:
-        found: list[Object] = [*(self.status.get("initContainerStatuses") or [])]
-        return [*found, *(self.status.get("containerStatuses") or [])]
-
-    def waiting(self) -> Iterable[tuple[Object, str, str]]:
-        """(container status, reason, message) of each container that the kubelet has not started."""
-        for container in self.containers():
-            waiting = (container.get("state") or {}).get("waiting") or {}
-            if waiting.get("reason"):
-                yield container, str(waiting["reason"]), str(waiting.get("message", ""))
-
-    def _terminated(self) -> list[Object]:
-        states = [(container.get("state") or {}).get("terminated") for container in self.containers()]
-        return [state for state in states if state and state.get("exitCode")]
+    def waiting(self) -> Iterable[tuple[ContainerStatus, Waiting]]:
+        """Each container that the kubelet has not started, for a reason."""
+        return ((one, one.waiting) for one in self.all_containers if one.waiting and one.waiting.reason)
 
 
-def root_cause(states: list[Object]) -> Object | None:
+def root_cause(states: list[Terminated]) -> Terminated | None:
     """Of several terminated containers the one whose exit says most, then the earliest: the others are collateral."""
-    return min(states, key=lambda state: (_vagueness(state), str(state.get("finishedAt") or "~")), default=None)
+    return min(states, key=lambda state: (_vagueness(state), state.finished_at or "~"), default=None)
 
 
 def parse_termination(text: str | None) -> Termination | None:
@@ -94,16 +69,15 @@ def parse_termination(text: str | None) -> Termination | None:
         return None
 
 
-def ended_at(pod: Pod) -> str | None:
+def ended_at(pod: ExaminedPod) -> str | None:
     """When its container ended; of a pod that vanished with its node, when that was noticed."""
-    stamp = (pod.culprit or {}).get("finishedAt") or pod.condition("DisruptionTarget").get("lastTransitionTime")
-    return str(stamp) if stamp else None
+    return (pod.culprit and pod.culprit.finished_at) or pod.condition("DisruptionTarget").last_transition_time or None
 
 
-def _vagueness(state: Object) -> int:
+def _vagueness(state: Terminated) -> int:
     """0 for a cause that names itself, up to 3 for a peer that only lost its connection or was told to stop."""
-    code = state.get("exitCode")
-    if state.get("reason") == "OOMKilled" or code in NEVER_RETRIED or code == ExitCode.HUNG:
+    code = state.exit_code
+    if state.reason == "OOMKilled" or code in NEVER_RETRIED or code == ExitCode.HUNG:
         return 0
     if code == ExitCode.INTERNAL:
         return 1

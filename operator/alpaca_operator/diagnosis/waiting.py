@@ -6,9 +6,9 @@ import re
 from datetime import datetime, timedelta
 
 from alpaca_operator.api.status import Reason
-from alpaca_operator.cluster.objects import Object, parse_time
+from alpaca_operator.cluster.objects import parse_time
 from alpaca_operator.diagnosis.model import Diagnosis
-from alpaca_operator.diagnosis.pod import Pod
+from alpaca_operator.diagnosis.pod import ExaminedPod
 from alpaca_operator.diagnosis.text import one_line
 
 SILENCE = timedelta(seconds=60)
@@ -17,9 +17,9 @@ PATIENCE = timedelta(minutes=2)
 """Volumes are attached and mounted well within this; a pull of the image comes after them and is not counted."""
 
 
-def silent_node(pod: Pod) -> Diagnosis | None:
+def silent_node(pod: ExaminedPod) -> Diagnosis | None:
     """A pod that should be gone: its node is lost, and no other pod is made while this one might still write."""
-    if not (stamp := pod.raw["metadata"].get("deletionTimestamp")):
+    if not (stamp := pod.deletion_timestamp):
         return None
     if pod.now < parse_time(stamp) + SILENCE or not pod.node:
         return None
@@ -41,7 +41,7 @@ CLAIM_PROBLEMS = (
 )
 
 
-def volume_not_ready(pod: Pod) -> Diagnosis | None:
+def volume_not_ready(pod: ExaminedPod) -> Diagnosis | None:
     """The scheduler says so before any node is considered."""
     reported = _not_scheduled(pod)
     if missing := CLAIM_MISSING.search(reported):
@@ -52,14 +52,14 @@ def volume_not_ready(pod: Pod) -> Diagnosis | None:
             f"PersistentVolumeClaim {deleted['claim']} is being deleted: make it anew, or name another claim in pvc://"
         )
     elif any(problem in reported for problem in CLAIM_PROBLEMS):
-        claims = ", ".join(_claims(pod))
+        claims = ", ".join(pod.claims)
         message = f"a volume is not ready ({one_line(reported).split('. ')[0]}): see kubectl describe pvc -n {pod.namespace} for {claims}"
     else:
         return None
     return Diagnosis("UserError", Reason.VOLUME_NOT_READY, message, ended=False)
 
 
-def not_mounted(pod: Pod) -> Diagnosis | None:
+def not_mounted(pod: ExaminedPod) -> Diagnosis | None:
     """On a node, but without volumes or network for too long: why, the kubelet tells in Events of the pod alone."""
     since = waits_on_node_since(pod)
     if since is None or pod.now < since + PATIENCE:
@@ -80,12 +80,12 @@ SCHEDULING_REMEDIES = (
 )
 
 
-def unschedulable(pod: Pod) -> Diagnosis | None:
+def unschedulable(pod: ExaminedPod) -> Diagnosis | None:
     """No node fits; the message names what was asked for, since that is what can be changed."""
     reported = _not_scheduled(pod)
     if not reported:
         return None
-    wanted = pod.resources("limits") | pod.resources("requests")
+    wanted = pod.asks_for("limits") | pod.asks_for("requests")
     asked = ", ".join(f"{name}: {value}" for name, value in sorted(wanted.items())) or "no resources"
     remedies = [remedy for word, remedy in SCHEDULING_REMEDIES if word in reported] or ["see kubectl get nodes"]
     # What follows is about preemption: numbers that change with every other pod.
@@ -120,14 +120,14 @@ PULL_CAUSES = (
 and each change would be a write."""
 
 
-def unpullable(pod: Pod) -> Diagnosis | None:
-    for container, reason, message in pod.waiting():
-        if reason in PULL_REASONS:
-            reported = f"{reason} {message.replace(str(container.get('image')), '')}"
+def unpullable(pod: ExaminedPod) -> Diagnosis | None:
+    for container, waiting in pod.waiting():
+        if waiting.reason in PULL_REASONS:
+            reported = f"{waiting.reason} {waiting.message.replace(str(container.image), '')}"
             cause = next(
                 (text for pattern, text in PULL_CAUSES if re.search(pattern, reported)), "see kubectl describe pod"
             )
-            text = f"image {container.get('image')} cannot be pulled: {cause}"
+            text = f"image {container.image} cannot be pulled: {cause}"
             return Diagnosis("UserError", Reason.IMAGE_NOT_PULLABLE, text, ended=False)
     return None
 
@@ -135,38 +135,33 @@ def unpullable(pod: Pod) -> Diagnosis | None:
 CREATE_REASONS = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError", "PreCreateHookError")
 
 
-def not_created(pod: Pod) -> Diagnosis | None:
+def not_created(pod: ExaminedPod) -> Diagnosis | None:
     """A Secret, a key or a user is missing; the kubelet tries again until it is there."""
-    for _, reason, message in pod.waiting():
-        if reason in CREATE_REASONS:
-            reported = one_line(message) or reason
+    for _, waiting in pod.waiting():
+        if waiting.reason in CREATE_REASONS:
+            reported = one_line(waiting.message) or waiting.reason
             text = f"the container cannot be made: {reported}: {_creation_remedy(reported, pod)}"
             return Diagnosis("UserError", Reason.CONTAINER_NOT_CREATED, text, ended=False)
     return None
 
 
-def _not_scheduled(pod: Pod) -> str:
+def _not_scheduled(pod: ExaminedPod) -> str:
     """What the scheduler says of a pod that it cannot place. A pod held by a scheduling gate only waits its turn."""
     condition = pod.condition("PodScheduled")
-    if pod.ended or condition.get("status") != "False" or condition.get("reason") != "Unschedulable":
+    if pod.ended or condition.status != "False" or condition.reason != "Unschedulable":
         return ""
-    return str(condition.get("message", "")) or "the scheduler gave no reason"
+    return condition.message or "the scheduler gave no reason"
 
 
-def waits_on_node_since(pod: Pod) -> datetime | None:
+def waits_on_node_since(pod: ExaminedPod) -> datetime | None:
     """Since when a pod that is on a node has waited for its volumes and its network."""
     placed, ready = pod.condition("PodScheduled"), pod.condition("PodReadyToStartContainers")
-    if pod.ended or placed.get("status") != "True" or ready.get("status") != "False":
+    if pod.ended or not placed.is_true or ready.status != "False":
         return None
-    return parse_time(str(placed["lastTransitionTime"]))
+    return parse_time(placed.last_transition_time)
 
 
-def _claims(pod: Pod) -> list[str]:
-    volumes: list[Object] = pod.raw.get("spec", {}).get("volumes") or []
-    return [str(one["persistentVolumeClaim"]["claimName"]) for one in volumes if "persistentVolumeClaim" in one]
-
-
-def _creation_remedy(reported: str, pod: Pod) -> str:
+def _creation_remedy(reported: str, pod: ExaminedPod) -> str:
     if found := re.search(r'(secret|configmap) "([^"]+)" not found', reported):
         return (
             f"create it: kubectl create {found[1]} {'generic ' * (found[1] == 'secret')}{found[2]} -n {pod.namespace}"

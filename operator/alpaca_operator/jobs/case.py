@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from alpaca_operator.api.base import Job
 from alpaca_operator.api.contract import Termination
 from alpaca_operator.api.status import CheckpointStatus, Condition, Reason, Restarts, Status
-from alpaca_operator.cluster.objects import Object, child_condition
+from alpaca_operator.cluster.objects import Object, ObjectCondition, Pod, true_condition
 from alpaca_operator.diagnosis import diagnose
 from alpaca_operator.diagnosis.model import Diagnosis, Refusal
 from alpaca_operator.diagnosis.pod import parse_termination
@@ -31,7 +31,7 @@ class Case:
     """Attempts of the present child that failed, oldest first."""
     unrecorded: tuple[Diagnosis, ...]
     """Those of them that the status does not know yet."""
-    live: Object | None
+    live: Pod | None
     """The newest pod that has not ended."""
     trouble: Diagnosis | None
     """What the live pod waits for."""
@@ -78,7 +78,7 @@ def case_of(resource: Job, observed: Observed, refusal: Refusal | None) -> Case:
     uid = (observed.child or {}).get("metadata", {}).get("uid")
     diagnosed = [(pod, diagnose(pod, observed.now)) for pod in observed.pods]
     # A pod of a deleted child, or one that was suspended away, stopped because we asked: no failure.
-    mine = [found for pod, found in diagnosed if found and found.ended and uid and _owner(pod) == uid]
+    mine = [found for pod, found in diagnosed if found and found.ended and uid and pod.controller_uid == uid]
     ended = [] if resource.spec.suspend else sorted(mine, key=lambda found: found.finished_at or "")
     unrecorded = tuple(found for found in ended if not _known(before, found))
     running = [(pod, found) for pod, found in diagnosed if _is_live(pod, found)]
@@ -110,9 +110,11 @@ def leftovers(observed: Observed) -> list[str]:
     """What must be gone before a child is made: a child that is being deleted, pods of an earlier one."""
     child = (observed.child or {}).get("metadata", {})
     pods = [
-        pod for pod in observed.pods if _is_live(pod, diagnose(pod, observed.now)) and _owner(pod) != child.get("uid")
+        pod
+        for pod in observed.pods
+        if _is_live(pod, diagnose(pod, observed.now)) and pod.controller_uid != child.get("uid")
     ]
-    names = [f"pod {pod['metadata']['name']}" for pod in pods]
+    names = [f"pod {pod.name}" for pod in pods]
     if child.get("deletionTimestamp"):
         names.append(f"Job {child['name']}")
     return names
@@ -159,32 +161,24 @@ def _known(before: Status, found: Diagnosis) -> bool:
 # --- Reading ---------------------------------------------------------------------------------------------------------
 
 
-def _owner(pod: Object) -> str | None:
-    owners: list[Object] = pod["metadata"].get("ownerReferences") or []
-    return next((str(owner["uid"]) for owner in owners if owner.get("controller")), None)
+def _is_live(pod: Pod, found: Diagnosis | None) -> bool:
+    return not pod.is_over and not (found and found.ended)
 
 
-def _is_live(pod: Object, found: Diagnosis | None) -> bool:
-    return pod.get("status", {}).get("phase") not in ("Succeeded", "Failed") and not (found and found.ended)
-
-
-def giving_up(child: Object | None, reason: str) -> Object | None:
+def giving_up(child: Object | None, reason: str) -> ObjectCondition | None:
     """The condition that the child has failed, or will have once its pods have stopped, for this reason."""
-    found = child_condition(child, "Failed") or child_condition(child, "FailureTarget")
-    return found if found and found.get("reason") == reason else None
+    found = true_condition(child, "Failed") or true_condition(child, "FailureTarget")
+    return found if found and found.reason == reason else None
 
 
-def termination_of(pod: Object | None) -> Termination | None:
-    states = [
-        (one.get("state") or {}).get("terminated")
-        for one in ((pod or {}).get("status", {}).get("containerStatuses") or [])
-    ]
-    terminations = [parse_termination(state.get("message")) for state in states if state]
-    return next((termination for termination in terminations if termination), None)
+def termination_of(pod: Pod | None) -> Termination | None:
+    """What its workload said last."""
+    words = (parse_termination(one.message) for one in (pod.terminated if pod else ()))
+    return next((word for word in words if word), None)
 
 
-def pod_that_succeeded(observed: Observed) -> Object | None:
-    return next((pod for pod in observed.pods if pod.get("status", {}).get("phase") == "Succeeded"), None)
+def pod_that_succeeded(observed: Observed) -> Pod | None:
+    return next((pod for pod in observed.pods if pod.phase == "Succeeded"), None)
 
 
 def ready_reason(status: Status) -> str | None:

@@ -19,7 +19,7 @@ from alpaca_operator.api.status import (
     ResolvedInput,
     Status,
 )
-from alpaca_operator.cluster.objects import child_condition, parse_time
+from alpaca_operator.cluster.objects import Pod, parse_time, true_condition
 from alpaca_operator.diagnosis import changes_at, diagnose
 from alpaca_operator.diagnosis.model import Diagnosis, Refusal
 from alpaca_operator.jobs import figures
@@ -147,17 +147,17 @@ def _desired_after_the_end(resource: Job, observed: Observed) -> Desired:
     by_itself = (
         (failure is not None and failure.exit_code in NEVER_RETRIED)
         or out_of_restarts(observed.child, case_of(resource, observed, None).ended)
-        or child_condition(observed.child, "FailureTarget")
+        or true_condition(observed.child, "FailureTarget")
     )
-    finished = child_condition(observed.child, "Complete") or child_condition(observed.child, "Failed")
+    finished = true_condition(observed.child, "Complete") or true_condition(observed.child, "Failed")
     # A pod whose container has ended and whose phase has not: ended now, the Job would delete it with its log.
     dying = any(_ends(pod, observed.now) for pod in observed.pods)
     return Desired.UNCHANGED if finished or by_itself or dying or failure is None else Desired.STOPPED
 
 
-def _ends(pod: dict[str, Any], now: datetime) -> bool:
+def _ends(pod: Pod, now: datetime) -> bool:
     found = diagnose(pod, now)
-    return found is not None and found.ended and pod.get("status", {}).get("phase") not in ("Failed", "Succeeded")
+    return found is not None and found.ended and not pod.is_over
 
 
 def _ttl_end(resource: Job) -> datetime | None:
@@ -265,7 +265,7 @@ def _output(termination: Termination | None) -> OutputStatus | None:
 
 def _first_pod_made(observed: Observed) -> str | None:
     return min(
-        (pod["metadata"]["creationTimestamp"] for pod in observed.pods if pod["metadata"].get("creationTimestamp")),
+        (pod.created_at for pod in observed.pods if pod.created_at),
         default=None,
     )
 

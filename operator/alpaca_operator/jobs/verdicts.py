@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from alpaca_operator.api.contract import KUEUE_PREFIX
 from alpaca_operator.api.status import Reason
-from alpaca_operator.cluster.objects import Object, child_condition
+from alpaca_operator.cluster.objects import Pod, true_condition
 from alpaca_operator.diagnosis.model import Diagnosis, Refusal
 from alpaca_operator.jobs.case import (
     DEADLINE,
@@ -25,7 +25,7 @@ from alpaca_operator.outcomes.verdict import Standing, Verdict
 def succeeded(case: Case) -> Verdict | None:
     """A pod that ended well settles it, also when its child was deleted in the same moment: the output is published."""
     done = pod_that_succeeded(case.observed)
-    complete = child_condition(case.child, "Complete")
+    complete = true_condition(case.child, "Complete")
     if done is None and complete is None:
         return None
     output = case.resource.spec.output.uri
@@ -70,7 +70,7 @@ def deadline_passed(case: Case) -> Verdict | None:
         return None
     limit = case.resource.spec.active_deadline_seconds
     if case.live is not None:
-        name = case.live["metadata"]["name"]
+        name = case.live.name
         message = (
             f"still running after activeDeadlineSeconds ({limit} s): pod {name} stops, a running step is saved first"
         )
@@ -79,20 +79,20 @@ def deadline_passed(case: Case) -> Verdict | None:
         f"still running after activeDeadlineSeconds ({limit} s): a job of another name with a longer one and the same "
         f"output {case.resumption}"
     )
-    at = failed.get("lastTransitionTime")
+    at = failed.last_transition_time
     return _failed(case, Reason.DEADLINE_EXCEEDED, message, Refusal(Reason.DEADLINE_EXCEEDED, message), at)
 
 
 def child_failed(case: Case) -> Verdict | None:
     """The Job controller gave up."""
-    failed = child_condition(case.child, "Failed")
+    failed = true_condition(case.child, "Failed")
     if failed is None:
         return None
-    at = failed.get("lastTransitionTime")
+    at = failed.last_transition_time
     if case.last is None:
-        message = f"its Job failed and left no pod to ask ({failed.get('reason')}: {failed.get('message', '')})"
+        message = f"its Job failed and left no pod to ask ({failed.reason}: {failed.message})"
         return _failed(case, Reason.WORKLOAD_ERROR, message, Diagnosis("Internal", Reason.WORKLOAD_ERROR, message), at)
-    if failed.get("reason") == "BackoffLimitExceeded":
+    if failed.reason == "BackoffLimitExceeded":
         return _gave_up(case, case.last, at)
     return _failed(case, case.last.reason, case.last.message, case.last, at)
 
@@ -109,7 +109,7 @@ def suspended(case: Case) -> Verdict | None:
     if not case.resource.spec.suspend:
         return None
     if case.child is not None or case.live is not None:
-        who = f"pod {case.live['metadata']['name']} " if case.live else "its Job "
+        who = f"pod {case.live.name} " if case.live else "its Job "
         return Verdict(
             Standing.WORKING, Reason.STOPPING, f"spec.suspend is true: {who}stops, a running step is saved first"
         )
@@ -180,17 +180,17 @@ def pod_troubled(case: Case) -> Verdict | None:
 
 
 def pod_stops(case: Case) -> Verdict | None:
-    if case.live is None or not case.live["metadata"].get("deletionTimestamp"):
+    if case.live is None or not case.live.deletion_timestamp:
         return None
-    name = case.live["metadata"]["name"]
+    name = case.live.name
     return Verdict(Standing.WORKING, Reason.STOPPING, f"pod {name} was told to stop; a running step is saved first")
 
 
 def pod_runs(case: Case) -> Verdict | None:
     """Running from the first step on; what comes before is starting, and says so."""
-    if case.live is None or case.live.get("status", {}).get("phase") != "Running":
+    if case.live is None or case.live.phase != "Running":
         return None
-    pod, node = case.live["metadata"]["name"], case.live.get("spec", {}).get("nodeName", "")
+    pod, node = case.live.name, case.live.node
     progress = case.observed.progress
     if progress is None:
         steps = ready_reason(case.before) == Reason.RUNNING
@@ -249,12 +249,8 @@ def _failed(case: Case, reason: Reason, message: str, cause: Diagnosis | Refusal
     return Verdict(Standing.FAILED, reason, message, cause, ended_at=ended)
 
 
-def _finished(pod: Object | None) -> str | None:
-    states = [
-        (one.get("state") or {}).get("terminated")
-        for one in ((pod or {}).get("status", {}).get("containerStatuses") or [])
-    ]
-    return max((str(state["finishedAt"]) for state in states if state and state.get("finishedAt")), default=None)
+def _finished(pod: Pod | None) -> str | None:
+    return max((one.finished_at for one in (pod.terminated if pod else ()) if one.finished_at), default=None)
 
 
 def _times(count: int, what: str) -> str:

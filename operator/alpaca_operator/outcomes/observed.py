@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from alpaca_operator.api.contract import Progress
-from alpaca_operator.cluster.objects import Object
+from alpaca_operator.cluster.objects import Object, Pod
 from alpaca_operator.diagnosis.model import Refusal
 from alpaca_operator.inputs import HeldUpdate, Inputs, MissingInput
 
@@ -39,7 +39,7 @@ class Observed:
 
     now: datetime
     child: Object | None = None
-    pods: tuple[Object, ...] = ()
+    pods: tuple[Pod, ...] = ()
     """Oldest first."""
     progress: Progress | None = None
     """What the running pod last told."""

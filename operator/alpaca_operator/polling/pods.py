@@ -19,7 +19,7 @@ from alpaca_operator.api.contract import API_PORT, CONTAINER, PROGRESS_LIMIT, PR
 from alpaca_operator.chats import traffic
 from alpaca_operator.cluster import kube as kubernetes
 from alpaca_operator.cluster.kube import PODS, Kube, error_text, read_capped
-from alpaca_operator.cluster.objects import Object
+from alpaca_operator.cluster.objects import Object, Pod
 from alpaca_operator.cluster.queue import Queue
 from alpaca_operator.cluster.store import Key, Store
 from alpaca_operator.errors import ApiError, Unreachable
@@ -119,7 +119,7 @@ class Scraper:
             self.queue.add(key)
 
     async def _directly(self, session: aiohttp.ClientSession, pod: Object, endpoint: Endpoint) -> bytes:
-        address = pod.get("status", {}).get("podIP", "")
+        address = Pod(pod).ip
         if not address:
             raise Unreachable("the pod has no address yet")
         host = f"[{address}]" if ":" in address else address

@@ -13,6 +13,7 @@ from alpaca_operator.api.contract import LABEL_REVISION, Termination
 from alpaca_operator.api.serving import ServingStatus
 from alpaca_operator.api.status import Reason, ResolvedInput
 from alpaca_operator.chats import status
+from alpaca_operator.cluster.objects import Pod
 from alpaca_operator.diagnosis.model import Refusal
 from alpaca_operator.inputs import HeldUpdate, MissingInput
 from alpaca_operator.outcomes.conditions import Change, change
@@ -116,7 +117,7 @@ def observed(*pods: Object, child: Object | None = None, inputs: Object | None =
     return Observed(
         now=START + timedelta(seconds=100),
         child=child,
-        pods=pods,
+        pods=tuple(map(Pod, pods)),
         inputs={"model": NEW} if inputs is None else inputs,
         other_children=(SERVICE,) if child else (),
         **more,
@@ -415,7 +416,7 @@ class TestWhatIsDesired:
 class TestWhereItIsReached:
     def url(self, service: Object, **spec: Any) -> tuple[str, str]:
         cluster = Observed(
-            now=START, child=deployment(), pods=(pod(),), inputs={"model": NEW}, other_children=(service,)
+            now=START, child=deployment(), pods=(Pod(pod()),), inputs={"model": NEW}, other_children=(service,)
         )
         written = status.compute(chat(**spec), cluster, None)
         return written["url"], written["apiUrl"]
@@ -442,7 +443,7 @@ class TestWhereItIsReached:
 
     def test_an_api_elsewhere_is_where_it_is(self):
         spec = {"model": None, "engine": "External", "endpoint": {"url": "https://api.example.org/v1"}}
-        cluster = Observed(now=START, child=deployment(), pods=(pod(),), other_children=(SERVICE,))
+        cluster = Observed(now=START, child=deployment(), pods=(Pod(pod()),), other_children=(SERVICE,))
         given = ChatDeployment.model_validate(
             {
                 "kind": "ChatDeployment",

@@ -11,6 +11,7 @@ from alpaca_operator import diagnosis
 from alpaca_operator.api.contract import CONTAINER, Termination
 from alpaca_operator.api.status import Reason
 from alpaca_operator.cluster import objects
+from alpaca_operator.cluster.objects import Pod, Terminated
 from alpaca_operator.diagnosis import diagnose
 from alpaca_operator.diagnosis.pod import root_cause
 from tests.operator.pods import START, at, ended, placed, pod, running, unplaced, waiting
@@ -39,25 +40,25 @@ def word(reason: Reason, code: int, message: str, **more) -> Termination:
     ],
 )
 def test_a_pod_without_trouble(healthy):
-    assert diagnose(healthy, LONG_AFTER) is None
+    assert diagnose(Pod(healthy), LONG_AFTER) is None
 
 
 def test_a_pod_is_known_to_have_ended_by_its_container_before_its_phase_says_so():
     broken = ended(65, says=word(Reason.INVALID_DATA, 65, "row 7"))
     broken["status"]["phase"] = "Running"
-    found = diagnose(broken, START)
+    found = diagnose(Pod(broken), START)
     assert (found.ended, found.message) == (True, "row 7 (pod poet-sft-a, exit 65)")
 
 
 def test_a_sidecar_that_failed_does_not_end_a_pod_that_still_trains():
     busy = running()
     busy["status"]["containerStatuses"].append({"name": "proxy", "state": {"terminated": {"exitCode": 1}}})
-    assert diagnose(busy, START) is None
+    assert diagnose(Pod(busy), START) is None
 
 
 def test_the_root_cause_is_the_most_telling_exit_and_then_the_earliest():
-    def state(code: int, finished: float) -> dict:
-        return {"exitCode": code, "finishedAt": at(finished)}
+    def state(code: int, finished: float) -> Terminated:
+        return Terminated(code, finished_at=at(finished))
 
     collateral, first, second = state(1, 3), state(65, 5), state(65, 4)
     assert root_cause([collateral, first, second]) == second
@@ -69,12 +70,12 @@ def test_the_workload_is_to_blame_before_a_sidecar_that_only_lost_it():
     broken = ended(65, says=word(Reason.INVALID_DATA, 65, "row 7"), finished=60)
     sidecar = {"name": "proxy", "state": {"terminated": {"exitCode": 1, "finishedAt": at(59)}}}
     broken["status"]["containerStatuses"].insert(0, sidecar)
-    assert diagnose(broken, START).message == "row 7 (pod poet-sft-a, exit 65)"
+    assert diagnose(Pod(broken), START).message == "row 7 (pod poet-sft-a, exit 65)"
 
 
 def test_the_last_word_is_kept_whole():
     said = word(Reason.LOSS_DIVERGED, 64, "NaN", step=31, metrics={"loss": float("nan")}, rank=1)
-    found = diagnose(ended(64, says=said), START)
+    found = diagnose(Pod(ended(64, says=said)), START)
     assert found.termination.step == 31
     assert found.termination.metrics == {"loss": None}
     assert found.rank == 1
@@ -100,7 +101,7 @@ def test_the_contract_of_a_last_word_is_what_the_pods_above_say():
     ],
 )
 def test_when_time_alone_changes_a_diagnosis(waits, then):
-    assert diagnosis.changes_at(waits, START) == (objects.parse_time(then) if then else None)
+    assert diagnosis.changes_at(Pod(waits), START) == (objects.parse_time(then) if then else None)
     if then:
-        assert diagnose(waits, objects.parse_time(then)) != diagnose(waits, START)
-        assert diagnosis.changes_at(waits, objects.parse_time(then)) is None
+        assert diagnose(Pod(waits), objects.parse_time(then)) != diagnose(Pod(waits), START)
+        assert diagnosis.changes_at(Pod(waits), objects.parse_time(then)) is None

@@ -8,6 +8,7 @@ import pytest
 
 from alpaca_operator.api.contract import Termination
 from alpaca_operator.api.status import Reason
+from alpaca_operator.cluster.objects import Pod
 from alpaca_operator.diagnosis import diagnose
 from tests.operator.pods import START, at, ended, pod
 
@@ -270,7 +271,7 @@ ENDED = [
 
 @pytest.mark.parametrize(("broken", "known", "message"), ENDED)
 def test_a_pod_that_ended(broken, known, message):
-    found = diagnose(broken, LONG_AFTER)
+    found = diagnose(Pod(broken), LONG_AFTER)
     assert found.message == message
     assert (found.failure_class, found.reason, found.exit_code, found.retried) == known
     assert found.ended

@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import pytest
 
+from alpaca_operator.cluster.objects import Pod
 from alpaca_operator.diagnosis import diagnose
 from tests.operator.pods import START, at, placed, running, unplaced, waiting
 
@@ -143,7 +144,7 @@ PENDING = [
 
 @pytest.mark.parametrize(("stuck", "known", "message"), PENDING)
 def test_a_pod_that_waits(stuck, known, message):
-    found = diagnose(stuck, LONG_AFTER)
+    found = diagnose(Pod(stuck), LONG_AFTER)
     assert found.message == message
     assert (found.failure_class, found.reason) == known
     assert not found.ended
