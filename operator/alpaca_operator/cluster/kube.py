@@ -7,6 +7,7 @@ are not used: they refuse fields that a newer server adds. Nor is its retry logi
 from __future__ import annotations
 
 import asyncio
+import builtins
 import json
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -118,15 +119,33 @@ class Kube:
         metadata_only: bool = False,
     ) -> AsyncIterator[Object]:
         """All objects, page by page. Each gets the ``kind`` that the server leaves out in lists."""
+        async for page in self._pages(api, namespace, labels, fields, metadata_only):
+            for item in page["items"]:
+                yield item
+
+    async def snapshot(
+        self, api: APIResource, namespace: str | None, *, labels: str = "", metadata_only: bool = False
+    ) -> tuple[str, builtins.list[Object]]:
+        """All objects, and the resourceVersion at which they were so: what is newer the LIST could not show."""
+        version, found = "", []
+        async for page in self._pages(api, namespace, labels, "", metadata_only):
+            version = str(page["metadata"].get("resourceVersion", ""))
+            found += page["items"]
+        return version, found
+
+    async def _pages(
+        self, api: APIResource, namespace: str | None, labels: str, fields: str, metadata_only: bool
+    ) -> AsyncIterator[Object]:
         query = {"limit": str(PAGE), "labelSelector": labels, "fieldSelector": fields, "continue": ""}
         while True:
             present = {name: value for name, value in query.items() if value}
             page = await self.call(
                 "GET", api.path(namespace), query=present, accept=METADATA_ONLY if metadata_only else JSON
             )
-            for item in page.get("items") or []:
+            page["items"] = page.get("items") or []
+            for item in page["items"]:
                 item["kind"], item["apiVersion"] = api.kind, api.api_version
-                yield item
+            yield page
             query["continue"] = page["metadata"].get("continue", "")
             if not query["continue"]:
                 return

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from alpaca_operator import metrics
@@ -15,7 +16,7 @@ from alpaca_operator.api import KINDS
 from alpaca_operator.cluster.kube import OPTIONAL, WATCHED, APIResource, Kube
 from alpaca_operator.cluster.objects import Object
 from alpaca_operator.cluster.queue import Queue
-from alpaca_operator.cluster.store import Key, Store, key_of, version
+from alpaca_operator.cluster.store import Key, Store, is_newer, key_of, version
 from alpaca_operator.cluster.watches import MANAGED_SELECTOR
 from alpaca_operator.errors import ApiError, Unreachable
 from alpaca_operator.settings import Settings
@@ -80,21 +81,19 @@ class Resync:
             log.error("the watches of %s have missed changes in %d passes: /healthz fails", self.stalled, STALLED_AFTER)
 
     async def _check(self, api: APIResource, namespace: str | None) -> int:
-        """How much the watch of ``api`` had missed. Ghosts are judged only if they were known before the LIST began."""
-        before = {
-            key: version(self._raw(key)) for key in self.store.keys(api.kind) if namespace in (None, key.namespace)
-        }
-        listed = {
-            key_of(obj): obj async for obj in self.kube.list(api, namespace, labels=_labels(api), metadata_only=True)
-        }
-        if not (self._stale(listed) or before.keys() - listed.keys()):
+        """How much the watch of ``api`` had missed. What is newer than the LIST the LIST says nothing of."""
+        before = {key: version(known) for key, known in self._known(api, namespace)}
+        at, found = await self.kube.snapshot(api, namespace, labels=_labels(api), metadata_only=True)
+        listed = {key_of(obj): obj for obj in found}
+
+        def ghosts_now() -> list[Object]:
+            absent = [(key, known) for key, known in self._known(api, namespace) if key not in listed]
+            return [known for key, known in absent if _was_before(version(known), at, before.get(key))]
+
+        if not (self._stale(listed) or ghosts_now()):
             return 0
         await asyncio.sleep(self.catch_up_seconds)
-        ghosts = [
-            known
-            for key in before.keys() - listed.keys()
-            if (known := self.store.raw(key)) and version(known) == before[key]
-        ]
+        ghosts = ghosts_now()
         for ghost in ghosts:
             metrics.RESYNC_REPAIRS.labels(api.kind, "ghost").inc()
             self._enqueue(self.store.remove(ghost))
@@ -111,17 +110,18 @@ class Resync:
         return len(ghosts) + repaired
 
     def _stale(self, listed: dict[Key, Object]) -> list[Key]:
+        """What is missing here, or older than the LIST shows it."""
         return [
             key
             for key, obj in listed.items()
             if not self.store.is_deleted(obj)
-            and ((known := self.store.raw(key)) is None or version(known) < version(obj))
+            and ((known := self.store.raw(key)) is None or is_newer(version(obj), version(known)))
         ]
 
-    def _raw(self, key: Key) -> Object:
-        found = self.store.raw(key)
-        assert found is not None  # keys() lists what raw() has, and nothing waits in between
-        return found
+    def _known(self, api: APIResource, namespace: str | None) -> Iterator[tuple[Key, Object]]:
+        for key in self.store.keys(api.kind):
+            if namespace in (None, key.namespace) and (known := self.store.raw(key)):
+                yield key, known
 
     def _enqueue(self, key: Key | None) -> None:
         if key is not None:
@@ -132,3 +132,10 @@ class Resync:
 
 def _labels(api: APIResource) -> str:
     return "" if api.kind in KINDS else MANAGED_SELECTOR
+
+
+def _was_before(known: str, listed_at: str, before: str | None) -> bool:
+    """Whether a state is one that the LIST would have shown. Where versions cannot be ordered: one that was known before it began."""
+    if known.isdecimal() and listed_at.isdecimal():
+        return not is_newer(known, listed_at)
+    return known == before

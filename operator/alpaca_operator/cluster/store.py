@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from alpaca_operator.api import KINDS, Resource
 from alpaca_operator.api.contract import ANNOTATION_CONFIG, LABEL_KIND, LABEL_NAME, LABEL_UID
 from alpaca_operator.api.status import Status
-from alpaca_operator.cluster.objects import Object, Pod
+from alpaca_operator.cluster.objects import Object, Pod, controller_of
 
 LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 POD_SPEC = ("nodeName", "volumes", "schedulingGates", "terminationGracePeriodSeconds")
@@ -67,7 +67,7 @@ class Store:
             return None
         known = self._objects.get(key)
         if known is not None:
-            if version(known) >= version(obj):
+            if not is_newer(version(obj), version(known)):
                 return None
             if known["metadata"]["uid"] != metadata["uid"]:
                 self.remove(known)
@@ -110,7 +110,7 @@ class Store:
             del self._owned[owner]
         self._running.discard(key)
         if key.kind == "Pod" and owner.uid in self._resources:
-            self._remember(owner, trim(obj) if version(obj) > version(known) else known)
+            self._remember(owner, trim(obj) if is_newer(version(obj), version(known)) else known)
         return self._resources.get(owner.uid) or self._successor(known)
 
     def replace(self, kind: str, namespace: str, uid: str, found: list[Object]) -> None:
@@ -200,16 +200,26 @@ def key_of(obj: Object) -> Key:
     return Key(obj["kind"], obj["metadata"]["namespace"], obj["metadata"]["name"])
 
 
-def version(obj: Object) -> int:
-    """Orders the states of an object: a resourceVersion is a number that grows (KEP-5504, and etcd always)."""
-    return int(obj["metadata"]["resourceVersion"])
+def version(obj: Object) -> str:
+    return str(obj["metadata"]["resourceVersion"])
+
+
+def is_newer(one: str, other: str) -> bool:
+    """Orders the states of an object by their resourceVersion. Kubernetes says of its own that they are decimal numbers that grow; of
+    an API server that has others nothing is known but that another state is another."""
+    if one.isdecimal() and other.isdecimal():
+        return int(one) > int(other)
+    return one != other
 
 
 def owner_of(obj: Object) -> Owner:
-    """Whom a child belongs to, by the label that every child and pod of ours has; a child that lost it, by its owner."""
+    """Whom an object belongs to. A child says so in its owner reference, which the API server and its garbage collector go by: a label
+    is easily copied. Pods are two steps away from us, and not all that is between is watched; they go by the label of their template."""
     metadata = obj["metadata"]
-    owners = [owner["uid"] for owner in metadata.get("ownerReferences") or () if owner["kind"] in KINDS]
-    return Owner(metadata["namespace"], metadata.get("labels", {}).get(LABEL_UID) or next(iter(owners), ""))
+    if obj["kind"] == "Pod":
+        return Owner(metadata["namespace"], (metadata.get("labels") or {}).get(LABEL_UID, ""))
+    owner = controller_of(obj)
+    return Owner(metadata["namespace"], owner["uid"] if owner and owner["kind"] in KINDS else "")
 
 
 def producers(resource: Object) -> Iterator[Key]:

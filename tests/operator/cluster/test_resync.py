@@ -24,11 +24,16 @@ class Cluster:
     def __init__(self, *objects: Object) -> None:
         self.objects = {(obj["kind"], obj["metadata"]["name"]): obj for obj in objects}
         self.read: list[str] = []
+        self.version = ""
+        """At which everything is as it is listed; empty is now."""
 
     async def list(self, api: APIResource, namespace: str | None, **_: Any) -> AsyncIterator[Object]:
         for (kind, _name), obj in list(self.objects.items()):
             if kind == api.kind and namespace in (None, obj["metadata"]["namespace"]):
                 yield obj
+
+    async def snapshot(self, api: APIResource, namespace: str | None, **_: Any) -> tuple[str, list[Object]]:
+        return self.version or build.next_version(), [obj async for obj in self.list(api, namespace)]
 
     async def get(self, api: APIResource, _namespace: str, name: str) -> Object | None:
         self.read.append(name)
@@ -68,6 +73,42 @@ async def test_a_ghost_is_removed_and_its_resource_looked_at() -> None:
     assert resource is not None
     assert found.store.children(resource) == []
     assert await found.queue.get() == POET
+
+
+async def test_what_is_newer_than_the_list_is_no_ghost() -> None:
+    cluster = Cluster(build.job())
+    cluster.version = build.next_version()
+    found = resync(cluster)
+    await found.list_all()
+    found.store.put(build.child("Job", "poet-sft"))  # the watch is ahead of the LIST
+    await found.check_all()
+    assert Key("Job", "team", "poet-sft") in found.store.keys("Job")
+
+
+@pytest.mark.parametrize(
+    ("version", "kept"),
+    [
+        pytest.param("a", False, id="known before the LIST and not in it"),
+        pytest.param("b", True, id="written while it was made"),
+    ],
+)
+async def test_versions_that_are_no_numbers_are_not_ordered(version: str, kept: bool) -> None:
+    cluster = Cluster(build.job())
+    found = resync(cluster)
+    await found.list_all()
+    child = build.child("Job", "poet-sft", metadata={"resourceVersion": "a"})
+    found.store.put(child)
+    listed = cluster.list
+
+    async def meanwhile(api: APIResource, namespace: str | None, **more: Any) -> AsyncIterator[Object]:
+        if api.kind == "Job":
+            found.store.put({**child, "metadata": {**child["metadata"], "resourceVersion": version}})
+        async for obj in listed(api, namespace, **more):
+            yield obj
+
+    cluster.list = meanwhile  # type: ignore[method-assign]
+    await found.check_all()
+    assert (Key("Job", "team", "poet-sft") in found.store.keys("Job")) is kept
 
 
 async def test_what_was_missed_is_read() -> None:

@@ -49,6 +49,22 @@ def test_a_child_that_comes_before_its_resource_is_found_by_it() -> None:
     assert pods(store) == ["poet-sft-x"]
 
 
+@pytest.mark.parametrize(
+    ("changes", "is_a_child"),
+    [
+        pytest.param({}, True, id="owned"),
+        pytest.param({"ownerReferences": []}, False, id="only labelled, as a copy is"),
+        pytest.param({"labels": {}}, True, id="owned, and its label was taken away"),
+    ],
+)
+def test_a_child_is_known_by_its_owner_reference(store: Store, changes: dict[str, Any], is_a_child: bool) -> None:
+    store.put(build.job())
+    store.put(build.child("Job", "poet-sft", metadata=changes))
+    resource = store.resource(POET)
+    assert resource is not None
+    assert bool(store.children(resource)) is is_a_child
+
+
 def test_a_label_cannot_claim_a_resource_of_another_namespace(store: Store) -> None:
     store.put(build.child("Pod", "forged", namespace="elsewhere"))
     assert pods(store) == []
@@ -141,7 +157,7 @@ def test_a_live_list_takes_away_what_is_not_in_it(store: Store) -> None:
 
 def test_the_end_of_its_predecessors_child_wakes_a_resource_that_waits_for_the_name(store: Store) -> None:
     labels = {LABEL_UID: "uid-of-an-earlier-one", LABEL_KIND: "SFTJob", LABEL_NAME: "poet"}
-    left = build.child("Job", "poet-sft", uid="uid-left", metadata={"labels": labels})
+    left = build.child("Job", "poet-sft", uid="uid-left", of="uid-of-an-earlier-one", metadata={"labels": labels})
     assert store.put(left) is None
     assert store.remove(left) == POET
 
