@@ -13,9 +13,9 @@ from alpaca_operator.cluster.objects import Object, controller_of
 from alpaca_operator.cluster.queue import Result
 from alpaca_operator.cluster.store import Key, key_of
 from alpaca_operator.diagnosis import refusals
-from alpaca_operator.diagnosis.model import Refusal
 from alpaca_operator.errors import ApiError
-from alpaca_operator.lifecycle import status_of
+from alpaca_operator.exits import Exit, Refused
+from alpaca_operator.lifecycle import LIFECYCLES
 from alpaca_operator.outcomes import conditions
 from alpaca_operator.outcomes.conditions import Change
 from alpaca_operator.plan import Manifest, Plan, keep
@@ -28,7 +28,7 @@ CREATED_ONCE = frozenset({"Job", "JobSet"})
 log = logging.getLogger(__name__)
 
 
-async def converge(resource: Resource, plan: Plan, world: World) -> Refusal | None:
+async def converge(resource: Resource, plan: Plan, world: World) -> Exit | None:
     """Makes what is missing, and mends and removes what is kept. The first refusal ends it, and is returned: the status has to tell."""
     for manifest in plan.manifests:
         make = _create_once if manifest["kind"] in CREATED_ONCE else _apply
@@ -65,7 +65,7 @@ async def update_status(resource: Resource, after: dict[str, Any], world: World)
     if current is None:
         return Result.never
     before = current.get("status") or {}
-    change = conditions.change(before, after, status_of(resource))
+    change = conditions.change(before, after, LIFECYCLES[key.kind].status)
     if change is Change.NOTHING:
         if world.completions_recorded.get(key) != resource.metadata.uid and (
             note := events.of_completion(before, world.now())
@@ -90,7 +90,7 @@ async def _tell(resource: Resource, note: events.Note, status: dict[str, Any], w
         world.completions_recorded[key_for(resource)] = resource.metadata.uid or ""
 
 
-async def _create_once(resource: Resource, manifest: Manifest, world: World) -> Refusal | None:
+async def _create_once(resource: Resource, manifest: Manifest, world: World) -> Exit | None:
     """Children are made once and never updated: queueing systems and the Job controller write to them. ``drift`` is the exception."""
     api, live = APIS[manifest["kind"]], world.store.raw(key_of(manifest))
     if live is None or not _is_ours(live, resource):
@@ -113,7 +113,7 @@ async def _create_once(resource: Resource, manifest: Manifest, world: World) -> 
     return None
 
 
-async def _apply(resource: Resource, manifest: Manifest, world: World) -> Refusal | None:
+async def _apply(resource: Resource, manifest: Manifest, world: World) -> Exit | None:
     """Applied only where that changes something: nothing is written while nothing happens."""
     api, metadata, wanted = APIS[manifest["kind"]], manifest["metadata"], keep.with_digest(manifest)
     live = world.store.raw(key_of(manifest))
@@ -136,7 +136,7 @@ async def _apply(resource: Resource, manifest: Manifest, world: World) -> Refusa
         world.store.put(await world.kube.apply(api, wanted))
     except ApiError as error:
         if api in OPTIONAL and error.status == 404:
-            return Refusal(
+            return Refused(
                 Reason.ROUTE_NOT_SUPPORTED,
                 f"the cluster has no {api.kind} of {api.group}/{api.version}: install the Gateway API, or remove httpRoute",
             )
@@ -155,7 +155,7 @@ def _is_predecessors(child: Object) -> bool:
     return owner is not None and owner["kind"] in KINDS
 
 
-def _refused(error: ApiError, resource: Resource) -> Refusal:
+def _refused(error: ApiError, resource: Resource) -> Exit:
     """The refusal, if the API server's answer is one; what passes by itself is raised again."""
     again = {} if resource.spec.fixed() else {"again": ""}
     refusal = refusals.refusal(error.status, error.message, **again)

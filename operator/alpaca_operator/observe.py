@@ -11,7 +11,7 @@ from alpaca_operator.api import Resource
 from alpaca_operator.api.base import Job, JobReference
 from alpaca_operator.api.contract import Progress
 from alpaca_operator.cluster.objects import Object, Pod
-from alpaca_operator.diagnosis.model import Refusal
+from alpaca_operator.exits import Exit
 from alpaca_operator.lifecycle import LIFECYCLES
 from alpaca_operator.outcomes.observed import Observed, Sample
 
@@ -38,7 +38,7 @@ class World(Protocol):
     def traffic(self, resource: Resource) -> Sequence[tuple[Sample, datetime]]:
         """What each running pod of a deployment last told, and when it was read."""
 
-    def refusal(self, resource: Resource) -> Refusal | None:
+    def refusal(self, resource: Resource) -> Exit | None:
         """Why the child has no pods, from the events of the Job controller; None when it has some, or nothing was said."""
 
     def named(self, reference: JobReference, resource: Resource) -> Job | None:
@@ -49,7 +49,9 @@ def gather(resource: Resource, world: World) -> Observed:
     progress, read_at = world.progress(resource) or (None, None)
     pods = sorted(map(Pod, world.pods(resource)), key=lambda pod: pod.created_at)
     child = world.child(resource)
-    inputs = LIFECYCLES[resource.kind].inputs(resource, child, lambda reference: world.named(reference, resource))
+    inputs = LIFECYCLES[resource.kind].resolve_inputs(
+        resource, child, lambda reference: world.named(reference, resource)
+    )
     return Observed(
         now=world.now(),
         child=child,

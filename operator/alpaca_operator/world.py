@@ -18,8 +18,8 @@ from alpaca_operator.cluster.objects import Object
 from alpaca_operator.cluster.queue import Queue
 from alpaca_operator.cluster.store import Key, Store
 from alpaca_operator.diagnosis import refusals
-from alpaca_operator.diagnosis.model import Refusal
 from alpaca_operator.errors import Unreadable
+from alpaca_operator.exits import Exit
 from alpaca_operator.lifecycle import LIFECYCLES
 from alpaca_operator.outcomes.observed import Sample
 from alpaca_operator.polling.answers import ScrapeCache
@@ -45,7 +45,7 @@ class WithoutPods:
 
     pause: float = WITHOUT_PODS_SECONDS
     ask_at: float = 0.0
-    refusal: Refusal | None = None
+    refusal: Exit | None = None
 
 
 @dataclass
@@ -85,7 +85,7 @@ class World:
     def traffic(self, resource: Resource) -> list[tuple[Sample, datetime]]:
         return self.scrapes.samples(resource.metadata.uid or "")
 
-    def refusal(self, resource: Resource) -> Refusal | None:
+    def refusal(self, resource: Resource) -> Exit | None:
         found = self._without_pods.get(key_for(resource))
         return found.refusal if found else None
 
@@ -118,7 +118,7 @@ class World:
         if self.store.put(live):
             self.enqueue_consumers(key)
         selector = f"{LABEL_UID}={live['metadata']['uid']}"
-        for api in (*(WATCHED[kind] for kind in LIFECYCLES[key.kind].CHILDREN if kind in WATCHED), PODS):
+        for api in (*(WATCHED[kind] for kind in LIFECYCLES[key.kind].children if kind in WATCHED), PODS):
             found = [obj async for obj in self.kube.list(api, key.namespace, labels=selector)]
             self.store.replace(api.kind, key.namespace, live["metadata"]["uid"], found)
 
@@ -137,7 +137,7 @@ class World:
             without_pods.ask_at = now + without_pods.pause
         return max(without_pods.ask_at - now, 0.1)
 
-    async def _why_without_pods(self, child: Object) -> Refusal | None:
+    async def _why_without_pods(self, child: Object) -> Exit | None:
         metadata = child["metadata"]
         fields = f"regarding.uid={metadata['uid']},reason=FailedCreate"
         found = [event async for event in self.kube.list(EVENTS, metadata["namespace"], fields=fields)]

@@ -15,6 +15,7 @@ from alpaca_operator.api.contract import LABEL_NAME
 from alpaca_operator.api.status import Reason
 from alpaca_operator.cluster.objects import Pod
 from alpaca_operator.diagnosis import model, refusals
+from alpaca_operator.exits import Refused
 from alpaca_operator.plan import PLANNERS
 from alpaca_operator.plan.job import STOP_PATCH
 from alpaca_operator.settings import Settings
@@ -247,7 +248,7 @@ def test_a_pod_that_pod_security_refuses_is_told_in_an_event_of_the_job(jobs):
         ]
 
     note = until(notes, "the event")[0]
-    assert refusals.refusal(403, note) == model.Refusal(
+    assert refusals.refusal(403, note) == Refused(
         Reason.ADMISSION_REFUSED,
         'PodSecurity refuses the pod: "restricted:latest": restricted volume types (volume "node" uses restricted volume type '
         '"hostPath"): change pod in a job of another name, or ask who set the policy',

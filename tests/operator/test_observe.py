@@ -6,7 +6,7 @@ from alpaca_operator import observe
 from alpaca_operator.api.contract import Progress
 from alpaca_operator.api.status import Reason
 from alpaca_operator.cluster.objects import Pod
-from alpaca_operator.diagnosis.model import Refusal
+from alpaca_operator.exits import Waiting
 from alpaca_operator.inputs import MissingInput
 from alpaca_operator.outcomes.observed import Observed, Sample
 from tests.operator import build
@@ -16,7 +16,7 @@ from tests.plan.build import sft_job
 NEW, OLD, CHILD = pod("b", made=20), pod("a", made=10), job()
 SERVICE, SAMPLE = build.child("Service", "poet-chat"), Sample(requests=3)
 PROGRESS = Progress(step=3)
-REFUSAL = Refusal(Reason.QUOTA_EXCEEDED, "full")
+REFUSAL = Waiting(Reason.QUOTA_EXCEEDED, "full")
 
 
 class World:

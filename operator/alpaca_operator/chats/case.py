@@ -12,7 +12,8 @@ from alpaca_operator.chats.crash import crash
 from alpaca_operator.chats.updates import served_inputs
 from alpaca_operator.cluster.objects import Object, Pod, condition
 from alpaca_operator.diagnosis import diagnose
-from alpaca_operator.diagnosis.model import Diagnosis, Refusal
+from alpaca_operator.diagnosis.model import Diagnosis
+from alpaca_operator.exits import Exit
 from alpaca_operator.inputs import Inputs, short
 from alpaca_operator.outcomes.observed import Observed
 
@@ -23,7 +24,7 @@ class Case:
 
     chat: ChatDeployment
     observed: Observed
-    refusal: Refusal | None
+    refusal: Exit | None
     before: ServingStatus
     new: tuple[Pod, ...]
     """Pods of the newest spec and model that are not on their way out."""
@@ -69,7 +70,7 @@ class Case:
         return f"serves {what} on {self.ready} of {_pods(self.wanted)}"
 
 
-def case_of(chat: ChatDeployment, observed: Observed, refused: Refusal | None) -> Case:
+def case_of(chat: ChatDeployment, observed: Observed, refused: Exit | None) -> Case:
     labels = (observed.child or {}).get("spec", {}).get("template", {}).get("metadata", {}).get("labels", {})
     revision = labels.get(LABEL_REVISION)
     live = [pod for pod in observed.pods if not pod.is_over and not pod.deletion_timestamp]

@@ -8,31 +8,16 @@ from typing import Any
 from alpaca_operator.api.chat import ChatDeployment
 from alpaca_operator.api.contract import ANNOTATION_ENGINE, LABEL_KIND, LABEL_NAME
 from alpaca_operator.api.serving import EngineStatus, Newer, ServingStatus
-from alpaca_operator.api.status import Condition, ConditionStatus, Failure, Reason
+from alpaca_operator.api.status import Condition, ConditionStatus, Reason
 from alpaca_operator.chats import addresses, traffic
 from alpaca_operator.chats.case import Case, case_of, count_ready, model_of
-from alpaca_operator.chats.updates import resolve, token
+from alpaca_operator.chats.updates import token
 from alpaca_operator.chats.verdicts import judge
 from alpaca_operator.diagnosis import changes_at
-from alpaca_operator.diagnosis.model import Diagnosis, Refusal
-from alpaca_operator.outcomes.conditions import condition, conditions, dump
+from alpaca_operator.exits import Exit
+from alpaca_operator.outcomes.conditions import InputsReady, conditions, dump, inputs_ready
 from alpaca_operator.outcomes.observed import Observed
-from alpaca_operator.outcomes.verdict import Desired, Standing, Verdict
-
-CHILDREN = ("Deployment", "Service", "PodDisruptionBudget", "HTTPRoute")
-"""Kinds of objects that a deployment owns, besides pods."""
-inputs = resolve
-
-INPUTS_MISSING = frozenset({Reason.INPUT_NOT_FOUND, Reason.VOLUME_NOT_READY})
-
-
-def is_terminal(resource: ChatDeployment) -> bool:
-    """It ends with its deletion alone."""
-    return False
-
-
-def is_final(written: dict[str, Any]) -> bool:
-    return False
+from alpaca_operator.outcomes.verdict import Desired, Standing, Verdict, failure_of
 
 
 def desired(resource: ChatDeployment, observed: Observed) -> Desired:
@@ -53,7 +38,7 @@ def requeue_after(resource: ChatDeployment, observed: Observed) -> timedelta | N
     return min((moment - observed.now for moment in moments if moment and moment > observed.now), default=None)
 
 
-def compute(resource: ChatDeployment, observed: Observed, refusal: Refusal | None) -> dict[str, Any]:
+def compute(resource: ChatDeployment, observed: Observed, refusal: Exit | None) -> dict[str, Any]:
     """The whole next status, camelCase, without absent fields; equal to the present one when nothing happened."""
     case = case_of(resource, observed, refusal)
     verdict = judge(case)
@@ -77,7 +62,7 @@ def compute(resource: ChatDeployment, observed: Observed, refusal: Refusal | Non
             traffic=traffic.total(observed.traffic),
             resolved_inputs=dict(case.inputs) if exists and case.inputs else case.before.resolved_inputs,
             served_inputs=dict(case.inputs) if count_ready(case.new) and case.inputs else case.before.served_inputs,
-            failure=_failure(verdict),
+            failure=failure_of(verdict.cause) if verdict.standing is Standing.STUCK else None,
         )
     )
 
@@ -89,27 +74,11 @@ def _conditions(case: Case, verdict: Verdict, generation: int) -> list[Condition
         Condition.STALLED: verdict.standing is Standing.STUCK,
         Condition.SUSPENDED: verdict.standing is Standing.HELD,
     }
-    found = conditions(case.before, case.observed.now, states, verdict.reason, verdict.message, generation)
-    missing = case.observed.missing
-    if missing is not None:
-        inputs = ("False", missing.reason, missing.message)
-    elif verdict.reason in INPUTS_MISSING:
-        inputs = ("False", verdict.reason, verdict.message)
-    elif count_ready(case.new):
-        inputs = ("True", Reason.SERVING, "the model is loaded")
-    else:
-        inputs = ("Unknown", Reason.PENDING, "the model is not loaded yet")
-    return [*found, condition(case.before, case.observed.now, Condition.INPUTS_READY, *inputs, generation)]
-
-
-def _failure(verdict: Verdict) -> Failure | None:
-    cause = verdict.cause
-    if cause is None or verdict.standing is not Standing.STUCK:
-        return None
-    known: dict[str, Any] = {"class": cause.failure_class, "reason": cause.reason.value, "message": cause.message}
-    if isinstance(cause, Diagnosis):
-        known |= {"exitCode": cause.exit_code, "pod": cause.pod or None, "rank": cause.rank}
-    return Failure.model_validate(known)
+    loaded: InputsReady = ("Unknown", Reason.PENDING, "the model is not loaded yet")
+    if count_ready(case.new):
+        loaded = ("True", Reason.SERVING, "the model is loaded")
+    inputs = inputs_ready(case.observed.missing, verdict, loaded)
+    return conditions(case.before, case.observed.now, generation, verdict, states, inputs)
 
 
 def _newer_status(case: Case) -> Newer | None:

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from alpaca_operator.api.status import Reason
 from alpaca_operator.chats.case import Case, count_ready, display, is_unseen
 from alpaca_operator.cluster.objects import true_condition
-from alpaca_operator.diagnosis.model import Refusal
 from alpaca_operator.diagnosis.refusals import refusal
 from alpaca_operator.diagnosis.text import one_line
+from alpaca_operator.exits import Refused
 from alpaca_operator.inputs import Inputs
 from alpaca_operator.outcomes.verdict import Standing, Verdict
 
@@ -31,7 +31,7 @@ def inputs_missing(case: Case) -> Verdict | None:
     reason = missing.reason
     if case.ready:
         reason = Reason.UPDATING if missing.transient else Reason.UPDATE_FAILED
-    return Verdict(standing, reason, _while_serving(case, missing.message), Refusal(missing.reason, missing.message))
+    return Verdict(standing, reason, _while_serving(case, missing.message), Refused(missing.reason, missing.message))
 
 
 def pods_refused(case: Case) -> Verdict | None:
@@ -64,7 +64,7 @@ def settled(case: Case) -> Verdict | None:
         return Verdict(Standing.DONE, Reason.SERVING, case.serves)
     message = f"{case.serves}; {_newer(held.inputs)}is not served: {held.message}"
     if held.failed:
-        return Verdict(Standing.STUCK, Reason.UPDATE_FAILED, message, Refusal(Reason.UPDATE_FAILED, held.message))
+        return Verdict(Standing.STUCK, Reason.UPDATE_FAILED, message, Refused(Reason.UPDATE_FAILED, held.message))
     return Verdict(Standing.DONE, Reason.UPDATE_HELD, message)
 
 
@@ -74,7 +74,7 @@ def update_failed(case: Case) -> Verdict | None:
         return None
     why = case.trouble.message if case.trouble else _too_late(case)
     message = f"{case.serves}, of before; the new pods do not become ready: {why}"
-    return Verdict(Standing.STUCK, Reason.UPDATE_FAILED, message, case.trouble or Refusal(Reason.UPDATE_FAILED, why))
+    return Verdict(Standing.STUCK, Reason.UPDATE_FAILED, message, case.trouble or Refused(Reason.UPDATE_FAILED, why))
 
 
 def updating(case: Case) -> Verdict | None:
@@ -105,7 +105,7 @@ def too_late(case: Case) -> Verdict | None:
     if not case.deadline_exceeded:
         return None
     why = _too_late(case)
-    return Verdict(Standing.STUCK, Reason.DEADLINE_EXCEEDED, why, Refusal(Reason.DEADLINE_EXCEEDED, why))
+    return Verdict(Standing.STUCK, Reason.DEADLINE_EXCEEDED, why, Refused(Reason.DEADLINE_EXCEEDED, why))
 
 
 def starting(case: Case) -> Verdict | None:

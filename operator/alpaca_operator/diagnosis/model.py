@@ -9,23 +9,6 @@ from alpaca_operator.api.status import FailureClass, Reason
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
-    """A child, or its pod, that is not taken: by the API server, a quota, a policy, or by the planner."""
-
-    reason: Reason
-    message: str
-
-    @property
-    def transient(self) -> bool:
-        """Whether it may be taken later as it is."""
-        return self.reason is Reason.QUOTA_EXCEEDED
-
-    @property
-    def failure_class(self) -> FailureClass:
-        return "Infrastructure" if self.transient else "UserError"
-
-
-@dataclass(frozen=True, slots=True)
 class Diagnosis:
     """What is wrong with a pod: why it ended, or what it waits for."""
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 
 from alpaca_operator.api.status import Reason
-from alpaca_operator.diagnosis.model import Refusal
 from alpaca_operator.diagnosis.text import one_line
+from alpaca_operator.exits import Exit, Refused, Waiting
 
 QUOTA = re.compile(r"exceeded quota: (?P<quota>[^,]+), (?P<figures>requested: .*)")
 QUOTA_WANTS = re.compile(r"failed quota: (?P<quota>[^:]+): must specify (?P<what>.*)")
@@ -17,48 +17,48 @@ POLICIES = (
 )
 
 
-def refusal(code: int, message: str, *, again: str = " in a job of another name") -> Refusal | None:
+def refusal(code: int, message: str, *, again: str = " in a job of another name") -> Exit | None:
     """What a 4xx answer to the creation of a child or its pod means for the user, by the API server's own words. ``again``: how a
     spec is changed; a deployment's is changed in place.
 
     None for what is not the user's to mend: an outage, a namespace that is going, a bug of ours.
     """
     if code == 409 and "already exists" in message:
-        return Refusal(
+        return Refused(
             Reason.NAME_CONFLICT,
             f"its child's name is taken ({one_line(message)}, and belongs to something else): delete that, or use a job of another name",
         )
     if found := QUOTA.search(message):
-        return Refusal(
+        return Waiting(
             Reason.QUOTA_EXCEEDED,
             f"quota {found['quota']} has no room ({one_line(found['figures'])}): lower pod.resources, wait for other jobs "
             "to end, or ask for a larger quota",
         )
     if found := QUOTA_WANTS.search(message):
         what = one_line(found["what"])
-        return Refusal(Reason.QUOTA_EXCEEDED, f"quota {found['quota']} counts {what}: set them in pod.resources")
+        return Waiting(Reason.QUOTA_EXCEEDED, f"quota {found['quota']} counts {what}: set them in pod.resources")
     for policy in POLICIES:
         if found := policy.search(message):
             who = "PodSecurity" if "PodSecurity" in found["who"] else f"admission policy {found['who']}"
             why = one_line(found["why"]).rstrip(".")
-            return Refusal(
+            return Refused(
                 Reason.ADMISSION_REFUSED,
                 f"{who} refuses the pod: {why}: change pod{again}, or ask who set the policy",
             )
     if code == 403 and "cannot create resource" in message:
-        return Refusal(
+        return Refused(
             Reason.ADMISSION_REFUSED,
             f"the operator has no right to create it ({one_line(message)}): apply manifests/rbac",
         )
     if code == 403 and "being terminated" in message:
         return None
     if code == 403:
-        return Refusal(
+        return Refused(
             Reason.ADMISSION_REFUSED,
             f"the API server refuses the pod: {one_line(message)}: make what it asks for, or change pod{again}",
         )
     if code == 422:
-        return Refusal(
+        return Refused(
             Reason.INVALID_SPEC,
             f"the API server refuses the pod: {one_line(message)}: correct pod{again}",
         )

@@ -9,8 +9,9 @@ from alpaca_operator.api.contract import Termination
 from alpaca_operator.api.status import CheckpointStatus, Condition, Reason, Restarts, Status
 from alpaca_operator.cluster.objects import Object, ObjectCondition, Pod, true_condition
 from alpaca_operator.diagnosis import diagnose
-from alpaca_operator.diagnosis.model import Diagnosis, Refusal
+from alpaca_operator.diagnosis.model import Diagnosis
 from alpaca_operator.diagnosis.pod import parse_termination
+from alpaca_operator.exits import Exit
 from alpaca_operator.outcomes.observed import Observed
 
 DEADLINE = "DeadlineExceeded"
@@ -25,7 +26,7 @@ class Case:
 
     resource: Job
     observed: Observed
-    refusal: Refusal | None
+    refusal: Exit | None
     before: Status
     ended: tuple[Diagnosis, ...]
     """Attempts of the present child that failed, oldest first."""
@@ -73,7 +74,7 @@ class Case:
 # --- What follows from what was seen ---------------------------------------------------------------------------------
 
 
-def case_of(resource: Job, observed: Observed, refusal: Refusal | None) -> Case:
+def case_of(resource: Job, observed: Observed, refusal: Exit | None) -> Case:
     before = resource.status or Status()
     uid = (observed.child or {}).get("metadata", {}).get("uid")
     diagnosed = [(pod, diagnose(pod, observed.now)) for pod in observed.pods]

@@ -12,7 +12,6 @@ from alpaca_operator.api.status import (
     Attempt,
     Condition,
     ConditionStatus,
-    Failure,
     OutputStatus,
     ProgressStatus,
     Reason,
@@ -21,7 +20,7 @@ from alpaca_operator.api.status import (
 )
 from alpaca_operator.cluster.objects import Pod, parse_time, true_condition
 from alpaca_operator.diagnosis import changes_at, diagnose
-from alpaca_operator.diagnosis.model import Diagnosis, Refusal
+from alpaca_operator.exits import Exit
 from alpaca_operator.jobs import figures
 from alpaca_operator.jobs.case import (
     ATTEMPTS_KEPT,
@@ -32,15 +31,10 @@ from alpaca_operator.jobs.case import (
     pod_that_succeeded,
     termination_of,
 )
-from alpaca_operator.jobs.inputs import resolve
 from alpaca_operator.jobs.verdicts import judge
-from alpaca_operator.outcomes.conditions import condition, conditions, dump, stamp
+from alpaca_operator.outcomes.conditions import InputsReady, conditions, dump, inputs_ready, stamp
 from alpaca_operator.outcomes.observed import Observed
-from alpaca_operator.outcomes.verdict import Desired, Standing, Verdict
-
-CHILDREN = ("Job",)
-"""Kinds of objects that a job owns, besides pods."""
-inputs = resolve
+from alpaca_operator.outcomes.verdict import Desired, Standing, Verdict, failure_of
 
 TRUE_WHEN: dict[Condition, frozenset[Standing]] = {
     Condition.READY: frozenset({Standing.DONE}),
@@ -52,8 +46,6 @@ TRUE_WHEN: dict[Condition, frozenset[Standing]] = {
 }
 """Every condition but InputsReady is a view of the standing. All carry its reason; Ready and those that are True its message."""
 
-INPUTS_MISSING = frozenset({Reason.INPUT_NOT_FOUND, Reason.VOLUME_NOT_READY})
-"""Reasons that make InputsReady False."""
 INPUTS_READ = frozenset(
     {
         Reason.RUNNING,
@@ -87,7 +79,7 @@ def desired(resource: Job, observed: Observed) -> Desired:
     return Desired.PRESENT
 
 
-def compute(resource: Job, observed: Observed, refusal: Refusal | None) -> dict[str, Any]:
+def compute(resource: Job, observed: Observed, refusal: Exit | None) -> dict[str, Any]:
     """The whole next status, camelCase, without absent fields; equal to the present one when nothing happened.
 
     ``refusal`` is why a child could not be made just now.
@@ -109,7 +101,7 @@ def compute(resource: Job, observed: Observed, refusal: Refusal | None) -> dict[
         resolved_policy=_policy(case, termination) or before.resolved_policy,
         checkpoint=None if verdict.standing is Standing.DONE else case.checkpoint,  # removed by what published
         output=_output(termination) or before.output,
-        failure=_failure(verdict),
+        failure=failure_of(verdict.cause),
         attempts=_attempts(case),
         start_time=before.start_time or _first_pod_made(observed),
         completion_time=verdict.ended_at,
@@ -187,30 +179,18 @@ def _attempts(case: Case) -> list[Attempt]:
 
 def _conditions(case: Case, verdict: Verdict, generation: int) -> list[ConditionStatus]:
     states = {kind: verdict.standing in standings for kind, standings in TRUE_WHEN.items()}
-    found = conditions(case.before, case.observed.now, states, verdict.reason, verdict.message, generation)
+    missing = case.observed.missing if case.child is None else None
+    inputs = inputs_ready(missing, verdict, _inputs_read(case, verdict))
+    return conditions(case.before, case.observed.now, generation, verdict, states, inputs)
+
+
+def _inputs_read(case: Case, verdict: Verdict) -> InputsReady:
     before = next((one for one in case.before.conditions if one.type == Condition.INPUTS_READY), None)
-    missing = case.observed.missing
-    if missing is not None and case.child is None:
-        inputs = ("False", missing.reason, missing.message)
-    elif verdict.reason in INPUTS_MISSING:
-        inputs = ("False", verdict.reason, verdict.message)
-    elif verdict.reason in INPUTS_READ:
-        inputs = ("True", Reason.RUNNING, "the workload has read its inputs")
-    elif before is not None and before.status == "True":
-        inputs = ("True", Reason.RUNNING, before.message)
-    else:
-        inputs = ("Unknown", Reason.PENDING, "the workload has not read its inputs yet")
-    return [*found, condition(case.before, case.observed.now, Condition.INPUTS_READY, *inputs, generation)]
-
-
-def _failure(verdict: Verdict) -> Failure | None:
-    cause = verdict.cause
-    if cause is None:
-        return None
-    known: dict[str, Any] = {"class": cause.failure_class, "reason": cause.reason.value, "message": cause.message}
-    if isinstance(cause, Diagnosis):
-        known |= {"exitCode": cause.exit_code, "pod": cause.pod or None, "rank": cause.rank}
-    return Failure.model_validate(known)
+    if verdict.reason in INPUTS_READ:
+        return "True", Reason.RUNNING, "the workload has read its inputs"
+    if before is not None and before.status == "True":
+        return "True", Reason.RUNNING, before.message
+    return "Unknown", Reason.PENDING, "the workload has not read its inputs yet"
 
 
 def _progress(case: Case, verdict: Verdict, termination: Termination | None) -> ProgressStatus | None:

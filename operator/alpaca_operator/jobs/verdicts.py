@@ -7,7 +7,8 @@ from collections.abc import Callable
 from alpaca_operator.api.contract import KUEUE_PREFIX
 from alpaca_operator.api.status import Reason
 from alpaca_operator.cluster.objects import Pod, true_condition
-from alpaca_operator.diagnosis.model import Diagnosis, Refusal
+from alpaca_operator.diagnosis.model import Diagnosis
+from alpaca_operator.exits import Exit, Refused
 from alpaca_operator.jobs.case import (
     DEADLINE,
     Case,
@@ -80,7 +81,7 @@ def deadline_passed(case: Case) -> Verdict | None:
         f"output {case.resumption}"
     )
     at = failed.last_transition_time
-    return _failed(case, Reason.DEADLINE_EXCEEDED, message, Refusal(Reason.DEADLINE_EXCEEDED, message), at)
+    return _failed(case, Reason.DEADLINE_EXCEEDED, message, Refused(Reason.DEADLINE_EXCEEDED, message), at)
 
 
 def child_failed(case: Case) -> Verdict | None:
@@ -134,7 +135,7 @@ def inputs_missing(case: Case) -> Verdict | None:
         return None
     if missing.transient:
         return Verdict(Standing.WORKING, missing.reason, missing.message)
-    return Verdict(Standing.STUCK, missing.reason, missing.message, Refusal(missing.reason, missing.message))
+    return Verdict(Standing.STUCK, missing.reason, missing.message, Refused(missing.reason, missing.message))
 
 
 def refused(case: Case) -> Verdict | None:
@@ -244,7 +245,7 @@ def judge(case: Case) -> Verdict:
     return next(verdict for check in VERDICTS if (verdict := check(case)))
 
 
-def _failed(case: Case, reason: Reason, message: str, cause: Diagnosis | Refusal, at: str | None = None) -> Verdict:
+def _failed(case: Case, reason: Reason, message: str, cause: Diagnosis | Exit, at: str | None = None) -> Verdict:
     ended = at or (case.last and case.last.finished_at) or stamp(case.observed.now)
     return Verdict(Standing.FAILED, reason, message, cause, ended_at=ended)
 

@@ -9,9 +9,17 @@ from enum import Enum, auto
 from typing import Any
 
 from alpaca_operator.api.status import Condition, ConditionStatus, Reason, ResourceStatus
+from alpaca_operator.inputs import MissingInput
+from alpaca_operator.outcomes.verdict import Verdict
 
 FIGURES = ("progress", "checkpoint", "traffic")
 """Fields of a status that change while nothing happens."""
+
+INPUTS_MISSING = frozenset({Reason.INPUT_NOT_FOUND, Reason.VOLUME_NOT_READY})
+"""Reasons that make InputsReady False."""
+
+InputsReady = tuple[str, Reason, str]
+"""Status, reason and message of the condition."""
 
 
 class Change(Enum):
@@ -25,13 +33,7 @@ class Change(Enum):
 
 
 def condition(
-    before: ResourceStatus,
-    now: datetime,
-    kind: Condition,
-    status: str,
-    reason: Reason,
-    message: str,
-    generation: int,
+    before: ResourceStatus, now: datetime, generation: int, kind: Condition, status: str, reason: Reason, message: str
 ) -> ConditionStatus:
     """A condition that keeps the time of its last transition while its status stays."""
     known = next((one for one in before.conditions if one.type == kind), None)
@@ -51,24 +53,35 @@ def condition(
 def conditions(
     before: ResourceStatus,
     now: datetime,
-    states: Mapping[Condition, bool],
-    reason: Reason,
-    message: str,
     generation: int,
+    verdict: Verdict,
+    states: Mapping[Condition, bool],
+    inputs_ready: InputsReady,
 ) -> list[ConditionStatus]:
-    """One verdict as all conditions that it decides. The message stands where a condition holds, and always at Ready, which people read."""
-    return [
+    """One verdict as all conditions that it decides, and InputsReady. Its message stands where a condition holds, and always at Ready,
+    which people read."""
+    found = [
         condition(
             before,
             now,
+            generation,
             kind,
             "True" if true else "False",
-            reason,
-            message if true or kind is Condition.READY else "",
-            generation,
+            verdict.reason,
+            verdict.message if true or kind is Condition.READY else "",
         )
         for kind, true in states.items()
     ]
+    return [*found, condition(before, now, generation, Condition.INPUTS_READY, *inputs_ready)]
+
+
+def inputs_ready(missing: MissingInput | None, verdict: Verdict, otherwise: InputsReady) -> InputsReady:
+    """``otherwise``: where neither says that an input is missing."""
+    if missing is not None:
+        return "False", missing.reason, missing.message
+    if verdict.reason in INPUTS_MISSING:
+        return "False", verdict.reason, verdict.message
+    return otherwise
 
 
 def change(before: dict[str, Any], after: dict[str, Any], model: type[ResourceStatus]) -> Change:

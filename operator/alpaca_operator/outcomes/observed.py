@@ -8,7 +8,7 @@ from datetime import datetime
 
 from alpaca_operator.api.contract import Progress
 from alpaca_operator.cluster.objects import Object, Pod
-from alpaca_operator.diagnosis.model import Refusal
+from alpaca_operator.exits import Exit
 from alpaca_operator.inputs import HeldUpdate, Inputs, MissingInput
 
 
@@ -44,7 +44,7 @@ class Observed:
     progress: Progress | None = None
     """What the running pod last told."""
     progress_at: datetime | None = None
-    refusal: Refusal | None = None
+    refusal: Exit | None = None
     """Why the child has no pod, where its controller was refused one."""
     inputs: Inputs = field(default_factory=dict)
     """Those that other jobs make: as they were at the start, or as they are now before it."""

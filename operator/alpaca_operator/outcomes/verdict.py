@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum, auto
+from typing import Any
 
-from alpaca_operator.api.status import (
-    Reason,
-)
-from alpaca_operator.diagnosis.model import Diagnosis, Refusal
+from alpaca_operator.api.status import Failure, Reason
+from alpaca_operator.diagnosis.model import Diagnosis
+from alpaca_operator.exits import Exit
 
 
 class Desired(Enum):
@@ -44,6 +44,16 @@ class Verdict:
     standing: Standing
     reason: Reason
     message: str
-    cause: Diagnosis | Refusal | None = None
+    cause: Diagnosis | Exit | None = None
     """What `status.failure` tells."""
     ended_at: str | None = None
+
+
+def failure_of(cause: Diagnosis | Exit | None) -> Failure | None:
+    """As the status has it."""
+    if cause is None:
+        return None
+    known: dict[str, Any] = {"class": cause.failure_class, "reason": cause.reason.value, "message": cause.message}
+    if isinstance(cause, Diagnosis):
+        known |= {"exitCode": cause.exit_code, "pod": cause.pod or None, "rank": cause.rank}
+    return Failure.model_validate(known)

@@ -23,7 +23,7 @@ from alpaca_operator.api.contract import (
     PAGE_CONTAINER,
     PAGE_PORT,
 )
-from alpaca_operator.diagnosis.model import Refusal
+from alpaca_operator.exits import Exit
 from alpaca_operator.inputs import Inputs
 from alpaca_operator.plan import keep, pod, service, vllm
 from alpaca_operator.plan.base import Manifest, Plan
@@ -77,7 +77,7 @@ def choose(spec: ChatSpec, settings: Settings) -> tuple[str, str]:
     return "vLLM", "a GPU is asked for, and vLLM can serve the spec"
 
 
-def unfit(chat: ChatDeployment, settings: Settings) -> Refusal | None:
+def unfit(chat: ChatDeployment, settings: Settings) -> Exit | None:
     """Why a valid spec cannot be served in this cluster."""
     spec = chat.spec
     if refusal := pod.unmountable(chat):

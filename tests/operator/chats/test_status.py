@@ -14,7 +14,7 @@ from alpaca_operator.api.serving import ServingStatus
 from alpaca_operator.api.status import Reason, ResolvedInput
 from alpaca_operator.chats import status
 from alpaca_operator.cluster.objects import Pod
-from alpaca_operator.diagnosis.model import Refusal
+from alpaca_operator.exits import Refused, Waiting
 from alpaca_operator.inputs import HeldUpdate, MissingInput
 from alpaca_operator.outcomes.conditions import Change, change
 from alpaca_operator.outcomes.observed import Observed, Sample
@@ -29,7 +29,7 @@ SERVED_OLD = {"model": {"uri": OLD.uri, "digest": OLD.digest, "display": "pvc://
 BAD_ADAPTER = Termination(
     reason=Reason.INVALID_DATA, exit_code=65, message="65,000 rows in the adapter, 32,000 in the base: merge first"
 )
-NO_ROOM = Refusal(Reason.QUOTA_EXCEEDED, "quota small has no room")
+NO_ROOM = Waiting(Reason.QUOTA_EXCEEDED, "quota small has no room")
 
 
 def chat(before: Object | None = None, **spec: Any) -> ChatDeployment:
@@ -354,7 +354,7 @@ def test_kstatus_reads_one_thing(cluster, before, expected):
     assert expected[1]
 
 
-class TestARefusal:
+class TestWhatIsRefused:
     def test_of_the_api_server_is_told_while_what_is_there_goes_on(self):
         written = status.compute(chat(SERVED_OLD), observed(old(), child=deployment()), NO_ROOM)
         assert (ready(written)["reason"], true(written)) == ("QuotaExceeded", {"Ready", "Reconciling"})
@@ -372,7 +372,7 @@ class TestARefusal:
         assert ready(written)["message"].startswith("serves pvc://models/poet@sha256:111111111111 on 1 of 1 pod")
 
     def test_that_does_not_pass_needs_a_person(self):
-        refusal = Refusal(Reason.NAME_CONFLICT, "its child's name is taken")
+        refusal = Refused(Reason.NAME_CONFLICT, "its child's name is taken")
         written = status.compute(chat(), observed(), refusal)
         assert (ready(written)["reason"], true(written)) == ("NameConflict", {"Stalled"})
         assert written["failure"] == {

@@ -6,14 +6,14 @@ import pytest
 
 from alpaca_operator.api.status import Reason
 from alpaca_operator.diagnosis import refusals
-from alpaca_operator.diagnosis.model import Refusal
+from alpaca_operator.exits import Refused, Waiting
 
 REFUSED = [
     pytest.param(
         403,
         'pods "poet-sft-x" is forbidden: exceeded quota: gpus, requested: requests.nvidia.com/gpu=8, used: requests.nvidia.com/gpu=0, '
         "limited: requests.nvidia.com/gpu=4",
-        Refusal(
+        Waiting(
             Reason.QUOTA_EXCEEDED,
             "quota gpus has no room (requested: requests.nvidia.com/gpu=8, used: requests.nvidia.com/gpu=0, limited: "
             "requests.nvidia.com/gpu=4): lower pod.resources, wait for other jobs to end, or ask for a larger quota",
@@ -23,14 +23,14 @@ REFUSED = [
     pytest.param(
         403,
         'pods "poet-sft-x" is forbidden: failed quota: memory: must specify limits.memory for: workload',
-        Refusal(Reason.QUOTA_EXCEEDED, "quota memory counts limits.memory for: workload: set them in pod.resources"),
+        Waiting(Reason.QUOTA_EXCEEDED, "quota memory counts limits.memory for: workload: set them in pod.resources"),
         id="a quota that wants a limit",
     ),
     pytest.param(
         422,
         "Error creating: pods \"poet-sft-x\" is forbidden: ValidatingAdmissionPolicy 'images' with binding 'all' denied request: images "
         "must come from registry.example",
-        Refusal(
+        Refused(
             Reason.ADMISSION_REFUSED,
             "admission policy images refuses the pod: images must come from registry.example: change pod in a job of another name, or ask "
             "who set the policy",
@@ -40,7 +40,7 @@ REFUSED = [
     pytest.param(
         400,
         'admission webhook "check.example" denied the request: no',
-        Refusal(
+        Refused(
             Reason.ADMISSION_REFUSED,
             "admission policy check.example refuses the pod: no: change pod in a job of another name, or ask who set the policy",
         ),
@@ -50,7 +50,7 @@ REFUSED = [
         403,
         'pods "poet-sft-x" is forbidden: violates PodSecurity "restricted:latest": restricted volume types (volume "data" uses restricted '
         'volume type "hostPath")',
-        Refusal(
+        Refused(
             Reason.ADMISSION_REFUSED,
             'PodSecurity refuses the pod: "restricted:latest": restricted volume types (volume "data" uses restricted volume type '
             '"hostPath"): change pod in a job of another name, or ask who set the policy',
@@ -60,7 +60,7 @@ REFUSED = [
     pytest.param(
         403,
         'pods "poet-sft-x" is forbidden: no PriorityClass with name high was found',
-        Refusal(
+        Refused(
             Reason.ADMISSION_REFUSED,
             'the API server refuses the pod: pods "poet-sft-x" is forbidden: no PriorityClass with name high was found: make what it asks '
             "for, or change pod in a job of another name",
@@ -70,7 +70,7 @@ REFUSED = [
     pytest.param(
         403,
         'jobs.batch is forbidden: User "system:serviceaccount:a:b" cannot create resource "jobs" in API group "batch" in the namespace "c"',
-        Refusal(
+        Refused(
             Reason.ADMISSION_REFUSED,
             'the operator has no right to create it (jobs.batch is forbidden: User "system:serviceaccount:a:b" cannot create resource '
             '"jobs" in API group "batch" in the namespace "c"): apply manifests/rbac',
@@ -80,7 +80,7 @@ REFUSED = [
     pytest.param(
         422,
         'Job.batch "poet-sft" is invalid: spec.template.spec.volumes[5].name: Duplicate value: "disk"',
-        Refusal(
+        Refused(
             Reason.INVALID_SPEC,
             'the API server refuses the pod: Job.batch "poet-sft" is invalid: spec.template.spec.volumes[5].name: Duplicate value: "disk": '
             "correct pod in a job of another name",
@@ -90,7 +90,7 @@ REFUSED = [
     pytest.param(
         409,
         'jobs.batch "poet-sft" already exists',
-        Refusal(
+        Refused(
             Reason.NAME_CONFLICT,
             'its child\'s name is taken (jobs.batch "poet-sft" already exists, and belongs to something else): delete that, or use a job '
             "of another name",
@@ -123,4 +123,10 @@ def test_what_is_not_for_the_user_to_mend(code, message):
 
 
 def test_only_a_quota_passes_by_itself():
-    assert [reason for reason in Reason if Refusal(reason, "").transient] == [Reason.QUOTA_EXCEEDED]
+    found = [case.values[2] for case in REFUSED]
+    assert {each.reason for each in found if each.transient} == {Reason.QUOTA_EXCEEDED}
+    assert {each.reason for each in found if not each.transient} == {
+        Reason.ADMISSION_REFUSED,
+        Reason.INVALID_SPEC,
+        Reason.NAME_CONFLICT,
+    }

@@ -9,7 +9,7 @@ import pytest
 
 from alpaca_operator.api.contract import Checkpoint, Progress, Termination
 from alpaca_operator.api.status import Reason, Status
-from alpaca_operator.diagnosis.model import Refusal
+from alpaca_operator.exits import Refused
 from alpaca_operator.jobs import status
 from alpaca_operator.outcomes import conditions
 from alpaca_operator.outcomes.conditions import Change
@@ -40,7 +40,7 @@ def test_every_situation_has_exactly_one_standing():
 
 
 def test_a_refusal_of_the_child_itself_is_told():
-    refusal = Refusal(Reason.NAME_CONFLICT, "its child's name is taken")
+    refusal = Refused(Reason.NAME_CONFLICT, "its child's name is taken")
     written = status.compute(resource(), observed(), refusal)
     assert (ready(written)["reason"], true(written)) == ("NameConflict", {"Stalled"})
     assert written["failure"] == {

@@ -6,7 +6,7 @@ import pytest
 
 from alpaca_operator.api.contract import Progress, Termination
 from alpaca_operator.api.status import Reason, Status
-from alpaca_operator.diagnosis.model import Refusal
+from alpaca_operator.exits import Refused, Waiting
 from alpaca_operator.jobs import status
 from alpaca_operator.outcomes.conditions import Change, change
 from tests.operator.cases import (
@@ -117,7 +117,7 @@ SITUATIONS = [
     ),
     pytest.param(
         resource(),
-        observed(child=job(), refusal=Refusal(Reason.QUOTA_EXCEEDED, "quota gpus has no room")),
+        observed(child=job(), refusal=Waiting(Reason.QUOTA_EXCEEDED, "quota gpus has no room")),
         WORKING,
         "QuotaExceeded",
         "quota gpus has no room",
@@ -125,7 +125,7 @@ SITUATIONS = [
     ),
     pytest.param(
         resource(),
-        observed(child=job(), refusal=Refusal(Reason.ADMISSION_REFUSED, "policy images refuses the pod")),
+        observed(child=job(), refusal=Refused(Reason.ADMISSION_REFUSED, "policy images refuses the pod")),
         STUCK,
         "AdmissionRefused",
         "policy images refuses the pod",
