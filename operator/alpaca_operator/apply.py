@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Awaitable
 from typing import Any
 
 from alpaca_operator import events
@@ -13,8 +14,8 @@ from alpaca_operator.cluster.objects import Object, controller_of
 from alpaca_operator.cluster.queue import Result
 from alpaca_operator.cluster.store import Key, key_of
 from alpaca_operator.diagnosis import refusals
-from alpaca_operator.errors import ApiError
-from alpaca_operator.exits import Exit, Refused
+from alpaca_operator.errors import ApiError, Unreachable
+from alpaca_operator.exits import Exit, Refused, Unavailable
 from alpaca_operator.lifecycle import LIFECYCLES
 from alpaca_operator.outcomes import conditions
 from alpaca_operator.outcomes.conditions import Change
@@ -26,6 +27,20 @@ CREATED_ONCE = frozenset({"Job", "JobSet"})
 """Children that queueing systems and their controllers write to. All others are ours for life, and kept as they are planned."""
 
 log = logging.getLogger(__name__)
+
+
+async def attempt(action: Awaitable[Exit | None], resource: Resource) -> Exit | None:
+    """What the API server answers is an exit; raises ApiError for a write that crossed another, which is tried again at once."""
+    try:
+        return await action
+    except (ApiError, Unreachable) as error:
+        again = {} if resource.spec.fixed() else {"again": ""}
+        found = refusals.exit_of(error, **again)
+        if found is None:
+            raise
+        if isinstance(found, Unavailable):
+            log.warning("%s: %s; tried again", key_for(resource), error)
+        return found
 
 
 async def converge(resource: Resource, plan: Plan, world: World) -> Exit | None:
@@ -44,7 +59,7 @@ async def converge(resource: Resource, plan: Plan, world: World) -> Exit | None:
 async def end(child: Object, world: World) -> None:
     """Stops a child for good; its pods get their grace period, and stay for their logs."""
     if drift(STOP_PATCH, child):
-        world.store.put(await world.kube.merge(APIS[child["kind"]], child, STOP_PATCH))
+        await _merge(child, STOP_PATCH, world)
 
 
 async def remove(child: Object, world: World) -> None:
@@ -58,7 +73,7 @@ async def remove(child: Object, world: World) -> None:
         world.store.put(remaining)
 
 
-async def update_status(resource: Resource, after: dict[str, Any], world: World) -> Result:
+async def update_status(resource: Resource, after: dict[str, Any], exit: Exit | None, world: World) -> Result:
     """Writes the status if it tells anything new, and then the Event that goes with it."""
     key = key_for(resource)
     current = world.store.raw(key)
@@ -77,7 +92,7 @@ async def update_status(resource: Resource, after: dict[str, Any], world: World)
     world.store.put(await world.kube.put_status(RESOURCES[key.kind], current, after))
     if change is Change.TRANSITION:
         world.enqueue_consumers(key)
-    if note := events.of_transition(before, after):
+    if note := events.of_transition(before, after) or events.of_outage(before, after, exit):
         await _tell(resource, note, after, world)
     _log_transition(key, before, after)
     return Result.never
@@ -99,18 +114,27 @@ async def _create_once(resource: Resource, manifest: Manifest, world: World) -> 
             return None
         except ApiError as error:
             if error.reason != "AlreadyExists":
-                return _refused(error, resource)
+                raise
             metadata = manifest["metadata"]
             live = await world.kube.get(api, metadata["namespace"], metadata["name"])
             ours = live is not None and _is_ours(live, resource)
             if live is None or (not ours and _is_predecessors(live)):
-                raise  # it is gone in a moment
+                raise _gone_in_a_moment(manifest) from error
             if not ours:
-                return _refused(error, resource)
+                raise
             world.store.put(live)
     if "deletionTimestamp" not in live["metadata"] and (patch := drift(manifest, live)):
-        world.store.put(await world.kube.merge(api, live, patch))
+        await _merge(live, patch, world)
     return None
+
+
+async def _merge(child: Object, patch: Object, world: World) -> None:
+    try:
+        world.store.put(await world.kube.merge(APIS[child["kind"]], child, patch))
+    except ApiError as error:
+        if error.status != 404:
+            raise
+        world.store.remove(child)  # deleted a moment ago: nothing is left to change
 
 
 async def _apply(resource: Resource, manifest: Manifest, world: World) -> Exit | None:
@@ -122,10 +146,9 @@ async def _apply(resource: Resource, manifest: Manifest, world: World) -> Exit |
             api, metadata["namespace"], metadata["name"]
         )  # applying would take it from whoever made it
         if live is not None and not _is_ours(live, resource):
-            taken = ApiError(409, "AlreadyExists", f'{api.plural} "{metadata["name"]}" already exists')
             if _is_predecessors(live):
-                raise taken  # it is gone in a moment
-            return _refused(taken, resource)
+                raise _gone_in_a_moment(manifest)
+            raise ApiError(409, "AlreadyExists", f'{api.plural} "{metadata["name"]}" already exists')
     if live is not None:
         if "deletionTimestamp" in live["metadata"]:
             return None
@@ -140,7 +163,7 @@ async def _apply(resource: Resource, manifest: Manifest, world: World) -> Exit |
                 Reason.ROUTE_NOT_SUPPORTED,
                 f"the cluster has no {api.kind} of {api.group}/{api.version}: install the Gateway API, or remove httpRoute",
             )
-        return _refused(error, resource)
+        raise
     return None
 
 
@@ -155,13 +178,9 @@ def _is_predecessors(child: Object) -> bool:
     return owner is not None and owner["kind"] in KINDS
 
 
-def _refused(error: ApiError, resource: Resource) -> Exit:
-    """The refusal, if the API server's answer is one; what passes by itself is raised again."""
-    again = {} if resource.spec.fixed() else {"again": ""}
-    refusal = refusals.refusal(error.status, error.message, **again)
-    if refusal is None:
-        raise error
-    return refusal
+def _gone_in_a_moment(manifest: Manifest) -> ApiError:
+    name = manifest["metadata"]["name"]
+    return ApiError(409, "Conflict", f"{manifest['kind']} {name} of a deleted resource is about to go")
 
 
 def _log_transition(key: Key, before: dict[str, Any], after: dict[str, Any]) -> None:

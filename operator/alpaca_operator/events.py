@@ -16,6 +16,7 @@ from alpaca_operator.api.status import Condition, Reason
 from alpaca_operator.cluster.kube import EVENTS, Kube
 from alpaca_operator.cluster.objects import parse_time
 from alpaca_operator.errors import ApiError, Unreachable
+from alpaca_operator.exits import Exit, Unavailable
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +68,13 @@ def of_transition(before: dict[str, Any], after: dict[str, Any]) -> Note | None:
     if not new or new.get("reason") == old.get("reason") or new["reason"] in QUIET:
         return None
     return _note(new)
+
+
+def of_outage(before: dict[str, Any], after: dict[str, Any], exit: Exit | None) -> Note | None:
+    """The Event of an API server that is not available for long: one, when the status begins to tell."""
+    if not isinstance(exit, Unavailable) or exit.message in str(ready(before).get("message")):
+        return None
+    return Note("Warning", ready(after)["reason"], exit.message)
 
 
 def of_completion(status: dict[str, Any], now: datetime) -> Note | None:

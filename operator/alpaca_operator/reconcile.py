@@ -15,6 +15,7 @@ from alpaca_operator.api import Resource
 from alpaca_operator.cluster.queue import LONGEST_DELAY, Result
 from alpaca_operator.cluster.store import Key
 from alpaca_operator.errors import ApiError, NotLeading, Unreachable, Unreadable
+from alpaca_operator.exits import Exit, Unavailable, Waiting
 from alpaca_operator.lifecycle import LIFECYCLES
 from alpaca_operator.observe import Observed
 from alpaca_operator.outcomes.verdict import Desired
@@ -23,8 +24,8 @@ from alpaca_operator.world import World
 
 log = logging.getLogger(__name__)
 
-REFUSED_LONGEST = 60.0
-"""Seconds between two tries of what a quota refuses: it may be free by then."""
+RETRIED_LONGEST = 60.0
+"""Seconds between two tries of what passes by itself: a quota may have room by then, an API server be back."""
 
 
 async def reconcile(key: Key, world: World, *, live: bool = False) -> Result:
@@ -38,34 +39,52 @@ async def reconcile(key: Key, world: World, *, live: bool = False) -> Result:
     observed = observe.gather(resource, world)
     desired = lifecycle.desired(resource, observed)
     if not live and _starts_or_ends_a_run(desired, resource, observed):
-        return await _reconcile_live(key, world)
-    refusal = None
-    match desired:
-        case Desired.PRESENT:
-            plan = PLANNERS[key.kind](resource, observed.inputs, world.settings)
-            refusal = plan.refusal or await apply.converge(resource, plan, world)
-            if _has_just_begun(resource, observed, world):
-                # First a child for all who wait; the statuses follow, with what the children do by then.
-                return Result(requeue_after=0.0)
-            if observed.child is not None:  # a child that was lost and made again is told of first
-                observed = observe.children(observed, resource, world)
-        case Desired.STOPPED if observed.child:
-            await apply.end(observed.child, world)
-        case Desired.ABSENT if observed.child:
-            await apply.remove(observed.child, world)
-    after = lifecycle.compute(resource, observed, refusal)
+        exit = await apply.attempt(world.refresh(key), resource)
+        if exit is None:
+            return await reconcile(key, world, live=True)
+    else:
+        exit = await apply.attempt(_act(desired, resource, observed, world), resource)
+    outage = world.outage(key, exit)
+    if desired is Desired.PRESENT and _has_just_begun(resource, observed, world):
+        # First a child for all who wait; the statuses follow, with what the children do by then.
+        return Result(requeue_after=0.0)
+    if isinstance(exit, Unavailable) and outage is None:
+        return _again(exit)  # one that does not last is not worth a word
+    if (
+        desired is Desired.PRESENT and observed.child is not None
+    ):  # a child that was lost and made again is told of first
+        observed = observe.children(observed, resource, world)
+    after = lifecycle.compute(resource, observed, outage or exit)
     if not live and lifecycle.is_final(after) and not lifecycle.is_terminal(resource):
-        return await _reconcile_live(key, world)  # the end is told once: the last pod's last word must be in
-    result = await apply.update_status(resource, after, world)
-    if refusal:
-        return Result(requeue_after=REFUSED_LONGEST if refusal.transient else LONGEST_DELAY, failed=True)
+        await world.refresh(key)  # the end is told once: the last pod's last word must be in
+        return await reconcile(key, world, live=True)
+    result = await apply.update_status(resource, after, outage or exit, world)
+    if exit is not None:
+        return _again(exit)
     time_alone = lifecycle.requeue_after(resource, observed)
     return result.or_sooner(without_pods).or_sooner(time_alone.total_seconds() if time_alone is not None else None)
 
 
-async def _reconcile_live(key: Key, world: World) -> Result:
-    await world.refresh(key)
-    return await reconcile(key, world, live=True)
+async def _act(desired: Desired, resource: Resource, observed: Observed, world: World) -> Exit | None:
+    match desired:
+        case Desired.PRESENT:
+            plan = PLANNERS[resource.kind](resource, observed.inputs, world.settings)
+            return plan.refusal or await apply.converge(resource, plan, world)
+        case Desired.STOPPED if observed.child:
+            await apply.end(observed.child, world)
+        case Desired.ABSENT if observed.child:
+            await apply.remove(observed.child, world)
+    return None
+
+
+def _again(exit: Exit) -> Result:
+    """When what did not go well is tried again."""
+    match exit:
+        case Unavailable():
+            return Result(RETRIED_LONGEST, failed=True, not_before=exit.retry_after, outcome="unreachable")
+        case Waiting():
+            return Result(RETRIED_LONGEST, failed=True, outcome="refused")
+    return Result(LONGEST_DELAY, failed=True, outcome="refused")
 
 
 def _starts_or_ends_a_run(desired: Desired, resource: Resource, observed: Observed) -> bool:
@@ -93,11 +112,11 @@ async def _work_on(key: Key, world: World) -> None:
     queue, began = world.queue, time.monotonic()
     try:
         result = await reconcile(key, world)
-        outcome = "refused" if result.failed else "done"
+        outcome = result.outcome
     except (ApiError, Unreachable, NotLeading) as error:
         crossed = isinstance(error, ApiError) and error.status == 409  # somebody wrote in between: usual
         log.log(logging.DEBUG if crossed else logging.WARNING, "%s: %s; tried again", key, error)
-        result, outcome = Result(requeue_after=REFUSED_LONGEST, failed=True), "conflict" if crossed else "unreachable"
+        result, outcome = Result(requeue_after=RETRIED_LONGEST, failed=True), "conflict" if crossed else "unreachable"
     except Unreadable as error:
         log.error("%s: %s", key, error)
         result, outcome = Result(requeue_after=LONGEST_DELAY, failed=True), "unreadable"
@@ -107,7 +126,7 @@ async def _work_on(key: Key, world: World) -> None:
     metrics.RECONCILES.labels(key.kind, outcome).inc()
     metrics.RECONCILE_SECONDS.labels(key.kind).observe(time.monotonic() - began)
     if result.failed:
-        queue.backoff(key, result.requeue_after or LONGEST_DELAY)
+        queue.backoff(key, result.requeue_after or LONGEST_DELAY, result.not_before)
         return
     queue.forget(key)
     if result.requeue_after is not None:

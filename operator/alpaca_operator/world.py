@@ -18,8 +18,8 @@ from alpaca_operator.cluster.objects import Object
 from alpaca_operator.cluster.queue import Queue
 from alpaca_operator.cluster.store import Key, Store
 from alpaca_operator.diagnosis import refusals
-from alpaca_operator.errors import Unreadable
-from alpaca_operator.exits import Exit
+from alpaca_operator.errors import ApiError, Unreachable, Unreadable
+from alpaca_operator.exits import Exit, Unavailable
 from alpaca_operator.lifecycle import LIFECYCLES
 from alpaca_operator.outcomes.observed import Sample
 from alpaca_operator.polling.answers import ScrapeCache
@@ -33,6 +33,8 @@ REPORTS_IN_EVENTS = frozenset({"Job"})
 WITHOUT_PODS_SECONDS = 3.0
 """A Job controller makes the first pod well within this, unless it is refused."""
 WITHOUT_PODS_LONGEST = 60.0
+OUTAGE_SECONDS = 10.0
+"""An API server that is restarted or has a new leader is back within this."""
 
 
 def utc_now() -> datetime:
@@ -62,6 +64,7 @@ class World:
     completions_recorded: dict[Key, str] = field(default_factory=dict)
     """UIDs of those whose end has got its Event by this operator."""
     _without_pods: dict[Key, WithoutPods] = field(default_factory=dict)
+    _outages: dict[Key, tuple[Unavailable, datetime]] = field(default_factory=dict)
 
     def resource(self, key: Key) -> Resource | None:
         """Raises Unreadable."""
@@ -98,8 +101,18 @@ class World:
         for consumer in self.store.consumers(key):
             self.queue.add(consumer)
 
+    def outage(self, key: Key, exit: Exit | None) -> Unavailable | None:
+        """What is to be told of an API server that is not available to this resource: nothing until it lasts, and then the same words
+        however often it is tried, for each change would be a write."""
+        if not isinstance(exit, Unavailable):
+            self._outages.pop(key, None)
+            return None
+        first, since = self._outages.setdefault(key, (exit, self.now()))
+        return first if (self.now() - since).total_seconds() >= OUTAGE_SECONDS else None
+
     def forget(self, key: Key) -> None:
         """The resource is gone."""
+        self._outages.pop(key, None)
         self._without_pods.pop(key, None)
         self.completions_recorded.pop(key, None)
         self.budget.forget(key)
@@ -132,7 +145,10 @@ class World:
         now = self.now().timestamp()
         without_pods = self._without_pods.setdefault(key, WithoutPods(ask_at=now + WITHOUT_PODS_SECONDS))
         if now >= without_pods.ask_at:
-            without_pods.refusal = await self._why_without_pods(child)
+            try:
+                without_pods.refusal = await self._why_without_pods(child)
+            except (ApiError, Unreachable) as error:  # what is known is told without it
+                log.warning("%s: the Events of its Job cannot be read: %s", key, error)
             without_pods.pause = min(without_pods.pause * 2, WITHOUT_PODS_LONGEST)
             without_pods.ask_at = now + without_pods.pause
         return max(without_pods.ask_at - now, 0.1)

@@ -24,7 +24,7 @@ class Case:
 
     chat: ChatDeployment
     observed: Observed
-    refusal: Exit | None
+    exit: Exit | None
     before: ServingStatus
     new: tuple[Pod, ...]
     """Pods of the newest spec and model that are not on their way out."""
@@ -50,7 +50,7 @@ class Case:
     @property
     def inputs(self) -> Inputs:
         """Of the newest pods. What was refused was not written: they are still of what the child says."""
-        return self.observed.inputs if self.refusal is None else served_inputs(self.chat, self.observed.child)
+        return self.observed.inputs if self.exit is None else served_inputs(self.chat, self.observed.child)
 
     @property
     def deadline_exceeded(self) -> bool:
@@ -70,7 +70,7 @@ class Case:
         return f"serves {what} on {self.ready} of {_pods(self.wanted)}"
 
 
-def case_of(chat: ChatDeployment, observed: Observed, refused: Exit | None) -> Case:
+def case_of(chat: ChatDeployment, observed: Observed, exit: Exit | None) -> Case:
     labels = (observed.child or {}).get("spec", {}).get("template", {}).get("metadata", {}).get("labels", {})
     revision = labels.get(LABEL_REVISION)
     live = [pod for pod in observed.pods if not pod.is_over and not pod.deletion_timestamp]
@@ -80,7 +80,7 @@ def case_of(chat: ChatDeployment, observed: Observed, refused: Exit | None) -> C
     return Case(
         chat=chat,
         observed=observed,
-        refusal=refused,
+        exit=exit,
         before=chat.status or ServingStatus(),
         new=new,
         old=tuple(pod for pod in live if pod not in new),

@@ -17,7 +17,7 @@ from alpaca_operator.diagnosis import changes_at
 from alpaca_operator.exits import Exit
 from alpaca_operator.outcomes.conditions import InputsReady, conditions, dump, inputs_ready
 from alpaca_operator.outcomes.observed import Observed
-from alpaca_operator.outcomes.verdict import Desired, Standing, Verdict, failure_of
+from alpaca_operator.outcomes.verdict import Desired, Standing, Verdict, failure_of, while_unavailable
 
 
 def desired(resource: ChatDeployment, observed: Observed) -> Desired:
@@ -38,10 +38,10 @@ def requeue_after(resource: ChatDeployment, observed: Observed) -> timedelta | N
     return min((moment - observed.now for moment in moments if moment and moment > observed.now), default=None)
 
 
-def compute(resource: ChatDeployment, observed: Observed, refusal: Exit | None) -> dict[str, Any]:
+def compute(resource: ChatDeployment, observed: Observed, exit: Exit | None) -> dict[str, Any]:
     """The whole next status, camelCase, without absent fields; equal to the present one when nothing happened."""
-    case = case_of(resource, observed, refusal)
-    verdict = judge(case)
+    case = case_of(resource, observed, exit)
+    verdict = while_unavailable(judge(case), exit)
     generation = resource.metadata.generation or 0
     name, _, why = case.child.get("metadata", {}).get("annotations", {}).get(ANNOTATION_ENGINE, "").partition(": ")
     exists = observed.child is not None

@@ -9,17 +9,17 @@ from alpaca_operator.chats.case import Case, count_ready, display, is_unseen
 from alpaca_operator.cluster.objects import true_condition
 from alpaca_operator.diagnosis.refusals import refusal
 from alpaca_operator.diagnosis.text import one_line
-from alpaca_operator.exits import Refused
+from alpaca_operator.exits import Refused, Unavailable
 from alpaca_operator.inputs import Inputs
 from alpaca_operator.outcomes.verdict import Standing, Verdict
 
 
 def refused(case: Case) -> Verdict | None:
     """By the API server or the planner; what is served goes on."""
-    if case.refusal is None:
+    if case.exit is None or isinstance(case.exit, Unavailable):
         return None
-    standing = Standing.WORKING if case.refusal.transient else Standing.STUCK
-    return Verdict(standing, case.refusal.reason, _while_serving(case, case.refusal.message), case.refusal)
+    standing = Standing.WORKING if case.exit.transient else Standing.STUCK
+    return Verdict(standing, case.exit.reason, _while_serving(case, case.exit.message), case.exit)
 
 
 def inputs_missing(case: Case) -> Verdict | None:

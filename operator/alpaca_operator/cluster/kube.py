@@ -375,7 +375,13 @@ def _error(response: aiohttp.ClientResponse, content: bytes) -> ApiError:
         response.status,
         str(status.get("reason") or response.reason or ""),
         str(status.get("message") or content[:500].decode(errors="replace")),
+        _seconds(response.headers.get("Retry-After", "")),
     )
+
+
+def _seconds(header: str) -> float:
+    """Of Retry-After; a date, which the API server does not send, counts as none."""
+    return float(header) if header.isdecimal() else 0.0
 
 
 async def wait_for_kinds(kube: Kube, poll_seconds: float, say: Callable[[str], None]) -> None:

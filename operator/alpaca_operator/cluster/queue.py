@@ -31,6 +31,11 @@ class Result:
     failed: bool = False
     """The delay doubles each time, from ``FIRST_DELAY`` up to ``requeue_after`` (or ``LONGEST_DELAY``)."""
 
+    not_before: float = 0.0
+    """Of a failure: seconds that are waited at least."""
+    outcome: str = "done"
+    """How it is counted."""
+
     never: ClassVar[Result]
 
     def or_sooner(self, seconds: float | None) -> Result:
@@ -79,11 +84,12 @@ class Queue(Generic[K]):
             timer.cancel()
         self._timers[key] = loop.call_later(seconds, self._due, key)
 
-    def backoff(self, key: K, longest: float = LONGEST_DELAY) -> float:
-        """Adds the key after its present delay, which is returned, and doubles the next."""
+    def backoff(self, key: K, longest: float = LONGEST_DELAY, not_before: float = 0.0) -> float:
+        """Adds the key after its present delay, or ``not_before`` where that is longer, which is returned, and doubles the next."""
         failures = self._failures.get(key, 0)
         self._failures[key] = failures + 1
         delay = min(FIRST_DELAY * 2.0 ** min(failures, 32), longest) * self._jitter.uniform(0.75, 1.25)
+        delay = max(delay, not_before)
         self.add_after(key, delay)
         return delay
 

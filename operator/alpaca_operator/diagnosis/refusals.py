@@ -1,4 +1,4 @@
-"""What the API server refuses, told in one line with what to do."""
+"""Pure: what the API server answers to a write, told in one line with what to do."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import re
 
 from alpaca_operator.api.status import Reason
 from alpaca_operator.diagnosis.text import one_line
-from alpaca_operator.exits import Exit, Refused, Waiting
+from alpaca_operator.errors import ApiError, Unreachable
+from alpaca_operator.exits import Exit, Refused, Unavailable, Waiting
 
 QUOTA = re.compile(r"exceeded quota: (?P<quota>[^,]+), (?P<figures>requested: .*)")
 QUOTA_WANTS = re.compile(r"failed quota: (?P<quota>[^:]+): must specify (?P<what>.*)")
@@ -63,3 +64,40 @@ def refusal(code: int, message: str, *, again: str = " in a job of another name"
             f"the API server refuses the pod: {one_line(message)}: correct pod{again}",
         )
     return None
+
+
+WEBHOOK_DOWN = re.compile(r'failed calling webhook "(?P<who>[^"]+)"')
+BUSY = frozenset({401, 403, 408, 425, 429})
+"""Of the client's errors those that pass: a token is renewed, a namespace that is going goes, too many requests become fewer."""
+
+
+def exit_of(error: ApiError | Unreachable, *, again: str = " in a job of another name") -> Exit | None:
+    """What an answer of the API server to a write, or none, makes of the reconcile.
+
+    None for a write that crossed another: it is tried again at once, with everything read anew.
+    """
+    if isinstance(error, Unreachable):
+        return Unavailable(
+            Reason.PENDING, f"the API server does not answer ({one_line(str(error))}): tried again by itself"
+        )
+    if found := refusal(error.status, error.message, again=again):
+        return found
+    if error.status == 409:
+        return None
+    if down := WEBHOOK_DOWN.search(error.message):
+        message = (
+            f"admission webhook {down['who']} does not answer the API server: ask who keeps it; tried again by itself"
+        )
+        return Unavailable(Reason.PENDING, message, error.retry_after)
+    if error.status >= 500 or error.status in BUSY:
+        message = f"the API server cannot take its child now ({one_line(str(error))}): tried again by itself"
+        return Unavailable(Reason.PENDING, message, error.retry_after)
+    if error.status == 400:
+        return Refused(
+            Reason.INVALID_SPEC,
+            f"the API server does not understand its child ({one_line(error.message)}): correct pod{again}",
+        )
+    return Refused(
+        Reason.ADMISSION_REFUSED,
+        f"the API server does not take its child ({one_line(str(error))}): make what it asks for, or change pod{again}",
+    )

@@ -26,7 +26,7 @@ class Case:
 
     resource: Job
     observed: Observed
-    refusal: Exit | None
+    exit: Exit | None
     before: Status
     ended: tuple[Diagnosis, ...]
     """Attempts of the present child that failed, oldest first."""
@@ -74,7 +74,7 @@ class Case:
 # --- What follows from what was seen ---------------------------------------------------------------------------------
 
 
-def case_of(resource: Job, observed: Observed, refusal: Exit | None) -> Case:
+def case_of(resource: Job, observed: Observed, exit: Exit | None) -> Case:
     before = resource.status or Status()
     uid = (observed.child or {}).get("metadata", {}).get("uid")
     diagnosed = [(pod, diagnose(pod, observed.now)) for pod in observed.pods]
@@ -90,7 +90,7 @@ def case_of(resource: Job, observed: Observed, refusal: Exit | None) -> Case:
     return Case(
         resource=resource,
         observed=observed,
-        refusal=refusal,
+        exit=exit,
         before=before,
         ended=tuple(ended),
         unrecorded=unrecorded,

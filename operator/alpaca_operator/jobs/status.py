@@ -34,7 +34,7 @@ from alpaca_operator.jobs.case import (
 from alpaca_operator.jobs.verdicts import judge
 from alpaca_operator.outcomes.conditions import InputsReady, conditions, dump, inputs_ready, stamp
 from alpaca_operator.outcomes.observed import Observed
-from alpaca_operator.outcomes.verdict import Desired, Standing, Verdict, failure_of
+from alpaca_operator.outcomes.verdict import Desired, Standing, Verdict, failure_of, while_unavailable
 
 TRUE_WHEN: dict[Condition, frozenset[Standing]] = {
     Condition.READY: frozenset({Standing.DONE}),
@@ -79,17 +79,17 @@ def desired(resource: Job, observed: Observed) -> Desired:
     return Desired.PRESENT
 
 
-def compute(resource: Job, observed: Observed, refusal: Exit | None) -> dict[str, Any]:
+def compute(resource: Job, observed: Observed, exit: Exit | None) -> dict[str, Any]:
     """The whole next status, camelCase, without absent fields; equal to the present one when nothing happened.
 
-    ``refusal`` is why a child could not be made just now.
+    ``exit`` is why its children could not be made as desired.
     """
     before = resource.status or Status()
     generation = resource.metadata.generation or 0
     if is_terminal(resource):
         return dump(before.model_copy(update={"observed_generation": generation}))
-    case = case_of(resource, observed, refusal)
-    verdict = judge(case)
+    case = case_of(resource, observed, exit)
+    verdict = while_unavailable(judge(case), exit)
     termination = _final_termination(case, verdict)
     after = Status(
         observed_generation=generation,

@@ -8,7 +8,7 @@ from alpaca_operator.api.contract import KUEUE_PREFIX
 from alpaca_operator.api.status import Reason
 from alpaca_operator.cluster.objects import Pod, true_condition
 from alpaca_operator.diagnosis.model import Diagnosis
-from alpaca_operator.exits import Exit, Refused
+from alpaca_operator.exits import Exit, Refused, Unavailable
 from alpaca_operator.jobs.case import (
     DEADLINE,
     Case,
@@ -139,8 +139,8 @@ def inputs_missing(case: Case) -> Verdict | None:
 
 
 def refused(case: Case) -> Verdict | None:
-    refusal = case.refusal or (case.observed.refusal if case.live is None else None)
-    if refusal is None:
+    refusal = case.exit or (case.observed.refusal if case.live is None else None)
+    if refusal is None or isinstance(refusal, Unavailable):
         return None
     standing = Standing.WORKING if refusal.transient else Standing.STUCK
     return Verdict(standing, refusal.reason, refusal.message, refusal)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import Any
 
 from alpaca_operator.api.status import Failure, Reason
 from alpaca_operator.diagnosis.model import Diagnosis
-from alpaca_operator.exits import Exit
+from alpaca_operator.exits import Exit, Unavailable
 
 
 class Desired(Enum):
@@ -47,6 +47,14 @@ class Verdict:
     cause: Diagnosis | Exit | None = None
     """What `status.failure` tells."""
     ended_at: str | None = None
+
+
+def while_unavailable(verdict: Verdict, exit: Exit | None) -> Verdict:
+    """What stands goes on standing; what was to be done is not done, and that is told beside it. An end is an end."""
+    if not isinstance(exit, Unavailable) or verdict.ended_at is not None:
+        return verdict
+    standing = Standing.WORKING if verdict.standing is Standing.DONE else verdict.standing
+    return replace(verdict, standing=standing, message=f"{verdict.message}; {exit.message}")
 
 
 def failure_of(cause: Diagnosis | Exit | None) -> Failure | None:

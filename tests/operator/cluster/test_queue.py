@@ -66,6 +66,7 @@ async def test_delays_double_up_to_the_limit_and_success_starts_anew() -> None:
     queue = Queue[str](NoJitter())
     assert [queue.backoff("a", longest=1.0) for _ in range(4)] == [FIRST_DELAY, 0.5, 1.0, 1.0]
     assert queue.backoff("b") == FIRST_DELAY, "each key has its own delay"
+    assert queue.backoff("c", longest=1.0, not_before=7.0) == 7.0, "as long as the API server asks for"
     queue.forget("a")
     assert queue.backoff("a") == FIRST_DELAY
 
