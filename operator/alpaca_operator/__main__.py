@@ -24,7 +24,9 @@ from alpaca_operator.cluster.kube import Kube, wait_for_kinds
 from alpaca_operator.cluster.leader import LeaderElector
 from alpaca_operator.cluster.resync import Resync
 from alpaca_operator.errors import ApiError, Unreachable
-from alpaca_operator.polling.pods import Scraper
+from alpaca_operator.polling.events import EventReader
+from alpaca_operator.polling.pods import AT_ONCE, READS_PER_SECOND, Scraper
+from alpaca_operator.polling.schedule import ReadBudget
 from alpaca_operator.reconcile import run_workers
 from alpaca_operator.settings import SettingError, Settings, describe
 from alpaca_operator.world import World
@@ -48,7 +50,9 @@ class Operator:
         budget = Budget(settings.progress_writes_per_second, settings.progress_write_seconds)
         self.world = World(settings, kube, budget=budget)
         self.resync = Resync(settings, kube, self.world.store, self.world.queue)
-        self.scraper = Scraper(settings, kube, self.world.store, self.world.queue, self.world.scrapes)
+        reads = ReadBudget(READS_PER_SECOND, AT_ONCE)
+        self.scraper = Scraper(settings, kube, self.world.store, self.world.queue, self.world.scrapes, reads)
+        self.events = EventReader(kube, self.world.queue, self.world.without_pods, reads)
         self.synced = asyncio.Event()
         self.stop = asyncio.Event()
 
@@ -82,7 +86,8 @@ class Operator:
             self.world.queue.add(key, ahead=self.world.store.is_new(key))
         async with asyncio.TaskGroup() as group:
             group.create_task(run_workers(self.world), name="workers")
-            group.create_task(self.scraper.run(), name="progress")
+            group.create_task(self.scraper.run(), name="scraper")
+            group.create_task(self.events.run(), name="events")
             group.create_task(self.resync.run(), name="resync")
 
     async def _sync(self) -> None:

@@ -35,7 +35,7 @@ async def reconcile(key: Key, world: World, *, live: bool = False) -> Result:
         world.forget(key)
         return Result.never
     lifecycle = LIFECYCLES[key.kind]
-    without_pods = await world.ask_why_without_pods(resource)
+    world.expect_pods(resource)
     observed = observe.gather(resource, world)
     desired = lifecycle.desired(resource, observed)
     if not live and _starts_or_ends_a_run(desired, resource, observed):
@@ -62,7 +62,7 @@ async def reconcile(key: Key, world: World, *, live: bool = False) -> Result:
     if exit is not None:
         return _again(exit)
     time_alone = lifecycle.requeue_after(resource, observed)
-    return result.or_sooner(without_pods).or_sooner(time_alone.total_seconds() if time_alone is not None else None)
+    return result.or_sooner(time_alone.total_seconds() if time_alone is not None else None)
 
 
 async def _act(desired: Desired, resource: Resource, observed: Observed, world: World) -> Exit | None:

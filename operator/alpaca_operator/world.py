@@ -13,41 +13,27 @@ from alpaca_operator.api import Resource
 from alpaca_operator.api.base import Job, JobReference
 from alpaca_operator.api.contract import LABEL_UID, Progress
 from alpaca_operator.cluster.budget import Budget
-from alpaca_operator.cluster.kube import EVENTS, PODS, RESOURCES, WATCHED, Kube
+from alpaca_operator.cluster.kube import PODS, RESOURCES, WATCHED, Kube
 from alpaca_operator.cluster.objects import Object
 from alpaca_operator.cluster.queue import Queue
 from alpaca_operator.cluster.store import Key, Store
-from alpaca_operator.diagnosis import refusals
-from alpaca_operator.errors import ApiError, Unreachable, Unreadable
+from alpaca_operator.errors import Unreadable
 from alpaca_operator.exits import Exit, Unavailable
 from alpaca_operator.lifecycle import LIFECYCLES
 from alpaca_operator.outcomes.observed import Sample
 from alpaca_operator.polling.answers import ScrapeCache
+from alpaca_operator.polling.events import WithoutPods
 from alpaca_operator.settings import Settings
 
 log = logging.getLogger(__name__)
 
 MAKES_PODS = frozenset({"Job", "Deployment"})
-REPORTS_IN_EVENTS = frozenset({"Job"})
-"""Children whose controller tells of a refused pod in Events alone; the others do in their status."""
-WITHOUT_PODS_SECONDS = 3.0
-"""A Job controller makes the first pod well within this, unless it is refused."""
-WITHOUT_PODS_LONGEST = 60.0
 OUTAGE_SECONDS = 10.0
 """An API server that is restarted or has a new leader is back within this."""
 
 
 def utc_now() -> datetime:
     return datetime.now(UTC)
-
-
-@dataclass
-class WithoutPods:
-    """A child without pods, and why."""
-
-    pause: float = WITHOUT_PODS_SECONDS
-    ask_at: float = 0.0
-    refusal: Exit | None = None
 
 
 @dataclass
@@ -59,11 +45,11 @@ class World:
     store: Store = field(default_factory=Store)
     queue: Queue[Key] = field(default_factory=Queue)
     scrapes: ScrapeCache = field(default_factory=ScrapeCache)
+    without_pods: WithoutPods = field(default_factory=WithoutPods)
     budget: Budget = field(default_factory=lambda: Budget(10, 15))
     now: Callable[[], datetime] = utc_now
     completions_recorded: dict[Key, str] = field(default_factory=dict)
     """UIDs of those whose end has got its Event by this operator."""
-    _without_pods: dict[Key, WithoutPods] = field(default_factory=dict)
     _outages: dict[Key, tuple[Unavailable, datetime]] = field(default_factory=dict)
 
     def resource(self, key: Key) -> Resource | None:
@@ -89,8 +75,11 @@ class World:
         return self.scrapes.samples(resource.metadata.uid or "")
 
     def refusal(self, resource: Resource) -> Exit | None:
-        found = self._without_pods.get(key_for(resource))
-        return found.refusal if found else None
+        return self.without_pods.refusal(key_for(resource))
+
+    def expect_pods(self, resource: Resource) -> None:
+        """A child that has no pod is asked about, beside the workers."""
+        self.without_pods.look(key_for(resource), self.child(resource), bool(self.store.pods(resource)))
 
     def named(self, reference: JobReference, resource: Resource) -> Job | None:
         found = self.store.resource(Key(reference.kind, resource.metadata.namespace or "", reference.name))
@@ -113,7 +102,7 @@ class World:
     def forget(self, key: Key) -> None:
         """The resource is gone."""
         self._outages.pop(key, None)
-        self._without_pods.pop(key, None)
+        self.without_pods.forget(key)
         self.completions_recorded.pop(key, None)
         self.budget.forget(key)
 
@@ -135,45 +124,6 @@ class World:
             found = [obj async for obj in self.kube.list(api, key.namespace, labels=selector)]
             self.store.replace(api.kind, key.namespace, live["metadata"]["uid"], found)
 
-    async def ask_why_without_pods(self, resource: Resource) -> float | None:
-        """Reads why the Job controller makes no pod, at growing intervals: a quota, a policy, a webhook refuse it in an Event of
-        the Job alone. The seconds until it is worth asking again, None when there is nothing to ask."""
-        key, child = key_for(resource), self.child(resource)
-        if child is None or not _waits_for_pods(child) or self.store.pods(resource):
-            self._without_pods.pop(key, None)
-            return None
-        now = self.now().timestamp()
-        without_pods = self._without_pods.setdefault(key, WithoutPods(ask_at=now + WITHOUT_PODS_SECONDS))
-        if now >= without_pods.ask_at:
-            try:
-                without_pods.refusal = await self._why_without_pods(child)
-            except (ApiError, Unreachable) as error:  # what is known is told without it
-                log.warning("%s: the Events of its Job cannot be read: %s", key, error)
-            without_pods.pause = min(without_pods.pause * 2, WITHOUT_PODS_LONGEST)
-            without_pods.ask_at = now + without_pods.pause
-        return max(without_pods.ask_at - now, 0.1)
-
-    async def _why_without_pods(self, child: Object) -> Exit | None:
-        metadata = child["metadata"]
-        fields = f"regarding.uid={metadata['uid']},reason=FailedCreate"
-        found = [event async for event in self.kube.list(EVENTS, metadata["namespace"], fields=fields)]
-        if not found:
-            return None
-        newest = max(found, key=lambda event: int(event["metadata"]["resourceVersion"]))
-        return refusals.refusal(403, newest.get("note", ""))
-
 
 def key_for(resource: Resource) -> Key:
     return Key(resource.kind, resource.metadata.namespace or "", resource.metadata.name)
-
-
-def _waits_for_pods(child: Object) -> bool:
-    status = child.get("status", {})
-    return not (
-        child["kind"] not in REPORTS_IN_EVENTS
-        or "deletionTimestamp" in child["metadata"]
-        or child.get("spec", {}).get("suspend")
-        or status.get("active")
-        or status.get("succeeded")
-        or any(each["status"] == "True" for each in status.get("conditions") or ())
-    )

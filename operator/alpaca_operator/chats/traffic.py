@@ -16,13 +16,30 @@ ANSWERED = frozenset({"answered", "cancelled"})
 """Outcomes of questions that were answered, as far as somebody listened; all others got none."""
 
 
+ENGINES = ("alpaca_chat_", "vllm:")
+"""What the names of each engine's own figures begin with."""
+READ = (
+    "alpaca_chat_requests_total",
+    "alpaca_chat_tokens_total",
+    "alpaca_chat_model_info",
+    "alpaca_chat_running",
+    "alpaca_chat_queued",
+    "vllm:request_success_total",
+    "vllm:generation_tokens_total",
+    "vllm:num_requests_running",
+    "vllm:num_requests_waiting",
+)
+
+
 def parse(answer: bytes) -> Sample:
     """Raises ValueError for what is no text of Prometheus, or is of neither engine."""
+    lines = answer.decode().splitlines()
+    if not any(line.startswith(ENGINES) for line in lines):
+        raise ValueError("its /metrics are those of no engine")
     found = Sample()
-    known = False
-    for family in text_string_to_metric_families(answer.decode()):
+    # vLLM's have a thousand lines, of which four are read here.
+    for family in text_string_to_metric_families("\n".join(line for line in lines if line.startswith(READ))):
         for one in family.samples:
-            known = known or one.name.startswith(("alpaca_chat_", "vllm:"))
             match one.name:
                 case "alpaca_chat_requests_total" if one.labels.get("outcome") not in ANSWERED:
                     found = replace(found, refused=found.refused + int(one.value))
@@ -38,8 +55,6 @@ def parse(answer: bytes) -> Sample:
                     found = replace(found, running=found.running + int(one.value))
                 case "alpaca_chat_queued" | "vllm:num_requests_waiting":
                     found = replace(found, queued=found.queued + int(one.value))
-    if not known:
-        raise ValueError("its /metrics are those of no engine")
     return found
 
 

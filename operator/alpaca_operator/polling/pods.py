@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -24,6 +23,7 @@ from alpaca_operator.cluster.queue import Queue
 from alpaca_operator.cluster.store import Key, Store
 from alpaca_operator.errors import ApiError, Unreachable
 from alpaca_operator.polling.answers import ScrapeCache, Scraped
+from alpaca_operator.polling.schedule import ReadBudget, Schedule, poll
 from alpaca_operator.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -53,10 +53,11 @@ class Endpoint:
 
 @dataclass(slots=True)
 class Target:
-    """What is known of a pod as one that answers."""
+    """A running pod, whose it is, and how often in a row it has not answered."""
 
+    key: Key
+    pod: Object
     failures: int = 0
-    due: float = 0.0
 
 
 @dataclass
@@ -68,6 +69,9 @@ class Scraper:
     store: Store
     queue: Queue[Key]
     scrapes: ScrapeCache
+    budget: ReadBudget = field(default_factory=lambda: ReadBudget(READS_PER_SECOND, AT_ONCE))
+    schedule: Schedule[str] = field(default_factory=Schedule)
+    """UIDs of pods."""
     _targets: dict[str, Target] = field(default_factory=dict)
 
     async def run(self) -> None:
@@ -79,44 +83,50 @@ class Scraper:
         # A session of its own: what goes to pods must not carry the API server's credentials.
         async with aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(force_close=True)) as session:
             fetch: Fetch = self._through_server if through_server else partial(self._directly, session)
-            loop = asyncio.get_running_loop()
-            places = asyncio.Semaphore(AT_ONCE)
-            while True:
-                await asyncio.sleep(1.0)
-                due = list(self._due(loop.time()))
-                await asyncio.gather(*(self._read(key, pod, fetch, places) for key, pod in due))
+            await poll(self.schedule, partial(self._scrape, fetch), self._discover)
 
-    def _due(self, now: float) -> Iterator[tuple[Key, Object]]:
-        running = list(self.store.running())
-        pause = max(self.settings.progress_seconds, len(running) / READS_PER_SECOND)
-        pods = {pod["metadata"]["uid"] for _, pod in running}
-        self._targets = {uid: target for uid, target in self._targets.items() if uid in pods}
-        self.scrapes.retain(pods)
-        for key, pod in running:
-            target = self._targets.setdefault(pod["metadata"]["uid"], Target())
-            if target.due <= now:
-                target.due = now + pause
-                yield key, pod
+    def _discover(self) -> None:
+        """New pods are asked at once; of those that no longer run the last answer is forgotten."""
+        running = {pod["metadata"]["uid"]: (key, pod) for key, pod in self.store.running()}
+        for uid in self._targets.keys() - running.keys():
+            del self._targets[uid]
+            self.schedule.remove(uid)
+        for uid, (key, pod) in running.items():
+            if uid in self._targets:
+                self._targets[uid].pod = pod
+            else:
+                self._targets[uid] = Target(key, pod)
+                self.schedule.set(uid, 0.0)
+        self.scrapes.retain(set(running))
 
-    async def _read(self, key: Key, pod: Object, fetch: Fetch, places: asyncio.Semaphore) -> None:
-        target, endpoint = self._targets[pod["metadata"]["uid"]], ENDPOINTS[key.kind]
-        async with places:
-            try:
-                scraped = endpoint.parse(capped(await fetch(pod, endpoint), endpoint.limit))
-                target.failures = 0
-                metrics.SCRAPES.labels("answered").inc()
-            except (Unreachable, ApiError, ValueError) as error:
-                target.failures += 1
-                metrics.SCRAPES.labels("failed").inc()
-                log.debug("%s: pod %s does not tell its progress: %s", key, pod["metadata"]["name"], error)
-                if target.failures < FAILURES_BEFORE_LOG or not endpoint.in_log:
-                    return
-                found = await self._from_log(pod)
-                if found is None:
-                    return
-                scraped = found
-        if self.scrapes.put(_resource_uid(self.store, key), pod["metadata"]["uid"], scraped, datetime.now(UTC)):
-            self.queue.add(key)
+    async def _scrape(self, fetch: Fetch, uid: str) -> float | None:
+        """The seconds after which to ask the pod again: more where there are so many that the budget is not enough."""
+        async with self.budget.turn():
+            target = self._targets.get(uid)
+            if target is None:
+                return None
+            scraped = await self._read(target, fetch)
+        resource = self.store.raw(target.key)
+        if uid not in self._targets or resource is None:
+            return None
+        if scraped is not None and self.scrapes.put(resource["metadata"]["uid"], uid, scraped, datetime.now(UTC)):
+            self.queue.add(target.key)
+        return max(self.settings.progress_seconds, len(self._targets) / self.budget.per_second)
+
+    async def _read(self, target: Target, fetch: Fetch) -> Scraped | None:
+        endpoint = ENDPOINTS[target.key.kind]
+        try:
+            scraped = endpoint.parse(capped(await fetch(target.pod, endpoint), endpoint.limit))
+        except (Unreachable, ApiError, ValueError) as error:
+            target.failures += 1
+            metrics.SCRAPES.labels("failed").inc()
+            log.debug("%s: pod %s does not answer: %s", target.key, target.pod["metadata"]["name"], error)
+            if target.failures < FAILURES_BEFORE_LOG or not endpoint.in_log:
+                return None
+            return await self._from_log(target.pod)
+        target.failures = 0
+        metrics.SCRAPES.labels("answered").inc()
+        return scraped
 
     async def _directly(self, session: aiohttp.ClientSession, pod: Object, endpoint: Endpoint) -> bytes:
         address = Pod(pod).ip
@@ -180,8 +190,3 @@ JOB_ENDPOINT = Endpoint(PROGRESS_PORT, "progress", parse, in_log=True)
 CHAT_ENDPOINT = Endpoint(API_PORT, "metrics", traffic.parse, limit=METRICS_LIMIT)
 ENDPOINTS = {name: JOB_ENDPOINT if issubclass(kind, Job) else CHAT_ENDPOINT for name, kind in KINDS.items()}
 Fetch = Callable[[Object, Endpoint], Awaitable[bytes]]
-
-
-def _resource_uid(store: Store, key: Key) -> str:
-    raw = store.raw(key)
-    return str(raw["metadata"]["uid"]) if raw else ""

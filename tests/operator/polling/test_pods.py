@@ -66,10 +66,10 @@ class LogOnly:
 
     def __init__(self, log: bytes | None = LOG) -> None:
         self.log = log
-        self.target = 0
+        self.asked = 0
 
     async def text(self, path: str, **_: Any) -> bytes:
-        self.target += 1
+        self.asked += 1
         assert path == "/api/v1/namespaces/team/pods/poet-sft-x/log"
         if self.log is None:
             raise ApiError(403, "Forbidden", "no pods/log")
@@ -160,7 +160,7 @@ async def test_a_pod_that_fails_twice_is_read_from_its_log(
     latest = found.scrapes.latest("uid-poet")
     assert latest is not None
     assert latest[0].step == 7
-    assert kube.target == 1
+    assert kube.asked == 1
 
 
 async def test_a_pod_that_tells_nothing_at_all_leaves_the_last_figures(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,7 +168,7 @@ async def test_a_pod_that_tells_nothing_at_all_leaves_the_last_figures(monkeypat
     found = scraper(kube)
     async with pod_that_answers(broken, monkeypatch), reading(found):
         async with asyncio.timeout(20):
-            while kube.target < 2:  # noqa: ASYNC110
+            while kube.asked < 2:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
     assert len(found.queue) == 0
     assert found.scrapes.latest("uid-poet") is None
