@@ -8,13 +8,15 @@ from typing import Any
 
 from alpaca_operator import events
 from alpaca_operator.api import KINDS, Resource
+from alpaca_operator.api.base import ObjectMeta
 from alpaca_operator.api.status import Reason
 from alpaca_operator.cluster.kube import APIS, OPTIONAL, RESOURCES
 from alpaca_operator.cluster.objects import Object, controller_of
-from alpaca_operator.cluster.queue import Result
+from alpaca_operator.cluster.queue import LONGEST_DELAY, Result
 from alpaca_operator.cluster.store import Key, key_of
 from alpaca_operator.diagnosis import refusals
-from alpaca_operator.errors import ApiError, Unreachable
+from alpaca_operator.diagnosis.text import one_line
+from alpaca_operator.errors import ApiError, Unreachable, Unreadable
 from alpaca_operator.exits import Exit, Refused, Unavailable
 from alpaca_operator.lifecycle import LIFECYCLES
 from alpaca_operator.outcomes import conditions
@@ -96,6 +98,17 @@ async def update_status(resource: Resource, after: dict[str, Any], exit: Exit | 
         await _tell(resource, note, after, world)
     _log_transition(key, before, after)
     return Result.never
+
+
+async def report_unreadable(key: Key, error: Unreadable, world: World) -> Result:
+    """The status says so, unless it has an end; that stands."""
+    current, lifecycle = world.store.raw(key), LIFECYCLES[key.kind]
+    if current is not None and not lifecycle.is_final(current.get("status") or {}):
+        exit = Refused(Reason.INVALID_SPEC, one_line(str(error)))
+        names: dict[str, Any] = {"api_version": current["apiVersion"], "kind": key.kind}
+        unread = KINDS[key.kind].model_construct(**names, metadata=ObjectMeta.model_validate(current["metadata"]))
+        await update_status(unread, conditions.of_unread(lifecycle.status, current, exit, world.now()), exit, world)
+    return Result(LONGEST_DELAY, failed=True, outcome="unreadable")
 
 
 async def _tell(resource: Resource, note: events.Note, status: dict[str, Any], world: World) -> None:

@@ -50,9 +50,8 @@ async def reconcile(key: Key, world: World, *, live: bool = False) -> Result:
         return Result(requeue_after=0.0)
     if isinstance(exit, Unavailable) and outage is None:
         return _again(exit)  # one that does not last is not worth a word
-    if (
-        desired is Desired.PRESENT and observed.child is not None
-    ):  # a child that was lost and made again is told of first
+    # A child that was lost and made again is told of first.
+    if desired is Desired.PRESENT and observed.child is not None:
         observed = observe.children(observed, resource, world)
     after = lifecycle.compute(resource, observed, outage or exit)
     if not live and lifecycle.is_final(after) and not lifecycle.is_terminal(resource):
@@ -108,18 +107,24 @@ async def work(world: World) -> None:
             world.queue.done(key)
 
 
+async def reconcile_or_report(key: Key, world: World) -> Result:
+    """The status of a resource that cannot be read says so."""
+    try:
+        return await reconcile(key, world)
+    except Unreadable as error:
+        log.error("%s: %s", key, error)
+        return await apply.report_unreadable(key, error, world)
+
+
 async def _work_on(key: Key, world: World) -> None:
     queue, began = world.queue, time.monotonic()
     try:
-        result = await reconcile(key, world)
+        result = await reconcile_or_report(key, world)
         outcome = result.outcome
     except (ApiError, Unreachable, NotLeading) as error:
         crossed = isinstance(error, ApiError) and error.status == 409  # somebody wrote in between: usual
         log.log(logging.DEBUG if crossed else logging.WARNING, "%s: %s; tried again", key, error)
         result, outcome = Result(requeue_after=RETRIED_LONGEST, failed=True), "conflict" if crossed else "unreachable"
-    except Unreadable as error:
-        log.error("%s: %s", key, error)
-        result, outcome = Result(requeue_after=LONGEST_DELAY, failed=True), "unreadable"
     except Exception:  # a bug: told once with its traceback, and tried again, for the next state may pass
         log.exception("%s: reconcile failed", key)
         result, outcome = Result(requeue_after=LONGEST_DELAY, failed=True), "error"

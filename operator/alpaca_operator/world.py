@@ -57,7 +57,10 @@ class World:
         try:
             return self.store.resource(key)
         except ValidationError as error:
-            raise Unreadable(f"is newer than this operator, which must be upgraded to read it: {error}") from error
+            fields = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+            raise Unreadable(
+                f"{key} is newer than this operator, which must be upgraded to read it: {fields}"
+            ) from error
 
     def child(self, resource: Resource) -> Object | None:
         return next((one for one in self.store.children(resource) if one["kind"] in MAKES_PODS), None)
@@ -82,7 +85,8 @@ class World:
         self.without_pods.look(key_for(resource), self.child(resource), bool(self.store.pods(resource)))
 
     def named(self, reference: JobReference, resource: Resource) -> Job | None:
-        found = self.store.resource(Key(reference.kind, resource.metadata.namespace or "", reference.name))
+        """Raises Unreadable."""
+        found = self.resource(Key(reference.kind, resource.metadata.namespace or "", reference.name))
         return found if isinstance(found, Job) else None
 
     def enqueue_consumers(self, key: Key) -> None:

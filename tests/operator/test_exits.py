@@ -12,7 +12,7 @@ from alpaca_operator.cluster.kube import APIResource
 from alpaca_operator.cluster.queue import LONGEST_DELAY, Result
 from alpaca_operator.cluster.store import Key
 from alpaca_operator.errors import ApiError, Unreachable
-from alpaca_operator.reconcile import reconcile
+from alpaca_operator.reconcile import reconcile, reconcile_or_report
 from alpaca_operator.settings import Settings
 from alpaca_operator.world import World
 from tests.operator import build
@@ -192,3 +192,34 @@ async def test_a_write_that_crossed_another_is_no_exit() -> None:
     with pytest.raises(ApiError, match="409 Conflict"):
         await reconcile(POET, world)
     assert kube.statuses == []
+
+
+class TestWhatIsNewerThanTheOperator:
+    """The CRDs were upgraded first: a field is there that this operator does not know."""
+
+    MESSAGE = "SFTJob team/poet is newer than this operator, which must be upgraded to read it: spec.quantum: Extra inputs are not permitted"
+
+    async def look(self, **status: Any) -> tuple[Kube, Result]:
+        kube = Kube(None)
+        world = World(SETTINGS, kube, now=Clock())  # type: ignore[arg-type]
+        world.store.put(build.job(spec={"quantum": True}, status=status))
+        result = await reconcile_or_report(POET, world)
+        await reconcile_or_report(POET, world)
+        return kube, result
+
+    async def test_is_stalled_and_told_once(self) -> None:
+        kube, result = await self.look()
+        assert result == Result(LONGEST_DELAY, failed=True, outcome="unreadable")
+        assert [true(status) for status in kube.statuses] == [{"Stalled"}]
+        assert ready(kube.statuses[0]) == ("InvalidSpec", self.MESSAGE)
+        assert [(event["reason"], event["note"]) for event in kube.events] == [("InvalidSpec", self.MESSAGE)]
+
+    async def test_keeps_its_end(self) -> None:
+        complete = {
+            "type": "Complete",
+            "status": "True",
+            "reason": "Succeeded",
+            "lastTransitionTime": "2026-01-01T00:00:00Z",
+        }
+        kube, _ = await self.look(conditions=[complete])
+        assert kube.statuses == []

@@ -1,1 +1,1 @@
-"""Pure: what was seen of a deployment becomes its status."""
+"""Pure: what was observed of a deployment becomes its status."""

@@ -1,4 +1,4 @@
-"""Pure: a deployment, what was seen of it, and what follows from both: read by every verdict."""
+"""Pure: a deployment, what was observed of it, and what follows from both: read by every verdict."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from alpaca_operator.outcomes.observed import Observed
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A deployment, what was seen of it, and what follows from both: read by every verdict."""
+    """A deployment, what was observed of it, and what follows from both: read by every verdict."""
 
     chat: ChatDeployment
     observed: Observed

@@ -1,1 +1,1 @@
-"""Pure: what was seen of a job becomes its status."""
+"""Pure: what was observed of a job becomes its status."""

@@ -1,4 +1,4 @@
-"""Pure: a job, what was seen of it, and what follows from both: read by every verdict."""
+"""Pure: a job, what was observed of it, and what follows from both: read by every verdict."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ATTEMPTS_KEPT = 32
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A resource, what was seen of it, and what follows from both: read by every verdict."""
+    """A job, what was observed of it, and what follows from both: read by every verdict."""
 
     resource: Job
     observed: Observed
@@ -37,7 +37,7 @@ class Case:
     trouble: Diagnosis | None
     """What the live pod waits for."""
     restarts: Restarts
-    """As they are with the fresh attempts. `user` is never above `maxRestarts`: the last failure is no restart."""
+    """As they are with the unrecorded attempts. `user` is never above `maxRestarts`: the last failure is no restart."""
     infra: int
     """Disruptions, without that limit."""
 
@@ -52,7 +52,7 @@ class Case:
 
     @property
     def checkpoint(self) -> CheckpointStatus | None:
-        """The furthest that was told of: a pod that is stopped saves once more, and says so in its last word alone."""
+        """The furthest that was told of: a pod that is stopped saves once more, and says so in its termination message alone."""
         terminations = [
             termination.checkpoint for pod in self.observed.pods if (termination := termination_of(pod))
         ]  # suspended ones too

@@ -9,6 +9,8 @@ from enum import Enum, auto
 from typing import Any
 
 from alpaca_operator.api.status import Condition, ConditionStatus, Reason, ResourceStatus
+from alpaca_operator.cluster.objects import Object
+from alpaca_operator.exits import Exit
 from alpaca_operator.inputs import MissingInput
 from alpaca_operator.outcomes.verdict import Verdict
 
@@ -73,6 +75,20 @@ def conditions(
         for kind, true in states.items()
     ]
     return [*found, condition(before, now, generation, Condition.INPUTS_READY, *inputs_ready)]
+
+
+def of_unread(model: type[ResourceStatus], obj: Object, exit: Exit, now: datetime) -> dict[str, Any]:
+    """The next status of a resource that cannot be read: as it was, but that only a person can help."""
+    before = model.model_validate(obj.get("status") or {})
+    generation = obj["metadata"].get("generation") or 0
+    answers = any(one.type == Condition.READY and one.status == "True" for one in before.conditions)
+    states = {Condition.READY: answers, Condition.RECONCILING: False, Condition.STALLED: True}
+    found = [
+        condition(before, now, generation, kind, "True" if true else "False", exit.reason, exit.message)
+        for kind, true in states.items()
+    ]
+    others = [one for one in before.conditions if one.type not in states]
+    return dump(before.model_copy(update={"conditions": [*found, *others], "observed_generation": generation}))
 
 
 def inputs_ready(missing: MissingInput | None, verdict: Verdict, otherwise: InputsReady) -> InputsReady:
