@@ -19,7 +19,7 @@ from kubernetes.aio.config import ConfigException
 
 from alpaca_operator import logs, probes
 from alpaca_operator.cluster import watches
-from alpaca_operator.cluster.budget import Budget
+from alpaca_operator.cluster.budget import WriteBudget
 from alpaca_operator.cluster.kube import Kube, wait_for_kinds
 from alpaca_operator.cluster.leader import LeaderElector
 from alpaca_operator.cluster.resync import Resync
@@ -47,7 +47,7 @@ class Operator:
         self.settings = settings
         self.elector = LeaderElector(kube, settings)
         kube.may_write = self.elector.check
-        budget = Budget(settings.progress_writes_per_second, settings.progress_write_seconds)
+        budget = WriteBudget(settings.progress_writes_per_second, settings.progress_write_seconds)
         self.world = World(settings, kube, budget=budget)
         self.resync = Resync(settings, kube, self.world.store, self.world.queue)
         reads = ReadBudget(READS_PER_SECOND, AT_ONCE)

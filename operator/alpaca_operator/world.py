@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from alpaca_operator.api import Resource
 from alpaca_operator.api.base import Job, JobReference
 from alpaca_operator.api.contract import LABEL_UID, Progress
-from alpaca_operator.cluster.budget import Budget
+from alpaca_operator.cluster.budget import WriteBudget
 from alpaca_operator.cluster.kube import PODS, RESOURCES, WATCHED, Kube
 from alpaca_operator.cluster.objects import Object
 from alpaca_operator.cluster.queue import Queue
@@ -46,7 +46,7 @@ class World:
     queue: Queue[Key] = field(default_factory=Queue)
     scrapes: ScrapeCache = field(default_factory=ScrapeCache)
     without_pods: WithoutPods = field(default_factory=WithoutPods)
-    budget: Budget = field(default_factory=lambda: Budget(10, 15))
+    budget: WriteBudget = field(default_factory=lambda: WriteBudget(10, 15))
     now: Callable[[], datetime] = utc_now
     completions_recorded: dict[Key, str] = field(default_factory=dict)
     """UIDs of those whose end has got its Event by this operator."""

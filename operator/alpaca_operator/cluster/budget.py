@@ -8,7 +8,7 @@ from collections.abc import Callable
 from alpaca_operator.cluster.store import Key
 
 
-class Budget:
+class WriteBudget:
     """Of progress writes: so many a second overall, and one per resource in so many seconds. Never used for changes of state.
 
     Who must wait gets a time of its own, so that a thousand who wait do not ask again and again.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from alpaca_operator.cluster.budget import Budget
+from alpaca_operator.cluster.budget import WriteBudget
 from alpaca_operator.cluster.store import Key
 
 
@@ -22,7 +22,7 @@ def key(name: str) -> Key:
 class TestTheBudget:
     def test_one_write_of_a_resource_in_its_time(self) -> None:
         clock = Clock()
-        budget = Budget(10, 15, clock)
+        budget = WriteBudget(10, 15, clock)
         assert budget.ask(key("a")) == 0
         assert budget.ask(key("a")) == 15
         clock.now = 14
@@ -32,7 +32,7 @@ class TestTheBudget:
 
     def test_so_many_a_second_of_all_together_each_in_its_turn(self) -> None:
         clock = Clock()
-        budget = Budget(10, 15, clock)
+        budget = WriteBudget(10, 15, clock)
         waits = [budget.ask(key(str(number))) for number in range(1000)]
         assert waits == pytest.approx([number / 10 for number in range(1000)])
         clock.now = 50.01
@@ -40,7 +40,7 @@ class TestTheBudget:
         assert budget.ask(key("501")) == pytest.approx(0.09)
 
     def test_a_new_resource_of_an_old_name_starts_anew(self) -> None:
-        budget = Budget(10, 15, Clock())
+        budget = WriteBudget(10, 15, Clock())
         budget.ask(key("a"))
         budget.forget(key("a"))
         assert budget.ask(key("a")) == pytest.approx(0.1), "after the one before"
