@@ -17,13 +17,17 @@ from typing import Any
 import kopf
 from kubernetes.aio.config import ConfigException
 
-from alpaca_operator import handlers, logs, probes
+from alpaca_operator import logs, probes
+from alpaca_operator.cluster import watches
+from alpaca_operator.cluster.budget import WriteBudget
+from alpaca_operator.cluster.kube import Kube, wait_for_kinds
+from alpaca_operator.cluster.leader import LeaderElector
+from alpaca_operator.cluster.resync import Resync
 from alpaca_operator.errors import ApiError, Unreachable
-from alpaca_operator.kube import Kube, wait_for_kinds
-from alpaca_operator.leader import Elector
-from alpaca_operator.progress import Budget, Reader
+from alpaca_operator.polling.events import EventReader
+from alpaca_operator.polling.pods import AT_ONCE, READS_PER_SECOND, Scraper
+from alpaca_operator.polling.schedule import ReadBudget
 from alpaca_operator.reconcile import run_workers
-from alpaca_operator.resync import Resync
 from alpaca_operator.settings import SettingError, Settings, describe
 from alpaca_operator.world import World
 
@@ -41,13 +45,15 @@ class Operator:
 
     def __init__(self, settings: Settings, kube: Kube) -> None:
         self.settings = settings
-        self.elector = Elector(kube, settings)
+        self.elector = LeaderElector(kube, settings)
         kube.may_write = self.elector.check
-        budget = Budget(settings.progress_writes_per_second, settings.progress_write_seconds)
+        budget = WriteBudget(settings.progress_writes_per_second, settings.progress_write_seconds)
         self.world = World(settings, kube, budget=budget)
         self.resync = Resync(settings, kube, self.world.store, self.world.queue)
-        self.reader = Reader(settings, kube, self.world.store, self.world.queue, self.world.board)
-        self.filled = asyncio.Event()
+        reads = ReadBudget(READS_PER_SECOND, AT_ONCE)
+        self.scraper = Scraper(settings, kube, self.world.store, self.world.queue, self.world.scrapes, reads)
+        self.events = EventReader(kube, self.world.queue, self.world.without_pods, reads)
+        self.synced = asyncio.Event()
         self.stop = asyncio.Event()
 
     async def run(self) -> None:
@@ -56,7 +62,7 @@ class Operator:
         async with probes.serve(
             self.settings.port,
             health=self._health,
-            readiness=lambda: "" if self.filled.is_set() else "not everything has been read yet",
+            readiness=lambda: "" if self.synced.is_set() else "not everything has been read yet",
             store=self.world.store,
             depth=lambda: len(self.world.queue),
         ):
@@ -74,31 +80,32 @@ class Operator:
 
     async def _work(self) -> None:
         await wait_for_kinds(self.world.kube, CRD_POLL_SECONDS, log.warning)
-        await self._fill()
+        await self._sync()
         await self.elector.leading.wait()
         for key in self.world.store.resources():
             self.world.queue.add(key, ahead=self.world.store.is_new(key))
         async with asyncio.TaskGroup() as group:
             group.create_task(run_workers(self.world), name="workers")
-            group.create_task(self.reader.run(), name="progress")
+            group.create_task(self.scraper.run(), name="scraper")
+            group.create_task(self.events.run(), name="events")
             group.create_task(self.resync.run(), name="resync")
 
-    async def _fill(self) -> None:
-        while not self.filled.is_set():
+    async def _sync(self) -> None:
+        while not self.synced.is_set():
             try:
-                await self.resync.fill()
-                self.filled.set()
+                await self.resync.list_all()
+                self.synced.set()
             except (ApiError, Unreachable) as error:
                 log.warning("not everything could be read, tried again: %s", error)
                 await asyncio.sleep(RETRY_SECONDS)
 
     async def _watch(self) -> None:
         # kopf brings everything once more as it starts, which would only delay the first reconciles.
-        await self.filled.wait()
+        await self.synced.wait()
         ours = asyncio.all_tasks()
         tasks = await kopf.spawn_tasks(
-            registry=handlers.registry(self.world.store, self.world.queue),
-            settings=handlers.settings(),
+            registry=watches.registry(self.world.store, self.world.queue),
+            settings=watches.settings(),
             clusterwide=not self.settings.namespaces,
             namespaces=self.settings.namespaces,
         )
@@ -113,7 +120,7 @@ class Operator:
             await asyncio.wait([running], timeout=DRAIN_SECONDS)
 
     def _health(self) -> str:
-        return f"watches that bring nothing: {', '.join(self.resync.sick)}" if self.resync.sick else ""
+        return f"watches that bring nothing: {', '.join(self.resync.stalled)}" if self.resync.stalled else ""
 
     def _listen_for_signals(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -126,7 +133,7 @@ async def _end(*tasks: asyncio.Task[None]) -> None:
     await asyncio.wait(tasks, timeout=DRAIN_SECONDS)
 
 
-def _told(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+def _handle_loop_exception(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     """kopf's watches that are cancelled while they read do not close cleanly, and asyncio tells it at the very end, when nothing reads
     from them any more: no traceback for an orderly stop. Everything else is told as always."""
     if "asyncgen" in context:
@@ -136,7 +143,7 @@ def _told(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
 
 
 async def serve(settings: Settings) -> None:
-    asyncio.get_running_loop().set_exception_handler(_told)
+    asyncio.get_running_loop().set_exception_handler(_handle_loop_exception)
     kube = await Kube.connect()
     try:
         await Operator(settings, kube).run()

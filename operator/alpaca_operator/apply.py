@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Awaitable
 from typing import Any
 
-from alpaca_operator import conditions, diagnosis, events
+from alpaca_operator import events
 from alpaca_operator.api import KINDS, Resource
+from alpaca_operator.api.base import ObjectMeta
 from alpaca_operator.api.status import Reason
-from alpaca_operator.conditions import Change
-from alpaca_operator.diagnosis import Refusal
-from alpaca_operator.errors import ApiError
-from alpaca_operator.kube import APIS, OPTIONAL, RESOURCES
-from alpaca_operator.lives import status_of
+from alpaca_operator.cluster.kube import APIS, OPTIONAL, RESOURCES
+from alpaca_operator.cluster.objects import Object, controller_of
+from alpaca_operator.cluster.queue import LONGEST_DELAY, Result
+from alpaca_operator.cluster.store import Key, key_of
+from alpaca_operator.diagnosis import refusals
+from alpaca_operator.diagnosis.text import one_line
+from alpaca_operator.errors import ApiError, Unreachable, Unreadable
+from alpaca_operator.exits import Exit, Refused, Unavailable
+from alpaca_operator.lifecycle import LIFECYCLES
+from alpaca_operator.outcomes import conditions
+from alpaca_operator.outcomes.conditions import Change
 from alpaca_operator.plan import Manifest, Plan, keep
-from alpaca_operator.plan.job import ENDING, drift
-from alpaca_operator.queue import Again
-from alpaca_operator.store import Key, Object, key_of
+from alpaca_operator.plan.job import STOP_PATCH, drift
 from alpaca_operator.world import World, key_for
 
 CREATED_ONCE = frozenset({"Job", "JobSet"})
@@ -25,10 +31,24 @@ CREATED_ONCE = frozenset({"Job", "JobSet"})
 log = logging.getLogger(__name__)
 
 
-async def converge(resource: Resource, plan: Plan, world: World) -> Refusal | None:
+async def attempt(action: Awaitable[Exit | None], resource: Resource) -> Exit | None:
+    """What the API server answers is an exit; raises ApiError for a write that crossed another, which is tried again at once."""
+    try:
+        return await action
+    except (ApiError, Unreachable) as error:
+        again = {} if resource.spec.fixed() else {"again": ""}
+        found = refusals.exit_of(error, **again)
+        if found is None:
+            raise
+        if isinstance(found, Unavailable):
+            log.warning("%s: %s; tried again", key_for(resource), error)
+        return found
+
+
+async def converge(resource: Resource, plan: Plan, world: World) -> Exit | None:
     """Makes what is missing, and mends and removes what is kept. The first refusal ends it, and is returned: the status has to tell."""
     for manifest in plan.manifests:
-        make = _exist if manifest["kind"] in CREATED_ONCE else _keep
+        make = _create_once if manifest["kind"] in CREATED_ONCE else _apply
         if refusal := await make(resource, manifest, world):
             return refusal
     planned = {key_of(manifest) for manifest in plan.manifests}
@@ -40,52 +60,65 @@ async def converge(resource: Resource, plan: Plan, world: World) -> Refusal | No
 
 async def end(child: Object, world: World) -> None:
     """Stops a child for good; its pods get their grace period, and stay for their logs."""
-    if drift(ENDING, child):
-        world.store.put(await world.kube.merge(APIS[child["kind"]], child, ENDING))
+    if drift(STOP_PATCH, child):
+        await _merge(child, STOP_PATCH, world)
 
 
 async def remove(child: Object, world: World) -> None:
     """Deletes a child; its pods get their grace period to save a checkpoint, and it stays visible until they are gone."""
     if "deletionTimestamp" in child["metadata"]:
         return
-    left = await world.kube.delete(APIS[child["kind"]], child)
-    if left is None:
+    remaining = await world.kube.delete(APIS[child["kind"]], child)
+    if remaining is None:
         world.store.remove(child)
-    elif left.get("kind") == child["kind"]:
-        world.store.put(left)
+    elif remaining.get("kind") == child["kind"]:
+        world.store.put(remaining)
 
 
-async def report(resource: Resource, after: dict[str, Any], world: World) -> Again:
+async def update_status(resource: Resource, after: dict[str, Any], exit: Exit | None, world: World) -> Result:
     """Writes the status if it tells anything new, and then the Event that goes with it."""
     key = key_for(resource)
     current = world.store.raw(key)
     if current is None:
-        return Again.never
+        return Result.never
     before = current.get("status") or {}
-    change = conditions.change(before, after, status_of(resource))
+    change = conditions.change(before, after, LIFECYCLES[key.kind].status)
     if change is Change.NOTHING:
-        if world.ends_told.get(key) != resource.metadata.uid and (note := events.of_an_end(before, world.now())):
+        if world.completions_recorded.get(key) != resource.metadata.uid and (
+            note := events.of_completion(before, world.now())
+        ):
             await _tell(resource, note, before, world)
-        return Again.never
+        return Result.never
     if change is Change.PROGRESS and (wait := world.budget.ask(key)):
-        return Again(after=wait)
+        return Result(requeue_after=wait)
     world.store.put(await world.kube.put_status(RESOURCES[key.kind], current, after))
     if change is Change.TRANSITION:
-        world.wake_consumers(key)
-    if note := events.worth_telling(before, after):
+        world.enqueue_consumers(key)
+    if note := events.of_transition(before, after) or events.of_outage(before, after, exit):
         await _tell(resource, note, after, world)
     _log_transition(key, before, after)
-    return Again.never
+    return Result.never
+
+
+async def report_unreadable(key: Key, error: Unreadable, world: World) -> Result:
+    """The status says so, unless it has an end; that stands."""
+    current, lifecycle = world.store.raw(key), LIFECYCLES[key.kind]
+    if current is not None and not lifecycle.is_final(current.get("status") or {}):
+        exit = Refused(Reason.INVALID_SPEC, one_line(str(error)))
+        names: dict[str, Any] = {"api_version": current["apiVersion"], "kind": key.kind}
+        unread = KINDS[key.kind].model_construct(**names, metadata=ObjectMeta.model_validate(current["metadata"]))
+        await update_status(unread, conditions.of_unread(lifecycle.status, current, exit, world.now()), exit, world)
+    return Result(LONGEST_DELAY, failed=True, outcome="unreadable")
 
 
 async def _tell(resource: Resource, note: events.Note, status: dict[str, Any], world: World) -> None:
     ended = status.get("completionTime")
     await events.record(world.kube, world.settings.identity, resource, note, ended)
     if ended:
-        world.ends_told[key_for(resource)] = resource.metadata.uid or ""
+        world.completions_recorded[key_for(resource)] = resource.metadata.uid or ""
 
 
-async def _exist(resource: Resource, manifest: Manifest, world: World) -> Refusal | None:
+async def _create_once(resource: Resource, manifest: Manifest, world: World) -> Exit | None:
     """Children are made once and never updated: queueing systems and the Job controller write to them. ``drift`` is the exception."""
     api, live = APIS[manifest["kind"]], world.store.raw(key_of(manifest))
     if live is None or not _is_ours(live, resource):
@@ -94,33 +127,41 @@ async def _exist(resource: Resource, manifest: Manifest, world: World) -> Refusa
             return None
         except ApiError as error:
             if error.reason != "AlreadyExists":
-                return _refused(error, resource)
+                raise
             metadata = manifest["metadata"]
             live = await world.kube.get(api, metadata["namespace"], metadata["name"])
             ours = live is not None and _is_ours(live, resource)
             if live is None or (not ours and _is_predecessors(live)):
-                raise  # it is gone in a moment
+                raise _gone_in_a_moment(manifest) from error
             if not ours:
-                return _refused(error, resource)
+                raise
             world.store.put(live)
     if "deletionTimestamp" not in live["metadata"] and (patch := drift(manifest, live)):
-        world.store.put(await world.kube.merge(api, live, patch))
+        await _merge(live, patch, world)
     return None
 
 
-async def _keep(resource: Resource, manifest: Manifest, world: World) -> Refusal | None:
+async def _merge(child: Object, patch: Object, world: World) -> None:
+    try:
+        world.store.put(await world.kube.merge(APIS[child["kind"]], child, patch))
+    except ApiError as error:
+        if error.status != 404:
+            raise
+        world.store.remove(child)  # deleted a moment ago: nothing is left to change
+
+
+async def _apply(resource: Resource, manifest: Manifest, world: World) -> Exit | None:
     """Applied only where that changes something: nothing is written while nothing happens."""
-    api, metadata, wanted = APIS[manifest["kind"]], manifest["metadata"], keep.sealed(manifest)
+    api, metadata, wanted = APIS[manifest["kind"]], manifest["metadata"], keep.with_digest(manifest)
     live = world.store.raw(key_of(manifest))
     if live is None or not _is_ours(live, resource):
         live = await world.kube.get(
             api, metadata["namespace"], metadata["name"]
         )  # applying would take it from whoever made it
         if live is not None and not _is_ours(live, resource):
-            taken = ApiError(409, "AlreadyExists", f'{api.plural} "{metadata["name"]}" already exists')
             if _is_predecessors(live):
-                raise taken  # it is gone in a moment
-            return _refused(taken, resource)
+                raise _gone_in_a_moment(manifest)
+            raise ApiError(409, "AlreadyExists", f'{api.plural} "{metadata["name"]}" already exists')
     if live is not None:
         if "deletionTimestamp" in live["metadata"]:
             return None
@@ -131,35 +172,31 @@ async def _keep(resource: Resource, manifest: Manifest, world: World) -> Refusal
         world.store.put(await world.kube.apply(api, wanted))
     except ApiError as error:
         if api in OPTIONAL and error.status == 404:
-            return Refusal(
+            return Refused(
                 Reason.ROUTE_NOT_SUPPORTED,
                 f"the cluster has no {api.kind} of {api.group}/{api.version}: install the Gateway API, or remove httpRoute",
             )
-        return _refused(error, resource)
+        raise
     return None
 
 
 def _is_ours(child: Object, resource: Resource) -> bool:
-    owners = child["metadata"].get("ownerReferences") or ()
-    return any(owner.get("controller") and owner["uid"] == resource.metadata.uid for owner in owners)
+    owner = controller_of(child)
+    return owner is not None and owner["uid"] == resource.metadata.uid
 
 
 def _is_predecessors(child: Object) -> bool:
     """The child of a deleted resource that had the same name: the garbage collector is about to delete it."""
-    owners = child["metadata"].get("ownerReferences") or ()
-    return any(owner.get("controller") and owner["kind"] in KINDS for owner in owners)
+    owner = controller_of(child)
+    return owner is not None and owner["kind"] in KINDS
 
 
-def _refused(error: ApiError, resource: Resource) -> Refusal:
-    """The refusal, if the API server's answer is one; what passes by itself is raised again."""
-    again = {} if resource.spec.fixed() else {"again": ""}
-    refusal = diagnosis.refusal(error.status, error.message, **again)
-    if refusal is None:
-        raise error
-    return refusal
+def _gone_in_a_moment(manifest: Manifest) -> ApiError:
+    name = manifest["metadata"]["name"]
+    return ApiError(409, "Conflict", f"{manifest['kind']} {name} of a deleted resource is about to go")
 
 
 def _log_transition(key: Key, before: dict[str, Any], after: dict[str, Any]) -> None:
-    was, now = events.ready(before), events.ready(after)
-    if now and now.get("reason") != was.get("reason"):
-        log.info("%s: %s: %s", key, now["reason"], now.get("message"), extra={"reason": now["reason"]})
+    old, new = events.ready(before), events.ready(after)
+    if new and new.get("reason") != old.get("reason"):
+        log.info("%s: %s: %s", key, new["reason"], new.get("message"), extra={"reason": new["reason"]})

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 
 class ApiError(Exception):
-    """The API server answered with an error. ``reason`` is the Status object's, such as ``NotFound``."""
+    """The API server answered with an error. ``reason`` is the Status object's, such as ``NotFound``; ``retry_after`` the seconds that it
+    asks to wait."""
 
-    def __init__(self, status: int, reason: str, message: str):
+    def __init__(self, status: int, reason: str, message: str, retry_after: float = 0.0):
         super().__init__(f"{status} {reason}: {message}" if reason else f"{status}: {message}")
         self.status = status
         self.reason = reason
         self.message = message
+        self.retry_after = retry_after
 
 
 class Unreachable(Exception):

@@ -13,9 +13,10 @@ from typing import Any, Literal, NamedTuple
 
 from alpaca_operator.api import Resource
 from alpaca_operator.api.status import Condition, Reason
-from alpaca_operator.diagnosis import instant
+from alpaca_operator.cluster.kube import EVENTS, Kube
+from alpaca_operator.cluster.objects import parse_time
 from alpaca_operator.errors import ApiError, Unreachable
-from alpaca_operator.kube import EVENTS, Kube
+from alpaca_operator.exits import Exit, Unavailable
 
 log = logging.getLogger(__name__)
 
@@ -61,18 +62,25 @@ class Note(NamedTuple):
     message: str
 
 
-def worth_telling(before: dict[str, Any], after: dict[str, Any]) -> Note | None:
+def of_transition(before: dict[str, Any], after: dict[str, Any]) -> Note | None:
     """The Event that a change of status deserves, or None. Speaks of the Ready condition, as the STATE column does."""
-    was, now = ready(before), ready(after)
-    if not now or now.get("reason") == was.get("reason") or now["reason"] in QUIET:
+    old, new = ready(before), ready(after)
+    if not new or new.get("reason") == old.get("reason") or new["reason"] in QUIET:
         return None
-    return _note(now)
+    return _note(new)
 
 
-def of_an_end(status: dict[str, Any], now: datetime) -> Note | None:
+def of_outage(before: dict[str, Any], after: dict[str, Any], exit: Exit | None) -> Note | None:
+    """The Event of an API server that is not available for long: one, when the status begins to tell."""
+    if not isinstance(exit, Unavailable) or exit.message in str(ready(before).get("message")):
+        return None
+    return Note("Warning", ready(after)["reason"], exit.message)
+
+
+def of_completion(status: dict[str, Any], now: datetime) -> Note | None:
     """The Event of an end that is so recent that it may not have been told yet."""
     ended = status.get("completionTime")
-    return _note(ready(status)) if ended and now - instant(ended) < RECENT else None
+    return _note(ready(status)) if ended and now - parse_time(ended) < RECENT else None
 
 
 def _note(state: dict[str, Any]) -> Note:

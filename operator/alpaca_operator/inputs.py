@@ -8,15 +8,40 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from alpaca_operator.api import Resource
 from alpaca_operator.api.base import Job, JobReference
-from alpaca_operator.api.chain import Find, Link, cycle, links, mismatch, noted
+from alpaca_operator.api.chain import Find, Link, mismatch
 from alpaca_operator.api.status import Condition, ConditionStatus, Reason, ResolvedInput
-from alpaca_operator.diagnosis import one_line
+from alpaca_operator.diagnosis.text import one_line
 
-Object = dict[str, Any]
+
+@dataclass(frozen=True, slots=True)
+class HeldUpdate:
+    """Inputs that are there and not served."""
+
+    inputs: Inputs
+    message: str
+    """Why not, and what to do."""
+    failed: bool = False
+    """It was tried, and did not become ready."""
+
+
+@dataclass(frozen=True, slots=True)
+class InputResolution:
+    """What is to be served: of all sources, by field."""
+
+    inputs: Inputs
+    missing: MissingInput | None = None
+    """Why nothing new can be served, where the spec asks for something else than is served now, or nothing is."""
+    held: HeldUpdate | None = None
+
+
+def short(digest: str) -> str:
+    """A digest as messages show it."""
+    return digest[: len("sha256:") + 12]
+
+
 Inputs = Mapping[str, ResolvedInput]
 """By field path in the spec: ``model``, ``dataset.train[0]``."""
 
@@ -31,85 +56,53 @@ ORDER = (
 
 
 @dataclass(frozen=True, slots=True)
-class Lack:
+class MissingInput:
     """Why inputs that other jobs make are not there."""
 
     reason: Reason
     message: str
 
     @property
-    def passes(self) -> bool:
+    def transient(self) -> bool:
         """Whether waiting may help."""
         return self.reason in (Reason.NOT_FOUND, Reason.NOT_READY)
 
 
-def gather(resource: Job, child: Object | None, find: Find) -> tuple[Inputs, Lack | None]:
-    """Every input that another job makes, and what keeps those from being all."""
-    wanted = list(links(resource))
-    if not wanted:
-        return {}, None
-    found = dict(pinned(resource, child))
-    lacks = []
-    for link in wanted:
-        if link.field not in found:
-            result = look(link, resource, find)
-            if isinstance(result, Lack):
-                lacks.append(result)
-            else:
-                found[link.field] = result
-    if lacks and (circle := cycle(resource, find)):
-        lacks.append(
-            Lack(
-                Reason.CYCLE_DETECTED,
-                f"waits for itself ({' → '.join(circle)}): delete one of these jobs, and create it without that from",
-            )
-        )
-    return found, worst(lacks)
-
-
-def pinned(resource: Job, child: Object | None) -> Inputs:
-    """What was found at the start: the status has it, and before that the child."""
-    told = (resource.status and resource.status.resolved_inputs) or {}
-    # Written with the child itself, what was found cannot be lost between two writes.
-    of_child = noted((child or {}).get("metadata", {}).get("annotations") or {})
-    return of_child | {field: found for field, found in told.items() if found.producer_uid}
-
-
-def look(link: Link, resource: Resource, find: Find) -> ResolvedInput | Lack:
+def look(link: Link, resource: Resource, find: Find) -> ResolvedInput | MissingInput:
     producer = find(link.producer)
-    if lack := absent(link.field, link.producer, producer, resource):
-        return lack
+    if missing := absent(link.field, link.producer, producer, resource):
+        return missing
     assert producer is not None
     if problem := mismatch(link, producer):
         remedy = "; specs are immutable, so in a job of another name" if resource.spec.fixed() else ""
-        return Lack(Reason.KIND_MISMATCH, f"{problem}{remedy}")
+        return MissingInput(Reason.KIND_MISMATCH, f"{problem}{remedy}")
     return unfinished(link.field, producer) or _published(producer)
 
 
-def absent(field: str, named: JobReference, producer: Job | None, resource: Resource) -> Lack | None:
+def absent(field: str, named: JobReference, producer: Job | None, resource: Resource) -> MissingInput | None:
     """Why a job that ``field`` names is not there."""
     if producer is not None and not producer.metadata.deletion_timestamp:
         return None
     state = "does not exist" if producer is None else "is being deleted"
-    return Lack(
+    return MissingInput(
         Reason.NOT_FOUND,
         f"{field}.from names {named.kind} {named.name}, which {state} in namespace {resource.metadata.namespace}: create it",
     )
 
 
-def unfinished(field: str, producer: Job) -> Lack | None:
+def unfinished(field: str, producer: Job) -> MissingInput | None:
     """Why a job that ``field`` names has not ended well."""
     who = f"{producer.kind} {producer.metadata.name}"
     states = {one.type: one for one in producer.status.conditions} if producer.status else {}
     if _holds(states, Condition.COMPLETE):
         return None
     if _holds(states, Condition.FAILED):
-        return Lack(
+        return MissingInput(
             Reason.PRODUCER_FAILED,
             f"{field}.from names {who}, which failed ({_why(states)}): delete that job and create it anew, corrected, under the "
             "same name; this one then starts by itself",
         )
-    return Lack(Reason.NOT_READY, f"waits for {who} ({field}.from) to complete{_hindrance(states)}")
+    return MissingInput(Reason.NOT_READY, f"waits for {who} ({field}.from) to complete{_hindrance(states)}")
 
 
 def _published(producer: Job) -> ResolvedInput:
@@ -138,9 +131,9 @@ def _holds(states: Mapping[str, ConditionStatus], condition: Condition) -> bool:
     return condition in states and states[condition].status == "True"
 
 
-def worst(lacks: list[Lack]) -> Lack | None:
+def worst(all_missing: list[MissingInput]) -> MissingInput | None:
     """One reason, and all that is to be said of it."""
     for reason in ORDER:
-        if messages := dict.fromkeys(lack.message for lack in lacks if lack.reason is reason):
-            return Lack(reason, one_line("; ".join(messages)))
+        if messages := dict.fromkeys(missing.message for missing in all_missing if missing.reason is reason):
+            return MissingInput(reason, one_line("; ".join(messages)))
     return None

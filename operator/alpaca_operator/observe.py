@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Protocol
 
 from alpaca_operator.api import Resource
 from alpaca_operator.api.base import Job, JobReference
 from alpaca_operator.api.contract import Progress
-from alpaca_operator.diagnosis import Refusal
-from alpaca_operator.lives import LIVES
-from alpaca_operator.traffic import Sample
-from alpaca_operator.verdicts import Seen
-
-Object = dict[str, Any]
+from alpaca_operator.cluster.objects import Object, Pod
+from alpaca_operator.exits import Exit
+from alpaca_operator.lifecycle import LIFECYCLES
+from alpaca_operator.outcomes.observed import Observed, Sample
 
 
 class World(Protocol):
@@ -27,7 +25,7 @@ class World(Protocol):
     def child(self, resource: Resource) -> Object | None:
         """The Job or Deployment that the resource owns, by the UID of its owner; also while it is being deleted."""
 
-    def others(self, resource: Resource) -> Sequence[Object]:
+    def other_children(self, resource: Resource) -> Sequence[Object]:
         """What the resource owns besides, but for its pods."""
 
     def pods(self, resource: Resource) -> Sequence[Object]:
@@ -40,19 +38,21 @@ class World(Protocol):
     def traffic(self, resource: Resource) -> Sequence[tuple[Sample, datetime]]:
         """What each running pod of a deployment last told, and when it was read."""
 
-    def refusal(self, resource: Resource) -> Refusal | None:
+    def refusal(self, resource: Resource) -> Exit | None:
         """Why the child has no pods, from the events of the Job controller; None when it has some, or nothing was said."""
 
     def named(self, reference: JobReference, resource: Resource) -> Job | None:
         """The job that a ``from`` of the resource names."""
 
 
-def gather(resource: Resource, world: World) -> Seen:
+def gather(resource: Resource, world: World) -> Observed:
     progress, read_at = world.progress(resource) or (None, None)
-    pods = sorted(world.pods(resource), key=lambda pod: str(pod["metadata"].get("creationTimestamp", "")))
+    pods = sorted(map(Pod, world.pods(resource)), key=lambda pod: pod.created_at)
     child = world.child(resource)
-    inputs = LIVES[resource.kind].inputs(resource, child, lambda reference: world.named(reference, resource))
-    return Seen(
+    inputs = LIFECYCLES[resource.kind].resolve_inputs(
+        resource, child, lambda reference: world.named(reference, resource)
+    )
+    return Observed(
         now=world.now(),
         child=child,
         pods=tuple(pods),
@@ -60,16 +60,16 @@ def gather(resource: Resource, world: World) -> Seen:
         progress_at=read_at,
         refusal=world.refusal(resource),
         inputs=inputs.inputs,
-        lack=inputs.lack,
+        missing=inputs.missing,
         held=inputs.held,
-        others=tuple(world.others(resource)),
+        other_children=tuple(world.other_children(resource)),
         traffic=tuple(world.traffic(resource)),
     )
 
 
-def children(seen: Seen, resource: Resource, world: World) -> Seen:
+def children(observed: Observed, resource: Resource, world: World) -> Observed:
     """The same look, with the children as they are after what was just written."""
-    return replace(seen, child=world.child(resource), others=tuple(world.others(resource)))
+    return replace(observed, child=world.child(resource), other_children=tuple(world.other_children(resource)))
 
 
-__all__ = ["Seen", "World", "children", "gather"]
+__all__ = ["Observed", "World", "children", "gather"]

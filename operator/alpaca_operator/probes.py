@@ -10,7 +10,7 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from alpaca_operator import events, metrics
-from alpaca_operator.store import Store
+from alpaca_operator.cluster.store import Store
 
 Check = Callable[[], str]
 """Says what is wrong; nothing when all is well."""
@@ -29,7 +29,7 @@ async def serve(
 
         return answer
 
-    async def tell_metrics(_: web.Request) -> web.Response:
+    async def serve_metrics(_: web.Request) -> web.Response:
         metrics.QUEUE_DEPTH.set(depth())
         _count_jobs(store)
         return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
@@ -37,7 +37,7 @@ async def serve(
     app = web.Application()
     app.router.add_get("/healthz", probe(health))  # type: ignore[arg-type]
     app.router.add_get("/readyz", probe(readiness))  # type: ignore[arg-type]
-    app.router.add_get("/metrics", tell_metrics)
+    app.router.add_get("/metrics", serve_metrics)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     try:

@@ -12,71 +12,89 @@ import time
 
 from alpaca_operator import apply, metrics, observe
 from alpaca_operator.api import Resource
-from alpaca_operator.conditions import Wish
+from alpaca_operator.cluster.queue import LONGEST_DELAY, Result
+from alpaca_operator.cluster.store import Key
 from alpaca_operator.errors import ApiError, NotLeading, Unreachable, Unreadable
-from alpaca_operator.lives import LIVES
-from alpaca_operator.observe import Seen
+from alpaca_operator.exits import Exit, Unavailable, Waiting
+from alpaca_operator.lifecycle import LIFECYCLES
+from alpaca_operator.observe import Observed
+from alpaca_operator.outcomes.verdict import Desired
 from alpaca_operator.plan import PLANNERS
-from alpaca_operator.queue import LONGEST_DELAY, Again
-from alpaca_operator.store import Key
 from alpaca_operator.world import World
 
 log = logging.getLogger(__name__)
 
-REFUSED_LONGEST = 60.0
-"""Seconds between two tries of what a quota refuses: it may be free by then."""
+RETRIED_LONGEST = 60.0
+"""Seconds between two tries of what passes by itself: a quota may have room by then, an API server be back."""
 
 
-async def reconcile(key: Key, world: World, *, live: bool = False) -> Again:
+async def reconcile(key: Key, world: World, *, live: bool = False) -> Result:
     """``live``: what is known was read from the API server just now, not brought by watches, which may lag."""
     resource = world.resource(key)
     if resource is None or resource.metadata.deletion_timestamp:  # its children go with it, by their owner references
         world.forget(key)
-        return Again.never
-    life = LIVES[key.kind]
-    podless = await world.ask_why_podless(resource)
-    seen = observe.gather(resource, world)
-    wish = life.wish(resource, seen)
-    if not live and _starts_or_ends_a_run(wish, resource, seen):
-        return await _reconcile_live(key, world)
-    refusal = None
-    match wish:
-        case Wish.EXIST:
-            plan = PLANNERS[key.kind](resource, seen.inputs, world.settings)
-            refusal = plan.refusal or await apply.converge(resource, plan, world)
-            if _has_just_begun(resource, seen, world):
-                # First a child for all who wait; the statuses follow, with what the children do by then.
-                return Again(after=0.0)
-            if seen.child is not None:  # a child that was lost and made again is told of first
-                seen = observe.children(seen, resource, world)
-        case Wish.END if seen.child:
-            await apply.end(seen.child, world)
-        case Wish.GO if seen.child:
-            await apply.remove(seen.child, world)
-    after = life.compute(resource, seen, refusal)
-    if not live and life.is_final(after) and not life.is_terminal(resource):
-        return await _reconcile_live(key, world)  # the end is told once: the last pod's last word must be in
-    again = await apply.report(resource, after, world)
-    if refusal:
-        return Again(after=REFUSED_LONGEST if refusal.passes else LONGEST_DELAY, failed=True)
-    time_alone = life.look_again(resource, seen)
-    return again.or_after(podless).or_after(time_alone.total_seconds() if time_alone is not None else None)
+        return Result.never
+    lifecycle = LIFECYCLES[key.kind]
+    world.expect_pods(resource)
+    observed = observe.gather(resource, world)
+    desired = lifecycle.desired(resource, observed)
+    if not live and _starts_or_ends_a_run(desired, resource, observed):
+        exit = await apply.attempt(world.refresh(key), resource)
+        if exit is None:
+            return await reconcile(key, world, live=True)
+    else:
+        exit = await apply.attempt(_act(desired, resource, observed, world), resource)
+    outage = world.outage(key, exit)
+    if desired is Desired.PRESENT and _has_just_begun(resource, observed, world):
+        # First a child for all who wait; the statuses follow, with what the children do by then.
+        return Result(requeue_after=0.0)
+    if isinstance(exit, Unavailable) and outage is None:
+        return _again(exit)  # one that does not last is not worth a word
+    # A child that was lost and made again is told of first.
+    if desired is Desired.PRESENT and observed.child is not None:
+        observed = observe.children(observed, resource, world)
+    after = lifecycle.compute(resource, observed, outage or exit)
+    if not live and lifecycle.is_final(after) and not lifecycle.is_terminal(resource):
+        await world.refresh(key)  # the end is told once: the last pod's last word must be in
+        return await reconcile(key, world, live=True)
+    result = await apply.update_status(resource, after, outage or exit, world)
+    if exit is not None:
+        return _again(exit)
+    time_alone = lifecycle.requeue_after(resource, observed)
+    return result.or_sooner(time_alone.total_seconds() if time_alone is not None else None)
 
 
-async def _reconcile_live(key: Key, world: World) -> Again:
-    await world.refresh(key)
-    return await reconcile(key, world, live=True)
+async def _act(desired: Desired, resource: Resource, observed: Observed, world: World) -> Exit | None:
+    match desired:
+        case Desired.PRESENT:
+            plan = PLANNERS[resource.kind](resource, observed.inputs, world.settings)
+            return plan.refusal or await apply.converge(resource, plan, world)
+        case Desired.STOPPED if observed.child:
+            await apply.end(observed.child, world)
+        case Desired.ABSENT if observed.child:
+            await apply.remove(observed.child, world)
+    return None
 
 
-def _starts_or_ends_a_run(wish: Wish, resource: Resource, seen: Seen) -> bool:
+def _again(exit: Exit) -> Result:
+    """When what did not go well is tried again."""
+    match exit:
+        case Unavailable():
+            return Result(RETRIED_LONGEST, failed=True, not_before=exit.retry_after, outcome="unreachable")
+        case Waiting():
+            return Result(RETRIED_LONGEST, failed=True, outcome="refused")
+    return Result(LONGEST_DELAY, failed=True, outcome="refused")
+
+
+def _starts_or_ends_a_run(desired: Desired, resource: Resource, observed: Observed) -> bool:
     """What cannot be taken back: a child deleted, or made once more after one was there before."""
-    if wish in (Wish.END, Wish.GO):
-        return seen.child is not None and "deletionTimestamp" not in seen.child["metadata"]
-    return wish is Wish.EXIST and seen.child is None and resource.has_begun
+    if desired in (Desired.STOPPED, Desired.ABSENT):
+        return observed.child is not None and "deletionTimestamp" not in observed.child["metadata"]
+    return desired is Desired.PRESENT and observed.child is None and resource.has_begun
 
 
-def _has_just_begun(resource: Resource, seen: Seen, world: World) -> bool:
-    return not resource.has_begun and seen.child is None and world.child(resource) is not None
+def _has_just_begun(resource: Resource, observed: Observed, world: World) -> bool:
+    return not resource.has_begun and observed.child is None and world.child(resource) is not None
 
 
 async def work(world: World) -> None:
@@ -89,29 +107,35 @@ async def work(world: World) -> None:
             world.queue.done(key)
 
 
+async def reconcile_or_report(key: Key, world: World) -> Result:
+    """The status of a resource that cannot be read says so."""
+    try:
+        return await reconcile(key, world)
+    except Unreadable as error:
+        log.error("%s: %s", key, error)
+        return await apply.report_unreadable(key, error, world)
+
+
 async def _work_on(key: Key, world: World) -> None:
     queue, began = world.queue, time.monotonic()
     try:
-        again = await reconcile(key, world)
-        outcome = "refused" if again.failed else "done"
+        result = await reconcile_or_report(key, world)
+        outcome = result.outcome
     except (ApiError, Unreachable, NotLeading) as error:
         crossed = isinstance(error, ApiError) and error.status == 409  # somebody wrote in between: usual
         log.log(logging.DEBUG if crossed else logging.WARNING, "%s: %s; tried again", key, error)
-        again, outcome = Again(after=REFUSED_LONGEST, failed=True), "conflict" if crossed else "unreachable"
-    except Unreadable as error:
-        log.error("%s: %s", key, error)
-        again, outcome = Again(after=LONGEST_DELAY, failed=True), "unreadable"
+        result, outcome = Result(requeue_after=RETRIED_LONGEST, failed=True), "conflict" if crossed else "unreachable"
     except Exception:  # a bug: told once with its traceback, and tried again, for the next state may pass
         log.exception("%s: reconcile failed", key)
-        again, outcome = Again(after=LONGEST_DELAY, failed=True), "error"
+        result, outcome = Result(requeue_after=LONGEST_DELAY, failed=True), "error"
     metrics.RECONCILES.labels(key.kind, outcome).inc()
     metrics.RECONCILE_SECONDS.labels(key.kind).observe(time.monotonic() - began)
-    if again.failed:
-        queue.backoff(key, again.after or LONGEST_DELAY)
+    if result.failed:
+        queue.backoff(key, result.requeue_after or LONGEST_DELAY, result.not_before)
         return
     queue.forget(key)
-    if again.after is not None:
-        queue.add_after(key, again.after)
+    if result.requeue_after is not None:
+        queue.add_after(key, result.requeue_after)
 
 
 async def run_workers(world: World) -> None:

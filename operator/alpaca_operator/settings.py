@@ -32,7 +32,7 @@ def own_namespace() -> str:
     return NAMESPACE_FILE.read_text().strip() if NAMESPACE_FILE.exists() else "default"
 
 
-def one_of_a_kind() -> str:
+def unique_identity() -> str:
     return f"{socket.gethostname()}-{os.getpid()}"
 
 
@@ -52,7 +52,7 @@ class Settings:
     """Where the Lease lies."""
     lease_name: str = "literary-alpaca"
     """Name of the Lease. Installations that serve different namespaces from one namespace need a name each."""
-    identity: str = field(default_factory=one_of_a_kind)
+    identity: str = field(default_factory=unique_identity)
     """Who holds the Lease: the pod's name, by the downward API. A Lease left by the same identity is taken over at once: it is
     this pod's last container, which is dead. Two processes must never share an identity."""
     lease_seconds: float = 15.0

@@ -9,41 +9,31 @@ from datetime import UTC, datetime
 
 from pydantic import ValidationError
 
-from alpaca_operator import diagnosis
 from alpaca_operator.api import Resource
 from alpaca_operator.api.base import Job, JobReference
 from alpaca_operator.api.contract import LABEL_UID, Progress
-from alpaca_operator.diagnosis import Refusal
+from alpaca_operator.cluster.budget import WriteBudget
+from alpaca_operator.cluster.kube import PODS, RESOURCES, WATCHED, Kube
+from alpaca_operator.cluster.objects import Object
+from alpaca_operator.cluster.queue import Queue
+from alpaca_operator.cluster.store import Key, Store
 from alpaca_operator.errors import Unreadable
-from alpaca_operator.kube import EVENTS, PODS, RESOURCES, WATCHED, Kube
-from alpaca_operator.lives import LIVES
-from alpaca_operator.progress import Board, Budget
-from alpaca_operator.queue import Queue
+from alpaca_operator.exits import Exit, Unavailable
+from alpaca_operator.lifecycle import LIFECYCLES
+from alpaca_operator.outcomes.observed import Sample
+from alpaca_operator.polling.answers import ScrapeCache
+from alpaca_operator.polling.events import WithoutPods
 from alpaca_operator.settings import Settings
-from alpaca_operator.store import Key, Object, Store
-from alpaca_operator.traffic import Sample
 
 log = logging.getLogger(__name__)
 
 MAKES_PODS = frozenset({"Job", "Deployment"})
-TELLS_IN_EVENTS = frozenset({"Job"})
-"""Children whose controller tells of a refused pod in Events alone; the others do in their status."""
-PODLESS_SECONDS = 3.0
-"""A Job controller makes the first pod well within this, unless it is refused."""
-PODLESS_LONGEST = 60.0
+OUTAGE_SECONDS = 10.0
+"""An API server that is restarted or has a new leader is back within this."""
 
 
 def utc_now() -> datetime:
     return datetime.now(UTC)
-
-
-@dataclass
-class Podless:
-    """A child without pods, and why."""
-
-    pause: float = PODLESS_SECONDS
-    ask_at: float = 0.0
-    refusal: Refusal | None = None
 
 
 @dataclass
@@ -54,52 +44,70 @@ class World:
     kube: Kube
     store: Store = field(default_factory=Store)
     queue: Queue[Key] = field(default_factory=Queue)
-    board: Board = field(default_factory=Board)
-    budget: Budget = field(default_factory=lambda: Budget(10, 15))
+    scrapes: ScrapeCache = field(default_factory=ScrapeCache)
+    without_pods: WithoutPods = field(default_factory=WithoutPods)
+    budget: WriteBudget = field(default_factory=lambda: WriteBudget(10, 15))
     now: Callable[[], datetime] = utc_now
-    ends_told: dict[Key, str] = field(default_factory=dict)
+    completions_recorded: dict[Key, str] = field(default_factory=dict)
     """UIDs of those whose end has got its Event by this operator."""
-    _podless: dict[Key, Podless] = field(default_factory=dict)
+    _outages: dict[Key, tuple[Unavailable, datetime]] = field(default_factory=dict)
 
     def resource(self, key: Key) -> Resource | None:
         """Raises Unreadable."""
         try:
             return self.store.resource(key)
         except ValidationError as error:
-            raise Unreadable(f"is newer than this operator, which must be upgraded to read it: {error}") from error
+            fields = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+            raise Unreadable(
+                f"{key} is newer than this operator, which must be upgraded to read it: {fields}"
+            ) from error
 
     def child(self, resource: Resource) -> Object | None:
         return next((one for one in self.store.children(resource) if one["kind"] in MAKES_PODS), None)
 
-    def others(self, resource: Resource) -> list[Object]:
+    def other_children(self, resource: Resource) -> list[Object]:
         return [one for one in self.store.children(resource) if one["kind"] not in MAKES_PODS]
 
     def pods(self, resource: Resource) -> list[Object]:
         return self.store.pods(resource)
 
     def progress(self, resource: Resource) -> tuple[Progress, datetime] | None:
-        return self.board.latest(resource.metadata.uid or "")
+        return self.scrapes.latest(resource.metadata.uid or "")
 
     def traffic(self, resource: Resource) -> list[tuple[Sample, datetime]]:
-        return self.board.samples(resource.metadata.uid or "")
+        return self.scrapes.samples(resource.metadata.uid or "")
 
-    def refusal(self, resource: Resource) -> Refusal | None:
-        found = self._podless.get(key_for(resource))
-        return found.refusal if found else None
+    def refusal(self, resource: Resource) -> Exit | None:
+        return self.without_pods.refusal(key_for(resource))
+
+    def expect_pods(self, resource: Resource) -> None:
+        """A child that has no pod is asked about, beside the workers."""
+        self.without_pods.look(key_for(resource), self.child(resource), bool(self.store.pods(resource)))
 
     def named(self, reference: JobReference, resource: Resource) -> Job | None:
-        found = self.store.resource(Key(reference.kind, resource.metadata.namespace or "", reference.name))
+        """Raises Unreadable."""
+        found = self.resource(Key(reference.kind, resource.metadata.namespace or "", reference.name))
         return found if isinstance(found, Job) else None
 
-    def wake_consumers(self, key: Key) -> None:
+    def enqueue_consumers(self, key: Key) -> None:
         """Something became of the resource: who waits for its output is looked at now, not when a watch tells."""
         for consumer in self.store.consumers(key):
             self.queue.add(consumer)
 
+    def outage(self, key: Key, exit: Exit | None) -> Unavailable | None:
+        """What is to be told of an API server that is not available to this resource: nothing until it lasts, and then the same words
+        however often it is tried, for each change would be a write."""
+        if not isinstance(exit, Unavailable):
+            self._outages.pop(key, None)
+            return None
+        first, since = self._outages.setdefault(key, (exit, self.now()))
+        return first if (self.now() - since).total_seconds() >= OUTAGE_SECONDS else None
+
     def forget(self, key: Key) -> None:
         """The resource is gone."""
-        self._podless.pop(key, None)
-        self.ends_told.pop(key, None)
+        self._outages.pop(key, None)
+        self.without_pods.forget(key)
+        self.completions_recorded.pop(key, None)
         self.budget.forget(key)
 
     async def refresh(self, key: Key) -> None:
@@ -110,52 +118,16 @@ class World:
         live = await self.kube.get(RESOURCES[key.kind], key.namespace, key.name)
         if live is None or live["metadata"]["uid"] != known["metadata"]["uid"]:
             self.store.remove(known)
-            self.wake_consumers(key)
+            self.enqueue_consumers(key)
         if live is None:
             return
         if self.store.put(live):
-            self.wake_consumers(key)
+            self.enqueue_consumers(key)
         selector = f"{LABEL_UID}={live['metadata']['uid']}"
-        for api in (*(WATCHED[kind] for kind in LIVES[key.kind].CHILDREN if kind in WATCHED), PODS):
+        for api in (*(WATCHED[kind] for kind in LIFECYCLES[key.kind].children if kind in WATCHED), PODS):
             found = [obj async for obj in self.kube.list(api, key.namespace, labels=selector)]
             self.store.replace(api.kind, key.namespace, live["metadata"]["uid"], found)
-
-    async def ask_why_podless(self, resource: Resource) -> float | None:
-        """Reads why the Job controller makes no pod, at growing intervals: a quota, a policy, a webhook refuse it in an Event of
-        the Job alone. The seconds until it is worth asking again, None when there is nothing to ask."""
-        key, child = key_for(resource), self.child(resource)
-        if child is None or not _waits_for_pods(child) or self.store.pods(resource):
-            self._podless.pop(key, None)
-            return None
-        now = self.now().timestamp()
-        podless = self._podless.setdefault(key, Podless(ask_at=now + PODLESS_SECONDS))
-        if now >= podless.ask_at:
-            podless.refusal = await self._why_podless(child)
-            podless.pause = min(podless.pause * 2, PODLESS_LONGEST)
-            podless.ask_at = now + podless.pause
-        return max(podless.ask_at - now, 0.1)
-
-    async def _why_podless(self, child: Object) -> Refusal | None:
-        metadata = child["metadata"]
-        fields = f"regarding.uid={metadata['uid']},reason=FailedCreate"
-        found = [event async for event in self.kube.list(EVENTS, metadata["namespace"], fields=fields)]
-        if not found:
-            return None
-        newest = max(found, key=lambda event: int(event["metadata"]["resourceVersion"]))
-        return diagnosis.refusal(403, newest.get("note", ""))
 
 
 def key_for(resource: Resource) -> Key:
     return Key(resource.kind, resource.metadata.namespace or "", resource.metadata.name)
-
-
-def _waits_for_pods(child: Object) -> bool:
-    status = child.get("status", {})
-    return not (
-        child["kind"] not in TELLS_IN_EVENTS
-        or "deletionTimestamp" in child["metadata"]
-        or child.get("spec", {}).get("suspend")
-        or status.get("active")
-        or status.get("succeeded")
-        or any(each["status"] == "True" for each in status.get("conditions") or ())
-    )

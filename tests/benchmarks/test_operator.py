@@ -22,7 +22,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from alpaca_operator.kube import JOBS, PODS, Api, Kube
+from alpaca_operator.cluster.kube import JOBS, PODS, APIResource, Kube
 from tests.cluster.bed.cluster import until
 from tests.cluster.bed.controlplane import ControlPlane
 from tests.operator.conftest import install_crds
@@ -77,7 +77,7 @@ class Arrivals:
     def __init__(self) -> None:
         self.at: dict[str, float] = {}
 
-    async def watch(self, kube: Kube, api: Api, ready: asyncio.Event) -> None:
+    async def watch(self, kube: Kube, api: APIResource, ready: asyncio.Event) -> None:
         version = (await kube.call("GET", api.path(NAMESPACE), query={"limit": "1"}))["metadata"]["resourceVersion"]
         forever = aiohttp.ClientTimeout(total=None)
         async with kube.request(
@@ -101,7 +101,7 @@ class Arrivals:
 
 
 @contextlib.asynccontextmanager
-async def arrivals(kube: Kube, api: Api) -> AsyncIterator[Arrivals]:
+async def arrivals(kube: Kube, api: APIResource) -> AsyncIterator[Arrivals]:
     found, started = Arrivals(), asyncio.Event()
     task = asyncio.create_task(found.watch(kube, api, started))
     await started.wait()
@@ -160,15 +160,15 @@ class Bed:
     kube: Kube
     player: Kubelet
     audit: Audit
-    report: list[str]
+    update_status: list[str]
 
     def tell(self, line: str) -> None:
-        self.report.append(line)
+        self.update_status.append(line)
 
 
 @contextlib.asynccontextmanager
-async def bed(folder: Path, report: list[str]) -> AsyncIterator[Bed]:
-    policy, log = folder / "policy.yaml", folder / f"audit-{len(report)}.log"
+async def bed(folder: Path, update_status: list[str]) -> AsyncIterator[Bed]:
+    policy, log = folder / "policy.yaml", folder / f"audit-{len(update_status)}.log"
     await asyncio.to_thread(policy.write_text, AUDIT_POLICY)
     flags = [f"--audit-policy-file={policy}", f"--audit-log-path={log}"]
     with ControlPlane.temporary(apiserver_flags=flags) as plane:
@@ -179,7 +179,7 @@ async def bed(folder: Path, report: list[str]) -> AsyncIterator[Bed]:
         beating = asyncio.create_task(player.beat_only())
         try:
             await player.wait_ready()
-            yield Bed(plane, kube, player, Audit(log), report)
+            yield Bed(plane, kube, player, Audit(log), update_status)
         finally:
             beating.cancel()
             await asyncio.wait([beating])
@@ -289,10 +289,10 @@ class Bench:
 
 
 async def test_operator_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    report: list[str] = []
-    async with bed(tmp_path, report) as alone:
+    update_status: list[str] = []
+    async with bed(tmp_path, update_status) as alone:
         bare = await bare_jobs(alone)
-    async with bed(tmp_path, report) as full:
+    async with bed(tmp_path, update_status) as full:
         with operator(full.plane.kubeconfig, tmp_path) as process:
             bench = Bench(full, process)
             full.audit.new()
@@ -310,7 +310,7 @@ async def test_operator_figures(tmp_path: Path, capsys: pytest.CaptureFixture[st
     full.tell(f"API writes per SFTJob until all have their Job: {until_jobs.total() / MANY:.2f} {dict(until_jobs)}")
     full.tell(f"API writes per SFTJob from creation to Succeeded: {whole.total() / COMPLETE:.2f} {dict(whole)}")
     with capsys.disabled():
-        print("\n\nThe operator\n  " + "\n  ".join(report))
+        print("\n\nThe operator\n  " + "\n  ".join(update_status))
     assert idle.total() == 0, f"with nothing to do something is written: {dict(idle)}"
     assert until_jobs["create jobs"] == MANY
     assert until_jobs.total() <= 2 * MANY

@@ -18,7 +18,7 @@ import httpx
 import openai
 import pytest
 
-from alpaca_operator.traffic import parse
+from alpaca_operator.chats.traffic import parse
 from tests.cluster.bed import debian, images
 from tests.cluster.bed.cluster import Manifest, until
 from tests.cluster.bed.node import Bed
@@ -33,7 +33,7 @@ LOAD_SECONDS = float(os.environ.get("ALPACA_CHAT_LOAD_SECONDS", "0"))
 """How long the load lasts at least; 300 for a long look. It always lasts through an update and a pod's death."""
 TOKENS = 8
 KEY = "sk-a-key-of-the-test"
-QUESTIONS = ("床前明月光，下一句是什么？", "写一句关于秋天的诗。", "Who are you?", "春眠不觉晓", "🌕 is what?")
+ENDPOINTS = ("床前明月光，下一句是什么？", "写一句关于秋天的诗。", "Who are you?", "春眠不觉晓", "🌕 is what?")
 
 
 def chat(name: str, **spec: Any) -> Manifest:
@@ -131,7 +131,7 @@ async def a_user(number: int, address: str, tally: Tally) -> None:
     await asyncio.sleep(number * PAUSE_SECONDS / USERS)
     async with client(address) as api:
         for turn in itertools.count(number):
-            question = QUESTIONS[turn % len(QUESTIONS)]
+            question = ENDPOINTS[turn % len(ENDPOINTS)]
             try:
                 said = await ask(api, question, stream=number % 2 == 0)
                 if said is None:
@@ -211,8 +211,8 @@ async def test_a_chain_ends_in_a_chat_that_answers_while_its_model_changes_and_a
     # OpenAI's client, with the key and without.
     async with client(address) as api:
         assert [model.id async for model in api.models.list()] == ["poet"]
-        before = {question: await ask(api, question) for question in QUESTIONS}
-        assert {question: await ask(api, question, stream=True) for question in QUESTIONS} == before
+        before = {question: await ask(api, question) for question in ENDPOINTS}
+        assert {question: await ask(api, question, stream=True) for question in ENDPOINTS} == before
     async with client(address, "sk-another") as api:
         with pytest.raises(openai.AuthenticationError):
             await ask(api, "Who are you?")
@@ -234,7 +234,7 @@ async def test_a_chain_ends_in_a_chat_that_answers_while_its_model_changes_and_a
         left = partial(until, lambda: all(map(lives, salon.pods("poet"))), "the old pods to be gone", 120)
         await asyncio.to_thread(left)
         async with client(address) as api:
-            after = {question: await ask(api, question) for question in QUESTIONS}
+            after = {question: await ask(api, question) for question in ENDPOINTS}
         assert after != before, "the two models answer alike: nothing would be seen of a mistake"
         quiet = Counter(tally.broken)
 

@@ -1,4 +1,4 @@
-"""What a real kubelet, scheduler and Job controller say, told in one line: the words that diagnosis.py looks for are theirs."""
+"""What a real kubelet, scheduler and Job controller say, told in one line: the words that diagnosis/ looks for are theirs."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ from alpaca_operator import diagnosis
 from alpaca_operator.api import SFTJob
 from alpaca_operator.api.contract import LABEL_NAME
 from alpaca_operator.api.status import Reason
+from alpaca_operator.cluster.objects import Pod
+from alpaca_operator.diagnosis import model, refusals
+from alpaca_operator.exits import Refused
 from alpaca_operator.plan import PLANNERS
-from alpaca_operator.plan.job import ENDING
+from alpaca_operator.plan.job import STOP_PATCH
 from alpaca_operator.settings import Settings
 from tests.cluster.bed.cluster import until
 from tests.cluster.bed.node import Bed
@@ -151,9 +154,9 @@ def pods(bed: Bed, name: str) -> list[dict[str, Any]]:
     return sorted(found, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
 
 
-def told(bed: Bed, name: str) -> diagnosis.Diagnosis | None:
+def told(bed: Bed, name: str) -> model.Diagnosis | None:
     found = pods(bed, name)
-    return diagnosis.diagnose(found[0], datetime.now(UTC)) if found else None
+    return diagnosis.diagnose(Pod(found[0]), datetime.now(UTC)) if found else None
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -165,13 +168,13 @@ def test_what_a_pod_of_a_real_node_is_told_to_have(jobs, name):
 def test_a_volume_that_cannot_be_mounted_is_told_after_a_while(jobs):
     def waits() -> datetime | None:
         found = pods(jobs, "unmounted")
-        return diagnosis.changes_at(found[0], datetime.now(UTC)) if found else None
+        return diagnosis.changes_at(Pod(found[0]), datetime.now(UTC)) if found else None
 
     moment = until(waits, "a pod on a node without its volumes", seconds=120)
     (pod,) = pods(jobs, "unmounted")
     name = pod["metadata"]["name"]
-    assert diagnosis.diagnose(pod, datetime.now(UTC)) is None
-    assert diagnosis.diagnose(pod, moment).message == (
+    assert diagnosis.diagnose(Pod(pod), datetime.now(UTC)) is None
+    assert diagnosis.diagnose(Pod(pod), moment).message == (
         f"a volume (or the network) of the pod is not ready on node node1 after 2 minutes: the events of kubectl describe pod -n diagnosis "
         f"{name} say which (pod {name})"
     )
@@ -212,10 +215,10 @@ def test_a_pod_that_was_stopped_is_followed_by_another(jobs, name, stop: Callabl
     """With no restarts allowed: the Job controller ignores both, as podFailurePolicy says."""
     pod, last = until_it_runs(jobs, name), []
 
-    def diagnosed() -> diagnosis.Diagnosis | None:
+    def diagnosed() -> model.Diagnosis | None:
         # The pod goes as soon as the Job controller has seen its end; so does what it said.
         gone = [each for each in pods(jobs, name) if each["metadata"]["name"] == pod]
-        found = diagnosis.diagnose(gone[0], datetime.now(UTC)) if gone else None
+        found = diagnosis.diagnose(Pod(gone[0]), datetime.now(UTC)) if gone else None
         last.extend([found] if found and found.ended else [])
         return last[-1] if last else None
 
@@ -228,7 +231,7 @@ def test_a_pod_that_was_stopped_is_followed_by_another(jobs, name, stop: Callabl
 def test_a_job_that_is_ended_makes_no_more_pods_and_keeps_the_log_of_the_last(jobs):
     """Deleting it would take the log that tells why."""
     found = until(lambda: told(jobs, "ended"), "the failure of its first pod", seconds=120)
-    jobs.kubectl("patch", "job", "ended-sft", "-n", NAMESPACE, "--type=merge", "-p", json.dumps(ENDING))
+    jobs.kubectl("patch", "job", "ended-sft", "-n", NAMESPACE, "--type=merge", "-p", json.dumps(STOP_PATCH))
     jobs.wait("job/ended-sft", "condition=Failed", NAMESPACE)
     assert found.pod in [each["metadata"]["name"] for each in pods(jobs, "ended")]
     assert "ValueError: boom" in jobs.logs(found.pod, NAMESPACE)
@@ -245,7 +248,7 @@ def test_a_pod_that_pod_security_refuses_is_told_in_an_event_of_the_job(jobs):
         ]
 
     note = until(notes, "the event")[0]
-    assert diagnosis.refusal(403, note) == diagnosis.Refusal(
+    assert refusals.refusal(403, note) == Refused(
         Reason.ADMISSION_REFUSED,
         'PodSecurity refuses the pod: "restricted:latest": restricted volume types (volume "node" uses restricted volume type '
         '"hostPath"): change pod in a job of another name, or ask who set the policy',

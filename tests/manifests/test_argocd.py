@@ -9,8 +9,8 @@ from lupa.lua51 import LuaRuntime
 
 from alpaca_operator.api import KINDS
 from alpaca_operator.api.base import Job
-from alpaca_operator.status import TRUE_WHEN
-from alpaca_operator.verdicts import Standing
+from alpaca_operator.jobs.status import TRUE_WHEN
+from alpaca_operator.outcomes.verdict import Standing
 from tests.manifests.build import MANIFESTS, read
 
 FOLDERS = [MANIFESTS / "argocd" / "literary-alpaca.io" / kind for kind in ("SFTJob", "ChatDeployment")]

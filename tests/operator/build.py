@@ -54,6 +54,7 @@ def child(
             "resourceVersion": next_version(),
             "creationTimestamp": "2026-01-01T00:00:01Z",
             "labels": {LABEL_MANAGED_BY: MANAGED_BY, LABEL_UID: of},
+            **({} if kind == "Pod" else {"ownerReferences": [{"kind": "SFTJob", "uid": of, "controller": True}]}),
             **changes.get("metadata", {}),
         },
         "spec": changes.get("spec", {}),

@@ -8,7 +8,8 @@ from typing import Any
 from alpaca_operator.api import SFTJob
 from alpaca_operator.api.contract import Checkpoint, Progress, Published, Termination
 from alpaca_operator.api.status import Reason
-from alpaca_operator.verdicts import Seen
+from alpaca_operator.cluster.objects import Pod
+from alpaca_operator.outcomes.observed import Observed
 from tests.operator.pods import START, at, ended
 
 QUEUE = {"kueue.x-k8s.io/queue-name": "gpus"}
@@ -66,8 +67,8 @@ def resource(
     )
 
 
-def seen(*pods: dict[str, Any], child: dict[str, Any] | None = None, after: float = 100, **more: Any) -> Seen:
-    return Seen(now=START + timedelta(seconds=after), child=child, pods=pods, **more)
+def observed(*pods: dict[str, Any], child: dict[str, Any] | None = None, after: float = 100, **more: Any) -> Observed:
+    return Observed(now=START + timedelta(seconds=after), child=child, pods=tuple(map(Pod, pods)), **more)
 
 
 def ready(written: dict[str, Any]) -> dict[str, Any]:
@@ -78,7 +79,7 @@ def true(written: dict[str, Any]) -> set[str]:
     return {one["type"] for one in written["conditions"] if one["status"] == "True" and one["type"] != "InputsReady"}
 
 
-def told(before: dict[str, Any], reason: str = "", **more: Any) -> dict[str, Any]:
+def prior(before: dict[str, Any], reason: str = "", **more: Any) -> dict[str, Any]:
     """A status as it was: with these fields, and Ready=False for this reason."""
     conditions = (
         [{"type": "Ready", "status": "False", "reason": reason, "message": "", "lastTransitionTime": at(0)}]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from alpaca_operator.kube import Kube
+from alpaca_operator.cluster.kube import Kube
 from tests.cluster.bed.cluster import until
 from tests.cluster.bed.controlplane import ControlPlane
 from tests.operator.kubelet import Kubelet, kubelet

@@ -12,11 +12,11 @@ from typing import Any
 
 from alpaca_operator.api.contract import LABEL_NAME, ExitCode, Termination
 from alpaca_operator.api.status import Reason
+from alpaca_operator.cluster.kube import PODS, APIResource, Kube
 from alpaca_operator.errors import ApiError, Unreachable
-from alpaca_operator.kube import PODS, Api, Kube
 
 Object = dict[str, Any]
-NODES = Api("", "v1", "nodes", "Node")
+NODES = APIResource("", "v1", "nodes", "Node")
 STRATEGIC = "application/strategic-merge-patch+json"
 
 
@@ -166,7 +166,7 @@ class Kubelet:
         options = {"gracePeriodSeconds": 0, "preconditions": {"uid": pod["metadata"]["uid"]}}
         await self.kube.write("delete", "DELETE", PODS, path, options)
 
-    async def _patch(self, api: Api, obj: Object, patch: Object, part: str) -> None:
+    async def _patch(self, api: APIResource, obj: Object, patch: Object, part: str) -> None:
         metadata = obj["metadata"]
         path = api.path(metadata.get("namespace"), metadata["name"], part)
         await self.kube.write("patch", "PATCH", api, path, patch, content_type=STRATEGIC)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from alpaca_operator.kube import EVENTS, JOBS, PODS, RESOURCES, Kube
+from alpaca_operator.cluster.kube import EVENTS, JOBS, PODS, RESOURCES, Kube
 from tests.cluster.bed.controlplane import ControlPlane
 from tests.operator.kubelet import Kubelet
 

@@ -12,7 +12,7 @@ import pytest
 
 from alpaca_operator.api.contract import ANNOTATION_CONFIG, ANNOTATION_INPUTS, LABEL_KIND, ExitCode
 from alpaca_operator.api.status import Reason
-from alpaca_operator.kube import BUDGETS, DEPLOYMENTS, EVENTS, PODS, RESOURCES, ROUTES, SERVICES, Api
+from alpaca_operator.cluster.kube import BUDGETS, DEPLOYMENTS, EVENTS, PODS, RESOURCES, ROUTES, SERVICES, APIResource
 from tests.cluster.bed.controlplane import ControlPlane
 from tests.operator.kubelet import Outcome
 from tests.operator.process import OperatorProcess
@@ -49,7 +49,7 @@ class Salon:
     async def chat(self) -> Object:
         return await self.found(CHATS, self.name)
 
-    async def found(self, api: Api, name: str = "poet-chat") -> Object:
+    async def found(self, api: APIResource, name: str = "poet-chat") -> Object:
         found = await self.team.kube.get(api, self.team.namespace, name)
         assert found is not None, f"no {api.kind} {name}"
         return found

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from alpaca_operator.api import SFTJob
-from alpaca_operator.events import NOTE_LIMIT, Note, event, of_an_end, worth_telling
+from alpaca_operator.events import NOTE_LIMIT, Note, event, of_completion, of_transition
 from tests.operator import build
 
 
@@ -46,7 +46,7 @@ def status(reason: str, message: str = "why and what to do") -> dict[str, Any]:
     ],
 )
 def test_a_change_of_status_is_worth(before: dict[str, Any], after: dict[str, Any], note: Note | None) -> None:
-    assert worth_telling(before, after) == note
+    assert of_transition(before, after) == note
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_a_change_of_status_is_worth(before: dict[str, Any], after: dict[str, An
     ],
 )
 def test_an_end_is_told_again_while_it_is_new(before: dict[str, Any], note: Note | None) -> None:
-    assert of_an_end(before, datetime(2026, 1, 2, 3, 4, tzinfo=UTC)) == note
+    assert of_completion(before, datetime(2026, 1, 2, 3, 4, tzinfo=UTC)) == note
 
 
 def test_one_end_has_one_event_whoever_tells_it_and_when() -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from alpaca_operator import observe
 from alpaca_operator.api.contract import Progress
 from alpaca_operator.api.status import Reason
-from alpaca_operator.diagnosis import Refusal
-from alpaca_operator.inputs import Lack
-from alpaca_operator.traffic import Sample
-from alpaca_operator.verdicts import Seen
+from alpaca_operator.cluster.objects import Pod
+from alpaca_operator.exits import Waiting
+from alpaca_operator.inputs import MissingInput
+from alpaca_operator.outcomes.observed import Observed, Sample
 from tests.operator import build
 from tests.operator.pods import START, job, pod
 from tests.plan.build import sft_job
@@ -16,7 +16,7 @@ from tests.plan.build import sft_job
 NEW, OLD, CHILD = pod("b", made=20), pod("a", made=10), job()
 SERVICE, SAMPLE = build.child("Service", "poet-chat"), Sample(requests=3)
 PROGRESS = Progress(step=3)
-REFUSAL = Refusal(Reason.QUOTA_EXCEEDED, "full")
+REFUSAL = Waiting(Reason.QUOTA_EXCEEDED, "full")
 
 
 class World:
@@ -32,7 +32,7 @@ class World:
     def progress(self, resource):
         return PROGRESS, START
 
-    def others(self, resource):
+    def other_children(self, resource):
         return [SERVICE]
 
     def traffic(self, resource):
@@ -46,14 +46,14 @@ class World:
 
 
 def test_everything_is_seen_pods_oldest_first():
-    assert observe.gather(sft_job(), World()) == Seen(
+    assert observe.gather(sft_job(), World()) == Observed(
         now=START,
         child=CHILD,
-        pods=(OLD, NEW),
+        pods=(Pod(OLD), Pod(NEW)),
         progress=PROGRESS,
         progress_at=START,
         refusal=REFUSAL,
-        others=(SERVICE,),
+        other_children=(SERVICE,),
         traffic=((SAMPLE, START),),
     )
 
@@ -61,7 +61,7 @@ def test_everything_is_seen_pods_oldest_first():
 def test_what_other_jobs_have_not_made_is_seen_too():
     found = observe.gather(sft_job(model={"from": {"kind": "PretrainJob", "name": "base"}}), World())
     message = "model.from names PretrainJob base, which does not exist in namespace poetry: create it"
-    assert (found.inputs, found.lack) == ({}, Lack(Reason.NOT_FOUND, message))
+    assert (found.inputs, found.missing) == ({}, MissingInput(Reason.NOT_FOUND, message))
 
 
 def test_a_world_in_which_nothing_happened_yet():
@@ -75,7 +75,7 @@ def test_a_world_in_which_nothing_happened_yet():
         def progress(self, resource):
             return None
 
-        def others(self, resource):
+        def other_children(self, resource):
             return []
 
         def traffic(self, resource):
@@ -84,4 +84,4 @@ def test_a_world_in_which_nothing_happened_yet():
         def refusal(self, resource):
             return None
 
-    assert observe.gather(sft_job(), Fresh()) == Seen(now=START)
+    assert observe.gather(sft_job(), Fresh()) == Observed(now=START)

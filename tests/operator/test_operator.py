@@ -218,6 +218,42 @@ async def test_a_quota_on_pods_which_only_the_job_controller_hears_of_is_told_to
     assert "tight" in ready(job)["message"]
 
 
+async def test_a_webhook_that_is_down_is_told_once_and_waited_for(team: Team) -> None:
+    name = f"down.{team.namespace}.example.org"
+    webhook = {
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": "ValidatingWebhookConfiguration",
+        "metadata": {"name": name},
+        "webhooks": [
+            {
+                "name": name,
+                "clientConfig": {"url": "https://127.0.0.1:1/"},
+                "rules": [
+                    {"apiGroups": ["batch"], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["jobs"]}
+                ],
+                "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": team.namespace}},
+                "failurePolicy": "Fail",
+                "sideEffects": "None",
+                "admissionReviewVersions": ["v1"],
+            }
+        ],
+    }
+    team.plane.apply(webhook)
+    try:
+        await team.apply()
+        job = await team.until("poet", lambda job: name in ready(job).get("message", ""), "told of the webhook", 120)
+        assert ready(job)["message"] == (
+            f"waits for its pod to start; admission webhook {name} does not answer the API server: ask who keeps it; tried again by "
+            "itself"
+        )
+        assert (ready(job)["reason"], conditions(job)["Reconciling"]) == ("Pending", "True")
+    finally:
+        team.plane.kubectl("delete", "validatingwebhookconfiguration", name)
+    team.kubelet.default = DONE
+    job = await team.state("poet", "Succeeded", seconds=180)
+    assert [reason for reason, _ in await team.events()][:1] == ["Pending"]
+
+
 async def test_an_admission_policy_is_told_in_its_own_words(team: Team) -> None:
     name = f"no-jobs-{team.namespace}"
     policy = {

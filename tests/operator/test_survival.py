@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from alpaca_operator.api import KINDS
+from alpaca_operator.cluster.kube import Kube
 from alpaca_operator.errors import ApiError, Unreachable
-from alpaca_operator.kube import Kube
 from tests.cluster.bed.cluster import until
 from tests.cluster.bed.controlplane import ControlPlane
 from tests.operator.conftest import CRDS, install_crds

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from alpaca_operator.plan.keep import as_scaled, holds, sealed
+from alpaca_operator.plan.keep import as_scaled, holds, with_digest
 
 PLANNED = {"spec": {"containers": [{"name": "engine", "image": "a"}], "replicas": 1, "labels": {"a": "b"}}}
 
@@ -88,6 +88,6 @@ class TestTheNumberOfPods:
 
 
 def test_what_was_taken_out_of_the_plan_is_seen_by_its_digest():
-    first = sealed({"metadata": {"name": "poet-chat"}, "spec": {"type": "ClusterIP", "extra": True}})
-    second = sealed({"metadata": {"name": "poet-chat"}, "spec": {"type": "ClusterIP"}})
+    first = with_digest({"metadata": {"name": "poet-chat"}, "spec": {"type": "ClusterIP", "extra": True}})
+    second = with_digest({"metadata": {"name": "poet-chat"}, "spec": {"type": "ClusterIP"}})
     assert not holds(second, first)

@@ -12,7 +12,7 @@ from alpaca_operator.api import KINDS, Resource
 from alpaca_operator.api.base import Job
 from alpaca_operator.api.contract import ANNOTATION_CONFIG
 from alpaca_operator.api.status import ResolvedInput
-from alpaca_operator.plan import PLANNERS, Manifest
+from alpaca_operator.plan import PLANNERS, Manifest, Plan
 from alpaca_operator.settings import Settings
 from tests.api.minimal import MINIMAL
 
@@ -61,6 +61,18 @@ class TestEveryKind:
         plan = PLANNERS[kind](made(kind, output={"uri": "./poet"}), {}, SETTINGS)
         assert plan.manifests == ()
         assert plan.refusal is not None
+
+
+def test_one_job_with_one_pod():
+    plan = PLANNERS["SFTJob"](made("SFTJob"), {}, SETTINGS)
+    assert [(child["kind"], child["metadata"]["name"]) for child in plan.manifests] == [("Job", "poet-sft")]
+    assert plan.refusal is None
+
+
+def test_a_job_that_cannot_run_has_no_children():
+    plan = PLANNERS["SFTJob"](made("SFTJob", output={"uri": "./poet"}), {}, SETTINGS)
+    assert plan == Plan(manifests=(), refusal=plan.refusal)
+    assert plan.refusal is not None
 
 
 def test_an_adapter_in_a_list_is_found_by_its_place():

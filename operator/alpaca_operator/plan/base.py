@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from alpaca_operator.diagnosis import Refusal
+from alpaca_operator.exits import Exit
 
 Manifest = dict[str, Any]
 
@@ -15,4 +15,4 @@ class Plan:
     """The children that must exist. With a ``refusal`` there are none: the spec is valid, but cannot run in a cluster."""
 
     manifests: tuple[Manifest, ...] = ()
-    refusal: Refusal | None = None
+    refusal: Exit | None = None

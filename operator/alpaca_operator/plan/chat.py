@@ -23,7 +23,7 @@ from alpaca_operator.api.contract import (
     PAGE_CONTAINER,
     PAGE_PORT,
 )
-from alpaca_operator.diagnosis import Refusal
+from alpaca_operator.exits import Exit
 from alpaca_operator.inputs import Inputs
 from alpaca_operator.plan import keep, pod, service, vllm
 from alpaca_operator.plan.base import Manifest, Plan
@@ -77,7 +77,7 @@ def choose(spec: ChatSpec, settings: Settings) -> tuple[str, str]:
     return "vLLM", "a GPU is asked for, and vLLM can serve the spec"
 
 
-def unfit(chat: ChatDeployment, settings: Settings) -> Refusal | None:
+def unfit(chat: ChatDeployment, settings: Settings) -> Exit | None:
     """Why a valid spec cannot be served in this cluster."""
     spec = chat.spec
     if refusal := pod.unmountable(chat):
@@ -125,11 +125,11 @@ def strategy(spec: ChatSpec) -> Manifest:
 
 def template(chat: ChatDeployment, inputs: Inputs, settings: Settings) -> Manifest:
     made = {field: one for field, one in inputs.items() if one.producer_uid}
-    told = pod.config(chat, note(made), without=THE_OPERATORS)
+    manifest_json = pod.config(chat, note(made), without=THE_OPERATORS)
     external = chat.spec.engine == "External"
     containers = [*([] if external else [engine(chat, settings)]), page(chat, settings)]
     tmp = [{"name": "alpaca-page-tmp", "emptyDir": {}}]
-    frame = pod.pod_frame(chat, told, containers, [*volumes(chat), *tmp])
+    frame = pod.pod_frame(chat, manifest_json, containers, [*volumes(chat), *tmp])
     frame["metadata"]["labels"] = {**frame["metadata"]["labels"], LABEL_REVISION: keep.digest(frame)}
     return frame
 

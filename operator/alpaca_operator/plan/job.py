@@ -10,7 +10,7 @@ from alpaca_operator.plan import names, pod
 from alpaca_operator.plan.base import Manifest, Plan
 from alpaca_operator.settings import Settings
 
-ENDING: Manifest = {"spec": {"activeDeadlineSeconds": 1}}
+STOP_PATCH: Manifest = {"spec": {"activeDeadlineSeconds": 1}}
 """Merged into a Job, it ends it: running pods get their grace period, no more are made, those that ended stay for their logs."""
 
 

@@ -16,7 +16,7 @@ from alpaca_operator.api.contract import ANNOTATION_APPLIED, ANNOTATION_REPLICAS
 from alpaca_operator.plan.base import Manifest
 
 
-def sealed(manifest: Manifest) -> Manifest:
+def with_digest(manifest: Manifest) -> Manifest:
     """The manifest with its own digest."""
     metadata = manifest["metadata"]
     annotations = {**metadata.get("annotations", {}), ANNOTATION_APPLIED: digest(manifest)}
@@ -29,9 +29,9 @@ def digest(part: Any) -> str:
 
 def as_scaled(manifest: Manifest, live: Manifest) -> Manifest:
     """With the pods that an autoscaler or `kubectl scale` has given the child, unless its resource asks for another number than before."""
-    asked = manifest["metadata"].get("annotations", {}).get(ANNOTATION_REPLICAS)
-    told = live["metadata"].get("annotations", {}).get(ANNOTATION_REPLICAS)
-    if asked is None or asked != told:
+    planned_replicas = manifest["metadata"].get("annotations", {}).get(ANNOTATION_REPLICAS)
+    recorded = live["metadata"].get("annotations", {}).get(ANNOTATION_REPLICAS)
+    if planned_replicas is None or planned_replicas != recorded:
         return manifest
     return {**manifest, "spec": {**manifest["spec"], "replicas": live["spec"]["replicas"]}}
 

@@ -20,7 +20,7 @@ from alpaca_operator.api.contract import (
     TERMINATION_PATH,
 )
 from alpaca_operator.api.status import Reason
-from alpaca_operator.diagnosis import Refusal
+from alpaca_operator.exits import Exit, Refused
 from alpaca_operator.plan import names
 from alpaca_operator.plan.base import Manifest
 from alpaca_operator.plan.volumes import claim_of, mounts, volumes
@@ -32,12 +32,12 @@ CACHE_FOLDER = ".literary-alpaca"
 """In the claim of `cache`, which may hold other things too."""
 
 
-def unfit(resource: Job, settings: Settings) -> Refusal | None:
+def unfit(resource: Job, settings: Settings) -> Exit | None:
     """Why a valid spec cannot run in a pod: known before one is made, and cheaper to hear than from a pod that ran for hours."""
     return unmountable(resource) or _without_image(resource, settings) or _lost_with_the_pod(resource)
 
 
-def unmountable(resource: Resource) -> Refusal | None:
+def unmountable(resource: Resource) -> Exit | None:
     """Volumes are handed on as they are, but for what we read of them."""
     for number, volume in enumerate(resource.spec.pod.volumes):
         for key in ("name", "mountPath"):
@@ -47,7 +47,7 @@ def unmountable(resource: Resource) -> Refusal | None:
     return None
 
 
-def _without_image(resource: Job, settings: Settings) -> Refusal | None:
+def _without_image(resource: Job, settings: Settings) -> Exit | None:
     spec = resource.spec
     if spec.pod.image is None and resource.kind not in settings.images:
         variable = f"ALPACA_IMAGE_{resource.kind.upper()}"
@@ -58,7 +58,7 @@ def _without_image(resource: Job, settings: Settings) -> Refusal | None:
     return None
 
 
-def _lost_with_the_pod(resource: Job) -> Refusal | None:
+def _lost_with_the_pod(resource: Job) -> Exit | None:
     """An output that nobody would find after the pod."""
     uri = resource.spec.output.uri
     if (claim := claim_of(uri)) is not None:
@@ -80,9 +80,9 @@ def _lost_with_the_pod(resource: Job) -> Refusal | None:
     )
 
 
-def invalid(message: str, resource: Resource) -> Refusal:
+def invalid(message: str, resource: Resource) -> Exit:
     again = "; the spec is immutable, so in a job of another name" if resource.spec.fixed() else ""
-    return Refusal(Reason.INVALID_SPEC, f"{message}{again}")
+    return Refused(Reason.INVALID_SPEC, f"{message}{again}")
 
 
 def template(resource: Job, settings: Settings, found: Mapping[str, str] | None = None) -> Manifest:
@@ -92,14 +92,14 @@ def template(resource: Job, settings: Settings, found: Mapping[str, str] | None 
     return frame
 
 
-def pod_frame(resource: Resource, told: str, containers: list[Manifest], volumes: list[Manifest]) -> Manifest:
+def pod_frame(resource: Resource, manifest_json: str, containers: list[Manifest], volumes: list[Manifest]) -> Manifest:
     """What is around the containers of every pod of ours. ``told``: the manifest that they read."""
     pod = resource.spec.pod
     metadata = resource.metadata
     return {
         "metadata": {
             "labels": pod.labels | names.for_kueue(metadata.labels) | names.labels(resource),
-            "annotations": pod.annotations | names.for_kueue(metadata.annotations) | {ANNOTATION_CONFIG: told},
+            "annotations": pod.annotations | names.for_kueue(metadata.annotations) | {ANNOTATION_CONFIG: manifest_json},
         },
         "spec": {
             "terminationGracePeriodSeconds": pod.termination_grace_period_seconds,

@@ -1,0 +1,1 @@
+"""Pure: what was observed of a deployment becomes its status."""

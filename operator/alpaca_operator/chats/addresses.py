@@ -1,0 +1,61 @@
+"""Pure: where the page and the API of a deployment are reached, from as far away as is known."""
+
+from __future__ import annotations
+
+from alpaca_operator.api.chat import ChatDeployment
+from alpaca_operator.api.contract import API_PORT, PAGE_PORT
+from alpaca_operator.cluster.objects import Object
+from alpaca_operator.outcomes.observed import Observed
+
+
+def page(chat: ChatDeployment, observed: Observed) -> str | None:
+    return _by_route(chat) or _by_service(observed, PAGE_PORT)
+
+
+def api(chat: ChatDeployment, observed: Observed) -> str | None:
+    """The base for OpenAI's clients."""
+    if chat.spec.endpoint is not None:
+        return chat.spec.endpoint.url
+    base = _by_route(chat) or _by_service(observed, API_PORT)
+    return f"{base}/v1" if base else None
+
+
+def _by_route(chat: ChatDeployment) -> str | None:
+    """The Gateway is not ours to read: a listener that is called http speaks that, any other TLS."""
+    route = chat.spec.http_route
+    if route is None or not route.hostnames:
+        return None
+    plain = all(parent.section_name == "http" for parent in route.parent_refs)
+    return f"{'http' if plain else 'https'}://{route.hostnames[0].removeprefix('*.')}"
+
+
+def _by_service(observed: Observed, port: int) -> str | None:
+    service = next((one for one in observed.other_children if one["kind"] == "Service"), None)
+    if service is None:
+        return None
+    name, namespace = service["metadata"]["name"], service["metadata"]["namespace"]
+    host = _balanced(service)
+    if host:
+        return f"http://{host}:{port}"
+    node, node_port = _some_node(observed), _node_port(service, port)
+    if node and node_port:
+        return f"http://{node}:{node_port}"
+    return f"http://{name}.{namespace}.svc:{port}"
+
+
+def _balanced(service: Object) -> str | None:
+    balancers: list[Object] = ((service.get("status") or {}).get("loadBalancer") or {}).get("ingress") or [{}]
+    host: str | None = balancers[0].get("hostname") or balancers[0].get("ip")
+    return host
+
+
+def _node_port(service: Object, port: int) -> int | None:
+    """Of a Service that is meant to be reached by it; a balanced one has one too."""
+    if service["spec"].get("type") != "NodePort":
+        return None
+    return next((one.get("nodePort") for one in service["spec"]["ports"] if one["port"] == port), None)
+
+
+def _some_node(observed: Observed) -> str | None:
+    """Any will do: one that has a pod."""
+    return next((host for pod in observed.pods if (host := pod.host_ip)), None)

@@ -1,0 +1,19 @@
+"""Deployments serve until they are deleted."""
+
+from __future__ import annotations
+
+from alpaca_operator.api.serving import ServingStatus
+from alpaca_operator.chats import status
+from alpaca_operator.chats.updates import resolve
+from alpaca_operator.outcomes.lifecycle import Lifecycle
+
+CHATS = Lifecycle(
+    children=("Deployment", "Service", "PodDisruptionBudget", "HTTPRoute"),
+    status=ServingStatus,
+    resolve_inputs=resolve,
+    desired=status.desired,
+    compute=status.compute,
+    requeue_after=status.requeue_after,
+    is_terminal=lambda _: False,
+    is_final=lambda _: False,
+)

@@ -1,0 +1,402 @@
+"""The API server, as plain dicts. The one file that speaks HTTP to it, besides kopf's watches.
+
+``kubernetes.aio`` gives authentication (kubeconfigs with exec plugins, rotated service account tokens) and TLS. Its typed models
+are not used: they refuse fields that a newer server adds. Nor is its retry logic: the queue tries again, with everything read anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+import json
+import os
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+from urllib.parse import quote, urlencode, urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+import aiohttp
+from kubernetes.aio import config as kube_config
+from kubernetes.aio.client.api_client import ApiClient
+from kubernetes.aio.client.configuration import Configuration
+
+from alpaca_operator import __version__, metrics
+from alpaca_operator.api import GROUP, KINDS, PLURALS, VERSION
+from alpaca_operator.cluster.objects import Object
+from alpaca_operator.errors import ApiError, Unreachable
+
+TIMEOUT = aiohttp.ClientTimeout(total=30, connect=5)
+PAGE = 500
+"""Objects per page of a LIST: about as many as etcd reads at once without hurting others."""
+
+JSON = "application/json"
+JSON_PATCH = "application/json-patch+json"
+MERGE_PATCH = "application/merge-patch+json"
+APPLY_PATCH = "application/apply-patch+yaml"
+FIELD_MANAGER = "literary-alpaca"
+METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+
+
+@dataclass(frozen=True, slots=True)
+class APIResource:
+    """A type of objects, as the API server addresses it."""
+
+    group: str
+    version: str
+    plural: str
+    kind: str
+
+    @property
+    def api_version(self) -> str:
+        return f"{self.group}/{self.version}" if self.group else self.version
+
+    def path(self, namespace: str | None = None, name: str | None = None, part: str | None = None) -> str:
+        root = f"/apis/{self.group}/{self.version}" if self.group else f"/api/{self.version}"
+        parts = [root, *(["namespaces", quote(namespace)] if namespace else []), self.plural]
+        return "/".join([*parts, *([quote(name, safe=":")] if name else []), *([part] if part else [])])
+
+
+RESOURCES = {kind: APIResource(GROUP, VERSION, PLURALS[kind], kind) for kind in KINDS}
+JOBS = APIResource("batch", "v1", "jobs", "Job")
+PODS = APIResource("", "v1", "pods", "Pod")
+DEPLOYMENTS = APIResource("apps", "v1", "deployments", "Deployment")
+SERVICES = APIResource("", "v1", "services", "Service")
+BUDGETS = APIResource("policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget")
+ROUTES = APIResource("gateway.networking.k8s.io", "v1", "httproutes", "HTTPRoute")
+EVENTS = APIResource("events.k8s.io", "v1", "events", "Event")
+LEASES = APIResource("coordination.k8s.io", "v1", "leases", "Lease")
+
+CHILDREN = (JOBS, DEPLOYMENTS, SERVICES, BUDGETS, PODS)
+"""What belongs to our resources, and is watched."""
+OPTIONAL = (ROUTES,)
+"""What may belong to them in a cluster that has it: a watch on what does not exist would be no watch."""
+WATCHED = {api.kind: api for api in (*RESOURCES.values(), *CHILDREN)}
+APIS = WATCHED | {api.kind: api for api in OPTIONAL}
+"""What the operator knows of, by kind."""
+
+
+class Kube:
+    """A connection. Errors are ApiError, or Unreachable when no answer came."""
+
+    def __init__(self, client: ApiClient) -> None:
+        self._client = client
+        self.user_agent = f"literary-alpaca/{__version__}"
+        self._session: aiohttp.ClientSession = client.rest_client._create_pool_manager()
+        self.may_write: Callable[[], None] = lambda: None
+        """Called before each write but the Lease's own; raises NotLeading."""
+
+    @classmethod
+    async def connect(cls, kubeconfig: str | None = None) -> Self:
+        return cls(ApiClient(await configuration(kubeconfig)))
+
+    async def close(self) -> None:
+        await self._session.close()
+        await self._client.close()
+
+    # Reads.
+
+    async def get(self, api: APIResource, namespace: str | None, name: str) -> Object | None:
+        """None when there is no such object."""
+        return await self.read(api.path(namespace, name))
+
+    async def read(self, path: str) -> Object | None:
+        """Any path that answers with JSON; None for 404."""
+        try:
+            return await self.call("GET", path)
+        except ApiError as error:
+            if error.status == 404:
+                return None
+            raise
+
+    async def list(
+        self,
+        api: APIResource,
+        namespace: str | None,
+        *,
+        labels: str = "",
+        fields: str = "",
+        metadata_only: bool = False,
+    ) -> AsyncIterator[Object]:
+        """All objects, page by page. Each gets the ``kind`` that the server leaves out in lists."""
+        async for page in self._pages(api, namespace, labels, fields, metadata_only):
+            for item in page["items"]:
+                yield item
+
+    async def snapshot(
+        self, api: APIResource, namespace: str | None, *, labels: str = "", metadata_only: bool = False
+    ) -> tuple[str, builtins.list[Object]]:
+        """All objects, and the resourceVersion at which they were so: what is newer the LIST could not show."""
+        version, found = "", []
+        async for page in self._pages(api, namespace, labels, "", metadata_only):
+            version = str(page["metadata"].get("resourceVersion", ""))
+            found += page["items"]
+        return version, found
+
+    async def _pages(
+        self, api: APIResource, namespace: str | None, labels: str, fields: str, metadata_only: bool
+    ) -> AsyncIterator[Object]:
+        query = {"limit": str(PAGE), "labelSelector": labels, "fieldSelector": fields, "continue": ""}
+        while True:
+            present = {name: value for name, value in query.items() if value}
+            page = await self.call(
+                "GET", api.path(namespace), query=present, accept=METADATA_ONLY if metadata_only else JSON
+            )
+            page["items"] = page.get("items") or []
+            for item in page["items"]:
+                item["kind"], item["apiVersion"] = api.kind, api.api_version
+            yield page
+            query["continue"] = page["metadata"].get("continue", "")
+            if not query["continue"]:
+                return
+
+    async def text(self, path: str, *, limit: int, seconds: float, query: Mapping[str, str] | None = None) -> bytes:
+        """At most ``limit`` bytes of an answer that need not be JSON: a pod's log, or a pod reached through the server."""
+        timeout = aiohttp.ClientTimeout(total=seconds)
+        async with self.request("GET", path, query=query, accept="*/*", timeout=timeout) as response:
+            if response.status != 200:
+                raise ApiError(response.status, response.reason or "", f"GET {path}")
+            return await read_capped(response, limit)
+
+    # Writes.
+
+    async def create(self, api: APIResource, body: Object, *, fenced: bool = True) -> Object:
+        namespace = body["metadata"].get("namespace")
+        return await self.write("create", "POST", api, api.path(namespace), body, fenced=fenced)
+
+    async def replace(self, api: APIResource, body: Object, *, fenced: bool = True) -> Object:
+        """Refused with 409 unless ``body`` carries the present resourceVersion."""
+        metadata = body["metadata"]
+        path = api.path(metadata.get("namespace"), metadata["name"])
+        return await self.write("update", "PUT", api, path, body, fenced=fenced)
+
+    async def put_status(self, api: APIResource, current: Object, status: Object) -> Object:
+        """Replaces the status as a whole; 409 when the object is no longer as ``current`` is.
+
+        A JSON patch: a merge patch could not keep a null (a metric that was not a number), and would leave behind what is gone.
+        """
+        metadata = current["metadata"]
+        patch = [
+            {"op": "add", "path": "/metadata/resourceVersion", "value": metadata["resourceVersion"]},
+            {"op": "add", "path": "/status", "value": status},
+        ]
+        path = api.path(metadata.get("namespace"), metadata["name"], "status")
+        return await self.write("patch", "PATCH", api, path, patch, content_type=JSON_PATCH)
+
+    async def merge(self, api: APIResource, current: Object, patch: Object) -> Object:
+        """A merge patch, on this very object: 409 when another of its name has taken its place."""
+        metadata = current["metadata"]
+        body = {**patch, "metadata": {**patch.get("metadata", {}), "uid": metadata["uid"]}}
+        path = api.path(metadata.get("namespace"), metadata["name"])
+        return await self.write("patch", "PATCH", api, path, body, content_type=MERGE_PATCH)
+
+    async def apply(self, api: APIResource, body: Object) -> Object:
+        """Server-side apply: fields that an earlier one had and this one lacks are removed, those of others stay."""
+        metadata = body["metadata"]
+        query = urlencode({"fieldManager": FIELD_MANAGER, "force": "true"})
+        path = f"{api.path(metadata.get('namespace'), metadata['name'])}?{query}"
+        return await self.write("apply", "PATCH", api, path, body, content_type=APPLY_PATCH)
+
+    async def delete(self, api: APIResource, current: Object) -> Object | None:
+        """Deletes this very object, and stays visible until what it owns is gone. None when it was gone already."""
+        metadata = current["metadata"]
+        body = {
+            "apiVersion": "v1",
+            "kind": "DeleteOptions",
+            "preconditions": {"uid": metadata["uid"]},
+            "propagationPolicy": "Foreground",
+        }
+        try:
+            path = api.path(metadata.get("namespace"), metadata["name"])
+            return await self.write("delete", "DELETE", api, path, body)
+        except ApiError as error:
+            # 409: an object of this name, but another one.
+            if error.status in (404, 409):
+                return None
+            raise
+
+    # How.
+
+    async def write(
+        self,
+        verb: str,
+        method: str,
+        api: APIResource,
+        path: str,
+        body: Any,
+        *,
+        content_type: str = JSON,
+        fenced: bool = True,
+    ) -> Object:
+        """All writes come through here: fenced by the Lease, and counted."""
+        if fenced:
+            self.may_write()
+        metrics.API_WRITES.labels(verb, api.plural).inc()
+        return await self.call(method, path, body=body, content_type=content_type)
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: Any = None,
+        content_type: str = JSON,
+        accept: str = JSON,
+    ) -> Object:
+        """The answer, read as JSON. Raises ApiError, Unreachable."""
+        request = self.request(method, path, query=query, body=body, content_type=content_type, accept=accept)
+        async with request as response:
+            try:
+                content = await response.read()
+            except (aiohttp.ClientError, TimeoutError) as error:
+                raise Unreachable(f"{method} {path}: {error_text(error)}") from error
+            if response.status < 300:
+                answer: Object = json.loads(content)
+                return answer
+            raise _error(response, content)
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: Any = None,
+        content_type: str = JSON,
+        accept: str = JSON,
+        timeout: aiohttp.ClientTimeout = TIMEOUT,
+    ) -> Request:
+        """For ``async with``: an answer that is read piece by piece."""
+        return Request(
+            self._client,
+            self._session,
+            method,
+            path + (f"?{urlencode(query)}" if query else ""),
+            {
+                "Accept": accept,
+                "User-Agent": self.user_agent,
+                **({"Content-Type": content_type} if body is not None else {}),
+            },
+            json.dumps(body, separators=(",", ":")).encode() if body is not None else None,
+            timeout,
+        )
+
+
+@dataclass(slots=True)
+class Request:
+    """An answer to be read within ``async with``. Redirects are not followed: the server has no need of them, and what a pod
+    sends through it must not lead elsewhere."""
+
+    client: ApiClient
+    session: aiohttp.ClientSession
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: bytes | None
+    timeout: aiohttp.ClientTimeout
+    response: aiohttp.ClientResponse | None = None
+
+    async def __aenter__(self) -> aiohttp.ClientResponse:
+        await self.client.update_params_for_auth(self.headers, [], ["BearerToken"], self.path, self.method, None)
+        settings = self.client.configuration
+        try:
+            self.response = await self.session.request(
+                self.method,
+                settings.host + self.path,
+                headers=self.headers,
+                data=self.body,
+                timeout=self.timeout,
+                allow_redirects=False,
+                server_hostname=settings.tls_server_name or None,
+                proxy=settings.proxy or None,
+            )
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise Unreachable(f"{self.method} {self.path}: {error_text(error)}") from error
+        return self.response
+
+    async def __aexit__(self, *_: object) -> None:
+        if self.response is not None:
+            self.response.release()
+
+
+async def configuration(kubeconfig: str | None = None) -> Configuration:
+    """Where the API server is and how to log in: the file given, the service account within a cluster, else KUBECONFIG or
+    ~/.kube/config."""
+    found = Configuration()
+    if kubeconfig is None and in_cluster():
+        kube_config.load_incluster_config(client_configuration=found)
+    else:
+        # Read by name, for kubernetes.aio reads KUBECONFIG once, when it is imported.
+        file = kubeconfig or os.environ.get("KUBECONFIG") or "~/.kube/config"
+        await kube_config.load_kube_config(config_file=file, client_configuration=found)
+    # The environment's proxy is looked up here, once; left to aiohttp, each request does it, in a thread.
+    found.proxy = found.proxy or _proxy_of_environment(found.host)
+    found.client_session_kwargs = {"trust_env": False}
+    return found
+
+
+def _proxy_of_environment(host: str) -> str | None:
+    url = urlsplit(host)
+    return None if proxy_bypass(url.hostname or "") else getproxies().get(url.scheme)
+
+
+def in_cluster() -> bool:
+    """A KUBECONFIG given explicitly wins, so that a pod can run an operator for another cluster."""
+    return "KUBERNETES_SERVICE_HOST" in os.environ and not os.environ.get("KUBECONFIG")
+
+
+async def read_capped(response: aiohttp.ClientResponse, limit: int) -> bytes:
+    """The answer, or its first ``limit`` bytes; the rest is not read."""
+    content = bytearray()
+    try:
+        async for piece in response.content.iter_any():
+            content += piece
+            if len(content) > limit:
+                response.close()
+                break
+    except (aiohttp.ClientError, TimeoutError) as error:
+        raise Unreachable(f"GET {response.url.path}: {error_text(error)}") from error
+    return bytes(content[:limit])
+
+
+def error_text(error: BaseException) -> str:
+    """A timeout's own text is empty."""
+    return str(error) or type(error).__name__
+
+
+def _error(response: aiohttp.ClientResponse, content: bytes) -> ApiError:
+    try:
+        body = json.loads(content)
+    except ValueError:
+        body = {}
+    status = body if isinstance(body, dict) else {}
+    return ApiError(
+        response.status,
+        str(status.get("reason") or response.reason or ""),
+        str(status.get("message") or content[:500].decode(errors="replace")),
+        _seconds(response.headers.get("Retry-After", "")),
+    )
+
+
+def _seconds(header: str) -> float:
+    """Of Retry-After; a date, which the API server does not send, counts as none."""
+    return float(header) if header.isdecimal() else 0.0
+
+
+async def wait_for_kinds(kube: Kube, poll_seconds: float, say: Callable[[str], None]) -> None:
+    """Returns when the API server serves all our kinds; says once what is missing. The CRDs may be applied after the operator."""
+    said: set[str] = set()
+    while missing := await _missing_kinds(kube):
+        if missing - said:
+            say(f"waiting for the CRDs of {', '.join(sorted(missing))}: kubectl apply -f manifests/crd")
+            said |= missing
+        await asyncio.sleep(poll_seconds)
+
+
+async def _missing_kinds(kube: Kube) -> set[str]:
+    try:
+        found = await kube.read(f"/apis/{GROUP}/{VERSION}") or {}
+    except (ApiError, Unreachable):
+        return set(KINDS)
+    return set(KINDS) - {each["kind"] for each in found.get("resources", [])}

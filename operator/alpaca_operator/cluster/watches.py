@@ -1,0 +1,107 @@
+"""All that can wake the operator: events of our kinds, of their children, and of the pods. kopf watches; nothing is decided here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import kopf
+
+from alpaca_operator.api.contract import LABEL_MANAGED_BY, MANAGED_BY
+from alpaca_operator.cluster.kube import CHILDREN, WATCHED, configuration
+from alpaca_operator.cluster.queue import Queue
+from alpaca_operator.cluster.store import Key, Store
+
+MANAGED_SELECTOR = f"{LABEL_MANAGED_BY}={MANAGED_BY}"
+
+
+def registry(store: Store, queue: Queue[Key]) -> kopf.OperatorRegistry:
+    """Event handlers only: kopf's other kinds keep their state in annotations, which is a write per resource and step."""
+    handlers = kopf.OperatorRegistry()
+
+    async def on_event(event: kopf.RawEvent, **_: Any) -> None:
+        obj: Any = event["object"]
+        key = store.remove(obj) if event["type"] == "DELETED" else store.put(obj)
+        if key is not None:
+            queue.add(key, ahead=store.is_new(key))  # many at once: first a child for each, then what becomes of them
+            for consumer in store.consumers(key):
+                queue.add(consumer)
+
+    for api in WATCHED.values():
+        kopf.on.event(api.group, api.version, api.plural, registry=handlers)(on_event)
+
+    @kopf.on.login(registry=handlers)
+    async def login(**_: Any) -> kopf.ConnectionInfo:
+        """As our own client logs in; kopf asks again when a token has expired."""
+        found = await configuration()
+        header = await found.get_api_key_with_prefix("BearerToken", alias="authorization") or ""
+        scheme, _space, token = header.rpartition(" ")
+        return kopf.ConnectionInfo(
+            server=found.host,
+            ca_path=found.ssl_ca_cert,
+            insecure=not found.verify_ssl,
+            scheme=scheme or None,
+            token=token or None,
+            certificate_path=found.cert_file,
+            private_key_path=found.key_file,
+            proxy_url=found.proxy,
+        )
+
+    return handlers
+
+
+def settings() -> kopf.OperatorSettings:
+    """Each deviation from kopf's defaults, with its reason."""
+    chosen = kopf.OperatorSettings()
+    chosen.posting.enabled = False  # Events are ours, in events.py at the top: kopf's tell of handlers, not of jobs
+    chosen.peering.standalone = True  # the Lease in leader.py decides who works
+    chosen.scanning.disabled = (
+        True  # __main__ waits for the CRDs; watching all CRDs of a cluster needs rights we do without
+    )
+    chosen.persistence.diffbase_storage = NoDiffs()
+    chosen.persistence.progress_storage = NoProgress()
+    chosen.process.ultimate_exiting_timeout = 12  # a stop that hangs must end before the kubelet ends it
+    chosen.networking.error_backoffs = (
+        1,
+        1,
+        2,
+        3,
+        *(5,) * 20,
+    )  # kopf's own grow to 21 s, which an API server that is back waits
+    chosen.queueing.idle_timeout = 0.2  # kopf keeps a task per object for this long after each event
+    for api in CHILDREN:
+        chosen.watching.label_selectors[api.group, api.version, api.plural] = (
+            MANAGED_SELECTOR  # not every pod of the cluster
+        )
+    return chosen
+
+
+class NoDiffs(kopf.DiffBaseStorage):
+    """kopf copies and compares each object with its last state; a level-triggered reconcile reads no differences."""
+
+    def build(self, *, body: Any, extra_fields: Any = None) -> kopf.BodyEssence:
+        return kopf.BodyEssence({})
+
+    def fetch(self, *, body: Any) -> None:
+        return None
+
+    def store(self, *, body: Any, patch: Any, essence: Any) -> None:
+        return None
+
+
+class NoProgress(kopf.ProgressStorage):
+    """kopf would note in annotations which handlers are done; ours have nothing to remember."""
+
+    def fetch(self, *, key: Any, body: Any) -> None:
+        return None
+
+    def store(self, *, key: Any, record: Any, body: Any, patch: Any) -> None:
+        return None
+
+    def purge(self, *, key: Any, body: Any, patch: Any) -> None:
+        return None
+
+    def touch(self, *, body: Any, patch: Any, value: Any) -> None:
+        return None
+
+    def clear(self, *, essence: Any) -> Any:
+        return essence

@@ -1,0 +1,103 @@
+"""Pure: what the API server answers to a write, told in one line with what to do."""
+
+from __future__ import annotations
+
+import re
+
+from alpaca_operator.api.status import Reason
+from alpaca_operator.diagnosis.text import one_line
+from alpaca_operator.errors import ApiError, Unreachable
+from alpaca_operator.exits import Exit, Refused, Unavailable, Waiting
+
+QUOTA = re.compile(r"exceeded quota: (?P<quota>[^,]+), (?P<figures>requested: .*)")
+QUOTA_WANTS = re.compile(r"failed quota: (?P<quota>[^:]+): must specify (?P<what>.*)")
+POLICIES = (
+    re.compile(r"ValidatingAdmissionPolicy '(?P<who>[^']+)'.*? denied request: (?P<why>.*)", re.DOTALL),
+    re.compile(r'admission webhook "(?P<who>[^"]+)" denied the request: (?P<why>.*)', re.DOTALL),
+    re.compile(r"(?P<who>violates PodSecurity) (?P<why>.*)", re.DOTALL),
+)
+
+
+def refusal(code: int, message: str, *, again: str = " in a job of another name") -> Exit | None:
+    """What a 4xx answer to the creation of a child or its pod means for the user, by the API server's own words. ``again``: how a
+    spec is changed; a deployment's is changed in place.
+
+    None for what is not the user's to mend: an outage, a namespace that is going, a bug of ours.
+    """
+    if code == 409 and "already exists" in message:
+        return Refused(
+            Reason.NAME_CONFLICT,
+            f"its child's name is taken ({one_line(message)}, and belongs to something else): delete that, or use a job of another name",
+        )
+    if found := QUOTA.search(message):
+        return Waiting(
+            Reason.QUOTA_EXCEEDED,
+            f"quota {found['quota']} has no room ({one_line(found['figures'])}): lower pod.resources, wait for other jobs "
+            "to end, or ask for a larger quota",
+        )
+    if found := QUOTA_WANTS.search(message):
+        what = one_line(found["what"])
+        return Waiting(Reason.QUOTA_EXCEEDED, f"quota {found['quota']} counts {what}: set them in pod.resources")
+    for policy in POLICIES:
+        if found := policy.search(message):
+            who = "PodSecurity" if "PodSecurity" in found["who"] else f"admission policy {found['who']}"
+            why = one_line(found["why"]).rstrip(".")
+            return Refused(
+                Reason.ADMISSION_REFUSED,
+                f"{who} refuses the pod: {why}: change pod{again}, or ask who set the policy",
+            )
+    if code == 403 and "cannot create resource" in message:
+        return Refused(
+            Reason.ADMISSION_REFUSED,
+            f"the operator has no right to create it ({one_line(message)}): apply manifests/rbac",
+        )
+    if code == 403 and "being terminated" in message:
+        return None
+    if code == 403:
+        return Refused(
+            Reason.ADMISSION_REFUSED,
+            f"the API server refuses the pod: {one_line(message)}: make what it asks for, or change pod{again}",
+        )
+    if code == 422:
+        return Refused(
+            Reason.INVALID_SPEC,
+            f"the API server refuses the pod: {one_line(message)}: correct pod{again}",
+        )
+    return None
+
+
+WEBHOOK_DOWN = re.compile(r'failed calling webhook "(?P<who>[^"]+)"')
+BUSY = frozenset({401, 403, 408, 425, 429})
+"""Of the client's errors those that pass: a token is renewed, a namespace that is going goes, too many requests become fewer."""
+
+
+def exit_of(error: ApiError | Unreachable, *, again: str = " in a job of another name") -> Exit | None:
+    """What an answer of the API server to a write, or none, makes of the reconcile.
+
+    None for a write that crossed another: it is tried again at once, with everything read anew.
+    """
+    if isinstance(error, Unreachable):
+        return Unavailable(
+            Reason.PENDING, f"the API server does not answer ({one_line(str(error))}): tried again by itself"
+        )
+    if found := refusal(error.status, error.message, again=again):
+        return found
+    if error.status == 409:
+        return None
+    if down := WEBHOOK_DOWN.search(error.message):
+        message = (
+            f"admission webhook {down['who']} does not answer the API server: ask who keeps it; tried again by itself"
+        )
+        return Unavailable(Reason.PENDING, message, error.retry_after)
+    if error.status >= 500 or error.status in BUSY:
+        message = f"the API server cannot take its child now ({one_line(str(error))}): tried again by itself"
+        return Unavailable(Reason.PENDING, message, error.retry_after)
+    if error.status == 400:
+        return Refused(
+            Reason.INVALID_SPEC,
+            f"the API server does not understand its child ({one_line(error.message)}): correct pod{again}",
+        )
+    return Refused(
+        Reason.ADMISSION_REFUSED,
+        f"the API server does not take its child ({one_line(str(error))}): make what it asks for, or change pod{again}",
+    )

@@ -1,0 +1,1 @@
+"""Pure: what was observed of a job becomes its status."""

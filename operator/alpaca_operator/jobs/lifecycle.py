@@ -1,0 +1,19 @@
+"""Jobs run to an end."""
+
+from __future__ import annotations
+
+from alpaca_operator.api.status import Status
+from alpaca_operator.jobs import status
+from alpaca_operator.jobs.inputs import resolve
+from alpaca_operator.outcomes.lifecycle import Lifecycle
+
+JOBS = Lifecycle(
+    children=("Job",),
+    status=Status,
+    resolve_inputs=resolve,
+    desired=status.desired,
+    compute=status.compute,
+    requeue_after=status.requeue_after,
+    is_terminal=status.is_terminal,
+    is_final=status.is_final,
+)

@@ -1,0 +1,258 @@
+"""Pure: where a job stands, by an ordered list of small judgements, each with its reason and its line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from alpaca_operator.api.contract import KUEUE_PREFIX
+from alpaca_operator.api.status import Reason
+from alpaca_operator.cluster.objects import Pod, true_condition
+from alpaca_operator.diagnosis.model import Diagnosis
+from alpaca_operator.exits import Exit, Refused, Unavailable
+from alpaca_operator.jobs.case import (
+    DEADLINE,
+    Case,
+    giving_up,
+    leftovers,
+    out_of_restarts,
+    pod_that_succeeded,
+    ready_reason,
+    termination_of,
+)
+from alpaca_operator.outcomes.conditions import stamp
+from alpaca_operator.outcomes.verdict import Standing, Verdict
+
+
+def succeeded(case: Case) -> Verdict | None:
+    """A pod that ended well settles it, also when its child was deleted in the same moment: the output is published."""
+    done = pod_that_succeeded(case.observed)
+    complete = true_condition(case.child, "Complete")
+    if done is None and complete is None:
+        return None
+    output = case.resource.spec.output.uri
+    termination = termination_of(done)
+    finished = _finished(done) or (case.child or {}).get("status", {}).get("completionTime") or stamp(case.observed.now)
+    if termination and termination.reason is Reason.REUSED:
+        message = f"{output} already holds the result of the same spec and inputs: nothing was run"
+        return Verdict(Standing.DONE, Reason.REUSED, message, ended_at=finished)
+    return Verdict(Standing.DONE, Reason.SUCCEEDED, f"published {output}", ended_at=finished)
+
+
+def not_worth_retrying(case: Case) -> Verdict | None:
+    """The next run would fail alike."""
+    if case.last is None or case.last.retried:
+        return None
+    return _failed(case, case.last.reason, case.last.message, case.last)
+
+
+def too_many_disruptions(case: Case) -> Verdict | None:
+    """The Job counts only failures; disruptions are counted here."""
+    limit = case.resource.spec.failure_policy.max_infra_restarts
+    if case.infra <= limit or case.last is None:
+        return None
+    message = (
+        f"gave up after {_times(limit, 'restart')} by disruption (failurePolicy.maxInfraRestarts), the last: {case.last.message}. "
+        f"A job of another name with the same output {case.resumption}"
+    )
+    return _failed(case, Reason.RESTARTS_EXCEEDED, message, case.last)
+
+
+def too_many_failures(case: Case) -> Verdict | None:
+    """As the Job controller counts, a moment before it says so: no next pod is promised in between."""
+    if case.last is None or not out_of_restarts(case.child, case.ended):
+        return None
+    return _gave_up(case, case.last, case.last.finished_at)
+
+
+def deadline_passed(case: Case) -> Verdict | None:
+    """The Job controller stops the pod; its last word is waited for."""
+    failed = giving_up(case.child, DEADLINE)
+    if failed is None:
+        return None
+    limit = case.resource.spec.active_deadline_seconds
+    if case.live is not None:
+        name = case.live.name
+        message = (
+            f"still running after activeDeadlineSeconds ({limit} s): pod {name} stops, a running step is saved first"
+        )
+        return Verdict(Standing.WORKING, Reason.STOPPING, message)
+    message = (
+        f"still running after activeDeadlineSeconds ({limit} s): a job of another name with a longer one and the same "
+        f"output {case.resumption}"
+    )
+    at = failed.last_transition_time
+    return _failed(case, Reason.DEADLINE_EXCEEDED, message, Refused(Reason.DEADLINE_EXCEEDED, message), at)
+
+
+def child_failed(case: Case) -> Verdict | None:
+    """The Job controller gave up."""
+    failed = true_condition(case.child, "Failed")
+    if failed is None:
+        return None
+    at = failed.last_transition_time
+    if case.last is None:
+        message = f"its Job failed and left no pod to ask ({failed.reason}: {failed.message})"
+        return _failed(case, Reason.WORKLOAD_ERROR, message, Diagnosis("Internal", Reason.WORKLOAD_ERROR, message), at)
+    if failed.reason == "BackoffLimitExceeded":
+        return _gave_up(case, case.last, at)
+    return _failed(case, case.last.reason, case.last.message, case.last, at)
+
+
+def _gave_up(case: Case, last: Diagnosis, at: str | None) -> Verdict:
+    limit = case.resource.spec.failure_policy.max_restarts
+    if limit == 0:
+        return _failed(case, last.reason, last.message, last, at)
+    message = f"gave up after {_times(limit, 'restart')} (failurePolicy.maxRestarts), the last: {last.message}"
+    return _failed(case, Reason.RESTARTS_EXCEEDED, message, last, at)
+
+
+def suspended(case: Case) -> Verdict | None:
+    if not case.resource.spec.suspend:
+        return None
+    if case.child is not None or case.live is not None:
+        who = f"pod {case.live.name} " if case.live else "its Job "
+        return Verdict(
+            Standing.WORKING, Reason.STOPPING, f"spec.suspend is true: {who}stops, a running step is saved first"
+        )
+    resume = f"; set to false, it {case.resumption}" if case.before.start_time else ": set it to false to start"
+    return Verdict(Standing.HELD, Reason.SUSPENDED, f"held by spec.suspend{resume}")
+
+
+def old_pods_stop(case: Case) -> Verdict | None:
+    """Nothing new is made next to a pod that still saves."""
+    pods = leftovers(case.observed)
+    if not pods:
+        return None
+    if case.trouble and case.trouble.reason is Reason.DISRUPTED:
+        return Verdict(Standing.WORKING, Reason.STOPPING, case.trouble.message, case.trouble)
+    return Verdict(Standing.WORKING, Reason.STOPPING, f"waits for {', '.join(pods)} to stop, then {case.resumption}")
+
+
+def inputs_missing(case: Case) -> Verdict | None:
+    """Nothing is made before everything that it reads is there."""
+    missing = case.observed.missing
+    if missing is None or case.child is not None:
+        return None
+    if missing.transient:
+        return Verdict(Standing.WORKING, missing.reason, missing.message)
+    return Verdict(Standing.STUCK, missing.reason, missing.message, Refused(missing.reason, missing.message))
+
+
+def refused(case: Case) -> Verdict | None:
+    refusal = case.exit or (case.observed.refusal if case.live is None else None)
+    if refusal is None or isinstance(refusal, Unavailable):
+        return None
+    standing = Standing.WORKING if refusal.transient else Standing.STUCK
+    return Verdict(standing, refusal.reason, refusal.message, refusal)
+
+
+def child_lost(case: Case) -> Verdict | None:
+    """Its pods were there once, the child is not, and nobody asked for that."""
+    held = ready_reason(case.before) in (Reason.SUSPENDED, Reason.STOPPING)
+    if case.child is not None or not case.before.start_time or held:
+        return None
+    return Verdict(
+        Standing.WORKING,
+        Reason.CHILD_LOST,
+        f"its Job was deleted by someone else and is made again; it {case.resumption}",
+    )
+
+
+def queued(case: Case) -> Verdict | None:
+    """Kueue suspends the Job until there is room. We never touch that field."""
+    if case.child is None or not case.child["spec"].get("suspend"):
+        return None
+    queue = case.resource.metadata.labels.get(f"{KUEUE_PREFIX}queue-name")
+    if queue is None:
+        name = case.child["metadata"]["name"]
+        message = f"its Job {name} was suspended by someone else: set spec.suspend of the Job to false"
+    elif case.before.start_time:
+        message = f"waits for room in Kueue's queue {queue}, then {case.resumption}"
+    else:
+        message = f"waits for room in Kueue's queue {queue}: kubectl get workloads shows its place"
+    return Verdict(Standing.WORKING, Reason.QUEUED, message)
+
+
+def pod_troubled(case: Case) -> Verdict | None:
+    """A pod that cannot start: it may pass by itself, so work counts as going on."""
+    if case.trouble is None:
+        return None
+    return Verdict(Standing.WORKING, case.trouble.reason, case.trouble.message, case.trouble)
+
+
+def pod_stops(case: Case) -> Verdict | None:
+    if case.live is None or not case.live.deletion_timestamp:
+        return None
+    name = case.live.name
+    return Verdict(Standing.WORKING, Reason.STOPPING, f"pod {name} was told to stop; a running step is saved first")
+
+
+def pod_runs(case: Case) -> Verdict | None:
+    """Running from the first step on; what comes before is starting, and says so."""
+    if case.live is None or case.live.phase != "Running":
+        return None
+    pod, node = case.live.name, case.live.node
+    progress = case.observed.progress
+    if progress is None:
+        steps = ready_reason(case.before) == Reason.RUNNING
+    else:
+        steps = progress.stage not in ("Loading", "Preparing")
+    if steps:
+        return Verdict(Standing.WORKING, Reason.RUNNING, f"pod {pod} runs on node {node}")
+    return Verdict(Standing.WORKING, Reason.STARTING, f"pod {pod} on node {node} loads model and data")
+
+
+def restarting(case: Case) -> Verdict | None:
+    """Until the next pod runs."""
+    if case.last is None:
+        return None
+    limits = case.resource.spec.failure_policy
+    if case.last.failure_class == "Infrastructure":
+        count = f"{case.restarts.infra} of {limits.max_infra_restarts}, failurePolicy.maxInfraRestarts"
+    else:
+        count = f"{case.restarts.user} of {limits.max_restarts}, failurePolicy.maxRestarts"
+    message = f"{case.last.message}; the next pod {case.resumption} (restart {count})"
+    return Verdict(Standing.WORKING, Reason.RESTARTING, message, case.last)
+
+
+def pending(case: Case) -> Verdict:
+    return Verdict(Standing.WORKING, Reason.PENDING, "waits for its pod to start")
+
+
+VERDICTS: tuple[Callable[[Case], Verdict | None], ...] = (
+    succeeded,  # before any failure: what is published is published
+    not_worth_retrying,
+    too_many_disruptions,
+    too_many_failures,
+    deadline_passed,
+    child_failed,
+    suspended,  # after the ends: suspending a finished job does not undo it
+    old_pods_stop,
+    inputs_missing,
+    refused,
+    child_lost,
+    queued,
+    pod_troubled,
+    pod_stops,
+    pod_runs,
+    restarting,
+    pending,
+)
+"""The first that speaks wins."""
+
+
+def judge(case: Case) -> Verdict:
+    return next(verdict for check in VERDICTS if (verdict := check(case)))
+
+
+def _failed(case: Case, reason: Reason, message: str, cause: Diagnosis | Exit, at: str | None = None) -> Verdict:
+    ended = at or (case.last and case.last.finished_at) or stamp(case.observed.now)
+    return Verdict(Standing.FAILED, reason, message, cause, ended_at=ended)
+
+
+def _finished(pod: Pod | None) -> str | None:
+    return max((one.finished_at for one in (pod.terminated if pod else ()) if one.finished_at), default=None)
+
+
+def _times(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"

@@ -1,0 +1,1 @@
+"""Pure: the words that jobs and deployments share."""

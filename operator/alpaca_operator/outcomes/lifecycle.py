@@ -1,0 +1,38 @@
+"""Pure: what is to be known of resources whose lives are alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from alpaca_operator.api.chain import Find
+from alpaca_operator.api.status import ResourceStatus
+from alpaca_operator.cluster.objects import Object
+from alpaca_operator.exits import Exit
+from alpaca_operator.inputs import InputResolution
+from alpaca_operator.outcomes.observed import Observed
+from alpaca_operator.outcomes.verdict import Desired
+
+
+@dataclass(frozen=True, slots=True)
+class Lifecycle:
+    """How resources begin, go on and end: jobs run to an end, deployments serve until they are deleted."""
+
+    children: tuple[str, ...]
+    """Kinds of objects that a resource owns, besides pods."""
+    status: type[ResourceStatus]
+    """The model of its status."""
+    resolve_inputs: Callable[[Any, Object | None, Find], InputResolution]
+    """(resource, child, find) -> what it reads of what other jobs make."""
+    desired: Callable[[Any, Observed], Desired]
+    """(resource, observed) -> what it wants of its children."""
+    compute: Callable[[Any, Observed, Exit | None], dict[str, Any]]
+    """(resource, observed, exit) -> its next status; ``exit`` is why its children could not be made as desired."""
+    requeue_after: Callable[[Any, Observed], timedelta | None]
+    """(resource, observed) -> when time alone will change something, the time until then."""
+    is_terminal: Callable[[Any], bool]
+    """Whether the resource's status has its end."""
+    is_final: Callable[[dict[str, Any]], bool]
+    """Whether a computed status ends it for good."""

@@ -1,0 +1,58 @@
+"""Pure: the cluster as one reconcile sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+
+from alpaca_operator.api.contract import Progress
+from alpaca_operator.cluster.objects import Object, Pod
+from alpaca_operator.exits import Exit
+from alpaca_operator.inputs import HeldUpdate, Inputs, MissingInput
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """The counters of one pod at one time."""
+
+    requests: int = 0
+    refused: int = 0
+    running: int = 0
+    queued: int = 0
+    tokens: float = 0
+    """Of answers, since the pod started."""
+    tokens_per_second: float = 0
+    """Since the sample before."""
+    digests: Mapping[str, str] = field(default_factory=dict)
+    """What each model is, by its name in the API, where the engine says so."""
+
+    def after(self, before: Sample, seconds: float) -> Sample:
+        """With the speed since an earlier sample of the same pod; a pod that started again counts from nothing."""
+        made = self.tokens - before.tokens
+        return replace(self, tokens_per_second=max(0.0, made / seconds)) if seconds > 0 else self
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """The cluster as one reconcile sees it."""
+
+    now: datetime
+    child: Object | None = None
+    pods: tuple[Pod, ...] = ()
+    """Oldest first."""
+    progress: Progress | None = None
+    """What the running pod last told."""
+    progress_at: datetime | None = None
+    refusal: Exit | None = None
+    """Why the child has no pod, where its controller was refused one."""
+    inputs: Inputs = field(default_factory=dict)
+    """Those that other jobs make: as they were at the start, or as they are now before it."""
+    missing: MissingInput | None = None
+    """Why not all of those are there."""
+    held: HeldUpdate | None = None
+    """What a deployment could serve of them, and does not."""
+    other_children: tuple[Object, ...] = ()
+    """Children that make no pods."""
+    traffic: tuple[tuple[Sample, datetime], ...] = ()
+    """What the pods of a deployment last told."""

@@ -1,0 +1,129 @@
+"""Why Jobs have no pods: a quota, a policy, a webhook refuse them in an Event of the Job alone, which nobody watches.
+
+Read at growing intervals, with one LIST for all Jobs of a namespace, and only while one of them has no pod.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+
+from alpaca_operator.cluster.kube import EVENTS, Kube
+from alpaca_operator.cluster.objects import Object, condition
+from alpaca_operator.cluster.queue import Queue
+from alpaca_operator.cluster.store import Key, is_newer, version
+from alpaca_operator.diagnosis import refusals
+from alpaca_operator.errors import ApiError, Unreachable
+from alpaca_operator.exits import Exit
+from alpaca_operator.polling.schedule import ReadBudget, Schedule, poll
+
+log = logging.getLogger(__name__)
+
+REPORTS_IN_EVENTS = frozenset({"Job"})
+"""Children whose controller tells of a refused pod in Events alone; the others do in their status."""
+FIRST_SECONDS = 3.0
+"""A Job controller makes the first pod well within this, unless it is refused."""
+LONGEST_SECONDS = 60.0
+END_CONDITIONS = ("Complete", "Failed", "Suspended", "FailureTarget", "SuccessCriteriaMet")
+
+
+@dataclass
+class WithoutPods:
+    """Resources whose Job has no pod, by the Job's UID, and what was found out of each."""
+
+    schedule: Schedule[str] = field(default_factory=Schedule)
+    """Namespaces."""
+    _jobs: dict[str, dict[str, Key]] = field(default_factory=dict)
+    _uids: dict[Key, str] = field(default_factory=dict)
+    _pauses: dict[str, float] = field(default_factory=dict)
+    _refusals: dict[Key, Exit] = field(default_factory=dict)
+
+    def look(self, key: Key, child: Object | None, has_pods: bool) -> None:
+        """Takes up a resource that waits for its first pod, and lets go of one that does not."""
+        uid = child["metadata"]["uid"] if child is not None and not has_pods and _waits_for_pods(child) else None
+        if self._uids.get(key) == uid:
+            return
+        self.forget(key)
+        if uid is not None:
+            self._uids[key] = uid
+            self._jobs.setdefault(key.namespace, {})[uid] = key
+            self._pauses[key.namespace] = FIRST_SECONDS
+            self.schedule.set_sooner(key.namespace, FIRST_SECONDS)
+
+    def forget(self, key: Key) -> None:
+        self._refusals.pop(key, None)
+        jobs = self._jobs.get(key.namespace, {})
+        jobs.pop(self._uids.pop(key, ""), None)
+        if not jobs:
+            self._jobs.pop(key.namespace, None)
+            self._pauses.pop(key.namespace, None)
+            self.schedule.remove(key.namespace)
+
+    def refusal(self, key: Key) -> Exit | None:
+        return self._refusals.get(key)
+
+    def jobs(self, namespace: str) -> dict[str, Key]:
+        """By the Job's UID."""
+        return self._jobs.get(namespace, {})
+
+    def take(self, namespace: str, notes: dict[str, str]) -> list[Key]:
+        """What the newest Event of each Job says, by UID; the resources for which that is news."""
+        found = {key: refusals.refusal(403, notes[uid]) for uid, key in self.jobs(namespace).items() if uid in notes}
+        news = [key for key, refusal in found.items() if refusal is not None and self._refusals.get(key) != refusal]
+        self._refusals |= {key: refusal for key, refusal in found.items() if refusal is not None}
+        return news
+
+    def pause(self, namespace: str) -> float | None:
+        """Until it is worth reading again; None when nobody waits any more."""
+        if namespace not in self._jobs:
+            return None
+        self._pauses[namespace] = min(self._pauses[namespace] * 2, LONGEST_SECONDS)
+        return self._pauses[namespace]
+
+
+@dataclass
+class EventReader:
+    """Reads for ``without_pods``. A resource of which something is found out goes into the queue."""
+
+    kube: Kube
+    queue: Queue[Key]
+    without_pods: WithoutPods
+    budget: ReadBudget
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        await poll(self.without_pods.schedule, self.read)
+
+    async def read(self, namespace: str) -> float | None:
+        """The seconds after which to read the namespace again."""
+        if not self.without_pods.jobs(namespace):
+            return None
+        try:
+            async with self.budget.turn():
+                notes = await self._notes(namespace)
+            for key in self.without_pods.take(namespace, notes):
+                self.queue.add(key)
+        except (ApiError, Unreachable) as error:
+            log.warning("the Events of namespace %s cannot be read: %s", namespace, error)
+        return self.without_pods.pause(namespace)
+
+    async def _notes(self, namespace: str) -> dict[str, str]:
+        newest: dict[str, Object] = {}
+        fields = "regarding.kind=Job,reason=FailedCreate"
+        async for event in self.kube.list(EVENTS, namespace, fields=fields):
+            uid = (event.get("regarding") or {}).get("uid", "")
+            if uid not in newest or is_newer(version(event), version(newest[uid])):
+                newest[uid] = event
+        return {uid: event.get("note") or "" for uid, event in newest.items()}
+
+
+def _waits_for_pods(child: Object) -> bool:
+    status = child.get("status") or {}
+    return not (
+        child["kind"] not in REPORTS_IN_EVENTS
+        or "deletionTimestamp" in child["metadata"]
+        or child.get("spec", {}).get("suspend")
+        or status.get("active")
+        or status.get("succeeded")
+        or any(condition(child, kind).is_true for kind in END_CONDITIONS)
+    )

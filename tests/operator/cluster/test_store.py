@@ -1,0 +1,235 @@
+"""The store finds everything by key or by owner, and cannot be led back in time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from alpaca_operator.api.contract import ANNOTATION_CONFIG, LABEL_KIND, LABEL_NAME, LABEL_UID
+from alpaca_operator.cluster.store import LAST_APPLIED, Key, Store, trim
+from tests.operator import build
+
+POET = Key("SFTJob", "team", "poet")
+
+
+@pytest.fixture
+def store() -> Store:
+    store = Store()
+    store.put(build.job())
+    return store
+
+
+def names(objects: list[build.Object]) -> list[str]:
+    return [each["metadata"]["name"] for each in objects]
+
+
+def pods(store: Store) -> list[str]:
+    resource = store.resource(POET)
+    assert resource is not None
+    return names(store.pods(resource))
+
+
+def test_a_child_wakes_the_resource_it_belongs_to(store: Store) -> None:
+    child = build.child("Job", "poet-sft")
+    assert store.put(child) == POET
+    assert store.put(build.child("Pod", "poet-sft-x")) == POET
+    resource = store.resource(POET)
+    assert resource is not None
+    assert names(store.children(resource)) == ["poet-sft"]
+    assert pods(store) == ["poet-sft-x"]
+    assert store.remove(child) == POET
+    assert store.children(resource) == []
+
+
+def test_a_child_that_comes_before_its_resource_is_found_by_it() -> None:
+    store = Store()
+    assert store.put(build.child("Pod", "poet-sft-x")) is None
+    assert store.put(build.job()) == POET
+    assert pods(store) == ["poet-sft-x"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_a_child"),
+    [
+        pytest.param({}, True, id="owned"),
+        pytest.param({"ownerReferences": []}, False, id="only labelled, as a copy is"),
+        pytest.param({"labels": {}}, True, id="owned, and its label was taken away"),
+    ],
+)
+def test_a_child_is_known_by_its_owner_reference(store: Store, changes: dict[str, Any], is_a_child: bool) -> None:
+    store.put(build.job())
+    store.put(build.child("Job", "poet-sft", metadata=changes))
+    resource = store.resource(POET)
+    assert resource is not None
+    assert bool(store.children(resource)) is is_a_child
+
+
+def test_a_label_cannot_claim_a_resource_of_another_namespace(store: Store) -> None:
+    store.put(build.child("Pod", "forged", namespace="elsewhere"))
+    assert pods(store) == []
+
+
+def test_a_state_that_is_known_wakes_nobody(store: Store) -> None:
+    pod = build.child("Pod", "poet-sft-x")
+    assert store.put(pod) == POET
+    assert store.put(pod) is None
+
+
+def test_an_older_state_does_not_replace_a_newer_one(store: Store) -> None:
+    old = build.child("Pod", "poet-sft-x", status={"phase": "Pending"})
+    new = build.newer(old, status={"phase": "Running"})
+    store.put(new)
+    assert store.put(old) is None
+    assert [pod["status"]["phase"] for _, pod in store.running()] == ["Running"]
+
+
+def test_a_late_answer_does_not_bring_a_deleted_object_back(store: Store) -> None:
+    pod = build.child("Pod", "poet-sft-x")
+    store.put(pod)
+    store.remove(pod)
+    assert store.put(build.newer(pod)) is None
+    assert pods(store) == []
+
+
+def test_a_new_object_of_the_same_name_is_another_one(store: Store) -> None:
+    store.put(build.child("Job", "poet-sft", uid="first"))
+    store.put(build.child("Job", "poet-sft", uid="second"))
+    assert store.remove(build.child("Job", "poet-sft", uid="first")) is None
+    live = store.raw(Key("Job", "team", "poet-sft"))
+    assert live is not None
+    assert live["metadata"]["uid"] == "second"
+
+
+def test_a_recreated_resource_has_none_of_its_predecessors_children(store: Store) -> None:
+    store.put(build.child("Pod", "poet-sft-x"))
+    store.put(build.job(uid="uid-new"))
+    assert pods(store) == []
+
+
+def test_the_typed_resource_follows_the_newest_state(store: Store) -> None:
+    first = store.resource(POET)
+    assert first is not None
+    raw = store.raw(POET)
+    assert raw is not None
+    store.put(build.newer(raw, spec={**raw["spec"], "suspend": True}))
+    second = store.resource(POET)
+    assert second is not None
+    assert (first.spec.suspend, second.spec.suspend) == (False, True)
+
+
+def test_a_pod_deleted_after_its_end_is_kept_until_the_status_has_it(store: Store) -> None:
+    pod = build.child("Pod", "poet-sft-x", status={"phase": "Running"})
+    store.put(pod)
+    assert store.remove(build.newer(pod, status={"phase": "Failed"})) == POET
+    assert pods(store) == ["poet-sft-x"]
+    attempt = {"pod": "poet-sft-x", "uid": "uid-poet-sft-x", "reason": "Disrupted"}
+    raw = store.raw(POET)
+    assert raw is not None
+    store.put(build.newer(raw, status={"attempts": [attempt]}))
+    assert pods(store) == []
+
+
+def test_a_pod_deleted_before_its_end_is_forgotten(store: Store) -> None:
+    pod = build.child("Pod", "poet-sft-x", status={"phase": "Pending"})
+    store.put(pod)
+    store.remove(pod)
+    assert pods(store) == []
+
+
+def test_only_running_pods_are_asked_for_progress(store: Store) -> None:
+    running = build.child("Pod", "running", status={"phase": "Running"})
+    leaving = build.child("Pod", "leaving", status={"phase": "Running"})
+    store.put(running)
+    store.put(leaving)
+    store.put(build.child("Pod", "pending", status={"phase": "Pending"}))
+    store.put(build.newer(leaving, metadata={"deletionTimestamp": "2026-01-01T00:01:00Z"}))
+    assert [(key, pod["metadata"]["name"]) for key, pod in store.running()] == [(POET, "running")]
+
+
+def test_a_live_list_takes_away_what_is_not_in_it(store: Store) -> None:
+    kept = build.child("Pod", "kept")
+    store.put(kept)
+    store.put(build.child("Pod", "ghost"))
+    store.replace("Pod", "team", "uid-poet", [build.newer(kept), build.child("Pod", "missed")])
+    assert pods(store) == ["kept", "missed"]
+
+
+def test_the_end_of_its_predecessors_child_wakes_a_resource_that_waits_for_the_name(store: Store) -> None:
+    labels = {LABEL_UID: "uid-of-an-earlier-one", LABEL_KIND: "SFTJob", LABEL_NAME: "poet"}
+    left = build.child("Job", "poet-sft", uid="uid-left", of="uid-of-an-earlier-one", metadata={"labels": labels})
+    assert store.put(left) is None
+    assert store.remove(left) == POET
+
+
+class TestConsumers:
+    BASE = Key("SFTJob", "team", "base")
+
+    def reader(self, name: str = "poet", **more: Any) -> build.Object:
+        return build.job(name, uid=f"uid-{name}", spec={"model": {"from": {"kind": "SFTJob", "name": "base"}}, **more})
+
+    def test_who_reads_what_a_job_makes_is_known_before_that_job_is(self) -> None:
+        store = Store()
+        store.put(self.reader())
+        assert store.consumers(self.BASE) == [POET]
+        assert store.consumers(POET) == []
+
+    def test_in_every_part_of_a_spec(self) -> None:
+        store = Store()
+        listed = {"adapters": [{"weight": 1}, {"from": {"kind": "SFTJob", "name": "lora"}}]}
+        store.put(self.reader(**listed))
+        assert store.consumers(Key("SFTJob", "team", "lora")) == [POET]
+
+    def test_not_across_namespaces(self) -> None:
+        store = Store()
+        store.put(self.reader())
+        assert store.consumers(Key("SFTJob", "elsewhere", "base")) == []
+
+    def test_a_deleted_one_is_woken_no_more(self) -> None:
+        store = Store()
+        first, second = self.reader(), self.reader("sage")
+        store.put(first)
+        store.put(second)
+        store.remove(first)
+        assert store.consumers(self.BASE) == [Key("SFTJob", "team", "sage")]
+        store.remove(second)
+        assert store.consumers(self.BASE) == []
+
+    def test_another_of_its_name_may_read_something_else(self) -> None:
+        store = Store()
+        store.put(self.reader())
+        store.put(build.job(uid="uid-new"))
+        assert store.consumers(self.BASE) == []
+
+
+def test_what_nobody_reads_is_not_kept() -> None:
+    pod = build.child(
+        "Pod",
+        "poet-sft-x",
+        metadata={"managedFields": [1], "annotations": {ANNOTATION_CONFIG: "{}", LAST_APPLIED: "{}", "kept": "yes"}},
+        spec={
+            "nodeName": "a",
+            "containers": [{"name": "workload", "image": "i", "command": ["x"]}],
+            "tolerations": [1],
+        },
+    )
+    trimmed = trim(pod)
+    assert trimmed["spec"] == {"nodeName": "a", "containers": [{"name": "workload", "image": "i"}]}
+    assert trimmed["metadata"]["annotations"] == {"kept": "yes"}
+    assert "managedFields" not in trimmed["metadata"]
+    assert "managedFields" in pod["metadata"], "the original is left alone"
+    child = build.child("Job", "poet-sft", spec={"backoffLimit": 3, "template": {}})
+    assert trim(child)["spec"] == {"backoffLimit": 3}
+
+
+def test_a_resource_is_new_until_it_has_a_child_or_a_status(store: Store) -> None:
+    assert store.is_new(POET)
+    child = build.child("Job", "poet-sft")
+    store.put(child)
+    assert not store.is_new(POET)
+    assert not store.is_new(Key("Job", "team", "poet-sft"))
+    store.remove(child)
+    raw = store.raw(POET)
+    assert raw is not None
+    store.put(build.newer(raw, status={"conditions": []}))
+    assert not store.is_new(POET)
