@@ -20,7 +20,7 @@ BUILDER ?= $(firstword $(notdir $(shell command -v docker podman buildah 2>/dev/
 PYTEST_ARGS ?=
 WORKERS ?= 2
 
-.PHONY: help quickstart run test lint unit benchmarks cluster-test generate golden verify images cluster-up cluster-down install deploy undeploy
+.PHONY: help quickstart run test test-programs lint unit benchmarks cluster-test generate golden verify images cluster-up cluster-down install deploy undeploy
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -31,17 +31,28 @@ quickstart: $(VENV)/.train ## From vocabulary to 4 bits on a tiny Llama, offline
 run: $(VENV)/.all ## Run the operator on this machine against the cluster of your KUBECONFIG
 	@$(RUN) -m alpaca_operator
 
-test: verify unit benchmarks cluster-test ## Everything: formatting, types, drift, unit tests, real training, a real Kubernetes node
+test: verify test-programs unit benchmarks cluster-test ## Everything: formatting, types, drift, unit tests, real training, a real Kubernetes node
 
-unit: $(VENV)/.all ## The tier that needs no node and no root
+# What tests run on is built before them: a test has a limit of time, a build takes as long as the machine is busy.
+BUILDS := built-control-plane built-pages built-node
+NODE := $(if $(ALPACA_TEST_CLUSTER),,built-node)
+.PHONY: $(BUILDS)
+
+test-programs: built-control-plane built-pages $(NODE) ## What the tests run on, built once: Kubernetes, a browser, the images (10 minutes on two cores)
+
+$(BUILDS): built-%: $(VENV)/.all
+	@echo "== what tests run on: $*"
+	@$(RUN) -m tests.cluster.bed build $*
+
+unit: built-control-plane built-pages ## The tier that needs no node and no root
 	@echo "== tests without a node"
 	@$(RUN) -m pytest -m "not cluster" --ignore tests/benchmarks -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
-benchmarks: $(VENV)/.all ## The figures, each a ratio to a baseline of the same run; nothing runs beside them
+benchmarks: built-control-plane ## The figures, each a ratio to a baseline of the same run; nothing runs beside them
 	@echo "== benchmarks"
 	@$(RUN) -m pytest tests/benchmarks -s $(PYTEST_ARGS)
 
-cluster-test: $(VENV)/.all ## The tests on a real node (root), or on yours with ALPACA_TEST_CLUSTER=existing
+cluster-test: $(NODE) $(VENV)/.all ## The tests on a real node (root), or on yours with ALPACA_TEST_CLUSTER=existing
 	@echo "== tests on a real node"
 	@$(RUN) -m pytest -m cluster $(PYTEST_ARGS)
 

@@ -6,7 +6,12 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.cluster.bed import parts
 from tests.cluster.bed.controlplane import ControlPlane
+
+
+def pytest_configure() -> None:
+    parts.demand_built()
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""A real Chromium for tests of pages: Debian's, unpacked into the cache, driven by Playwright.
+"""A real Chromium for tests of pages: Debian's, unpacked whole into the cache, driven by Playwright.
 
     with chromium() as browser:
         page = browser.new_page()
@@ -49,10 +49,10 @@ def chromium() -> Iterator[Browser]:
 
 def _found() -> tuple[Path, dict[str, str]]:
     """The program, and the environment in which it finds its libraries and fonts."""
-    if named := os.environ.get("ALPACA_TEST_BROWSER"):
+    if named := os.environ.get(debian.OWN_BROWSER):
         if not Path(named).exists():
             raise cache.BedError(
-                f"ALPACA_TEST_BROWSER is {named}, which does not exist: name the program of a Chromium"
+                f"{debian.OWN_BROWSER} is {named}, which does not exist: name the program of a Chromium"
             )
         return Path(named), {}
     root = debian.browser()
@@ -61,7 +61,7 @@ def _found() -> tuple[Path, dict[str, str]]:
     if not program.exists():
         raise cache.BedError(
             f"the package chromium of this release has no {program.relative_to(root)} (Ubuntu's is a snap): "
-            "set ALPACA_TEST_BROWSER to a Chromium or Chrome"
+            f"set {debian.OWN_BROWSER} to a Chromium or Chrome"
         )
     environment = {
         "LD_LIBRARY_PATH": os.pathsep.join(map(str, libraries)),
@@ -72,7 +72,7 @@ def _found() -> tuple[Path, dict[str, str]]:
     )
     if started.returncode:
         raise cache.BedError(
-            f"{program} does not start here: {started.stderr.strip()[-500:]}. Set ALPACA_TEST_BROWSER to a Chromium or Chrome"
+            f"{program} does not start here: {started.stderr.strip()[-500:]}. Set {debian.OWN_BROWSER} to a Chromium or Chrome"
         )
     return program, environment
 

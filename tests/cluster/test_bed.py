@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import pytest
 
-from tests.cluster.bed import cgroups, images
-from tests.cluster.bed.cache import BedError
+from tests.cluster.bed import binaries, cgroups, debian, images
+from tests.cluster.bed.cache import BedError, NotBuilt
 from tests.cluster.bed.cluster import Cluster, Manifest, until
 from tests.cluster.bed.controlplane import ControlPlane
 from tests.cluster.bed.node import Bed
@@ -241,6 +241,23 @@ def test_a_second_bed_runs_beside_the_first_and_leaves_nothing(bed: Bed) -> None
         assert all(running.values()), running
     assert not any(traces(second).values()), traces(second)
     assert settings == {name: Path("/proc/sys", name).read_text() for name in settings}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "missing"),
+    [
+        pytest.param(lambda: binaries.ensure(binaries.CONTROL_PLANE), r"etcd-v\S+, kubernetes-v\S+", id="programs"),
+        pytest.param(debian.browser, "browser-[0-9a-f]+", id="a browser"),
+        pytest.param(images.pause, r"pause-1-\S+", id="an image"),
+    ],
+)
+def test_a_test_builds_nothing_and_names_the_command_that_does(
+    wanted: Callable[[], object], missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(NotBuilt, match=f": {missing}; build it first, once: make test-programs$"):
+        wanted()
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.controlplane

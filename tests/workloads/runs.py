@@ -70,7 +70,7 @@ class Place:
         at: Callable[[Line], int | None] = lambda line: None,
         cold: bool = False,
     ) -> Ended:
-        """Run ``job``. ``at`` sees every line as it comes, and names the signal to send then, if any.
+        """Run ``job``. ``at`` sees every line as it comes, and names the signal to send then, if any; one is sent, the first.
 
         A ``cold`` run is a new interpreter, for jobs that use packages which the fork server has hidden (bitsandbytes), and, as outside
         tests, its several processes are new interpreters too.
@@ -96,12 +96,15 @@ class Place:
         kind = job["kind"]
         process = self._cold(kind, arguments, environment) if cold else _Warm(kind, arguments, self.folder, environment)
         lines = []
+        sent = False
         with pipe.open(encoding="utf-8") as stdout:
             for raw in stdout:
                 line = json.loads(raw)
                 lines.append(line)
+                # A second one could find the run past its end: no longer listening, or its number another process's.
                 number = at(line)
-                if number is not None:
+                if number is not None and not sent:
+                    sent = True
                     os.kill(process.pid, number)
         exit_code = process.wait(120)
         return Ended(

@@ -42,7 +42,8 @@ ROWS = [list(range(4, 60)), [5, 6, 7]]
 )
 def test_the_merged_model_is_base_plus_adapter(base: str, lora: dict[str, Any], place: Place) -> None:
     ended = place.run(
-        job(model={"uri": base}, merge=True, lora={"dropout": 0, **lora}, training={"epochs": 4, "learningRate": 3e-2})
+        # Three times the rate drives tied ends to where attention tips: one rounding of float32 moves a logit by 1e-3 there, on some machines.
+        job(model={"uri": base}, merge=True, lora={"dropout": 0, **lora}, training={"epochs": 4, "learningRate": 1e-2})
     )
     assert ended.exit_code == 0, ended.text
     out = place.folder / "out"

@@ -104,7 +104,11 @@ class EvalSaveStopCallback(TrainerCallback):  # type: ignore[misc]
         if trainer.settings.early_stopping_patience is None or state.global_step == 0:
             return control
         if resumed.best_loss is None or metrics["eval_loss"] < resumed.best_loss:
-            resumed.best_loss, resumed.best_step, resumed.evaluations_without_gain = metrics["eval_loss"], state.global_step, 0
+            resumed.best_loss, resumed.best_step, resumed.evaluations_without_gain = (
+                metrics["eval_loss"],
+                state.global_step,
+                0,
+            )
             control.should_save = True
         else:
             resumed.evaluations_without_gain += 1

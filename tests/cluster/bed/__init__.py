@@ -29,6 +29,7 @@ A node, as root; ready in about 4 s. For pods that run: kubelet, containerd, net
 Tests take fixtures instead, which make one of each per run (`tests/cluster/conftest.py`): `cluster`, `bed`, `jobset`,
 `control_plane`. By hand it is `make cluster-up`, and `ALPACA_TEST_CLUSTER=existing` then runs tests on that.
 
-Programs are built from pinned modules on first use and kept in `$XDG_CACHE_HOME/literary-alpaca`, under a digest of how they
-are made; `python -m tests.cluster.bed build` does it ahead of time (about ten minutes on two cores).
+Programs are built from pinned modules and kept in `$XDG_CACHE_HOME/literary-alpaca`, under a digest of how they are made.
+`make test-programs`, or `python -m tests.cluster.bed build [PART...]`, builds them (about ten minutes on two quiet cores); so do
+`up` and `make cluster-up`. A test never does: it fails with that command, for it has a limit of time and a build has none.
 """

@@ -11,15 +11,17 @@ import json
 import os
 import re
 import shutil
+import subprocess
 import sys
 import time
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from tests.cluster.bed import cache, pins
-from tests.cluster.bed.cache import run, say
+from tests.cluster.bed.cache import BedError, run, say
 
 
 @dataclass(frozen=True)
@@ -143,11 +145,10 @@ ADDONS = (
         keep="config",
     ),
 )
-"""Built when a test first asks for one."""
+"""Not part of a node: what some tests install on it."""
 
 CONTROL_PLANE = ("etcd", "kubernetes")
-"""All that a control plane without a node needs: four of the ten minutes' worth are not waited for."""
-
+"""All that a control plane without a node needs."""
 
 EVERYTHING = tuple(product.name for product in PRODUCTS)
 
@@ -156,6 +157,7 @@ def ensure(names: Sequence[str] = EVERYTHING) -> list[Path]:
     """Folders with the programs of the named products, in the order of PRODUCTS; built now where the cache has none."""
     wanted = [product for product in (*PRODUCTS, *ADDONS) if product.name in names]
     if any(not folder(product).exists() for product in wanted):
+        cache.must_be_built(*map(folder, wanted))
         # The Go caches are shared: while one process builds, no other may find that all is built and remove them.
         with cache.lock("go-build"):
             for product in wanted:
@@ -191,8 +193,8 @@ def build(product: Product, draft: Path) -> None:
         target = f"{product.module}/{package}".rstrip("/") if product.packages else "."
         program = product.program or package.rsplit("/", 1)[-1]
         began = time.monotonic()
-        go(
-            "build", "-mod=mod", "-trimpath", "-tags", product.tags, "-ldflags", f"-s -w {product.ldflags}",
+        go.build(
+            program, "-mod=mod", "-trimpath", "-tags", product.tags, "-ldflags", f"-s -w {product.ldflags}",
             "-o", str(draft / program), target, cwd=work,
         )  # fmt: skip
         size = (draft / program).stat().st_size / 1e6
@@ -242,6 +244,24 @@ class Go:
     def __call__(self, *arguments: str, cwd: Path | None = None) -> str:
         return run("nice", self.command, *arguments, cwd=cwd, env=self.env)
 
+    def build(self, program: str, *arguments: str, cwd: Path) -> None:
+        """As `go build`, telling now and then how far it is."""
+        command = ["nice", str(self.command), "build", "-v", *arguments]
+        began = told = time.monotonic()
+        steps: Counter[str] = Counter()
+        said: deque[str] = deque(maxlen=40)
+        with subprocess.Popen(command, cwd=cwd, env=self.env, stderr=subprocess.PIPE, text=True) as process:
+            assert process.stderr is not None
+            for line in process.stderr:
+                said.append(line)
+                steps["modules fetched" if line.startswith("go: downloading ") else "packages compiled"] += 1
+                if time.monotonic() - told >= TELL_SECONDS:
+                    told = time.monotonic()
+                    far = ", ".join(f"{count} {what}" for what, count in steps.items())
+                    say(f"  {program}: {far} after {told - began:.0f} s")
+        if process.returncode:
+            raise BedError(f"`{' '.join(command)[:400]}` exited {process.returncode}:\n{''.join(said).strip()[-3000:]}")
+
     def download(self, product: Product) -> Path:
         return Path(json.loads(self("mod", "download", "-json", f"{product.module}@{product.version}"))["Dir"])
 
@@ -252,6 +272,8 @@ class Go:
             return Go(Path(found))
         return Go(cache.made("toolchain/go", pins.GO, _install_go) / "bin" / "go")
 
+
+TELL_SECONDS = 15
 
 PROXY_SETTINGS = {"GOPROXY", "GOSUMDB", "GONOSUMDB", "GONOPROXY", "GOPRIVATE", "GOINSECURE", "GOAUTH"}
 """Where modules come from is the host's business; what is built from them is the bed's."""

@@ -21,6 +21,10 @@ class BedError(Exception):
     """The bed cannot be had as asked. The message says what was found and what to do."""
 
 
+class NotBuilt(BedError):
+    """What the bed is made of is not in the cache, and is not built here."""
+
+
 def root() -> Path:
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "literary-alpaca"
@@ -62,6 +66,31 @@ def made(name: str, key: str, make: Callable[[Path], None]) -> Path:
                 _forget(target.parent.glob(f"{target.name.removesuffix(key)}*"))
     os.utime(target)
     return target
+
+
+def built(name: str, key: str, make: Callable[[Path], None]) -> Path:
+    """As `made`, for what takes minutes. Raises NotBuilt in a process that called `demand_all_built`."""
+    must_be_built(root() / f"{name}-{key}")
+    return made(name, key, make)
+
+
+def must_be_built(*folders: Path) -> None:
+    """Raises NotBuilt where one is missing, in a process that called `demand_all_built`."""
+    missing = [folder.name for folder in folders if not folder.exists()]
+    if missing and _all_built_by:
+        raise NotBuilt(f"not in {root()} yet: {', '.join(missing)}; build it first, once: {_all_built_by}")
+
+
+def demand_all_built(command: str) -> None:
+    """From here on this process builds nothing that takes minutes, and names ``command`` instead.
+
+    A test has a limit of time, and a build has none: it takes as long as the machine is busy.
+    """
+    global _all_built_by
+    _all_built_by = command
+
+
+_all_built_by = ""
 
 
 def _make(target: Path, make: Callable[[Path], None]) -> None:

@@ -14,6 +14,8 @@ NODE_TOOLS = ("runc", "containernetworking-plugins", "nftables", "conntrack")
 IMAGE_TOOLS = ("buildah",)
 BROWSER = ("chromium", "fonts-wqy-zenhei", "fonts-dejavu-core", "fonts-noto-color-emoji")
 """With the letters that pages show: Chinese, Latin, emoji."""
+OWN_BROWSER = "ALPACA_TEST_BROWSER"
+"""Names the program of a Chromium or Chrome to take in place of Debian's."""
 BASE = (
     "python3", "python3-pip", "ca-certificates", "netbase", "tzdata", "libc-bin", "libstdc++6", "dash", "coreutils",
 )  # fmt: skip
@@ -24,27 +26,36 @@ MERGED = ("bin", "sbin", "lib", "lib64")
 
 
 def node_tools() -> Path:
-    return cache.made(
+    return cache.built(
         "debian/node", cache.digest(*NODE_TOOLS, _release()), lambda draft: _unpack_missing(draft, NODE_TOOLS)
     )
 
 
 def image_tools() -> Path:
-    return cache.made(
+    return cache.built(
         "debian/images", cache.digest(*IMAGE_TOOLS, _release()), lambda draft: _unpack_missing(draft, IMAGE_TOOLS)
     )
 
 
 def browser() -> Path:
     """A file system with Chromium, as new as Debian's security updates have it: the mirrors keep no older one to pin."""
-    return cache.made(
-        "debian/browser", cache.digest(*BROWSER, _release()), lambda draft: _unpack_missing(draft, BROWSER)
-    )
+    return cache.built("debian/browser", cache.digest(*BROWSER, *LOADED, "whole", _release()), _make_browser)
 
 
 def base() -> Path:
     """A file system with Debian's Python that can stand in for the images' public base, which no registry here serves."""
-    return cache.made("debian/base", cache.digest(*BASE, *SETUP, _release()), _make_base)
+    return cache.built("debian/base", cache.digest(*BASE, *SETUP, _release()), _make_base)
+
+
+LOADED = ("libc6",)
+"""Left to the host: the program is started by the host's loader, which fits no other libc than its own."""
+
+
+def _make_browser(draft: Path) -> None:
+    """With everything that it depends on, whatever this host has: a program that runs in no root of its own looks for its data beside
+    itself, and a library that the host has today it may not have tomorrow."""
+    say(f"unpacking {', '.join(BROWSER)} from Debian, with all that they depend on")
+    _unpack_whole(draft, BROWSER, without=LOADED)
 
 
 SETUP = {
@@ -59,12 +70,8 @@ SETUP = {
 
 
 def _make_base(draft: Path) -> None:
-    # No installed package counts: the closure down to libc is unpacked.
-    nothing = draft / "nothing-installed"
-    nothing.write_bytes(b"")
     say(f"unpacking a base with {', '.join(BASE)}")
-    _unpack(draft, BASE, "-o", f"Dir::State::status={nothing}")
-    nothing.unlink()
+    _unpack_whole(draft, BASE)
     for name, content in SETUP.items():
         path = draft / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -90,12 +97,21 @@ def _make_base(draft: Path) -> None:
 
 
 def _unpack_missing(draft: Path, packages: tuple[str, ...]) -> None:
-    """With the libraries that the host lacks; those that it has fit, for they are of the same release."""
+    """With what the host lacks of what they depend on. For programs that see the result laid over the host's own /usr: what the host has
+    is there too, at the path where it is looked for, and fits, for it is of the same release."""
     say(f"unpacking {', '.join(packages)} from Debian")
     _unpack(draft, packages)
 
 
-def _unpack(draft: Path, packages: tuple[str, ...], *options: str) -> None:
+def _unpack_whole(draft: Path, packages: tuple[str, ...], without: tuple[str, ...] = ()) -> None:
+    """With everything that they depend on but for ``without``: no package that the host has counts."""
+    nothing = draft / "nothing-installed"
+    nothing.write_bytes(b"")
+    _unpack(draft, packages, "-o", f"Dir::State::status={nothing}", without=without)
+    nothing.unlink()
+
+
+def _unpack(draft: Path, packages: tuple[str, ...], *options: str, without: tuple[str, ...] = ()) -> None:
     if not shutil.which("apt-get"):
         raise BedError(
             f"no apt-get on this host to take {', '.join(packages)} from: run the bed on Debian or Ubuntu,"
@@ -125,6 +141,8 @@ def _unpack(draft: Path, packages: tuple[str, ...], *options: str) -> None:
         (draft / "usr" / name).mkdir(parents=True, exist_ok=True)
         (draft / name).symlink_to(f"usr/{name}")
     for deb in sorted(debs.glob("*.deb")):
+        if deb.name.partition("_")[0] in without:
+            continue
         archive = subprocess.run(["dpkg-deb", "--fsys-tarfile", str(deb)], check=True, capture_output=True).stdout
         run("tar", "--extract", "--keep-directory-symlink", "--directory", draft, input=archive)
     shutil.rmtree(debs)

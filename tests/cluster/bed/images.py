@@ -191,7 +191,7 @@ def environment(role: str) -> Path:
         chosen = _flags(extras)
         run("nice", uv, "sync", "--frozen", *without, *chosen, "--python", HOST_PYTHON, cwd=CHECKOUT, env=settings)
 
-    return cache.made(f"environments/{role}", key, fill)
+    return cache.built(f"environments/{role}", key, fill)
 
 
 def locked(*extras: str) -> str:
@@ -241,7 +241,7 @@ def operator_file_system() -> Path:
     builder = [settings["project"]["version"], settings["build-system"], settings["tool"]["hatch"]]
     recipe = containerfile("operator").read_bytes()
     key = cache.digest(recipe, locked("operator"), _json(builder), debian.base().name, BUILD)
-    return cache.made("images/operator", key, partial(_build, "operator"))
+    return cache.built("images/operator", key, partial(_build, "operator"))
 
 
 CONTEXT = ("pyproject.toml", "uv.lock", "README.md", "LICENSE", "operator/alpaca_operator", "workloads")

@@ -83,12 +83,12 @@ class Service:
 
     async def run(self) -> None:
         """Raises WorkloadError when the model cannot be loaded, or the port is taken."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):  # before a word is said: whoever reads it may stop us
+            loop.add_signal_handler(number, self._on_signal)
         listener = listen(self._environment.in_pod, self._port, ENV_PORT)
         address = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
         self._shown.log(f"the API comes up at {address}")
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._on_signal)
         server = Server(application(self.engine), LAST_WORDS_SECONDS)
         closing = asyncio.Event()
         tasks = [asyncio.ensure_future(server.serve(sockets=[listener]))]

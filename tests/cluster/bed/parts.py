@@ -1,0 +1,40 @@
+"""What the tests run on, in the parts that they ask for: each is built once, and takes as long as the machine needs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+
+from tests.cluster.bed import binaries, cache, debian, images
+from tests.cluster.bed.node import demand_host
+
+COMMAND = "make test-programs"
+
+
+def demand_built() -> None:
+    """For a process of tests: what is missing fails at once, and names the command that builds it."""
+    cache.demand_all_built(COMMAND)
+
+
+def control_plane() -> None:
+    """etcd and Kubernetes, for tests against a real API server."""
+    binaries.ensure(binaries.CONTROL_PLANE)
+
+
+def pages() -> None:
+    """A browser, and the environment of the chat page's image."""
+    if not os.environ.get(debian.OWN_BROWSER):
+        debian.browser()
+    images.environment("chat")
+
+
+def node() -> None:
+    """All of a node: its programs, what tests install on it, and the project's images. Raises BedError where none can run."""
+    demand_host()
+    binaries.ensure([product.name for product in (*binaries.PRODUCTS, *binaries.ADDONS)])
+    debian.node_tools()
+    for role in images.ROLES:
+        images.make(role)
+
+
+PARTS: Mapping[str, Callable[[], None]] = {"control-plane": control_plane, "pages": pages, "node": node}
