@@ -135,7 +135,10 @@ def test_rows_that_leave_nothing_to_weigh_by_are_told(
 
 
 def test_a_result_that_loses_too_much_is_not_published_and_its_report_is_kept(bench: Path) -> None:
-    ended = run(bench, job(bits=2, maxPerplexityIncrease=0.0001, minStopRate=1))
+    # Measured on rows that the model knows by heart. On others it is so bad that the noise of 2 bits makes it better, on some machines.
+    tiny.write_rows(bench / "known.json", 192, seed=5)
+    known = {"validation": [{"uri": "known.json"}]}
+    ended = run(bench, job(bits=2, maxPerplexityIncrease=0.0001, minStopRate=1, evaluation=known))
     figures = report(bench / "out.rejected")["metrics"]
     before, after = figures["perplexityBefore"], figures["perplexity"]
     assert (ended.exit_code, ended.termination["reason"]) == (64, "GateFailed")
@@ -155,7 +158,7 @@ def test_a_result_that_loses_too_much_is_not_published_and_its_report_is_kept(be
     assert [path.name for path in kept.iterdir()] == ["layers"], "working files stayed behind a broken gate"
     assert not list(kept.glob("layers/attempt-*")), "working files stayed behind a broken gate"
 
-    done(run(bench, job(bits=8, maxPerplexityIncrease=0.05, minStopRate=0.25)))
+    done(run(bench, job(bits=8, maxPerplexityIncrease=0.05, minStopRate=0.25, evaluation=known)))
     assert (bench / "out").is_dir()
     assert not (bench / "out.rejected").exists(), "it spoke of another result"
 
