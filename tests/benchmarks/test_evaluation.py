@@ -48,7 +48,7 @@ def best(run: Callable[[], Any]) -> tuple[float, Any]:
 def test_batches(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from transformers import AutoModelForCausalLM
 
-    from tests.workloads.test_perplexity import prepared
+    from tests.workloads.evaluation.test_perplexity import prepared
 
     llama = AutoModelForCausalLM.from_pretrained(folder / "small", attn_implementation="sdpa").eval()
     template = loading.load("HumanAssistant", None, tokenizer_io.load_tokenizer(folder / "small"))

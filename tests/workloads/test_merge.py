@@ -103,7 +103,7 @@ def test_a_larger_vocabulary_is_taken_from_the_adapter(study: Place) -> None:
 
 
 def adapter(folder: Path, base: Path, **lora: Any) -> Path:
-    from tests.workloads.test_merging import adapter_of
+    from tests.workloads.models.test_merge_lora import adapter_of
 
     return adapter_of(base, folder, **lora)
 

@@ -209,7 +209,7 @@ def test_rope_scaling_is_measured_with_and_saved(bench: Path) -> None:
 def test_a_chat_answers_with_it_as_generate_does(made: Path, tmp_path: Path) -> None:
     from alpaca_operator.api.chat import ChatDeployment
     from tests.workloads.engine_process import manifest
-    from tests.workloads.test_engine_loading import answer, generated
+    from tests.workloads.serving.engine.test_loading import answer, generated
     from workloads.models import libraries
     from workloads.serving.engine import loading
     from workloads.serving.engine.metrics import Metrics

@@ -15,7 +15,7 @@ from transformers import AutoTokenizer
 from tests.workloads.literature import chinese, english
 from tests.workloads.process import Ended, Process
 from tests.workloads.process import Place as ProcessPlace
-from tests.workloads.test_vocabulary import trained
+from tests.workloads.vocabulary.test_extend import trained
 
 LINES = 4000
 

@@ -180,7 +180,7 @@ if __name__ == "__main__":
 def test_processes_end_with_a_parent_that_was_killed(llama: Any, tmp_path: Path) -> None:
     (tmp_path / "state.json").write_text(recipe_of(llama).state, encoding="utf-8")
     (tmp_path / "job.py").write_text(ORPHANS)
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     environment = {**os.environ, "PYTHONPATH": f"{root}:{root / 'operator'}"}
     parent = subprocess.Popen(
         [sys.executable, "job.py", "state.json"], cwd=tmp_path, env=environment, stdout=subprocess.PIPE
