@@ -74,7 +74,11 @@ def _rolled_back(chat: ChatDeployment, child: Object | None, served: Inputs) -> 
     if status is None or (child or {}).get("spec", {}).get("strategy", {}).get("type") != "Recreate":
         return None
     last = status.served_inputs or {}
-    stalled = any(one.type == Condition.STALLED and one.status == "True" for one in status.conditions)
+    # By what its pods did: a spec that was refused was never tried.
+    stalled = any(
+        one.type == Condition.STALLED and one.status == "True" and one.reason != Reason.INVALID_SPEC
+        for one in status.conditions
+    )
     tried = status.resolved_inputs == served and status.observed_generation == chat.metadata.generation
     if not (stalled and tried) or _origins(last) != _origins(served) or _alike(served, last):
         return None

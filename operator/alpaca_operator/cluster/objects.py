@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from typing import Any, Self
 
 Object = dict[str, Any]
@@ -181,12 +182,12 @@ class Pod:
         found: str | None = self.status.get("hostIP")
         return found
 
-    @property
+    @cached_property
     def containers(self) -> list[ContainerStatus]:
         """Without those that prepare it."""
         return [ContainerStatus.read(one) for one in self.status.get("containerStatuses") or ()]
 
-    @property
+    @cached_property
     def all_containers(self) -> list[ContainerStatus]:
         """Those that prepare it first."""
         return [
@@ -194,7 +195,7 @@ class Pod:
             *self.containers,
         ]
 
-    @property
+    @cached_property
     def terminated(self) -> list[Terminated]:
         """How its containers ended, as far as they have."""
         return [one.terminated for one in self.containers if one.terminated]
