@@ -43,13 +43,18 @@ class Team:
     async def pods(self) -> list[Object]:
         return [pod async for pod in self.kube.list(PODS, self.namespace)]
 
-    async def events(self) -> list[tuple[str, str]]:
-        """(reason, note) of the Events about SFTJobs, oldest first."""
-        found = [
-            event
-            async for event in self.kube.list(EVENTS, self.namespace)
-            if event.get("regarding", {}).get("kind") == "SFTJob"
-        ]
+    async def events(self, at_least: int = 0, seconds: float = 60) -> list[tuple[str, str]]:
+        """(reason, note) of the Events about SFTJobs, oldest first. An Event follows the status that it tells of, so it is waited for."""
+        deadline = asyncio.get_running_loop().time() + seconds
+        while True:
+            found = [
+                event
+                async for event in self.kube.list(EVENTS, self.namespace)
+                if event.get("regarding", {}).get("kind") == "SFTJob"
+            ]
+            if len(found) >= at_least or asyncio.get_running_loop().time() > deadline:
+                break
+            await asyncio.sleep(0.1)
         found.sort(key=lambda event: int(event["metadata"]["resourceVersion"]))
         return [(event["reason"], event["note"]) for event in found]
 

@@ -74,7 +74,7 @@ class TestTheUsualWay:
         }
         assert (await config(team, names[-1]))["spec"]["model"] == {"uri": "s3://models/step-2"}
         assert team.kubelet.started == dict.fromkeys(names, 1)
-        assert [reason for reason, _ in await team.events()] == ["Succeeded"] * 4, "waiting is no event"
+        assert [reason for reason, _ in await team.events(4)] == ["Succeeded"] * 4, "waiting is no event"
 
     async def test_a_consumer_starts_when_its_producer_ends(self, team: Team) -> None:
         """How soon is printed, not judged: a loaded machine proves nothing."""
@@ -118,7 +118,7 @@ class TestTheUsualWay:
         team.kubelet.outcomes.clear()
         await team.apply("base", merge=True)
         await team.state("last", "Succeeded", seconds=COLLECTED)
-        assert [reason for reason, _ in await team.events() if reason == "ProducerFailed"] == ["ProducerFailed"]
+        assert [reason for reason, _ in await team.events(1) if reason == "ProducerFailed"] == ["ProducerFailed"]
 
     async def test_a_circle_is_told_to_all_in_it_until_it_is_broken(self, team: Team) -> None:
         names = ["rock", "paper", "scissors"]

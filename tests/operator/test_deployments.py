@@ -99,6 +99,13 @@ class Salon:
             while await self.team.kube.get(SFTJOBS, self.team.namespace, "poet"):  # noqa: ASYNC110
                 await asyncio.sleep(0.1)
 
+    async def event(self, reason: str) -> list[str]:
+        """Waits for an Event with this reason, which follows the status that it tells of; the reasons of all until then, oldest first."""
+        async with asyncio.timeout(60):
+            while reason not in (found := await self.events()):  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+        return found
+
     async def events(self) -> list[str]:
         events = self.team.kube.list(EVENTS, self.team.namespace)
         ours = [one async for one in events if one.get("regarding", {}).get("kind") == CHATS.kind]
@@ -129,7 +136,7 @@ async def test_it_serves_and_says_where(salon: Salon) -> None:
     assert status["resolvedInputs"] == {"model": {"uri": "s3://models/poet"}}
     service = await salon.found(SERVICES)
     assert {port["port"] for port in service["spec"]["ports"]} == {7860, 8000}
-    assert await salon.events() == ["Serving"]
+    assert await salon.event("Serving") == ["Serving"]
 
 
 async def test_what_kubectl_shows(salon: Salon) -> None:
@@ -153,9 +160,7 @@ async def test_nothing_is_written_while_nothing_happens(salon: Salon, running: O
         lambda chat: (chat["status"].get("replicasDisplay"), ready(chat).get("reason")) == ("2/2", "Serving"), "whole"
     )
     looked = 'alpaca_reconciles_total{kind="ChatDeployment",outcome="done"}'
-    async with asyncio.timeout(60):
-        while "Serving" not in await salon.events():  # noqa: ASYNC110 - the last write of a change
-            await asyncio.sleep(0.1)
+    await salon.event("Serving")  # the last write of a change
     before, looks = writes(), running.metric(looked)
     for number in range(3):  # annotations that nobody reads
         annotations = {"example.org/looked": str(number)}
@@ -232,7 +237,7 @@ async def test_a_new_model_that_never_gets_ready_leaves_the_old_one_serving(salo
     )
     assert chat["status"]["failure"]["class"] == "DataError"
     assert chat["status"]["model"]["digest"] == "sha256:1111"
-    assert "UpdateFailed" in await salon.events()
+    await salon.event("UpdateFailed")
     salon.team.kubelet.crashes = lambda pod: None
     await salon.forget_training()
     await salon.train("3333")

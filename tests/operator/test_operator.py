@@ -43,7 +43,7 @@ async def test_a_job_runs_to_its_end_and_its_pods_last_word_is_the_status(team: 
     assert status["output"] == {"uri": "s3://models/poet", "digest": "sha256:1", "kind": "LoRAAdapter", "reused": False}
     assert status["progress"]["display"] == "30/30 100%"
     assert status["observedGeneration"] == 1
-    assert await team.events() == [("Succeeded", "published s3://models/poet")]
+    assert await team.events(1) == [("Succeeded", "published s3://models/poet")]
     assert team.kubelet.started == {"poet": 1}
 
 
@@ -77,7 +77,7 @@ async def test_a_bad_row_fails_the_job_at_once_and_says_what_to_do(team: Team) -
     assert job["status"]["failure"]["class"] == "DataError"
     assert job["status"]["restarts"]["total"] == 0
     assert team.kubelet.started == {"poet": 1}, "the next run would fail alike"
-    assert [reason for reason, _ in await team.events()] == ["InvalidData"]
+    assert [reason for reason, _ in await team.events(1)] == ["InvalidData"]
 
 
 async def test_suspended_the_pod_saves_and_goes_and_resumed_the_job_goes_on(team: Team) -> None:
@@ -198,7 +198,7 @@ async def test_a_quota_is_told_and_waited_for(team: Team) -> None:
     job = await team.state("poet", "QuotaExceeded")
     assert "tight" in ready(job)["message"]
     assert conditions(job)["Reconciling"] == "True"
-    assert [reason for reason, _ in await team.events()] == ["QuotaExceeded"]
+    assert [reason for reason, _ in await team.events(1)] == ["QuotaExceeded"]
     team.plane.kubectl("delete", "resourcequota", "tight", "-n", team.namespace)
     team.kubelet.default = DONE
     await team.state("poet", "Succeeded", seconds=120)
@@ -251,7 +251,7 @@ async def test_a_webhook_that_is_down_is_told_once_and_waited_for(team: Team) ->
         team.plane.kubectl("delete", "validatingwebhookconfiguration", name)
     team.kubelet.default = DONE
     job = await team.state("poet", "Succeeded", seconds=180)
-    assert [reason for reason, _ in await team.events()][:1] == ["Pending"]
+    assert [reason for reason, _ in await team.events(1)][:1] == ["Pending"]
 
 
 async def test_an_admission_policy_is_told_in_its_own_words(team: Team) -> None:
