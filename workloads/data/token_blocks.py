@@ -23,7 +23,7 @@ from torch.utils.data import IterableDataset
 from alpaca_operator.api.corpus import CorpusSource
 from alpaca_operator.api.pretrain import PretrainSpec
 from workloads.data import tokenize
-from workloads.data.corpus import CorpusFile, Tally, documents, files_of
+from workloads.data.corpus import OTHER_SPLITS, CorpusFile, Tally, documents, files_of
 from workloads.data.tokenize import TokenizerSpec
 from workloads.errors import DataError
 from workloads.system import atomic, cgroup
@@ -140,9 +140,9 @@ def prepare(
         lines += [f"validation: {line}" for line in found.lines]
     share = 0.0 if spec.dataset.validation else spec.dataset.validation_split
     if spec.dataset.streaming:
-        train, aside, line = _streamed(spec, inputs, recipe, share, processes, heartbeat)
+        train, aside, about = _streamed(spec, inputs, recipe, share, processes, heartbeat)
         validation = validation or aside
-        lines.append(f"train: {line}")
+        lines += [f"train: {line}" for line in about]
     else:
         found = tokenised("train", spec.dataset.train, inputs, recipe, cache, log, heartbeat)
         report["train"] = found.report
@@ -278,7 +278,7 @@ def _load(folder: Path) -> Tokens | None:
 
 
 def _key(part: str, sources: Sequence[CorpusSource], inputs: Mapping[str, ResolvedInput], recipe: TokenizerSpec) -> str:
-    material = [
+    material: list[Any] = [
         PREPARATION,
         tokenizers.__version__,
         recipe.digest,
@@ -288,6 +288,11 @@ def _key(part: str, sources: Sequence[CorpusSource], inputs: Mapping[str, Resolv
             for index, source in enumerate(sources)
         ],
     ]
+    # Tokens were once made of the other splits and of byte order marks too: what holds them must not be found.
+    tally = Tally()
+    files = files_of(located(part, sources, inputs), tally, part)
+    material += [OTHER_SPLITS] if OTHER_SPLITS in tally.problems else []
+    material += ["byte order marks left out"] if any(file.is_marked() for file in files) else []
     return hashlib.sha256(json.dumps(material).encode()).hexdigest()[:32]
 
 
@@ -338,10 +343,11 @@ def _streamed(
     share: float,
     processes: int,
     heartbeat: Callable[[], None],
-) -> tuple[Stream, Blocks | None, str]:
-    """The stream, what of its start is set aside for validation, and a line on the files."""
+) -> tuple[Stream, Blocks | None, list[str]]:
+    """The stream, what of its start is set aside for validation, and lines on the files."""
     size, training = spec.training.block_size, spec.training
-    files = files_of(located("train", spec.dataset.train, inputs), Tally())
+    tally = Tally()
+    files = files_of(located("train", spec.dataset.train, inputs), tally)
 
     def passes() -> Iterator[np.ndarray]:
         return tokenize.encode(documents(files, Tally()), recipe, cgroup.cores(), heartbeat)
@@ -357,7 +363,8 @@ def _streamed(
     length = training.max_steps * training.batch_size_per_device * training.gradient_accumulation * processes
     whole = sum(file.path.stat().st_size for file in files)
     stream = Stream(passes, size, length, training.seed, map(int, numbers))
-    return stream, validation, f"{len(files):,} files, {whole:,} bytes, tokenised while training"
+    about = f"{len(files):,} files, {whole:,} bytes, tokenised while training"
+    return stream, validation, [about, *tally.problem_lines()]
 
 
 def _row(ids: np.ndarray) -> dict[str, Any]:
