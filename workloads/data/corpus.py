@@ -20,6 +20,7 @@ from alpaca_operator.api.corpus import CorpusSource
 from workloads.data.encodings import MARK, REPLACEMENT, WIDER, encoding_of
 from workloads.data.files import DESCRIPTIONS, of_part, saved_split, visible
 from workloads.errors import DataError
+from workloads.system.describe import first_line, some
 
 ENDINGS = {
     ".txt": "Text", ".text": "Text",
@@ -301,9 +302,7 @@ def _read_parquet(file: CorpusFile, tally: Tally) -> Iterator[str]:
                     number += 1
                     yield from _row(text, file.column, f"{file.path}, row {number}", tally)
     except pyarrow.ArrowException as error:
-        raise DataError(
-            f"{file.path}: cannot be read as Parquet after row {number}: {str(error).splitlines()[0]}"
-        ) from error
+        raise DataError(f"{file.path}: cannot be read as Parquet after row {number}: {first_line(error)}") from error
 
 
 def _read_arrow(file: CorpusFile, tally: Tally) -> Iterator[str]:
@@ -324,9 +323,7 @@ def _read_arrow(file: CorpusFile, tally: Tally) -> Iterator[str]:
                     yield from _row(text, file.column, f"{file.path}, row {number}", tally)
                 tally.bytes = before + source.tell()
     except pyarrow.ArrowException as error:
-        raise DataError(
-            f"{file.path}: cannot be read as Arrow after row {number}: {str(error).splitlines()[0]}"
-        ) from error
+        raise DataError(f"{file.path}: cannot be read as Arrow after row {number}: {first_line(error)}") from error
 
 
 READERS = {
@@ -353,8 +350,7 @@ def _row(text: Any, column: str, where: str, tally: Tally) -> Iterator[str]:
 
 
 def _names(columns: Iterable[str]) -> str:
-    names = [repr(name) for name in columns]
-    return ", ".join(names[:12]) + (" …" if len(names) > 12 else "")
+    return some([repr(name) for name in columns], 12)
 
 
 SENTENCE_LIMIT = 200

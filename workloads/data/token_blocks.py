@@ -23,10 +23,11 @@ from torch.utils.data import IterableDataset
 from alpaca_operator.api.corpus import CorpusSource
 from alpaca_operator.api.pretrain import PretrainSpec
 from workloads.data import tokenize
-from workloads.data.corpus import OTHER_SPLITS, CorpusFile, Tally, documents, files_of
+from workloads.data.corpus import OTHER_SPLITS, Tally, documents, files_of
 from workloads.data.tokenize import TokenizerSpec
 from workloads.errors import DataError
 from workloads.system import atomic, cgroup
+from workloads.system.describe import some
 
 PREPARATION = 1
 """Raised whenever the same text would become other tokens, so that older caches are left alone."""
@@ -244,7 +245,9 @@ def _tokenise_into(
                 told = time.monotonic()
                 log(f"data: {part}: {amount:,} tokens, {tally.bytes / max(1, whole):.0%} of {whole:,} bytes read")
     if amount < SHORTEST:
-        raise DataError(f"dataset.{part}: no text in {_some(files)}: name files that hold some")
+        raise DataError(
+            f"dataset.{part}: no text in {some([str(file.path) for file in files], 3)}: name files that hold some"
+        )
     seconds = time.monotonic() - began
     lines = [
         *tally.lines(),
@@ -301,11 +304,6 @@ def located(
 ) -> list[tuple[CorpusSource, Path]]:
     """Each source with the path where it was found."""
     return [(source, inputs[f"dataset.{part}[{index}]"].path) for index, source in enumerate(sources)]
-
-
-def _some(files: Sequence[CorpusFile]) -> str:
-    named = ", ".join(str(file.path) for file in files[:3])
-    return named + (f" and {len(files) - 3} more" if len(files) > 3 else "")
 
 
 # Blocks

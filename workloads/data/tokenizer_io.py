@@ -17,6 +17,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 
 from workloads.data.chat_templates.loading import Template
 from workloads.errors import InputError
+from workloads.system.describe import some
 
 SPECIAL_NAMES = {
     "bos_token": ("<s>", "<|begin_of_text|>"),
@@ -44,8 +45,9 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     elif (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
         tokenizer = AutoTokenizer.from_pretrained(folder)
     else:
+        names = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
         raise InputError(
-            f"model.uri: no tokenizer in {folder}: it needs tokenizer.json or tokenizer.model; found {_listing(folder)}"
+            f"model.uri: no tokenizer in {folder}: it needs tokenizer.json or tokenizer.model; found {some(names, 12) or 'nothing'}"
         )
     tokenizer.padding_side = "right"
     _choose_pad(tokenizer)
@@ -239,8 +241,3 @@ def _json(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise InputError(f"model.uri: {path} is not JSON ({error}): copy the model again") from error
     return value if isinstance(value, dict) else {}
-
-
-def _listing(folder: Path) -> str:
-    names = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
-    return ", ".join(names[:12]) + (" …" if len(names) > 12 else "") or "nothing"

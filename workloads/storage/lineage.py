@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from alpaca_operator.api import contract
 from workloads.errors import InputError
 from workloads.storage import contents
+from workloads.system.describe import first_line
 
 Artifact = contract.Artifact | contract.Ancestor
 SHOWN = 12
@@ -26,7 +27,7 @@ def read(path: Path) -> contract.Artifact:
         raise InputError(f"{path}: no {contract.ARTIFACT_FILE} there: name the output of a job") from error
     except (OSError, UnicodeDecodeError, ValidationError) as error:
         raise InputError(
-            f"{file} cannot be read as an artifact ({type(error).__name__}): {str(error).splitlines()[0]}"
+            f"{file} cannot be read as an artifact ({type(error).__name__}): {first_line(error)}"
         ) from error
 
 

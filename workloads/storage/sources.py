@@ -19,6 +19,7 @@ from workloads.errors import InputError
 from workloads.storage.contents import LOADED, content_digest, relevant
 from workloads.storage.hashing import HashCache
 from workloads.storage.uri import local_path
+from workloads.system.describe import some
 from workloads.system.environment import Environment
 
 
@@ -129,12 +130,8 @@ def _what_lies_there(path: Path) -> str:
         return f"{path} does not exist, and {above} cannot be listed: {error.strerror}"
     close = difflib.get_close_matches(missing.name, [name.rstrip("/") for name in names], n=1)
     hint = f"; did you mean {close[0]}?" if close else ""
-    there = f"holds {_some(names)}" if names else "is empty"
+    there = f"holds {some(names)}" if names else "is empty"
     return f"{path} does not exist: {above} {there}{hint}"
-
-
-def _some(names: list[str], limit: int = 8) -> str:
-    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
 
 
 def _must_be_a_model(path: Path, source: Source, where: str) -> None:
@@ -144,8 +141,8 @@ def _must_be_a_model(path: Path, source: Source, where: str) -> None:
         raise InputError(f"{where}: {path} is a file: name the folder that holds {config}")
     if not (path / config).is_file():
         folders = sorted(str(found.parent.relative_to(path)) for found in path.glob(f"*/{config}"))
-        hint = f"; {_some(folders)} below it does" if folders else ""
-        raise InputError(f"{where}: {path} has no {config}{hint}; it holds {_some(sorted(os.listdir(path)))}")
+        hint = f"; {some(folders)} below it does" if folders else ""
+        raise InputError(f"{where}: {path} has no {config}{hint}; it holds {some(sorted(os.listdir(path)))}")
     for weights in path.glob("*.safetensors"):
         with weights.open("rb") as handle:
             if handle.read(24) == b"version https://git-lfs.":
