@@ -16,10 +16,9 @@ from workloads.errors import InputError, Interrupted, SpecError
 from workloads.models import adapters, inspect, libraries, load
 from workloads.runtime import command
 from workloads.runtime.runtime import Metrics, Runtime
+from workloads.storage.contents import WHOLE_TOKENIZERS
 from workloads.system import hardware
 from workloads.training import auto, checks, memory_estimate
-
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
 
 
 @dataclass(frozen=True)
@@ -139,9 +138,9 @@ def _tokenizer_folder(spec: PretrainSpec, runtime: Runtime) -> Path:
     path = runtime.inputs["tokenizer"].path
     if not path.is_file():
         return path
-    if path.name not in TOKENIZER_FILES:
+    if path.name not in WHOLE_TOKENIZERS:
         raise InputError(
-            f"spec.tokenizer.uri {spec.tokenizer.uri}: {path.name} is no tokenizer: name the folder that holds {' or '.join(TOKENIZER_FILES)}"
+            f"spec.tokenizer.uri {spec.tokenizer.uri}: {path.name} is no tokenizer: name the folder that holds {' or '.join(WHOLE_TOKENIZERS)}"
         )
     return path.parent
 

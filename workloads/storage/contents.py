@@ -24,6 +24,10 @@ TOKENIZER_FILES = (
     "merges.txt", "vocab.json",
 )  # fmt: skip
 """What a tokenizer is loaded from, in a folder that may hold a model besides."""
+WHOLE_TOKENIZERS = ("tokenizer.json", "tokenizer.model")
+"""Each of them is a whole tokenizer by itself, so that a uri may name it for its folder."""
+VOCABULARY_FILES = (*WHOLE_TOKENIZERS, "vocab.json")
+"""One of them lies in every folder that a tokenizer is loaded from."""
 
 
 REPORT_FILE = "report.json"
