@@ -83,7 +83,8 @@ def _read_file(source: DataSource, path: Path, reading: Reading, part: str) -> I
     if not first:
         reading.files.append(f"{file}: no rows")
         return
-    name, columns, chosen = source.format, dict(source.columns), "named in the spec"
+    name: str = source.format
+    columns, chosen = dict(source.columns), "named in the spec"
     if name == "Auto":
         name, columns, chosen = _detect([record for _, record in first], columns, file)
     layout = LAYOUTS[name]

@@ -37,7 +37,7 @@ BUFFER_TOKENS = 1 << 24
 """Tokens that streamed blocks are shuffled among: 32 or 64 MB."""
 WINDOW_TOKENS = 1 << 23
 """Tokens at the start of a streamed corpus from which blocks are set aside for validation."""
-TELL_SECONDS = 15.0
+LOG_SECONDS = 15.0
 
 
 class ResolvedInput(Protocol):
@@ -52,7 +52,7 @@ class ResolvedInput(Protocol):
 class Blocks:
     """Blocks of tokens, by number: ``input_ids``, ``labels`` (the same) and ``seq_lengths``, as the collator takes them."""
 
-    def __init__(self, ids: np.ndarray, size: int, numbers: np.ndarray | None = None) -> None:
+    def __init__(self, ids: np.ndarray[Any, Any], size: int, numbers: np.ndarray[Any, Any] | None = None) -> None:
         self._ids = ids
         self._size = size
         self._numbers = np.arange(blocks_in(len(ids), size)) if numbers is None else numbers
@@ -70,12 +70,17 @@ class Blocks:
         return int(np.minimum(self._size, len(self._ids) - starts).sum())
 
 
-class Stream(IterableDataset):  # type: ignore[misc]
+class Stream(IterableDataset[dict[str, Any]]):
     """Blocks of a corpus that is read again and again, shuffled anew each time: ``length`` in all, always the same ones in the same
     order."""
 
     def __init__(
-        self, passes: Callable[[], Iterator[np.ndarray]], size: int, length: int, seed: int, aside: Iterable[int] = ()
+        self,
+        passes: Callable[[], Iterator[np.ndarray[Any, Any]]],
+        size: int,
+        length: int,
+        seed: int,
+        aside: Iterable[int] = (),
     ) -> None:
         self._passes = passes
         self._size = size
@@ -90,10 +95,10 @@ class Stream(IterableDataset):  # type: ignore[misc]
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return map(_row, islice(self._shuffled(), self._length))
 
-    def _shuffled(self) -> Iterator[np.ndarray]:
+    def _shuffled(self) -> Iterator[np.ndarray[Any, Any]]:
         for number in count():
             draw = np.random.default_rng([self._seed, number])
-            held: list[np.ndarray] = []
+            held: list[np.ndarray[Any, Any]] = []
             for at, block in enumerate(cut(self._passes(), self._size)):
                 if at in self._aside:
                     continue
@@ -182,7 +187,7 @@ class Tokens:
     report: dict[str, Any]
     lines: list[str]
 
-    def ids(self) -> np.ndarray:
+    def ids(self) -> np.ndarray[Any, Any]:
         """Mapped into memory."""
         return np.memmap(self.path, dtype=self.dtype, mode="r", shape=(self.count,))
 
@@ -234,15 +239,15 @@ def _tokenise_into(
     tally = Tally()
     files = files_of(located(part, sources, inputs), tally, part)
     whole = sum(file.path.stat().st_size for file in files)
-    began = told = time.monotonic()
+    began = logged_at = time.monotonic()
     amount = ended = 0
     with (folder / "tokens.bin").open("wb") as out:
         for ids in tokenize.encode(documents(files, tally), recipe, cgroup.cores(), heartbeat):
             ids.tofile(out)
             amount += len(ids)
             ended += int((ids == recipe.eos).sum())
-            if time.monotonic() - told > TELL_SECONDS:
-                told = time.monotonic()
+            if time.monotonic() - logged_at > LOG_SECONDS:
+                logged_at = time.monotonic()
                 log(f"data: {part}: {amount:,} tokens, {tally.bytes / max(1, whole):.0%} of {whole:,} bytes read")
     if amount < SHORTEST:
         raise DataError(
@@ -315,16 +320,16 @@ def blocks_in(amount: int, size: int) -> int:
     return whole + (rest >= SHORTEST)
 
 
-def split(amount: int, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def split(amount: int, share: float, seed: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """Numbers of the blocks to train on and of those set aside, ascending; at least one of each, where there are two."""
     aside = min(max(1, round(amount * share)), amount - 1) if share else 0
     order = np.random.default_rng(seed).permutation(amount)
     return np.sort(order[aside:]), np.sort(order[:aside])
 
 
-def cut(arrays: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
+def cut(arrays: Iterable[np.ndarray[Any, Any]], size: int) -> Iterator[np.ndarray[Any, Any]]:
     """Tokens that come in arrays of any length, in blocks of ``size``; what is left over makes a shorter one."""
-    held = np.empty(0, dtype="<u2")
+    held: np.ndarray[Any, Any] = np.empty(0, dtype="<u2")
     for ids in arrays:
         joined = np.concatenate([held, ids]) if len(held) else ids
         whole = len(joined) // size * size
@@ -347,10 +352,10 @@ def _streamed(
     tally = Tally()
     files = files_of(located("train", spec.dataset.train, inputs), tally)
 
-    def passes() -> Iterator[np.ndarray]:
+    def passes() -> Iterator[np.ndarray[Any, Any]]:
         return tokenize.encode(documents(files, Tally()), recipe, cgroup.cores(), heartbeat)
 
-    numbers: np.ndarray = np.empty(0, dtype=np.int64)
+    numbers: np.ndarray[Any, Any] = np.empty(0, dtype=np.int64)
     validation = None
     if share:
         window = list(islice(cut(passes(), size), max(2, WINDOW_TOKENS // size)))
@@ -365,6 +370,6 @@ def _streamed(
     return stream, validation, [about, *tally.problem_lines()]
 
 
-def _row(ids: np.ndarray) -> dict[str, Any]:
+def _row(ids: np.ndarray[Any, Any]) -> dict[str, Any]:
     ids = ids.astype(np.int64)
     return {"input_ids": ids, "labels": ids, "seq_lengths": (len(ids),)}

@@ -172,7 +172,7 @@ class Encoder:
         self._start = _tokenizer(state)
         self._inside = inside(state)
 
-    def __call__(self, stretches: Sequence[TextChunk]) -> np.ndarray:
+    def __call__(self, stretches: Sequence[TextChunk]) -> np.ndarray[Any, Any]:
         """Ids of all stretches, end to end, with what begins and ends a document."""
         cut = [(stretch, list(self._pieces(stretch.text))) for stretch in stretches]
         heads = self._start.encode_batch_fast(
@@ -201,7 +201,7 @@ class Encoder:
             yield text[begin:]
 
 
-def bytes_per_token(tokenizer: PreTrainedTokenizerBase, recipe: TokenizerSpec) -> np.ndarray:
+def bytes_per_token(tokenizer: PreTrainedTokenizerBase, recipe: TokenizerSpec) -> np.ndarray[Any, Any]:
     """Bytes of text (UTF-8) that each token stands for; their sum over all tokens of a document is its length.
 
     Control tokens have none. Where the tokenizer puts a space that is not there before a document, its control token takes it back.
@@ -274,7 +274,7 @@ def stretches(blocks: Iterable[str], cuts: SafeSplitPoints) -> Iterator[TextChun
 
 def encode(
     blocks: Iterable[str], recipe: TokenizerSpec, processes: int, heartbeat: Callable[[], None]
-) -> Iterator[np.ndarray]:
+) -> Iterator[np.ndarray[Any, Any]]:
     """Ids of all documents in order, in arrays of a few hundred thousand.
 
     Little text is encoded here; for more, ``processes`` work ahead by AHEAD units each. ``heartbeat`` is called while waiting. Raises
@@ -306,10 +306,10 @@ def _units(found: Iterable[TextChunk]) -> Iterator[list[TextChunk]]:
 
 def _spread(
     units: Iterator[list[TextChunk]], recipe: TokenizerSpec, processes: int, heartbeat: Callable[[], None]
-) -> Iterator[np.ndarray]:
+) -> Iterator[np.ndarray[Any, Any]]:
     # Spawned, not forked: torch's threads run in this process.
     pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _begin, (recipe,))
-    waiting: deque[Future[np.ndarray]] = deque()
+    waiting: deque[Future[np.ndarray[Any, Any]]] = deque()
     try:
         while True:
             waiting += [pool.submit(_encode, unit) for unit in islice(units, processes * AHEAD - len(waiting))]
@@ -346,6 +346,6 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _encode(unit: list[TextChunk]) -> np.ndarray:
+def _encode(unit: list[TextChunk]) -> np.ndarray[Any, Any]:
     assert _encoder is not None
     return _encoder(unit)

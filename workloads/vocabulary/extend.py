@@ -258,7 +258,7 @@ def parse(content: bytes) -> Any:
     """A sentencepiece ModelProto. Raises DecodeError for what is none."""
     from sentencepiece import sentencepiece_model_pb2
 
-    proto = sentencepiece_model_pb2.ModelProto()
+    proto = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]  # made at run time
     proto.ParseFromString(content)
     return proto
 

@@ -105,7 +105,7 @@ def _follow(answers: Connection, log: Connection, vocab_size: int, tell: Tell) -
                     open_ends.remove(log)
             else:
                 try:
-                    answer = answers.recv()
+                    answer: Trained | BaseException | tuple[int, int] = answers.recv()
                 except EOFError:
                     open_ends.remove(answers)
                     continue
