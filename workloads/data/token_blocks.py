@@ -140,23 +140,23 @@ def prepare(
     validation = None
     report: dict[str, Any] = {}
     if spec.dataset.validation:
-        found = tokenised("validation", spec.dataset.validation, inputs, recipe, cache, log, heartbeat)
-        validation = Blocks(found.ids(), size)
-        report["validation"] = found.report
-        lines += [f"validation: {line}" for line in found.lines]
+        tokens = tokenised("validation", spec.dataset.validation, inputs, recipe, cache, log, heartbeat)
+        validation = Blocks(tokens.ids(), size)
+        report["validation"] = tokens.report
+        lines += [f"validation: {line}" for line in tokens.lines]
     share = 0.0 if spec.dataset.validation else spec.dataset.validation_split
     if spec.dataset.streaming:
         train, aside, about = _streamed(spec, inputs, recipe, share, processes, heartbeat)
         validation = validation or aside
         lines += [f"train: {line}" for line in about]
     else:
-        found = tokenised("train", spec.dataset.train, inputs, recipe, cache, log, heartbeat)
-        report["train"] = found.report
-        lines += [f"train: {line}" for line in found.lines]
-        kept, held_out = split(blocks_in(found.count, size), share, seed)
-        train = Blocks(found.ids(), size, kept)
+        tokens = tokenised("train", spec.dataset.train, inputs, recipe, cache, log, heartbeat)
+        report["train"] = tokens.report
+        lines += [f"train: {line}" for line in tokens.lines]
+        kept, held_out = split(blocks_in(tokens.count, size), share, seed)
+        train = Blocks(tokens.ids(), size, kept)
         if len(held_out):
-            validation = Blocks(found.ids(), size, held_out)
+            validation = Blocks(tokens.ids(), size, held_out)
         elif share:
             lines.append(
                 "no validation: the text is a single block; lower training.blockSize, or name dataset.validation"
@@ -207,10 +207,10 @@ def tokenised(
     """
     folder = cache / "tokens" / _key(part, sources, inputs, recipe)
     with atomic.file_lock(folder, heartbeat):
-        found = _load(folder)
-        if found is not None:
+        tokens = _load(folder)
+        if tokens is not None:
             log(f"data: found {part} tokenised in {folder}")
-            return found
+            return tokens
         partial = folder.with_suffix(".partial")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
@@ -221,9 +221,9 @@ def tokenised(
             raise
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
-        found = _load(folder)
-        assert found is not None, f"{folder} was just written"
-        return found
+        tokens = _load(folder)
+        assert tokens is not None, f"{folder} was just written"
+        return tokens
 
 
 def _tokenise_into(

@@ -131,8 +131,8 @@ class SafeSplitPoints:
         """The first such place after ``start``; the end of the text where there is none."""
         if self._pairs is not None:
             return next((place for place in range(start + 1, len(text)) if self._parted(text, place)), len(text))
-        found = BETWEEN_WORDS.search(text, start + 1) if self._by_words else None
-        return found.start() if found else len(text)
+        match = BETWEEN_WORDS.search(text, start + 1) if self._by_words else None
+        return match.start() if match else len(text)
 
     def _parted(self, text: str, place: int) -> bool:
         assert self._pairs is not None
@@ -163,7 +163,7 @@ def _pairs(state: dict[str, Any]) -> set[str]:
 
 
 class Encoder:
-    """Encodes stretches of documents."""
+    """Encodes chunks of documents."""
 
     def __init__(self, recipe: TokenizerSpec) -> None:
         state = json.loads(recipe.state)
@@ -172,23 +172,23 @@ class Encoder:
         self._start = _tokenizer(state)
         self._inside = inside(state)
 
-    def __call__(self, stretches: Sequence[TextChunk]) -> np.ndarray[Any, Any]:
-        """Ids of all stretches, end to end, with what begins and ends a document."""
-        cut = [(stretch, list(self._pieces(stretch.text))) for stretch in stretches]
+    def __call__(self, chunks: Sequence[TextChunk]) -> np.ndarray[Any, Any]:
+        """Ids of all chunks, end to end, with what begins and ends a document."""
+        cut = [(chunk, list(self._pieces(chunk.text))) for chunk in chunks]
         heads = self._start.encode_batch_fast(
-            [pieces[0] for stretch, pieces in cut if stretch.first], add_special_tokens=False
+            [pieces[0] for chunk, pieces in cut if chunk.first], add_special_tokens=False
         )
         others = self._inside.encode_batch_fast(
-            [piece for stretch, pieces in cut for piece in pieces[stretch.first :]], add_special_tokens=False
+            [piece for chunk, pieces in cut for piece in pieces[chunk.first :]], add_special_tokens=False
         )
         head, other = iter(heads), iter(others)
         ids: list[list[int]] = []
-        for stretch, pieces in cut:
-            if stretch.first:
+        for chunk, pieces in cut:
+            if chunk.first:
                 ids += [] if self._recipe.bos is None else [[self._recipe.bos]]
                 ids.append(next(head).ids)
-            ids += [encoding.ids for encoding in islice(other, len(pieces) - stretch.first)]
-            ids += [[self._recipe.eos]] if stretch.last else []
+            ids += [encoding.ids for encoding in islice(other, len(pieces) - chunk.first)]
+            ids += [[self._recipe.eos]] if chunk.last else []
         return np.fromiter(chain.from_iterable(ids), dtype=self._recipe.dtype, count=sum(map(len, ids)))
 
     def _pieces(self, text: str) -> Iterator[str]:
@@ -251,7 +251,7 @@ def inside(state: dict[str, Any]) -> Tokenizer:
     return _tokenizer(state | {"normalizer": stripped(normalizer), "pre_tokenizer": stripped(state["pre_tokenizer"])})
 
 
-def stretches(blocks: Iterable[str], cuts: SafeSplitPoints) -> Iterator[TextChunk]:
+def text_chunks(blocks: Iterable[str], cuts: SafeSplitPoints) -> Iterator[TextChunk]:
     """Documents in parts that fit memory. ``blocks`` are pieces of their text; an empty one ends a document."""
     held, first = "", True
     for block in blocks:
@@ -281,7 +281,7 @@ def encode(
     OutOfMemory when one of them is killed.
     """
     encoder = Encoder(recipe)
-    units = _units(stretches(blocks, encoder.cuts))
+    units = _units(text_chunks(blocks, encoder.cuts))
     begun = list(islice(units, SMALL))
     if processes < 2 or len(begun) < SMALL:
         for unit in chain(begun, units):
@@ -291,12 +291,12 @@ def encode(
     yield from _spread(chain(begun, units), recipe, processes, heartbeat)
 
 
-def _units(found: Iterable[TextChunk]) -> Iterator[list[TextChunk]]:
+def _units(chunks: Iterable[TextChunk]) -> Iterator[list[TextChunk]]:
     unit: list[TextChunk] = []
     size = 0
-    for stretch in found:
-        unit.append(stretch)
-        size += len(stretch.text)
+    for chunk in chunks:
+        unit.append(chunk)
+        size += len(chunk.text)
         if size >= UNIT:
             yield unit
             unit, size = [], 0
