@@ -12,6 +12,7 @@ from tests.workloads import tiny
 from workloads.data import conversations
 from workloads.data.chat_templates import loading
 from workloads.data.layouts import Row
+from workloads.data.report import Report
 from workloads.evaluation import perplexity
 from workloads.evaluation.perplexity import Score
 from workloads.models import libraries
@@ -34,7 +35,7 @@ def prepared(template: loading.Template, talks: list[Any] = CONVERSATIONS) -> li
         for number, turns in enumerate(talks)
     ]
     dataset = SFTDataset.model_validate({"train": [{"uri": "x"}]})
-    return list(conversations.prepare(rows, template, dataset, 512, conversations.Report()))
+    return list(conversations.prepare(rows, template, dataset, 512, Report()))
 
 
 @pytest.fixture(scope="module")
