@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from alpaca_operator.api.sft import SFTDataset
-from workloads.data.chat_templates.loading import Template
+from workloads.data.chat_templates.template import Template
 from workloads.data.conversations import Example, prepare
 from workloads.data.layouts import Row
 from workloads.data.report import Report

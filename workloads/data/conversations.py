@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from alpaca_operator.api.sft import SFTDataset
-from workloads.data.chat_templates.loading import Encoded, Template
+from workloads.data.chat_templates.loss_mask import Encoded
+from workloads.data.chat_templates.template import Template
 from workloads.data.layouts import Messages, Row
 from workloads.data.report import Report
 from workloads.errors import DataError

@@ -17,10 +17,10 @@ import numpy.typing as npt
 import tokenizers
 
 from alpaca_operator.api.sft import DataSource, SFTSpec
-from workloads.data.chat_templates.loading import Template
+from workloads.data.chat_templates.template import Template
 from workloads.data.conversations import prepare
 from workloads.data.layouts import read
-from workloads.data.packing import ExampleFiles, write_sequences
+from workloads.data.packing import ExampleFiles, Integers, write_sequences
 from workloads.data.report import Report, plural
 from workloads.errors import DataError
 from workloads.system import atomic
@@ -124,7 +124,7 @@ def _prepare_into(
                 examples.add(example)
             if not len(examples):
                 raise DataError(_nothing_left(part, report))
-            chosen = np.arange(len(examples))
+            chosen: Integers = np.arange(len(examples))
             if part == "train" and not dataset.validation and dataset.validation_split:
                 held_out = held_out_of(examples.conversations, dataset.validation_split)
                 if held_out.any():

@@ -19,7 +19,7 @@ import numpy as np
 from alpaca_operator.api.evaluation import HeldOut
 from alpaca_operator.api.sft import DataSource, SFTDataset
 from workloads.data import conversations, layouts, prepared
-from workloads.data.chat_templates.loading import Template
+from workloads.data.chat_templates.template import Template
 from workloads.data.layouts import Row
 from workloads.data.report import Report
 from workloads.errors import DataError

@@ -12,7 +12,7 @@ import numpy as np
 
 from alpaca_operator.api.quantize import QuantizeSpec
 from alpaca_operator.api.sft import DataSource, SFTDataset
-from workloads.data.chat_templates.loading import Template
+from workloads.data.chat_templates.template import Template
 from workloads.data.conversations import Example, prepare
 from workloads.data.layouts import read
 from workloads.data.packing import IGNORED

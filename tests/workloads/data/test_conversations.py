@@ -7,7 +7,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.workloads.talks import LONG, examples, turns
-from workloads.data.chat_templates.loading import Template, load
+from workloads.data.chat_templates.loading import load
+from workloads.data.chat_templates.template import Template
 from workloads.data.conversations import Example
 from workloads.data.report import Report
 from workloads.errors import DataError

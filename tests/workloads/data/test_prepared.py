@@ -13,7 +13,8 @@ import pytest
 from alpaca_operator.api.sft import SFTSpec
 from tests.workloads.conftest import POEMS
 from tests.workloads.talks import LONG, examples, turns
-from workloads.data.chat_templates.loading import Template, load
+from workloads.data.chat_templates.loading import load
+from workloads.data.chat_templates.template import Template
 from workloads.data.packing import IGNORED
 from workloads.data.prepared import Prepared, datasets_for, held_out_of
 from workloads.errors import DataError

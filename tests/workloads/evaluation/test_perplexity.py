@@ -11,6 +11,7 @@ import pytest
 from tests.workloads import tiny
 from workloads.data import conversations
 from workloads.data.chat_templates import loading
+from workloads.data.chat_templates.template import Template
 from workloads.data.layouts import Row
 from workloads.data.report import Report
 from workloads.evaluation import perplexity
@@ -27,7 +28,7 @@ CONVERSATIONS = [
 ]
 
 
-def prepared(template: loading.Template, talks: list[Any] = CONVERSATIONS) -> list[conversations.Example]:
+def prepared(template: Template, talks: list[Any] = CONVERSATIONS) -> list[conversations.Example]:
     from alpaca_operator.api.sft import SFTDataset
 
     rows = [
