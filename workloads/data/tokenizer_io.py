@@ -119,13 +119,13 @@ def _from_tokenizer_json(folder: Path, config: dict[str, Any]) -> PreTrainedToke
 
 def _name_special_tokens(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Without a tokenizer_config.json: the ids in the model's config, else the customary names."""
-    known = tokenizer.get_vocab()
+    vocabulary = tokenizer.get_vocab()
     model = _json(folder / "config.json") | _json(folder / "generation_config.json")
     for kind, names in SPECIAL_NAMES.items():
         number = model.get(f"{kind}_id")
         number = number[0] if isinstance(number, list) and number else number
         name = tokenizer.convert_ids_to_tokens(number) if isinstance(number, int) else None
-        name = name or next((candidate for candidate in names if candidate in known), None)
+        name = name or next((candidate for candidate in names if candidate in vocabulary), None)
         if name is not None:
             setattr(tokenizer, kind, name)
 
@@ -134,8 +134,8 @@ def _from_sentencepiece(folder: Path, config: dict[str, Any]) -> PreTrainedToken
     path = folder / "tokenizer.model"
     tokenizer, special = sentencepiece_to_fast(path, legacy=bool(config.get("legacy", True)))
     for kind in special:
-        given = config.get(kind)
-        special[kind] = (given.get("content") if isinstance(given, dict) else given) or special[kind]
+        token = config.get(kind)
+        special[kind] = (token.get("content") if isinstance(token, dict) else token) or special[kind]
     _add_ends(tokenizer, special, bos=config.get("add_bos_token", True), eos=config.get("add_eos_token", False))
     if (folder / "chat_template.jinja").is_file():
         config = config | {"chat_template": (folder / "chat_template.jinja").read_text(encoding="utf-8")}
@@ -226,9 +226,11 @@ def sentencepiece_to_fast(path: Path, *, legacy: bool = True) -> tuple[Tokenizer
 def _choose_pad(tokenizer: PreTrainedTokenizerBase) -> None:
     if tokenizer.pad_token is not None and tokenizer.pad_token_id != tokenizer.eos_token_id:
         return
-    known = tokenizer.get_vocab()
-    candidates = [name for name in (*PAD_NAMES, tokenizer.unk_token, tokenizer.bos_token) if name in known]
-    tokenizer.pad_token = next(name for name in (*candidates, *known) if known[name] != tokenizer.eos_token_id)
+    vocabulary = tokenizer.get_vocab()
+    candidates = [name for name in (*PAD_NAMES, tokenizer.unk_token, tokenizer.bos_token) if name in vocabulary]
+    tokenizer.pad_token = next(
+        name for name in (*candidates, *vocabulary) if vocabulary[name] != tokenizer.eos_token_id
+    )
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -43,13 +43,13 @@ def steps(jobs: Sequence[Resource]) -> list[Step]:
 
     Raises SpecError for two jobs of one name or with one output, a reference to a job that is not there or makes something else, and a circle.
     """
-    known: dict[Key, Resource] = {}
+    by_key: dict[Key, Resource] = {}
     owners: dict[str, Resource] = {}
     for job in jobs:
         key = (job.kind, job.metadata.name)
-        if key in known:
+        if key in by_key:
             raise SpecError(f"{job.kind} {job.metadata.name} is there twice: give one of them another name")
-        known[key] = job
+        by_key[key] = job
         owner = owners.setdefault(_normal(job.spec.output.uri), job)
         if owner is not job:
             raise SpecError(
@@ -58,9 +58,9 @@ def steps(jobs: Sequence[Resource]) -> list[Step]:
             )
 
     def find(reference: JobReference) -> Resource | None:
-        return known.get((reference.kind, reference.name))
+        return by_key.get((reference.kind, reference.name))
 
-    made = {key: step(job, find) for key, job in known.items()}
+    made = {key: step(job, find) for key, job in by_key.items()}
     try:
         order = list(TopologicalSorter({key: one.after for key, one in made.items()}).static_order())
     except CycleError:

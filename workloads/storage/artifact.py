@@ -72,11 +72,13 @@ def spec_digest(job: Resource, inputs: Inputs, processes: int = 1) -> str:
 class Publisher:
     """Decides about an output, and publishes it."""
 
-    def __init__(self, job: Resource, inputs: Inputs, place: OutputPlace, known: HashCache, processes: int = 1) -> None:
+    def __init__(
+        self, job: Resource, inputs: Inputs, place: OutputPlace, hashes: HashCache, processes: int = 1
+    ) -> None:
         self._job = job
         self._inputs = inputs
         self._place = place
-        self._known = known
+        self._hashes = hashes
         self._fence: Fence | None = None
         self.spec_digest = spec_digest(job, inputs, processes)
         self.published: contract.Published | None = None
@@ -104,7 +106,7 @@ class Publisher:
                 )
             return None
         if artifact.spec_digest == self.spec_digest:
-            damage = self._place.damage(artifact, self._known)
+            damage = self._place.damage(artifact, self._hashes)
             if damage is None:
                 self.published = contract.Published(uri=uri, digest=artifact.digest, kind=artifact.kind, reused=True)
                 self.metrics = artifact.metrics
@@ -140,7 +142,7 @@ class Publisher:
         self._fence.check()
         files = [
             contract.ArtifactFile(
-                path=path, size=(folder / path).stat().st_size, sha256=self._known.file(folder / path)
+                path=path, size=(folder / path).stat().st_size, sha256=self._hashes.file(folder / path)
             )
             for path in listing(folder)
         ]
