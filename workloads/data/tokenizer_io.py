@@ -92,13 +92,12 @@ def _must_be_whole(path: Path) -> None:
     """Raises InputError for a tokenizer.model that begins as sentencepiece's do and cannot be read: it would be copied into every output,
     where merges and other programs trust it. Models of another kind begin otherwise, and are copied as they are."""
     from google.protobuf.message import DecodeError
-    from sentencepiece import sentencepiece_model_pb2
 
     content = path.read_bytes() if path.is_file() else b""
     if not content.startswith(b"\n"):
         return
     try:
-        sentencepiece_model_pb2.ModelProto().ParseFromString(content)
+        _model_proto().ParseFromString(content)
     except DecodeError as error:
         raise InputError(f"model.uri: {path} is damaged ({len(content)} bytes): copy it again") from error
 
@@ -106,7 +105,7 @@ def _must_be_whole(path: Path) -> None:
 def _from_tokenizer_json(folder: Path, config: dict[str, Any]) -> PreTrainedTokenizerBase:
     _must_be_whole(folder / "tokenizer.model")
     try:
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+        tokenizer: PreTrainedTokenizerBase = PreTrainedTokenizerFast.from_pretrained(folder)
     except Exception as error:  # `tokenizers` raises nothing narrower
         path = folder / "tokenizer.json"
         raise InputError(
@@ -152,7 +151,8 @@ def _from_sentencepiece(folder: Path, config: dict[str, Any]) -> PreTrainedToken
                 f"model.uri: {folder / 'added_tokens.json'} gives {text!r} the id {number}, but the next free id of "
                 f"{path.name} is {tokenizer.token_to_id(text)}: the two files do not belong together"
             )
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **{k: v for k, v in special.items() if v}, **keep)
+    named = {kind: token for kind, token in special.items() if token}
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **named, **keep)  # type: ignore[no-untyped-call]
     fast.init_kwargs["legacy"] = bool(config.get("legacy", True))
     return fast
 
@@ -176,10 +176,9 @@ def sentencepiece_to_fast(path: Path, *, legacy: bool = True) -> tuple[Tokenizer
     text does. Llama-2 and everything trained with transformers before 4.31 is legacy, which is why it is the default.
     """
     from google.protobuf.message import DecodeError
-    from sentencepiece import sentencepiece_model_pb2
     from transformers.convert_slow_tokenizer import generate_merges
 
-    proto = sentencepiece_model_pb2.ModelProto()
+    proto = _model_proto()
     try:
         proto.ParseFromString(path.read_bytes())
     except DecodeError:
@@ -221,6 +220,13 @@ def sentencepiece_to_fast(path: Path, *, legacy: bool = True) -> tuple[Tokenizer
     tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), *tail])
     name = {number: piece for piece, number in vocab.items()}.get
     return tokenizer, {"bos_token": name(trainer.bos_id), "eos_token": name(trainer.eos_id), "unk_token": unknown}
+
+
+def _model_proto() -> Any:
+    """An empty sentencepiece model. Its class is made at import, where no type checker sees it."""
+    from sentencepiece import sentencepiece_model_pb2
+
+    return sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]
 
 
 def _choose_pad(tokenizer: PreTrainedTokenizerBase) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import difflib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -18,15 +18,16 @@ from workloads.errors import InputError, SpecError
 from workloads.manifest import fields
 
 Document = dict[str, Any]
+Kind = TypeVar("Kind", bound=Resource)
 
 
 def load_job(
-    kind: type[Resource],
+    kind: type[Kind],
     file: str | None,
     name: str | None,
     overrides: Sequence[tuple[str, Any]],
     text: str | None = None,
-) -> Resource:
+) -> Kind:
     """The job of ``kind`` in ``file`` (or of flags alone), with ``overrides`` (paths below ``spec``) put in; ``text`` is the content of
     the file where it was read already.
 
@@ -43,7 +44,7 @@ def load_job(
     return validated(kind, document, file, text, [("spec", *fields.steps(path)) for path, _ in overrides])
 
 
-def load_all(kinds: dict[str, type[Resource]], file: str, text: str | None = None) -> list[Resource]:
+def load_all(kinds: Mapping[str, type[Kind]], file: str, text: str | None = None) -> list[Kind]:
     """Every job in ``file``, in order; documents of other kinds (a Secret, a claim) are for the cluster and left out.
 
     ``text`` is its content where it was read already.
@@ -151,12 +152,12 @@ def put(document: Document, path: str, value: Any) -> None:
 
 
 def validated(
-    kind: type[Resource],
+    kind: type[Kind],
     document: Document,
     file: str | None,
     text: str = "",
     flags: Sequence[tuple[fields.Step, ...]] = (),
-) -> Resource:
+) -> Kind:
     """The typed job. Raises SpecError with one line per problem; those below the paths in ``flags`` are not the file's."""
     version = document.get("apiVersion", API_VERSION)
     if version != API_VERSION:

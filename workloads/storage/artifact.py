@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from alpaca_operator.api import Resource, contract
-from alpaca_operator.api.base import Model, Source, Spec
+from alpaca_operator.api import contract
+from alpaca_operator.api.base import Job, Model, Source, Spec
 from workloads.errors import OutputExists
 from workloads.storage import hashing, lineage
 from workloads.storage.checkpoints import Fence
@@ -63,7 +63,7 @@ def fingerprint_fields(part: Any, inputs: Inputs, path: str = "") -> Any:
     return part
 
 
-def spec_digest(job: Resource, inputs: Inputs, processes: int = 1) -> str:
+def spec_digest(job: Job, inputs: Inputs, processes: int = 1) -> str:
     """``sha256:…`` of what the result is made from. Several processes see as many times the rows in a step."""
     together = {"processes": processes} if processes > 1 else {}
     return hashing.of_json({"kind": job.kind, "spec": fingerprint_fields(job.spec, inputs), **together})
@@ -72,9 +72,7 @@ def spec_digest(job: Resource, inputs: Inputs, processes: int = 1) -> str:
 class Publisher:
     """Decides about an output, and publishes it."""
 
-    def __init__(
-        self, job: Resource, inputs: Inputs, place: OutputPlace, hashes: HashCache, processes: int = 1
-    ) -> None:
+    def __init__(self, job: Job, inputs: Inputs, place: OutputPlace, hashes: HashCache, processes: int = 1) -> None:
         self._job = job
         self._inputs = inputs
         self._place = place
