@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
 from typing import Literal
 
-from alpaca_operator.api.base import Job, JobReference, resolved
+from alpaca_operator.api import Resource
+from alpaca_operator.api.base import JobReference, resolved
 from alpaca_operator.api.chain import Find, cycle, links, mismatch
 from workloads.errors import SpecError
 
@@ -21,7 +22,7 @@ Outcome = Literal["Succeeded", "Reused", "Failed", "Interrupted", "to run", "not
 class Step:
     """A job of the chain, its inputs resolved to places."""
 
-    job: Job
+    job: Resource
     after: tuple[Key, ...]
     """The steps whose outputs it reads."""
     outcome: Outcome = "not run"
@@ -37,18 +38,18 @@ class Step:
         return f"{self.job.kind} {self.job.metadata.name}"
 
 
-def steps(jobs: Sequence[Job]) -> list[Step]:
+def steps(jobs: Sequence[Resource]) -> list[Step]:
     """The jobs in an order in which each finds its inputs; otherwise as in the file.
 
     Raises SpecError for two jobs of one name or with one output, a reference to a job that is not there or makes something else, and a circle.
     """
-    by_key: dict[Key, Job] = {}
-    owners: dict[str, Job] = {}
+    known: dict[Key, Resource] = {}
+    owners: dict[str, Resource] = {}
     for job in jobs:
         key = (job.kind, job.metadata.name)
-        if key in by_key:
+        if key in known:
             raise SpecError(f"{job.kind} {job.metadata.name} is there twice: give one of them another name")
-        by_key[key] = job
+        known[key] = job
         owner = owners.setdefault(_normal(job.spec.output.uri), job)
         if owner is not job:
             raise SpecError(
@@ -56,10 +57,10 @@ def steps(jobs: Sequence[Job]) -> list[Step]:
                 "each a folder of its own"
             )
 
-    def find(reference: JobReference) -> Job | None:
-        return by_key.get((reference.kind, reference.name))
+    def find(reference: JobReference) -> Resource | None:
+        return known.get((reference.kind, reference.name))
 
-    made = {key: step(job, find) for key, job in by_key.items()}
+    made = {key: step(job, find) for key, job in known.items()}
     try:
         order = list(TopologicalSorter({key: one.after for key, one in made.items()}).static_order())
     except CycleError:
@@ -76,7 +77,7 @@ def _normal(uri: str) -> str:
     return f"{scheme}{separator}{posixpath.normpath(path)}"
 
 
-def step(job: Job, find: Find) -> Step:
+def step(job: Resource, find: Find) -> Step:
     """The job with the places of outputs for its references. Raises SpecError for one that is not known or does not fit."""
     uris, after = {}, []
     for link in links(job):

@@ -1,4 +1,4 @@
-"""Where inputs are read from and outputs go: a URI becomes a local path.
+"""The inputs of a job: each source of its spec located on this machine, downloaded where it has to be, and digested.
 
 ``pvc://claim/path``, ``file:///path`` and plain paths are looked up; ``hf://`` and ``s3://`` are brought into the cache (see
 ``hub.py`` and ``s3.py``).
