@@ -39,7 +39,7 @@ def run(job: SFTJob, runtime: Runtime) -> Metrics:
     for note in chosen.notes:
         runtime.progress.log(note)
 
-    from workloads.data import conversations, tokenizer_io
+    from workloads.data import prepared, tokenizer_io
     from workloads.data.chat_templates import loading
 
     tokenizer = tokenizer_io.load_tokenizer(base.folder)
@@ -49,7 +49,7 @@ def run(job: SFTJob, runtime: Runtime) -> Metrics:
 
     runtime.progress.update(stage="Preparing")
     with runtime.stop.interruptible(), runtime.distributed.main_process_first():
-        rows = conversations.datasets_for(
+        rows = prepared.datasets_for(
             spec,
             runtime.inputs,
             template,

@@ -243,12 +243,11 @@ class Part:
 
     def checkpoints(self, place: output.OutputPlace, known: HashCache, tracker: ProgressTracker) -> Checkpoints:
         return Checkpoints(
-            place.checkpoints,
+            place,
             self.this,
             known,
             log=tracker.log,
-            written=lambda checkpoint: tracker.update(checkpoint=checkpoint),
-            uri=f"{place.uri}.checkpoints",
+            on_complete=lambda checkpoint: tracker.update(checkpoint=checkpoint),
         )
 
 

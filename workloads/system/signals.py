@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
-from workloads import leave
 from workloads.errors import Interrupted
+from workloads.system.early_exit import leave
 
 RESERVE = 0.1
 """Share of the grace period kept back for the last words after the save."""
