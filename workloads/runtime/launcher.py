@@ -1,6 +1,6 @@
 """Several processes that train one model: how many, how they are started, and which of their endings is the run's.
 
-torch's elastic launcher (`rendezvous.py`) starts and watches them, and ends all when one fails. The rest is here: the cause is told from
+torch's elastic launcher (`elastic.py`) starts and watches them, and ends all when one fails. The rest is here: the cause is told from
 what fails in its wake, a request to stop gives all of them the whole grace period, and what the first one tells reaches the user, the
 operator and the watchdog through this process, which goes on serving `/progress`.
 """

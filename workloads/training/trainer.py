@@ -9,7 +9,7 @@ What differs from the plain Trainer, and why:
 - Checkpoints go through `Checkpoints` (flushed, digested, renamed), and hold besides the Trainer's own state what an exact resume
   needs: a half-finished logging window, the best evaluation so far, and an evaluation that a stop cut short.
 - The evaluation's loss is weighted by tokens, not by batches, and leaves the random state as it found it.
-- Several processes see each row once (`shares.py`), stop at the same step, and tell numbers of all their tokens together.
+- Several processes see each row once (`data/samplers.py`), stop at the same step, and tell numbers of all their tokens together.
 """
 
 from __future__ import annotations
