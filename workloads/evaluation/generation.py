@@ -92,7 +92,7 @@ def _batch(
     positions = getattr(model.config, "max_position_embeddings", None)
     limits = [min(decoding.max_new_tokens, (positions or 1 << 30) - len(prompt)) for prompt in prompts]
     ends = list(dict.fromkeys([*template.stop_ids, *_own_ends(model)]))
-    turn = _Turn(template, width, limits, heartbeat)
+    turn = _EndOfTurn(template, width, limits, heartbeat)
     with torch.inference_mode(), _configured(model, _config(max(limits), ends, pad)):
         written = model.generate(
             input_ids=ids.to(model.device),
@@ -138,18 +138,18 @@ def _processors(
 ) -> LogitsProcessorList:
     found = LogitsProcessorList()
     if decoding.repetition_penalty != 1:
-        found.append(Repetition(decoding.repetition_penalty, mask))
+        found.append(RepetitionPenalty(decoding.repetition_penalty, mask))
     if generators is not None:
         found.append(TemperatureLogitsWarper(decoding.temperature))
         if decoding.top_k:
             found.append(TopKLogitsWarper(decoding.top_k))
         if decoding.top_p < 1:
             found.append(TopPLogitsWarper(decoding.top_p))
-        found.append(Drawn(generators))
+        found.append(SeededSampling(generators))
     return found
 
 
-class Repetition(LogitsProcessor):  # type: ignore[misc]
+class RepetitionPenalty(LogitsProcessor):  # type: ignore[misc]
     """transformers' repetition penalty (arXiv:1909.05858), blind to padding, which would else count as text."""
 
     def __init__(self, penalty: float, mask: torch.Tensor) -> None:
@@ -168,7 +168,7 @@ class Repetition(LogitsProcessor):  # type: ignore[misc]
         return torch.where(seen, punished, scores)
 
 
-class Drawn(LogitsProcessor):  # type: ignore[misc]
+class SeededSampling(LogitsProcessor):  # type: ignore[misc]
     """Turns the largest score into a draw: Gumbel noise on the logits, from each row's own generator."""
 
     def __init__(self, generators: Sequence[torch.Generator]) -> None:
@@ -188,7 +188,7 @@ def _generator(seed: int, prompt: Sequence[int]) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest, "big"))
 
 
-class _Turn(StoppingCriteria):  # type: ignore[misc]
+class _EndOfTurn(StoppingCriteria):  # type: ignore[misc]
     """Ends the rows that begin the user's turn, and those that are at their limit."""
 
     def __init__(self, template: Template, width: int, limits: Sequence[int], heartbeat: Callable[[], None]) -> None:

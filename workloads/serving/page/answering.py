@@ -10,7 +10,7 @@ from typing import Any
 from openai import APIConnectionError, APIError, APIStatusError, APITimeoutError
 
 from workloads.serving.page.conversation import Answer
-from workloads.serving.page.models import Controls, Model, told
+from workloads.serving.page.models import Controls, Model, error_message
 
 REFRESH_SECONDS = 0.08
 """The page is sent what is new so often at most. Faster is not seen, and each time costs every open page some work."""
@@ -101,7 +101,7 @@ class Run:
                             self._log(number, text=self.answers[number].text + choice.delta.content)
         except APIError as error:
             is_cut_off = begun and isinstance(error, APIConnectionError) and not isinstance(error, APITimeoutError)
-            self._fail(number, "broken" if is_cut_off else problem(error), told(error) if error.body else "")
+            self._fail(number, "broken" if is_cut_off else problem(error), error_message(error) if error.body else "")
         except Exception as error:  # noqa: BLE001 - httpx's own, of a version that the client decides: a stream that broke off
             self._fail(number, "broken", f"{type(error).__name__}: {error}"[:200])
         else:
