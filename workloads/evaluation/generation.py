@@ -113,7 +113,7 @@ def _own_ends(model: Any) -> list[int]:
 
 def _config(longest: int, ends: list[int], pad: int) -> GenerationConfig:
     """Greedy for transformers: what is drawn is drawn by `Drawn`."""
-    return GenerationConfig(
+    return GenerationConfig(  # type: ignore[no-untyped-call]
         max_new_tokens=longest,
         do_sample=False,
         eos_token_id=ends,
@@ -149,7 +149,7 @@ def _processors(
     return found
 
 
-class RepetitionPenalty(LogitsProcessor):  # type: ignore[misc]
+class RepetitionPenalty(LogitsProcessor):
     """transformers' repetition penalty (arXiv:1909.05858), blind to padding, which would else count as text."""
 
     def __init__(self, penalty: float, mask: torch.Tensor) -> None:
@@ -168,7 +168,7 @@ class RepetitionPenalty(LogitsProcessor):  # type: ignore[misc]
         return torch.where(seen, punished, scores)
 
 
-class SeededSampling(LogitsProcessor):  # type: ignore[misc]
+class SeededSampling(LogitsProcessor):
     """Turns the largest score into a draw: Gumbel noise on the logits, from each row's own generator."""
 
     def __init__(self, generators: Sequence[torch.Generator]) -> None:
@@ -188,7 +188,7 @@ def _generator(seed: int, prompt: Sequence[int]) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest, "big"))
 
 
-class _EndOfTurn(StoppingCriteria):  # type: ignore[misc]
+class _EndOfTurn(StoppingCriteria):
     """Ends the rows that begin the user's turn, and those that are at their limit."""
 
     def __init__(self, template: Template, width: int, limits: Sequence[int], heartbeat: Callable[[], None]) -> None:
@@ -215,16 +215,19 @@ class _EndOfTurn(StoppingCriteria):  # type: ignore[misc]
 def _answer(template: Template, ids: list[int], limit: int, ends: set[int]) -> Answer:
     """From what was generated, padding behind it."""
     next_ids, words = template.next_turn
-    ids, ending = ids[:limit], "Cut"
+    ids = ids[:limit]
+    ending: Ending = "Cut"
     for at, number in enumerate(ids):
         if number in ends or number in next_ids:
             ids, ending = ids[:at], "Stopped" if number in ends else "TookTheTurn"
             break
     control = {*template.control.values()}
-    text = template.tokenizer.decode(
-        [number for number in ids if number not in control],
-        skip_special_tokens=True,
-        clean_up_tokenization_spaces=False,
+    text = str(
+        template.tokenizer.decode(
+            [number for number in ids if number not in control],
+            skip_special_tokens=True,
+            clean_up_tokenization_spaces=False,
+        )
     )
     cut = min((at for word in words if (at := text.find(word)) >= 0), default=None)
     if cut is not None:

@@ -92,12 +92,8 @@ def _models(report: Report) -> str:
             escape(MEANINGS.get(name, "lm-evaluation-harness")), CHINESE.get(name, "lm-evaluation-harness 任务")
         )
         rows.append(f'<tr><th scope="row">{escape(name)}<small>{what}</small></th>{cells}</tr>')
-    head = "".join(f'<th scope="col">{escape(model)}</th>' for model in models)
-    return (
-        f"<section><h2>{_both('Models side by side', '模型对比')}</h2>"
-        f'<div class="wide" tabindex="0"><table><thead><tr><th scope="col">{_both("metric", "指标")}</th>{head}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div></section>"
-    )
+    table = _table([_both("metric", "指标"), *map(escape, models)], rows)
+    return f"<section><h2>{_both('Models side by side', '模型对比')}</h2>{table}</section>"
 
 
 def _figure(name: str, value: float | None, values: Mapping[str, float], is_best: bool) -> str:
@@ -125,11 +121,17 @@ def _categories(report: Report) -> str:
             first = escape(category) if number == 0 else ""
             cells = "".join(f"<td>{format_value(name, model['categories'][category][name])}</td>" for model in models)
             rows.append(f'<tr><th scope="row">{first}</th><td>{escape(name)}</td>{cells}</tr>')
-    head = "".join(f'<th scope="col">{escape(model["name"])}</th>' for model in models)
+    names = [escape(model["name"]) for model in models]
+    table = _table([_both("category", "类别"), _both("metric", "指标"), *names], rows)
+    return f"<details><summary>{_both('Figures by category', '按类别的指标')}</summary>{table}</details>"
+
+
+def _table(head: Iterable[str], rows: Iterable[str]) -> str:
+    """Scrolls by itself where the page is narrower. Cells of the head, and rows, are markup."""
+    cells = "".join(f'<th scope="col">{cell}</th>' for cell in head)
     return (
-        f"<details><summary>{_both('Figures by category', '按类别的指标')}</summary>"
-        f'<div class="wide" tabindex="0"><table><thead><tr><th scope="col">{_both("category", "类别")}</th>'
-        f'<th scope="col">{_both("metric", "指标")}</th>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div></details>'
+        f'<div class="wide" tabindex="0"><table><thead><tr>{cells}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
     )
 
 

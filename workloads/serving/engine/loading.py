@@ -17,7 +17,7 @@ from workloads.errors import InputError, SpecError
 from workloads.models import inference
 from workloads.models.inference import Looked, Servable, Wanted
 from workloads.serving.engine.model_specs import ModelSpec, model_specs
-from workloads.serving.engine.scheduler import Scheduler, Watcher
+from workloads.serving.engine.scheduler import PROMPT_PIECE, Scheduler, Watcher
 from workloads.serving.engine.served_model import Defaults, ServedModel
 from workloads.storage import sources
 from workloads.storage.hashing import HashCache
@@ -134,9 +134,10 @@ def _served(
             max_batch=1 if found.changes_with_length else limits.max_batch,
             max_queue=limits.max_queue,
             positions=positions,
-            words=tokenize.rows_of(tokenizer),
+            vocabulary_size=tokenize.rows_of(tokenizer),
             watcher=watcher,
-            **({"piece": context, "before": found.start_anew} if found.changes_with_length else {}),
+            piece=context if found.changes_with_length else PROMPT_PIECE,
+            before=found.start_anew if found.changes_with_length else lambda: None,
         ),
         context=context,
         max_input_tokens=_input_limit(limits, context, defaults, spec),

@@ -8,8 +8,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from alpaca_operator.api import contract
 from alpaca_operator.api.chat import ChatDeployment
@@ -103,7 +103,7 @@ class Service:
             closing.set()
             await asyncio.gather(*tasks)
 
-    async def _until_stopped(self, address: str, tasks: list[asyncio.Future[None]]) -> None:
+    async def _until_stopped(self, address: str, tasks: Sequence[asyncio.Future[None]]) -> None:
         """Load, answer, and wait for a signal. Raises what one of ``tasks`` dies of."""
         serving = asyncio.ensure_future(self._load_and_wait(address))
         await asyncio.wait({serving, *tasks}, return_when=asyncio.FIRST_COMPLETED)
@@ -141,7 +141,8 @@ class Service:
 
         threading.Thread(target=load, name=LOADER, daemon=True).start()
         stopped = asyncio.ensure_future(self._stop.wait())
-        await asyncio.wait({done, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        either: set[asyncio.Future[Any]] = {done, stopped}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         stopped.cancel()
         return done.result() if done.done() else {}
 

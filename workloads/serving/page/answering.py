@@ -78,10 +78,10 @@ class Run:
             await asyncio.gather(*tasks, return_exceptions=True)
         for number, answer in enumerate(self.answers):
             if answer.state == "writing":
-                self._log(number, state="stopped")
+                self._update(number, state="stopped")
         yield list(self.answers)
 
-    def _log(self, number: int, **changes: Any) -> None:
+    def _update(self, number: int, **changes: Any) -> None:
         self.answers[number] = self.answers[number].model_copy(update=changes)
         self._news.set()
 
@@ -94,11 +94,11 @@ class Run:
                 async for chunk in stream:
                     begun = True
                     if dropped := (getattr(chunk, "alpaca", None) or {}).get("droppedMessages"):
-                        self._log(number, dropped=int(dropped))
+                        self._update(number, dropped=int(dropped))
                     for choice in chunk.choices[:1]:
                         ended = choice.finish_reason or ended
                         if choice.delta.content:
-                            self._log(number, text=self.answers[number].text + choice.delta.content)
+                            self._update(number, text=self.answers[number].text + choice.delta.content)
         except APIError as error:
             is_cut_off = begun and isinstance(error, APIConnectionError) and not isinstance(error, APITimeoutError)
             self._fail(number, "broken" if is_cut_off else problem(error), error_message(error) if error.body else "")
@@ -108,10 +108,10 @@ class Run:
             if not ended:
                 self._fail(number, "broken", "")
             else:
-                self._log(number, state="cut" if ended == "length" else "done")
+                self._update(number, state="cut" if ended == "length" else "done")
 
     def _fail(self, number: int, found: str, detail: str) -> None:
-        self._log(number, state="failed", problem=found, detail=detail)
+        self._update(number, state="failed", problem=found, detail=detail)
 
 
 BY_CODE = {"queue_full": "full", "model_loading": "loading", "shutting_down": "draining", "request_timeout": "slow"}
@@ -119,7 +119,7 @@ BY_STATUS = {401: "refused", 403: "refused", 404: "missing", 408: "slow", 413: "
 
 
 def problem(error: APIError) -> str:
-    """The key of words.PROBLEMS that says it best."""
+    """The key of translations.PROBLEMS that says it best."""
     if isinstance(error, APITimeoutError):
         return "slow"
     if isinstance(error, APIConnectionError):

@@ -156,5 +156,5 @@ def error_message(error: APIError) -> str:
     """The server's own sentence, where it sent one in OpenAI's shape."""
     body = error.body
     if isinstance(body, Mapping) and isinstance(body.get("message"), str):
-        return body["message"][:1000]
+        return str(body["message"])[:1000]
     return error.message[:200]

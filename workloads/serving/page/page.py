@@ -31,16 +31,17 @@ Updates = dict[gr.components.Component, Any]
 
 
 def build(settings: Settings, models: Models) -> gr.Blocks:
-    """The page, to be mounted. Its texts need ``words.TRANSLATIONS`` given to Gradio as translations."""
+    """The page, to be mounted. Its texts need ``translations.TRANSLATIONS`` given to Gradio as translations."""
     return _Page(settings, models).blocks
 
 
 class _Page:
     def __init__(self, settings: Settings, models: Models) -> None:
         self._settings, self._models = settings, models
-        self._runs: dict[str, Run] = {}
+        self._runs: dict[str | None, Run] = {}
         """Of each open page the answers that are being written, by its session."""
-        with gr.Blocks(title=settings.title, analytics_enabled=False, fill_height=True) as self.blocks:
+        self.blocks: gr.Blocks = gr.Blocks(title=settings.title, analytics_enabled=False, fill_height=True)
+        with self.blocks:
             self._lay_out()
             self._wire()
 
@@ -152,7 +153,8 @@ class _Page:
         self.reset.click(None, js="() => { alpaca.forget(); }").then(
             self._offer_defaults, None, [*settings, *self.panes], queue=False, **quiet
         )
-        for name, component in {"models": self.chosen_models, "system": self.system, **self.sliders}.items():
+        kept: dict[str, Any] = {"models": self.chosen_models, "system": self.system, **self.sliders}
+        for name, component in kept.items():
             component.input(None, component, js=f"(value) => {{ alpaca.choose('{name}', value); }}")
         # Gradio tells of a text that was pasted at the next key only.
         self.system.blur(None, self.system, js="(value) => { alpaca.choose('system', value); }")
@@ -325,7 +327,7 @@ class _Page:
         return (wanted or known[: PANES if self._settings.compares else 1])[:PANES]
 
     def _pane_updates(self, conversation: Conversation, names: list[str], language: Language) -> Updates:
-        panes = {
+        panes: Updates = {
             pane: _messages(conversation, names[number : number + 1], number, language)
             for number, pane in enumerate(self.panes)
         }

@@ -58,7 +58,7 @@ def application(settings: Settings) -> FastAPI:
 
     blocks = page.build(settings, models)
     blocks.queue(default_concurrency_limit=None)  # answers wait for the engine, and cost nothing here meanwhile
-    return gr.mount_gradio_app(
+    mounted: FastAPI = gr.mount_gradio_app(
         app,
         blocks,
         path="/",
@@ -75,6 +75,7 @@ def application(settings: Settings) -> FastAPI:
         max_file_size="1kb",  # nothing is uploaded here, but the route is there
         enable_monitoring=False,
     )
+    return mounted
 
 
 def _check(login: Login) -> Any:
