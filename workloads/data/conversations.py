@@ -109,8 +109,21 @@ def normalize_turns(
         return None
     at = next((index for index, message in enumerate(messages) if message["role"] != "system"), 0)
     system, turns = list(messages[:at]), list(messages[at:])
-    if strict:
-        turns = _alternate_turns(turns, report)
+    exchanges = _exchanges(_alternate_turns(turns, report) if strict else turns, report)
+    while exchanges and all(
+        message.get("weight") == "0" for message in exchanges[-1] if message["role"] == "assistant"
+    ):
+        exchanges.pop()  # an example ends in an answer that is trained
+    if not exchanges:
+        report.dropped["with nothing to train on"] += 1
+        return None
+    if system_prompt and not any(message["role"] == "system" for message in messages):
+        system = [{"role": "system", "content": system_prompt}]
+    return _Conversation(tuple(message for message in system if message["content"].strip()), tuple(exchanges))
+
+
+def _exchanges(turns: Sequence[dict[str, str]], report: Report) -> list[tuple[dict[str, str], ...]]:
+    """The turns up to each answer, without empty answers and questions."""
     exchanges: list[tuple[dict[str, str], ...]] = []
     current: list[dict[str, str]] = []
     for message in turns:
@@ -126,16 +139,7 @@ def normalize_turns(
             current = []
     if any(message["role"] == "user" for message in current):
         report.repaired["questions without an answer at the end, left out"] += 1
-    while exchanges and all(
-        message.get("weight") == "0" for message in exchanges[-1] if message["role"] == "assistant"
-    ):
-        exchanges.pop()  # an example ends in an answer that is trained
-    if not exchanges:
-        report.dropped["with nothing to train on"] += 1
-        return None
-    if system_prompt and not any(message["role"] == "system" for message in messages):
-        system = [{"role": "system", "content": system_prompt}]
-    return _Conversation(tuple(message for message in system if message["content"].strip()), tuple(exchanges))
+    return exchanges
 
 
 def _alternate_turns(turns: list[dict[str, str]], report: Report) -> list[dict[str, str]]:
