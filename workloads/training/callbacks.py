@@ -21,7 +21,7 @@ class TrainingLoop(Protocol):
     runtime: Runtime
     eval_dataset: Any
     resume_state: ResumeState
-    speed: ThroughputMeter
+    throughput: ThroughputMeter
     evaluate_first: bool
     step_tokens: int
     """Unpadded tokens of the step that is being computed, in this process."""
@@ -65,7 +65,7 @@ class EvalSaveStopCallback(TrainerCallback):  # type: ignore[misc]
             trainer.evaluate_late()
         elif trainer.evaluate_first and state.global_step == 0:
             trainer.evaluate_start()
-        trainer.speed.start()
+        trainer.throughput.start()
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -78,7 +78,7 @@ class EvalSaveStopCallback(TrainerCallback):  # type: ignore[misc]
         trainer, settings, step = self.trainer, self.trainer.settings, state.global_step
         tokens, stops = trainer.runtime.distributed.all_reduce_sum(trainer.step_tokens, trainer.runtime.stop.requested)
         trainer.stopping = stopping = stops > 0
-        trainer.speed.add(int(tokens))
+        trainer.throughput.add(int(tokens))
         trainer.resume_state.tokens += int(tokens)
         trainer.step_tokens = 0
         if not control.should_log:
@@ -144,9 +144,9 @@ class ThroughputMeter:
 
     def read(self) -> float:
         """Tokens a second since the last reading."""
-        speed = self._tokens / self._seconds if self._seconds else 0.0
+        throughput = self._tokens / self._seconds if self._seconds else 0.0
         self._tokens, self._seconds = 0, 0.0
-        return speed
+        return throughput
 
     @contextmanager
     def paused(self) -> Iterator[None]:

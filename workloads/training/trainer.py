@@ -9,7 +9,7 @@ What differs from the plain Trainer, and why:
 - Checkpoints go through `Checkpoints` (flushed, digested, renamed), and hold besides the Trainer's own state what an exact resume
   needs: a half-finished logging window, the best evaluation so far, and an evaluation that a stop cut short.
 - The evaluation's loss is weighted by tokens, not by batches, and leaves the random state as it found it.
-- Several processes see each row once (`shares.py`), stop at the same step, and tell numbers of all their tokens together.
+- Several processes see each row once (`data/samplers.py`), stop at the same step, and tell numbers of all their tokens together.
 """
 
 from __future__ import annotations
@@ -57,11 +57,11 @@ class Trainer(transformers.Trainer):
         runtime: Runtime,
         settings: Loop,
         checkpoint: Path | None,
-        piece_bytes: torch.Tensor | None = None,
+        token_bytes: torch.Tensor | None = None,
         evaluate_first: bool = False,
         **kwargs: Any,
     ) -> None:
-        """``piece_bytes``: bytes of text that each token stands for; given, evaluations tell bits per byte. With ``evaluate_first``
+        """``token_bytes``: bytes of text that each token stands for; given, evaluations tell bits per byte. With ``evaluate_first``
         the metrics tell how the model did before the first step, too."""
         self.runtime = runtime
         if runtime.distributed.count > 1:
@@ -74,12 +74,12 @@ class Trainer(transformers.Trainer):
         self.checkpoint = checkpoint
         self.resume_state = ResumeState.read(checkpoint, runtime.distributed) if checkpoint else ResumeState()
         self.add_callback(EvalSaveStopCallback(self))
-        self.speed = ThroughputMeter()
+        self.throughput = ThroughputMeter()
         self._step_loss = torch.zeros((), device=self.args.device)
         self._correct = torch.zeros((), dtype=torch.long, device=self.args.device)
         self.step_tokens = 0
         self._weights_from: Path | None = None
-        self._piece_bytes = None if piece_bytes is None else piece_bytes.to(self.args.device)
+        self._token_bytes = None if token_bytes is None else token_bytes.to(self.args.device)
         self._eval_bytes = 0
         self.evaluate_first = evaluate_first and self.eval_dataset is not None
         self.stopping = False
@@ -212,8 +212,8 @@ class Trainer(transformers.Trainer):
             raise _StopEvaluating
         self.runtime.progress.heartbeat()
         loss, logits, labels = super().prediction_step(model, inputs, *args, **kwargs)
-        if self._piece_bytes is not None:
-            self._eval_bytes += int(self._piece_bytes[inputs["labels"]].sum())
+        if self._token_bytes is not None:
+            self._eval_bytes += int(self._token_bytes[inputs["labels"]].sum())
         return loss, logits, labels
 
     # ---- telling ----
@@ -226,7 +226,7 @@ class Trainer(transformers.Trainer):
                 self.resume_state.correct + int(self._correct), self.resume_state.targets
             )
             logs["mean_token_accuracy"] = correct / max(targets, 1)
-            logs["tokens_per_second"] = self.speed.read()
+            logs["tokens_per_second"] = self.throughput.read()
             self.resume_state.correct, self.resume_state.targets = 0, 0
             self._correct.zero_()
             norm = logs.get("grad_norm")
@@ -256,7 +256,7 @@ class Trainer(transformers.Trainer):
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """As the parent's, into a folder that becomes a checkpoint only when it is whole."""
         checkpoints, distributed, step = self.runtime.checkpoints, self.runtime.distributed, self.state.global_step
-        with self.speed.paused():
+        with self.throughput.paused():
             self.runtime.progress.update(stage="Saving")
             self.resume_state.last_logged = self._globalstep_last_logged
             if self.resume_state.best_step == step:

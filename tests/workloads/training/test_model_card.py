@@ -7,29 +7,31 @@ from pathlib import Path
 import pytest
 
 from alpaca_operator.api.sft import SFTJob
+from alpaca_operator.api.status import OutputKind
 from tests.workloads.runs import job
 from workloads.storage.sources import Input, Inputs
-from workloads.training import model_card
-from workloads.training.model_card import Curves
+from workloads.training import curves, model_card
+from workloads.training.curves import Curves
 
 CURVES = Curves(train=[(1, 4.0), (2, 3.0), (3, 2.0), (4, 1.0)], validation=[(2, 3.5), (4, 2.5)])
 
 
-def rendered(kind: str = "LoRAAdapter", **spec: object) -> str:
-    return model_card.render(
-        SFTJob.model_validate(job("poet", **spec)),
-        kind,
-        Inputs(
+def rendered(kind: OutputKind = "LoRAAdapter", **spec: object) -> str:
+    model = model_card.TrainedModel(
+        job=SFTJob.model_validate(job("poet", **spec)),
+        kind=kind,
+        inputs=Inputs(
             {
                 "model": Input("hf://org/llama@main", Path("/cache/llama"), "sha256:1"),
                 "dataset.train[0]": Input("pvc://data/rows.csv", Path("/mnt/data/rows.csv"), "sha256:2"),
             }
         ),
-        {"precision": "bf16"},
-        {"lines": ["train: /mnt/data/rows.csv: InputTarget", "train: 3 conversations read"]},
-        {"evalLoss": 2.5, "perplexity": None},
-        CURVES,
+        policy={"precision": "bf16"},
+        report={"lines": ["train: /mnt/data/rows.csv: InputTarget", "train: 3 conversations read"]},
+        metrics={"evalLoss": 2.5, "perplexity": None},
+        curves=CURVES,
     )
+    return model_card.render(model)
 
 
 def test_a_card_says_what_was_made_from_what_and_how() -> None:
@@ -56,7 +58,7 @@ def test_a_card_says_what_was_made_from_what_and_how() -> None:
         pytest.param("Model", {"method": "Full"}, "A full fine-tune of `base`", id="full"),
     ],
 )
-def test_a_card_names_what_it_is(kind: str, spec: dict[str, object], sentence: str) -> None:
+def test_a_card_names_what_it_is(kind: OutputKind, spec: dict[str, object], sentence: str) -> None:
     assert sentence in rendered(kind, **spec)
 
 
@@ -76,7 +78,7 @@ def test_the_curve_is_kept_as_numbers(tmp_path: Path) -> None:
 
 
 def test_the_curve_is_drawn_in_characters() -> None:
-    assert model_card.chart(CURVES, width=8, height=4).split("\n") == [
+    assert curves.chart(CURVES, width=8, height=4).split("\n") == [
         "   4.00 ┤██o",
         "        ┤  ██",
         "        ┤    ██o",
@@ -89,6 +91,6 @@ def test_the_curve_is_drawn_in_characters() -> None:
 
 def test_the_picture_is_the_same_for_the_same_curve(tmp_path: Path) -> None:
     for name in ("one.png", "two.png"):
-        model_card.picture(CURVES, tmp_path / name)
+        curves.picture(CURVES, tmp_path / name)
     assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
     assert (tmp_path / "one.png").read_bytes().startswith(b"\x89PNG")
