@@ -22,12 +22,13 @@ from alpaca_operator.api.chain import noted
 from alpaca_operator.api.contract import ExitCode
 from alpaca_operator.api.status import Reason
 from workloads.errors import Hung, SpecError, WorkloadError
-from workloads.runtime import exits, launcher
+from workloads.runtime import exit_reports, exits, gpus, launcher
 from workloads.runtime.console import display, prepare_process
 from workloads.runtime.distributed import DistributedContext
 from workloads.runtime.progress import Display, ProgressTracker
 from workloads.runtime.runtime import HASHES, Metrics, RunContext, Runtime
 from workloads.runtime.watchdog import Watchdog
+from workloads.runtime.worker import Worker
 from workloads.storage import output, sources
 from workloads.storage.artifact import Publisher
 from workloads.storage.checkpoints import Checkpoints, Run
@@ -84,7 +85,7 @@ def _reuse_or_make(job: Job, workload: Workload, environment: Environment, watch
     tracker.update(stage="Loading")
     share_processors()
     hashes = HashCache(environment.cache / HASHES, tracker.heartbeat)
-    processes = launcher.processes(job, environment)
+    processes = gpus.processes(job, environment)
     with stop.interruptible():
         inputs = _inputs(job, environment, hashes, watched)
         place = output.output_place(job.spec.output.uri, inputs, environment, tracker.heartbeat)
@@ -105,7 +106,7 @@ def _reuse_or_make(job: Job, workload: Workload, environment: Environment, watch
         tracker.finish(f"reused {place.uri}: it was made from the same settings and inputs")
         return _success(Reason.REUSED, publisher.published, inputs, tracker, dict(publisher.metrics))
     with stop.interruptible():
-        launcher.must_have_gpus(job, environment, processes)
+        gpus.must_have_gpus(job, environment, processes)
     if notice:
         tracker.log(notice)
     _take_place(place, run, checkpoints, tracker)
@@ -154,7 +155,7 @@ def _make(context: RunContext, watched: Watched) -> contract.Termination:
         )
 
 
-def _run_worker(context: RunContext, worker: launcher.Worker) -> contract.Termination:
+def _run_worker(context: RunContext, worker: Worker) -> contract.Termination:
     """What each of several processes does."""
     prepare_process()
     stop = Stop(context.job.spec.pod.termination_grace_period_seconds, signals=(signal.SIGTERM,))
@@ -165,7 +166,7 @@ def _run_worker(context: RunContext, worker: launcher.Worker) -> contract.Termin
 
     with stop.listening():
         ending, error = _guarded(context.job, context.environment, worker.display, work, worker.leave)
-    worker.leave(ending, is_collateral=isinstance(error, launcher.SiblingLost))
+    worker.leave(ending, is_collateral=isinstance(error, exit_reports.SiblingLost))
     return ending
 
 
@@ -207,7 +208,7 @@ def _guarded(
     try:
         return work(tracker, watchdog), None
     except BaseException as error:  # noqa: BLE001 - every way to end has to reach the exit code and the termination message
-        cause = launcher.named(error)
+        cause = exit_reports.recognize_lost_sibling(error)
         return exits.failed(cause, tracker.current, _written_folders(job, environment)), cause
     finally:
         sys.meta_path.remove(imports)

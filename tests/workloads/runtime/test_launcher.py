@@ -16,9 +16,9 @@ from alpaca_operator.api.contract import ExitCode
 from alpaca_operator.api.sft import SFTJob
 from alpaca_operator.api.status import Reason
 from workloads.errors import DataError, Interrupted, OutOfMemory, WorkloadError
-from workloads.runtime import exits, launcher
+from workloads.runtime import exit_reports, exits, gpus, launcher, worker
 from workloads.runtime.distributed import DistributedContext
-from workloads.runtime.launcher import ExitReport, SiblingLost
+from workloads.runtime.exit_reports import ExitReport, SiblingLost
 from workloads.runtime.progress import ProgressTracker
 from workloads.system.environment import Environment
 from workloads.system.signals import Stop
@@ -47,7 +47,7 @@ GPUS = {"nvidia.com/gpu": 4}
     ],
 )  # fmt: skip
 def test_the_number_of_processes(spec: dict[str, Any], in_pod: bool, count: int) -> None:
-    assert launcher.processes(job(spec), Environment.read({"ALPACA_IN_POD": "1"} if in_pod else {})) == count
+    assert gpus.processes(job(spec), Environment.read({"ALPACA_IN_POD": "1"} if in_pod else {})) == count
 
 
 def job(spec: dict[str, Any]) -> SFTJob:
@@ -112,7 +112,7 @@ def test_a_pod_computes_on_the_gpus_that_it_asks_for_or_not_at_all(
     def look(environ: dict[str, str]) -> tuple[str, int]:
         environment = Environment.read(environ)
         try:
-            launcher.must_have_gpus(one, environment, launcher.processes(one, environment))
+            gpus.must_have_gpus(one, environment, gpus.processes(one, environment))
         except WorkloadError as error:
             return str(error), int(error.exit_code)
         return "", 0
@@ -183,14 +183,14 @@ def test_the_cause_is_told_from_what_fails_in_its_wake(
     rank: int,
     message: str,
 ) -> None:
-    found, ending = launcher.verdict(
+    found, ending = exit_reports.verdict(
         words, signals, ended=ended, **{"stopped": False, "short_of_memory": False, **told}
     )
     assert (found, ending.message) == (rank, message)
 
 
 def test_want_of_memory_has_its_exit_code() -> None:
-    _, ending = launcher.verdict([None], {0: 9}, ended=1.0, stopped=False, short_of_memory=True)
+    _, ending = exit_reports.verdict([None], {0: 9}, ended=1.0, stopped=False, short_of_memory=True)
     assert (ending.exit_code, ending.reason) == (71, OutOfMemory.reason)
 
 
@@ -205,7 +205,7 @@ def test_want_of_memory_has_its_exit_code() -> None:
     ],
 )  # fmt: skip
 def test_that_another_is_gone_is_known_by_what_the_libraries_say(error: BaseException, collateral: bool) -> None:
-    assert isinstance(launcher.named(error), SiblingLost) is collateral
+    assert isinstance(exit_reports.recognize_lost_sibling(error), SiblingLost) is collateral
 
 
 # Real processes
@@ -227,7 +227,7 @@ class Heard:
         pass
 
 
-def work(what: str, member: launcher.Worker) -> contract.Termination:
+def work(what: str, member: worker.Worker) -> contract.Termination:
     """Tells a step, then does ``what``."""
     tracker = ProgressTracker(member.display)
     tracker.update(step=7, total_steps=9, loss=0.5)
