@@ -61,7 +61,7 @@ def run(job: SFTJob, runtime: Runtime) -> Metrics:
         if spec.method != "Full":
             adapters.name_base(adapter_folder, spec.model, base)
         if spec.merge:
-            trainer.model = trainer.model_wrapped = None  # its memory is wanted
+            trainer.release_model()  # merging needs the memory
             sample = [[int(token) for token in ids[:PROOF_TOKENS]] for ids in rows.train[:PROOF_ROWS]["input_ids"]]
             _merge(spec, runtime, base, folder, sample, metrics)
         tokenizer_io.save_tokenizer(tokenizer, base.folder, folder, template)
@@ -120,7 +120,7 @@ def _write_generation_config(folder: Path, tokenizer: Any, stop_ids: list[int]) 
     """How the model is meant to be sampled, so that every server stops where it was trained to stop."""
     from transformers import GenerationConfig
 
-    GenerationConfig(
+    GenerationConfig(  # type: ignore[no-untyped-call]
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=stop_ids,
         pad_token_id=tokenizer.pad_token_id,

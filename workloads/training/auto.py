@@ -212,10 +212,10 @@ def _in_precision(case: Case) -> Weights:
 
 def _with_named_values(case: Case, choice: Choice) -> Choice:
     """The values that the spec names take the place of the table's."""
-    asked = case.spec.training.gradient_checkpointing
+    named = case.spec.training.gradient_checkpointing
     return replace(
         choice,
-        gradient_checkpointing=choice.gradient_checkpointing if asked == "Auto" else asked,
+        gradient_checkpointing=choice.gradient_checkpointing if named == "Auto" else named,
         optimizer=_optimizer(case, choice.optimizer),
     )
 
@@ -236,8 +236,8 @@ def _memory_warning(case: Case, choice: Choice) -> tuple[str, ...]:
 
 
 def _precision(spec: Spec, how: Method, device: Device) -> Precision:
-    asked = spec.training.precision
-    if asked == "Auto":
+    named = spec.training.precision
+    if named == "Auto":
         if device.kind == "cpu":
             return "fp32"
         if device.capability >= AMPERE:
@@ -249,35 +249,35 @@ def _precision(spec: Spec, how: Method, device: Device) -> Precision:
                 "training.precision to fp32 where memory allows it"
             )
         return "fp16"
-    if device.kind == "cpu" and asked == "fp16":
+    if device.kind == "cpu" and named == "fp16":
         raise SpecError("training.precision fp16 needs a GPU and this machine has none: set it to Auto, fp32 or bf16")
-    if device.kind == "cuda" and asked == "bf16" and device.capability < AMPERE:
+    if device.kind == "cuda" and named == "bf16" and device.capability < AMPERE:
         raise SpecError(
             f"training.precision bf16 needs a GPU of sm80 or newer and {device.name} is sm{_sm(device)}: set it to Auto or fp16"
         )
-    if asked == "fp16" and how.trains == "Everything":
+    if named == "fp16" and how.trains == "Everything":
         raise SpecError(
             f"training.precision fp16 with {how.words.whole} trains to a loss of 0 (updates vanish in half precision): set precision "
             f"to bf16 or fp32, or {how.words.adapter}"
         )
-    return asked
+    return named
 
 
 def _attention(spec: Spec, device: Device, precision: str) -> str:
-    asked = spec.training.attention
+    named = spec.training.attention
     flash_3 = device.flash_attention_3 and device.capability >= HOPPER
     flash_2 = device.flash_attention_2 and device.capability >= AMPERE
-    if asked == "Auto":
+    if named == "Auto":
         if precision == "fp32":
             return "sdpa"  # both FlashAttentions compute in half precision only
         return "flash_attention_3" if flash_3 else "flash_attention_2" if flash_2 else "sdpa"
-    if asked in ("flash_attention_2", "flash_attention_3"):
-        field = f"training.attention {asked}"
+    if named in ("flash_attention_2", "flash_attention_3"):
+        field = f"training.attention {named}"
         if device.kind == "cpu":
             raise SpecError(f"{field} needs a GPU and this machine has none: set it to Auto or sdpa")
         need, package, installed = (
             (HOPPER, "flash-attn-3", device.flash_attention_3)
-            if asked == "flash_attention_3"
+            if named == "flash_attention_3"
             else (AMPERE, "flash-attn", device.flash_attention_2)
         )
         if device.capability < need:
@@ -292,7 +292,7 @@ def _attention(spec: Spec, device: Device, precision: str) -> str:
             raise SpecError(
                 f"{field} computes in half precision only: set training.precision to bf16, or attention to sdpa"
             )
-    return asked
+    return named
 
 
 def _bits(how: Method, device: Device, sizes: Sizes) -> Bits | None:
@@ -311,32 +311,32 @@ def _bits(how: Method, device: Device, sizes: Sizes) -> Bits | None:
 
 
 def _optimizer(case: Case, auto: str) -> str:
-    asked = case.spec.training.optimizer
-    if asked == "Auto":
+    named = case.spec.training.optimizer
+    if named == "Auto":
         return auto
-    if asked == "paged_adamw_8bit" and case.device.kind == "cpu":
+    if named == "paged_adamw_8bit" and case.device.kind == "cpu":
         raise SpecError(
-            f"training.optimizer {asked} pages GPU memory and this machine has no GPU: set it to Auto or adamw_8bit"
+            f"training.optimizer {named} pages GPU memory and this machine has no GPU: set it to Auto or adamw_8bit"
         )
-    if asked in ("adamw_8bit", "paged_adamw_8bit"):
-        _need_bitsandbytes(case.device, f"training.optimizer {asked} keeps 8-bit state", case.method)
-    return asked
+    if named in ("adamw_8bit", "paged_adamw_8bit"):
+        _need_bitsandbytes(case.device, f"training.optimizer {named} keeps 8-bit state", case.method)
+    return named
 
 
 def _parallel(spec: Spec, how: Method) -> Parallel:
-    asked = spec.deepspeed
-    if asked is None:
+    named = spec.deepspeed
+    if named is None:
         return "None"
-    if asked.config is not None:
-        stage = asked.config.get("zero_optimization", {}).get("stage", 0)
+    if named.config is not None:
+        stage = named.config.get("zero_optimization", {}).get("stage", 0)
         if how.bits is not None and stage == 3:
             raise SpecError(
                 f"{how.words.quantized} does not run under ZeRO-3: set zero_optimization.stage in deepspeed.config to 2, or "
                 f"{how.words.unquantized}"
             )
         return "Custom"
-    offloads = asked.offload == "CPU"
-    if asked.preset == "Zero3":
+    offloads = named.offload == "CPU"
+    if named.preset == "Zero3":
         return "Zero3Offload" if offloads else "Zero3"
     return "Zero2Offload" if offloads else "Zero2"
 

@@ -11,7 +11,7 @@ from workloads.runtime.distributed import DistributedContext
 
 STATE_FILE = "run_state.json"
 LOG_WINDOW = ("loss_sum", "correct", "targets")
-"""Fields of RunState that each process has for itself."""
+"""Fields of ResumeState that each process has for itself."""
 
 
 @dataclass

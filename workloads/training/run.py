@@ -41,7 +41,7 @@ class TrainingSetup:
     """The model with what is trainable in it. Called once the random state was seeded: fresh weights are random."""
     save: Callable[[Trainer, Path, Metrics], None]
     """Write weights, tokenizer and whatever belongs to them into the folder; may add metrics."""
-    token_bytes: np.ndarray | None = None
+    token_bytes: np.ndarray[Any, Any] | None = None
     """Bytes of text that each token stands for; given, evaluations tell bits per byte."""
     evaluate_first: bool = False
     """Evaluate before the first step, too, so that the metrics tell what the training gained."""

@@ -52,6 +52,10 @@ FLASH = ("flash_attention_2", "flash_attention_3")
 class Trainer(transformers.Trainer):
     """transformers' Trainer with the differences that the module's docstring lists."""
 
+    model: Any
+    model_wrapped: Any
+    """A transformers model, or the peft model around one; and that with DistributedDataParallel or DeepSpeed around it."""
+
     def __init__(
         self,
         runtime: Runtime,
@@ -88,7 +92,7 @@ class Trainer(transformers.Trainer):
     # ---- the rows ----
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        sampler = super()._get_train_sampler(train_dataset)
+        sampler: Any = super()._get_train_sampler(train_dataset)
         if sampler is None or self.runtime.distributed.count == 1:
             return sampler
         # What accelerate makes of the parent's sampler in a single process, so that the order is the same.
@@ -189,7 +193,7 @@ class Trainer(transformers.Trainer):
         """As the parent's, with loss, perplexity and accuracy over all tokens instead of the mean over batches."""
         self._eval_loss, self._eval_bytes, self.resume_state.targets = 0.0, 0, 0
         self._correct.zero_()
-        output = super().evaluation_loop(*args, **kwargs)
+        output: Any = super().evaluation_loop(*args, **kwargs)
         loss_sum, count, correct, size = self.runtime.distributed.all_reduce_sum(
             self._eval_loss, self.resume_state.targets, int(self._correct), self._eval_bytes
         )
@@ -296,7 +300,7 @@ class Trainer(transformers.Trainer):
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """The weights alone: of an adapter only what is trained."""
         if self.args.should_save:
-            save_weights(self.model, Path(output_dir or self.args.output_dir), state_dict)
+            save_weights(self.model, Path(output_dir or str(self.args.output_dir)), state_dict)
 
     def best_checkpoint(self) -> Path | None:
         """The checkpoint of the best evaluation, once there is one."""
@@ -414,6 +418,10 @@ class Trainer(transformers.Trainer):
         if self.is_deepspeed_enabled and self._weights_from is None:
             self.save_model()
 
+    def release_model(self) -> None:
+        """Give the memory of a model back that has been saved."""
+        self.model = self.model_wrapped = None
+
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """As the parent's, or a copy of what `_load_weights` chose."""
         if self._weights_from is None:
@@ -421,7 +429,7 @@ class Trainer(transformers.Trainer):
             return
         if not self.args.should_save:
             return
-        target = Path(output_dir or self.args.output_dir)
+        target = Path(output_dir or str(self.args.output_dir))
         target.mkdir(parents=True, exist_ok=True)
         for pattern in WEIGHT_FILES:
             for file in self._weights_from.glob(pattern):
@@ -437,7 +445,8 @@ class _NoStepLeft(Exception):
 
 
 def _saved_state(checkpoint: Path) -> TrainerState:
-    return TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+    state: TrainerState = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+    return state
 
 
 def newest_checkpoint(runtime: Runtime) -> Path | None:
@@ -447,8 +456,8 @@ def newest_checkpoint(runtime: Runtime) -> Path | None:
         found = runtime.checkpoints.newest()
         return str(found) if found else None
 
-    told = runtime.distributed.broadcast_object(find)
-    return Path(told) if told else None
+    newest = runtime.distributed.broadcast_object(find)
+    return Path(newest) if newest else None
 
 
 def save_weights(model: Any, folder: Path, state_dict: dict[str, Any] | None = None) -> None:
