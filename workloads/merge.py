@@ -116,7 +116,7 @@ def _step(spec: MergeSpec, runtime: Runtime, number: int, vocabulary: Vocabulary
     adapter = merge_lora.Adapter.open(found.path, shown, source.weight)
     stranger = _made_from_another(found.path, runtime) if number == 0 else None
     origins = None
-    if any((found.path / name).is_file() for name in inspect.TOKENIZER_FILES):
+    if any((found.path / name).is_file() for name in contents.VOCABULARY_FILES):
         tokenizer = tokenizer_io.load_tokenizer(found.path)
         rows = _rows_of(tokenizer)
         if adapter.rows is None and rows > vocabulary.rows:

@@ -15,6 +15,7 @@ from workloads.errors import InputError, SpecError
 from workloads.models import adapters, inspect, libraries, load
 from workloads.runtime import command
 from workloads.runtime.runtime import Metrics, Runtime
+from workloads.storage.contents import WHOLE_TOKENIZERS
 from workloads.training import checks, memory_estimate
 from workloads.training import run as training
 
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from workloads.data.tokenize import TokenizerSpec
     from workloads.training.auto import Policy
     from workloads.training.trainer import Trainer
-
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
 
 
 @dataclass(frozen=True)
@@ -125,9 +124,9 @@ def _tokenizer_folder(spec: PretrainSpec, runtime: Runtime) -> Path:
     path = runtime.inputs["tokenizer"].path
     if not path.is_file():
         return path
-    if path.name not in TOKENIZER_FILES:
+    if path.name not in WHOLE_TOKENIZERS:
         raise InputError(
-            f"spec.tokenizer.uri {spec.tokenizer.uri}: {path.name} is no tokenizer: name the folder that holds {' or '.join(TOKENIZER_FILES)}"
+            f"spec.tokenizer.uri {spec.tokenizer.uri}: {path.name} is no tokenizer: name the folder that holds {' or '.join(WHOLE_TOKENIZERS)}"
         )
     return path.parent
 

@@ -27,7 +27,7 @@ from workloads.runtime import command, exits
 from workloads.runtime.runtime import Metrics, Runtime
 
 if TYPE_CHECKING:
-    from workloads.data.chat_templates.loading import Template
+    from workloads.data.chat_templates.template import Template
     from workloads.evaluation.perplexity import Score
     from workloads.models.inspect import Base
     from workloads.quantization.calibration import Rows

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
 
-    from workloads.data import conversations
-    from workloads.data.chat_templates.loading import Template
+    from workloads.data import prepared
+    from workloads.data.chat_templates.template import Template
     from workloads.models.inspect import Base
     from workloads.training.trainer import Trainer
 
@@ -78,13 +78,13 @@ def run(job: SFTJob, runtime: Runtime) -> Metrics:
     return training.train(job, runtime, policy, setup)
 
 
-def _rows(spec: SFTSpec, runtime: Runtime, template: Template) -> conversations.Prepared:
+def _rows(spec: SFTSpec, runtime: Runtime, template: Template) -> prepared.Prepared:
     """The conversations of the data set, rendered by the template and tokenised."""
-    from workloads.data import conversations
+    from workloads.data import prepared
 
     runtime.progress.update(stage="Preparing")
     with runtime.stop.interruptible(), runtime.distributed.main_process_first():
-        return conversations.datasets_for(
+        return prepared.datasets_for(
             spec,
             runtime.inputs,
             template,

@@ -182,13 +182,12 @@ def _unpacked(folder: Path) -> Any:
     from types import SimpleNamespace
 
     from alpaca_operator.api.sft import SFTJob
-    from workloads.data import conversations, tokenizer_io
+    from workloads.data import tokenizer_io
     from workloads.data.chat_templates import loading
+    from workloads.data.prepared import datasets_for
 
     spec = SFTJob.model_validate(job(dataset={"packing": False}, training={"sequenceLength": 256})).spec
     template = loading.load("HumanAssistant", None, tokenizer_io.load_tokenizer(folder / "base"))
     found = SimpleNamespace(path=folder / "train.json", digest="sha256:0", uri="train.json")
-    prepared = conversations.datasets_for(
-        spec, {"dataset.train[0]": found}, template, folder / "cache", 42, log=lambda line: None
-    )
+    prepared = datasets_for(spec, {"dataset.train[0]": found}, template, folder / "cache", 42, log=lambda line: None)
     return prepared.train

@@ -32,7 +32,7 @@ class Collator:
             _next_tokens(torch.as_tensor(sequence["labels"], dtype=torch.long), rows)
             for sequence, rows in zip(sequences, lengths, strict=True)
         ]
-        # A row that fills up the share of a process (`shares.Filled`) has no target, and is no row that was seen.
+        # A row that fills up the share of a process (`samplers.PaddedDataset`) has no target, and is no row that was seen.
         tokens = sum(len(row) for row, wanted in zip(ids, targets, strict=True) if (wanted != IGNORED).any())
         if self.flat:
             ids, targets, lengths = [torch.cat(ids)], [torch.cat(targets)], [[*chain.from_iterable(lengths)]]

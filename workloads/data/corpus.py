@@ -14,11 +14,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
-from unicodedata import category
+from typing import Any
 
 from alpaca_operator.api.corpus import CorpusSource
+from workloads.data.encodings import MARK, REPLACEMENT, WIDER, encoding_of
+from workloads.data.files import DESCRIPTIONS, of_part, saved_split, visible
 from workloads.errors import DataError
+from workloads.system.describe import first_line, some
 
 ENDINGS = {
     ".txt": "Text", ".text": "Text",
@@ -29,39 +31,15 @@ ENDINGS = {
 }  # fmt: skip
 BLOCK = 1 << 20
 """Bytes read at once, and about the most characters handed on at once."""
-SAMPLE = 128 * 1024
-"""Bytes that an encoding is told from, counted from the first that is not ASCII."""
 DAMAGE_LIMIT = 0.01
 """Share of characters that may be undecodable. Below it they are replaced and counted; above it the encoding is wrong, or the file
 is no text."""
 DAMAGE_GRACE = 10
 """So many undecodable characters are borne in any file, however short."""
-REPLACEMENT = "\ufffd"
 END = ""
 """Ends a document."""
-DESCRIPTIONS = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
-"""Beside the Arrow files of a saved data set: no text."""
-SPLITS = {"train": ("train",), "validation": ("validation", "test")}
-"""Which split of a saved data set is read for training and for validation."""
-BOMS = (
-    (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark it begins with
-    (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
-)
-CANDIDATES = ("gb18030", "big5hkscs", "utf_16_le", "utf_16_be", "cp932", "euc_jp", "cp949", "cp1252")
-"""What is weighed when a file is not UTF-8."""
-COMMON = frozenset(
-    "，。、！？：；“”「」《》的一是不了在人有我他这這中大来來上个個国國到说說们們为為子和你地出道也时時年得就那要下以生会會自着著去之过過家学學对對可"
-    "她里裡后後小么麼心多天而能好都然没沒日于於起还還发發成事只作当當想看文无無开開手十用主行方又如前所本见見经經头頭面公同三已老从從动動两兩长長"
-    "山风風花春月水云雲"
-)
-"""Commonest characters and marks of Chinese, of today and of verse: a tenth to a half of any text, and next to none of a text decoded
-wrongly, however short it is."""
-COMMON_SHARE = 0.05
-WIDER = {"big5": "big5hkscs", "shift_jis": "cp932", "euc_kr": "cp949"}
-"""The superset that files labelled so are written in."""
+OTHER_SPLITS = "files of other splits of the data set left out"
+"""Said of a folder of which some files name the split that is read, and others another one."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +51,20 @@ class CorpusFile:
     """Text, JSONL, CSV, Parquet or Arrow."""
     encoding: str = "Auto"
     column: str = "text"
+
+    def encoding_used(self) -> str:
+        """As Python calls it: told from the file for Auto. Raises DataError for what is no text."""
+        if self.encoding == "Auto":
+            return encoding_of(self.path, remedy="name dataset.train[].encoding, or remove the file")
+        return WIDER.get(self.encoding, self.encoding)
+
+    def is_marked(self) -> bool:
+        """Whether the file begins with a byte order mark that the encoding named for it takes for a character."""
+        if self.encoding == "Auto" or self.format in ("Parquet", "Arrow"):
+            return False
+        with self.path.open("rb") as handle:
+            start = handle.read(4)
+        return codecs.getincrementaldecoder(self.encoding_used())("replace").decode(start).startswith(MARK)
 
 
 @dataclass
@@ -100,17 +92,17 @@ class Tally:
         """For the log."""
         encodings = ", ".join(f"{count} in {name}" for name, count in self.encodings.most_common())
         read = f"read {self.files} files, {self.bytes:,} bytes, {self.characters:,} characters"
+        return [read + (f" ({encodings})" if encodings else ""), *self.problem_lines()]
+
+    def problem_lines(self) -> list[str]:
+        """A line a problem, the commonest first."""
         return [
-            read + (f" ({encodings})" if encodings else ""),
-            *(
-                f"{count:,} {problem} (first: {self.examples[problem]})"
-                for problem, count in self.problems.most_common()
-            ),
+            f"{count:,} {problem} (first: {self.examples[problem]})" for problem, count in self.problems.most_common()
         ]
 
 
 def files_of(sources: Sequence[tuple[CorpusSource, Path]], tally: Tally, part: str = "train") -> list[CorpusFile]:
-    """The files of all sources, those of a folder by name; of a saved data set with splits, those of ``part`` (train or validation).
+    """The files of all sources, those of a folder by name; of a data set with splits, those of ``part`` (train or validation).
 
     Raises DataError for a source without any.
     """
@@ -139,29 +131,14 @@ def documents(files: Iterable[CorpusFile], tally: Tally) -> Iterator[str]:
         tally.bytes = before + file.path.stat().st_size
 
 
-def encoding_of(path: Path) -> str:
-    """The encoding of a text file, as Python calls it, told from a sample. Raises DataError for what is no text."""
-    with path.open("rb") as handle:
-        sample = _telling_sample(handle)
-        whole = len(handle.read(1)) == 0
-    for mark, name in BOMS:
-        if sample.startswith(mark):
-            return name
-    if not whole and b"\n" in sample and b"\0" not in sample:
-        sample = sample[: sample.rfind(b"\n") + 1]  # what follows may end within a character
-    if b"\0" not in sample and _looks_like_utf8(sample):
-        return "utf-8"
-    return _guess(sample, path)
-
-
 def _files_of(source: CorpusSource, path: Path, tally: Tally, part: str) -> list[CorpusFile]:
     named = source.format != "Auto"
     if path.is_file():
         formats = {path: source.format if named else ENDINGS.get(path.suffix.lower(), "Text")}
     else:
         path = _saved_split(path, part, tally)
-        found = sorted(entry for entry in path.rglob("*") if entry.is_file() and not _hidden(entry.relative_to(path)))
-        formats = {entry: source.format if named else ENDINGS.get(entry.suffix.lower(), "") for entry in found}
+        below = [entry for entry in visible(path) if entry.name not in DESCRIPTIONS]
+        formats = {entry: source.format if named else ENDINGS.get(entry.suffix.lower(), "") for entry in below}
         for entry in [entry for entry, kind in formats.items() if not kind]:
             tally.note(f"files left out, whose endings are not {', '.join(ENDINGS)}", str(entry))
             del formats[entry]
@@ -169,6 +146,10 @@ def _files_of(source: CorpusSource, path: Path, tally: Tally, part: str) -> list
             raise DataError(
                 f"{path}: no file in it ends in {', '.join(ENDINGS)}: name the folder of the texts, or set dataset.train[].format"
             )
+        chosen = of_part(list(formats), path, part)
+        for entry in [entry for entry in formats if entry not in chosen]:
+            tally.note(OTHER_SPLITS, str(entry))
+            del formats[entry]
     return [CorpusFile(entry, kind, source.encoding, source.columns.text) for entry, kind in formats.items()]
 
 
@@ -178,84 +159,15 @@ def _saved_split(path: Path, part: str, tally: Tally) -> Path:
     if not description.is_file():
         return path
     splits = json.loads(description.read_text(encoding="utf-8"))["splits"]
-    wanted = next((name for name in SPLITS[part] if name in splits), splits[0] if len(splits) == 1 else None)
-    if wanted is None:
-        raise DataError(
-            f"{path}: saved with the splits {', '.join(splits)}: name one of them in uri, such as {path / splits[0]}"
-        )
+    wanted = saved_split(path, splits, part)
     if len(splits) > 1:
         tally.note(f"saved data sets of which the split {wanted} is read", str(path))
     return path / wanted
 
 
-def _hidden(path: Path) -> bool:
-    """Hidden, or about the data instead of data."""
-    return any(part.startswith(".") for part in path.parts) or path.name in ("artifact.json", *DESCRIPTIONS)
-
-
-def _telling_sample(handle: BinaryIO) -> bytes:
-    """The start of the file if that holds a byte order mark or anything but ASCII; else from the first such byte on."""
-    block = handle.read(SAMPLE)
-    while block.isascii() and b"\0" not in block and (following := handle.read(SAMPLE)):
-        block = following
-    if not block.isascii() and b"\0" not in block:
-        start = next(index for index, byte in enumerate(block) if byte > 127)
-        line = block.rfind(b"\n", 0, start) + 1
-        block = block[line:] + handle.read(line)
-    return block
-
-
-def _looks_like_utf8(sample: bytes) -> bool:
-    """Valid, or damaged here and there: text in another encoding has hardly a valid sequence."""
-    try:
-        codecs.getincrementaldecoder("utf-8")("strict").decode(sample)
-    except UnicodeDecodeError:
-        text = codecs.getincrementaldecoder("utf-8")("replace").decode(sample)
-        foreign = sum(character > "\x7f" for character in text)
-        return text.count(REPLACEMENT) <= foreign * DAMAGE_LIMIT
-    return True
-
-
-def _guess(sample: bytes, path: Path) -> str:
-    decoded = {name: codecs.getincrementaldecoder(name)("replace").decode(sample) for name in CANDIDATES}
-    sound = {name: text for name, text in decoded.items() if _is_text(text)}
-    common = {name: _common_share(text) for name, text in sound.items()}
-    name = max(common, key=lambda name: common[name], default=None)
-    if name is None or common[name] < COMMON_SHARE:
-        name = _by_charset_normalizer(sample, sound)
-    if name is None:
-        raise DataError(
-            f"{path}: its encoding cannot be told, or it is no text: name dataset.train[].encoding, or remove the file"
-        )
-    return name
-
-
-def _common_share(text: str) -> float:
-    """Of the characters that are not ASCII, the share of COMMON ones."""
-    foreign = [character for character in text if character > "\x7f"]
-    return sum(character in COMMON for character in foreign) / max(1, len(foreign))
-
-
-def _is_text(text: str) -> bool:
-    """Hardly any character is undecodable, unassigned, private or a control."""
-    odd = sum(category(character) in ("Cc", "Cn", "Co", "Cs") for character in text) - sum(map(text.count, "\t\n\r\f"))
-    return bool(text) and odd + text.count(REPLACEMENT) <= len(text) * DAMAGE_LIMIT
-
-
-def _by_charset_normalizer(sample: bytes, sound: dict[str, str]) -> str | None:
-    """For text that is not Chinese, and Chinese of rare characters only."""
-    from charset_normalizer import from_bytes
-
-    # One step over the whole sample and a high threshold: verse, with its rare characters, looks a mess by default.
-    best = (
-        from_bytes(sample, steps=1, chunk_size=16384, threshold=0.9, cp_isolation=list(sound)).best() if sound else None
-    )
-    return best.encoding if best is not None else next(iter(sound), None)
-
-
 def _decoded(file: CorpusFile, tally: Tally) -> Iterator[str]:
     """A text file in blocks that end with a line, where lines are not longer than blocks. Line ends become ``\\n``."""
-    encoding = encoding_of(file.path) if file.encoding == "Auto" else WIDER.get(file.encoding, file.encoding)
+    encoding = file.encoding_used()
     decoder = codecs.getincrementaldecoder(encoding)("replace")
     rest, row, characters, damaged, empty = "", 1, 0, 0, True
     with file.path.open("rb") as handle:
@@ -263,6 +175,8 @@ def _decoded(file: CorpusFile, tally: Tally) -> Iterator[str]:
             raw = handle.read(BLOCK)
             tally.bytes += len(raw)
             text = decoder.decode(raw, final=not raw)
+            if characters == 0:
+                text = text.removeprefix(MARK)
             characters += len(text)
             if REPLACEMENT in text:
                 place = f"{file.path}, row {row + (rest + text).count(chr(10), 0, (rest + text).index(REPLACEMENT))}"
@@ -388,9 +302,7 @@ def _read_parquet(file: CorpusFile, tally: Tally) -> Iterator[str]:
                     number += 1
                     yield from _row(text, file.column, f"{file.path}, row {number}", tally)
     except pyarrow.ArrowException as error:
-        raise DataError(
-            f"{file.path}: cannot be read as Parquet after row {number}: {str(error).splitlines()[0]}"
-        ) from error
+        raise DataError(f"{file.path}: cannot be read as Parquet after row {number}: {first_line(error)}") from error
 
 
 def _read_arrow(file: CorpusFile, tally: Tally) -> Iterator[str]:
@@ -411,9 +323,7 @@ def _read_arrow(file: CorpusFile, tally: Tally) -> Iterator[str]:
                     yield from _row(text, file.column, f"{file.path}, row {number}", tally)
                 tally.bytes = before + source.tell()
     except pyarrow.ArrowException as error:
-        raise DataError(
-            f"{file.path}: cannot be read as Arrow after row {number}: {str(error).splitlines()[0]}"
-        ) from error
+        raise DataError(f"{file.path}: cannot be read as Arrow after row {number}: {first_line(error)}") from error
 
 
 READERS = {
@@ -440,8 +350,7 @@ def _row(text: Any, column: str, where: str, tally: Tally) -> Iterator[str]:
 
 
 def _names(columns: Iterable[str]) -> str:
-    names = [repr(name) for name in columns]
-    return ", ".join(names[:12]) + (" …" if len(names) > 12 else "")
+    return some([repr(name) for name in columns], 12)
 
 
 SENTENCE_LIMIT = 200

@@ -19,7 +19,7 @@ EMPTY = -1
 """The number of a row that is not there."""
 
 
-class PaddedDataset(Dataset):  # type: ignore[misc]
+class PaddedDataset(Dataset[Any]):
     """``rows``, and an empty row by the number EMPTY: a token that nothing is predicted of."""
 
     def __init__(self, rows: Any, pad: int) -> None:
@@ -35,12 +35,12 @@ class PaddedDataset(Dataset):  # type: ignore[misc]
         return {"input_ids": np.array([self._pad]), "labels": np.array([IGNORED]), "seq_lengths": (1,)}
 
 
-class PadToMultipleSampler(Sampler[int]):  # type: ignore[misc]
+class PadToMultipleSampler(Sampler[int]):
     """The numbers that ``sampler`` gives, then EMPTY until there are a multiple of ``multiple``."""
 
     def __init__(self, sampler: Any, multiple: int) -> None:
         assert isinstance(sampler, Sized)
-        self._sampler = sampler
+        self._sampler: Any = sampler
         self._multiple = multiple
 
     def __len__(self) -> int:

@@ -23,10 +23,11 @@ from torch.utils.data import IterableDataset
 from alpaca_operator.api.corpus import CorpusSource
 from alpaca_operator.api.pretrain import PretrainSpec
 from workloads.data import tokenize
-from workloads.data.corpus import CorpusFile, Tally, documents, files_of
+from workloads.data.corpus import OTHER_SPLITS, Tally, documents, files_of
 from workloads.data.tokenize import TokenizerSpec
 from workloads.errors import DataError
 from workloads.system import atomic, cgroup
+from workloads.system.describe import some
 
 PREPARATION = 1
 """Raised whenever the same text would become other tokens, so that older caches are left alone."""
@@ -36,7 +37,7 @@ BUFFER_TOKENS = 1 << 24
 """Tokens that streamed blocks are shuffled among: 32 or 64 MB."""
 WINDOW_TOKENS = 1 << 23
 """Tokens at the start of a streamed corpus from which blocks are set aside for validation."""
-TELL_SECONDS = 15.0
+LOG_SECONDS = 15.0
 
 
 class ResolvedInput(Protocol):
@@ -51,7 +52,7 @@ class ResolvedInput(Protocol):
 class Blocks:
     """Blocks of tokens, by number: ``input_ids``, ``labels`` (the same) and ``seq_lengths``, as the collator takes them."""
 
-    def __init__(self, ids: np.ndarray, size: int, numbers: np.ndarray | None = None) -> None:
+    def __init__(self, ids: np.ndarray[Any, Any], size: int, numbers: np.ndarray[Any, Any] | None = None) -> None:
         self._ids = ids
         self._size = size
         self._numbers = np.arange(blocks_in(len(ids), size)) if numbers is None else numbers
@@ -69,12 +70,17 @@ class Blocks:
         return int(np.minimum(self._size, len(self._ids) - starts).sum())
 
 
-class Stream(IterableDataset):  # type: ignore[misc]
+class Stream(IterableDataset[dict[str, Any]]):
     """Blocks of a corpus that is read again and again, shuffled anew each time: ``length`` in all, always the same ones in the same
     order."""
 
     def __init__(
-        self, passes: Callable[[], Iterator[np.ndarray]], size: int, length: int, seed: int, aside: Iterable[int] = ()
+        self,
+        passes: Callable[[], Iterator[np.ndarray[Any, Any]]],
+        size: int,
+        length: int,
+        seed: int,
+        aside: Iterable[int] = (),
     ) -> None:
         self._passes = passes
         self._size = size
@@ -89,10 +95,10 @@ class Stream(IterableDataset):  # type: ignore[misc]
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return map(_row, islice(self._shuffled(), self._length))
 
-    def _shuffled(self) -> Iterator[np.ndarray]:
+    def _shuffled(self) -> Iterator[np.ndarray[Any, Any]]:
         for number in count():
             draw = np.random.default_rng([self._seed, number])
-            held: list[np.ndarray] = []
+            held: list[np.ndarray[Any, Any]] = []
             for at, block in enumerate(cut(self._passes(), self._size)):
                 if at in self._aside:
                     continue
@@ -134,23 +140,23 @@ def prepare(
     validation = None
     report: dict[str, Any] = {}
     if spec.dataset.validation:
-        found = tokenised("validation", spec.dataset.validation, inputs, recipe, cache, log, heartbeat)
-        validation = Blocks(found.ids(), size)
-        report["validation"] = found.report
-        lines += [f"validation: {line}" for line in found.lines]
+        tokens = tokenised("validation", spec.dataset.validation, inputs, recipe, cache, log, heartbeat)
+        validation = Blocks(tokens.ids(), size)
+        report["validation"] = tokens.report
+        lines += [f"validation: {line}" for line in tokens.lines]
     share = 0.0 if spec.dataset.validation else spec.dataset.validation_split
     if spec.dataset.streaming:
-        train, aside, line = _streamed(spec, inputs, recipe, share, processes, heartbeat)
+        train, aside, about = _streamed(spec, inputs, recipe, share, processes, heartbeat)
         validation = validation or aside
-        lines.append(f"train: {line}")
+        lines += [f"train: {line}" for line in about]
     else:
-        found = tokenised("train", spec.dataset.train, inputs, recipe, cache, log, heartbeat)
-        report["train"] = found.report
-        lines += [f"train: {line}" for line in found.lines]
-        kept, held_out = split(blocks_in(found.count, size), share, seed)
-        train = Blocks(found.ids(), size, kept)
+        tokens = tokenised("train", spec.dataset.train, inputs, recipe, cache, log, heartbeat)
+        report["train"] = tokens.report
+        lines += [f"train: {line}" for line in tokens.lines]
+        kept, held_out = split(blocks_in(tokens.count, size), share, seed)
+        train = Blocks(tokens.ids(), size, kept)
         if len(held_out):
-            validation = Blocks(found.ids(), size, held_out)
+            validation = Blocks(tokens.ids(), size, held_out)
         elif share:
             lines.append(
                 "no validation: the text is a single block; lower training.blockSize, or name dataset.validation"
@@ -181,7 +187,7 @@ class Tokens:
     report: dict[str, Any]
     lines: list[str]
 
-    def ids(self) -> np.ndarray:
+    def ids(self) -> np.ndarray[Any, Any]:
         """Mapped into memory."""
         return np.memmap(self.path, dtype=self.dtype, mode="r", shape=(self.count,))
 
@@ -201,10 +207,10 @@ def tokenised(
     """
     folder = cache / "tokens" / _key(part, sources, inputs, recipe)
     with atomic.file_lock(folder, heartbeat):
-        found = _load(folder)
-        if found is not None:
+        tokens = _load(folder)
+        if tokens is not None:
             log(f"data: found {part} tokenised in {folder}")
-            return found
+            return tokens
         partial = folder.with_suffix(".partial")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
@@ -215,9 +221,9 @@ def tokenised(
             raise
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
-        found = _load(folder)
-        assert found is not None, f"{folder} was just written"
-        return found
+        tokens = _load(folder)
+        assert tokens is not None, f"{folder} was just written"
+        return tokens
 
 
 def _tokenise_into(
@@ -233,18 +239,20 @@ def _tokenise_into(
     tally = Tally()
     files = files_of(located(part, sources, inputs), tally, part)
     whole = sum(file.path.stat().st_size for file in files)
-    began = told = time.monotonic()
+    began = logged_at = time.monotonic()
     amount = ended = 0
     with (folder / "tokens.bin").open("wb") as out:
         for ids in tokenize.encode(documents(files, tally), recipe, cgroup.cores(), heartbeat):
             ids.tofile(out)
             amount += len(ids)
             ended += int((ids == recipe.eos).sum())
-            if time.monotonic() - told > TELL_SECONDS:
-                told = time.monotonic()
+            if time.monotonic() - logged_at > LOG_SECONDS:
+                logged_at = time.monotonic()
                 log(f"data: {part}: {amount:,} tokens, {tally.bytes / max(1, whole):.0%} of {whole:,} bytes read")
     if amount < SHORTEST:
-        raise DataError(f"dataset.{part}: no text in {_some(files)}: name files that hold some")
+        raise DataError(
+            f"dataset.{part}: no text in {some([str(file.path) for file in files], 3)}: name files that hold some"
+        )
     seconds = time.monotonic() - began
     lines = [
         *tally.lines(),
@@ -278,7 +286,7 @@ def _load(folder: Path) -> Tokens | None:
 
 
 def _key(part: str, sources: Sequence[CorpusSource], inputs: Mapping[str, ResolvedInput], recipe: TokenizerSpec) -> str:
-    material = [
+    material: list[Any] = [
         PREPARATION,
         tokenizers.__version__,
         recipe.digest,
@@ -288,6 +296,11 @@ def _key(part: str, sources: Sequence[CorpusSource], inputs: Mapping[str, Resolv
             for index, source in enumerate(sources)
         ],
     ]
+    # Tokens were once made of the other splits and of byte order marks too: what holds them must not be found.
+    tally = Tally()
+    files = files_of(located(part, sources, inputs), tally, part)
+    material += [OTHER_SPLITS] if OTHER_SPLITS in tally.problems else []
+    material += ["byte order marks left out"] if any(file.is_marked() for file in files) else []
     return hashlib.sha256(json.dumps(material).encode()).hexdigest()[:32]
 
 
@@ -296,11 +309,6 @@ def located(
 ) -> list[tuple[CorpusSource, Path]]:
     """Each source with the path where it was found."""
     return [(source, inputs[f"dataset.{part}[{index}]"].path) for index, source in enumerate(sources)]
-
-
-def _some(files: Sequence[CorpusFile]) -> str:
-    named = ", ".join(str(file.path) for file in files[:3])
-    return named + (f" and {len(files) - 3} more" if len(files) > 3 else "")
 
 
 # Blocks
@@ -312,16 +320,16 @@ def blocks_in(amount: int, size: int) -> int:
     return whole + (rest >= SHORTEST)
 
 
-def split(amount: int, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def split(amount: int, share: float, seed: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """Numbers of the blocks to train on and of those set aside, ascending; at least one of each, where there are two."""
     aside = min(max(1, round(amount * share)), amount - 1) if share else 0
     order = np.random.default_rng(seed).permutation(amount)
     return np.sort(order[aside:]), np.sort(order[:aside])
 
 
-def cut(arrays: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
+def cut(arrays: Iterable[np.ndarray[Any, Any]], size: int) -> Iterator[np.ndarray[Any, Any]]:
     """Tokens that come in arrays of any length, in blocks of ``size``; what is left over makes a shorter one."""
-    held = np.empty(0, dtype="<u2")
+    held: np.ndarray[Any, Any] = np.empty(0, dtype="<u2")
     for ids in arrays:
         joined = np.concatenate([held, ids]) if len(held) else ids
         whole = len(joined) // size * size
@@ -338,15 +346,16 @@ def _streamed(
     share: float,
     processes: int,
     heartbeat: Callable[[], None],
-) -> tuple[Stream, Blocks | None, str]:
-    """The stream, what of its start is set aside for validation, and a line on the files."""
+) -> tuple[Stream, Blocks | None, list[str]]:
+    """The stream, what of its start is set aside for validation, and lines on the files."""
     size, training = spec.training.block_size, spec.training
-    files = files_of(located("train", spec.dataset.train, inputs), Tally())
+    tally = Tally()
+    files = files_of(located("train", spec.dataset.train, inputs), tally)
 
-    def passes() -> Iterator[np.ndarray]:
+    def passes() -> Iterator[np.ndarray[Any, Any]]:
         return tokenize.encode(documents(files, Tally()), recipe, cgroup.cores(), heartbeat)
 
-    numbers: np.ndarray = np.empty(0, dtype=np.int64)
+    numbers: np.ndarray[Any, Any] = np.empty(0, dtype=np.int64)
     validation = None
     if share:
         window = list(islice(cut(passes(), size), max(2, WINDOW_TOKENS // size)))
@@ -357,9 +366,10 @@ def _streamed(
     length = training.max_steps * training.batch_size_per_device * training.gradient_accumulation * processes
     whole = sum(file.path.stat().st_size for file in files)
     stream = Stream(passes, size, length, training.seed, map(int, numbers))
-    return stream, validation, f"{len(files):,} files, {whole:,} bytes, tokenised while training"
+    about = f"{len(files):,} files, {whole:,} bytes, tokenised while training"
+    return stream, validation, [about, *tally.problem_lines()]
 
 
-def _row(ids: np.ndarray) -> dict[str, Any]:
+def _row(ids: np.ndarray[Any, Any]) -> dict[str, Any]:
     ids = ids.astype(np.int64)
     return {"input_ids": ids, "labels": ids, "seq_lengths": (len(ids),)}

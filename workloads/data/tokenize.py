@@ -131,8 +131,8 @@ class SafeSplitPoints:
         """The first such place after ``start``; the end of the text where there is none."""
         if self._pairs is not None:
             return next((place for place in range(start + 1, len(text)) if self._parted(text, place)), len(text))
-        found = BETWEEN_WORDS.search(text, start + 1) if self._by_words else None
-        return found.start() if found else len(text)
+        match = BETWEEN_WORDS.search(text, start + 1) if self._by_words else None
+        return match.start() if match else len(text)
 
     def _parted(self, text: str, place: int) -> bool:
         assert self._pairs is not None
@@ -163,7 +163,7 @@ def _pairs(state: dict[str, Any]) -> set[str]:
 
 
 class Encoder:
-    """Encodes stretches of documents."""
+    """Encodes chunks of documents."""
 
     def __init__(self, recipe: TokenizerSpec) -> None:
         state = json.loads(recipe.state)
@@ -172,23 +172,23 @@ class Encoder:
         self._start = _tokenizer(state)
         self._inside = inside(state)
 
-    def __call__(self, stretches: Sequence[TextChunk]) -> np.ndarray:
-        """Ids of all stretches, end to end, with what begins and ends a document."""
-        cut = [(stretch, list(self._pieces(stretch.text))) for stretch in stretches]
+    def __call__(self, chunks: Sequence[TextChunk]) -> np.ndarray[Any, Any]:
+        """Ids of all chunks, end to end, with what begins and ends a document."""
+        cut = [(chunk, list(self._pieces(chunk.text))) for chunk in chunks]
         heads = self._start.encode_batch_fast(
-            [pieces[0] for stretch, pieces in cut if stretch.first], add_special_tokens=False
+            [pieces[0] for chunk, pieces in cut if chunk.first], add_special_tokens=False
         )
         others = self._inside.encode_batch_fast(
-            [piece for stretch, pieces in cut for piece in pieces[stretch.first :]], add_special_tokens=False
+            [piece for chunk, pieces in cut for piece in pieces[chunk.first :]], add_special_tokens=False
         )
         head, other = iter(heads), iter(others)
         ids: list[list[int]] = []
-        for stretch, pieces in cut:
-            if stretch.first:
+        for chunk, pieces in cut:
+            if chunk.first:
                 ids += [] if self._recipe.bos is None else [[self._recipe.bos]]
                 ids.append(next(head).ids)
-            ids += [encoding.ids for encoding in islice(other, len(pieces) - stretch.first)]
-            ids += [[self._recipe.eos]] if stretch.last else []
+            ids += [encoding.ids for encoding in islice(other, len(pieces) - chunk.first)]
+            ids += [[self._recipe.eos]] if chunk.last else []
         return np.fromiter(chain.from_iterable(ids), dtype=self._recipe.dtype, count=sum(map(len, ids)))
 
     def _pieces(self, text: str) -> Iterator[str]:
@@ -201,7 +201,7 @@ class Encoder:
             yield text[begin:]
 
 
-def bytes_per_token(tokenizer: PreTrainedTokenizerBase, recipe: TokenizerSpec) -> np.ndarray:
+def bytes_per_token(tokenizer: PreTrainedTokenizerBase, recipe: TokenizerSpec) -> np.ndarray[Any, Any]:
     """Bytes of text (UTF-8) that each token stands for; their sum over all tokens of a document is its length.
 
     Control tokens have none. Where the tokenizer puts a space that is not there before a document, its control token takes it back.
@@ -251,7 +251,7 @@ def inside(state: dict[str, Any]) -> Tokenizer:
     return _tokenizer(state | {"normalizer": stripped(normalizer), "pre_tokenizer": stripped(state["pre_tokenizer"])})
 
 
-def stretches(blocks: Iterable[str], cuts: SafeSplitPoints) -> Iterator[TextChunk]:
+def text_chunks(blocks: Iterable[str], cuts: SafeSplitPoints) -> Iterator[TextChunk]:
     """Documents in parts that fit memory. ``blocks`` are pieces of their text; an empty one ends a document."""
     held, first = "", True
     for block in blocks:
@@ -274,14 +274,14 @@ def stretches(blocks: Iterable[str], cuts: SafeSplitPoints) -> Iterator[TextChun
 
 def encode(
     blocks: Iterable[str], recipe: TokenizerSpec, processes: int, heartbeat: Callable[[], None]
-) -> Iterator[np.ndarray]:
+) -> Iterator[np.ndarray[Any, Any]]:
     """Ids of all documents in order, in arrays of a few hundred thousand.
 
     Little text is encoded here; for more, ``processes`` work ahead by AHEAD units each. ``heartbeat`` is called while waiting. Raises
     OutOfMemory when one of them is killed.
     """
     encoder = Encoder(recipe)
-    units = _units(stretches(blocks, encoder.cuts))
+    units = _units(text_chunks(blocks, encoder.cuts))
     begun = list(islice(units, SMALL))
     if processes < 2 or len(begun) < SMALL:
         for unit in chain(begun, units):
@@ -291,12 +291,12 @@ def encode(
     yield from _spread(chain(begun, units), recipe, processes, heartbeat)
 
 
-def _units(found: Iterable[TextChunk]) -> Iterator[list[TextChunk]]:
+def _units(chunks: Iterable[TextChunk]) -> Iterator[list[TextChunk]]:
     unit: list[TextChunk] = []
     size = 0
-    for stretch in found:
-        unit.append(stretch)
-        size += len(stretch.text)
+    for chunk in chunks:
+        unit.append(chunk)
+        size += len(chunk.text)
         if size >= UNIT:
             yield unit
             unit, size = [], 0
@@ -306,10 +306,10 @@ def _units(found: Iterable[TextChunk]) -> Iterator[list[TextChunk]]:
 
 def _spread(
     units: Iterator[list[TextChunk]], recipe: TokenizerSpec, processes: int, heartbeat: Callable[[], None]
-) -> Iterator[np.ndarray]:
+) -> Iterator[np.ndarray[Any, Any]]:
     # Spawned, not forked: torch's threads run in this process.
     pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _begin, (recipe,))
-    waiting: deque[Future[np.ndarray]] = deque()
+    waiting: deque[Future[np.ndarray[Any, Any]]] = deque()
     try:
         while True:
             waiting += [pool.submit(_encode, unit) for unit in islice(units, processes * AHEAD - len(waiting))]
@@ -346,6 +346,6 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _encode(unit: list[TextChunk]) -> np.ndarray:
+def _encode(unit: list[TextChunk]) -> np.ndarray[Any, Any]:
     assert _encoder is not None
     return _encoder(unit)

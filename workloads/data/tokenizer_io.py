@@ -15,8 +15,9 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_
 from tokenizers.models import BPE, Unigram
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from workloads.data.chat_templates.loading import Template
+from workloads.data.chat_templates.template import Template
 from workloads.errors import InputError
+from workloads.system.describe import some
 
 SPECIAL_NAMES = {
     "bos_token": ("<s>", "<|begin_of_text|>"),
@@ -44,8 +45,9 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     elif (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
         tokenizer = AutoTokenizer.from_pretrained(folder)
     else:
+        names = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
         raise InputError(
-            f"model.uri: no tokenizer in {folder}: it needs tokenizer.json or tokenizer.model; found {_listing(folder)}"
+            f"model.uri: no tokenizer in {folder}: it needs tokenizer.json or tokenizer.model; found {some(names, 12) or 'nothing'}"
         )
     tokenizer.padding_side = "right"
     _choose_pad(tokenizer)
@@ -92,13 +94,12 @@ def _must_be_whole(path: Path) -> None:
     """Raises InputError for a tokenizer.model that begins as sentencepiece's do and cannot be read: it would be copied into every output,
     where merges and other programs trust it. Models of another kind begin otherwise, and are copied as they are."""
     from google.protobuf.message import DecodeError
-    from sentencepiece import sentencepiece_model_pb2
 
     content = path.read_bytes() if path.is_file() else b""
     if not content.startswith(b"\n"):
         return
     try:
-        sentencepiece_model_pb2.ModelProto().ParseFromString(content)
+        _model_proto().ParseFromString(content)
     except DecodeError as error:
         raise InputError(f"model.uri: {path} is damaged ({len(content)} bytes): copy it again") from error
 
@@ -106,7 +107,7 @@ def _must_be_whole(path: Path) -> None:
 def _from_tokenizer_json(folder: Path, config: dict[str, Any]) -> PreTrainedTokenizerBase:
     _must_be_whole(folder / "tokenizer.model")
     try:
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+        tokenizer: PreTrainedTokenizerBase = PreTrainedTokenizerFast.from_pretrained(folder)
     except Exception as error:  # `tokenizers` raises nothing narrower
         path = folder / "tokenizer.json"
         raise InputError(
@@ -119,13 +120,13 @@ def _from_tokenizer_json(folder: Path, config: dict[str, Any]) -> PreTrainedToke
 
 def _name_special_tokens(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Without a tokenizer_config.json: the ids in the model's config, else the customary names."""
-    known = tokenizer.get_vocab()
+    vocabulary = tokenizer.get_vocab()
     model = _json(folder / "config.json") | _json(folder / "generation_config.json")
     for kind, names in SPECIAL_NAMES.items():
         number = model.get(f"{kind}_id")
         number = number[0] if isinstance(number, list) and number else number
         name = tokenizer.convert_ids_to_tokens(number) if isinstance(number, int) else None
-        name = name or next((candidate for candidate in names if candidate in known), None)
+        name = name or next((candidate for candidate in names if candidate in vocabulary), None)
         if name is not None:
             setattr(tokenizer, kind, name)
 
@@ -134,8 +135,8 @@ def _from_sentencepiece(folder: Path, config: dict[str, Any]) -> PreTrainedToken
     path = folder / "tokenizer.model"
     tokenizer, special = sentencepiece_to_fast(path, legacy=bool(config.get("legacy", True)))
     for kind in special:
-        given = config.get(kind)
-        special[kind] = (given.get("content") if isinstance(given, dict) else given) or special[kind]
+        token = config.get(kind)
+        special[kind] = (token.get("content") if isinstance(token, dict) else token) or special[kind]
     _add_ends(tokenizer, special, bos=config.get("add_bos_token", True), eos=config.get("add_eos_token", False))
     if (folder / "chat_template.jinja").is_file():
         config = config | {"chat_template": (folder / "chat_template.jinja").read_text(encoding="utf-8")}
@@ -152,7 +153,8 @@ def _from_sentencepiece(folder: Path, config: dict[str, Any]) -> PreTrainedToken
                 f"model.uri: {folder / 'added_tokens.json'} gives {text!r} the id {number}, but the next free id of "
                 f"{path.name} is {tokenizer.token_to_id(text)}: the two files do not belong together"
             )
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **{k: v for k, v in special.items() if v}, **keep)
+    named = {kind: token for kind, token in special.items() if token}
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **named, **keep)  # type: ignore[no-untyped-call]
     fast.init_kwargs["legacy"] = bool(config.get("legacy", True))
     return fast
 
@@ -176,10 +178,9 @@ def sentencepiece_to_fast(path: Path, *, legacy: bool = True) -> tuple[Tokenizer
     text does. Llama-2 and everything trained with transformers before 4.31 is legacy, which is why it is the default.
     """
     from google.protobuf.message import DecodeError
-    from sentencepiece import sentencepiece_model_pb2
     from transformers.convert_slow_tokenizer import generate_merges
 
-    proto = sentencepiece_model_pb2.ModelProto()
+    proto = _model_proto()
     try:
         proto.ParseFromString(path.read_bytes())
     except DecodeError:
@@ -223,12 +224,21 @@ def sentencepiece_to_fast(path: Path, *, legacy: bool = True) -> tuple[Tokenizer
     return tokenizer, {"bos_token": name(trainer.bos_id), "eos_token": name(trainer.eos_id), "unk_token": unknown}
 
 
+def _model_proto() -> Any:
+    """An empty sentencepiece model. Its class is made at import, where no type checker sees it."""
+    from sentencepiece import sentencepiece_model_pb2
+
+    return sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]
+
+
 def _choose_pad(tokenizer: PreTrainedTokenizerBase) -> None:
     if tokenizer.pad_token is not None and tokenizer.pad_token_id != tokenizer.eos_token_id:
         return
-    known = tokenizer.get_vocab()
-    candidates = [name for name in (*PAD_NAMES, tokenizer.unk_token, tokenizer.bos_token) if name in known]
-    tokenizer.pad_token = next(name for name in (*candidates, *known) if known[name] != tokenizer.eos_token_id)
+    vocabulary = tokenizer.get_vocab()
+    candidates = [name for name in (*PAD_NAMES, tokenizer.unk_token, tokenizer.bos_token) if name in vocabulary]
+    tokenizer.pad_token = next(
+        name for name in (*candidates, *vocabulary) if vocabulary[name] != tokenizer.eos_token_id
+    )
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -239,8 +249,3 @@ def _json(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise InputError(f"model.uri: {path} is not JSON ({error}): copy the model again") from error
     return value if isinstance(value, dict) else {}
-
-
-def _listing(folder: Path) -> str:
-    names = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
-    return ", ".join(names[:12]) + (" …" if len(names) > 12 else "") or "nothing"

@@ -15,7 +15,7 @@ from workloads.models import inference, inspect
 from workloads.runtime.runtime import Runtime
 
 if TYPE_CHECKING:
-    from workloads.data.chat_templates.loading import Template
+    from workloads.data.chat_templates.template import Template
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from alpaca_operator.api.generation import Decoding
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from workloads.data.chat_templates.loading import Template
+    from workloads.data.chat_templates.template import Template
 
 Ending = Literal["Stopped", "TookTheTurn", "Cut"]
 """The model wrote an end mark; it went on with the user's part; it reached the limit."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from alpaca_operator.api import contract
 from alpaca_operator.api.evaluation import Task
 from workloads.errors import InputError, SpecError
+from workloads.system.describe import first_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -83,14 +84,14 @@ def _load(task: Task, shown: str, folder: Path | None) -> Loaded:
         found = _manager(task.name, folder, shown).load([task.name])
     except OSError as error:  # of `datasets` too: offline, not there, not allowed
         raise InputError(
-            f"{shown}: its data cannot be had ({_first_line(error)}): make the hub reachable, put the data into the cache, or keep a "
+            f"{shown}: its data cannot be had ({first_line(error)}): make the hub reachable, put the data into the cache, or keep a "
             "task with local data in taskFiles"
         ) from error
     except (SpecError, MemoryError):
         raise
     except Exception as error:  # whatever a task's YAML and Python can do wrong
         raise SpecError(
-            f"{shown}: it cannot be set up ({type(error).__name__}: {_first_line(error)}): mend taskFiles"
+            f"{shown}: it cannot be set up ({type(error).__name__}: {first_line(error)}): mend taskFiles"
         ) from error
     if not found["tasks"]:
         raise SpecError(f"{shown} holds no task: name another")
@@ -189,7 +190,3 @@ def _neutral(model: Any, tokenizer: Any) -> Iterator[None]:
 
 def _name(task: str, metric: str, filtered: str) -> str:
     return f"{task}/{metric}" if filtered == "none" else f"{task}/{metric},{filtered}"
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -18,9 +18,10 @@ import numpy as np
 
 from alpaca_operator.api.evaluation import HeldOut
 from alpaca_operator.api.sft import DataSource, SFTDataset
-from workloads.data import conversations, layouts
-from workloads.data.chat_templates.loading import Template
+from workloads.data import conversations, layouts, prepared
+from workloads.data.chat_templates.template import Template
 from workloads.data.layouts import Row
+from workloads.data.report import Report
 from workloads.errors import DataError
 
 Examples = list[conversations.Example]
@@ -40,7 +41,7 @@ class Rows:
 
 def prepare(
     spec: HeldOut,
-    inputs: Mapping[str, conversations.ResolvedInput],
+    inputs: Mapping[str, prepared.ResolvedInput],
     templates: Mapping[str, Template],
     *,
     heartbeat: Callable[[], None] = lambda: None,
@@ -51,9 +52,9 @@ def prepare(
     """
     located = [(source, inputs[f"dataset.validation[{number}]"].path) for number, source in enumerate(spec.validation)]
     dataset = SFTDataset(train=spec.validation, system_prompt=spec.system_prompt)
-    reports = {name: conversations.Report(sequence_length=spec.sequence_length) for name in templates}
+    reports = {name: Report(sequence_length=spec.sequence_length) for name in templates}
 
-    def tell(report: conversations.Report) -> None:
+    def on_progress(report: Report) -> None:
         heartbeat()
 
     found: dict[str, Examples] = {}
@@ -63,7 +64,9 @@ def prepare(
         if spec.samples is not None:
             rows = iter(drawn(rows, spec.samples))
         try:
-            found[name] = list(conversations.prepare(rows, template, dataset, spec.sequence_length, report, tell=tell))
+            found[name] = list(
+                conversations.prepare(rows, template, dataset, spec.sequence_length, report, on_progress=on_progress)
+            )
         except DataError as error:
             raise DataError(f"{name}: {error}") from error
         report.examples, report.trained_tokens = len(found[name]), sum(int(row.loss_mask.sum()) for row in found[name])
@@ -118,7 +121,7 @@ def _answers(examples: Examples) -> Counter[int]:
     return counts
 
 
-def _nothing_left(reports: Mapping[str, conversations.Report], length: int) -> str:
+def _nothing_left(reports: Mapping[str, Report], length: int) -> str:
     report = next(iter(reports.values()))
     if not report.read:
         files = "1 file" if len(report.files) == 1 else f"{len(report.files)} files"

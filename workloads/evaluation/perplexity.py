@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from workloads.data.chat_templates.loading import Template
+    from workloads.data.chat_templates.template import Template
     from workloads.data.conversations import Example
 
 LOGITS = 1 << 27

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from alpaca_operator.api.evaluation import EvaluationSpec, Prompts
-from workloads.data import layouts
+from workloads.data import encodings, files
 from workloads.errors import DataError, SpecError
 
 PRESETS = Path(__file__).with_name("prompts")
@@ -98,7 +98,7 @@ def _rows(path: Path) -> Iterator[Question]:
     if path.suffix.lower() in (".md", ".markdown"):
         yield from _tables(path)
         return
-    for where, record in layouts.records(path):
+    for where, record in files.records(path):
         if not isinstance(record, dict):
             raise DataError(f"{where}: not an object with `question`: mend or remove this line")
         if path.suffix.lower() in (".csv", ".tsv") and not any(str(value or "").strip() for value in record.values()):
@@ -127,7 +127,7 @@ def _tables(path: Path) -> Iterator[Question]:
     """Those of all tables in a Markdown file that have a column of questions, as Llama-Chinese's (一级分类, 二级分类, 问题, 答案)."""
     header: list[str] | None = None
     before: list[str] | None = None
-    lines = path.read_text(encoding=layouts.encoding_of(path)).splitlines()
+    lines = path.read_text(encoding=encodings.encoding_of(path)).splitlines()
     asked = False
     for number, line in enumerate(lines, start=1):
         if "|" not in line:

@@ -5,15 +5,12 @@ from __future__ import annotations
 import difflib
 import json
 import textwrap
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from alpaca_operator.api import Resource
 from alpaca_operator.api.base import JobSpec
 from workloads.errors import SpecError
 from workloads.manifest import fields, spec
-
-if TYPE_CHECKING:
-    pass
 
 SWITCH = {"true": True, "false": False}
 
@@ -53,16 +50,16 @@ def parse(kind: type[Resource], arguments: list[str]) -> tuple[str | None, str |
 def _field(kind: type[Resource], flag: str) -> fields.Field:
     path = tuple(fields.steps(flag))
     field = fields.find(kind, ("spec", *path))
-    if field is None or fields.shown(path) != flag:
+    if field is None or fields.dotted(path) != flag:
         raise SpecError(f"--{flag}: no such field{_hint(kind, flag)} (--help lists all)")
     return field
 
 
 def _hint(kind: type[Resource], flag: str) -> str:
-    known = [".".join(path) for path, _ in fields.walk(_spec(kind))]
+    flags = [".".join(path) for path, _ in fields.walk(_spec(kind))]
     last = flag.rpartition(".")[2]
     homes = [".".join(path) for path in fields.homes(kind, last)]
-    close = difflib.get_close_matches(flag, known, n=1)
+    close = difflib.get_close_matches(flag, flags, n=1)
     best = (homes if "." not in flag else []) + close + homes
     return f": did you mean --{best[0]}?" if best else ""
 
@@ -89,7 +86,7 @@ def help_text(kind: type[Resource], width: int, module: str | None = None) -> st
             lines += ["", f"{'.'.join(path)}:", *_wrapped(field.sentence, width, 2)]
         else:
             needed = "" if len(path) == 1 else f" with {'.'.join(path[:-1])}"
-            lines += [f"  --{'.'.join(path)} {field.placeholder}", *_wrapped(_told(field, needed), width, 6)]
+            lines += [f"  --{'.'.join(path)} {field.placeholder}", *_wrapped(_description(field, needed), width, 6)]
     return "\n".join(lines) + "\n"
 
 
@@ -101,16 +98,16 @@ def _ordered(kind: type[Resource]) -> list[tuple[tuple[str, ...], fields.Field]]
     return sorted(walked, key=lambda entry: (entry[0][0] in parts, entry[0][0] in shared))
 
 
-def _told(field: fields.Field, needed: str) -> str:
+def _description(field: fields.Field, needed: str) -> str:
     facts = [field.limits] if field.limits else []
     if field.is_required:
         facts.append(f"required{needed}")
     elif field.default not in (None, [], {}, ""):
-        facts.append(f"default {_shown(field.default)}")
+        facts.append(f"default {_as_text(field.default)}")
     return field.sentence + (f" ({', '.join(facts)})" if facts else "")
 
 
-def _shown(value: Any) -> str:
+def _as_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 

@@ -25,7 +25,7 @@ def steps(path: str) -> list[Step]:
     return [int(index) if index else name for name, index in _STEP.findall(path)]
 
 
-def shown(path: tuple[Step, ...]) -> str:
+def dotted(path: tuple[Step, ...]) -> str:
     """The parts as ``spec.dataset.train[0].uri``."""
     text = ""
     for step in path:
@@ -75,8 +75,8 @@ class Field:
     @property
     def examples(self) -> list[str]:
         """Values that would do, for a field whose pattern says little to people."""
-        told = [self.info, *self.metadata]  # an optional field has those of its type there
-        return [example for each in told for example in getattr(each, "examples", None) or ()]
+        sources = [self.info, *self.metadata]  # an optional field has those of its type there
+        return [example for each in sources for example in getattr(each, "examples", None) or ()]
 
     @property
     def is_text(self) -> bool:
@@ -148,8 +148,8 @@ class Field:
         if "ge" in self.bounds and "le" in self.bounds:
             return f" from {self.bounds['ge']:,} to {self.bounds['le']:,}"
         words = {"ge": "of at least", "gt": "above", "le": "at most", "lt": "below"}
-        told = [f"{word} {self.bounds[name]:,}" for name, word in words.items() if name in self.bounds]
-        return f" {' and '.join(told)}" if told else ""
+        bounds = [f"{word} {self.bounds[name]:,}" for name, word in words.items() if name in self.bounds]
+        return f" {' and '.join(bounds)}" if bounds else ""
 
     def _sized(self, unit: str) -> str:
         least, most = self.bounds.get("min_length"), self.bounds.get("max_length")

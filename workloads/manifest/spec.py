@@ -1,14 +1,14 @@
-"""From a manifest and flags to a typed job; what is wrong is told in lines that name the field, the value and the remedy."""
+"""From a manifest and flags to a typed job; each mistake a line that names the field, the value and the remedy."""
 
 from __future__ import annotations
 
 import difflib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -18,15 +18,16 @@ from workloads.errors import InputError, SpecError
 from workloads.manifest import fields
 
 Document = dict[str, Any]
+Kind = TypeVar("Kind", bound=Resource)
 
 
 def load_job(
-    kind: type[Resource],
+    kind: type[Kind],
     file: str | None,
     name: str | None,
     overrides: Sequence[tuple[str, Any]],
     text: str | None = None,
-) -> Resource:
+) -> Kind:
     """The job of ``kind`` in ``file`` (or of flags alone), with ``overrides`` (paths below ``spec``) put in; ``text`` is the content of
     the file where it was read already.
 
@@ -43,7 +44,7 @@ def load_job(
     return validated(kind, document, file, text, [("spec", *fields.steps(path)) for path, _ in overrides])
 
 
-def load_all(kinds: dict[str, type[Resource]], file: str, text: str | None = None) -> list[Resource]:
+def load_all(kinds: Mapping[str, type[Kind]], file: str, text: str | None = None) -> list[Kind]:
     """Every job in ``file``, in order; documents of other kinds (a Secret, a claim) are for the cluster and left out.
 
     ``text`` is its content where it was read already.
@@ -54,7 +55,7 @@ def load_all(kinds: dict[str, type[Resource]], file: str, text: str | None = Non
         if document.get("kind") not in kinds:
             close = difflib.get_close_matches(str(document.get("kind")), kinds, n=1)
             hint = f"did you mean {close[0]}?" if close else f"this version runs {', '.join(kinds)}"
-            raise SpecError(f"{file}: {_called(document)}: no such kind; {hint}")
+            raise SpecError(f"{file}: {_title(document)}: no such kind; {hint}")
     return [validated(kinds[document["kind"]], document, file, text) for document in ours]
 
 
@@ -110,12 +111,12 @@ def is_ours(document: Document) -> bool:
     return str(document.get("apiVersion", "")).partition("/")[0] == GROUP
 
 
-def pick(found: list[Document], kind: type[Resource], name: str | None, file: str) -> Document:
+def pick(candidates: list[Document], kind: type[Resource], name: str | None, file: str) -> Document:
     """The one document of ``kind``, or the one called ``name``."""
-    ours = [document for document in found if document.get("kind") == kind.__name__]
+    ours = [document for document in candidates if document.get("kind") == kind.__name__]
     if not ours:
-        others = ", ".join(_called(document) for document in found) or "nothing"
-        near = difflib.get_close_matches(kind.__name__, [str(document.get("kind")) for document in found], n=1)
+        others = ", ".join(_title(document) for document in candidates) or "nothing"
+        near = difflib.get_close_matches(kind.__name__, [str(document.get("kind")) for document in candidates], n=1)
         hint = f"; did you mean kind: {kind.__name__} where it says {near[0]}?" if near else ""
         raise SpecError(f"{file} holds no {kind.__name__}, but {others}{hint}")
     names = [_name(document) for document in ours]
@@ -151,12 +152,12 @@ def put(document: Document, path: str, value: Any) -> None:
 
 
 def validated(
-    kind: type[Resource],
+    kind: type[Kind],
     document: Document,
     file: str | None,
     text: str = "",
     flags: Sequence[tuple[fields.Step, ...]] = (),
-) -> Resource:
+) -> Kind:
     """The typed job. Raises SpecError with one line per problem; those below the paths in ``flags`` are not the file's."""
     version = document.get("apiVersion", API_VERSION)
     if version != API_VERSION:
@@ -168,12 +169,12 @@ def validated(
     try:
         return kind.model_validate({"kind": kind.__name__, **content}, strict=True, by_alias=True, by_name=False)
     except ValidationError as error:
-        told = []
+        lines: list[tuple[int, str]] = []
         for path, line in problems(kind, error):
             from_flag = any(path[: len(flag)] == flag for flag in flags)
             number = None if from_flag else _line(text, document, path)
-            told.append((number or 0, line if from_flag else _place(file, number) + line))
-        raise SpecError("\n".join(line for _, line in sorted(told, key=lambda entry: entry[0]))) from error
+            lines.append((number or 0, line if from_flag else _place(file, number) + line))
+        raise SpecError("\n".join(line for _, line in sorted(lines, key=lambda entry: entry[0]))) from error
 
 
 @dataclass(frozen=True)
@@ -189,16 +190,16 @@ class Problem:
 
 def problems(kind: type[BaseModel], error: ValidationError) -> list[tuple[tuple[str | int, ...], str]]:
     """Path and line for each field that is wrong, each field once."""
-    told: dict[tuple[str | int, ...], str] = {}
+    lines: dict[tuple[str | int, ...], str] = {}
     for found in error.errors(include_url=False):
         path = fields.real_path(kind, found["loc"])
         problem = Problem(path, found["type"], found["input"], found.get("ctx", {}), found["msg"])
-        if path not in told:
-            told[path] = f"{fields.shown(path)}: {_log(kind, problem)}"
-    return list(told.items())
+        if path not in lines:
+            lines[path] = f"{fields.dotted(path)}: {_message(kind, problem)}"
+    return list(lines.items())
 
 
-def _log(kind: type[BaseModel], problem: Problem) -> str:
+def _message(kind: type[BaseModel], problem: Problem) -> str:
     """What is wrong, and what to write instead."""
     field = fields.find(kind, problem.path)
     if problem.kind == "missing":
@@ -210,7 +211,7 @@ def _log(kind: type[BaseModel], problem: Problem) -> str:
     if problem.kind == "value_error":
         return str(problem.context.get("error", problem.message))
     wanted = field.wanted if field else problem.message
-    shown = _shown(problem.value)
+    value = _as_written(problem.value)
     near = ""
     if field and field.choices and isinstance(problem.value, str):
         by_lower = {choice.lower(): choice for choice in field.choices}
@@ -218,8 +219,8 @@ def _log(kind: type[BaseModel], problem: Problem) -> str:
         near = f"; did you mean {by_lower[close[0]]}?" if close else ""
     if field and field.model and isinstance(problem.value, str) and "uri" in fields.names(field.model, ()):
         element = (*problem.path, 0) if field.is_list else problem.path
-        near = f"; write {fields.shown((*element, 'uri'))}"
-    return f"{shown} is not {wanted}{near}"
+        near = f"; write {fields.dotted((*element, 'uri'))}"
+    return f"{value} is not {wanted}{near}"
 
 
 def _unknown(kind: type[BaseModel], path: tuple[str | int, ...]) -> str:
@@ -229,7 +230,7 @@ def _unknown(kind: type[BaseModel], path: tuple[str | int, ...]) -> str:
     close = difflib.get_close_matches(name.lower().replace("_", ""), by_lower, n=1)
     if close:
         return f"unknown field; did you mean {by_lower[close[0]]}?"
-    elsewhere = [fields.shown(("spec", *found)) for found in fields.homes(kind, name)]
+    elsewhere = [fields.dotted(("spec", *found)) for found in fields.homes(kind, name)]
     if elsewhere:
         return f"unknown field here; did you mean {elsewhere[0]}?"
     return f"unknown field; here are {', '.join(siblings)}" if siblings else "unknown field"
@@ -279,14 +280,14 @@ def _line(text: str, document: Document, path: tuple[str | int, ...]) -> int | N
     return None
 
 
-def _flattened(found: list[Any], file: str) -> list[Document]:
+def _flattened(read: list[Any], file: str) -> list[Document]:
     result: list[Document] = []
-    for document in found:
+    for document in read:
         if document is None:
             continue
         if not isinstance(document, dict):
             raise SpecError(
-                f"{file}: {_shown(document)} is no Kubernetes object: it needs apiVersion, kind, metadata and spec"
+                f"{file}: {_as_written(document)} is no Kubernetes object: it needs apiVersion, kind, metadata and spec"
             )
         if document.get("kind") == "List" and isinstance(document.get("items"), list):
             result += _flattened(document["items"], file)
@@ -301,7 +302,7 @@ def _name(document: Document) -> str:
     return str(named.get("name") or named.get("generateName") or "")
 
 
-def _called(document: Document) -> str:
+def _title(document: Document) -> str:
     return f"{document.get('kind', 'an object without kind')} {_name(document)}".strip()
 
 
@@ -309,7 +310,7 @@ def _names(folder: Path) -> list[str]:
     return [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
 
 
-def _shown(value: Any, limit: int = 60) -> str:
+def _as_written(value: Any, limit: int = 60) -> str:
     """A value as it stands in the file, cut where it is long."""
     text = json.dumps(value, ensure_ascii=False, default=str)
     if isinstance(value, str) and "'" not in value and "\n" not in value:

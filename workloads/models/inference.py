@@ -17,6 +17,7 @@ from workloads.errors import DataError, InputError, OutOfMemory, SpecError
 from workloads.models import inspect, libraries
 from workloads.models.load import LoadOptions, load_base
 from workloads.runtime import exits
+from workloads.storage import contents
 from workloads.system import hardware, memory
 from workloads.system.hardware import AMPERE, NF4_BLOCK, Device
 
@@ -227,7 +228,7 @@ def _tokenizer(base: inspect.Base, wanted: Wanted) -> PreTrainedTokenizerBase:
         adapter = merge_lora.Adapter.open(folder, shown)
         rows = adapter.rows
         own = None
-        if any((folder / name).is_file() for name in inspect.TOKENIZER_FILES):
+        if any((folder / name).is_file() for name in contents.VOCABULARY_FILES):
             own = tokenizer_io.load_tokenizer(folder)
             rows = rows or (tokenize.rows_of(own) if tokenize.rows_of(own) > base.rows else None)
         if rows is not None and rows != base.rows:

@@ -24,7 +24,6 @@ Shapes = dict[str, tuple[int, ...]]
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 EMBEDDING = "embed_tokens"
 HEAD = "lm_head"
 

@@ -12,9 +12,12 @@ import numpy as np
 
 from alpaca_operator.api.quantize import QuantizeSpec
 from alpaca_operator.api.sft import DataSource, SFTDataset
-from workloads.data.chat_templates.loading import Template
-from workloads.data.conversations import IGNORED, Example, Report, ResolvedInput, prepare
+from workloads.data.chat_templates.template import Template
+from workloads.data.conversations import Example, prepare
 from workloads.data.layouts import read
+from workloads.data.packing import IGNORED
+from workloads.data.prepared import ResolvedInput
+from workloads.data.report import Report
 from workloads.errors import DataError
 
 HELD_OUT = 0.1
@@ -126,7 +129,7 @@ def _examples(
         spec.calibration.sequence_length,
         report,
         seed=spec.calibration.seed,
-        tell=lambda _: heartbeat(),
+        on_progress=lambda _: heartbeat(),
     )
 
 

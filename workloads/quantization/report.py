@@ -17,6 +17,7 @@ from workloads.quantization.fidelity import Likeness, Measured
 from workloads.quantization.gptq import Layer
 from workloads.storage.contents import REPORT_FILE
 from workloads.storage.sources import Inputs
+from workloads.system.describe import some
 from workloads.system.markdown import table
 from workloads.training.model_card import hub_name
 
@@ -315,11 +316,11 @@ def warnings(layers: Sequence[Layer], damping: float) -> list[str]:
     told = []
     if guessed:
         told.append(
-            f"warning: {_layers(guessed)} {'was' if len(guessed) == 1 else 'were'} rounded without weighing, as the rows gave too little to weigh by ({_some(guessed)}): give "
+            f"warning: {_layers(guessed)} {'was' if len(guessed) == 1 else 'were'} rounded without weighing, as the rows gave too little to weigh by ({some(guessed, 4)}): give "
             "more or longer rows"
         )
     if damped:
-        told.append(f"{_layers(damped)} needed more damping than dampPercent ({_some(damped)})")
+        told.append(f"{_layers(damped)} needed more damping than dampPercent ({some(damped, 4)})")
     return told
 
 
@@ -364,10 +365,6 @@ def _html_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
 
     return f'<div class="scroll"><table>{line(head, "th")}{"".join(line(row, "td") for row in rows)}</table></div>'
-
-
-def _some(names: Sequence[str], limit: int = 4) -> str:
-    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
 
 
 def _layers(names: Sequence[str]) -> str:

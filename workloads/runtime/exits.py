@@ -15,6 +15,7 @@ from alpaca_operator.api import contract
 from alpaca_operator.api.contract import ExitCode
 from alpaca_operator.api.status import Reason
 from workloads.errors import OutOfMemory, WorkloadError
+from workloads.system.describe import first_line
 from workloads.system.environment import termination_log
 
 MEMORY_REMEDY = (
@@ -38,10 +39,10 @@ def explain(error: BaseException, places: tuple[Path, ...] = ()) -> WorkloadErro
         if isinstance(cause, WorkloadError):
             return cause
         if _is_out_of_memory(cause):
-            return OutOfMemory(f"out of memory ({_first_line(cause)}): {MEMORY_REMEDY}")
+            return OutOfMemory(f"out of memory ({first_line(cause)[:500]}): {MEMORY_REMEDY}")
         if _is_disk_full(cause):
             return DiskFull(_disk_full(cause, places))
-    return WorkloadError(f"{type(error).__name__}: {_first_line(error)} (the traceback is in the log)")
+    return WorkloadError(f"{type(error).__name__}: {first_line(error)[:500]} (the traceback is in the log)")
 
 
 def failed(error: BaseException, progress: contract.Progress, places: tuple[Path, ...] = ()) -> contract.Termination:
@@ -160,8 +161,3 @@ def _disk_full(error: BaseException, places: tuple[Path, ...]) -> str:
 def _existing(path: Path) -> Path:
     """The folder ``path`` lies in, or the nearest above it that exists."""
     return next(folder for folder in (path, *path.absolute().parents) if folder.is_dir())
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:500] if lines else type(error).__name__

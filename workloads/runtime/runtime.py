@@ -50,12 +50,11 @@ class RunContext:
     def checkpoints(self, place: OutputPlace, hashes: HashCache, tracker: ProgressTracker) -> Checkpoints:
         """Those of the job, over all its runs."""
         return Checkpoints(
-            place.checkpoints,
+            place,
             self.run,
             hashes,
             log=tracker.log,
-            written=lambda checkpoint: tracker.update(checkpoint=checkpoint),
-            uri=f"{place.uri}.checkpoints",
+            on_complete=lambda checkpoint: tracker.update(checkpoint=checkpoint),
         )
 
 

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from alpaca_operator.api import Resource, contract
-from alpaca_operator.api.base import Model, Source, Spec
+from alpaca_operator.api import contract
+from alpaca_operator.api.base import Job, Model, Source, Spec
 from workloads.errors import OutputExists
 from workloads.storage import hashing, lineage
 from workloads.storage.checkpoints import Fence
@@ -63,7 +63,7 @@ def fingerprint_fields(part: Any, inputs: Inputs, path: str = "") -> Any:
     return part
 
 
-def spec_digest(job: Resource, inputs: Inputs, processes: int = 1) -> str:
+def spec_digest(job: Job, inputs: Inputs, processes: int = 1) -> str:
     """``sha256:…`` of what the result is made from. Several processes see as many times the rows in a step."""
     together = {"processes": processes} if processes > 1 else {}
     return hashing.of_json({"kind": job.kind, "spec": fingerprint_fields(job.spec, inputs), **together})
@@ -72,11 +72,11 @@ def spec_digest(job: Resource, inputs: Inputs, processes: int = 1) -> str:
 class Publisher:
     """Decides about an output, and publishes it."""
 
-    def __init__(self, job: Resource, inputs: Inputs, place: OutputPlace, known: HashCache, processes: int = 1) -> None:
+    def __init__(self, job: Job, inputs: Inputs, place: OutputPlace, hashes: HashCache, processes: int = 1) -> None:
         self._job = job
         self._inputs = inputs
         self._place = place
-        self._known = known
+        self._hashes = hashes
         self._fence: Fence | None = None
         self.spec_digest = spec_digest(job, inputs, processes)
         self.published: contract.Published | None = None
@@ -104,7 +104,7 @@ class Publisher:
                 )
             return None
         if artifact.spec_digest == self.spec_digest:
-            damage = self._place.damage(artifact, self._known)
+            damage = self._place.damage(artifact, self._hashes)
             if damage is None:
                 self.published = contract.Published(uri=uri, digest=artifact.digest, kind=artifact.kind, reused=True)
                 self.metrics = artifact.metrics
@@ -140,7 +140,7 @@ class Publisher:
         self._fence.check()
         files = [
             contract.ArtifactFile(
-                path=path, size=(folder / path).stat().st_size, sha256=self._known.file(folder / path)
+                path=path, size=(folder / path).stat().st_size, sha256=self._hashes.file(folder / path)
             )
             for path in listing(folder)
         ]

@@ -97,25 +97,33 @@ def refuse_unless_newest(text: str, run: Run) -> None:
         )
 
 
+class Output(Protocol):
+    """The output that a job's checkpoints lie beside."""
+
+    uri: str
+    checkpoints: Path
+    """Their folder on this machine, whether or not the output is on it."""
+
+
 class Checkpoints:
     """The checkpoints of one job, over all its runs."""
 
     def __init__(
         self,
-        folder: Path,
+        output: Output,
         run: Run,
-        digests: HashCache,
+        hashes: HashCache,
         log: Callable[[str], None],
-        written: Callable[[contract.Checkpoint], None],
-        uri: str,
+        on_complete: Callable[[contract.Checkpoint], None],
     ) -> None:
-        self._folder = folder
+        """``on_complete`` hears of each checkpoint that is written, and of the one that a run goes on from."""
+        self._folder = output.checkpoints
+        self._uri = f"{output.uri}.checkpoints"
         self._run = run
-        self._fence = FileFence(folder / FENCE, run)
-        self._digests = digests
+        self._fence = FileFence(self._folder / FENCE, run)
+        self._hashes = hashes
         self._log = log
-        self._written = written
-        self._uri = uri
+        self._on_complete = on_complete
 
     @property
     def own(self) -> Path:
@@ -146,9 +154,9 @@ class Checkpoints:
                 continue
             damage = self._damage(folder, record)
             if damage:
-                self._log(f"checkpoint {self._shown(folder)} is damaged ({damage}): going back to the one before")
+                self._log(f"checkpoint {self._label(folder)} is damaged ({damage}): going back to the one before")
                 continue
-            self._written(self._told(folder, record.step))
+            self._on_complete(self._reported(folder, record.step))
             return folder
         if foreign:
             size = sum(file.size for record in foreign for file in record.files)
@@ -173,7 +181,7 @@ class Checkpoints:
             yield partial
             files = [
                 contract.ArtifactFile(
-                    path=path, size=(partial / path).stat().st_size, sha256=self._digests.compute(partial / path)
+                    path=path, size=(partial / path).stat().st_size, sha256=self._hashes.compute(partial / path)
                 )
                 for path in listing(partial)
             ]
@@ -187,7 +195,7 @@ class Checkpoints:
         except BaseException:
             atomic.discard(partial)
             raise
-        self._written(self._told(target, step))
+        self._on_complete(self._reported(target, step))
 
     def prune(self, keep: int, protect: Collection[Path] = ()) -> None:
         """Remove all but the newest ``keep`` checkpoints of this job, over all its runs, and those in ``protect``."""
@@ -216,7 +224,7 @@ class Checkpoints:
                 try:
                     record = Record.model_validate_json((folder / MARKER).read_text(encoding="utf-8"))
                 except (OSError, ValidationError):
-                    self._log(f"checkpoint {self._shown(folder)} has no readable {MARKER}: it is passed over")
+                    self._log(f"checkpoint {self._label(folder)} has no readable {MARKER}: it is passed over")
                     continue
                 found.append((folder, record))
         return sorted(found, key=lambda entry: (entry[1].step, entry[1].created_at), reverse=True)
@@ -232,12 +240,12 @@ class Checkpoints:
             size = path.stat().st_size
             if size != file.size:
                 return f"{file.path} has {size} bytes instead of {file.size}"
-            if self._digests.compute(path) != file.sha256:
+            if self._hashes.compute(path) != file.sha256:
                 return f"the content of {file.path} has changed"
         return None
 
-    def _shown(self, folder: Path) -> str:
+    def _label(self, folder: Path) -> str:
         return f"{folder.parent.name}/{folder.name}"
 
-    def _told(self, folder: Path, step: int) -> contract.Checkpoint:
-        return contract.Checkpoint(uri=f"{self._uri}/{self._shown(folder)}", step=step)
+    def _reported(self, folder: Path, step: int) -> contract.Checkpoint:
+        return contract.Checkpoint(uri=f"{self._uri}/{self._label(folder)}", step=step)

@@ -24,6 +24,10 @@ TOKENIZER_FILES = (
     "merges.txt", "vocab.json",
 )  # fmt: skip
 """What a tokenizer is loaded from, in a folder that may hold a model besides."""
+WHOLE_TOKENIZERS = ("tokenizer.json", "tokenizer.model")
+"""Each of them is a whole tokenizer by itself, so that a uri may name it for its folder."""
+VOCABULARY_FILES = (*WHOLE_TOKENIZERS, "vocab.json")
+"""One of them lies in every folder that a tokenizer is loaded from."""
 
 
 REPORT_FILE = "report.json"
@@ -51,17 +55,17 @@ def relevant(names: Sequence[str], content: str) -> list[str]:
     return [name for name in names if name.endswith(MODEL_FILES if has_safetensors else MODEL_FILES + PICKLED)]
 
 
-def content_digest(path: Path, source: Source, where: str, known: HashCache) -> str:
+def content_digest(path: Path, source: Source, where: str, hashes: HashCache) -> str:
     """The digest of an artifact where one lies there; else of the contents. Raises InputError for a damaged artifact."""
     if path.is_file():
-        return f"sha256:{known.file(path)}"
+        return f"sha256:{hashes.file(path)}"
     artifact = read_artifact(path)
     if artifact is None:
         _must_not_be_half_copied(path, where)
-        return hashing.of_files(known.files(path, relevant(hashing.listing(path), source.content)))
+        return hashing.of_files(hashes.files(path, relevant(hashing.listing(path), source.content)))
     wanted = set(relevant([file.path for file in artifact.files], source.content))
     files = [file for file in artifact.files if file.path in wanted]
-    if damage := sizes_differ(path, files) or contents_differ(path, files, known):
+    if damage := sizes_differ(path, files) or contents_differ(path, files, hashes):
         by = " ".join(artifact.job[key] for key in ("kind", "name") if key in artifact.job) or "a job"
         raise InputError(
             f"{where}: what lies there is not what {by} published ({damage}): copy it again, or remove its {contract.ARTIFACT_FILE} to "
@@ -105,17 +109,17 @@ CHEAP_BYTES = 1024 * 1024 * 1024
 """About a second and a half of reading: as much as is verified on each start of a job whose output is there already."""
 
 
-def contents_differ(folder: Path, files: Sequence[contract.ArtifactFile], known: HashCache) -> str | None:
+def contents_differ(folder: Path, files: Sequence[contract.ArtifactFile], hashes: HashCache) -> str | None:
     """A file whose content is not what artifact.json says. Small files first, and only as many as are cheap to read."""
     budget = CHEAP_BYTES
     for file in sorted(files, key=lambda file: file.size):
         path = folder / file.path
-        digest = known.cached(path)
+        digest = hashes.cached(path)
         if digest is None:
             budget -= file.size
             if budget < 0:
                 return None
-            digest = known.file(path)
+            digest = hashes.file(path)
         if digest != file.sha256:
             return f"the content of {file.path} has changed"
     return None

@@ -59,18 +59,18 @@ class HashCache:
     def __init__(self, memory: Path, heartbeat: Callable[[], None] = lambda: None) -> None:
         self._memory = memory
         self._heartbeat = heartbeat
-        self._known: dict[str, list[Any]] = self._remembered()
+        self._entries: dict[str, list[Any]] = self._remembered()
         self._changed = False
 
     def file(self, path: Path) -> str:
         """sha256 (hex) of a file's content."""
-        known = self.cached(path)
-        if known is not None:
-            return known
+        cached = self.cached(path)
+        if cached is not None:
+            return cached
         before = _fingerprint(path)
         digest = self.compute(path)
         if _fingerprint(path) == before and time.time() - path.stat().st_mtime > RACY_SECONDS:
-            self._known[str(path.resolve())] = [*before, digest]
+            self._entries[str(path.resolve())] = [*before, digest]
             self._changed = True
         return digest
 
@@ -79,7 +79,7 @@ class HashCache:
         named = _named_by_content(path)
         if named is not None:
             return named
-        *fingerprint, digest = self._known.get(str(path.resolve()), [None])
+        *fingerprint, digest = self._entries.get(str(path.resolve()), [None])
         return digest if fingerprint == _fingerprint(path) else None
 
     def files(self, folder: Path, paths: Iterable[str]) -> dict[str, str]:
@@ -101,18 +101,18 @@ class HashCache:
             return
         try:
             self._memory.parent.mkdir(parents=True, exist_ok=True)
-            known = {**self._remembered(), **self._known}
-            atomic.write_text(self._memory, json.dumps(dict(list(known.items())[-REMEMBERED:])))
+            entries = {**self._remembered(), **self._entries}
+            atomic.write_text(self._memory, json.dumps(dict(list(entries.items())[-REMEMBERED:])))
             self._changed = False
         except OSError:
             return
 
     def _remembered(self) -> dict[str, list[Any]]:
         try:
-            known = json.loads(self._memory.read_text(encoding="utf-8"))
+            entries = json.loads(self._memory.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}
-        return known if isinstance(known, dict) else {}
+        return entries if isinstance(entries, dict) else {}
 
 
 def _fingerprint(path: Path) -> list[int]:

@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from workloads.errors import InputError, SpecError, WorkloadError
+from workloads.system.describe import first_line
 
 Loaded = tuple[tuple[str, ...], tuple[str, ...]] | None
 """Endings of the files that a source is loaded from, and those that count too where it has no safetensors; None is every file."""
@@ -94,7 +95,7 @@ def _snapshot(
             )
         )
     except errors.HFValidationError as error:
-        raise SpecError(f"{where}: {_first_line(error)}") from error
+        raise SpecError(f"{where}: {first_line(error)}") from error
     except errors.GatedRepoError as error:
         raise InputError(
             f"{where}: {repository.name} is gated: accept its terms at {constants.ENDPOINT}/{repository.name}, and give a token of that account in {_token_state()}"
@@ -114,7 +115,7 @@ def _snapshot(
             ) from error
         raise HubUnreachable(
             f"{where}: {constants.ENDPOINT} cannot be reached, and {looked} does not hold {repository.name}{at} whole: "
-            f"{_first_line(error.__cause__ or error)}"
+            f"{first_line(error.__cause__ or error)}"
         ) from error
     except errors.HfHubHTTPError as error:
         status = error.response.status_code
@@ -122,13 +123,13 @@ def _snapshot(
             raise InputError(
                 f"{where}: {constants.ENDPOINT} refuses {repository.name} ({status}): check the token in {_token_state()}"
             ) from error
-        raise HubUnreachable(f"{where}: {constants.ENDPOINT} answers {status}: {_first_line(error)}") from error
+        raise HubUnreachable(f"{where}: {constants.ENDPOINT} answers {status}: {first_line(error)}") from error
     except (httpx.HTTPError, errors.XetDownloadError) as error:
-        raise HubUnreachable(f"{where}: {constants.ENDPOINT} broke off: {_first_line(error)}") from error
+        raise HubUnreachable(f"{where}: {constants.ENDPOINT} broke off: {first_line(error)}") from error
     except OSError as error:
         if error.errno is not None:
             raise  # of this machine
-        raise HubUnreachable(f"{where}: {_first_line(error)}") from error  # a download that is not what was announced
+        raise HubUnreachable(f"{where}: {first_line(error)}") from error  # a download that is not what was announced
 
 
 def _token_state() -> str:
@@ -150,8 +151,3 @@ def _beating(heartbeat: Callable[[], None]) -> type[Any]:
             heartbeat()
 
     return Beating
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -11,10 +11,11 @@ from pydantic import ValidationError
 from alpaca_operator.api import contract
 from workloads.errors import InputError
 from workloads.storage import contents
+from workloads.system.describe import first_line
 
 Artifact = contract.Artifact | contract.Ancestor
-SHOWN = 12
-"""Characters of a digest that are printed: as many as git shows of a large repository's."""
+DIGEST_CHARACTERS = 12
+"""As many of a digest are printed: as many as git shows of a large repository's."""
 
 
 def read(path: Path) -> contract.Artifact:
@@ -26,7 +27,7 @@ def read(path: Path) -> contract.Artifact:
         raise InputError(f"{path}: no {contract.ARTIFACT_FILE} there: name the output of a job") from error
     except (OSError, UnicodeDecodeError, ValidationError) as error:
         raise InputError(
-            f"{file} cannot be read as an artifact ({type(error).__name__}): {str(error).splitlines()[0]}"
+            f"{file} cannot be read as an artifact ({type(error).__name__}): {first_line(error)}"
         ) from error
 
 
@@ -45,9 +46,9 @@ def ancestors(inputs: Iterable[Path]) -> dict[str, contract.Ancestor]:
 
 
 def tree(artifact: contract.Artifact, name: str) -> str:
-    """The artifact and below it, indented, all that it was made from. What was told above is not told again."""
+    """The artifact and below it, indented, all that it was made from. What stands above already is not repeated."""
     lines = [f"{name}  {_made(artifact)}  {_short(artifact.digest)}", *_spec_line(artifact, "")]
-    told = {artifact.digest}
+    printed = {artifact.digest}
     pending = _inputs(artifact, "")  # a list, and no recursion: a chain may be longer than Python's stack
     while pending:
         indent, last, field, source = pending.pop()
@@ -56,10 +57,10 @@ def tree(artifact: contract.Artifact, name: str) -> str:
         if made is None:
             lines.append(f"{line}  {_short(source.digest)}")
             continue
-        again = source.digest in told
+        again = source.digest in printed
         lines.append(f"{line}  {_made(made)}  {_short(source.digest)}{', see above' if again else ''}")
         if not again:
-            told.add(source.digest)
+            printed.add(source.digest)
             below = indent + ("   " if last else "│  ")
             lines += _spec_line(made, below)
             pending += _inputs(made, below)
@@ -83,7 +84,7 @@ def _made(made: Artifact) -> str:
 
 def _short(digest: str) -> str:
     kind, _, value = digest.partition(":")
-    return f"{kind}:{value[:SHOWN]}"
+    return f"{kind}:{value[:DIGEST_CHARACTERS]}"
 
 
 def _settings(made: Artifact) -> str:

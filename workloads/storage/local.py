@@ -69,8 +69,8 @@ class LocalFolder:
         atomic.recover(self.path)
         return read_artifact(self.path)
 
-    def damage(self, artifact: contract.Artifact, known: HashCache) -> str | None:
-        return sizes_differ(self.path, artifact.files) or contents_differ(self.path, artifact.files, known)
+    def damage(self, artifact: contract.Artifact, hashes: HashCache) -> str | None:
+        return sizes_differ(self.path, artifact.files) or contents_differ(self.path, artifact.files, hashes)
 
     def is_taken(self) -> bool:
         return self.path.exists() and not (self.path.is_dir() and not any(self.path.iterdir()))

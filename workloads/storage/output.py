@@ -37,7 +37,7 @@ class OutputPlace(Protocol):
     def artifact(self) -> contract.Artifact | None:
         """The artifact that lies there."""
 
-    def damage(self, artifact: contract.Artifact, known: HashCache) -> str | None:
+    def damage(self, artifact: contract.Artifact, hashes: HashCache) -> str | None:
         """What is wrong with its files; None when they are whole."""
 
     def is_taken(self) -> bool:

@@ -196,8 +196,8 @@ def _what_lies_there(store: ArrowFSWrapper, bucket: str, key: str, has_other_fil
         return f"nothing lies at {key}, and bucket {bucket} has nothing beside it"
     close = difflib.get_close_matches(last, names, n=1)
     hint = f"; did you mean {close[0]}?" if close else ""
-    shown = ", ".join(names[:8]) + (" …" if len(names) > 8 else "")
-    return f"nothing lies at {key}; beside it are {shown}{hint}"
+    listed = ", ".join(names[:8]) + (" …" if len(names) > 8 else "")
+    return f"nothing lies at {key}; beside it are {listed}{hint}"
 
 
 class Bucket:
@@ -233,7 +233,7 @@ class Bucket:
         except (ValidationError, UnicodeDecodeError):
             return None
 
-    def damage(self, artifact: contract.Artifact, known: HashCache) -> str | None:
+    def damage(self, artifact: contract.Artifact, hashes: HashCache) -> str | None:
         with explained(self._where):
             found = sizes(self._store, self._root)
         for file in artifact.files:

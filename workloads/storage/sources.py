@@ -1,4 +1,4 @@
-"""Where inputs are read from and outputs go: a URI becomes a local path.
+"""The inputs of a job: each source of its spec located on this machine, downloaded where it has to be, and digested.
 
 ``pvc://claim/path``, ``file:///path`` and plain paths are looked up; ``hf://`` and ``s3://`` are brought into the cache (see
 ``hub.py`` and ``s3.py``).
@@ -19,12 +19,13 @@ from workloads.errors import InputError
 from workloads.storage.contents import LOADED, content_digest, relevant
 from workloads.storage.hashing import HashCache
 from workloads.storage.uri import local_path
+from workloads.system.describe import some
 from workloads.system.environment import Environment
 
 
 @dataclass(frozen=True)
 class Input:
-    """A source of the spec, found."""
+    """A source of the spec, located and digested."""
 
     uri: str
     path: Path
@@ -37,19 +38,19 @@ class Inputs(dict[str, Input]):
     """Inputs by the path of their field in the spec, such as ``model`` or ``dataset.train[0]``, in the order of the spec."""
 
 
-def collect(spec: Model, environment: Environment, known: HashCache, heartbeat: Callable[[], None]) -> Inputs:
+def collect(spec: Model, environment: Environment, hashes: HashCache, heartbeat: Callable[[], None]) -> Inputs:
     """Find every source of the spec and digest it. Raises InputError for the first that is missing or cannot be read."""
     inputs = Inputs()
     for field, source in sources(spec):
         try:
             path = locate(source, field, environment, heartbeat)
-            digest = content_digest(path, source, f"spec.{field}.uri: {source.uri}", known)
+            digest = content_digest(path, source, f"spec.{field}.uri: {source.uri}", hashes)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise  # the cache is full; the input is not to blame
             raise InputError(f"spec.{field}.uri: {source.uri}: {_cannot_read(error)}") from error
         inputs[field] = Input(str(source.uri), path, digest)
-    known.save()
+    hashes.save()
     return inputs
 
 
@@ -58,10 +59,10 @@ def must_be_as_published(inputs: Inputs, at_start: Mapping[str, ResolvedInput]) 
 
     Raises InputError for the first that is another.
     """
-    for field, found in at_start.items():
-        if found.digest is not None and field in inputs and inputs[field].digest != found.digest:
+    for field, published in at_start.items():
+        if published.digest is not None and field in inputs and inputs[field].digest != published.digest:
             raise InputError(
-                f"spec.{field}: {found.uri} was {found.digest} when this job started, and is {inputs[field].digest} now: what lies there was "
+                f"spec.{field}: {published.uri} was {published.digest} when this job started, and is {inputs[field].digest} now: what lies there was "
                 "replaced or damaged; a job of another name takes it as it is"
             )
 
@@ -114,7 +115,7 @@ def _may_not_be_read(path: Path | str) -> str:
 
 
 def _what_lies_there(path: Path) -> str:
-    """Why ``path`` is missing, told by the deepest folder above it that exists."""
+    """Why ``path`` is missing, as the deepest folder above it that exists shows."""
     above = path.parent
     missing = path
     while not above.exists():
@@ -129,12 +130,8 @@ def _what_lies_there(path: Path) -> str:
         return f"{path} does not exist, and {above} cannot be listed: {error.strerror}"
     close = difflib.get_close_matches(missing.name, [name.rstrip("/") for name in names], n=1)
     hint = f"; did you mean {close[0]}?" if close else ""
-    there = f"holds {_some(names)}" if names else "is empty"
+    there = f"holds {some(names)}" if names else "is empty"
     return f"{path} does not exist: {above} {there}{hint}"
-
-
-def _some(names: list[str], limit: int = 8) -> str:
-    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
 
 
 def _must_be_a_model(path: Path, source: Source, where: str) -> None:
@@ -144,8 +141,8 @@ def _must_be_a_model(path: Path, source: Source, where: str) -> None:
         raise InputError(f"{where}: {path} is a file: name the folder that holds {config}")
     if not (path / config).is_file():
         folders = sorted(str(found.parent.relative_to(path)) for found in path.glob(f"*/{config}"))
-        hint = f"; {_some(folders)} below it does" if folders else ""
-        raise InputError(f"{where}: {path} has no {config}{hint}; it holds {_some(sorted(os.listdir(path)))}")
+        hint = f"; {some(folders)} below it does" if folders else ""
+        raise InputError(f"{where}: {path} has no {config}{hint}; it holds {some(sorted(os.listdir(path)))}")
     for weights in path.glob("*.safetensors"):
         with weights.open("rb") as handle:
             if handle.read(24) == b"version https://git-lfs.":

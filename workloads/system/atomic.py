@@ -74,7 +74,7 @@ def replace_dir(new: Path, target: Path, run_id: str) -> None:
 
 
 def recover(target: Path) -> None:
-    """Undo a ``swap_in`` that was cut short: the old folder goes back to its place if the new one never got there."""
+    """Undo a ``replace_dir`` that was cut short: the old folder goes back to its place if the new one never got there."""
     for aside in stale_siblings(target, "replaced"):
         if target.exists():
             shutil.rmtree(aside)

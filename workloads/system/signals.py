@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
-from workloads import leave
 from workloads.errors import Interrupted
+from workloads.system.early_exit import leave
 
 RESERVE = 0.1
 """Share of the grace period kept back for the last words after the save."""
@@ -50,19 +50,19 @@ class Stop:
         self._refuse(NOTHING_YET)
 
     @contextmanager
-    def interruptible(self, told: str = NOTHING_YET) -> Iterator[None]:
-        """Within this block nothing is worth finishing: a signal raises Interrupted, saying ``told``, wherever the main thread is."""
-        self._refuse(told)
-        self._interrupt_message = told
+    def interruptible(self, message: str = NOTHING_YET) -> Iterator[None]:
+        """Within this block nothing is worth finishing: a signal raises Interrupted, saying ``message``, wherever the main thread is."""
+        self._refuse(message)
+        self._interrupt_message = message
         try:
             yield
         finally:
             self._interrupt_message = None
-        self._refuse(told)
+        self._refuse(message)
 
-    def _refuse(self, told: str) -> None:
+    def _refuse(self, message: str) -> None:
         if self.requested:
-            raise Interrupted(told)
+            raise Interrupted(message)
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -95,8 +95,8 @@ class Stop:
             if number == signal.SIGINT:
                 _write_now("\nstopping after this step; press Ctrl-C again to stop at once\n")
         if self._interrupt_message is not None:
-            told, self._interrupt_message = self._interrupt_message, None
-            raise Interrupted(told)
+            message, self._interrupt_message = self._interrupt_message, None
+            raise Interrupted(message)
 
 
 def _write_now(text: str) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from workloads.errors import InputError
+from workloads.system.describe import first_line
 from workloads.vocabulary.extend import LATIN, NORMAL, SPACE, TOKENIZER_MODEL
 
 SEED = 42
@@ -74,7 +75,7 @@ def encoder(name: str, path: Path, where: str) -> Encoder:
             tokenizer = Tokenizer.from_file(str(fast))
             return Encoder(name, lambda text: tokenizer.encode(text, add_special_tokens=False).ids)
     except Exception as error:
-        raise InputError(f"{where}: {path} cannot be read as a tokenizer: {str(error).splitlines()[0]}") from error
+        raise InputError(f"{where}: {path} cannot be read as a tokenizer: {first_line(error)}") from error
     raise InputError(f"{where}: {path} has neither {TOKENIZER_MODEL} nor tokenizer.json")
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from workloads.errors import DataError, InputError, SpecError
+from workloads.system.describe import some
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, BYTE = 1, 2, 3, 4, 6
 """Types of a piece (sentencepiece_model.proto)."""
@@ -76,9 +77,9 @@ def load_base(path: Path, where: str = "spec.base.uri") -> Base:
         for other in (folder / "tokenizer.json", folder / "merges.txt"):
             if _is_byte_level(other):
                 raise SpecError(f"{where}: {other} {BYTE_LEVEL_REASON}")
-        found = ", ".join(sorted(entry.name for entry in folder.iterdir())[:12])
+        names = some(sorted(entry.name for entry in folder.iterdir()), 12)
         raise InputError(
-            f"{where}: {folder} has no {TOKENIZER_MODEL}, which new pieces are appended to; it holds {found}"
+            f"{where}: {folder} has no {TOKENIZER_MODEL}, which new pieces are appended to; it holds {names}"
         )
     proto = _read(file, where)
     _must_be_mergeable(proto, file, where)
@@ -245,8 +246,8 @@ def _special_tokens(base: Base, names: dict[str, str | None], vocabulary: Iterab
     known = set(vocabulary)
     special = {}
     for kind in SPECIAL:
-        given = base.config.get(kind)
-        name = (given.get("content") if isinstance(given, dict) else given) or names.get(kind)
+        token = base.config.get(kind)
+        name = (token.get("content") if isinstance(token, dict) else token) or names.get(kind)
         if name in known:
             special[kind] = str(name)
     if special.get("pad_token", special.get("eos_token")) == special.get("eos_token"):
@@ -258,7 +259,7 @@ def parse(content: bytes) -> Any:
     """A sentencepiece ModelProto. Raises DecodeError for what is none."""
     from sentencepiece import sentencepiece_model_pb2
 
-    proto = sentencepiece_model_pb2.ModelProto()
+    proto = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]  # made at run time
     proto.ParseFromString(content)
     return proto
 

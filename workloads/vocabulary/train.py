@@ -105,7 +105,7 @@ def _follow(answers: Connection, log: Connection, vocab_size: int, tell: Tell) -
                     open_ends.remove(log)
             else:
                 try:
-                    answer = answers.recv()
+                    answer: Trained | BaseException | tuple[int, int] = answers.recv()
                 except EOFError:
                     open_ends.remove(answers)
                     continue
@@ -146,9 +146,9 @@ class _Log:
         *lines, self._rest = (self._rest + chunk).split(b"\n")
         self._last.extend(lines)
         for line in lines:
-            if found := self.ALPHABET.search(line):
-                self._alphabet = META_PIECES + int(found[1])
-        merged = [found for line in lines if (found := self.MERGED.search(line))]
+            if alphabet := self.ALPHABET.search(line):
+                self._alphabet = META_PIECES + int(alphabet[1])
+        merged = [match for line in lines if (match := self.MERGED.search(line))]
         if merged:
             self._tell("merge", self._alphabet + int(merged[-1][1]), self._vocab_size)
 

@@ -12,7 +12,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from workloads.data.chat_templates.loading import NAMED, Template, load, without_generation
+from workloads.data.chat_templates.loading import load
+from workloads.data.chat_templates.named import FOLDER, NAMED
+from workloads.data.chat_templates.rendering import without_generation
+from workloads.data.chat_templates.template import Template
 from workloads.errors import SpecError
 
 
@@ -259,10 +262,10 @@ def test_the_sealed_tokenizer_gives_the_same_ids(template: Template, drawn) -> N
     """Harmless conversations never reach it; were they to, nothing would change."""
     messages = conversation_of(drawn)
     encoded = template.encode(messages)
-    text, spans = template._seal(*template._render(messages))
-    if not any(template._spelled.search(message["content"]) for message in messages):
+    text, spans = template._control.seal(*template._render(messages))
+    if not any(template._control.are_spelled_in(message["content"]) for message in messages):
         assert (
-            template._sealed.encode(text, add_special_tokens=False).ids
+            template._control.sealed_tokenizer.encode(text, add_special_tokens=False).ids
             == template._plain.encode(template.render(messages), add_special_tokens=False).ids
         )
         assert len(spans) == len(encoded.spans)
@@ -447,9 +450,7 @@ def test_llama2_refuses_two_questions_in_a_row(llama) -> None:
 
 
 def test_every_named_template_has_its_file() -> None:
-    import workloads.data.chat_templates.loading
-
-    assert sorted(path.stem for path in workloads.templates.FOLDER.glob("*.jinja")) == sorted(NAMED)
+    assert sorted(path.stem for path in FOLDER.glob("*.jinja")) == sorted(NAMED)
 
 
 def test_the_digest_follows_source_and_vocabulary(llama, byte_level) -> None:

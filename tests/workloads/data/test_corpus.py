@@ -15,8 +15,8 @@ import pytest
 
 from alpaca_operator.api.corpus import CorpusSource
 from tests.workloads.literature import chinese, english
-from workloads.data import corpus
-from workloads.data.corpus import BLOCK, SENTENCE_LIMIT, Tally, encoding_of, files_of, sentences, texts
+from workloads.data.corpus import BLOCK, SENTENCE_LIMIT, Tally, files_of, sentences, texts
+from workloads.data.encodings import encoding_of
 from workloads.errors import DataError
 
 NOVEL = "\n".join(["第一回　风雨故人来", "", *chinese(300)]) + "\n"
@@ -295,4 +295,4 @@ def test_lines_are_cut_at_characters_that_are_not_wanted() -> None:
 def test_english_is_text_too(tmp_path: Path) -> None:
     lines = english(50)
     assert read(written(tmp_path / "a.txt", "\n".join(lines)))[0] == "\n".join(lines)
-    assert corpus.encoding_of(tmp_path / "a.txt") == "utf-8"
+    assert encoding_of(tmp_path / "a.txt") == "utf-8"

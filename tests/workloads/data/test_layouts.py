@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alpaca_operator.api.sft import DataSource
-from workloads.data.layouts import LAYOUTS, Reading, encoding_of, files_of, join_segments, parse_human_assistant, read
-from workloads.errors import DataError, InputError, SpecError
+from workloads.data.layouts import LAYOUTS, Reading, join_segments, parse_human_assistant, read
+from workloads.errors import DataError, SpecError
 
 
 def turns(*texts: str, system: str | None = None) -> tuple[dict[str, str], ...]:
@@ -271,36 +271,6 @@ def test_each_kind_of_file_gives_the_same_rows(tmp_path: Path, make) -> None:
     assert conversations(make(tmp_path)) == [turns(Q, A), turns("q", "a", "r", "b")]
 
 
-@pytest.mark.parametrize(("part", "names", "read_names"), [
-    pytest.param("train", ["a.jsonl", "b.jsonl"], ["a", "b"], id="all, where none says what it is"),
-    pytest.param("train", ["latest.jsonl", "contest.jsonl"], ["contest", "latest"], id="a word that contains a split's name is none"),
-    pytest.param("train", ["train-0.jsonl", "train-1.jsonl", "test-0.jsonl"], ["train-0", "train-1"], id="not the test set"),
-    pytest.param("train", ["data/train.jsonl", "data/dev.jsonl", "more.jsonl"], ["train", "more"], id="others that do not say"),
-    pytest.param("train", ["test.jsonl"], ["test"], id="the test set alone"),
-    pytest.param("validation", ["train.jsonl", "dev.jsonl", "test.jsonl"], ["dev"], id="validation before test"),
-    pytest.param("validation", ["train.jsonl", "test.jsonl"], ["test"], id="test for validation"),
-])  # fmt: skip
-def test_of_a_folder_with_splits_only_those_for_the_purpose_are_read(
-    tmp_path: Path, part: str, names: list[str], read_names: list[str]
-) -> None:
-    for name in names:
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        write(tmp_path / name, lines({"instruction": Path(name).stem, "output": "a"}))
-    reading = Reading()
-    found = [row.messages[0]["content"] for row in read([(DataSource(uri="x"), tmp_path)], reading, part)]
-    assert found == read_names
-    assert any("other splits not read: " in line for line in reading.files) == (len(found) < len(names))
-
-
-@pytest.mark.parametrize("chunk", [1, 7, 64, 1 << 20])
-def test_an_array_is_read_alike_in_pieces_of_any_size(tmp_path: Path, chunk: int) -> None:
-    from workloads.data.layouts import _json_values
-
-    values = [{"a": [1, {"b": '}],[{"\\'}], "明": None}, ["x"], 12345, -1.5e3, "text", True, [], {}]
-    path = write(tmp_path / "rows.json", json.dumps(values, ensure_ascii=False, indent=1))
-    assert list(_json_values(path, "utf-8", chunk)) == values
-
-
 def test_tab_and_semicolon_separate_too(tmp_path: Path) -> None:
     assert conversations(write(tmp_path / "a.tsv", "instruction\toutput\nq, r\ta\n")) == [turns("q, r", "a")]
     assert conversations(write(tmp_path / "b.csv", "instruction;output\nq, r;a\n")) == [turns("q, r", "a")]
@@ -314,17 +284,6 @@ def test_any_encoding_is_read(tmp_path: Path, encoding: str, suffix: str) -> Non
     text = csv_of(row) if suffix == "csv" else lines(row)
     mark = b"\xff\xfe" if encoding == "utf-16-le" else b""
     assert conversations(write(tmp_path / f"rows.{suffix}", mark + text.encode(encoding))) == [turns(question, answer)]
-
-
-def test_gbk_is_found_when_it_begins_late(tmp_path: Path) -> None:
-    rows = [{"instruction": f"question {number}", "output": "answer"} for number in range(50_000)]
-    path = write(
-        tmp_path / "rows.jsonl",
-        lines(*rows, {"instruction": "请问这首诗的作者是谁？", "output": "李白。"}).encode("gbk"),
-    )
-    assert path.stat().st_size > 1 << 21
-    assert encoding_of(path) == "gb18030"
-    assert conversations(path)[-1] == turns("请问这首诗的作者是谁？", "李白。")
 
 
 # Damage
@@ -436,22 +395,6 @@ def test_only_columns_of_the_layout_are_mapped(tmp_path: Path) -> None:
         "dataset columns: question is no column of Alpaca: it has instruction, output, input, system, history, and each maps to the name in "
         "your file"
     )
-
-
-def test_a_folder_without_data_says_what_it_has(tmp_path: Path) -> None:
-    write(tmp_path / "notes.md", "x")
-    with pytest.raises(DataError) as refusal:
-        files_of(tmp_path)
-    assert str(refusal.value) == (
-        f"{tmp_path}: no data file (.arrow, .csv, .json, .jsonl, .ndjson, .parquet, .tsv, or a folder saved by datasets) among notes.md: name "
-        "the file in uri"
-    )
-
-
-def test_a_path_without_anything_is_an_input_error(tmp_path: Path) -> None:
-    with pytest.raises(InputError) as refusal:
-        files_of(tmp_path / "gone.csv")
-    assert str(refusal.value) == f"dataset: nothing at {tmp_path / 'gone.csv'}: check the uri"
 
 
 def test_saved_splits_without_a_train_one_must_be_named(tmp_path: Path) -> None:

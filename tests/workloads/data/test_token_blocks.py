@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from itertools import islice
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tokenizers
 
 from alpaca_operator.api.pretrain import PretrainSpec
 from tests.workloads import library, literature
@@ -132,6 +134,43 @@ def test_tokens_are_made_once_and_found_by_every_later_run(
     assert ids(desk.prepare(novels).train) == first
     assert desk.said[0].startswith("data: found train tokenised in ")
     assert len(desk.prepare(novels, block=32).train) > len(first), "another block size reads the same tokens"
+
+
+def test_tokens_are_kept_where_every_version_looked_for_them(desk: Desk, novels: Path, recipe: TokenizerSpec) -> None:
+    desk.prepare(novels)
+    material = [1, tokenizers.__version__, recipe.digest, "train", [["digest of novels", "Auto", "Auto", "text"]]]
+    (folder,) = {file.parent for file in desk.cache.rglob("tokens.bin")}
+    assert folder.name == hashlib.sha256(json.dumps(material).encode()).hexdigest()[:32]
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_the_test_set_of_a_hub_is_not_trained_on(desk: Desk, tmp_path: Path, llama: Any, streamed: bool) -> None:
+    folder = tmp_path / "hub"
+    folder.mkdir()
+    for name, text in {
+        "train-0": "春江潮水连海平",
+        "validation-0": "海上明月共潮生",
+        "test-0": "滟滟随波千万里",
+    }.items():
+        (folder / f"{name}.jsonl").write_text(json.dumps({"text": text}) + "\n", encoding="utf-8")
+    dataset = {"streaming": True, "maxSteps": 1} if streamed else {}
+    found = desk.prepare(folder, validationSplit=0, **dataset)
+    trained = next(iter(found.train))["input_ids"].tolist()
+    assert trained == [1, *llama.encode("春江潮水连海平", add_special_tokens=False), 2]
+    assert (
+        f"data: train: 2 files of other splits of the data set left out (first: {folder / 'test-0.jsonl'})" in desk.said
+    )
+
+
+def test_tokens_that_hold_a_test_set_are_not_found(desk: Desk, tmp_path: Path, recipe: TokenizerSpec) -> None:
+    folder = tmp_path / "hub"
+    folder.mkdir()
+    for name in ("train", "test"):
+        (folder / f"{name}.txt").write_text("春江潮水连海平", encoding="utf-8")
+    material = [1, tokenizers.__version__, recipe.digest, "train", [["digest of hub", "Auto", "Auto", "text"]]]
+    before = hashlib.sha256(json.dumps(material).encode()).hexdigest()[:32]
+    desk.prepare(folder)
+    assert before not in {file.parent.name for file in desk.cache.rglob("tokens.bin")}
 
 
 def test_another_tokenizer_or_other_text_is_tokenised_anew(desk: Desk, novels: Path, recipe: TokenizerSpec) -> None:

@@ -170,7 +170,7 @@ import itertools, sys
 from pathlib import Path
 from workloads.data import tokenize
 tokenize.UNIT = 1000
-recipe = tokenize.Recipe(Path(sys.argv[1]).read_text(), 1, 2, 2000)
+recipe = tokenize.TokenizerSpec(Path(sys.argv[1]).read_text(), 1, 2, 2000)
 if __name__ == "__main__":
     for ids in tokenize.encode(itertools.cycle(["text " * 100, ""]), recipe, 2, lambda: None):
         print(flush=True)

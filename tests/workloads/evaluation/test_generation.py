@@ -12,6 +12,7 @@ from alpaca_operator.api.generation import Decoding
 from tests.workloads import tiny
 from workloads.data import tokenizer_io
 from workloads.data.chat_templates import loading
+from workloads.data.chat_templates.template import Template
 from workloads.evaluation import generation
 from workloads.evaluation.generation import Answer
 from workloads.models import libraries
@@ -26,12 +27,12 @@ QUESTIONS = [row["instruction"] for row in tiny.rows(8)] + [
 
 
 @pytest.fixture(scope="module")
-def template(shelf: Path) -> loading.Template:
+def template(shelf: Path) -> Template:
     return loading.load("HumanAssistant", None, tokenizer_io.load_tokenizer(shelf / "base"))
 
 
 @pytest.fixture(scope="module")
-def poet(shelf: Path, template: loading.Template) -> Any:
+def poet(shelf: Path, template: Template) -> Any:
     """A tiny Llama that has learnt eight answers by heart, and where they end."""
     import torch
     from transformers import AutoModelForCausalLM
@@ -60,14 +61,14 @@ def poet(shelf: Path, template: loading.Template) -> Any:
 
 
 def answered(
-    llama: Any, template: loading.Template, decoding: Decoding, batch_size: int, questions: list[str] = QUESTIONS
+    llama: Any, template: Template, decoding: Decoding, batch_size: int, questions: list[str] = QUESTIONS
 ) -> list[Answer]:
     prompts = [template.prompt([{"role": "user", "content": question}]) for question in questions]
     found = dict(generation.answers(llama, template, prompts, decoding, batch_size=batch_size))
     return [found[number] for number in range(len(questions))]
 
 
-def test_what_was_learnt_is_answered_and_ended(poet: Any, template: loading.Template) -> None:
+def test_what_was_learnt_is_answered_and_ended(poet: Any, template: Template) -> None:
     found = answered(poet, template, Decoding(temperature=0, repetition_penalty=1, max_new_tokens=64), 4, QUESTIONS[:8])
     assert [answer.text for answer in found] == [row["output"] for row in tiny.rows(8)]
     assert all(answer.stopped for answer in found)
@@ -83,7 +84,7 @@ def test_what_was_learnt_is_answered_and_ended(poet: Any, template: loading.Temp
     ],
 )
 def test_a_batch_of_mixed_lengths_gives_what_each_question_gets_alone(
-    decoding: Decoding, poet: Any, template: loading.Template
+    decoding: Decoding, poet: Any, template: Template
 ) -> None:
     alone = answered(poet, template, decoding, 1)
     assert answered(poet, template, decoding, 4) == alone
@@ -92,7 +93,7 @@ def test_a_batch_of_mixed_lengths_gives_what_each_question_gets_alone(
     assert len({answer.tokens for answer in alone}) > 1, "rows of a batch end at different times"
 
 
-def test_a_seed_gives_the_same_draw_and_another_seed_another(poet: Any, template: loading.Template) -> None:
+def test_a_seed_gives_the_same_draw_and_another_seed_another(poet: Any, template: Template) -> None:
     prompts = [template.prompt([{"role": "user", "content": question}]) for question in QUESTIONS]
     decoding = Decoding(temperature=1.2, max_new_tokens=24)
 
@@ -127,7 +128,7 @@ def test_the_penalty_is_that_of_transformers_and_leaves_padding_alone() -> None:
     assert generation.Repetition(1.7, mask)(padded, scores).tolist() == expected.tolist()
 
 
-def test_an_answer_ends_where_positions_do(poet: Any, template: loading.Template) -> None:
+def test_an_answer_ends_where_positions_do(poet: Any, template: Template) -> None:
     question = "山石" * 240
     while (room := 512 - len(template.prompt([{"role": "user", "content": question}]))) > 12:
         question += "山"
@@ -137,7 +138,7 @@ def test_an_answer_ends_where_positions_do(poet: Any, template: loading.Template
     assert short == answered(poet, template, GREEDY, 1, ["他？"])[0]
 
 
-def test_a_stop_request_ends_a_batch_at_the_next_token(poet: Any, template: loading.Template) -> None:
+def test_a_stop_request_ends_a_batch_at_the_next_token(poet: Any, template: Template) -> None:
     beats = []
 
     def heartbeat() -> None:
@@ -164,7 +165,7 @@ def test_a_stop_request_ends_a_batch_at_the_next_token(poet: Any, template: load
         pytest.param(" 山<pad>水<unk>。</s></s>", ("山 水 。", "Stopped"), id="control tokens are never shown"),
     ],
 )
-def test_an_answer_is_cleaned(written: str, expected: tuple[str, str], template: loading.Template) -> None:
+def test_an_answer_is_cleaned(written: str, expected: tuple[str, str], template: Template) -> None:
     tokenizer = template.tokenizer
     ids = tokenizer(written, add_special_tokens=False)["input_ids"]
     answer = generation._answer(template, ids, len(ids), {*template.stop_ids})

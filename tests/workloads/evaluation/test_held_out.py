@@ -10,7 +10,7 @@ import pytest
 from alpaca_operator.api.evaluation import HeldOut
 from tests.workloads import tiny
 from workloads.data.chat_templates import loading
-from workloads.data.chat_templates.loading import Template
+from workloads.data.chat_templates.template import Template
 from workloads.data.layouts import Row
 from workloads.errors import DataError
 from workloads.evaluation import held_out

@@ -11,7 +11,9 @@ import pytest
 from tests.workloads import tiny
 from workloads.data import conversations
 from workloads.data.chat_templates import loading
+from workloads.data.chat_templates.template import Template
 from workloads.data.layouts import Row
+from workloads.data.report import Report
 from workloads.evaluation import perplexity
 from workloads.evaluation.perplexity import Score
 from workloads.models import libraries
@@ -26,7 +28,7 @@ CONVERSATIONS = [
 ]
 
 
-def prepared(template: loading.Template, talks: list[Any] = CONVERSATIONS) -> list[conversations.Example]:
+def prepared(template: Template, talks: list[Any] = CONVERSATIONS) -> list[conversations.Example]:
     from alpaca_operator.api.sft import SFTDataset
 
     rows = [
@@ -34,7 +36,7 @@ def prepared(template: loading.Template, talks: list[Any] = CONVERSATIONS) -> li
         for number, turns in enumerate(talks)
     ]
     dataset = SFTDataset.model_validate({"train": [{"uri": "x"}]})
-    return list(conversations.prepare(rows, template, dataset, 512, conversations.Report()))
+    return list(conversations.prepare(rows, template, dataset, 512, Report()))
 
 
 @pytest.fixture(scope="module")

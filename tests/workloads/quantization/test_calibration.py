@@ -12,7 +12,7 @@ import pytest
 
 from alpaca_operator.api.quantize import QuantizeSpec
 from tests.workloads import tiny
-from workloads.data.chat_templates.loading import Template
+from workloads.data.chat_templates.template import Template
 from workloads.quantization import calibration
 from workloads.quantization.calibration import Rows
 

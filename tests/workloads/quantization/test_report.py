@@ -12,7 +12,7 @@ import pytest
 
 from alpaca_operator.api.quantize import QuantizeJob
 from workloads.data.conversations import Example
-from workloads.data.conversations import Report as RowReport
+from workloads.data.report import Report as RowReport
 from workloads.evaluation.perplexity import Score
 from workloads.quantization.calibration import Rows
 from workloads.quantization.fidelity import Likeness, Measured

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -19,18 +20,17 @@ class Job:
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "poet.checkpoints"
         self.said: list[str] = []
-        self.told: list[Checkpoint] = []
+        self.complete: list[Checkpoint] = []
 
     def run(self, run_id: str, spec_digest: str = "sha256:a") -> Checkpoints:
         """A new run, which is the newest from now on."""
         this = Run(run_id=run_id, job="SFTJob poet", spec_digest=spec_digest, started_at="2026-01-01T00:00:00Z")
         run = Checkpoints(
-            self.folder,
+            SimpleNamespace(uri="pvc://models/poet", checkpoints=self.folder),
             this,
             HashCache(self.folder.parent / "digests.json"),
             log=self.said.append,
-            written=self.told.append,
-            uri="pvc://models/poet.checkpoints",
+            on_complete=self.complete.append,
         )
         run.acquire()
         return run
@@ -61,7 +61,7 @@ def test_the_newest_is_that_of_the_highest_step_over_all_runs(job: Job) -> None:
 
     assert newest == job.folder / "run-a" / "checkpoint-10"
     assert (newest / "model.safetensors").read_text() == "weights 10"
-    assert job.told[-1] == Checkpoint(uri="pvc://models/poet.checkpoints/run-a/checkpoint-10", step=10)
+    assert job.complete[-1] == Checkpoint(uri="pvc://models/poet.checkpoints/run-a/checkpoint-10", step=10)
     assert job.said == []
 
 

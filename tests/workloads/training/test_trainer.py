@@ -77,16 +77,14 @@ def unpacked_rows(shelf: Path, cache: Path) -> Any:
     from types import SimpleNamespace
 
     from alpaca_operator.api.sft import SFTJob
-    from workloads.data import conversations, tokenizer_io
+    from workloads.data import prepared, tokenizer_io
     from workloads.data.chat_templates import loading
 
     spec = SFTJob.model_validate(job(dataset={"packing": False})).spec
     tokenizer = tokenizer_io.load_tokenizer(shelf / "base")
     template = loading.load("HumanAssistant", None, tokenizer)
     found = SimpleNamespace(path=shelf / "train.json", digest="sha256:0", uri="train.json")
-    return conversations.datasets_for(
-        spec, {"dataset.train[0]": found}, template, cache, 42, log=lambda line: None
-    ).train
+    return prepared.datasets_for(spec, {"dataset.train[0]": found}, template, cache, 42, log=lambda line: None).train
 
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # peft asks by the old name

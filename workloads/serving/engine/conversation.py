@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from workloads.data.chat_templates.loading import Message, Template
+from workloads.data.chat_templates.rendering import Message
+from workloads.data.chat_templates.template import Template
 from workloads.serving.engine.refusals import Refusal
 
 

@@ -12,7 +12,7 @@ from alpaca_operator.api.chat import Answering, ChatDeployment, Limits
 from alpaca_operator.api.generation import Decoding
 from workloads.data import tokenize
 from workloads.data.chat_templates import loading
-from workloads.data.chat_templates.loading import Template
+from workloads.data.chat_templates.template import Template
 from workloads.errors import InputError, SpecError
 from workloads.models import inference
 from workloads.models.inference import Looked, Servable, Wanted

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from workloads.data.chat_templates.loading import Template
+from workloads.data.chat_templates.template import Template
 from workloads.serving.engine import conversation
 from workloads.serving.engine.conversation import Prompt
 from workloads.serving.engine.refusals import Refusal

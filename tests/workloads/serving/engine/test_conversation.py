@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from workloads.data.chat_templates import loading
-from workloads.data.chat_templates.loading import Template
+from workloads.data.chat_templates.template import Template
 from workloads.serving.engine import conversation
 from workloads.serving.engine.refusals import Refusal
 

@@ -13,7 +13,7 @@ import pytest
 
 from alpaca_operator.api.chat import ChatDeployment
 from tests.workloads import engine_process, parrot
-from workloads.data.chat_templates.loading import Template
+from workloads.data.chat_templates.template import Template
 from workloads.serving.engine import loading
 from workloads.serving.engine.server import Engine, application
 from workloads.system.environment import Environment

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workloads.data.chat_templates.loading import Template
+from workloads.data.chat_templates.template import Template
 from workloads.serving.engine.text import Pieces, Writer
 
 RARE = "你好，世界！𠮷野家 👨‍👩‍👧‍👦 naïve — ᚠᛇᚻ \t末"
