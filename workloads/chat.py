@@ -34,10 +34,10 @@ def serve(job: ChatDeployment) -> int:
     os.environ.setdefault("HF_HUB_OFFLINE", "0")
     from workloads.serving.engine import service as engine
 
-    async def beside(address: str, closing: asyncio.Event) -> None:
+    async def serve_page(address: str, closing: asyncio.Event) -> None:
         await page.serve(Settings.read(job, {**os.environ, contract.ENV_ENGINE_URL: address}), in_pod, number, closing)
 
-    return engine.execute(job, beside)
+    return engine.execute(job, sidecar=serve_page)
 
 
 if __name__ == "__main__":

@@ -9,28 +9,31 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from alpaca_operator.api.evaluation import EvaluationJob, EvaluationSpec
 from workloads.errors import DataError, GateFailed, Interrupted, OutOfMemory, SpecError
 from workloads.evaluation import gates, harness, questions
 from workloads.evaluation.plan import Plan
+from workloads.evaluation.questions import Question
 from workloads.runtime import command, exits
 from workloads.runtime.runtime import Metrics, Runtime
 
 if TYPE_CHECKING:
-    from workloads.evaluation.candidates import Candidate
-    from workloads.evaluation.meter import Meter
-    from workloads.evaluation.result import Measured, State
+    from transformers import PreTrainedModel
 
-TOLD_METRICS = 64
+    from workloads.evaluation.candidates import Candidate
+    from workloads.evaluation.result import EvaluationResult, ModelResult
+    from workloads.evaluation.tracker import EvaluationTracker
+
+STATUS_METRICS = 64
 """Metrics that a status holds."""
 
 
 def run(job: EvaluationJob, runtime: Runtime) -> Metrics:
     """Look at everything, measure one model after the other, write the report, judge."""
     spec = job.spec
-    gates.look(spec)
+    gates.check(spec)
     asked = questions.load(spec.prompts, _file(spec, runtime)) if spec.prompts else []
     runtime.progress.update(stage="Preparing")
     if spec.tasks:
@@ -38,12 +41,12 @@ def run(job: EvaluationJob, runtime: Runtime) -> Metrics:
 
     from workloads.evaluation import candidates as models
 
-    candidates = [models.look(spec, runtime, number) for number in range(len(spec.models))]
+    candidates = [models.prepare(spec, runtime, number) for number in range(len(spec.models))]
     runtime.stop.check()
     plan = _plan(spec, runtime, candidates, asked)
 
-    state = _measure(plan, runtime, candidates)
-    return _publish(job, runtime, plan, candidates, state)
+    measured = _measure(plan, runtime, candidates)
+    return _publish(job, runtime, plan, candidates, measured)
 
 
 def _file(spec: EvaluationSpec, runtime: Runtime) -> Path | None:
@@ -51,7 +54,7 @@ def _file(spec: EvaluationSpec, runtime: Runtime) -> Path | None:
     return runtime.inputs["prompts.file"].path if spec.prompts.file else None
 
 
-def _plan(spec: EvaluationSpec, runtime: Runtime, candidates: list[Candidate], asked: list[questions.Question]) -> Plan:
+def _plan(spec: EvaluationSpec, runtime: Runtime, candidates: list[Candidate], asked: list[Question]) -> Plan:
     """Everything in tokens, before any weights are read: what cannot be measured costs nothing."""
     from workloads.evaluation import held_out
 
@@ -68,11 +71,11 @@ def _plan(spec: EvaluationSpec, runtime: Runtime, candidates: list[Candidate], a
     prompts = {candidate.name: _prompts(spec, candidate, asked) for candidate in candidates} if asked else {}
     with runtime.stop.interruptible():  # the data of a task may have to be downloaded
         loaded = harness.load(spec.tasks, runtime.inputs["taskFiles"].path if spec.task_files else None)
-    gates.look(spec, [metric for one in loaded for metric in one.metrics])
+    gates.check(spec, [metric for one in loaded for metric in one.metrics])
     return Plan(spec, asked, prompts, rows, loaded)
 
 
-def _prompts(spec: EvaluationSpec, candidate: Candidate, asked: list[questions.Question]) -> list[list[int]]:
+def _prompts(spec: EvaluationSpec, candidate: Candidate, asked: list[Question]) -> list[list[int]]:
     """Ids that the model continues with its answers. Raises SpecError or DataError for a question that cannot be put to it."""
     assert candidate.template is not None
     system = questions.system_prompt(spec)
@@ -96,52 +99,58 @@ def _prompts(spec: EvaluationSpec, candidate: Candidate, asked: list[questions.Q
     return found
 
 
-def _measure(plan: Plan, runtime: Runtime, candidates: list[Candidate]) -> State:
-    """Every model loaded in its turn; what an earlier run has found is not measured again."""
-    from workloads.evaluation.meter import Meter
-    from workloads.evaluation.result import State
-    from workloads.system import memory
+def _measure(plan: Plan, runtime: Runtime, candidates: list[Candidate]) -> EvaluationResult:
+    """Every model loaded in its turn; what an earlier run has measured is not measured again."""
+    from workloads.evaluation.result import EvaluationResult
+    from workloads.evaluation.tracker import EvaluationTracker
 
     kept = runtime.checkpoints.newest()
-    state = State.read(kept) if kept else State()
-    meter = Meter(runtime, state, plan.units, len(candidates))
+    measured = EvaluationResult.read(kept) if kept else EvaluationResult()
+    tracker = EvaluationTracker(runtime, measured, plan.units, len(candidates))
     for candidate in candidates:
-        found = state.of(candidate.name)
-        for part, count in (("rows", found.score.rows), ("answers", len(found.answers)), ("tasks", len(found.tasks))):
-            meter.skip(part, count)
+        for part, count in measured.of(candidate.name).counts.items():
+            tracker.skip(part, count)
     if kept:
         runtime.progress.log(f"going on behind {kept.parent.name}/{kept.name}")
     for candidate in candidates:
-        found = state.of(candidate.name)
-        if (found.score.rows, len(found.answers), len(found.tasks)) == tuple(plan.units.values()):
-            continue
-        runtime.progress.update(stage="Loading")
-        peak = memory.Peak()
-        meter.heartbeat()
-        with ExitStack() as stack:
-            try:
-                with runtime.stop.interruptible():
-                    loaded = stack.enter_context(candidate.loaded())
-            except Interrupted:
-                meter.save()
-                raise meter.interrupted() from None
-            found.how = loaded.how
-            runtime.progress.log(
-                f"{candidate.name}: {candidate.uri}, "
-                + ", ".join(f"{key} {value}" for key, value in loaded.how.items())
-            )
-            for note in loaded.notes:
-                runtime.progress.log(f"{candidate.name}: {note}")
-            with _memory_told(candidate):
-                _measure_one(plan, candidate, loaded.model, found, meter)
-            found.peak_bytes, found.gpu_peak_bytes = max(found.peak_bytes, peak.resident()), peak.gpu()
-        meter.save()
-    return state
+        result = measured.of(candidate.name)
+        if result.counts != plan.units:
+            _load_and_measure(plan, runtime, candidate, result, tracker)
+            tracker.save()
+    return measured
+
+
+def _load_and_measure(
+    plan: Plan, runtime: Runtime, candidate: Candidate, result: ModelResult, tracker: EvaluationTracker
+) -> None:
+    """One model in memory, and out of it again; ``result`` is filled as its parts are measured."""
+    from workloads.system import memory
+
+    runtime.progress.update(stage="Loading")
+    peak = memory.Peak()
+    tracker.heartbeat()
+    with ExitStack() as stack:
+        try:
+            with runtime.stop.interruptible():
+                loaded = stack.enter_context(candidate.loaded())
+        except Interrupted:
+            tracker.save()
+            raise tracker.interrupted() from None
+        result.how = loaded.how
+        settings = ", ".join(f"{key} {value}" for key, value in loaded.how.items())
+        runtime.progress.log(f"{candidate.name}: {candidate.uri}, {settings}")
+        for note in loaded.notes:
+            runtime.progress.log(f"{candidate.name}: {note}")
+        with _explaining_out_of_memory(candidate):
+            _measure_rows(plan, candidate, loaded.model, result, tracker)
+            _measure_answers(plan, candidate, loaded.model, result, tracker)
+            _measure_tasks(plan, candidate, loaded.model, result, tracker)
+        result.peak_bytes, result.gpu_peak_bytes = max(result.peak_bytes, peak.resident()), peak.gpu()
 
 
 @contextmanager
-def _memory_told(candidate: Candidate) -> Iterator[None]:
-    """Running out of memory is told with the fields of this kind that take less."""
+def _explaining_out_of_memory(candidate: Candidate) -> Iterator[None]:
+    """Running out of memory names the fields of this kind that take less."""
     try:
         yield
     except Exception as error:
@@ -153,63 +162,83 @@ def _memory_told(candidate: Candidate) -> Iterator[None]:
         ) from error
 
 
-def _measure_one(plan: Plan, candidate: Candidate, loaded: Any, found: Measured, meter: Meter) -> None:
-    """Rows, then answers, then tasks; ``found`` is filled as they come."""
-    from workloads.evaluation import generation, perplexity
+def _measure_rows(
+    plan: Plan, candidate: Candidate, model: PreTrainedModel, result: ModelResult, tracker: EvaluationTracker
+) -> None:
+    from workloads.evaluation import perplexity
 
+    if plan.rows is None or candidate.template is None:
+        return
     tokenizer, folder = candidate.looked.tokenizer, candidate.looked.base.folder
-    size = plan.spec.generation.batch_size
-    if plan.rows is not None and candidate.template is not None:
-        rows = plan.rows.by_model[candidate.name]
-        with meter.part("rows", found.seconds, "Evaluating") as count:
+    with tracker.part("rows", result.seconds, "Evaluating") as count:
 
-            def done(so_far: perplexity.Score) -> None:
-                passed = so_far.rows - found.score.rows
-                found.score = so_far
-                count(passed)
+        def done(so_far: perplexity.Score) -> None:
+            passed = so_far.rows - result.score.rows
+            result.score = so_far
+            count(passed)
 
-            perplexity.score(
-                loaded,
-                rows,
-                pad=tokenizer.pad_token_id,
-                batch_size=size,
-                size=perplexity.AnswerBytes(tokenizer, folder, candidate.template),
-                heartbeat=meter.heartbeat,
-                done=done,
-                so_far=found.score,
-            )
-    if plan.asked and candidate.template is not None:
-        left = [number for number in range(len(plan.asked)) if number not in found.answers]
-        with meter.part("answers", found.seconds, "Answering") as count:
-            for at, answer in generation.answers(
-                loaded,
-                candidate.template,
-                [plan.prompts[candidate.name][number] for number in left],
-                plan.spec.generation,
-                batch_size=size,
-                seed=plan.spec.generation.seed,
-                heartbeat=meter.heartbeat,
-            ):
-                found.answers[left[at]] = answer
+        perplexity.score(
+            model,
+            plan.rows.by_model[candidate.name],
+            pad=tokenizer.pad_token_id,
+            batch_size=plan.spec.generation.batch_size,
+            size=perplexity.AnswerBytes(tokenizer, folder, candidate.template),
+            heartbeat=tracker.heartbeat,
+            done=done,
+            so_far=result.score,
+        )
+
+
+def _measure_answers(
+    plan: Plan, candidate: Candidate, model: PreTrainedModel, result: ModelResult, tracker: EvaluationTracker
+) -> None:
+    from workloads.evaluation import generation
+
+    if not plan.questions or candidate.template is None:
+        return
+    left = [number for number in range(len(plan.questions)) if number not in result.answers]
+    with tracker.part("answers", result.seconds, "Answering") as count:
+        for at, answer in generation.answers(
+            model,
+            candidate.template,
+            [plan.prompts[candidate.name][number] for number in left],
+            plan.spec.generation,
+            batch_size=plan.spec.generation.batch_size,
+            seed=plan.spec.generation.seed,
+            heartbeat=tracker.heartbeat,
+        ):
+            result.answers[left[at]] = answer
+            count(1)
+
+
+def _measure_tasks(
+    plan: Plan, candidate: Candidate, model: PreTrainedModel, result: ModelResult, tracker: EvaluationTracker
+) -> None:
+    if not plan.tasks:
+        return
+    with tracker.part("tasks", result.seconds, "Evaluating") as count:
+        for place, task in enumerate(plan.tasks):
+            if place not in result.tasks:
+                result.tasks[place] = harness.run(
+                    task, model, candidate.looked.tokenizer, plan.spec.generation.batch_size, tracker.heartbeat
+                )
                 count(1)
-    if plan.tasks:
-        with meter.part("tasks", found.seconds, "Evaluating") as count:
-            for place, one in enumerate(plan.tasks):
-                if place not in found.tasks:
-                    found.tasks[place] = harness.run(one, loaded, tokenizer, size, meter.heartbeat)
-                    count(1)
 
 
-def _publish(job: EvaluationJob, runtime: Runtime, plan: Plan, candidates: list[Candidate], state: State) -> Metrics:
+def _publish(
+    job: EvaluationJob, runtime: Runtime, plan: Plan, candidates: list[Candidate], measured: EvaluationResult
+) -> Metrics:
     """The report at the output; or beside it, where a gate is broken."""
     from workloads.evaluation.report import build
     from workloads.evaluation.report_files import write
 
-    report = build(job, runtime.inputs, plan, candidates, state)
+    report = build(job, runtime.inputs, plan, candidates, measured)
     for line in report.lines():
         runtime.progress.log(line)
-    metrics = report.told(TOLD_METRICS)
-    runtime.progress.update(resolved_policy={candidate.name: state.of(candidate.name).how for candidate in candidates})
+    metrics = report.status_metrics(STATUS_METRICS)
+    runtime.progress.update(
+        resolved_policy={candidate.name: measured.of(candidate.name).how for candidate in candidates}
+    )
     with runtime.output("Report", metrics) as folder:
         write(report, folder)
         broken = [sentence for verdict in report.verdicts if (sentence := verdict.broken)]

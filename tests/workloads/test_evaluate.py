@@ -403,7 +403,7 @@ def test_too_little_memory_is_told_with_what_takes_less() -> None:
     from workloads.evaluation.candidates import Candidate
 
     candidate = cast(Candidate, SimpleNamespace(name="poet"))
-    with pytest.raises(OutOfMemory) as told, evaluate._memory_told(candidate):
+    with pytest.raises(OutOfMemory) as told, evaluate._explaining_out_of_memory(candidate):
         raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate")
     assert str(told.value) == (
         "out of memory while poet was measured: lower generation.batchSize, dataset.sequenceLength or generation.maxNewTokens, set load.bits "

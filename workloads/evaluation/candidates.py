@@ -53,7 +53,7 @@ class Candidate:
             release()
 
 
-def look(spec: EvaluationSpec, runtime: Runtime, number: int) -> Candidate:
+def prepare(spec: EvaluationSpec, runtime: Runtime, number: int) -> Candidate:
     """One of the models. Raises SpecError, InputError or DataError that names its field."""
     from workloads.data.chat_templates import loading
 

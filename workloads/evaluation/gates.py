@@ -9,21 +9,7 @@ from dataclasses import dataclass
 
 from alpaca_operator.api.evaluation import EvaluationSpec, Gate
 from workloads.errors import SpecError
-
-OF_ROWS = ("perplexity", "bitsPerByte", "tokenAccuracy", "evalLoss", "evalTokens")
-"""Metrics of held-out conversations, the most telling first."""
-OF_ANSWERS = (
-    "stopRate",
-    "repetitionRate",
-    "chineseShare",
-    "answerTokens",
-    "answerCharacters",
-    "emptyRate",
-    "answerTokensPerSecond",
-)
-"""Metrics of answers to questions, the most telling first."""
-OF_MODELS = ("peakMemoryBytes", "weightBytes")
-"""Metrics of a model, whatever is measured."""
+from workloads.evaluation.metrics import OF_ANSWERS, OF_ROWS, names_of
 
 
 @dataclass(frozen=True)
@@ -46,34 +32,24 @@ class Verdict:
             state = "missing" if value is None else "not a number" if math.isnan(value) else "infinite"
             return f"{what} is {state}, with a bound of {bounds}"
         if gate.min is not None and value < gate.min:
-            return f"{what} is {_shown(value, gate.min)}, below min {gate.min:g}"
+            return f"{what} is {_format_beside(value, gate.min)}, below min {gate.min:g}"
         if gate.max is not None and value > gate.max:
-            return f"{what} is {_shown(value, gate.max)}, above max {gate.max:g}"
+            return f"{what} is {_format_beside(value, gate.max)}, above max {gate.max:g}"
         return None
 
 
-def _shown(value: float, bound: float) -> str:
+def _format_beside(value: float, bound: float) -> str:
     """Six digits, or all of them where six would make it look like its bound."""
     short = f"{value:.6g}"
     return repr(value) if short == f"{bound:.6g}" else short
 
 
-def known(spec: EvaluationSpec, of_tasks: Collection[str] = ()) -> list[str]:
-    """The metrics that the report will have, those of tasks by their own names."""
-    return [
-        *(OF_ROWS if spec.dataset is not None else ()),
-        *(OF_ANSWERS if spec.prompts is not None else ()),
-        *of_tasks,
-        *OF_MODELS,
-    ]
-
-
-def look(spec: EvaluationSpec, of_tasks: Collection[str] | None = None) -> None:
+def check(spec: EvaluationSpec, of_tasks: Collection[str] | None = None) -> None:
     """Refuse a gate on a metric that there will not be.
 
     ``of_tasks`` are the metrics of the tasks; None while they are not known, and then names with a `/` pass. Raises SpecError.
     """
-    metrics = known(spec, of_tasks or ())
+    metrics = names_of(spec, of_tasks or ())
     for number, gate in enumerate(spec.gates):
         if gate.metric in metrics or (of_tasks is None and spec.tasks and "/" in gate.metric):
             continue

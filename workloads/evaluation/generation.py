@@ -92,7 +92,7 @@ def _batch(
     positions = getattr(model.config, "max_position_embeddings", None)
     limits = [min(decoding.max_new_tokens, (positions or 1 << 30) - len(prompt)) for prompt in prompts]
     ends = list(dict.fromkeys([*template.stop_ids, *_own_ends(model)]))
-    turn = _Turn(template, width, limits, heartbeat)
+    turn = _EndOfTurn(template, width, limits, heartbeat)
     with torch.inference_mode(), _configured(model, _config(max(limits), ends, pad)):
         written = model.generate(
             input_ids=ids.to(model.device),
@@ -113,7 +113,7 @@ def _own_ends(model: Any) -> list[int]:
 
 def _config(longest: int, ends: list[int], pad: int) -> GenerationConfig:
     """Greedy for transformers: what is drawn is drawn by `Drawn`."""
-    return GenerationConfig(
+    return GenerationConfig(  # type: ignore[no-untyped-call]
         max_new_tokens=longest,
         do_sample=False,
         eos_token_id=ends,
@@ -138,18 +138,18 @@ def _processors(
 ) -> LogitsProcessorList:
     found = LogitsProcessorList()
     if decoding.repetition_penalty != 1:
-        found.append(Repetition(decoding.repetition_penalty, mask))
+        found.append(RepetitionPenalty(decoding.repetition_penalty, mask))
     if generators is not None:
         found.append(TemperatureLogitsWarper(decoding.temperature))
         if decoding.top_k:
             found.append(TopKLogitsWarper(decoding.top_k))
         if decoding.top_p < 1:
             found.append(TopPLogitsWarper(decoding.top_p))
-        found.append(Drawn(generators))
+        found.append(SeededSampling(generators))
     return found
 
 
-class Repetition(LogitsProcessor):  # type: ignore[misc]
+class RepetitionPenalty(LogitsProcessor):
     """transformers' repetition penalty (arXiv:1909.05858), blind to padding, which would else count as text."""
 
     def __init__(self, penalty: float, mask: torch.Tensor) -> None:
@@ -168,7 +168,7 @@ class Repetition(LogitsProcessor):  # type: ignore[misc]
         return torch.where(seen, punished, scores)
 
 
-class Drawn(LogitsProcessor):  # type: ignore[misc]
+class SeededSampling(LogitsProcessor):
     """Turns the largest score into a draw: Gumbel noise on the logits, from each row's own generator."""
 
     def __init__(self, generators: Sequence[torch.Generator]) -> None:
@@ -188,7 +188,7 @@ def _generator(seed: int, prompt: Sequence[int]) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest, "big"))
 
 
-class _Turn(StoppingCriteria):  # type: ignore[misc]
+class _EndOfTurn(StoppingCriteria):
     """Ends the rows that begin the user's turn, and those that are at their limit."""
 
     def __init__(self, template: Template, width: int, limits: Sequence[int], heartbeat: Callable[[], None]) -> None:
@@ -215,16 +215,19 @@ class _Turn(StoppingCriteria):  # type: ignore[misc]
 def _answer(template: Template, ids: list[int], limit: int, ends: set[int]) -> Answer:
     """From what was generated, padding behind it."""
     next_ids, words = template.next_turn
-    ids, ending = ids[:limit], "Cut"
+    ids = ids[:limit]
+    ending: Ending = "Cut"
     for at, number in enumerate(ids):
         if number in ends or number in next_ids:
             ids, ending = ids[:at], "Stopped" if number in ends else "TookTheTurn"
             break
     control = {*template.control.values()}
-    text = template.tokenizer.decode(
-        [number for number in ids if number not in control],
-        skip_special_tokens=True,
-        clean_up_tokenization_spaces=False,
+    text = str(
+        template.tokenizer.decode(
+            [number for number in ids if number not in control],
+            skip_special_tokens=True,
+            clean_up_tokenization_spaces=False,
+        )
     )
     cut = min((at for word in words if (at := text.find(word)) >= 0), default=None)
     if cut is not None:

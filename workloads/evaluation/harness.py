@@ -27,21 +27,21 @@ PLACES = ("HF_HOME", "HF_DATASETS_CACHE")
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadedTask:
     """A task or group of tasks of the spec, with its data."""
 
     task: Task
-    found: dict[str, Any]
+    entries: dict[str, Any]
     """As `TaskManager.load` gives it: `tasks`, `groups` and `group_map`."""
 
     @property
     def metrics(self) -> list[str]:
         """Names that the report will have, the group's own first."""
         names = []
-        for name, group in self.found["groups"].items():
+        for name, group in self.entries["groups"].items():
             for aggregate in group.aggregate_metric_list or ():
                 names += [_name(name, aggregate.metric, filtered) for filtered in aggregate.filter_list or ["none"]]
-        for name, task in self.found["tasks"].items():
+        for name, task in self.entries["tasks"].items():
             filters = [each.name for each in getattr(task, "_filters", ())] or ["none"]
             names += [_name(name, metric, filtered) for metric in task.aggregation() for filtered in filters]
         return list(dict.fromkeys(names))
@@ -56,21 +56,21 @@ def keep_data_in(cache: Path) -> None:
         os.environ["HF_DATASETS_CACHE"] = str(cache / "datasets-of-tasks")
 
 
-def load(wanted: Sequence[Task], folder: Path | None) -> list[Loaded]:
+def load(tasks: Sequence[Task], folder: Path | None) -> list[LoadedTask]:
     """The tasks with their data. ``folder`` holds the user's own, whose relative paths start there.
 
     Raises SpecError for a name that there is not, InputError for data that cannot be had.
     """
-    if not wanted:
+    if not tasks:
         return []
     if importlib.util.find_spec("lm_eval") is None:
         raise SpecError("spec.tasks needs the package lm-eval, which is not installed: install it, or remove tasks")
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     with contextlib.chdir(folder) if folder else contextlib.nullcontext():
-        found = [_load(task, f"spec.tasks[{number}].name {task.name}", folder) for number, task in enumerate(wanted)]
+        found = [_load(task, f"spec.tasks[{number}].name {task.name}", folder) for number, task in enumerate(tasks)]
     seen: dict[str, str] = {}
     for one in found:
-        for name in one.found["tasks"]:
+        for name in one.entries["tasks"]:
             if name in seen:
                 raise SpecError(
                     f"spec.tasks: {name} is part of {seen[name]} and of {one.task.name}: remove one of them"
@@ -79,30 +79,30 @@ def load(wanted: Sequence[Task], folder: Path | None) -> list[Loaded]:
     return found
 
 
-def _load(task: Task, shown: str, folder: Path | None) -> Loaded:
+def _load(task: Task, label: str, folder: Path | None) -> LoadedTask:
     try:
-        found = _manager(task.name, folder, shown).load([task.name])
+        found = _manager(task.name, folder, label).load([task.name])
     except OSError as error:  # of `datasets` too: offline, not there, not allowed
         raise InputError(
-            f"{shown}: its data cannot be had ({first_line(error)}): make the hub reachable, put the data into the cache, or keep a "
+            f"{label}: its data cannot be had ({first_line(error)}): make the hub reachable, put the data into the cache, or keep a "
             "task with local data in taskFiles"
         ) from error
     except (SpecError, MemoryError):
         raise
     except Exception as error:  # whatever a task's YAML and Python can do wrong
         raise SpecError(
-            f"{shown}: it cannot be set up ({type(error).__name__}: {first_line(error)}): mend taskFiles"
+            f"{label}: it cannot be set up ({type(error).__name__}: {first_line(error)}): mend taskFiles"
         ) from error
     if not found["tasks"]:
-        raise SpecError(f"{shown} holds no task: name another")
+        raise SpecError(f"{label} holds no task: name another")
     for one in found["tasks"].values():
         if task.num_fewshot is not None and one.get_config("num_fewshot") != 0:  # a task that says 0 allows none
             one.set_config(key="num_fewshot", value=task.num_fewshot)
         one.set_fewshot_seed(seed=SEED)
-    return Loaded(task, found)
+    return LoadedTask(task, found)
 
 
-def _manager(name: str, folder: Path | None, shown: str) -> Any:
+def _manager(name: str, folder: Path | None, label: str) -> Any:
     """One that knows the task. Reading all fifteen thousand of the harness takes ten seconds, so the likely folder is tried first."""
     import lm_eval.tasks
     from lm_eval.tasks import TaskManager
@@ -118,23 +118,23 @@ def _manager(name: str, folder: Path | None, shown: str) -> Any:
     if name not in manager.all_tasks:
         close = difflib.get_close_matches(name, manager.all_tasks, n=3)
         hint = f": did you mean {' or '.join(close)}?" if close else ""
-        raise SpecError(f"{shown} is neither in taskFiles nor among the harness's{hint}")
+        raise SpecError(f"{label} is neither in taskFiles nor among the harness's{hint}")
     return manager
 
 
 def run(
-    loaded: Loaded,
+    loaded: LoadedTask,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     batch_size: int,
     heartbeat: Callable[[], None],
 ) -> dict[str, float]:
-    """Its metrics by the names that `Loaded.metrics` tells. ``heartbeat`` is called with every batch, and may raise, to stop."""
+    """Its metrics by the names in `LoadedTask.metrics`. ``heartbeat`` is called with every batch, and may raise, to stop."""
     from lm_eval.evaluator import evaluate
     from lm_eval.models.huggingface import HFLM
 
-    class Watched(HFLM):  # type: ignore[misc]
-        """Tells that it is alive, and draws no bars of its own."""
+    class HeartbeatLM(HFLM):  # type: ignore[misc]
+        """Gives a heartbeat with every batch, and draws no bars of its own."""
 
         def loglikelihood(self, requests: Any, disable_tqdm: bool = True) -> Any:
             return super().loglikelihood(requests, disable_tqdm=disable_tqdm)
@@ -155,8 +155,8 @@ def run(
 
     with _neutral(model, tokenizer):
         results = evaluate(
-            Watched(pretrained=model, tokenizer=tokenizer, batch_size=batch_size),
-            loaded.found,
+            HeartbeatLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size),
+            loaded.entries,
             limit=loaded.task.limit,
             bootstrap_iters=0,
             log_samples=False,
@@ -177,7 +177,7 @@ def _neutral(model: Any, tokenizer: Any) -> Iterator[None]:
     from transformers import GenerationConfig
 
     side, pad, own = tokenizer.padding_side, tokenizer.pad_token, model.generation_config
-    model.generation_config = GenerationConfig(
+    model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=own.eos_token_id if own is not None else tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,

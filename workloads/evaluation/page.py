@@ -15,7 +15,8 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from workloads.evaluation.report import AS_SHARE, ENDINGS, MEANINGS, Report, bounds, shown
+from workloads.evaluation.metrics import AS_SHARE, MEANINGS, format_value
+from workloads.evaluation.report import ENDINGS, Report, format_bounds
 
 CHINESE = {
     "perplexity": "困惑度：每个词元损失的指数；只在词表相同的模型之间可比",
@@ -65,9 +66,9 @@ def _gates(report: Report) -> str:
         word = _both("passed", "通过") if passed else _both("broken", "未通过")
         items.append(
             f'<li class="{"passed" if passed else "broken"}"><b>{word}</b> · {escape(gate.metric)} · {escape(gate.model)}: '
-            f'{shown(gate.metric, verdict.value)} <span class="soft">({escape(bounds(verdict))})</span></li>'
+            f'{format_value(gate.metric, verdict.value)} <span class="soft">({escape(format_bounds(verdict))})</span></li>'
         )
-    told = (
+    summary = (
         _both(
             f"{broken} of {len(items)} gates broken: nothing was published",
             f"{len(items)} 道关卡中有 {broken} 道未通过：结果没有发布",
@@ -77,7 +78,7 @@ def _gates(report: Report) -> str:
             f"{len(items)} gates passed" if len(items) > 1 else "The gate passed", f"{len(items)} 道关卡全部通过"
         )
     )
-    return f'<section><h2>{told}</h2><ul class="gates">{"".join(items)}</ul></section>'
+    return f'<section><h2>{summary}</h2><ul class="gates">{"".join(items)}</ul></section>'
 
 
 def _models(report: Report) -> str:
@@ -91,12 +92,8 @@ def _models(report: Report) -> str:
             escape(MEANINGS.get(name, "lm-evaluation-harness")), CHINESE.get(name, "lm-evaluation-harness 任务")
         )
         rows.append(f'<tr><th scope="row">{escape(name)}<small>{what}</small></th>{cells}</tr>')
-    head = "".join(f'<th scope="col">{escape(model)}</th>' for model in models)
-    return (
-        f"<section><h2>{_both('Models side by side', '模型对比')}</h2>"
-        f'<div class="wide" tabindex="0"><table><thead><tr><th scope="col">{_both("metric", "指标")}</th>{head}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div></section>"
-    )
+    table = _table([_both("metric", "指标"), *map(escape, models)], rows)
+    return f"<section><h2>{_both('Models side by side', '模型对比')}</h2>{table}</section>"
 
 
 def _figure(name: str, value: float | None, values: Mapping[str, float], is_best: bool) -> str:
@@ -109,7 +106,7 @@ def _figure(name: str, value: float | None, values: Mapping[str, float], is_best
             else max(other for other in values.values() if math.isfinite(other))
         )
         bar = f'<span class="bar" style="width: {100 * value / top if top else 0:.1f}%"></span>'
-    return f"<td{' class=best' if is_best else ''}>{shown(name, value)}{bar}</td>"
+    return f"<td{' class=best' if is_best else ''}>{format_value(name, value)}{bar}</td>"
 
 
 def _categories(report: Report) -> str:
@@ -122,13 +119,19 @@ def _categories(report: Report) -> str:
     for category in dict.fromkeys(question["category"] for question in content["questions"]):
         for number, name in enumerate(BY_CATEGORY):
             first = escape(category) if number == 0 else ""
-            cells = "".join(f"<td>{shown(name, model['categories'][category][name])}</td>" for model in models)
+            cells = "".join(f"<td>{format_value(name, model['categories'][category][name])}</td>" for model in models)
             rows.append(f'<tr><th scope="row">{first}</th><td>{escape(name)}</td>{cells}</tr>')
-    head = "".join(f'<th scope="col">{escape(model["name"])}</th>' for model in models)
+    names = [escape(model["name"]) for model in models]
+    table = _table([_both("category", "类别"), _both("metric", "指标"), *names], rows)
+    return f"<details><summary>{_both('Figures by category', '按类别的指标')}</summary>{table}</details>"
+
+
+def _table(head: Iterable[str], rows: Iterable[str]) -> str:
+    """Scrolls by itself where the page is narrower. Cells of the head, and rows, are markup."""
+    cells = "".join(f'<th scope="col">{cell}</th>' for cell in head)
     return (
-        f"<details><summary>{_both('Figures by category', '按类别的指标')}</summary>"
-        f'<div class="wide" tabindex="0"><table><thead><tr><th scope="col">{_both("category", "类别")}</th>'
-        f'<th scope="col">{_both("metric", "指标")}</th>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div></details>'
+        f'<div class="wide" tabindex="0"><table><thead><tr>{cells}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
     )
 
 
@@ -163,8 +166,8 @@ def _decoding(content: Mapping[str, Any]) -> str:
         "每次取最可能的词元。" if greedy else f"温度 {generation['temperature']:g}，随机种子 {generation['seed']}。"
     )
     system = content["systemPrompt"]
-    told = f"<br>{_both('System prompt', '系统提示')}: {escape(system)}" if system else ""
-    return f'<p class="soft">{_both(english, chinese)}{told}</p>'
+    prompt = f"<br>{_both('System prompt', '系统提示')}: {escape(system)}" if system else ""
+    return f'<p class="soft">{_both(english, chinese)}{prompt}</p>'
 
 
 def _question(number: int, question: Mapping[str, Any]) -> str:

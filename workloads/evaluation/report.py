@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from alpaca_operator.api.evaluation import EvaluationJob
 from workloads.evaluation import answer_metrics, gates, questions
 from workloads.evaluation.gates import Verdict
+from workloads.evaluation.metrics import BETTER, OF_ANSWERS, OF_MODELS, OF_ONE_VOCABULARY, OF_ROWS, format_value
 from workloads.runtime.runtime import Metrics
 from workloads.storage.sources import Inputs
 
@@ -17,44 +18,13 @@ if TYPE_CHECKING:
     from workloads.evaluation.candidates import Candidate
     from workloads.evaluation.generation import Answer
     from workloads.evaluation.plan import Plan
-    from workloads.evaluation.result import Measured, State
+    from workloads.evaluation.result import EvaluationResult, ModelResult
 
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""A cell that begins so is a formula to a spreadsheet: what a model wrote must not be run."""
 ENDINGS = {
     "Stopped": "ended by itself",
     "TookTheTurn": "went on with the user's part",
     "Cut": "cut at the limit",
 }
-MEANINGS = {
-    "perplexity": "e to the loss per token; compares models of one vocabulary",
-    "bitsPerByte": "bits per byte of the answers; compares any two models; lower is better",
-    "tokenAccuracy": "share of the answers' tokens that the model held for the likeliest",
-    "evalLoss": "nats per token of the answers",
-    "evalTokens": "tokens of the answers that were scored",
-    "stopRate": "share of the answers that the model ended by itself",
-    "repetitionRate": "share of stretches of four words that an answer has had before",
-    "chineseShare": "share of the letters that are Chinese characters",
-    "answerTokens": "tokens of an answer",
-    "answerCharacters": "characters of an answer",
-    "emptyRate": "share of the answers with nothing in them",
-    "answerTokensPerSecond": "tokens written a second, over a batch",
-    "peakMemoryBytes": "most memory that the process held with this model",
-    "weightBytes": "bytes of the model's files",
-}
-BETTER = {
-    "perplexity": min,
-    "bitsPerByte": min,
-    "tokenAccuracy": max,
-    "evalLoss": min,
-    "stopRate": max,
-    "repetitionRate": min,
-}
-"""Where one value is better than another whatever one is after."""
-OF_ONE_VOCABULARY = {"perplexity", "evalLoss", "tokenAccuracy"}
-"""Per token, so that values of different vocabularies do not compare."""
-AS_SHARE = {"tokenAccuracy", "stopRate", "repetitionRate", "chineseShare", "emptyRate"}
-AS_BYTES = {"peakMemoryBytes", "weightBytes"}
 
 
 @dataclass(frozen=True)
@@ -71,17 +41,19 @@ class Report:
         """For the log, a line a model."""
         return [
             f"{name}: "
-            + ", ".join(f"{metric} {shown(metric, metrics[metric])}" for metric in self.names if metric in metrics)
+            + ", ".join(
+                f"{metric} {format_value(metric, metrics[metric])}" for metric in self.names if metric in metrics
+            )
             for name, metrics in self.metrics.items()
         ]
 
     @property
     def names(self) -> list[str]:
         """Metrics that some model has, the most telling first."""
-        ordered = [*gates.OF_ROWS, *gates.OF_ANSWERS]
+        ordered = [*OF_ROWS, *OF_ANSWERS]
         of_tasks = [name for metrics in self.metrics.values() for name in metrics if "/" in name]
         found = {name for metrics in self.metrics.values() for name in metrics}
-        return [name for name in dict.fromkeys([*ordered, *of_tasks, *gates.OF_MODELS]) if name in found]
+        return [name for name in dict.fromkeys([*ordered, *of_tasks, *OF_MODELS]) if name in found]
 
     def best(self, name: str) -> set[str]:
         """Models whose value is the best, where there is one that can be said to be; none where all are equal."""
@@ -95,7 +67,7 @@ class Report:
         top = better(values.values())
         return {model for model, value in values.items() if value == top}
 
-    def told(self, limit: int) -> Metrics:
+    def status_metrics(self, limit: int) -> Metrics:
         """At most ``limit`` of the metrics as ``model/metric``: those of gates first, then the most telling ones of every model."""
         wanted = [(verdict.gate.model, verdict.gate.metric) for verdict in self.verdicts]
         wanted += [(model, name) for name in self.names for model in self.metrics]
@@ -103,10 +75,12 @@ class Report:
         return {f"{model}/{name}": _number(self.metrics[model][name]) for model, name in chosen}
 
 
-def build(job: EvaluationJob, inputs: Inputs, plan: Plan, candidates: Sequence[Candidate], state: State) -> Report:
+def build(
+    job: EvaluationJob, inputs: Inputs, plan: Plan, candidates: Sequence[Candidate], measured: EvaluationResult
+) -> Report:
     """From everything that was measured."""
     spec = job.spec
-    metrics = {candidate.name: _metrics(plan, candidate, state.of(candidate.name)) for candidate in candidates}
+    metrics = {candidate.name: _metrics(plan, candidate, measured.of(candidate.name)) for candidate in candidates}
     verdicts = gates.judge(spec.gates, metrics)
     content: dict[str, Any] = {
         "name": job.metadata.name,
@@ -118,10 +92,10 @@ def build(job: EvaluationJob, inputs: Inputs, plan: Plan, candidates: Sequence[C
                 "kind": candidate.looked.kind,
                 "adapters": [uri for _, uri, _ in candidate.looked.wanted.adapters],
                 "template": candidate.template.name if candidate.template else None,
-                **state.of(candidate.name).how,
+                **measured.of(candidate.name).how,
                 "metrics": {name: _number(value) for name, value in metrics[candidate.name].items()},
-                "categories": _by_category(plan, state.of(candidate.name)),
-                "seconds": {part: round(value, 2) for part, value in state.of(candidate.name).seconds.items()},
+                "categories": _by_category(plan, measured.of(candidate.name)),
+                "seconds": {part: round(value, 2) for part, value in measured.of(candidate.name).seconds.items()},
             }
             for candidate in candidates
         ],
@@ -137,7 +111,7 @@ def build(job: EvaluationJob, inputs: Inputs, plan: Plan, candidates: Sequence[C
     }
     if plan.rows is not None:
         content["heldOut"] = {"lines": list(plan.rows.lines), "leftOut": plan.rows.left_out}
-    if plan.asked:
+    if plan.questions:
         content["systemPrompt"] = questions.system_prompt(spec)
         content["generation"] = spec.generation.model_dump(by_alias=True)
         content["questions"] = [
@@ -146,34 +120,34 @@ def build(job: EvaluationJob, inputs: Inputs, plan: Plan, candidates: Sequence[C
                 "question": question.text,
                 "reference": question.reference,
                 "answers": {
-                    candidate.name: _answer(state.of(candidate.name).answers[number]) for candidate in candidates
+                    candidate.name: _answer(measured.of(candidate.name).answers[number]) for candidate in candidates
                 },
             }
-            for number, question in enumerate(plan.asked)
+            for number, question in enumerate(plan.questions)
         ]
     return Report(content, metrics, verdicts)
 
 
-def _metrics(plan: Plan, candidate: Candidate, found: Measured) -> dict[str, float]:
-    all_answers = [found.answers[number] for number in range(len(plan.asked))]
-    metrics = found.score.metrics() if plan.rows is not None else {}
+def _metrics(plan: Plan, candidate: Candidate, result: ModelResult) -> dict[str, float]:
+    all_answers = [result.answers[number] for number in range(len(plan.questions))]
+    metrics = result.score.metrics() if plan.rows is not None else {}
     if all_answers:
         metrics |= answer_metrics.metrics(all_answers)
         metrics["answerTokensPerSecond"] = sum(answer.tokens for answer in all_answers) / max(
-            found.seconds.get("answers", 0.0), 1e-9
+            result.seconds.get("answers", 0.0), 1e-9
         )
-    for of_task in found.tasks.values():
+    for of_task in result.tasks.values():
         metrics |= of_task
-    metrics["peakMemoryBytes"] = float(found.gpu_peak_bytes or found.peak_bytes)
+    metrics["peakMemoryBytes"] = float(result.gpu_peak_bytes or result.peak_bytes)
     metrics["weightBytes"] = float(candidate.weight_bytes)
     return metrics
 
 
-def _by_category(plan: Plan, found: Measured) -> dict[str, dict[str, float | None]]:
+def _by_category(plan: Plan, result: ModelResult) -> dict[str, dict[str, float | None]]:
     """Figures of the answers, by category."""
     groups: dict[str, list[Answer]] = {}
-    for number, question in enumerate(plan.asked):
-        groups.setdefault(question.category, []).append(found.answers[number])
+    for number, question in enumerate(plan.questions):
+        groups.setdefault(question.category, []).append(result.answers[number])
     return {
         category: {name: _number(value) for name, value in answer_metrics.metrics(answers).items()}
         for category, answers in groups.items()
@@ -196,22 +170,8 @@ def _number(value: float | None) -> float | None:
     return None if value is None or not math.isfinite(value) else float(f"{value:.6g}")
 
 
-def shown(metric: str, value: float | None) -> str:
-    """As people read it."""
-    if value is None or not math.isfinite(value):
-        return "—" if value is None else "∞" if value > 0 else "NaN"
-    name = metric.rpartition("/")[2]
-    if metric in AS_BYTES:
-        return f"{value / 2**20:,.1f} MiB" if value < 2**30 else f"{value / 2**30:,.2f} GiB"
-    if metric in AS_SHARE or name.startswith(("acc", "exact_match")):
-        return f"{100 * value:.1f} %"
-    if abs(value) >= 1000:
-        return f"{value:,.0f}"
-    return f"{value:.4g}"
-
-
-def bounds(verdict: Verdict) -> str:
+def format_bounds(verdict: Verdict) -> str:
     """``≥ 50.0 %``, ``≤ 12``, or both."""
     gate = verdict.gate
-    told = ((sign, bound) for sign, bound in (("≥", gate.min), ("≤", gate.max)) if bound is not None)
-    return ", ".join(f"{sign} {shown(gate.metric, bound)}" for sign, bound in told)
+    given = ((sign, bound) for sign, bound in (("≥", gate.min), ("≤", gate.max)) if bound is not None)
+    return ", ".join(f"{sign} {format_value(gate.metric, bound)}" for sign, bound in given)

@@ -10,7 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from workloads.evaluation import page
-from workloads.evaluation.report import ENDINGS, FORMULA, MEANINGS, Report, bounds, shown
+from workloads.evaluation.metrics import MEANINGS, format_value
+from workloads.evaluation.report import ENDINGS, Report, format_bounds
+
+FORMULA_PREFIXES = ("=", "+", "-", "@", "\t", "\r")
+"""A cell that begins so is a formula to a spreadsheet: what a model wrote must not be run."""
 
 
 def write(report: Report, folder: Path) -> None:
@@ -53,7 +57,7 @@ def _write_csv(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def _cell(text: str) -> str:
-    return f"'{text}" if text.startswith(FORMULA) else text
+    return f"'{text}" if text.startswith(FORMULA_PREFIXES) else text
 
 
 def _markdown(report: Report) -> str:
@@ -68,8 +72,8 @@ def _markdown(report: Report) -> str:
                     (
                         verdict.gate.metric,
                         verdict.gate.model,
-                        shown(verdict.gate.metric, verdict.value),
-                        bounds(verdict),
+                        format_value(verdict.gate.metric, verdict.value),
+                        format_bounds(verdict),
                         "broken" if verdict.broken else "passed",
                     )
                     for verdict in report.verdicts
@@ -82,7 +86,7 @@ def _markdown(report: Report) -> str:
         values = {model: report.metrics[model][name] for model in models if name in report.metrics[model]}
         bold = report.best(name)
         cells = (
-            f"**{shown(name, values.get(model))}**" if model in bold else shown(name, values.get(model))
+            f"**{format_value(name, values.get(model))}**" if model in bold else format_value(name, values.get(model))
             for model in models
         )
         rows.append((name, *cells, MEANINGS.get(name, "lm-evaluation-harness")))
@@ -104,9 +108,9 @@ def _markdown(report: Report) -> str:
         parts.append(_decoding(content))
         for number, question in enumerate(content["questions"], start=1):
             parts.append(f"### {number}. {_plain(question['question'])}\n")
-            told = _plain(question["category"])
-            told += f" · reference: {_plain(question['reference'])}" if question["reference"] else ""
-            parts.append(f"{told}\n")
+            description = _plain(question["category"])
+            description += f" · reference: {_plain(question['reference'])}" if question["reference"] else ""
+            parts.append(f"{description}\n")
             answers = [(model, question["answers"][model]) for model in models]
             parts.append(
                 _table(

@@ -14,8 +14,8 @@ FILE = "evaluation.json"
 
 
 @dataclass
-class Measured:
-    """Of one model."""
+class ModelResult:
+    """What was measured of one model. The names of fields are those of the file."""
 
     score: Score = field(default_factory=Score)
     """Of the held-out rows that are through."""
@@ -31,28 +31,33 @@ class Measured:
     how: dict[str, Any] = field(default_factory=dict)
     """How it was held: weights, precision, attention, device."""
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many of each part are through; compare `Plan.units`."""
+        return {"rows": self.score.rows, "answers": len(self.answers), "tasks": len(self.tasks)}
+
 
 @dataclass
-class State:
-    """Of all models, by name."""
+class EvaluationResult:
+    """What was measured of all models, by name."""
 
-    models: dict[str, Measured] = field(default_factory=dict)
+    models: dict[str, ModelResult] = field(default_factory=dict)
 
-    def of(self, name: str) -> Measured:
-        return self.models.setdefault(name, Measured())
+    def of(self, name: str) -> ModelResult:
+        return self.models.setdefault(name, ModelResult())
 
     def save(self, folder: Path) -> None:
         (folder / FILE).write_text(json.dumps(asdict(self), ensure_ascii=False), encoding="utf-8")
 
     @classmethod
-    def read(cls, folder: Path) -> State:
+    def read(cls, folder: Path) -> EvaluationResult:
         """What ``save`` wrote."""
         found = json.loads((folder / FILE).read_text(encoding="utf-8"))
-        return cls({name: _measured(one) for name, one in found["models"].items()})
+        return cls({name: _read_model_result(one) for name, one in found["models"].items()})
 
 
-def _measured(found: dict[str, Any]) -> Measured:
-    return Measured(
+def _read_model_result(found: dict[str, Any]) -> ModelResult:
+    return ModelResult(
         **found
         | {
             "score": Score(**found["score"]),

@@ -97,16 +97,16 @@ def test_a_metric_that_there_will_not_be_is_refused_before_anything_is_loaded(
     metric: str, settings: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(SpecError) as refused:
-        gates.look(spec(gates=[{"metric": metric, "model": "poet", "max": 1}], **settings))
+        gates.check(spec(gates=[{"metric": metric, "model": "poet", "max": 1}], **settings))
     assert str(refused.value) == message
 
 
 def test_metrics_of_tasks_are_known_once_the_tasks_are() -> None:
     asked = spec(gates=[{"metric": "poem/acc", "model": "poet", "min": 1}], tasks=[{"name": "poem"}], prompts=None)
-    gates.look(asked)
-    gates.look(asked, ["poem/acc", "poem/acc_norm"])
+    gates.check(asked)
+    gates.check(asked, ["poem/acc", "poem/acc_norm"])
     with pytest.raises(SpecError) as refused:
-        gates.look(asked, ["poem/exact_match"])
+        gates.check(asked, ["poem/exact_match"])
     assert str(refused.value) == (
         "spec.gates[0].metric: poem/acc will not be in the report: did you mean poem/exact_match? There will be poem/exact_match, peakMemoryBytes, weightBytes"
     )

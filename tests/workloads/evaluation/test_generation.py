@@ -108,7 +108,7 @@ def test_draws_follow_the_probabilities() -> None:
     import torch
 
     scores = torch.tensor([[0.5, 0.3, 0.2, 0.0]]).log()
-    drawn = generation.Drawn([torch.Generator().manual_seed(7)])
+    drawn = generation.SeededSampling([torch.Generator().manual_seed(7)])
     counts = torch.zeros(4)
     for _ in range(4000):
         counts[drawn(torch.zeros(1, 1), scores).argmax()] += 1
@@ -125,7 +125,7 @@ def test_the_penalty_is_that_of_transformers_and_leaves_padding_alone() -> None:
     padded = torch.tensor([[0, 0, 4, 5, 6]])
     expected = RepetitionPenaltyLogitsProcessor(1.7)(text, scores)
     mask = torch.tensor([[0, 0, 1, 1]])  # of the prompt; the last token was generated
-    assert generation.Repetition(1.7, mask)(padded, scores).tolist() == expected.tolist()
+    assert generation.RepetitionPenalty(1.7, mask)(padded, scores).tolist() == expected.tolist()
 
 
 def test_an_answer_ends_where_positions_do(poet: Any, template: Template) -> None:

@@ -16,9 +16,9 @@ from workloads.data.chat_templates.template import Template
 from workloads.errors import InputError, SpecError
 from workloads.models import inference
 from workloads.models.inference import Looked, Servable, Wanted
-from workloads.serving.engine.parts import Part, parts
-from workloads.serving.engine.scheduler import Scheduler, Watcher
-from workloads.serving.engine.served import Defaults, Served
+from workloads.serving.engine.model_specs import ModelSpec, model_specs
+from workloads.serving.engine.scheduler import PROMPT_PIECE, Scheduler, Watcher
+from workloads.serving.engine.served_model import Defaults, ServedModel
 from workloads.storage import sources
 from workloads.storage.hashing import HashCache
 from workloads.storage.sources import Inputs
@@ -35,7 +35,7 @@ GENERATION = tuple(Answering.model_fields)
 
 def load(
     job: ChatDeployment, environment: Environment, watcher: Watcher, log: Callable[[str], None]
-) -> dict[str, Served]:
+) -> dict[str, ServedModel]:
     """Every model of the spec by its name, ready to answer. Raises WorkloadError."""
     known = HashCache(environment.cache / "digests.json", lambda: None)
     inputs = sources.collect(job.spec, environment, known, lambda: None)
@@ -44,62 +44,62 @@ def load(
     if job.spec.engine == "Auto":
         log("engine Auto: Transformers answers, as vLLM comes from an image of its own, which only the operator starts")
     looked = []
-    for part in parts(job):  # all of them, before the first is read: that may take minutes
-        seen = inference.look(_wanted(part, inputs))
-        looked.append((part, seen, _template(part, inputs, seen)))
+    for spec in model_specs(job):  # all of them, before the first is read: that may take minutes
+        seen = inference.look(_wanted(spec, inputs))
+        looked.append((spec, seen, _template(spec, inputs, seen)))
     loaded = []
-    for part, seen, template in looked:
-        log(f"loading {part.model.uri}")
+    for spec, seen, template in looked:
+        log(f"loading {spec.model.uri}")
         found = inference.load_looked(seen)
         for note in found.notes:
             log(note)
-        loaded.append((part, found, template))
-    log("resolved: " + "; ".join(f"{part.name}: {_told(found.how)}" for part, found, _ in loaded))
+        loaded.append((spec, found, template))
+    log("resolved: " + "; ".join(f"{spec.name}: {_settings_text(found.how)}" for spec, found, _ in loaded))
     served = {
-        part.name: _served(job, part, inputs, found, template, watcher, len(loaded), log)
-        for part, found, template in loaded
+        spec.name: _served(job, spec, inputs, found, template, watcher, len(loaded), log)
+        for spec, found, template in loaded
     }
     for each in served.values():
         each.scheduler.start()
     return served
 
 
-def _wanted(part: Part, inputs: Inputs) -> Wanted:
-    model = inputs[f"{part.path}model"]
+def _wanted(spec: ModelSpec, inputs: Inputs) -> Wanted:
+    model = inputs[f"{spec.prefix}model"]
     adapters = [
-        (f"{part.path}adapters[{number}]", inputs[f"{part.path}adapters[{number}]"])
-        for number in range(len(part.adapters))
+        (f"{spec.prefix}adapters[{number}]", inputs[f"{spec.prefix}adapters[{number}]"])
+        for number in range(len(spec.adapters))
     ]
     return Wanted(
-        field=f"{part.path}model",
+        field=f"{spec.prefix}model",
         uri=model.uri,
         folder=model.path,
         adapters=tuple((field, found.uri, found.path) for field, found in adapters),
-        bits=part.load.bits if part.load else None,
-        rope_scaling=part.model.rope_scaling,
+        bits=spec.load.bits if spec.load else None,
+        rope_scaling=spec.model.rope_scaling,
     )
 
 
-def _template(part: Part, inputs: Inputs, seen: Looked) -> Template:
+def _template(spec: ModelSpec, inputs: Inputs, seen: Looked) -> Template:
     """As training has it where the format is known; else the model's own text, which is enough to answer."""
-    file = inputs.get(f"{part.path}templateFile")
+    file = inputs.get(f"{spec.prefix}templateFile")
     path = file.path if file else None
     try:
-        return loading.load(part.template, path, seen.tokenizer)
+        return loading.load(spec.template, path, seen.tokenizer)
     except SpecError:
-        return loading.load(part.template, path, seen.tokenizer, train_on_prompt=True)
+        return loading.load(spec.template, path, seen.tokenizer, train_on_prompt=True)
 
 
 def _served(
     job: ChatDeployment,
-    part: Part,
+    spec: ModelSpec,
     inputs: Inputs,
     found: Servable,
     template: Template,
     watcher: Watcher,
     sharers: int,
     log: Callable[[str], None],
-) -> Served:
+) -> ServedModel:
     if found.kind == "GPTQModel" and found.model.device.type == "cpu":
         import torch
 
@@ -110,23 +110,23 @@ def _served(
     positions = _positions(found, sharers)
     if positions < FEWEST_POSITIONS:
         raise SpecError(
-            f"{part.name}: the weights leave room for {positions} tokens of conversation: raise pod.resources.limits, or set load.bits"
+            f"{spec.name}: the weights leave room for {positions} tokens of conversation: raise pod.resources.limits, or set load.bits"
         )
     if positions < found.context:
-        log(f"{part.name}: memory is left for {positions} of the model's {found.context} positions")
+        log(f"{spec.name}: memory is left for {positions} of the model's {found.context} positions")
     context = min(found.context, positions)
-    defaults = _defaults(job.spec.generation, job.spec.system_prompt, _folders(part, inputs))
+    defaults = _defaults(job.spec.generation, job.spec.system_prompt, _folders(spec, inputs))
     tokenizer = template.tokenizer
     own_ends = getattr(found.model.generation_config, "eos_token_id", None)
     own_ends = [] if own_ends is None else [own_ends] if isinstance(own_ends, int) else list(own_ends)
     if not template.stop_ids:
-        log(f"{part.name}: the template names no token that ends an answer: answers end at maxNewTokens")
+        log(f"{spec.name}: the template names no token that ends an answer: answers end at maxNewTokens")
     begins = tokenizer.bos_token_id
     plain = tokenizer("a")["input_ids"]
-    return Served(
-        name=part.name,
+    return ServedModel(
+        name=spec.name,
         kind=found.kind,
-        digest=inputs[f"{part.path}adapters[0]" if part.adapters else f"{part.path}model"].digest,
+        digest=inputs[f"{spec.prefix}adapters[0]" if spec.adapters else f"{spec.prefix}model"].digest,
         template=template,
         defaults=defaults,
         scheduler=Scheduler(
@@ -134,22 +134,23 @@ def _served(
             max_batch=1 if found.changes_with_length else limits.max_batch,
             max_queue=limits.max_queue,
             positions=positions,
-            words=tokenize.rows_of(tokenizer),
+            vocabulary_size=tokenize.rows_of(tokenizer),
             watcher=watcher,
-            **({"piece": context, "before": found.start_anew} if found.changes_with_length else {}),
+            piece=context if found.changes_with_length else PROMPT_PIECE,
+            before=found.start_anew if found.changes_with_length else lambda: None,
         ),
         context=context,
-        max_input_tokens=_input_limit(limits, context, defaults, part),
+        max_input_tokens=_input_limit(limits, context, defaults, spec),
         timeout_seconds=limits.request_timeout_seconds,
         ends=frozenset({*template.stop_ids, *template.next_turn[0], *own_ends}),
         begins=begins if begins is not None and plain[:1] == [begins] else None,
     )
 
 
-def _folders(part: Part, inputs: Inputs) -> list[Path]:
+def _folders(spec: ModelSpec, inputs: Inputs) -> list[Path]:
     """Those that may say how the model is meant to be sampled, the newest first."""
-    adapters = [inputs[f"{part.path}adapters[{number}]"].path for number in range(len(part.adapters))]
-    return [*reversed(adapters), inputs[f"{part.path}model"].path]
+    adapters = [inputs[f"{spec.prefix}adapters[{number}]"].path for number in range(len(spec.adapters))]
+    return [*reversed(adapters), inputs[f"{spec.prefix}model"].path]
 
 
 def _positions(found: Servable, sharers: int) -> int:
@@ -161,13 +162,13 @@ def _positions(found: Servable, sharers: int) -> int:
     return int(free * SHARE_FOR_CONVERSATIONS[device] / sharers / found.bytes_per_position)
 
 
-def _input_limit(limits: Limits, context: int, defaults: Defaults, part: Part) -> int:
+def _input_limit(limits: Limits, context: int, defaults: Defaults, spec: ModelSpec) -> int:
     if limits.max_input_tokens is None:
         return context - min(defaults.max_new_tokens, context // 2)
     if limits.max_input_tokens >= context:
         raise SpecError(
-            f"limits.maxInputTokens is {limits.max_input_tokens} and {part.name} has {context} positions for question and answer together: "
-            f"lower it to {context - 1} or less, or set {part.path}model.ropeScaling"
+            f"limits.maxInputTokens is {limits.max_input_tokens} and {spec.name} has {context} positions for question and answer together: "
+            f"lower it to {context - 1} or less, or set {spec.prefix}model.ropeScaling"
         )
     return limits.max_input_tokens
 
@@ -202,5 +203,5 @@ def _generation_config(folder: Path) -> dict[str, Any]:
     return found
 
 
-def _told(how: dict[str, Any]) -> str:
+def _settings_text(how: dict[str, Any]) -> str:
     return ", ".join(f"{name}={value}" for name, value in how.items())

@@ -67,7 +67,7 @@ class Metrics:
         self._gauge("alpaca_chat_running", "Requests that are being answered", running)
 
     def loaded(self, model: str, kind: str, digest: str) -> None:
-        """The operator's status tells what is served by it."""
+        """The operator's status names what is served by it."""
         self._models.labels(model, kind, digest).set(1)
 
     def ended(self, outcome: Outcome) -> None:
@@ -103,5 +103,5 @@ class Metrics:
         while self._recent and self._recent[0][0] < now - WINDOW_SECONDS:
             self._recent.popleft()
 
-    def _gauge(self, name: str, told: str, read: Callable[[], float]) -> None:
-        Gauge(name, told, registry=self._registry).set_function(read)
+    def _gauge(self, name: str, description: str, read: Callable[[], float]) -> None:
+        Gauge(name, description, registry=self._registry).set_function(read)

@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from transformers.cache_utils import DynamicCache
@@ -71,14 +71,27 @@ class Reading:
     done: int = 0
 
 
-class Watcher:
-    """Told of what happens; the metrics are one. All of it from the scheduler's thread."""
+class Watcher(Protocol):
+    """Who counts what happens; the metrics do. All of it is called in the scheduler's thread."""
 
     def first_token(self, seconds: float) -> None: ...
 
     def prompt_tokens(self, count: int) -> None: ...
 
     def completion_tokens(self, count: int) -> None: ...
+
+
+class NullWatcher:
+    """Counts nothing."""
+
+    def first_token(self, seconds: float) -> None:
+        pass
+
+    def prompt_tokens(self, count: int) -> None:
+        pass
+
+    def completion_tokens(self, count: int) -> None:
+        pass
 
 
 class Scheduler:
@@ -91,21 +104,21 @@ class Scheduler:
         max_batch: int,
         max_queue: int,
         positions: int,
-        words: int | None = None,
+        vocabulary_size: int | None = None,
         before: Callable[[], None] = lambda: None,
         watcher: Watcher | None = None,
         piece: int = PROMPT_PIECE,
     ) -> None:
-        """``positions``: tokens of conversation that there is memory for. ``words``: ids that stand for something; a head may have more
-        rows. ``before``: called before each prompt."""
+        """``positions``: tokens of conversation that there is memory for. ``vocabulary_size``: ids that stand for something; a head may
+        have more rows. ``before``: called before each prompt."""
         self._model = model
-        self._words = words
+        self._vocabulary_size = vocabulary_size
         self._before = before
         self._device: torch.device = model.device
         self._dtype: torch.dtype = model.dtype
         self._max_batch, self._max_queue = max_batch, max_queue
         self._positions = positions
-        self._watcher = watcher or Watcher()
+        self._watcher: Watcher = watcher or NullWatcher()
         self._piece = piece
         self._lock = threading.Condition()
         self._waiting: deque[Answer] = deque()
@@ -269,8 +282,8 @@ class Scheduler:
 
     def _choose(self, logits: torch.Tensor, rows: list[int]) -> None:
         """Choose for ``rows``, whose logits these are, and let those that came to their end leave."""
-        if self._words is not None:
-            logits[:, self._words :] = float("-inf")
+        if self._vocabulary_size is not None:
+            logits[:, self._vocabulary_size :] = float("-inf")
         samplers = [sampler for row in rows if (sampler := self._running[row].sampler)]
         # Drawing from what is no number would take a GPU's whole context down, so it is done on zeros and not looked at.
         tokens = torch.where(logits.isnan().any(-1), NOT_A_NUMBER, choose(samplers, logits.nan_to_num())).tolist()

@@ -27,7 +27,7 @@ from workloads.serving.engine.stream import Ending, Stream
 if TYPE_CHECKING:  # they bring torch: the port is open before it is imported
     from workloads.serving.engine.conversation import Prompt
     from workloads.serving.engine.scheduler import Answer
-    from workloads.serving.engine.served import Served
+    from workloads.serving.engine.served_model import ServedModel
 
 LARGEST_BODY = 8 * 1024 * 1024
 """Bytes of a request; far more than any context takes."""
@@ -46,7 +46,7 @@ class Engine:
     names: tuple[str, ...]
     key: str | None = None
     """The API key; None asks for none."""
-    models: dict[str, Served] = field(default_factory=dict)
+    models: dict[str, ServedModel] = field(default_factory=dict)
     metrics: Metrics = field(default_factory=Metrics)
     message: str = "starting"
     """What is going on while loading."""
@@ -75,7 +75,7 @@ class Engine:
         end = time.monotonic() + seconds
         return all(served.scheduler.idle_within(end - time.monotonic()) for served in self.models.values())
 
-    def find(self, name: str) -> Served:
+    def find(self, name: str) -> ServedModel:
         """The model of that name. Raises Refusal where there is none, or none yet."""
         if name not in self.names:
             raise Refusal(
@@ -121,7 +121,7 @@ def _plain(engine: Engine, handler: Handler) -> Callable[[Request], Awaitable[Re
 
 
 def _guarded(engine: Engine, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
-    """Behind the key; what is refused is told in OpenAI's shape, and counted."""
+    """Behind the key; what is refused is answered in OpenAI's shape, and counted."""
 
     async def answer(request: Request) -> Response:
         try:
@@ -163,11 +163,11 @@ async def _not_here(request: Request, error: Exception) -> Response:
     routes = "/v1/chat/completions, /v1/completions, /v1/models, /health, /livez and /metrics"
     path = request.url.path
     if error.status_code == 405:
-        told = f"Not allowed to {request.method} on {path}"
+        message = f"Not allowed to {request.method} on {path}"
     else:
-        told = f"Invalid URL ({request.method} {path}): here are {routes}"
+        message = f"Invalid URL ({request.method} {path}): here are {routes}"
     return JSONResponse(
-        Refusal(error.status_code, told, None).body(), status_code=error.status_code, headers=error.headers
+        Refusal(error.status_code, message, None).body(), status_code=error.status_code, headers=error.headers
     )
 
 
@@ -179,8 +179,8 @@ async def _health(engine: Engine, request: Request) -> Response:
 
 async def _livez(engine: Engine, request: Request) -> Response:
     if engine.state == "dead" or engine.is_stuck:
-        told = "every step fails" if engine.state == "dead" else f"a step has taken more than {STUCK_SECONDS:g} s"
-        return JSONResponse({"status": "dead", "message": told}, status_code=500)
+        message = "every step fails" if engine.state == "dead" else f"a step has taken more than {STUCK_SECONDS:g} s"
+        return JSONResponse({"status": "dead", "message": message}, status_code=500)
     return JSONResponse({"status": "alive"})
 
 
@@ -218,10 +218,10 @@ async def _answer(engine: Engine, request: Request, kind: type[ChatRequest] | ty
     if engine.draining:
         raise refusals.draining()
     stream = served.scheduler.submit(answer)
-    told = _Told(isinstance(asked, ChatRequest), served.name, prompt, answer)
+    response = _ResponseBuilder(isinstance(asked, ChatRequest), served.name, prompt, answer)
     if asked.stream:
-        return _Events(engine, answer, told.events(stream, asked.wants_usage))
-    leaving = asyncio.create_task(_left(request.receive))
+        return _EventStream(engine, answer, response.events(stream, asked.wants_usage))
+    leaving = asyncio.create_task(_disconnected(request.receive))
     whole = asyncio.create_task(stream.whole())
     try:
         await asyncio.wait({leaving, whole}, return_when=asyncio.FIRST_COMPLETED)
@@ -233,7 +233,7 @@ async def _answer(engine: Engine, request: Request, kind: type[ChatRequest] | ty
         leaving.cancel()
         whole.cancel()
     engine.metrics.ended("answered")
-    return JSONResponse(told.whole(text, stream.ending))
+    return JSONResponse(response.whole(text, stream.ending))
 
 
 async def _body(request: Request) -> bytes:
@@ -250,13 +250,13 @@ async def _body(request: Request) -> bytes:
     return b"".join(parts)
 
 
-async def _left(receive: Receive) -> None:
+async def _disconnected(receive: Receive) -> None:
     """Returns once the client has closed the connection."""
     while (await receive())["type"] != "http.disconnect":
         pass
 
 
-class _Events(Response):
+class _EventStream(Response):
     """Server-sent events. The answer is given up as soon as the client is gone."""
 
     media_type = "text/event-stream"
@@ -267,7 +267,7 @@ class _Events(Response):
         self._engine, self._answer, self._events = engine, answer, events
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        leaving = asyncio.create_task(_left(receive))
+        leaving = asyncio.create_task(_disconnected(receive))
         sending = asyncio.create_task(self._send(send))
         try:
             await asyncio.wait({leaving, sending}, return_when=asyncio.FIRST_COMPLETED)
@@ -292,7 +292,7 @@ class _Events(Response):
         await send({"type": "http.response.body", "body": b""})
 
 
-class _Told:
+class _ResponseBuilder:
     """An answer in the shapes of OpenAI's API."""
 
     def __init__(self, chat: bool, model: str, prompt: Prompt, answer: Answer) -> None:

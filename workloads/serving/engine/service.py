@@ -8,8 +8,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from alpaca_operator.api import contract
 from alpaca_operator.api.chat import ChatDeployment
@@ -20,13 +20,13 @@ from workloads.runtime import exits
 from workloads.runtime.console import display, prepare_process
 from workloads.runtime.http import Server, listen, port
 from workloads.runtime.progress import Display
-from workloads.serving.engine.parts import parts
+from workloads.serving.engine.model_specs import model_specs
 from workloads.serving.engine.server import Engine, application
 from workloads.system.environment import Environment, share_processors
 from workloads.system.signals import RESERVE
 
 if TYPE_CHECKING:
-    from workloads.serving.engine.served import Served
+    from workloads.serving.engine.served_model import ServedModel
 
 ENV_PORT = "ALPACA_ENGINE_PORT"
 """Another port than contract.API_PORT, where that is taken on somebody's machine."""
@@ -37,11 +37,11 @@ LAST_WORDS_SECONDS = 3
 
 LOADER = "loading"
 
-Beside = Callable[[str, asyncio.Event], Awaitable[None]]
+Sidecar = Callable[[str, asyncio.Event], Awaitable[None]]
 """Something that runs with the engine: it is given the API's address, and an event that tells it to stop."""
 
 
-def execute(job: ChatDeployment, beside: Beside | None = None) -> int:
+def execute(job: ChatDeployment, sidecar: Sidecar | None = None) -> int:
     """Serve ``job`` until a signal comes; returns the exit code."""
     try:
         environment = Environment.read(os.environ)
@@ -49,9 +49,9 @@ def execute(job: ChatDeployment, beside: Beside | None = None) -> int:
         return exits.exit_with(error, os.environ)
     prepare_process()
     share_processors()
-    with display(environment.in_pod) as shown:
+    with display(environment.in_pod) as console:
         try:
-            asyncio.run(Service(job, environment, os.environ, shown, beside).run())
+            asyncio.run(Service(job, environment, os.environ, console, sidecar).run())
             ending = exits.termination(Reason.SUCCEEDED, ExitCode.OK, "stopped as asked", contract.Progress())
         except BaseException as error:  # noqa: BLE001 - every way to end has to reach the exit code and the last word
             ending = exits.failed(error, contract.Progress())
@@ -70,14 +70,14 @@ class Service:
         job: ChatDeployment,
         environment: Environment,
         environ: Mapping[str, str],
-        shown: Display,
-        beside: Beside | None = None,
+        console: Display,
+        sidecar: Sidecar | None = None,
     ) -> None:
-        self._job, self._environment, self._shown = job, environment, shown
-        names = tuple(part.name for part in parts(job))
+        self._job, self._environment, self._console = job, environment, console
+        names = tuple(model.name for model in model_specs(job))
         self.engine = Engine(names, key=api_key(job, environ))
         self._port = port(environ, ENV_PORT, contract.API_PORT)
-        self._beside = beside
+        self._sidecar = sidecar
         self._grace = job.spec.pod.termination_grace_period_seconds * (1 - RESERVE)
         self._stop = asyncio.Event()
 
@@ -88,12 +88,12 @@ class Service:
             loop.add_signal_handler(number, self._on_signal)
         listener = listen(self._environment.in_pod, self._port, ENV_PORT)
         address = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
-        self._shown.log(f"the API comes up at {address}")
+        self._console.log(f"the API comes up at {address}")
         server = Server(application(self.engine), LAST_WORDS_SECONDS)
         closing = asyncio.Event()
         tasks = [asyncio.ensure_future(server.serve(sockets=[listener]))]
-        if self._beside is not None:
-            tasks.append(asyncio.ensure_future(self._beside(address, closing)))
+        if self._sidecar is not None:
+            tasks.append(asyncio.ensure_future(self._sidecar(address, closing)))
         try:
             await self._until_stopped(address, tasks)
             await self._drain()
@@ -103,7 +103,7 @@ class Service:
             closing.set()
             await asyncio.gather(*tasks)
 
-    async def _until_stopped(self, address: str, tasks: list[asyncio.Future[None]]) -> None:
+    async def _until_stopped(self, address: str, tasks: Sequence[asyncio.Future[None]]) -> None:
         """Load, answer, and wait for a signal. Raises what one of ``tasks`` dies of."""
         serving = asyncio.ensure_future(self._load_and_wait(address))
         await asyncio.wait({serving, *tasks}, return_when=asyncio.FIRST_COMPLETED)
@@ -117,17 +117,17 @@ class Service:
             self.engine.metrics.loaded(served.name, served.kind, served.digest)
         if self.engine.models:
             names = self.engine.names
-            self._shown.log(f"{' and '.join(names)} answer{'s' if len(names) == 1 else ''} at {address}")
+            self._console.log(f"{' and '.join(names)} answer{'s' if len(names) == 1 else ''} at {address}")
         await self._stop.wait()
 
-    async def _loaded(self) -> dict[str, Served]:
+    async def _loaded(self) -> dict[str, ServedModel]:
         """Load in a daemon thread: a stop does not wait for it. Empty when one came before the models."""
         loop = asyncio.get_running_loop()
-        done: asyncio.Future[dict[str, Served]] = loop.create_future()
+        done: asyncio.Future[dict[str, ServedModel]] = loop.create_future()
 
         def log(message: str) -> None:
             self.engine.message = message
-            self._shown.log(message)
+            self._console.log(message)
 
         def load() -> None:
             from workloads.serving.engine import loading
@@ -141,7 +141,8 @@ class Service:
 
         threading.Thread(target=load, name=LOADER, daemon=True).start()
         stopped = asyncio.ensure_future(self._stop.wait())
-        await asyncio.wait({done, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        either: set[asyncio.Future[Any]] = {done, stopped}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         stopped.cancel()
         return done.result() if done.done() else {}
 
@@ -157,7 +158,7 @@ class Service:
             await asyncio.sleep(min(LINGER_SECONDS, self._grace / 2))
         self.engine.draining = True
         if not self.engine.idle_within(0):
-            self._shown.log("stopping: running answers are finished, new requests are refused")
+            self._console.log("stopping: running answers are finished, new requests are refused")
             await asyncio.to_thread(self.engine.idle_within, end - time.monotonic())
 
     def _close(self) -> None:

@@ -6,7 +6,7 @@ an answer joins or leaves without the others being moved.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache
@@ -29,12 +29,16 @@ class Slots(Cache):
     def count(self) -> int:
         return len(self.lengths)
 
+    @property
+    def _slot_layers(self) -> list[SlotLayer]:
+        return cast("list[SlotLayer]", self.layers)
+
     def join(self, prompt: DynamicCache) -> int:
         """Take what was read of a prompt as the next row; returns its number."""
         row, length = self.count, prompt.get_seq_length()
         if not self.layers:
             self.layers = [SlotLayer(self) for _ in prompt.layers]
-        for layer, read in zip(self.layers, prompt.layers, strict=True):
+        for layer, read in zip(self._slot_layers, cast("list[Any]", prompt.layers), strict=True):
             layer.reserve(row + 1, length + 1, read.keys, read.values)
             layer.keys[row, :, :length] = read.keys[0]
             layer.values[row, :, :length] = read.values[0]
@@ -46,7 +50,7 @@ class Slots(Cache):
         last = self.count - 1
         if row != last:
             length = self.lengths[last]
-            for layer in self.layers:
+            for layer in self._slot_layers:
                 layer.keys[row, :, :length] = layer.keys[last, :, :length]
                 layer.values[row, :, :length] = layer.values[last, :, :length]
             self.lengths[row] = length
@@ -59,7 +63,7 @@ class Slots(Cache):
         self._at = torch.tensor(self.lengths, dtype=torch.long, device=device)
         self._rows = torch.arange(self.count, device=device)
         self.reach = max(self.lengths) + 1
-        for layer in self.layers:
+        for layer in self._slot_layers:
             layer.reserve(self.count, self.reach, layer.keys, layer.values)
         seen = torch.arange(self.reach, device=device)[None] <= self._at[:, None]
         mask = torch.zeros(seen.shape, dtype=dtype, device=device).masked_fill_(~seen, torch.finfo(dtype).min)
@@ -70,13 +74,15 @@ class Slots(Cache):
         self.lengths = [length + 1 for length in self.lengths]
 
 
-class SlotLayer(CacheLayerMixin):
+class SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
     """One layer's part."""
 
+    keys: torch.Tensor
+    values: torch.Tensor
     is_sliding = False
 
     def __init__(self, slots: Slots) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._slots = slots
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:

@@ -6,7 +6,7 @@ import codecs
 import json
 import re
 from collections.abc import Collection, Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -130,7 +130,7 @@ def _beginnings(marks: Iterable[str]) -> frozenset[str]:
     return frozenset(mark[:size] for mark in marks for size in range(1, len(mark) + 1))
 
 
-def _names(decoder: dict | None) -> set[str]:
+def _names(decoder: dict[str, Any] | None) -> set[str]:
     """Types of a decoder and of those it is a sequence of."""
     if decoder is None:
         return set()

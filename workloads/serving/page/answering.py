@@ -10,7 +10,7 @@ from typing import Any
 from openai import APIConnectionError, APIError, APIStatusError, APITimeoutError
 
 from workloads.serving.page.conversation import Answer
-from workloads.serving.page.models import Controls, Model, told
+from workloads.serving.page.models import Controls, Model, error_message
 
 REFRESH_SECONDS = 0.08
 """The page is sent what is new so often at most. Faster is not seen, and each time costs every open page some work."""
@@ -78,10 +78,10 @@ class Run:
             await asyncio.gather(*tasks, return_exceptions=True)
         for number, answer in enumerate(self.answers):
             if answer.state == "writing":
-                self._log(number, state="stopped")
+                self._update(number, state="stopped")
         yield list(self.answers)
 
-    def _log(self, number: int, **changes: Any) -> None:
+    def _update(self, number: int, **changes: Any) -> None:
         self.answers[number] = self.answers[number].model_copy(update=changes)
         self._news.set()
 
@@ -94,24 +94,24 @@ class Run:
                 async for chunk in stream:
                     begun = True
                     if dropped := (getattr(chunk, "alpaca", None) or {}).get("droppedMessages"):
-                        self._log(number, dropped=int(dropped))
+                        self._update(number, dropped=int(dropped))
                     for choice in chunk.choices[:1]:
                         ended = choice.finish_reason or ended
                         if choice.delta.content:
-                            self._log(number, text=self.answers[number].text + choice.delta.content)
+                            self._update(number, text=self.answers[number].text + choice.delta.content)
         except APIError as error:
             is_cut_off = begun and isinstance(error, APIConnectionError) and not isinstance(error, APITimeoutError)
-            self._fail(number, "broken" if is_cut_off else problem(error), told(error) if error.body else "")
+            self._fail(number, "broken" if is_cut_off else problem(error), error_message(error) if error.body else "")
         except Exception as error:  # noqa: BLE001 - httpx's own, of a version that the client decides: a stream that broke off
             self._fail(number, "broken", f"{type(error).__name__}: {error}"[:200])
         else:
             if not ended:
                 self._fail(number, "broken", "")
             else:
-                self._log(number, state="cut" if ended == "length" else "done")
+                self._update(number, state="cut" if ended == "length" else "done")
 
     def _fail(self, number: int, found: str, detail: str) -> None:
-        self._log(number, state="failed", problem=found, detail=detail)
+        self._update(number, state="failed", problem=found, detail=detail)
 
 
 BY_CODE = {"queue_full": "full", "model_loading": "loading", "shutting_down": "draining", "request_timeout": "slow"}
@@ -119,7 +119,7 @@ BY_STATUS = {401: "refused", 403: "refused", 404: "missing", 408: "slow", 413: "
 
 
 def problem(error: APIError) -> str:
-    """The key of words.PROBLEMS that says it best."""
+    """The key of translations.PROBLEMS that says it best."""
     if isinstance(error, APITimeoutError):
         return "slow"
     if isinstance(error, APIConnectionError):

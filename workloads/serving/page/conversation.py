@@ -23,7 +23,7 @@ class Answer(Wire):
     state: State = "writing"
     """`cut` ended at the longest answer; `failed` has a `problem`."""
     problem: str = ""
-    """Key of words.PROBLEMS."""
+    """Key of translations.PROBLEMS."""
     detail: str = ""
     """What the server said about the problem."""
     dropped: int = 0

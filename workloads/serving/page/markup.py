@@ -20,7 +20,7 @@ OPENING = re.compile(r"^ {0,3}(?P<fence>`{3,}|~{3,})[^\n]*$|(?P<ticks>`+)|(?P<fo
 CLOSING = {"$$": r"\$\$", r"\[": r"\\\]", r"\(": r"\\\)"}
 TAG = re.compile(r"<(?=[A-Za-z/!?])")
 PICTURE = re.compile(r"!(?=\[)")
-FORMULAS = [
+FORMULAS: list[dict[str, str | bool]] = [
     {"left": "$$", "right": "$$", "display": True},
     {"left": r"\[", "right": r"\]", "display": True},
     {"left": r"\(", "right": r"\)", "display": False},

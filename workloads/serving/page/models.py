@@ -48,8 +48,8 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Sight:
-    """What was seen of the engine."""
+class EngineStatus:
+    """Whether the engine can answer, and with which models."""
 
     condition: Condition
     models: tuple[Model, ...] = ()
@@ -67,17 +67,17 @@ class Models:
 
     def __init__(self, settings: Settings) -> None:
         self._backends = [_Backend(api, settings) for api in settings.apis]
-        self._seen = Sight("loading")
-        self._seen_at = -FRESH_SECONDS
+        self._status = EngineStatus("loading")
+        self._looked_at = -FRESH_SECONDS
         self._looking = asyncio.Lock()
 
-    async def look(self) -> Sight:
+    async def look(self) -> EngineStatus:
         """What is there now. Never raises: an engine that cannot be reached is something to see."""
         async with self._looking:
-            if time.monotonic() - self._seen_at >= FRESH_SECONDS:
-                self._seen = _together(await asyncio.gather(*(backend.look() for backend in self._backends)))
-                self._seen_at = time.monotonic()
-        return self._seen
+            if time.monotonic() - self._looked_at >= FRESH_SECONDS:
+                self._status = _combined(await asyncio.gather(*(backend.look() for backend in self._backends)))
+                self._looked_at = time.monotonic()
+        return self._status
 
     async def close(self) -> None:
         for backend in self._backends:
@@ -97,25 +97,25 @@ class _Backend:
             timeout=Timeout(settings.longest_wait_seconds + 30, connect=CONNECT_SECONDS),
         )
 
-    async def look(self) -> Sight:
+    async def look(self) -> EngineStatus:
         try:
             listed = await self.client.models.list(timeout=LOOK_SECONDS)
             models = tuple(self._model(entry.model_dump()) for entry in listed.data)
         except APIConnectionError:
-            return Sight("unreachable")
+            return EngineStatus("unreachable")
         except APIStatusError as error:
             if error.status_code in (401, 403):
-                return Sight("refused")
+                return EngineStatus("refused")
             loading = error.status_code == 503
-            return Sight("loading" if loading else "unreachable", detail=told(error))
+            return EngineStatus("loading" if loading else "unreachable", detail=error_message(error))
         except (APIError, ValueError) as error:  # an answer that is no list of models: another kind of server is there
-            return Sight("unreachable", detail=str(error)[:200])
+            return EngineStatus("unreachable", detail=str(error)[:200])
         if self._api.model:
             models = tuple(model for model in models if model.name == self._api.model)
         elif not self._is_ours:
             models = models[:1]
         waiting = await self._waiting() if self._is_ours else 0
-        return Sight("busy" if waiting else "ready" if models else "loading", models, waiting=waiting)
+        return EngineStatus("busy" if waiting else "ready" if models else "loading", models, waiting=waiting)
 
     def _model(self, entry: Mapping[str, Any]) -> Model:
         ours = entry.get("alpaca") or {}
@@ -142,19 +142,19 @@ class _Backend:
         return int(float(found.group(1))) if found else 0
 
 
-def _together(seen: list[Sight]) -> Sight:
+def _combined(seen: list[EngineStatus]) -> EngineStatus:
     """Of several engines: every model that is there, and what is amiss with the first that has none to offer."""
-    models = tuple(model for sight in seen for model in sight.models)
-    amiss = next((sight for sight in seen if not sight.models), None)
-    waiting = sum(sight.waiting for sight in seen)
+    models = tuple(model for status in seen for model in status.models)
+    amiss = next((status for status in seen if not status.models), None)
+    waiting = sum(status.waiting for status in seen)
     if amiss and not models:
         return amiss
-    return Sight("busy" if waiting else "ready", models, waiting=waiting)
+    return EngineStatus("busy" if waiting else "ready", models, waiting=waiting)
 
 
-def told(error: APIError) -> str:
+def error_message(error: APIError) -> str:
     """The server's own sentence, where it sent one in OpenAI's shape."""
     body = error.body
     if isinstance(body, Mapping) and isinstance(body.get("message"), str):
-        return body["message"][:1000]
+        return str(body["message"])[:1000]
     return error.message[:200]

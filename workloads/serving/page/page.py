@@ -11,13 +11,13 @@ from typing import Any
 
 import gradio as gr
 
-from workloads.serving.page import markup, words
+from workloads.serving.page import markup, translations
 from workloads.serving.page.answering import Inquiry, Run
+from workloads.serving.page.components import header, shelf
 from workloads.serving.page.conversation import Answer, Conversation, Turn
-from workloads.serving.page.models import Controls, Models, Sight
-from workloads.serving.page.parts import header, shelf
+from workloads.serving.page.models import Controls, EngineStatus, Models
 from workloads.serving.page.settings import Settings
-from workloads.serving.page.words import Language
+from workloads.serving.page.translations import Language
 
 PANES = 2
 """Models side by side; more would leave none enough room."""
@@ -31,21 +31,22 @@ Updates = dict[gr.components.Component, Any]
 
 
 def build(settings: Settings, models: Models) -> gr.Blocks:
-    """The page, to be mounted. Its texts need ``words.TRANSLATIONS`` given to Gradio as translations."""
+    """The page, to be mounted. Its texts need ``translations.TRANSLATIONS`` given to Gradio as translations."""
     return _Page(settings, models).blocks
 
 
 class _Page:
     def __init__(self, settings: Settings, models: Models) -> None:
         self._settings, self._models = settings, models
-        self._runs: dict[str, Run] = {}
+        self._runs: dict[str | None, Run] = {}
         """Of each open page the answers that are being written, by its session."""
-        with gr.Blocks(title=settings.title, analytics_enabled=False, fill_height=True) as self.blocks:
+        self.blocks: gr.Blocks = gr.Blocks(title=settings.title, analytics_enabled=False, fill_height=True)
+        with self.blocks:
             self._lay_out()
             self._wire()
 
     def _lay_out(self) -> None:
-        text = gr.I18n(**words.TRANSLATIONS)
+        text = gr.I18n(**translations.TRANSLATIONS)
         with gr.Sidebar(label=text("conversations"), open=False, width=320):
             self.new_aside = gr.Button(text("new"), variant="secondary", elem_id="new-aside")
             self.shelf = shelf()
@@ -152,7 +153,8 @@ class _Page:
         self.reset.click(None, js="() => { alpaca.forget(); }").then(
             self._offer_defaults, None, [*settings, *self.panes], queue=False, **quiet
         )
-        for name, component in {"models": self.chosen_models, "system": self.system, **self.sliders}.items():
+        kept: dict[str, Any] = {"models": self.chosen_models, "system": self.system, **self.sliders}
+        for name, component in kept.items():
             component.input(None, component, js=f"(value) => {{ alpaca.choose('{name}', value); }}")
         # Gradio tells of a text that was pasted at the next key only.
         self.system.blur(None, self.system, js="(value) => { alpaca.choose('system', value); }")
@@ -162,13 +164,13 @@ class _Page:
         """What the header asks for. Gradio marks it as one of its own, which a method would not let it."""
 
         async def look(nothing: Any) -> dict[str, Any]:
-            sight = await self._models.look()
-            names = [model.name for model in sight.models]
-            defaults = [model.defaults.model_dump() for model in sight.models]
+            status = await self._models.look()
+            names = [model.name for model in status.models]
+            defaults = [model.defaults.model_dump() for model in status.models]
             return {
-                "condition": sight.condition,
-                "detail": sight.detail,
-                "waiting": sight.waiting,
+                "condition": status.condition,
+                "detail": status.detail,
+                "waiting": status.waiting,
                 "models": names,
                 "signature": repr((names, defaults)),
             }
@@ -204,25 +206,25 @@ class _Page:
         request: gr.Request,
     ) -> AsyncIterator[Updates]:
         """The last question of ``conversation`` put to the chosen models, with the answers as they grow."""
-        language = spoken(request)
+        language = preferred_language(request)
         given = dict(zip(self.sliders, sliders, strict=True))
         history_turns = int(given.pop("history_turns"))
         controls = Controls(**given)
-        sight = await self._models.look()
-        names = self._names(sight, chosen)
+        status = await self._models.look()
+        names = self._names(status, chosen)
         begun: Updates = {
             self.question: "",
             self.send: gr.update(visible=False),
             self.stop: gr.update(visible=True),
             self.again: gr.update(interactive=False),
         }
-        asked = [model for name in names if (model := sight.find(name))]
+        asked = [model for name in names if (model := status.find(name))]
         if not asked:
-            problem = sight.condition if sight.condition in words.PROBLEMS["en"] else "missing"
+            problem = status.condition if status.condition in translations.PROBLEMS["en"] else "missing"
             failed = [
-                Answer(model=name, state="failed", problem=problem, detail=sight.detail) for name in names or [""]
+                Answer(model=name, state="failed", problem=problem, detail=status.detail) for name in names or [""]
             ]
-            yield {self.question: "", **self._shown(conversation.answered(failed), names, language)}
+            yield {self.question: "", **self._pane_updates(conversation.answered(failed), names, language)}
             return
         inquiries = [
             Inquiry(
@@ -234,10 +236,10 @@ class _Page:
             for model in asked
         ]
         run = self._runs[request.session_hash] = Run(inquiries)
-        yield {**begun, **self._shown(conversation.answered(run.answers), names, language)}
+        yield {**begun, **self._pane_updates(conversation.answered(run.answers), names, language)}
         try:
             async for answers in run.growing():
-                yield self._shown(conversation.answered(answers), names, language)
+                yield self._pane_updates(conversation.answered(answers), names, language)
         finally:
             if self._runs.get(request.session_hash) is run:
                 del self._runs[request.session_hash]
@@ -257,7 +259,7 @@ class _Page:
         """An empty conversation."""
         return {
             self.shelf: Conversation().to_browser(),
-            **{pane: gr.update(value=[], placeholder=_welcome(spoken(request))) for pane in self.panes},
+            **{pane: gr.update(value=[], placeholder=_welcome(preferred_language(request))) for pane in self.panes},
             self.question: "",
             **self._rest(),
         }
@@ -266,10 +268,15 @@ class _Page:
         """The conversation that the browser has kept, or an empty one."""
         conversation = Conversation.read(event._data.get("conversation"))
         chosen = chosen or event._data.get("chosen", {}).get("models") or []
-        shown = self._shown(conversation, self._names(await self._models.look(), chosen), spoken(request))
+        updates = self._pane_updates(
+            conversation, self._names(await self._models.look(), chosen), preferred_language(request)
+        )
         return {
-            **{pane: gr.update(value=shown[pane], placeholder=_welcome(spoken(request))) for pane in self.panes},
-            self.shelf: shown[self.shelf],
+            **{
+                pane: gr.update(value=updates[pane], placeholder=_welcome(preferred_language(request)))
+                for pane in self.panes
+            },
+            self.shelf: updates[self.shelf],
             self.question: gr.update(interactive=True),
             **self._rest(),
         }
@@ -277,9 +284,9 @@ class _Page:
     async def _show(self, request: gr.Request, shelf: Any, chosen: list[str]) -> Updates:
         """The conversation with the answers of other models."""
         names = self._names(await self._models.look(), chosen)
-        shown = self._shown(Conversation.read(shelf), names, spoken(request))
+        updates = self._pane_updates(Conversation.read(shelf), names, preferred_language(request))
         return {
-            pane: gr.update(value=shown[pane], **self._frame(names, number)) for number, pane in enumerate(self.panes)
+            pane: gr.update(value=updates[pane], **self._frame(names, number)) for number, pane in enumerate(self.panes)
         }
 
     async def _offer(self, event: gr.EventData) -> Updates:
@@ -291,14 +298,14 @@ class _Page:
         return await self._offered({})
 
     async def _offered(self, chosen: dict[str, Any]) -> Updates:
-        sight = await self._models.look()
-        names = self._names(sight, chosen.get("models"))
-        first = sight.find(names[0]) if names else None
+        status = await self._models.look()
+        names = self._names(status, chosen.get("models"))
+        first = status.find(names[0]) if names else None
         defaults = (first.defaults if first else Controls()).model_dump()
         defaults["history_turns"] = self._settings.history_turns
         updates: Updates = {
             self.chosen_models: gr.update(
-                choices=[model.name for model in sight.models], value=names, visible=len(sight.models) > 1
+                choices=[model.name for model in status.models], value=names, visible=len(status.models) > 1
             ),
             self.system: gr.update(
                 value=chosen.get("system", self._settings.system_prompt or (first.system_prompt if first else "")),
@@ -313,14 +320,14 @@ class _Page:
             )
         return {**updates, **{pane: gr.update(**self._frame(names, number)) for number, pane in enumerate(self.panes)}}
 
-    def _names(self, sight: Sight, chosen: Any) -> list[str]:
+    def _names(self, status: EngineStatus, chosen: Any) -> list[str]:
         """Of the chosen models those that there are, at least one if there is any."""
-        known = [model.name for model in sight.models]
+        known = [model.name for model in status.models]
         wanted = [name for name in chosen or [] if name in known]
         return (wanted or known[: PANES if self._settings.compares else 1])[:PANES]
 
-    def _shown(self, conversation: Conversation, names: list[str], language: Language) -> Updates:
-        panes = {
+    def _pane_updates(self, conversation: Conversation, names: list[str], language: Language) -> Updates:
+        panes: Updates = {
             pane: _messages(conversation, names[number : number + 1], number, language)
             for number, pane in enumerate(self.panes)
         }
@@ -335,14 +342,14 @@ class _Page:
         }
 
 
-def spoken(request: gr.Request) -> Language:
+def preferred_language(request: gr.Request) -> Language:
     """The language that the user chose, or that the browser prefers."""
     chosen = request.cookies.get("alpaca-language")
-    return words.language(chosen or request.headers.get("accept-language", ""))
+    return translations.language(chosen or request.headers.get("accept-language", ""))
 
 
 def _welcome(language: Language) -> str:
-    return f"# 🦙\n\n{words.NOTES[language]['welcome']}"
+    return f"# 🦙\n\n{translations.NOTES[language]['welcome']}"
 
 
 def _system(written: str, default: str) -> str | None:
@@ -354,12 +361,12 @@ def _system(written: str, default: str) -> str | None:
 
 def _messages(conversation: Conversation, name: list[str], number: int, language: Language) -> list[dict[str, str]]:
     """A pane: each question, with the answer of the model called ``name``, or else the one that came as number ``number``."""
-    shown = []
+    messages = []
     for turn in conversation.turns:
-        shown.append({"role": "user", "content": markup.question(turn.question)})
+        messages.append({"role": "user", "content": markup.question(turn.question)})
         if answer := _of(turn, name, number):
-            shown.append({"role": "assistant", "content": _text(answer, language)})
-    return shown
+            messages.append({"role": "assistant", "content": _text(answer, language)})
+    return messages
 
 
 def _of(turn: Turn, name: list[str], number: int) -> Answer | None:
@@ -368,18 +375,18 @@ def _of(turn: Turn, name: list[str], number: int) -> Answer | None:
 
 
 def _text(answer: Answer, language: Language) -> str:
-    notes = words.NOTES[language]
-    told = []
+    notes = translations.NOTES[language]
+    remarks = []
     if answer.dropped:
-        told.append(notes["dropped"].format(count=answer.dropped))
+        remarks.append(notes["dropped"].format(count=answer.dropped))
     if answer.state in ("stopped", "cut"):
-        told.append(notes[answer.state])
+        remarks.append(notes[answer.state])
     if answer.state == "failed":
-        told.append(words.PROBLEMS[language].get(answer.problem, answer.problem))
-        told += [markup.question(answer.detail)] if answer.detail else []
+        remarks.append(translations.PROBLEMS[language].get(answer.problem, answer.problem))
+        remarks += [markup.question(answer.detail)] if answer.detail else []
     text = markup.answer(answer.text.strip("\n"))
     if answer.state == "writing":
         return text + CURSOR
-    if not text.strip() and not told:
+    if not text.strip() and not remarks:
         text = notes["empty"]
-    return "\n\n".join([*([text] if text.strip() else []), *(f"> {line}" for line in told)])
+    return "\n\n".join([*([text] if text.strip() else []), *(f"> {line}" for line in remarks)])

@@ -14,7 +14,7 @@ from starlette.middleware import Middleware
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from workloads.serving.page import looks, page, words
+from workloads.serving.page import page, theme, translations
 from workloads.serving.page.models import Models
 from workloads.serving.page.settings import Login, Settings
 
@@ -58,15 +58,15 @@ def application(settings: Settings) -> FastAPI:
 
     blocks = page.build(settings, models)
     blocks.queue(default_concurrency_limit=None)  # answers wait for the engine, and cost nothing here meanwhile
-    return gr.mount_gradio_app(
+    mounted: FastAPI = gr.mount_gradio_app(
         app,
         blocks,
         path="/",
         auth=_check(settings.login) if settings.login else None,
-        theme=looks.theme(),
-        css=looks.css(),
-        favicon_path=str(looks.STATIC / "favicon.svg"),
-        i18n=gr.I18n(**words.TRANSLATIONS),
+        theme=theme.gradio_theme(),
+        css=theme.css(),
+        favicon_path=str(theme.STATIC / "favicon.svg"),
+        i18n=gr.I18n(**translations.TRANSLATIONS),
         footer_links=[],
         run_history=False,  # Gradio would keep what people ask in a database of its own
         show_error=False,
@@ -75,6 +75,7 @@ def application(settings: Settings) -> FastAPI:
         max_file_size="1kb",  # nothing is uploaded here, but the route is there
         enable_monitoring=False,
     )
+    return mounted
 
 
 def _check(login: Login) -> Any:
@@ -91,7 +92,7 @@ class _Guard:
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        script = (looks.STATIC / "page.js").read_bytes()
+        script = (theme.STATIC / "page.js").read_bytes()
         self._head = b"<head>\n<script>" + script + b"</script>"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

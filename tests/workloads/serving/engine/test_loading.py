@@ -18,16 +18,16 @@ from tests.workloads.engine_process import manifest
 from workloads.errors import DataError, InputError, SpecError
 from workloads.serving.engine import loading
 from workloads.serving.engine.metrics import Metrics
-from workloads.serving.engine.parts import parts
+from workloads.serving.engine.model_specs import model_specs
 from workloads.serving.engine.schema import ChatRequest
-from workloads.serving.engine.served import Served
+from workloads.serving.engine.served_model import ServedModel
 from workloads.system import memory
 from workloads.system.environment import Environment
 
 # PEFT asks transformers by a name that is going to be removed.
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
 QUESTION = [{"role": "user", "content": "第7问：赵先生喜欢什么？"}]
-Load = Callable[..., Served]
+Load = Callable[..., ServedModel]
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +40,9 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def load(wide: Path, tmp_path: Path) -> Iterator[Load]:
     """Loads a spec over `base`; the first model. What was said is `load.said`."""
     (tmp_path / "base").symlink_to(wide)
-    opened: list[Served] = []
+    opened: list[ServedModel] = []
 
-    def loaded(**spec: Any) -> Served:
+    def loaded(**spec: Any) -> ServedModel:
         for source in (spec.get("model"), *spec.get("adapters", []), spec.get("compareWith", {}).get("model")):
             if source:
                 source["uri"] = str(tmp_path / source["uri"])
@@ -58,7 +58,7 @@ def load(wide: Path, tmp_path: Path) -> Iterator[Load]:
         served.scheduler.close()
 
 
-def answer(served: Served) -> str:
+def answer(served: ServedModel) -> str:
     async def ask() -> str:
         asked, _ = served.ask(
             ChatRequest(model="tiny", messages=QUESTION, temperature=0, repetition_penalty=1, max_tokens=16)
@@ -68,7 +68,7 @@ def answer(served: Served) -> str:
     return asyncio.run(ask())
 
 
-def generated(model: Any, served: Served) -> str:
+def generated(model: Any, served: ServedModel) -> str:
     """What plain `generate` of ``model`` answers."""
     ids = served.template.prompt(QUESTION)
     with torch.inference_mode():
@@ -257,5 +257,5 @@ def test_a_stretch_that_depends_on_the_length_is_that_of_the_text_and_not_of_the
 )  # fmt: skip
 def test_what_this_process_has_no_part_in_is_refused(spec: dict[str, Any], message: str) -> None:
     with pytest.raises(SpecError) as refused:
-        parts(ChatDeployment.model_validate(manifest(**spec)))
+        model_specs(ChatDeployment.model_validate(manifest(**spec)))
     assert str(refused.value) == message

@@ -160,7 +160,7 @@ async def test_a_seed_gives_the_same_answer_and_none_another(scheduler: Schedule
 
 async def test_rows_of_the_head_without_a_token_are_never_chosen(model: Any, prompts: list[list[int]]) -> None:
     plain = generated(model, prompts[0], 0)
-    scheduler = started(model, words=max(plain))
+    scheduler = started(model, vocabulary_size=max(plain))
     assert max(await ids(scheduler, answer(prompts[0]))) < max(plain)
     scheduler.close()
 

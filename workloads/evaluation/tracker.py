@@ -1,4 +1,4 @@
-"""The measurements on one model after the other, and how far they are: what is through is kept, and told."""
+"""The measurements on one model after the other, and how far they are: what is through is kept as a checkpoint."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from workloads.errors import Interrupted
-from workloads.evaluation.result import State
+from workloads.evaluation.result import EvaluationResult
 from workloads.runtime.runtime import Runtime
 
 SAVE_SECONDS = 60.0
 """At most so much work is lost when a pod is killed."""
 
 
-class Meter:
+class EvaluationTracker:
     """Counts rows, questions and tasks over all models, saves now and then, and knows about how long the rest takes.
 
     A part's pace is that of its units so far, in this model or in one before; until every part that is still to come has one, no
-    time is told.
+    time is shown.
     """
 
-    def __init__(self, runtime: Runtime, state: State, units: Mapping[str, int], models: int) -> None:
+    def __init__(self, runtime: Runtime, result: EvaluationResult, units: Mapping[str, int], models: int) -> None:
         """``units``: how many of each part a model has."""
-        self._here = runtime
-        self._state = state
+        self._runtime = runtime
+        self._result = result
         self._left = {part: count * models for part, count in units.items() if count}
         self._total = sum(self._left.values())
         self._paces: dict[str, tuple[int, float]] = {}
@@ -41,8 +41,8 @@ class Meter:
 
     def heartbeat(self) -> None:
         """Work goes on. Raises Interrupted, with everything saved, when a stop was requested."""
-        self._here.progress.heartbeat()
-        if self._here.stop.requested:
+        self._runtime.progress.heartbeat()
+        if self._runtime.stop.requested:
             self.save()
             raise self.interrupted()
 
@@ -64,24 +64,24 @@ class Meter:
             seconds[name] = seconds.get(name, 0.0) + now - last
             last = now
             self._left[name] -= units
-            self.tell(stage)
+            self.report(stage)
             if now - self._saved_at > SAVE_SECONDS:
                 self.save()
 
-        self.tell(stage)
+        self.report(stage)
         yield count
         seconds[name] = seconds.get(name, 0.0) + time.monotonic() - last
 
-    def tell(self, stage: str) -> None:
-        self._here.progress.update(
+    def report(self, stage: str) -> None:
+        self._runtime.progress.update(
             log=True, stage=stage, step=self.done, total_steps=self._total, eta_seconds=self._eta()
         )
 
     def save(self) -> None:
         """Keep what was found as a checkpoint, the only one."""
-        with self._here.checkpoints.write(self.done) as folder:
-            self._state.save(folder)
-        self._here.checkpoints.prune(1)
+        with self._runtime.checkpoints.write(self.done) as folder:
+            self._result.save(folder)
+        self._runtime.checkpoints.prune(1)
         self._saved_at = time.monotonic()
 
     def _eta(self) -> int | None:

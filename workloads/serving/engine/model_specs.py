@@ -12,20 +12,20 @@ from workloads.errors import SpecError
 
 
 @dataclass(frozen=True)
-class Part:
+class ModelSpec:
     """A model that the spec names: the one that is served, or the one beside it."""
 
     name: str
-    path: str
-    """Of its fields in the spec: empty, or `compareWith.`."""
+    prefix: str
+    """Of the names of its fields: empty, or `compareWith.`."""
     model: ChatModel
     adapters: list[AdapterSource]
     load: Load | None
     template: TemplateName
 
 
-def parts(job: ChatDeployment) -> list[Part]:
-    """The models of a spec, in order. Raises SpecError for a spec that this process has no part in."""
+def model_specs(job: ChatDeployment) -> list[ModelSpec]:
+    """The models of a spec, in order. Raises SpecError for an engine that is not this one."""
     spec = job.spec
     if spec.engine == "External":
         raise SpecError("engine External loads no model: run the page alone (python -m workloads.chat_ui)")
@@ -36,12 +36,14 @@ def parts(job: ChatDeployment) -> list[Part]:
         )
     assert spec.model is not None, "a rule of the spec"
     name = job.metadata.name
-    found = [Part(name, "", spec.model, spec.adapters, spec.load, spec.template)]
+    found = [ModelSpec(name, "", spec.model, spec.adapters, spec.load, spec.template)]
     if (other := spec.compare_with) is not None:
         assert other.model is not None, "a rule of the spec"
         found.append(
-            Part(other.name or f"{name}-other", "compareWith.", other.model, other.adapters, other.load, other.template)
+            ModelSpec(
+                other.name or f"{name}-other", "compareWith.", other.model, other.adapters, other.load, other.template
+            )
         )
-    if len({part.name for part in found}) < len(found):
+    if len({model.name for model in found}) < len(found):
         raise SpecError(f"compareWith.name {found[1].name} is the name of the deployment: give it another")
     return found

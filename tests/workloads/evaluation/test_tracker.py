@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from workloads.errors import Interrupted
-from workloads.evaluation.meter import SAVE_SECONDS, Meter
-from workloads.evaluation.result import State
+from workloads.evaluation.result import EvaluationResult
+from workloads.evaluation.tracker import SAVE_SECONDS, EvaluationTracker
 
 
 class Here:
@@ -40,20 +40,20 @@ class Here:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     now = [0.0]
-    monkeypatch.setattr("workloads.evaluation.meter.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("workloads.evaluation.tracker.time.monotonic", lambda: now[0])
     return now
 
 
 def test_the_time_that_is_left_is_told_once_every_part_has_a_pace(clock: list[float], tmp_path: Any) -> None:
     runtime = Here(tmp_path)
-    meter = Meter(runtime, State(), {"rows": 4, "answers": 2, "tasks": 0}, models=2)  # type: ignore[arg-type]
+    tracker = EvaluationTracker(runtime, EvaluationResult(), {"rows": 4, "answers": 2, "tasks": 0}, models=2)  # type: ignore[arg-type]
     seconds: dict[str, float] = {}
-    with meter.part("rows", seconds, "Evaluating") as count:
+    with tracker.part("rows", seconds, "Evaluating") as count:
         for _ in range(2):
             clock[0] += 2
             count(2)
     assert runtime.told[-1]["eta_seconds"] is None, "nobody knows how long answers take"
-    with meter.part("answers", seconds, "Answering") as count:
+    with tracker.part("answers", seconds, "Answering") as count:
         clock[0] += 10
         count(1)
         assert runtime.told[-1]["eta_seconds"] == 3 * 10 + 4 * 1
@@ -73,9 +73,9 @@ def test_what_was_found_before_is_not_counted_again_and_what_is_found_is_saved_n
     clock: list[float], tmp_path: Any
 ) -> None:
     runtime = Here(tmp_path)
-    meter = Meter(runtime, State(), {"rows": 100}, models=1)  # type: ignore[arg-type]
-    meter.skip("rows", 40)
-    with meter.part("rows", {}, "Evaluating") as count:
+    tracker = EvaluationTracker(runtime, EvaluationResult(), {"rows": 100}, models=1)  # type: ignore[arg-type]
+    tracker.skip("rows", 40)
+    with tracker.part("rows", {}, "Evaluating") as count:
         for _ in range(6):
             clock[0] += SAVE_SECONDS / 2 + 1
             count(10)
@@ -84,10 +84,10 @@ def test_what_was_found_before_is_not_counted_again_and_what_is_found_is_saved_n
 
 def test_a_stop_saves_and_tells_how_far_it_was(tmp_path: Any) -> None:
     runtime = Here(tmp_path)
-    meter = Meter(runtime, State(), {"rows": 10}, models=2)  # type: ignore[arg-type]
-    meter.heartbeat()
-    meter.skip("rows", 7)
+    tracker = EvaluationTracker(runtime, EvaluationResult(), {"rows": 10}, models=2)  # type: ignore[arg-type]
+    tracker.heartbeat()
+    tracker.skip("rows", 7)
     runtime.requested = True
     with pytest.raises(Interrupted, match=r"^stopped after 7 of 20 measurements, which are kept: run again to go on$"):
-        meter.heartbeat()
+        tracker.heartbeat()
     assert runtime.saved == [7]

@@ -6,13 +6,13 @@ import re
 
 import pytest
 
-from workloads.serving.page import words
+from workloads.serving.page import translations
 from workloads.serving.page.answering import BY_CODE, BY_STATUS
 
 
 @pytest.mark.parametrize("part", ["LABELS", "PROBLEMS", "NOTES", "CONDITIONS"])
 def test_what_is_said_in_one_language_is_said_in_the_other(part: str) -> None:
-    table = getattr(words, part)
+    table = getattr(translations, part)
     holes = {
         language: {key: re.findall(r"{\w+}", text) for key, text in said.items()} for language, said in table.items()
     }
@@ -22,7 +22,7 @@ def test_what_is_said_in_one_language_is_said_in_the_other(part: str) -> None:
 
 
 def test_every_problem_has_words() -> None:
-    assert {*BY_CODE.values(), *BY_STATUS.values()} <= set(words.PROBLEMS["en"])
+    assert {*BY_CODE.values(), *BY_STATUS.values()} <= set(translations.PROBLEMS["en"])
 
 
 @pytest.mark.parametrize(
@@ -30,4 +30,4 @@ def test_every_problem_has_words() -> None:
     [("zh-CN,zh;q=0.9,en;q=0.8", "zh"), ("zh-TW", "zh"), ("en-US", "en"), ("de", "en"), ("", "en"), (None, "en")],
 )
 def test_a_browser_is_spoken_to_in_the_language_nearest_to_its_own(preferred: str | None, spoken: str) -> None:
-    assert words.language(preferred) == spoken
+    assert translations.language(preferred) == spoken

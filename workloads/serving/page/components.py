@@ -10,9 +10,9 @@ from typing import Any
 
 import gradio as gr
 
-from workloads.serving.page import words
+from workloads.serving.page import translations
 from workloads.serving.page.conversation import Conversation
-from workloads.serving.page.looks import STATIC
+from workloads.serving.page.theme import STATIC
 
 
 def _script(name: str) -> str:
@@ -29,7 +29,7 @@ def header(title: str, look: Callable[..., Awaitable[dict[str, Any]]]) -> gr.HTM
         server_functions=[look],
         apply_default_css=False,
         title=title,
-        words=words.CONDITIONS,
+        words=translations.CONDITIONS,
     )
 
 
@@ -42,5 +42,5 @@ def shelf() -> gr.HTML:
         html_template='<ul class="shelf"></ul>',
         js_on_load=_script("shelf.js"),
         apply_default_css=False,
-        words=words.CONDITIONS,
+        words=translations.CONDITIONS,
     )

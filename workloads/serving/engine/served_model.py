@@ -34,7 +34,7 @@ class Defaults:
 
 
 @dataclass
-class Served:
+class ServedModel:
     """One model, by the name that requests call it."""
 
     name: str

@@ -16,7 +16,7 @@ FONTS = ("system-ui", "PingFang SC", "Noto Sans CJK SC", "Microsoft YaHei", "Wen
 CODE_FONTS = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "DejaVu Sans Mono", "monospace")
 
 
-def theme() -> gr.themes.Base:
+def gradio_theme() -> gr.themes.Base:
     """White text on the buttons' cinnabar has a contrast of 5.5, grey text on paper one of 7.3, in the dark 6.9 (WCAG asks for 4.5)."""
     return gr.themes.Base(
         primary_hue=CINNABAR,
