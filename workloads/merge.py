@@ -179,6 +179,7 @@ def _write_generation_config(folder: Path, base: inspect.Base, steps: list[Any],
 
 def _write_card(folder: Path, job: MergeJob, runtime: Runtime, vocabulary: Vocabulary, metrics: Metrics) -> None:
     """What was merged, how far the result is from it, and where it comes from."""
+    from workloads.system import markdown
     from workloads.training import model_card
 
     spec = job.spec
@@ -197,9 +198,7 @@ def _write_card(folder: Path, job: MergeJob, runtime: Runtime, vocabulary: Vocab
         f"# {job.metadata.name}\n",
         f"`{uri}` with {len(spec.adapters)} LoRA adapter{'s' if len(spec.adapters) > 1 else ''} merged into it by `MergeJob` "
         f"`{job.metadata.name}` of Literary Alpaca, in float32, saved as {spec.dtype}.\n",
-        model_card.table(
-            ("adapter", "weight"), [(str(adapter.uri), f"{adapter.weight:g}") for adapter in spec.adapters]
-        ),
+        markdown.table(("adapter", "weight"), [(str(adapter.uri), f"{adapter.weight:g}") for adapter in spec.adapters]),
         *(f"The vocabulary is not the base's: {sentence}.\n" for sentence in vocabulary.grown),
         f"Rope scaling `{scaling.type}` by {scaling.factor:g} is part of its configuration.\n" if scaling else "",
         "## Use\n",
@@ -208,11 +207,11 @@ def _write_card(folder: Path, job: MergeJob, runtime: Runtime, vocabulary: Vocab
         'tokenizer = AutoTokenizer.from_pretrained("path/of/this/folder")\n```\n',
         "## Proof\n",
         "The logits of this model beside those of base and adapters, on a few sentences in Chinese and English:\n",
-        model_card.table(
+        markdown.table(
             ("metric", "value"), [(name, f"{value:.6g}") for name, value in metrics.items() if value is not None]
         ),
         "## Lineage\n",
-        model_card.table(
+        markdown.table(
             ("input", "uri", "digest"), [(name, found.uri, found.digest) for name, found in runtime.inputs.items()]
         ),
     ]

@@ -5,20 +5,28 @@ Every field of PretrainJob can be given or overridden as an option (``--training
 
 from __future__ import annotations
 
-import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from alpaca_operator.api.pretrain import PretrainJob, PretrainSpec
-from workloads.errors import InputError, Interrupted, SpecError
+from workloads.errors import InputError, SpecError
 from workloads.models import adapters, inspect, libraries, load
 from workloads.runtime import command
 from workloads.runtime.runtime import Metrics, Runtime
 from workloads.storage.contents import WHOLE_TOKENIZERS
-from workloads.system import hardware
-from workloads.training import auto, checks, memory_estimate
+from workloads.training import checks, memory_estimate
+from workloads.training import run as training
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
+
+    from workloads.data import token_blocks
+    from workloads.data.tokenize import TokenizerSpec
+    from workloads.training.auto import Policy
+    from workloads.training.trainer import Trainer
 
 
 @dataclass(frozen=True)
@@ -36,61 +44,39 @@ class Start:
 
 
 def run(job: PretrainJob, runtime: Runtime) -> Metrics:
-    """Load, prepare, train, publish. The heavy libraries are imported once the folders and the spec were looked at."""
+    """Look, prepare, train, publish. The heavy libraries are imported once the folders and the spec were looked at."""
     spec = job.spec
     checks.check_trackers(spec)
     base = (
-        checks.inspect_trainable(runtime.inputs["model"].path, "spec.model.uri", spec.model.uri, spec)
+        checks.inspect_trainable(runtime.inputs["model"].path, "spec.model.uri", str(spec.model.uri), spec)
         if spec.model
         else None
     )
     libraries.quiet(**checks.optional_packages(spec))
     start = _from_scratch(spec, runtime) if base is None else _from_base(spec, runtime, base)
+    policy = training.resolve_policy(spec, runtime, memory_estimate.sizes(start.base, spec))
 
-    chosen = auto.resolve(spec, hardware.detect(), memory_estimate.sizes(start.base, spec))
-    runtime.resolved(chosen.as_dict())
-    for note in chosen.notes:
-        runtime.progress.log(note)
+    from workloads.data import tokenizer_io
+    from workloads.data.tokenize import TokenizerSpec, bytes_per_token
 
-    from workloads.data import token_blocks, tokenizer_io
-    from workloads.data.tokenize import TokenizerSpec
-    from workloads.training import deepspeed_config
+    tokenizer_spec = TokenizerSpec.of(start.tokenizer, start.tokenizer_folder)
+    blocks = _blocks(spec, runtime, tokenizer_spec)
 
-    runtime.progress.update(stage="Preparing")
-
-    recipe = TokenizerSpec.of(start.tokenizer, start.tokenizer_folder)
-    with runtime.stop.interruptible(), runtime.distributed.main_process_first():
-        text = token_blocks.prepare(
-            spec,
-            runtime.inputs,
-            recipe,
-            runtime.cache,
-            processes=runtime.distributed.count,
-            log=runtime.progress.log,
-            heartbeat=runtime.progress.heartbeat,
-        )
-
-    runtime.progress.update(stage="Loading")
-    with runtime.stop.interruptible():
-        trainer = _build(spec, runtime, start, chosen, text, recipe)
-    with deepspeed_config.mismatches_told():
-        trainer.fit()
-    if trainer.stopping:
-        raise Interrupted(
-            f"stopped after step {trainer.state.global_step} of {trainer.state.max_steps}, with a checkpoint: run again to go on"
-        )
-    trainer.load_best()
-
-    metrics = trainer.metrics()
-    if not runtime.distributed.is_main:
-        trainer.join_save()
-        return metrics
-    kind = job.output_kind
-    with runtime.output(kind, metrics) as folder:
-        _publish(folder, spec, runtime, start, chosen, trainer)
+    def save(trainer: Trainer, folder: Path, metrics: Metrics) -> None:
+        _save_weights(trainer, spec, start, policy, folder)
         tokenizer_io.save_tokenizer(start.tokenizer, start.tokenizer_folder, folder)
-        _write_card(folder, job, kind, runtime, chosen, text, metrics, trainer)
-    return metrics
+
+    setup = training.TrainingSetup(
+        train=blocks.train,
+        validation=blocks.validation,
+        report=blocks.report,
+        pad_token_id=start.tokenizer.pad_token_id,
+        load_model=lambda: _model(spec, start, policy),
+        save=save,
+        token_bytes=bytes_per_token(start.tokenizer, tokenizer_spec),
+        evaluate_first=spec.model is not None,  # fresh weights know nothing
+    )
+    return training.train(job, runtime, policy, setup)
 
 
 def _from_base(spec: PretrainSpec, runtime: Runtime, base: inspect.Base) -> Start:
@@ -145,89 +131,48 @@ def _tokenizer_folder(spec: PretrainSpec, runtime: Runtime) -> Path:
     return path.parent
 
 
-def _build(spec: PretrainSpec, runtime: Runtime, start: Start, chosen: auto.Policy, text: Any, recipe: Any) -> Any:
-    """The trainer, at its newest checkpoint where there is one."""
-    import torch
-    from transformers import set_seed
+def _blocks(spec: PretrainSpec, runtime: Runtime, tokenizer_spec: TokenizerSpec) -> token_blocks.Prepared:
+    """The text of the data set, tokenised and cut into blocks."""
+    from workloads.data import token_blocks
 
-    from workloads.data import collator
-    from workloads.data.tokenize import bytes_per_token
-    from workloads.training import arguments, deepspeed_config, tensorboard
-    from workloads.training.trainer import FLASH, Trainer, newest_checkpoint
-
-    deepspeed = deepspeed_config.config(spec.deepspeed, chosen, runtime.progress.log)
-    if deepspeed is not None:
-        deepspeed_config.start(on_gpu=torch.cuda.is_available(), timeout=spec.failure_policy.hang_timeout_seconds)
-    settings = arguments.of(spec, chosen, runtime.cache / "scratch", deepspeed, runtime.distributed.count)
-    checkpoint = newest_checkpoint(runtime)
-
-    set_seed(spec.training.seed)  # fresh weights and the adapter's first ones are random
-    trainer = Trainer(
-        runtime,
-        spec.training,
-        checkpoint,
-        piece_bytes=torch.from_numpy(bytes_per_token(start.tokenizer, recipe)),
-        evaluate_first=spec.model is not None,  # fresh weights know nothing
-        model=_model(spec, start, chosen),
-        args=settings,
-        data_collator=collator.Collator(start.tokenizer.pad_token_id, flat=chosen.attention in FLASH),
-        train_dataset=text.train,
-        eval_dataset=text.validation,
-        callbacks=[tensorboard.TensorBoard(runtime.checkpoints.own.parent / "runs")]
-        if "TensorBoard" in spec.training.report_to and runtime.distributed.is_main
-        else [],
-    )
-    trainer.tell_plan(len(text.train))
-    return trainer
+    runtime.progress.update(stage="Preparing")
+    with runtime.stop.interruptible(), runtime.distributed.main_process_first():
+        return token_blocks.prepare(
+            spec,
+            runtime.inputs,
+            tokenizer_spec,
+            runtime.cache,
+            processes=runtime.distributed.count,
+            log=runtime.progress.log,
+            heartbeat=runtime.progress.heartbeat,
+        )
 
 
-def _model(spec: PretrainSpec, start: Start, chosen: auto.Policy) -> Any:
+def _model(spec: PretrainSpec, start: Start, policy: Policy) -> PreTrainedModel | PeftModel:
     """The model with what is trainable in it."""
     from workloads.models import from_config, resize_embeddings
 
     if spec.model is None:
-        return from_config.fresh(start.config, chosen)
-    loaded = load.load_base(start.base, spec.model, chosen)
+        return from_config.fresh(start.config, policy)
+    loaded = load.load_base(start.base, spec.model, policy)
     if start.origins is not None:
         resize_embeddings.change_vocabulary(loaded, start.origins)
         load.name_special_tokens(loaded, start.tokenizer)
     if spec.trainable == "LoRA":
-        return adapters.attach(loaded, spec.lora, chosen)
+        return adapters.attach(loaded, spec.lora, policy)
     if spec.trainable == "Embeddings":
         resize_embeddings.train_only(loaded)
     return loaded
 
 
-def _publish(
-    folder: Path, spec: PretrainSpec, runtime: Runtime, start: Start, chosen: auto.Policy, trainer: Any
-) -> None:
-    """The weights: an adapter, or a whole model."""
-    trainer.model.config.use_cache = True
+def _save_weights(trainer: Trainer, spec: PretrainSpec, start: Start, policy: Policy, folder: Path) -> None:
+    """An adapter, or a whole model."""
     if spec.trainable == "Embeddings":
-        load.in_one_dtype(trainer.model, chosen)
+        load.in_one_dtype(trainer.model, policy)
     trainer.save_model(str(folder))
     if spec.trainable == "LoRA":
         assert spec.model is not None
         adapters.name_base(folder, spec.model, start.base)
-    runs = runtime.checkpoints.own.parent / "runs"
-    if runs.is_dir():
-        shutil.copytree(runs, folder / "runs")
-
-
-def _write_card(
-    folder: Path,
-    job: PretrainJob,
-    kind: str,
-    runtime: Runtime,
-    chosen: auto.Policy,
-    text: Any,
-    metrics: Metrics,
-    trainer: Any,
-) -> None:
-    from workloads.training import model_card
-
-    curves = model_card.Curves.of(trainer.state.log_history)
-    model_card.write(folder, job, kind, runtime.inputs, chosen.as_dict(), text.report, metrics, curves)
 
 
 if __name__ == "__main__":

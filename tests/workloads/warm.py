@@ -19,7 +19,7 @@ from workloads.data.chat_templates import loading
 from workloads.evaluation import candidates, generation, held_out, page, perplexity
 from workloads.manifest import cli
 from workloads.models import from_config, merge_lora, resize_embeddings
-from workloads.runtime import elastic, runtime
+from workloads.runtime import elastic, execute
 from workloads.training import deepspeed_config, model_card, tensorboard, trainer
 
 gc.collect()

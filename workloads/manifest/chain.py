@@ -6,12 +6,14 @@ import posixpath
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
-from typing import Literal
+from typing import Literal, TypeVar
 
 from alpaca_operator.api import Resource
-from alpaca_operator.api.base import JobReference, resolved
+from alpaca_operator.api.base import Job, JobReference, resolved
 from alpaca_operator.api.chain import Find, cycle, links, mismatch
 from workloads.errors import SpecError
+
+R = TypeVar("R", bound=Resource)
 
 Key = tuple[str, str]
 """Kind and name."""
@@ -22,7 +24,7 @@ Outcome = Literal["Succeeded", "Reused", "Failed", "Interrupted", "to run", "not
 class Step:
     """A job of the chain, its inputs resolved to places."""
 
-    job: Resource
+    job: Job
     after: tuple[Key, ...]
     """The steps whose outputs it reads."""
     outcome: Outcome = "not run"
@@ -38,13 +40,13 @@ class Step:
         return f"{self.job.kind} {self.job.metadata.name}"
 
 
-def steps(jobs: Sequence[Resource]) -> list[Step]:
+def steps(jobs: Sequence[Job]) -> list[Step]:
     """The jobs in an order in which each finds its inputs; otherwise as in the file.
 
     Raises SpecError for two jobs of one name or with one output, a reference to a job that is not there or makes something else, and a circle.
     """
-    known: dict[Key, Resource] = {}
-    owners: dict[str, Resource] = {}
+    known: dict[Key, Job] = {}
+    owners: dict[str, Job] = {}
     for job in jobs:
         key = (job.kind, job.metadata.name)
         if key in known:
@@ -57,10 +59,10 @@ def steps(jobs: Sequence[Resource]) -> list[Step]:
                 "each a folder of its own"
             )
 
-    def find(reference: JobReference) -> Resource | None:
+    def find(reference: JobReference) -> Job | None:
         return known.get((reference.kind, reference.name))
 
-    made = {key: step(job, find) for key, job in known.items()}
+    made = {key: Step(*linked(job, find)) for key, job in known.items()}
     try:
         order = list(TopologicalSorter({key: one.after for key, one in made.items()}).static_order())
     except CycleError:
@@ -77,21 +79,23 @@ def _normal(uri: str) -> str:
     return f"{scheme}{separator}{posixpath.normpath(path)}"
 
 
-def step(job: Resource, find: Find) -> Step:
-    """The job with the places of outputs for its references. Raises SpecError for one that is not known or does not fit."""
-    uris, after = {}, []
-    for link in links(job):
+def linked(resource: R, find: Find) -> tuple[R, tuple[Key, ...]]:
+    """The resource with the places of outputs for its references, and the jobs that make them. Raises SpecError for one that is not known or
+    does not fit."""
+    uris: dict[str, str] = {}
+    after: list[Key] = []
+    for link in links(resource):
         producer = find(link.producer)
         if producer is None:
             raise SpecError(
-                f"{job.kind} {job.metadata.name}: spec.{link.field}.from names {link.producer.kind} {link.producer.name}, which none of the "
+                f"{resource.kind} {resource.metadata.name}: spec.{link.field}.from names {link.producer.kind} {link.producer.name}, which none of the "
                 "files holds: add its manifest to them, or name its output by uri"
             )
         if problem := mismatch(link, producer):
-            raise SpecError(f"{job.kind} {job.metadata.name}: spec.{problem}")
+            raise SpecError(f"{resource.kind} {resource.metadata.name}: spec.{problem}")
         uris[link.field] = producer.spec.output.uri
         after.append((link.producer.kind, link.producer.name))
-    return Step(job.model_copy(update={"spec": resolved(job.spec, uris)}), tuple(dict.fromkeys(after)))
+    return resource.model_copy(update={"spec": resolved(resource.spec, uris)}), tuple(dict.fromkeys(after))
 
 
 def only(chain: Sequence[Step], name: str) -> list[Step]:

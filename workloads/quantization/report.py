@@ -18,7 +18,8 @@ from workloads.quantization.gptq import Layer
 from workloads.storage.contents import REPORT_FILE
 from workloads.storage.sources import Inputs
 from workloads.system.describe import some
-from workloads.training.model_card import hub_name, table
+from workloads.system.markdown import table
+from workloads.training.model_card import hub_name
 
 MARKDOWN, PAGE, PICTURE = "report.md", "report.html", "layer-error.svg"
 WORST = 10

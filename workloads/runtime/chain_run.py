@@ -7,27 +7,47 @@ import importlib
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
-from alpaca_operator.api import Resource, contract
+from alpaca_operator.api import contract
+from alpaca_operator.api.base import Job
 from workloads.errors import Interrupted, OutputExists, WorkloadError
 from workloads.manifest.chain import Key, Step
-from workloads.runtime import exits, launcher, runtime
-from workloads.storage import artifact, output, sources
+from workloads.runtime import exits, gpus
+from workloads.runtime.execute import Workload, execute
+from workloads.runtime.runtime import HASHES
+from workloads.storage import sources
+from workloads.storage.artifact import Publisher
 from workloads.storage.hashing import HashCache
 from workloads.storage.output import output_place
 from workloads.system.environment import Environment
 from workloads.system.signals import Stop
 
+SHOWN_METRICS = {
+    "charactersPerToken": "charactersPerTokenBase",
+    "finalLoss": None,
+    "evalLoss": None,
+    "perplexity": "perplexityBefore",
+    "bitsPerByte": "bitsPerByteBefore",
+    "mergeLogitDifference": None,
+}
+"""The metrics that fit on a line, in this order, each with the one that says what it was before."""
+
+COMPARED_METRICS = ("bitsPerByte", "stopRate")
+"""Of a comparison of models, the first of these that it has is shown."""
+
+
+# ---- before: what a run would do ----
+
 
 def foresee(chain: Iterable[Step], environment: Environment) -> None:
     """Sets each step's outcome to what running it would give: ``Reused``, or ``to run``. Nothing is written or downloaded."""
     pending: set[Key] = set()
-    known = HashCache(environment.cache / "digests.json", lambda: None)
+    hashes = HashCache(environment.cache / HASHES, lambda: None)
     for step in chain:
         reads_new = any(key in pending for key in step.after)
         try:
-            done = None if reads_new else _done(step.job, environment, known)
+            done = None if reads_new else _published_before(step.job, environment, hashes)
         except WorkloadError as error:
             error.args = (f"{step.title}: {error}",)  # no line above it says whose it is
             raise
@@ -38,16 +58,19 @@ def foresee(chain: Iterable[Step], environment: Environment) -> None:
             step.outcome, step.metrics = "Reused", dict(done.metrics)
 
 
-def _done(job: Resource, environment: Environment, known: HashCache) -> artifact.Publisher | None:
+def _published_before(job: Job, environment: Environment, hashes: HashCache) -> Publisher | None:
     """What has found the result of the job in its place, if that is there."""
     try:
-        inputs = sources.collect(job.spec, environment, known, lambda: None)
-        place = output.output_place(job.spec.output.uri, inputs, environment, lambda: None)
-        publisher = artifact.Publisher(job, inputs, place, known, launcher.processes(job, environment))
+        inputs = sources.collect(job.spec, environment, hashes, lambda: None)
+        place = output_place(job.spec.output.uri, inputs, environment, lambda: None)
+        publisher = Publisher(job, inputs, place, hashes, gpus.processes(job, environment))
         publisher.look()
     except OutputExists:
         return None
     return publisher if publisher.published is not None else None
+
+
+# ---- the run ----
 
 
 def run(chain: Sequence[Step]) -> int:
@@ -59,39 +82,50 @@ def run(chain: Sequence[Step]) -> int:
             if stop.requested:
                 step.outcome = "Interrupted"
                 return exits.exit_with(Interrupted(f"stopped before {step.title}: run again to go on"), os.environ)
-            began = time.monotonic()
-            ending = runtime.end_of(_replacing_its_own(step.job), _workload(step.job), stop)
-            step.seconds = time.monotonic() - began
-            step.metrics = ending.metrics or {}
-            gc.collect()  # the next step needs the memory of this one's model
-            if ending.exit_code != contract.ExitCode.OK:
-                stopped = ending.exit_code == contract.ExitCode.INTERRUPTED
-                step.outcome = "Interrupted" if stopped else "Failed"
-                return ending.exit_code
-            step.outcome = "Reused" if ending.output and ending.output.reused else "Succeeded"
+            exit_code = _run_step(step, stop)
+            if exit_code != contract.ExitCode.OK:
+                return exit_code
     return 0
 
 
-def _workload(job: Resource) -> Callable[[Resource, runtime.Runtime], runtime.Metrics]:
-    run_job: Callable[[Resource, runtime.Runtime], runtime.Metrics] = importlib.import_module(
-        f"workloads.{job.workload}"
-    ).run
-    return run_job
+def _run_step(step: Step, stop: Stop) -> int:
+    """Sets the step's outcome, time and metrics; returns its exit code."""
+    began = time.monotonic()
+    ending = execute(_replacing_its_own(step.job), _workload(step.job), stop)
+    step.seconds = time.monotonic() - began
+    step.metrics = ending.metrics or {}
+    gc.collect()  # the next step needs the memory of this one's model
+    if ending.exit_code == contract.ExitCode.OK:
+        step.outcome = "Reused" if ending.output and ending.output.reused else "Succeeded"
+    elif ending.exit_code == contract.ExitCode.INTERRUPTED:
+        step.outcome = "Interrupted"
+    else:
+        step.outcome = "Failed"
+    return ending.exit_code
 
 
-def _replacing_its_own(job: Resource) -> Resource:
+def _workload(job: Job) -> Workload:
+    """The ``run`` of the command for the job's kind."""
+    workload: Workload = importlib.import_module(f"workloads.{job.workload}").run
+    return workload
+
+
+def _replacing_its_own(job: Job) -> Job:
     """A step that was changed replaces what it made before: in a chain the name stays and the content follows the file. What another job
     made stays where it is, and the step is refused. The old output is there until the new one is whole."""
     environment = Environment.read(os.environ)
     try:
         place = output_place(job.spec.output.uri, sources.Inputs(), environment, lambda: None)
-        found = place.artifact()
+        artifact = place.artifact()
     except WorkloadError:
         return job  # the run says so itself, with all it knows
-    if found is None or found.job != {"kind": job.kind, "name": job.metadata.name}:
+    if artifact is None or artifact.job != {"kind": job.kind, "name": job.metadata.name}:
         return job
     output = job.spec.output.model_copy(update={"overwrite": True})
     return job.model_copy(update={"spec": job.spec.model_copy(update={"output": output})})
+
+
+# ---- after: the table ----
 
 
 def table(chain: Sequence[Step]) -> str:
@@ -107,35 +141,20 @@ def table(chain: Sequence[Step]) -> str:
     )
 
 
-SHOWN_METRICS = {
-    "charactersPerToken": "charactersPerTokenBase",
-    "finalLoss": None,
-    "evalLoss": None,
-    "perplexity": "perplexityBefore",
-    "bitsPerByte": "bitsPerByteBefore",
-    "mergeLogitDifference": None,
-}
-"""The metrics that fit on a line, in this order, each with the one that says what it was before."""
-
-
-COMPARED = ("bitsPerByte", "stopRate")
-"""Of a comparison of models, the first of these that it has is told."""
-
-
 def _metrics_line(metrics: dict[str, float | None]) -> str:
-    told = []
+    parts = []
     for name, earlier in SHOWN_METRICS.items():
         before, after = metrics.get(earlier or ""), metrics.get(name)
         if after is not None:
-            told.append(
+            parts.append(
                 f"{name} {_number(after)}" if before is None else f"{name} {_number(before)} → {_number(after)}"
             )
-    for name in COMPARED:
+    for name in COMPARED_METRICS:
         by_model = {key.removesuffix(f"/{name}"): value for key, value in metrics.items() if key.endswith(f"/{name}")}
         if by_model:
-            told.append(f"{name} of " + ", ".join(f"{model} {_number(value)}" for model, value in by_model.items()))
+            parts.append(f"{name} of " + ", ".join(f"{model} {_number(value)}" for model, value in by_model.items()))
             break
-    return ", ".join(told)
+    return ", ".join(parts)
 
 
 def _number(value: float | None) -> str:

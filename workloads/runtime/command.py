@@ -9,25 +9,26 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from alpaca_operator.api import KINDS, Resource
+from alpaca_operator.api.base import Job
 from alpaca_operator.api.chain import links
 from workloads.errors import WorkloadError
-from workloads.manifest import spec
+from workloads.manifest import chain, spec
+from workloads.manifest.cli import help_text, parse
 from workloads.runtime import exits
 
 if TYPE_CHECKING:
     from workloads.runtime.runtime import Metrics, Runtime
-from workloads.manifest.cli import help_text, parse
 
 
 def main(kind: type[Resource], run: Callable[[Any, Runtime], Metrics], argv: list[str] | None = None) -> int:
     """Run the job that ``argv`` describes; returns the exit code."""
 
-    def executed(job: Any) -> int:
-        from workloads.runtime.runtime import execute
+    def execute_job(job: Any) -> int:
+        from workloads.runtime.execute import execute
 
-        return execute(job, run)
+        return execute(job, run).exit_code
 
-    return serve(kind, executed, argv)
+    return serve(kind, execute_job, argv)
 
 
 def serve(
@@ -41,17 +42,17 @@ def serve(
     try:
         file, name, overrides = parse(kind, arguments)
         text = spec.read_text(file) if file else None  # once: standard input cannot be read again
-        resource = _found_in(file, text, spec.load_job(kind, file, name, overrides, text))
+        resource = _with_links(file, text, spec.load_job(kind, file, name, overrides, text))
     except WorkloadError as error:
         return exits.exit_with(error, os.environ)
     return run(resource)
 
 
-def _found_in(file: str | None, text: str | None, job: Resource) -> Resource:
+def _with_links(file: str | None, text: str | None, job: Resource) -> Resource:
     """The job with the output of every job that an input names by ``from``: those of the same file."""
     if not any(links(job)):
         return job
-    from workloads.manifest import chain
-
-    known = {(one.kind, one.metadata.name): one for one in (spec.load_all(KINDS, file, text) if file else [])}
-    return chain.step(job, lambda reference: known.get((reference.kind, reference.name))).job
+    jobs = [each for each in (spec.load_all(KINDS, file, text) if file else []) if isinstance(each, Job)]
+    by_name = {(each.kind, each.metadata.name): each for each in jobs}
+    resource, _ = chain.linked(job, lambda reference: by_name.get((reference.kind, reference.name)))
+    return resource

@@ -1,14 +1,26 @@
-"""Standard output belongs to the run: a bar for people on a terminal, JSON lines in a pod or a pipe."""
+"""What a process writes where: standard output belongs to the run (a bar for people on a terminal, JSON lines in a pod or a pipe), and all that
+libraries say goes to standard error."""
 
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import io
+import logging
 import os
 import sys
 from collections.abc import Iterator
 
 from workloads.runtime.progress import Bar, Display, JsonLines
+from workloads.system.environment import QUIET, TELEMETRY_OFF
+
+
+def prepare_process() -> None:
+    """Settle what libraries read once, at import: no telemetry, no progress bars of theirs, logs to stderr."""
+    for name, value in (TELEMETRY_OFF | QUIET).items():
+        os.environ.setdefault(name, value)
+    faulthandler.enable(file=sys.__stderr__ or 2)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
 
 
 @contextlib.contextmanager

@@ -54,8 +54,8 @@ class DistributedContext:
             self._rendezvous_store().set(event, json.dumps(found))
             return found
         self._wait(event)
-        told: T = json.loads(self._rendezvous_store().get(event))
-        return told
+        value: T = json.loads(self._rendezvous_store().get(event))
+        return value
 
     def barrier(self) -> None:
         """Go on when all have come here."""
@@ -107,7 +107,7 @@ class DistributedContext:
     def _rendezvous_store(self) -> Any:
         """The store that the launching process keeps: it is there before the process group is, and after."""
         if self._store is None:
-            from torch.distributed import TCPStore
+            from torch.distributed import TCPStore  # type: ignore[attr-defined]  # it is public, and not listed
 
             self._store = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
         return self._store

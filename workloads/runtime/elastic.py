@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from torch.distributed import PrefixStore, TCPStore
+from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]  # public, and not listed
 from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.elastic.rendezvous import RendezvousHandler, RendezvousInfo, RendezvousParameters
@@ -21,7 +21,7 @@ BACKEND = "loopback"
 QUIET = ("torch.distributed.elastic", "torch.distributed.launcher", "torch.multiprocessing")
 
 
-class Loopback(RendezvousHandler):  # type: ignore[misc]
+class Loopback(RendezvousHandler):
     """The rendezvous of a single agent.
 
     The launcher's own listen on every interface of a pod, on a port that may be taken by the time they open it, and the dynamic one

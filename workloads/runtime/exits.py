@@ -1,4 +1,4 @@
-"""How a run ends: any exception becomes one line with its remedy, an exit code, and the pod's last word."""
+"""How a run ends: any exception becomes one line with its remedy, an exit code, and the pod's termination message."""
 
 from __future__ import annotations
 
@@ -45,14 +45,9 @@ def explain(error: BaseException, places: tuple[Path, ...] = ()) -> WorkloadErro
     return WorkloadError(f"{type(error).__name__}: {first_line(error)[:500]} (the traceback is in the log)")
 
 
-def is_known(error: BaseException) -> bool:
-    """Whether its one line says it all; anything else deserves its traceback in the log."""
-    return isinstance(error, WorkloadError)
-
-
 def failed(error: BaseException, progress: contract.Progress, places: tuple[Path, ...] = ()) -> contract.Termination:
-    """The last word of a run that ``error`` ended; the traceback of an unexpected one goes to stderr."""
-    if not is_known(error):
+    """The termination of a run that ``error`` ended; the traceback of an unexpected one goes to stderr."""
+    if not isinstance(error, WorkloadError):  # the one line of ours says it all
         traceback.print_exception(error, file=sys.stderr)
     known = explain(error, places)
     return termination(known.reason, int(known.exit_code), str(known), progress, metrics=known.metrics)
@@ -61,7 +56,7 @@ def failed(error: BaseException, progress: contract.Progress, places: tuple[Path
 def termination(
     reason: Reason, exit_code: int, message: str, progress: contract.Progress, **result: Any
 ) -> contract.Termination:
-    """A termination message with what ``progress`` knows; ``result`` are further fields of contract.Termination."""
+    """What becomes the termination message, with what ``progress`` knows; ``result`` are further fields of contract.Termination."""
     return contract.Termination(
         reason=reason,
         exit_code=exit_code,
@@ -86,6 +81,18 @@ def write_termination(ending: contract.Termination, log: Path | None) -> None:
             log.write_text(shortened(ending), encoding="utf-8")
         except OSError as error:
             print(f"{log}: the termination message cannot be written: {error.strerror}", file=sys.stderr)
+
+
+def exit_with(error: WorkloadError, environ: Mapping[str, str]) -> int:
+    """End before a run began, because the spec or the environment cannot be read. Returns the exit code."""
+    return refuse_to_start(error, environ).exit_code
+
+
+def refuse_to_start(error: WorkloadError, environ: Mapping[str, str]) -> contract.Termination:
+    """Write the termination of a run that never began, and return it: what `exit_with` does, for who has to know more than the exit code."""
+    ending = termination(error.reason, int(error.exit_code), str(error), contract.Progress())
+    write_termination(ending, termination_log(environ))
+    return ending
 
 
 def shortened(ending: contract.Termination, limit: int = contract.TERMINATION_LIMIT) -> str:
@@ -154,15 +161,3 @@ def _disk_full(error: BaseException, places: tuple[Path, ...]) -> str:
 def _existing(path: Path) -> Path:
     """The folder ``path`` lies in, or the nearest above it that exists."""
     return next(folder for folder in (path, *path.absolute().parents) if folder.is_dir())
-
-
-def exit_with(error: WorkloadError, environ: Mapping[str, str]) -> int:
-    """End before a run began: the spec, or the environment, cannot be read. Returns the exit code."""
-    return refuse_to_start(error, environ).exit_code
-
-
-def refuse_to_start(error: WorkloadError, environ: Mapping[str, str]) -> contract.Termination:
-    """As ``refuse``, returning the last word."""
-    ending = termination(error.reason, int(error.exit_code), str(error), contract.Progress())
-    write_termination(ending, termination_log(environ))
-    return ending

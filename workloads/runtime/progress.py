@@ -55,10 +55,10 @@ class ProgressTracker:
             raise TypeError(f"contract.Progress has no field {', '.join(sorted(unknown))}")
         self._heartbeat()
         with self._lock:
-            told = {name: getattr(self.current, name) for name in contract.Progress.model_fields} | fields
+            values = {name: getattr(self.current, name) for name in contract.Progress.model_fields} | fields
             if "step" in fields and "eta_seconds" not in fields:
-                told["eta_seconds"] = self._eta(told["step"], told["total_steps"])
-            self.current = contract.Progress.model_validate(told)
+                values["eta_seconds"] = self._eta(values["step"], values["total_steps"])
+            self.current = contract.Progress.model_validate(values)
             self._show(lambda display: display.progress(self.current, logged=log))
 
     def log(self, message: str) -> None:
@@ -159,12 +159,12 @@ class Bar:
                 nrows=None if sized else UNSIZED[1],
             )
         self._bar.set_description_str(progress.stage, refresh=False)
-        shown = {
+        postfix = {
             "loss": f"{progress.loss:.4f}" if progress.loss is not None else None,
             "tokens/s": f"{progress.tokens_per_second:,.0f}" if progress.tokens_per_second is not None else None,
             "evalLoss": f"{progress.eval_loss:.4f}" if progress.eval_loss is not None else None,
         }
-        self._bar.set_postfix_str(", ".join(f"{name}={text}" for name, text in shown.items() if text), refresh=False)
+        self._bar.set_postfix_str(", ".join(f"{name}={text}" for name, text in postfix.items() if text), refresh=False)
         self._bar.total = progress.total_steps
         if progress.step == self._bar.n:
             self._bar.refresh()

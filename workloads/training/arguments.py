@@ -67,7 +67,7 @@ def of(
             "split_batches": False,
             "even_batches": True,
             "dispatch_batches": False,
-            "use_configured_state": deepspeed is not None,  # which `zero.start` made
+            "use_configured_state": deepspeed is not None,  # which `deepspeed_config.start` made
         },
         logging_strategy="steps",
         logging_steps=training.log_steps,
@@ -77,7 +77,7 @@ def of(
         disable_tqdm=True,
         report_to=["wandb"] if "WandB" in training.report_to else [],
         include_num_input_tokens_seen="no",
-        # When to evaluate, save and stop is decided by `Schedule`.
+        # When to evaluate, save and stop is decided by `EvalSaveStopCallback`.
         eval_strategy="no",
         save_strategy="no",
         load_best_model_at_end=False,

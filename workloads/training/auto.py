@@ -7,7 +7,8 @@ reason; it is never replaced in silence.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from workloads.errors import SpecError
@@ -20,14 +21,19 @@ from workloads.training.method import Method, Spec
 HEADROOM = 0.9
 """Share of a GPU's memory that an estimate may fill: the rest goes to the CUDA context, cuBLAS and fragmentation."""
 
+Precision = Literal["fp32", "bf16", "fp16"]
+Weights = Literal["float32", "bfloat16", "float16"]
+Checkpointing = Literal["Full", "None"]
+Parallel = Literal["None", "Zero2", "Zero2Offload", "Zero3", "Zero3Offload", "Custom"]
+
 
 @dataclass(frozen=True)
 class Policy(LoadOptions):
     """How the job is going to train, every choice made."""
 
-    gradient_checkpointing: Literal["Full", "None"]
+    gradient_checkpointing: Checkpointing
     optimizer: str
-    parallel: Literal["None", "Zero2", "Zero2Offload", "Zero3", "Zero3Offload", "Custom"]
+    parallel: Parallel
     estimate: int
     """Bytes of device memory that a step is expected to need."""
     notes: tuple[str, ...] = ()
@@ -46,77 +52,192 @@ class Policy(LoadOptions):
         }
 
 
+@dataclass(frozen=True)
+class Choice:
+    """What a row of the table fills in."""
+
+    weights: Weights
+    optimizer: str
+    gradient_checkpointing: Checkpointing
+    bits: Bits | None
+    parallel: Parallel
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Case:
+    """What the rows of the table tell apart: the spec, the device and the model, with what the spec has settled already."""
+
+    spec: Spec
+    method: Method
+    device: Device
+    sizes: Sizes
+    precision: Precision
+    bits: Bits | None
+    """What the spec asks to hold the base in."""
+    parallel: Parallel
+    """What the spec asks of DeepSpeed."""
+
+    def bytes_needed(self, choice: Choice) -> int:
+        """Bytes of device memory for one step."""
+        return estimate(
+            self.spec,
+            self.sizes,
+            self.precision,
+            choice.bits,
+            choice.weights,
+            choice.gradient_checkpointing,
+            choice.optimizer,
+        )
+
+    def fits(self, choice: Choice) -> bool:
+        """Whether that leaves enough of the device's memory."""
+        return self.bytes_needed(choice) <= self.device.memory * HEADROOM
+
+
 def resolve(spec: Spec, device: Device, sizes: Sizes) -> Policy:
     """Every `Auto` of ``spec.training`` resolved. Raises SpecError for a named value that this device cannot honour."""
     how = method.of(spec)
     precision = _precision(spec, how, device)
     attention = _attention(spec, device, precision)
     bits = _bits(how, device, sizes)
-    notes: list[str] = []
-
-    def bytes_needed(bits: Bits | None, weights: str, checkpointing: str, optimizer: str) -> int:
-        return estimate(spec, sizes, precision, bits, weights, checkpointing, optimizer)
-
-    def fits(bits: Bits | None, weights: str, checkpointing: str, optimizer: str) -> bool:
-        return bytes_needed(bits, weights, checkpointing, optimizer) <= device.memory * HEADROOM
-
-    asked = spec.training.gradient_checkpointing
-    parallel = _parallel(spec, how)
-    if device.kind == "cpu":
-        weights, checkpointing = "float32", "None"
-        optimizer = "adamw_torch"
-    elif how.trains == "Everything":
-        checkpointing = "Full"
-        optimizer = "adamw_8bit" if device.bitsandbytes and parallel == "None" else "adamw_torch_fused"
-        # Small updates vanish in bfloat16 weights, so float32 ones are kept wherever they fit.
-        weights = "float32" if fits(None, "float32", checkpointing, optimizer) else _half(precision)
-        if parallel == "None" and spec.training.optimizer == "Auto" and not fits(None, weights, "Full", optimizer):
-            parallel, optimizer = "Zero2Offload", "adamw_torch"
-            notes.append(
-                f"{_gib(bytes_needed(None, weights, 'Full', 'adamw_8bit'))} are needed and {device.name} has "
-                f"{_gib(device.memory)}: the optimizer's state is kept in main memory (DeepSpeed ZeRO-2, offload)"
-            )
-    else:
-        weights, optimizer = _half(precision), "adamw_torch_fused"
-        old_gpu = device.capability < AMPERE
-        short = bits is None and not fits(None, weights, "Full", "adamw_torch_fused")
-        may_shrink = how.trains == "Adapter" and spec.training.precision == "Auto" and parallel in ("None", "Zero2")
-        if short and may_shrink and not old_gpu:
-            _need_bitsandbytes(device, "a base that does not fit the GPU is held in 4 bits", how)
-            bits = 4
-            notes.append(
-                f"{_gib(bytes_needed(None, weights, 'Full', optimizer))} are needed and {device.name} has "
-                f"{_gib(device.memory)}: the base is held in 4 bits (nf4); set training.precision to bf16 to forbid it"
-            )
-        if bits is not None and parallel == "None" and not fits(bits, weights, "None", "adamw_torch_fused"):
-            optimizer = "paged_adamw_8bit"
-        checkpointing = "None" if not old_gpu and fits(bits, weights, "None", optimizer) else "Full"
-
-    if asked != "Auto":
-        checkpointing = asked
-    optimizer = _optimizer(spec, how, device, optimizer)
-    need = bytes_needed(bits, weights, checkpointing, optimizer)
-    if device.kind == "cuda" and need > device.memory and parallel not in ("Zero2Offload", "Zero3", "Zero3Offload"):
-        notes.append(
-            f"about {_gib(need)} are expected to be needed and {device.name} has {_gib(device.memory)}: should it run out of "
-            f"memory, lower training.batchSizePerDevice or {how.words.length}, or {how.words.smaller}"
-        )
+    case = Case(spec, how, device, sizes, precision, bits, _parallel(spec, how))
+    choice = _with_named_values(case, _row_of(case)(case))
     return Policy(
         precision=precision,
-        weights=weights,  # type: ignore[arg-type]
-        bits=bits,
+        weights=choice.weights,
+        bits=choice.bits,
         attention=attention,
-        gradient_checkpointing=checkpointing,  # type: ignore[arg-type]
-        optimizer=optimizer,
-        parallel=parallel,
-        estimate=need,
-        notes=tuple(notes),
+        gradient_checkpointing=choice.gradient_checkpointing,
+        optimizer=choice.optimizer,
+        parallel=choice.parallel,
+        estimate=case.bytes_needed(choice),
+        notes=(*choice.notes, *_memory_warning(case, choice)),
     )
 
 
-def _precision(spec: Spec, how: Method, device: Device) -> Literal["fp32", "bf16", "fp16"]:
-    asked = spec.training.precision
-    if asked == "Auto":
+# ---- the rows of the table ----
+
+
+def _row_of(case: Case) -> Callable[[Case], Choice]:
+    """The row that applies: the first, from the top."""
+    if case.device.kind == "cpu":
+        return _on_cpu
+    if case.method.trains == "Everything":
+        return _full_alone if case.parallel == "None" else _full_sharded
+    if case.device.capability < AMPERE:
+        return _adapter_on_old_gpu
+    return _adapter_that_does_not_fit if _has_to_shrink(case) else _adapter
+
+
+def _on_cpu(case: Case) -> Choice:
+    """CPU: fp32, no checkpointing, adamw_torch; DeepSpeed only if asked."""
+    return Choice("float32", "adamw_torch", "None", case.bits, case.parallel)
+
+
+def _full_alone(case: Case) -> Choice:
+    """Full, each GPU holding all of it: checkpointed, 8-bit Adam, then ZeRO-2 offload."""
+    optimizer = "adamw_8bit" if case.device.bitsandbytes else "adamw_torch_fused"
+    choice = _widest_weights(case, optimizer)
+    if case.fits(choice) or case.spec.training.optimizer != "Auto":
+        return choice
+    note = (
+        f"{_gib(case.bytes_needed(replace(choice, optimizer='adamw_8bit')))} are needed and {case.device.name} has "
+        f"{_gib(case.device.memory)}: the optimizer's state is kept in main memory (DeepSpeed ZeRO-2, offload)"
+    )
+    return replace(choice, optimizer="adamw_torch", parallel="Zero2Offload", notes=(note,))
+
+
+def _full_sharded(case: Case) -> Choice:
+    """Full, under the DeepSpeed that was asked for: checkpointed, fused."""
+    return _widest_weights(case, "adamw_torch_fused")
+
+
+def _adapter(case: Case) -> Choice:
+    """≥ sm80, LoRA fits: bf16, fused, checkpointing off if the estimate fits, else full. Embeddings trained alone, too."""
+    return _smallest_optimizer(case, case.bits)
+
+
+def _adapter_that_does_not_fit(case: Case) -> Choice:
+    """≥ sm80, LoRA does not fit: nf4, paged 8-bit."""
+    _need_bitsandbytes(case.device, "a base that does not fit the GPU is held in 4 bits", case.method)
+    note = (
+        f"{_gib(case.bytes_needed(_checkpointed(case)))} are needed and {case.device.name} has "
+        f"{_gib(case.device.memory)}: the base is held in 4 bits (nf4); set training.precision to bf16 to forbid it"
+    )
+    return replace(_smallest_optimizer(case, 4), notes=(note,))
+
+
+def _adapter_on_old_gpu(case: Case) -> Choice:
+    """< sm80: fp16 AMP, fused, checkpointed (a whole model in fp16 was refused before)."""
+    return replace(_smallest_optimizer(case, case.bits), gradient_checkpointing="Full")
+
+
+# ---- what the rows share ----
+
+
+def _has_to_shrink(case: Case) -> bool:
+    """Whether an adapter's base does not fit even when checkpointed, and nothing that was named forbids to hold it in 4 bits."""
+    may_shrink = (
+        case.method.trains == "Adapter"
+        and case.spec.training.precision == "Auto"
+        and case.parallel in ("None", "Zero2")  # a quantized base does not run under ZeRO-3
+    )
+    return case.bits is None and may_shrink and not case.fits(_checkpointed(case))
+
+
+def _checkpointed(case: Case) -> Choice:
+    """The least that an adapter needs while its base is not quantized."""
+    return Choice(_in_precision(case), "adamw_torch_fused", "Full", None, case.parallel)
+
+
+def _widest_weights(case: Case, optimizer: str) -> Choice:
+    """A whole model in float32 wherever that fits, because small updates vanish in bfloat16 weights."""
+    wide = Choice("float32", optimizer, "Full", case.bits, case.parallel)
+    return wide if case.fits(wide) else replace(wide, weights=_in_precision(case))
+
+
+def _smallest_optimizer(case: Case, bits: Bits | None) -> Choice:
+    """The fused optimizer, or, beside a quantized base that leaves it no room, the paged one; checkpointed if that does not fit either."""
+    choice = Choice(_in_precision(case), "adamw_torch_fused", "None", bits, case.parallel)
+    if bits is not None and case.parallel == "None" and not case.fits(choice):
+        choice = replace(choice, optimizer="paged_adamw_8bit")
+    return choice if case.fits(choice) else replace(choice, gradient_checkpointing="Full")
+
+
+def _in_precision(case: Case) -> Weights:
+    weights: dict[Precision, Weights] = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
+    return weights[case.precision]
+
+
+def _with_named_values(case: Case, choice: Choice) -> Choice:
+    """The values that the spec names take the place of the table's."""
+    named = case.spec.training.gradient_checkpointing
+    return replace(
+        choice,
+        gradient_checkpointing=choice.gradient_checkpointing if named == "Auto" else named,
+        optimizer=_optimizer(case, choice.optimizer),
+    )
+
+
+def _memory_warning(case: Case, choice: Choice) -> tuple[str, ...]:
+    """A sentence for a run that is likely to run out of memory; what offloads or shards its weights is beyond the estimate."""
+    need, device, words = case.bytes_needed(choice), case.device, case.method.words
+    shrinks = choice.parallel in ("Zero2Offload", "Zero3", "Zero3Offload")
+    if device.kind == "cpu" or need <= device.memory or shrinks:
+        return ()
+    return (
+        f"about {_gib(need)} are expected to be needed and {device.name} has {_gib(device.memory)}: should it run out of "
+        f"memory, lower training.batchSizePerDevice or {words.length}, or {words.smaller}",
+    )
+
+
+# ---- what the spec names, or the device decides alone ----
+
+
+def _precision(spec: Spec, how: Method, device: Device) -> Precision:
+    named = spec.training.precision
+    if named == "Auto":
         if device.kind == "cpu":
             return "fp32"
         if device.capability >= AMPERE:
@@ -128,35 +249,35 @@ def _precision(spec: Spec, how: Method, device: Device) -> Literal["fp32", "bf16
                 "training.precision to fp32 where memory allows it"
             )
         return "fp16"
-    if device.kind == "cpu" and asked == "fp16":
+    if device.kind == "cpu" and named == "fp16":
         raise SpecError("training.precision fp16 needs a GPU and this machine has none: set it to Auto, fp32 or bf16")
-    if device.kind == "cuda" and asked == "bf16" and device.capability < AMPERE:
+    if device.kind == "cuda" and named == "bf16" and device.capability < AMPERE:
         raise SpecError(
             f"training.precision bf16 needs a GPU of sm80 or newer and {device.name} is sm{_sm(device)}: set it to Auto or fp16"
         )
-    if asked == "fp16" and how.trains == "Everything":
+    if named == "fp16" and how.trains == "Everything":
         raise SpecError(
             f"training.precision fp16 with {how.words.whole} trains to a loss of 0 (updates vanish in half precision): set precision "
             f"to bf16 or fp32, or {how.words.adapter}"
         )
-    return asked
+    return named
 
 
 def _attention(spec: Spec, device: Device, precision: str) -> str:
-    asked = spec.training.attention
+    named = spec.training.attention
     flash_3 = device.flash_attention_3 and device.capability >= HOPPER
     flash_2 = device.flash_attention_2 and device.capability >= AMPERE
-    if asked == "Auto":
+    if named == "Auto":
         if precision == "fp32":
             return "sdpa"  # both FlashAttentions compute in half precision only
         return "flash_attention_3" if flash_3 else "flash_attention_2" if flash_2 else "sdpa"
-    if asked in ("flash_attention_2", "flash_attention_3"):
-        field = f"training.attention {asked}"
+    if named in ("flash_attention_2", "flash_attention_3"):
+        field = f"training.attention {named}"
         if device.kind == "cpu":
             raise SpecError(f"{field} needs a GPU and this machine has none: set it to Auto or sdpa")
         need, package, installed = (
             (HOPPER, "flash-attn-3", device.flash_attention_3)
-            if asked == "flash_attention_3"
+            if named == "flash_attention_3"
             else (AMPERE, "flash-attn", device.flash_attention_2)
         )
         if device.capability < need:
@@ -171,7 +292,7 @@ def _attention(spec: Spec, device: Device, precision: str) -> str:
             raise SpecError(
                 f"{field} computes in half precision only: set training.precision to bf16, or attention to sdpa"
             )
-    return asked
+    return named
 
 
 def _bits(how: Method, device: Device, sizes: Sizes) -> Bits | None:
@@ -189,32 +310,35 @@ def _bits(how: Method, device: Device, sizes: Sizes) -> Bits | None:
     return bits
 
 
-def _optimizer(spec: Spec, how: Method, device: Device, auto: str) -> str:
-    asked = spec.training.optimizer
-    if asked == "Auto":
+def _optimizer(case: Case, auto: str) -> str:
+    named = case.spec.training.optimizer
+    if named == "Auto":
         return auto
-    if asked == "paged_adamw_8bit" and device.kind == "cpu":
+    if named == "paged_adamw_8bit" and case.device.kind == "cpu":
         raise SpecError(
-            f"training.optimizer {asked} pages GPU memory and this machine has no GPU: set it to Auto or adamw_8bit"
+            f"training.optimizer {named} pages GPU memory and this machine has no GPU: set it to Auto or adamw_8bit"
         )
-    if asked in ("adamw_8bit", "paged_adamw_8bit"):
-        _need_bitsandbytes(device, f"training.optimizer {asked} keeps 8-bit state", how)
-    return asked
+    if named in ("adamw_8bit", "paged_adamw_8bit"):
+        _need_bitsandbytes(case.device, f"training.optimizer {named} keeps 8-bit state", case.method)
+    return named
 
 
-def _parallel(spec: Spec, how: Method) -> Any:
-    asked = spec.deepspeed
-    if asked is None:
+def _parallel(spec: Spec, how: Method) -> Parallel:
+    named = spec.deepspeed
+    if named is None:
         return "None"
-    if asked.config is not None:
-        stage = asked.config.get("zero_optimization", {}).get("stage", 0)
+    if named.config is not None:
+        stage = named.config.get("zero_optimization", {}).get("stage", 0)
         if how.bits is not None and stage == 3:
             raise SpecError(
                 f"{how.words.quantized} does not run under ZeRO-3: set zero_optimization.stage in deepspeed.config to 2, or "
                 f"{how.words.unquantized}"
             )
         return "Custom"
-    return f"{asked.preset}{'Offload' if asked.offload == 'CPU' else ''}"
+    offloads = named.offload == "CPU"
+    if named.preset == "Zero3":
+        return "Zero3Offload" if offloads else "Zero3"
+    return "Zero2Offload" if offloads else "Zero2"
 
 
 def _need_bitsandbytes(device: Device, why: str, how: Method) -> None:
@@ -222,10 +346,6 @@ def _need_bitsandbytes(device: Device, why: str, how: Method) -> None:
         raise SpecError(
             f"{why}, for which the package bitsandbytes is not installed: install it, or {how.words.unquantized}"
         )
-
-
-def _half(precision: str) -> str:
-    return {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}[precision]
 
 
 def _sm(device: Device) -> str:

@@ -21,7 +21,7 @@ class TrainingLoop(Protocol):
     runtime: Runtime
     eval_dataset: Any
     resume_state: ResumeState
-    speed: ThroughputMeter
+    throughput: ThroughputMeter
     evaluate_first: bool
     step_tokens: int
     """Unpadded tokens of the step that is being computed, in this process."""
@@ -47,25 +47,25 @@ class TrainingLoop(Protocol):
         """Whether the evaluations without gain have used up the patience."""
 
 
-class EvalSaveStopCallback(TrainerCallback):  # type: ignore[misc]
-    """When to evaluate, save and stop."""
+class EvalSaveStopCallback(TrainerCallback):
+    """Decides at the end of each step, and counts the evaluations without gain for early stopping."""
 
     def __init__(self, trainer: TrainingLoop) -> None:
         self.trainer = trainer
         self.steps_per_epoch = 0
 
     def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, train_dataloader: Any, **_: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         trainer = self.trainer
-        self.steps_per_epoch = trainer.steps_in_pass(len(train_dataloader))
+        self.steps_per_epoch = trainer.steps_in_pass(len(kwargs["train_dataloader"]))
         trainer.continue_log_window()
         trainer.runtime.progress.update(stage="Training", step=state.global_step, total_steps=state.max_steps)
         if trainer.resume_state.evaluation_due:
             trainer.evaluate_late()
         elif trainer.evaluate_first and state.global_step == 0:
             trainer.evaluate_start()
-        trainer.speed.start()
+        trainer.throughput.start()
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -78,7 +78,7 @@ class EvalSaveStopCallback(TrainerCallback):  # type: ignore[misc]
         trainer, settings, step = self.trainer, self.trainer.settings, state.global_step
         tokens, stops = trainer.runtime.distributed.all_reduce_sum(trainer.step_tokens, trainer.runtime.stop.requested)
         trainer.stopping = stopping = stops > 0
-        trainer.speed.add(int(tokens))
+        trainer.throughput.add(int(tokens))
         trainer.resume_state.tokens += int(tokens)
         trainer.step_tokens = 0
         if not control.should_log:
@@ -93,32 +93,24 @@ class EvalSaveStopCallback(TrainerCallback):  # type: ignore[misc]
         return control
 
     def on_evaluate(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        metrics: dict[str, float],
-        **_: Any,
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> TrainerControl:
         trainer, resumed = self.trainer, self.trainer.resume_state
         if trainer.settings.early_stopping_patience is None or state.global_step == 0:
             return control
-        if resumed.best_loss is None or metrics["eval_loss"] < resumed.best_loss:
-            resumed.best_loss, resumed.best_step, resumed.evaluations_without_gain = (
-                metrics["eval_loss"],
-                state.global_step,
-                0,
-            )
+        loss = kwargs["metrics"]["eval_loss"]
+        if resumed.best_loss is None or loss < resumed.best_loss:
+            resumed.best_loss, resumed.best_step, resumed.evaluations_without_gain = loss, state.global_step, 0
             control.should_save = True
-        else:
-            resumed.evaluations_without_gain += 1
-            if trainer.stopped_early():
-                control.should_training_stop = True
-                control.should_save = True
-                trainer.runtime.progress.log(
-                    f"early stop at step {state.global_step}: {resumed.evaluations_without_gain} evaluations without a better loss; the best "
-                    f"is {resumed.best_loss:.4f} at step {resumed.best_step}"
-                )
+            return control
+        resumed.evaluations_without_gain += 1
+        if trainer.stopped_early():
+            control.should_training_stop = True
+            control.should_save = True
+            trainer.runtime.progress.log(
+                f"early stop at step {state.global_step}: {resumed.evaluations_without_gain} evaluations without a better loss; the best "
+                f"is {resumed.best_loss:.4f} at step {resumed.best_step}"
+            )
         return control
 
 
@@ -133,6 +125,7 @@ class ThroughputMeter:
         self.total_seconds = 0.0
 
     def start(self) -> None:
+        """The next step begins now."""
         self._since = time.perf_counter()
 
     def add(self, tokens: int) -> None:
@@ -144,11 +137,12 @@ class ThroughputMeter:
 
     def read(self) -> float:
         """Tokens a second since the last reading."""
-        speed = self._tokens / self._seconds if self._seconds else 0.0
+        throughput = self._tokens / self._seconds if self._seconds else 0.0
         self._tokens, self._seconds = 0, 0.0
-        return speed
+        return throughput
 
     @contextmanager
     def paused(self) -> Iterator[None]:
+        """The time that the block takes is not counted."""
         yield
         self.start()

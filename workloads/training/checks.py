@@ -7,21 +7,13 @@ from typing import TYPE_CHECKING
 
 from alpaca_operator.api.base import ModelSource, RopeScaling
 from workloads.errors import InputError, SpecError
+from workloads.models.inspect import Base, check_reach, check_vocabulary, inspect_model
+from workloads.system.hardware import is_installed
 from workloads.training import method
 from workloads.training.method import Spec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-from workloads.models.inspect import Base, check_reach, check_vocabulary, inspect_model
-from workloads.system.hardware import is_installed
-
-
-def optional_packages(spec: Spec) -> dict[str, bool]:
-    """Which optional packages a job uses: the arguments of `quiet_libraries`."""
-    return {
-        "bitsandbytes": method.of(spec).bits is not None or "8bit" in spec.training.optimizer,
-        "deepspeed": spec.deepspeed is not None,
-    }
 
 
 def check_trackers(spec: Spec) -> None:
@@ -34,7 +26,7 @@ def check_trackers(spec: Spec) -> None:
 
 
 def inspect_trainable(folder: Path, field: str, uri: str, spec: Spec) -> Base:
-    """Read what the folder says about its model. Raises InputError that says what is missing and what lies there instead."""
+    """What the folder says about its model. Raises InputError that says what is missing and what lies there instead."""
     base = inspect_model(folder, field, uri)
     if "quantization_config" in base.config:
         how = base.config["quantization_config"].get("quant_method", "quantized")
@@ -55,3 +47,11 @@ def check_length(base: Base, scaling: RopeScaling | None, spec: Spec) -> None:
     """Refuse a sequence that the positions are too few for."""
     how = method.of(spec)
     check_reach(base, scaling, how.length, how.words.length)
+
+
+def optional_packages(spec: Spec) -> dict[str, bool]:
+    """Which optional packages a job uses: the arguments of `libraries.quiet`."""
+    return {
+        "bitsandbytes": method.of(spec).bits is not None or "8bit" in spec.training.optimizer,
+        "deepspeed": spec.deepspeed is not None,
+    }

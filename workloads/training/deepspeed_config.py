@@ -10,24 +10,24 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
-from alpaca_operator.api.sft import DeepSpeed
+from alpaca_operator.api.training import DeepSpeed
 from workloads.errors import SpecError
 from workloads.training.auto import Policy
 
 
-def config(asked: DeepSpeed | None, policy: Policy, log: Callable[[str], None]) -> dict[str, Any] | None:
+def config(wanted: DeepSpeed | None, policy: Policy, log: Callable[[str], None]) -> dict[str, Any] | None:
     """The DeepSpeed configuration of a job, or None where DeepSpeed is not used.
 
     The presets have no scheduler block: with one, DeepSpeed's own schedule would replace `training.scheduler`. Values of ``auto``
     are filled in from the training settings by transformers.
     """
-    if asked is not None and asked.config is not None:
+    if wanted is not None and wanted.config is not None:
         for block, fields in (("scheduler", "scheduler and training.warmupRatio"), ("optimizer", "optimizer")):
-            if block in asked.config:
+            if block in wanted.config:
                 log(
                     f"warning: deepspeed.config has a block `{block}`, which overrides training.{fields}: remove it to use them"
                 )
-        return {**asked.config}
+        return {**wanted.config}
     if policy.parallel == "None":
         return None
     offload = policy.parallel.endswith("Offload")

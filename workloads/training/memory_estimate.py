@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -12,11 +13,28 @@ from workloads.training import method
 from workloads.training.method import Spec
 
 
+@dataclass(frozen=True)
+class Sizes:
+    """The shape of a model, read from config.json and the headers of its weights."""
+
+    parameters: int
+    embeddings: int
+    """Of these, in the input embedding and, where it is not tied to it, the output head."""
+    trainable: int
+    """Weights that get a gradient: the adapter's and copies of modulesToSave, or all."""
+    hidden: int
+    intermediate: int
+    layers: int
+    vocabulary: int
+    widths: tuple[int, ...] = ()
+    """Input widths of the linear layers that would be quantized."""
+
+
 def sizes(base: Base, spec: Spec) -> Sizes:
     """The numbers that the policy decides by. Raises SpecError when `lora` names layers that the model does not have."""
-    parameters = sum(_count(shape) for shape in base.shapes.values())
+    parameters = sum(math.prod(shape) for shape in base.shapes.values())
     ends = [name for name in base.shapes if name.endswith((f"{EMBEDDING}.weight", f"{HEAD}.weight"))]
-    embeddings = sum(_count(base.shapes[name]) for name in ends)
+    embeddings = sum(math.prod(base.shapes[name]) for name in ends)
     layers = _adapted(base.shapes, spec.lora.target_modules)
     how = method.of(spec)
     if how.trains != "Adapter":
@@ -35,7 +53,7 @@ def sizes(base: Base, spec: Spec) -> Sizes:
                     f"lora.modulesToSave names {module}, and this model has no such layer: it has "
                     f"{', '.join(_layer_names(base.shapes))}"
                 )
-            trainable += sum(_count(base.shapes[name]) for name in saved)
+            trainable += sum(math.prod(base.shapes[name]) for name in saved)
     return Sizes(
         parameters=parameters,
         embeddings=embeddings,
@@ -46,48 +64,6 @@ def sizes(base: Base, spec: Spec) -> Sizes:
         vocabulary=base.rows,
         widths=tuple(sorted({base.shapes[name][1] for name in layers})),
     )
-
-
-def _adapted(shapes: Shapes, targets: Iterable[str]) -> list[str]:
-    """Weights of the linear layers whose name ends in one of ``targets``, as peft matches them."""
-    ends = tuple(targets)
-    return [
-        name
-        for name, shape in shapes.items()
-        if len(shape) == 2
-        and name.endswith(".weight")
-        and any(name[: -len(".weight")] == end or name[: -len(".weight")].endswith(f".{end}") for end in ends)
-    ]
-
-
-def _layer_names(shapes: Shapes) -> list[str]:
-    return sorted(
-        {name.split(".")[-2] for name, shape in shapes.items() if len(shape) == 2 and name.endswith(".weight")}
-    )
-
-
-def _count(shape: tuple[int, ...]) -> int:
-    size = 1
-    for length in shape:
-        size *= length
-    return size
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """The shape of a model, read from config.json and the headers of its weights."""
-
-    parameters: int
-    embeddings: int
-    """Of these, in the input embedding and, where it is not tied to it, the output head."""
-    trainable: int
-    """Weights that get a gradient: the adapter's and copies of modulesToSave, or all."""
-    hidden: int
-    intermediate: int
-    layers: int
-    vocabulary: int
-    widths: tuple[int, ...] = ()
-    """Input widths of the linear layers that would be quantized."""
 
 
 def estimate(
@@ -113,3 +89,21 @@ def estimate(
     kept = layer + sizes.layers * tokens * sizes.hidden * half if checkpointing == "Full" else sizes.layers * layer
     logits = tokens * sizes.vocabulary * (half + 4 + 4)
     return base + state + kept + logits
+
+
+def _adapted(shapes: Shapes, targets: Iterable[str]) -> list[str]:
+    """Weights of the linear layers whose name ends in one of ``targets``, as peft matches them."""
+    ends = tuple(targets)
+    return [
+        name
+        for name, shape in shapes.items()
+        if len(shape) == 2
+        and name.endswith(".weight")
+        and any(name[: -len(".weight")] == end or name[: -len(".weight")].endswith(f".{end}") for end in ends)
+    ]
+
+
+def _layer_names(shapes: Shapes) -> list[str]:
+    return sorted(
+        {name.split(".")[-2] for name, shape in shapes.items() if len(shape) == 2 and name.endswith(".weight")}
+    )

@@ -1,6 +1,6 @@
 """What the kinds that train have in common, whatever their specs call it: what moves, in how many bits, on how long sequences.
 
-`policy`, `model` and `training` read a spec through `of`, so that a new kind that trains is one more function here.
+The modules of training read a spec through `of`, so that a new kind that trains is one more function here.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ NAMES = {
 """What is drawn, by its name in the Trainer's log."""
 
 
-class TensorBoard(TrainerCallback):  # type: ignore[misc]
+class TensorBoard(TrainerCallback):
     """Writes what is logged. A resumed run continues the curves: what an interrupted one drew past its checkpoint is purged."""
 
     def __init__(self, folder: Path) -> None:
@@ -33,16 +33,10 @@ class TensorBoard(TrainerCallback):  # type: ignore[misc]
 
         self._writer = SummaryWriter(str(self._folder), purge_step=state.global_step + 1)
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float],
-        **_: Any,
-    ) -> None:
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if self._writer is None:
             return
+        logs: dict[str, float] = kwargs["logs"]
         for name, title in NAMES.items():
             if name in logs:
                 self._writer.add_scalar(title, logs[name], state.global_step)

@@ -52,16 +52,20 @@ FLASH = ("flash_attention_2", "flash_attention_3")
 class Trainer(transformers.Trainer):
     """transformers' Trainer with the differences that the module's docstring lists."""
 
+    model: Any
+    model_wrapped: Any
+    """A transformers model, or the peft model around one; and that with DistributedDataParallel or DeepSpeed around it."""
+
     def __init__(
         self,
         runtime: Runtime,
         settings: Loop,
         checkpoint: Path | None,
-        piece_bytes: torch.Tensor | None = None,
+        token_bytes: torch.Tensor | None = None,
         evaluate_first: bool = False,
         **kwargs: Any,
     ) -> None:
-        """``piece_bytes``: bytes of text that each token stands for; given, evaluations tell bits per byte. With ``evaluate_first``
+        """``token_bytes``: bytes of text that each token stands for; given, evaluations tell bits per byte. With ``evaluate_first``
         the metrics tell how the model did before the first step, too."""
         self.runtime = runtime
         if runtime.distributed.count > 1:
@@ -74,12 +78,12 @@ class Trainer(transformers.Trainer):
         self.checkpoint = checkpoint
         self.resume_state = ResumeState.read(checkpoint, runtime.distributed) if checkpoint else ResumeState()
         self.add_callback(EvalSaveStopCallback(self))
-        self.speed = ThroughputMeter()
+        self.throughput = ThroughputMeter()
         self._step_loss = torch.zeros((), device=self.args.device)
         self._correct = torch.zeros((), dtype=torch.long, device=self.args.device)
         self.step_tokens = 0
         self._weights_from: Path | None = None
-        self._piece_bytes = None if piece_bytes is None else piece_bytes.to(self.args.device)
+        self._token_bytes = None if token_bytes is None else token_bytes.to(self.args.device)
         self._eval_bytes = 0
         self.evaluate_first = evaluate_first and self.eval_dataset is not None
         self.stopping = False
@@ -88,7 +92,7 @@ class Trainer(transformers.Trainer):
     # ---- the rows ----
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        sampler = super()._get_train_sampler(train_dataset)
+        sampler: Any = super()._get_train_sampler(train_dataset)
         if sampler is None or self.runtime.distributed.count == 1:
             return sampler
         # What accelerate makes of the parent's sampler in a single process, so that the order is the same.
@@ -189,7 +193,7 @@ class Trainer(transformers.Trainer):
         """As the parent's, with loss, perplexity and accuracy over all tokens instead of the mean over batches."""
         self._eval_loss, self._eval_bytes, self.resume_state.targets = 0.0, 0, 0
         self._correct.zero_()
-        output = super().evaluation_loop(*args, **kwargs)
+        output: Any = super().evaluation_loop(*args, **kwargs)
         loss_sum, count, correct, size = self.runtime.distributed.all_reduce_sum(
             self._eval_loss, self.resume_state.targets, int(self._correct), self._eval_bytes
         )
@@ -212,8 +216,8 @@ class Trainer(transformers.Trainer):
             raise _StopEvaluating
         self.runtime.progress.heartbeat()
         loss, logits, labels = super().prediction_step(model, inputs, *args, **kwargs)
-        if self._piece_bytes is not None:
-            self._eval_bytes += int(self._piece_bytes[inputs["labels"]].sum())
+        if self._token_bytes is not None:
+            self._eval_bytes += int(self._token_bytes[inputs["labels"]].sum())
         return loss, logits, labels
 
     # ---- telling ----
@@ -226,7 +230,7 @@ class Trainer(transformers.Trainer):
                 self.resume_state.correct + int(self._correct), self.resume_state.targets
             )
             logs["mean_token_accuracy"] = correct / max(targets, 1)
-            logs["tokens_per_second"] = self.speed.read()
+            logs["tokens_per_second"] = self.throughput.read()
             self.resume_state.correct, self.resume_state.targets = 0, 0
             self._correct.zero_()
             norm = logs.get("grad_norm")
@@ -256,7 +260,7 @@ class Trainer(transformers.Trainer):
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """As the parent's, into a folder that becomes a checkpoint only when it is whole."""
         checkpoints, distributed, step = self.runtime.checkpoints, self.runtime.distributed, self.state.global_step
-        with self.speed.paused():
+        with self.throughput.paused():
             self.runtime.progress.update(stage="Saving")
             self.resume_state.last_logged = self._globalstep_last_logged
             if self.resume_state.best_step == step:
@@ -296,7 +300,7 @@ class Trainer(transformers.Trainer):
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """The weights alone: of an adapter only what is trained."""
         if self.args.should_save:
-            save_weights(self.model, Path(output_dir or self.args.output_dir), state_dict)
+            save_weights(self.model, Path(output_dir or str(self.args.output_dir)), state_dict)
 
     def best_checkpoint(self) -> Path | None:
         """The checkpoint of the best evaluation, once there is one."""
@@ -414,6 +418,10 @@ class Trainer(transformers.Trainer):
         if self.is_deepspeed_enabled and self._weights_from is None:
             self.save_model()
 
+    def release_model(self) -> None:
+        """Give the memory of a model back that has been saved."""
+        self.model = self.model_wrapped = None
+
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """As the parent's, or a copy of what `_load_weights` chose."""
         if self._weights_from is None:
@@ -421,7 +429,7 @@ class Trainer(transformers.Trainer):
             return
         if not self.args.should_save:
             return
-        target = Path(output_dir or self.args.output_dir)
+        target = Path(output_dir or str(self.args.output_dir))
         target.mkdir(parents=True, exist_ok=True)
         for pattern in WEIGHT_FILES:
             for file in self._weights_from.glob(pattern):
@@ -437,7 +445,8 @@ class _NoStepLeft(Exception):
 
 
 def _saved_state(checkpoint: Path) -> TrainerState:
-    return TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+    state: TrainerState = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+    return state
 
 
 def newest_checkpoint(runtime: Runtime) -> Path | None:
@@ -447,8 +456,8 @@ def newest_checkpoint(runtime: Runtime) -> Path | None:
         found = runtime.checkpoints.newest()
         return str(found) if found else None
 
-    told = runtime.distributed.broadcast_object(find)
-    return Path(told) if told else None
+    newest = runtime.distributed.broadcast_object(find)
+    return Path(newest) if newest else None
 
 
 def save_weights(model: Any, folder: Path, state_dict: dict[str, Any] | None = None) -> None:

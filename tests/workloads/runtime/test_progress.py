@@ -148,7 +148,7 @@ def test_progress_is_served_while_the_run_goes_on(place: Place) -> None:
 
 
 def test_without_being_asked_a_laptop_opens_no_port(place: Place) -> None:
-    body = "import socketserver\nhere.progress.say(str('http.server' in sys.modules))"
+    body = "import socketserver\nruntime.progress.log(str('http.server' in sys.modules))"
 
     assert place.run(body).messages == ["False"]
 

@@ -69,7 +69,7 @@ def test_a_c_call_that_keeps_the_interpreter_to_itself_is_ended_by_the_c_library
 
 def test_beats_keep_a_slow_run_alive() -> None:
     ended = under_watch(
-        "for _ in range(40):\n    time.sleep(0.1)\n    watchdog.beat()\nwatchdog.stop()\ntime.sleep(3.5)\nsys.exit(5)"
+        "for _ in range(40):\n    time.sleep(0.1)\n    watchdog.heartbeat()\nwatchdog.stop()\ntime.sleep(3.5)\nsys.exit(5)"
     )
 
     assert (ended.returncode, ended.stderr) == (5, "")

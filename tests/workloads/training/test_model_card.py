@@ -7,29 +7,31 @@ from pathlib import Path
 import pytest
 
 from alpaca_operator.api.sft import SFTJob
+from alpaca_operator.api.status import OutputKind
 from tests.workloads.runs import job
 from workloads.storage.sources import Input, Inputs
 from workloads.training import model_card
-from workloads.training.model_card import Curves
+from workloads.training.curves import Curves
 
 CURVES = Curves(train=[(1, 4.0), (2, 3.0), (3, 2.0), (4, 1.0)], validation=[(2, 3.5), (4, 2.5)])
 
 
-def rendered(kind: str = "LoRAAdapter", **spec: object) -> str:
-    return model_card.render(
-        SFTJob.model_validate(job("poet", **spec)),
-        kind,
-        Inputs(
+def rendered(kind: OutputKind = "LoRAAdapter", **spec: object) -> str:
+    model = model_card.TrainedModel(
+        job=SFTJob.model_validate(job("poet", **spec)),
+        kind=kind,
+        inputs=Inputs(
             {
                 "model": Input("hf://org/llama@main", Path("/cache/llama"), "sha256:1"),
                 "dataset.train[0]": Input("pvc://data/rows.csv", Path("/mnt/data/rows.csv"), "sha256:2"),
             }
         ),
-        {"precision": "bf16"},
-        {"lines": ["train: /mnt/data/rows.csv: InputTarget", "train: 3 conversations read"]},
-        {"evalLoss": 2.5, "perplexity": None},
-        CURVES,
+        policy={"precision": "bf16"},
+        report={"lines": ["train: /mnt/data/rows.csv: InputTarget", "train: 3 conversations read"]},
+        metrics={"evalLoss": 2.5, "perplexity": None},
+        curves=CURVES,
     )
+    return model_card.render(model)
 
 
 def test_a_card_says_what_was_made_from_what_and_how() -> None:
@@ -56,7 +58,7 @@ def test_a_card_says_what_was_made_from_what_and_how() -> None:
         pytest.param("Model", {"method": "Full"}, "A full fine-tune of `base`", id="full"),
     ],
 )
-def test_a_card_names_what_it_is(kind: str, spec: dict[str, object], sentence: str) -> None:
+def test_a_card_names_what_it_is(kind: OutputKind, spec: dict[str, object], sentence: str) -> None:
     assert sentence in rendered(kind, **spec)
 
 
@@ -67,28 +69,3 @@ def test_settings_that_were_not_read_are_not_listed() -> None:
 def test_rope_scaling_is_told_where_an_adapter_cannot_carry_it() -> None:
     text = rendered(model={"ropeScaling": {"type": "linear", "factor": 2}})
     assert "The base was loaded with rope scaling `linear` by 2: set the same when loading it." in text
-
-
-def test_the_curve_is_kept_as_numbers(tmp_path: Path) -> None:
-    CURVES.write(tmp_path / "loss.csv")
-    assert (tmp_path / "loss.csv").read_text() == "step,loss,evalLoss\n1,4.0,\n2,3.0,3.5\n3,2.0,\n4,1.0,2.5\n"
-    assert Curves.read(tmp_path / "loss.csv") == CURVES
-
-
-def test_the_curve_is_drawn_in_characters() -> None:
-    assert model_card.chart(CURVES, width=8, height=4).split("\n") == [
-        "   4.00 ┤██o",
-        "        ┤  ██",
-        "        ┤    ██o",
-        "   1.00 ┤      ██",
-        "        └────────",
-        "         step 1       4",
-        "         █ training loss, o validation loss",
-    ]
-
-
-def test_the_picture_is_the_same_for_the_same_curve(tmp_path: Path) -> None:
-    for name in ("one.png", "two.png"):
-        model_card.picture(CURVES, tmp_path / name)
-    assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
-    assert (tmp_path / "one.png").read_bytes().startswith(b"\x89PNG")

@@ -16,8 +16,8 @@ from alpaca_operator.api.chat import ChatDeployment
 from alpaca_operator.api.contract import ExitCode
 from alpaca_operator.api.status import Reason
 from workloads.errors import SpecError, WorkloadError
-from workloads.runtime import exits, runtime
-from workloads.runtime.console import display
+from workloads.runtime import exits
+from workloads.runtime.console import display, prepare_process
 from workloads.runtime.http import Server, listen, port
 from workloads.runtime.progress import Display
 from workloads.serving.engine.model_specs import model_specs
@@ -47,7 +47,7 @@ def execute(job: ChatDeployment, sidecar: Sidecar | None = None) -> int:
         environment = Environment.read(os.environ)
     except WorkloadError as error:
         return exits.exit_with(error, os.environ)
-    runtime.prepare_process()
+    prepare_process()
     share_processors()
     with display(environment.in_pod) as console:
         try:

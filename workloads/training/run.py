@@ -1,0 +1,159 @@
+"""A training, from a policy to a published result: the same for every kind that trains.
+
+A kind's command says what is trained, on what, and how its weights are saved (`TrainingSetup`); all between is here.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alpaca_operator.api.pretrain import PretrainJob
+from alpaca_operator.api.sft import SFTJob
+from workloads.errors import Interrupted
+from workloads.runtime.runtime import Metrics, Runtime
+from workloads.system import hardware
+from workloads.training import auto
+from workloads.training.auto import Policy
+from workloads.training.memory_estimate import Sizes
+from workloads.training.method import Spec
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from workloads.training.trainer import Trainer
+
+
+@dataclass(frozen=True)
+class TrainingSetup:
+    """What differs between the kinds that train."""
+
+    train: Any
+    validation: Any
+    """Data sets of tokenised sequences, as the Trainer takes them; ``validation`` may be None."""
+    report: dict[str, Any]
+    """What was read, dropped and packed, for the model card."""
+    pad_token_id: int
+    load_model: Callable[[], Any]
+    """The model with what is trainable in it. Called once the random state was seeded: fresh weights are random."""
+    save: Callable[[Trainer, Path, Metrics], None]
+    """Write weights, tokenizer and whatever belongs to them into the folder; may add metrics."""
+    token_bytes: np.ndarray[Any, Any] | None = None
+    """Bytes of text that each token stands for; given, evaluations tell bits per byte."""
+    evaluate_first: bool = False
+    """Evaluate before the first step, too, so that the metrics tell what the training gained."""
+
+
+def resolve_policy(spec: Spec, runtime: Runtime, sizes: Sizes) -> Policy:
+    """Every `Auto` of the spec resolved for this device, and told to the user. Raises SpecError for what it cannot honour."""
+    policy = auto.resolve(spec, hardware.detect(), sizes)
+    runtime.resolved(policy.as_dict())
+    for note in policy.notes:
+        runtime.progress.log(note)
+    return policy
+
+
+def train(job: SFTJob | PretrainJob, runtime: Runtime, policy: Policy, setup: TrainingSetup) -> Metrics:
+    """Load, train from the newest checkpoint where there is one, publish. Raises Interrupted when a stop was requested meanwhile."""
+    from workloads.training import deepspeed_config
+
+    runtime.progress.update(stage="Loading")
+    with runtime.stop.interruptible():
+        trainer = _trainer(job.spec, runtime, policy, setup)
+    with deepspeed_config.mismatches_told():
+        trainer.fit()
+    if trainer.stopping:
+        raise Interrupted(
+            f"stopped after step {trainer.state.global_step} of {trainer.state.max_steps}, with a checkpoint: run again to go on"
+        )
+    trainer.load_best()
+
+    metrics = trainer.metrics()
+    if not runtime.distributed.is_main:
+        trainer.join_save()
+        return metrics
+    with runtime.output(job.output_kind, metrics) as folder:
+        _write(folder, job, runtime, policy, setup, trainer, metrics)
+    return metrics
+
+
+def _trainer(spec: Spec, runtime: Runtime, policy: Policy, setup: TrainingSetup) -> Trainer:
+    """The trainer, at its newest checkpoint where there is one."""
+    import torch
+    from transformers import set_seed
+
+    from workloads.data import collator
+    from workloads.training import arguments, deepspeed_config
+    from workloads.training.trainer import FLASH, Trainer, newest_checkpoint
+
+    deepspeed = deepspeed_config.config(spec.deepspeed, policy, runtime.progress.log)
+    if deepspeed is not None:
+        deepspeed_config.start(on_gpu=torch.cuda.is_available(), timeout=spec.failure_policy.hang_timeout_seconds)
+    settings = arguments.of(spec, policy, runtime.cache / "scratch", deepspeed, runtime.distributed.count)
+    checkpoint = newest_checkpoint(runtime)
+
+    set_seed(spec.training.seed)
+    trainer = Trainer(
+        runtime,
+        spec.training,
+        checkpoint,
+        token_bytes=None if setup.token_bytes is None else torch.from_numpy(setup.token_bytes),
+        evaluate_first=setup.evaluate_first,
+        model=setup.load_model(),
+        args=settings,
+        data_collator=collator.Collator(setup.pad_token_id, flat=policy.attention in FLASH),
+        train_dataset=setup.train,
+        eval_dataset=setup.validation,
+        callbacks=_callbacks(spec, runtime),
+    )
+    trainer.tell_plan(len(setup.train))
+    return trainer
+
+
+def _callbacks(spec: Spec, runtime: Runtime) -> list[Any]:
+    """Those that a spec asks for; a new one is added here."""
+    from workloads.training.tensorboard import TensorBoard
+
+    if "TensorBoard" in spec.training.report_to and runtime.distributed.is_main:
+        return [TensorBoard(_tensorboard_folder(runtime))]
+    return []
+
+
+def _tensorboard_folder(runtime: Runtime) -> Path:
+    """Beside the checkpoints, so that a resumed run continues the curves."""
+    return runtime.checkpoints.own.parent / "runs"
+
+
+def _write(
+    folder: Path,
+    job: SFTJob | PretrainJob,
+    runtime: Runtime,
+    policy: Policy,
+    setup: TrainingSetup,
+    trainer: Trainer,
+    metrics: Metrics,
+) -> None:
+    """What is published: the kind's own files, the curves and the card."""
+    from workloads.training import model_card
+    from workloads.training.curves import Curves
+
+    trainer.model.config.use_cache = True
+    setup.save(trainer, folder, metrics)
+    runs = _tensorboard_folder(runtime)
+    if runs.is_dir():
+        shutil.copytree(runs, folder / "runs")
+    model_card.write(
+        folder,
+        model_card.TrainedModel(
+            job=job,
+            kind=job.output_kind,
+            inputs=runtime.inputs,
+            policy=policy.as_dict(),
+            report=setup.report,
+            metrics=metrics,
+            curves=Curves.of(trainer.state.log_history),
+        ),
+    )
