@@ -109,11 +109,11 @@ def run(job: MergeJob, runtime: Runtime) -> Metrics:
 def _step(spec: MergeSpec, runtime: Runtime, number: int, vocabulary: Vocabulary) -> Any:
     """An adapter, checked; its tokenizer becomes the model's, and its larger vocabulary makes the embeddings grow."""
     from workloads.data import tokenizer_io
-    from workloads.models import merge_lora, resize_embeddings
+    from workloads.models import lora_adapter, merge_lora, resize_embeddings
 
     source, found = spec.adapters[number], runtime.inputs[f"adapters[{number}]"]
     shown = f"spec.adapters[{number}] {source.uri}"
-    adapter = merge_lora.Adapter.open(found.path, shown, source.weight)
+    adapter = lora_adapter.LoRAAdapter.open(found.path, shown, source.weight)
     stranger = _made_from_another(found.path, runtime) if number == 0 else None
     origins = None
     if any((found.path / name).is_file() for name in contents.VOCABULARY_FILES):

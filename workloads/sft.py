@@ -127,7 +127,7 @@ def _publish(
     folder: Path, job: SFTJob, runtime: Runtime, base: inspect.Base, trainer: Any, rows: Any, metrics: Metrics
 ) -> None:
     """The weights: an adapter, a merged model with its adapter beside it, or a whole model."""
-    from workloads.models import merge_lora
+    from workloads.models import lora_adapter, merge_lora
 
     spec = job.spec
     adapter_folder = folder / "adapter" if spec.merge else folder
@@ -140,7 +140,7 @@ def _publish(
         dtype = str(base.config.get("dtype") or base.config.get("torch_dtype") or "float32")
         trainer.model = trainer.model_wrapped = None  # its memory is wanted
         sample = [[int(token) for token in ids[:PROOF_TOKENS]] for ids in rows.train[:PROOF_ROWS]["input_ids"]]
-        adapter = merge_lora.Adapter.open(adapter_folder, "the adapter that was trained")
+        adapter = lora_adapter.LoRAAdapter.open(adapter_folder, "the adapter that was trained")
         target = merge_lora.Target(
             folder, dtype, remedy="set merge to false to get the adapter", heartbeat=runtime.progress.heartbeat
         )

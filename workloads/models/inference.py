@@ -16,6 +16,8 @@ from alpaca_operator.api.base import ModelSource, RopeScaling
 from workloads.errors import DataError, InputError, OutOfMemory, SpecError
 from workloads.models import inspect, libraries
 from workloads.models.load import LoadOptions, load_base
+from workloads.models.lora_adapter import LoRAAdapter
+from workloads.models.weights import SavedWeights
 from workloads.runtime import exits
 from workloads.storage import contents
 from workloads.system import hardware, memory
@@ -215,7 +217,6 @@ def _load_options(
 def _tokenizer(base: inspect.Base, wanted: Wanted) -> PreTrainedTokenizerBase:
     """The last adapter's where it brings one, with its chat template; else the base's. Vocabularies that differ are refused."""
     from workloads.data import tokenize, tokenizer_io
-    from workloads.models import merge_lora
 
     tokenizer = tokenizer_io.load_tokenizer(base.folder)
     if tokenize.rows_of(tokenizer) > base.rows:
@@ -225,7 +226,7 @@ def _tokenizer(base: inspect.Base, wanted: Wanted) -> PreTrainedTokenizerBase:
         )
     for named, uri, folder in wanted.adapters:
         shown = f"spec.{named} {uri}"
-        adapter = merge_lora.Adapter.open(folder, shown)
+        adapter = LoRAAdapter.open(folder, shown)
         rows = adapter.rows
         own = None
         if any((folder / name).is_file() for name in contents.VOCABULARY_FILES):
@@ -238,7 +239,7 @@ def _tokenizer(base: inspect.Base, wanted: Wanted) -> PreTrainedTokenizerBase:
             )
         if "quantization_config" not in base.config:
             tied = bool(base.config.get("tie_word_embeddings", base.tied))
-            adapter.check(merge_lora.Saved(base.folder, wanted.shown, tied=tied), wanted.shown)
+            adapter.check_fits(SavedWeights(base.folder, wanted.shown, tied=tied), wanted.shown)
         if own is not None:
             own.chat_template = own.chat_template or tokenizer.chat_template
             tokenizer = own
