@@ -92,12 +92,12 @@ def run(job: MergeJob, runtime: Runtime) -> Metrics:
             written=written,
             heartbeat=heartbeat,
         )
-        proof = merge_lora.merge(base, steps, target, sample, spec.model.rope_scaling)
-        metrics["mergeLogitDifference"] = proof.logit_difference
-        metrics["mergeTokenAgreement"] = proof.token_agreement
+        check = merge_lora.merge(base, steps, target, sample, spec.model.rope_scaling)
+        metrics["mergeLogitDifference"] = check.logit_difference
+        metrics["mergeTokenAgreement"] = check.token_agreement
         runtime.progress.log(
-            f"merged in float32, saved as {spec.dtype}: largest logit difference {proof.logit_difference:.3g}, the same likeliest token at "
-            f"{100 * proof.token_agreement:.1f} % of the positions"
+            f"merged in float32, saved as {spec.dtype}: largest logit difference {check.logit_difference:.3g}, the same likeliest token at "
+            f"{100 * check.token_agreement:.1f} % of the positions"
         )
         runtime.progress.update(stage="Saving")
         tokenizer_io.save_tokenizer(vocabulary.tokenizer, vocabulary.folder, folder)
@@ -112,28 +112,28 @@ def _step(spec: MergeSpec, runtime: Runtime, number: int, vocabulary: Vocabulary
     from workloads.models import lora_adapter, merge_lora, resize_embeddings
 
     source, found = spec.adapters[number], runtime.inputs[f"adapters[{number}]"]
-    shown = f"spec.adapters[{number}] {source.uri}"
-    adapter = lora_adapter.LoRAAdapter.open(found.path, shown, source.weight)
+    label = f"spec.adapters[{number}] {source.uri}"
+    adapter = lora_adapter.LoRAAdapter.open(found.path, label, source.weight)
     stranger = _made_from_another(found.path, runtime) if number == 0 else None
-    origins = None
+    remap = None
     if any((found.path / name).is_file() for name in contents.VOCABULARY_FILES):
         tokenizer = tokenizer_io.load_tokenizer(found.path)
         rows = _rows_of(tokenizer)
         if adapter.rows is None and rows > vocabulary.rows:
             raise DataError(
-                f"{shown}: its tokenizer has {rows} tokens, the base {spec.model.uri} has {vocabulary.rows} rows, and the adapter brings no "
+                f"{label}: its tokenizer has {rows} tokens, the base {spec.model.uri} has {vocabulary.rows} rows, and the adapter brings no "
                 "embeddings: name the base that the adapter was made from"
             )
         if adapter.rows not in (None, vocabulary.rows) and rows == adapter.rows:
             if stranger is not None:
                 raise DataError(
-                    f"{shown} was trained with a vocabulary of {rows} rows on {stranger}, and the base {spec.model.uri} has "
+                    f"{label} was trained with a vocabulary of {rows} rows on {stranger}, and the base {spec.model.uri} has "
                     f"{vocabulary.rows}: name the base that the adapter was made from"
                 )
-            origins = resize_embeddings.origins(vocabulary.tokenizer, tokenizer, vocabulary.rows)
+            remap = resize_embeddings.embedding_remap(vocabulary.tokenizer, tokenizer, vocabulary.rows)
             vocabulary.rows = rows
-            vocabulary.grown.append(str(origins))
-            runtime.progress.log(f"adapters[{number}] brings its vocabulary: {origins}")
+            vocabulary.grown.append(str(remap))
+            runtime.progress.log(f"adapters[{number}] brings its vocabulary: {remap}")
         if tokenizer.chat_template is None:
             tokenizer.chat_template = vocabulary.tokenizer.chat_template
         vocabulary.tokenizer, vocabulary.folder = tokenizer, found.path
@@ -141,7 +141,7 @@ def _step(spec: MergeSpec, runtime: Runtime, number: int, vocabulary: Vocabulary
         runtime.progress.log(
             f"warning: adapters[{number}] was trained on {stranger}, whose content is not that of model {spec.model.uri}"
         )
-    return merge_lora.Step(adapter, origins)
+    return merge_lora.Step(adapter, remap)
 
 
 def _made_from_another(adapter: Path, runtime: Runtime) -> str | None:

@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     from workloads.data.chat_templates.template import Template
     from workloads.evaluation.perplexity import Score
     from workloads.models.inspect import Base
-    from workloads.quantization.calibration import Rows
-    from workloads.quantization.fidelity import Likeness, Measured
-    from workloads.quantization.gptq import Layer
-    from workloads.quantization.layers import Layers
+    from workloads.quantization.calibration import CalibrationRows
+    from workloads.quantization.fidelity import Fidelity, ModelScores
+    from workloads.quantization.gptq import QuantizedLayer
+    from workloads.quantization.layers import LayerStore
 
 GENERATION = "generation_config.json"
 SHAPING = {"bits", "group_size", "sym", "desc_act", "act_group_aware", "damp_percent", "true_sequential"}
@@ -50,7 +50,7 @@ class Prepared:
 
     tokenizer: Any
     template: Template
-    rows: Rows
+    rows: CalibrationRows
     source: Path
     """The folder that the model is loaded from."""
 
@@ -76,7 +76,9 @@ def _run(job: QuantizeJob, runtime: Runtime) -> Metrics:
     spec = job.spec
     base = inspect.inspect_model(runtime.inputs["model"].path, "spec.model.uri", str(spec.model.uri))
     gptq.check(base, f"spec.model {spec.model.uri}", spec)
-    inspect.check_reach(base, spec.model.rope_scaling, spec.calibration.sequence_length, "calibration.sequenceLength")
+    inspect.check_positions(
+        base, spec.model.rope_scaling, spec.calibration.sequence_length, "calibration.sequenceLength"
+    )
     own = runtime.checkpoints.own
     with runtime.stop.interruptible():
         libraries.prepare_gptqmodel()
@@ -140,7 +142,7 @@ def _run(job: QuantizeJob, runtime: Runtime) -> Metrics:
     return metrics
 
 
-def _stopped_late(kept: Layers | None) -> str:
+def _stopped_late(kept: LayerStore | None) -> str:
     """What a signal ends with once the layers are done."""
     remedy = "run again to go on from the layers, which are kept" if kept else "run again to start"
     return f"stopped while the result was saved and measured: {remedy}"
@@ -176,16 +178,16 @@ def _measured(
     runtime: Runtime,
     prepared: Prepared,
     folder: Path,
-    score: Callable[..., tuple[Score, Likeness | None]],
-) -> tuple[Measured, Any]:
+    score: Callable[..., tuple[Score, Fidelity | None]],
+) -> tuple[ModelScores, Any]:
     """How the model in ``folder`` foretells and answers, and what ``score`` finds besides."""
     from workloads.evaluation import generation
-    from workloads.models import inference, libraries
+    from workloads.models import inference, libraries, model_request
     from workloads.quantization import fidelity
 
     rows, heartbeat = prepared.rows.evaluation, runtime.progress.heartbeat
     with libraries.silenced(), libraries.without_compiling():
-        loaded = inference.load(inference.Wanted("model", str(spec.model.uri), folder))
+        loaded = inference.load(model_request.ModelRequest("model", str(spec.model.uri), folder))
         found, likeness = score(loaded.model, rows, prepared.tokenizer.pad_token_id, heartbeat)
         asked = fidelity.questions(rows, spec.evaluation.answers, loaded.context)
         decoding = Decoding(temperature=0, repetition_penalty=1, max_new_tokens=spec.evaluation.max_new_tokens)
@@ -194,7 +196,7 @@ def _measured(
             for _, answer in generation.answers(loaded.model, prepared.template, asked, decoding, heartbeat=heartbeat)
         ]
     stopped = sum(answer.stopped for answer in answers) / len(answers) if answers else None
-    return fidelity.Measured(found, len(answers), stopped), likeness
+    return fidelity.ModelScores(found, len(answers), stopped), likeness
 
 
 def _source(base: Base, spec: QuantizeSpec, tokenizer: Any, folder: Path) -> Path:
@@ -238,7 +240,7 @@ def _keep_only_layers(own: Path) -> None:
 # Layer by layer
 
 
-def _layers(job: QuantizeJob, base: Base, prepared: Prepared, runtime: Runtime) -> Layers | None:
+def _layers(job: QuantizeJob, base: Base, prepared: Prepared, runtime: Runtime) -> LayerStore | None:
     """Where finished layers are kept, with those of an earlier run, whose folders then go; None where GPTQModel cannot go on from them."""
     runs = runtime.checkpoints.own.parent
     kept = _kept_layers(job, base, prepared, runtime, runs)
@@ -248,7 +250,7 @@ def _layers(job: QuantizeJob, base: Base, prepared: Prepared, runtime: Runtime) 
     return kept
 
 
-def _kept_layers(job: QuantizeJob, base: Base, prepared: Prepared, runtime: Runtime, runs: Path) -> Layers | None:
+def _kept_layers(job: QuantizeJob, base: Base, prepared: Prepared, runtime: Runtime, runs: Path) -> LayerStore | None:
     import torch
 
     from workloads.quantization import layers
@@ -283,7 +285,7 @@ def _kept_layers(job: QuantizeJob, base: Base, prepared: Prepared, runtime: Runt
         }
     )
     every = layers.interval(prepared.rows.tokens, int(base.config.get("hidden_size", 0)))
-    own = layers.Layers(runtime.checkpoints.own / layers.STORE, made_from, every)
+    own = layers.LayerStore(runtime.checkpoints.own / layers.STORE, made_from, every)
     done = own.take_over(runs)
     if done:
         runtime.progress.log(f"going on after layer {done}, which an earlier run finished")
@@ -297,8 +299,8 @@ def _kept_layers(job: QuantizeJob, base: Base, prepared: Prepared, runtime: Runt
 
 
 def _quantize(
-    job: QuantizeJob, prepared: Prepared, layers: Layers | None, base: Base, runtime: Runtime
-) -> tuple[Any, list[Layer]]:
+    job: QuantizeJob, prepared: Prepared, layers: LayerStore | None, base: Base, runtime: Runtime
+) -> tuple[Any, list[QuantizedLayer]]:
     """The quantized model as GPTQModel holds it. Raises Interrupted after a signal, with what is done kept where it can be."""
     from gptqmodel.looper.checkpoint import CheckpointStopped
     from gptqmodel.looper.checkpoint_store import CheckpointError
@@ -330,10 +332,10 @@ def _quantize(
 
 
 class _Listener:
-    """What GPTQModel tells of its steps, told on; and the ear for signals, which it takes for itself while it works."""
+    """Passes on what GPTQModel says of its steps; and the ear for signals, which it takes for itself while it works."""
 
-    def __init__(self, runtime: Runtime, layers: Layers | None, total: int) -> None:
-        self._here = runtime
+    def __init__(self, runtime: Runtime, layers: LayerStore | None, total: int) -> None:
+        self._runtime = runtime
         self._layers = layers
         self._total = total
         self.resumed = bool(layers and layers.done)
@@ -343,8 +345,8 @@ class _Listener:
     def subset_event(self, **_: Any) -> None:
         """Before and after each group of linear layers."""
         self._listen()
-        self._here.progress.heartbeat()
-        stop = self._here.stop
+        self._runtime.progress.heartbeat()
+        stop = self._runtime.stop
         if stop.requested and time.monotonic() > stop.deadline:
             done = self._layers.done if self._layers else 0
             raise Interrupted(
@@ -353,13 +355,13 @@ class _Listener:
 
     def layer_complete(self, *, layer_idx: int, submodule_finalized: bool) -> None:
         if submodule_finalized:
-            return  # told a second time, once it is packed
-        self._here.checkpoints.check()
+            return  # called a second time, once it is packed
+        self._runtime.checkpoints.check()
         fields: dict[str, Any] = {"step": layer_idx + 1, "total_steps": self._total}
         if self._layers and self._layers.done:
-            uri = f"{self._here.job.spec.output.uri}.checkpoints/{self._here.checkpoints.own.name}/layers"
+            uri = f"{self._runtime.job.spec.output.uri}.checkpoints/{self._runtime.checkpoints.own.name}/layers"
             fields["checkpoint"] = contract.Checkpoint(uri=uri, step=self._layers.done)
-        self._here.progress.update(log=True, stage="Quantizing", **fields)
+        self._runtime.progress.update(log=True, stage="Quantizing", **fields)
 
     def _listen(self) -> None:
         """Let a signal reach both: GPTQModel keeps the layer at hand and stops, we know by when."""
@@ -380,7 +382,7 @@ class _Listener:
         """A sign of life at every call of a module: the rows take a long time to pass one layer of a large model."""
         from torch.nn.modules.module import register_module_forward_pre_hook
 
-        hook = register_module_forward_pre_hook(lambda module, inputs: self._here.progress.heartbeat())
+        hook = register_module_forward_pre_hook(lambda module, inputs: self._runtime.progress.heartbeat())
         try:
             yield
         finally:

@@ -27,20 +27,20 @@ def check_adapter(base: Base, folder: Path, spec: SFTSpec) -> dict[str, Any]:
     says something else.
     """
     assert spec.adapter is not None
-    shown = f"spec.adapter {spec.adapter.uri}"
+    label = f"spec.adapter {spec.adapter.uri}"
     if not folder.is_dir():
-        raise InputError(f"{shown}: there is no folder {folder}{nearby(folder)}")
+        raise InputError(f"{label}: there is no folder {folder}{nearby(folder)}")
     for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
         if not (folder / name).is_file():
-            raise InputError(f"{shown}: {folder} has no {name}{contents(folder)}")
+            raise InputError(f"{label}: {folder} has no {name}{contents(folder)}")
     config: dict[str, Any] = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
     if config.get("peft_type") != "LORA":
-        raise InputError(f"{shown} is of type {config.get('peft_type')}: only LoRA adapters can be trained on")
-    shapes = {name: tensor.shape for name, tensor in safetensors_io.tensors(folder / ADAPTER_WEIGHTS, shown).items()}
+        raise InputError(f"{label} is of type {config.get('peft_type')}: only LoRA adapters can be trained on")
+    shapes = {name: tensor.shape for name, tensor in safetensors_io.tensors(folder / ADAPTER_WEIGHTS, label).items()}
     for name, shape in shapes.items():
         if EMBEDDING in name and "lora_" not in name and shape[0] != base.rows:
             raise DataError(
-                f"{shown} was trained with a vocabulary of {shape[0]} rows and the base {spec.model.uri} has {base.rows}: name the base "
+                f"{label} was trained with a vocabulary of {shape[0]} rows and the base {spec.model.uri} has {base.rows}: name the base "
                 "that the adapter was made from"
             )
     for name, shape in shapes.items():
@@ -50,7 +50,7 @@ def check_adapter(base: Base, folder: Path, spec: SFTSpec) -> dict[str, Any]:
         )
         if layer and name.endswith("lora_A.weight") and shape[1] != base.shapes[layer][1]:
             raise DataError(
-                f"{shown}: {_stem(name)} takes {shape[1]} inputs and the base's layer has {base.shapes[layer][1]}: name the base that "
+                f"{label}: {_stem(name)} takes {shape[1]} inputs and the base's layer has {base.shapes[layer][1]}: name the base that "
                 "the adapter was made from"
             )
     said = {

@@ -38,12 +38,12 @@ def load_base(base: Base, source: ModelSource, options: LoadOptions) -> PreTrain
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    shown = f"spec.model {source.uri}"
+    label = f"spec.model {source.uri}"
     try:
         config = AutoConfig.from_pretrained(base.folder, trust_remote_code=False, local_files_only=True)
     except (ValueError, KeyError, OSError) as error:
         raise InputError(
-            f"{shown}: {first_line(error)}. Models that bring their own code are not loaded: use a Llama architecture"
+            f"{label}: {first_line(error)}. Models that bring their own code are not loaded: use a Llama architecture"
         ) from error
     if source.rope_scaling:
         apply_rope_scaling(config, source.rope_scaling.type, source.rope_scaling.factor)
@@ -66,12 +66,12 @@ def load_base(base: Base, source: ModelSource, options: LoadOptions) -> PreTrain
     except (OSError, ValueError, RuntimeError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
-        raise InputError(f"{shown}: the weights cannot be loaded: {first_line(error)}") from error
+        raise InputError(f"{label}: the weights cannot be loaded: {first_line(error)}") from error
     missing = sorted(report["missing_keys"])
     if missing:
         # transformers would go on with random weights in their place, and only warn.
         raise InputError(
-            f"{shown}: {len(missing)} weights that config.json asks for are not in the files ({', '.join(missing[:3])}, …): copy the "
+            f"{label}: {len(missing)} weights that config.json asks for are not in the files ({', '.join(missing[:3])}, …): copy the "
             "model again"
         )
     for module in model.modules():

@@ -55,7 +55,7 @@ class LoRAAdapter:
     """A LoRA adapter in its folder."""
 
     folder: Path
-    shown: str
+    label: str
     """How messages name it."""
     config: dict[str, Any]
     updates: dict[str, LoRAUpdate]
@@ -64,28 +64,28 @@ class LoRAAdapter:
     """Factor on its update."""
 
     @classmethod
-    def open(cls, folder: Path, shown: str, weight: float = 1.0) -> LoRAAdapter:
+    def open(cls, folder: Path, label: str, weight: float = 1.0) -> LoRAAdapter:
         """Read what it says about itself. Raises InputError, DataError or SpecError for one that cannot be merged."""
         for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
             if not (folder / name).is_file():
                 raise InputError(
-                    f"{shown}: {folder} has no {name}: name the folder of a LoRA adapter, saved as safetensors"
+                    f"{label}: {folder} has no {name}: name the folder of a LoRA adapter, saved as safetensors"
                 )
         try:
             config = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
         except ValueError as error:
-            raise InputError(f"{shown}: {ADAPTER_CONFIG} is no JSON ({error}): copy the adapter again") from error
+            raise InputError(f"{label}: {ADAPTER_CONFIG} is no JSON ({error}): copy the adapter again") from error
         if config.get("peft_type") != "LORA":
-            raise InputError(f"{shown} is of type {config.get('peft_type')}: only LoRA adapters are merged")
+            raise InputError(f"{label} is of type {config.get('peft_type')}: only LoRA adapters are merged")
         if config.get("init_lora_weights", True) not in INITIALISED:
             raise SpecError(
-                f"{shown} was initialised by {config['init_lora_weights']}, which takes its start out of the base: save it again as a plain "
+                f"{label} was initialised by {config['init_lora_weights']}, which takes its start out of the base: save it again as a plain "
                 "LoRA (path_initial_model_for_weight_conversion in PEFT)"
             )
-        updates = _updates(safetensors_io.tensors(folder / ADAPTER_WEIGHTS, shown), config, shown)
+        updates = _updates(safetensors_io.tensors(folder / ADAPTER_WEIGHTS, label), config, label)
         if not updates:
-            raise DataError(f"{shown}: {ADAPTER_WEIGHTS} has no tensors: the training that made it saved nothing")
-        return cls(folder, shown, config, updates, weight)
+            raise DataError(f"{label}: {ADAPTER_WEIGHTS} has no tensors: the training that made it saved nothing")
+        return cls(folder, label, config, updates, weight)
 
     @property
     def rows(self) -> int | None:
@@ -104,7 +104,7 @@ class LoRAAdapter:
         if missing:
             layers = sorted({name.removesuffix(".weight").rpartition(".")[2] for name in known})
             raise DataError(
-                f"{self.shown} updates {len(missing)} layers that {named} does not have ({missing[0].removesuffix('.weight')}; it has "
+                f"{self.label} updates {len(missing)} layers that {named} does not have ({missing[0].removesuffix('.weight')}; it has "
                 f"{', '.join(layers)}): name the base that the adapter was made from"
             )
         for name, update in self.updates.items():
@@ -114,16 +114,16 @@ class LoRAAdapter:
                     continue
                 if name.endswith((EMBEDDING, HEAD)) and shape[1:] == own[1:]:
                     raise DataError(
-                        f"{self.shown} was trained with a vocabulary of {shape[0]} rows and {named} has {own[0]}: name the base that the "
+                        f"{self.label} was trained with a vocabulary of {shape[0]} rows and {named} has {own[0]}: name the base that the "
                         "adapter was made from, or put the tokenizer that it was trained with into its folder"
                     )
                 raise DataError(
-                    f"{self.shown}: its update of {name.removesuffix('.weight')} has the shape {_by(shape)} and the weight of {named} "
+                    f"{self.label}: its update of {name.removesuffix('.weight')} has the shape {_by(shape)} and the weight of {named} "
                     f"{_by(own)}: name the base that the adapter was made from"
                 )
 
 
-def _updates(tensors: dict[str, safetensors_io.Tensor], config: dict[str, Any], shown: str) -> dict[str, LoRAUpdate]:
+def _updates(tensors: dict[str, safetensors_io.Tensor], config: dict[str, Any], label: str) -> dict[str, LoRAUpdate]:
     """What PEFT's file says, by the names of the base's weights. Raises DataError for what is no LoRA."""
     updates: dict[str, LoRAUpdate] = {}
     for key, tensor in tensors.items():
@@ -131,7 +131,7 @@ def _updates(tensors: dict[str, safetensors_io.Tensor], config: dict[str, Any], 
         part = LORA.fullmatch(name)
         if part is None:
             if ".lora_" in name or not name.endswith((".weight", ".bias")):
-                raise DataError(f"{shown}: {ADAPTER_WEIGHTS} has {key}, which is no part of a LoRA that is merged here")
+                raise DataError(f"{label}: {ADAPTER_WEIGHTS} has {key}, which is no part of a LoRA that is merged here")
             updates.setdefault(name.replace(".base_layer.", "."), LoRAUpdate()).whole = tensor
             continue
         update = updates.setdefault(f"{part['layer']}.weight", LoRAUpdate())
@@ -143,21 +143,21 @@ def _updates(tensors: dict[str, safetensors_io.Tensor], config: dict[str, Any], 
             update.lora_B = tensor
         update.embeds = update.embeds or part["end"] is not None
     for name, update in updates.items():
-        update.scale = _scale(name, update, config, shown)
+        update.scale = _scale(name, update, config, label)
     return updates
 
 
-def _scale(name: str, update: LoRAUpdate, config: dict[str, Any], shown: str) -> float:
+def _scale(name: str, update: LoRAUpdate, config: dict[str, Any], label: str) -> float:
     """The factor on B·A that the configuration gives; 1 without one. Raises DataError where the update is not whole, or of another rank."""
     if (update.lora_A is None) != (update.lora_B is None) or (update.magnitude and update.lora_A is None):
-        raise DataError(f"{shown}: {ADAPTER_WEIGHTS} has only a part of the update of {name}: copy the adapter again")
+        raise DataError(f"{label}: {ADAPTER_WEIGHTS} has only a part of the update of {name}: copy the adapter again")
     if update.lora_A is None or update.lora_B is None:
         return 1.0
     layer = name.removesuffix(".weight")
     rank = int(_pattern(config, "rank_pattern", layer, config.get("r")))
     if not update.lora_A.shape[0] == update.lora_B.shape[1] == rank:
         raise DataError(
-            f"{shown}: {ADAPTER_CONFIG} gives {layer} the rank {rank} and its matrices have {update.lora_A.shape[0]} and "
+            f"{label}: {ADAPTER_CONFIG} gives {layer} the rank {rank} and its matrices have {update.lora_A.shape[0]} and "
             f"{update.lora_B.shape[1]}: the two files do not belong together"
         )
     alpha = float(_pattern(config, "alpha_pattern", layer, config.get("lora_alpha")))

@@ -70,7 +70,7 @@ def merge_tensor(name: str, before: Weights, adapter: LoRAAdapter) -> torch.Tens
             merged = weight + adapter.weight * (merged - weight)
     if not bool(merged.isfinite().all()):
         raise DataError(
-            f"{adapter.shown} makes {name} infinite or not a number: the training that made it has diverged"
+            f"{adapter.label} makes {name} infinite or not a number: the training that made it has diverged"
         )
     return merged
 

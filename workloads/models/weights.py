@@ -55,17 +55,17 @@ class Weights(ABC):
 class SavedWeights(Weights):
     """Those in a model's folder. Raises InputError for a folder without an input embedding."""
 
-    def __init__(self, folder: Path, shown: str, *, tied: bool) -> None:
+    def __init__(self, folder: Path, label: str, *, tied: bool) -> None:
         self._tensors = {
             name: tensor
-            for file in inspect.weight_files(folder, shown)
-            for name, tensor in safetensors_io.tensors(file, shown).items()
+            for file in inspect.weight_files(folder, label)
+            for name, tensor in safetensors_io.tensors(file, label).items()
             if not name.endswith(COMPUTED)
         }
         found = next((name for name in self._tensors if name.endswith(EMBEDDING)), None)
         if found is None:
             raise InputError(
-                f"{shown}: no weight is called {EMBEDDING}: only models of Llama's kind are merged, and this has "
+                f"{label}: no weight is called {EMBEDDING}: only models of Llama's kind are merged, and this has "
                 f"{', '.join(list(self._tensors)[:3])}, …"
             )
         self.embedding, self.tied = found, tied
@@ -74,7 +74,7 @@ class SavedWeights(Weights):
             self._tensors.pop(self.head, None)  # transformers does not read it either
         elif self.head not in self._tensors:
             raise InputError(
-                f"{shown}: config.json unties the head from the embedding, and there is no {HEAD}: copy the model again"
+                f"{label}: config.json unties the head from the embedding, and there is no {HEAD}: copy the model again"
             )
 
     @property

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from alpaca_operator.api.quantize import QuantizeJob
-from workloads.quantization.calibration import Rows
-from workloads.quantization.fidelity import Likeness, Measured
-from workloads.quantization.gptq import Layer
+from workloads.quantization.calibration import CalibrationRows
+from workloads.quantization.fidelity import Fidelity, ModelScores
+from workloads.quantization.gptq import QuantizedLayer
 from workloads.storage.contents import REPORT_FILE
 from workloads.storage.sources import Inputs
 from workloads.system.describe import some
@@ -43,11 +43,11 @@ class Report:
 
     job: QuantizeJob
     inputs: Inputs
-    rows: Rows
-    before: Measured
-    after: Measured
-    likeness: Likeness
-    layers: Sequence[Layer]
+    rows: CalibrationRows
+    before: ModelScores
+    after: ModelScores
+    likeness: Fidelity
+    layers: Sequence[QuantizedLayer]
     bytes_before: int
     bytes_after: int
     """Of the weights."""
@@ -304,7 +304,7 @@ class Report:
         )
 
 
-def warnings(layers: Sequence[Layer], damping: float) -> list[str]:
+def warnings(layers: Sequence[QuantizedLayer], damping: float) -> list[str]:
     """What the user should know of single layers; ``damping`` is what the spec asked for."""
     guessed = [f"{layer.block}.{layer.name}" for layer in layers if layer.error is None]
     damped = [
@@ -323,7 +323,7 @@ def warnings(layers: Sequence[Layer], damping: float) -> list[str]:
     return told
 
 
-def draw(layers: Sequence[Layer]) -> str:
+def draw(layers: Sequence[QuantizedLayer]) -> str:
     """An SVG of the errors: a column for each block, a line for each kind of layer, darker for more."""
     import matplotlib
 

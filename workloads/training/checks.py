@@ -12,7 +12,7 @@ from workloads.training.method import Spec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-from workloads.models.inspect import Base, check_reach, check_vocabulary, inspect_model
+from workloads.models.inspect import Base, check_positions, check_vocabulary, inspect_model
 from workloads.system.hardware import is_installed
 
 
@@ -54,4 +54,4 @@ def check_tokenizer_and_length(base: Base, tokenizer: PreTrainedTokenizerBase, s
 def check_length(base: Base, scaling: RopeScaling | None, spec: Spec) -> None:
     """Refuse a sequence that the positions are too few for."""
     how = method.of(spec)
-    check_reach(base, scaling, how.length, how.words.length)
+    check_positions(base, scaling, how.length, how.words.length)
