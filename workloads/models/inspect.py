@@ -1,7 +1,6 @@
-"""Base models and adapters: what lies in a folder, and how it gets into memory.
+"""What lies in a model's folder: config.json and the headers of the weights are read, never the weights.
 
-`inspect` reads config.json and the headers of the weights only, so that a wrong folder, a wrong vocabulary or a sequence that
-is too long is told before anything large is loaded.
+So a wrong folder, a wrong vocabulary or a sequence that is too long is refused before anything large is loaded.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ class Base:
 
 
 def inspect_model(folder: Path, field: str, uri: str) -> Base:
-    """The same for a model of any kind, quantized ones among them."""
+    """A model of any kind, quantized ones among them. Raises InputError, which begins with ``field`` and ``uri``, for what is no model."""
     label = f"{field} {uri}"
     if not folder.is_dir():
         raise InputError(f"{label}: there is no folder {folder}{nearby(folder)}")

@@ -29,7 +29,7 @@ def compute_logits(
     Raises InputError where ``config`` asks for weights that are not there.
     """
     import torch
-    from accelerate import init_empty_weights  # type: ignore[import-untyped]
+    from accelerate import init_empty_weights
     from transformers import AutoModelForCausalLM
 
     with init_empty_weights(include_buffers=False):

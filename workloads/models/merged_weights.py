@@ -93,5 +93,6 @@ def _with_dora(update: LoRAUpdate, magnitude: torch.Tensor, weight: torch.Tensor
     change += weight
     if length is None:
         length = torch.linalg.norm(change, dim=1)
-    factor = magnitude / length
-    return factor.view(1, -1) * change if update.embeds else factor.view(-1, 1) * change
+    factor = (magnitude / length).view(*((1, -1) if update.embeds else (-1, 1)))
+    merged: torch.Tensor = factor * change
+    return merged

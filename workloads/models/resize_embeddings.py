@@ -92,16 +92,19 @@ def embedding_remap(old: PreTrainedTokenizerBase, new: PreTrainedTokenizerBase, 
 
 def change_vocabulary(model: PreTrainedModel, remap: EmbeddingRemap) -> None:
     """Give ``model`` the rows that ``remap`` says, at both ends; tied ends stay tied."""
-    inputs, outputs = model.get_input_embeddings(), model.get_output_embeddings()
-    ends = [inputs] if outputs is None or outputs.weight is inputs.weight else [inputs, outputs]
-    with _whole([end.weight for end in ends]):
-        weights = [remap.of(end.weight.detach()) for end in ends]
+    with _whole([end.weight for end in _ends(model)]):
+        weights = [remap.of(end.weight.detach()) for end in _ends(model)]
     model.resize_token_embeddings(remap.rows, mean_resizing=False)
-    inputs, outputs = model.get_input_embeddings(), model.get_output_embeddings()
-    ends = [inputs] if len(weights) == 1 else [inputs, outputs]
+    ends = _ends(model)[: len(weights)]
     with _whole([end.weight for end in ends]):
         for end, weight in zip(ends, weights, strict=True):
             end.weight.data.copy_(weight)
+
+
+def _ends(model: PreTrainedModel) -> list[Any]:
+    """The embedding, and the head where it has weights of its own."""
+    inputs, outputs = model.get_input_embeddings(), model.get_output_embeddings()
+    return [inputs] if outputs is None or outputs.weight is inputs.weight else [inputs, outputs]
 
 
 def freeze_all_but_embeddings(model: PreTrainedModel) -> None:
@@ -116,7 +119,9 @@ def _text(tokenizer: PreTrainedTokenizerBase, piece: str | None) -> str:
     """What a token stands for."""
     if piece is None:
         return ""
-    added = tokenizer.added_tokens_decoder.get(tokenizer.convert_tokens_to_ids(piece))
+    number = tokenizer.convert_tokens_to_ids(piece)
+    assert isinstance(number, int), "of one piece"
+    added = tokenizer.added_tokens_decoder.get(number)
     if added is not None:
         return str(added.content)
     if tokenize.is_byte_level(json.loads(tokenizer.backend_tokenizer.to_str())):
