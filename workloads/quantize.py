@@ -83,7 +83,7 @@ def _run(job: QuantizeJob, runtime: Runtime) -> Metrics:
     with runtime.stop.interruptible():
         libraries.prepare_gptqmodel()
         from workloads.data import tokenizer_io
-        from workloads.quantization import fidelity
+        from workloads.quantization import fidelity, report_files
         from workloads.quantization.report import Report, warnings
 
         prepared = _prepare(job, runtime, base)
@@ -120,7 +120,7 @@ def _run(job: QuantizeJob, runtime: Runtime) -> Metrics:
             rows=prepared.rows,
             before=before,
             after=after,
-            likeness=likeness,
+            fidelity=likeness,
             layers=layers,
             bytes_before=gptq.weight_bytes(base.folder),
             bytes_after=gptq.weight_bytes(folder),
@@ -132,12 +132,12 @@ def _run(job: QuantizeJob, runtime: Runtime) -> Metrics:
         if report.broken:
             target = own / "rejected"
             target.mkdir()
-            report.write(target)
+            report_files.write(report, target)
             where = runtime.reject(target)
             _keep_only_layers(own)
             raise GateFailed(f"{'; '.join(report.broken)}: nothing is published, the report is at {where}", metrics)
-        report.write(folder)
-        (folder / "README.md").write_text(report.card(), encoding="utf-8")
+        report_files.write(report, folder)
+        report_files.write_card(report, folder)
         runtime.progress.update(stage="Saving")
     return metrics
 

@@ -1,4 +1,4 @@
-"""`workloads.quantization.report`: gates at their edges, and what the report says in each of its forms."""
+"""`workloads.quantization.report` and `report_files`: gates at their edges, and what the report says in each of its forms."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from alpaca_operator.api.quantize import QuantizeJob
 from workloads.data.conversations import Example
 from workloads.data.report import Report as RowReport
 from workloads.evaluation.perplexity import Score
+from workloads.quantization import report_files
 from workloads.quantization.calibration import CalibrationRows
+from workloads.quantization.error_heatmap import draw
 from workloads.quantization.fidelity import Fidelity, ModelScores
 from workloads.quantization.gptq import QuantizedLayer
-from workloads.quantization.report import Report, draw, warnings
+from workloads.quantization.report import Report, warnings
 from workloads.storage.sources import Input, Inputs
 
 LAYERS = [
@@ -62,7 +64,7 @@ def report(before: float = 10.0, after: float = 11.0, stops: float | None = 0.75
         rows=CalibrationRows([row, row], [row], {"calibration": counted}),
         before=measured(before, None if stops is None else 1.0),
         after=measured(after, stops) if after == after else ModelScores(Score(nats=math.nan, tokens=100), 0, stops),
-        likeness=Fidelity(0.9, 0.012),
+        fidelity=Fidelity(0.9, 0.012),
         layers=LAYERS,
         bytes_before=4000,
         bytes_after=1000,
@@ -160,7 +162,7 @@ def test_what_is_no_number_is_null_in_the_metrics() -> None:
 
 def test_the_page_needs_no_other_file_and_shows_what_the_table_says(tmp_path: Path) -> None:
     made = report(after=12.0, maxPerplexityIncrease=0.1)
-    made.write(tmp_path)
+    report_files.write(made, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "layer-error.svg",
         "report.html",
