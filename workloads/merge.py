@@ -30,7 +30,6 @@ PROOF_TEXTS = (
 """What a merged model is compared on: prose and dialogue in both languages, numbers, code."""
 PROOF_TOKENS = 128
 """How much of each text is looked at."""
-GENERATION = "generation_config.json"
 
 
 @dataclass
@@ -162,13 +161,13 @@ def _rows_of(tokenizer: Any) -> int:
 def _write_generation_config(folder: Path, base: inspect.Base, steps: list[Any], vocabulary: Vocabulary) -> None:
     """How the model is meant to be sampled: as the last adapter that says so, else as the base."""
     for source in (*(step.adapter.folder for step in reversed(steps)), base.folder):
-        if (source / GENERATION).is_file():
-            shutil.copyfile(source / GENERATION, folder / GENERATION)
+        if (source / inspect.GENERATION_CONFIG).is_file():
+            shutil.copyfile(source / inspect.GENERATION_CONFIG, folder / inspect.GENERATION_CONFIG)
             break
     if not vocabulary.grown:
         return
     ids = {name: getattr(vocabulary.tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    for path in (folder / "config.json", folder / GENERATION):
+    for path in (folder / "config.json", folder / inspect.GENERATION_CONFIG):
         if path.is_file():
             content = json.loads(path.read_text(encoding="utf-8"))
             stops = content.get("eos_token_id")

@@ -86,7 +86,7 @@ def fresh(config: Any, options: LoadOptions) -> PreTrainedModel:
     import torch
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_config(
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(
         config, dtype=getattr(torch, options.weights), attn_implementation=options.attention, trust_remote_code=False
     )
     model.config.use_cache = False

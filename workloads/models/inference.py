@@ -77,7 +77,9 @@ def load_inspected(inspected: InspectedModel) -> LoadedModel:
     unhide_libraries(request, quantized)
     try:
         with libraries.silenced() if quantized == "gptq" else contextlib.nullcontext():
-            loaded = load_base(inspected.base, ModelSource(uri=request.uri, rope_scaling=request.rope_scaling), options)
+            loaded: Any = load_base(
+                inspected.base, ModelSource(uri=request.uri, rope_scaling=request.rope_scaling), options
+            )
         if inspected.device.kind == "cuda" and not request.bits:
             loaded = loaded.to("cuda:0")
         loaded = _with_adapters(loaded, request, merge=options.weights == "float32" and not (request.bits or quantized))

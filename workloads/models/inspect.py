@@ -16,6 +16,9 @@ from workloads.models import safetensors_io
 from workloads.system.describe import contents, nearby
 
 if TYPE_CHECKING:
+    from workloads.models.inspect import Base
+
+if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Shapes = dict[str, tuple[int, ...]]
@@ -23,6 +26,7 @@ Shapes = dict[str, tuple[int, ...]]
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
+GENERATION_CONFIG = "generation_config.json"
 EMBEDDING = "embed_tokens"
 HEAD = "lm_head"
 
