@@ -16,9 +16,6 @@ from workloads.models import safetensors_io
 from workloads.system.describe import contents, nearby
 
 if TYPE_CHECKING:
-    from workloads.models.inspect import Base
-
-if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Shapes = dict[str, tuple[int, ...]]
