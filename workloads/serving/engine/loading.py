@@ -44,14 +44,14 @@ def load(
     known.save()
     if job.spec.engine == "Auto":
         log("engine Auto: Transformers answers, as vLLM comes from an image of its own, which only the operator starts")
-    looked = []
+    inspected = []
     for spec in model_specs(job):  # all of them, before the first is read: that may take minutes
-        seen = model_request.inspect_request(_request(spec, inputs))
-        looked.append((spec, seen, _template(spec, inputs, seen)))
+        model = model_request.inspect_request(_request(spec, inputs))
+        inspected.append((spec, model, _template(spec, inputs, model)))
     loaded = []
-    for spec, seen, template in looked:
+    for spec, model, template in inspected:
         log(f"loading {spec.model.uri}")
-        found = inference.load_inspected(seen)
+        found = inference.load_inspected(model)
         for note in found.notes:
             log(note)
         loaded.append((spec, found, template))
@@ -81,14 +81,14 @@ def _request(spec: ModelSpec, inputs: Inputs) -> ModelRequest:
     )
 
 
-def _template(spec: ModelSpec, inputs: Inputs, seen: InspectedModel) -> Template:
+def _template(spec: ModelSpec, inputs: Inputs, model: InspectedModel) -> Template:
     """As training has it where the format is known; else the model's own text, which is enough to answer."""
     file = inputs.get(f"{spec.prefix}templateFile")
     path = file.path if file else None
     try:
-        return loading.load(spec.template, path, seen.tokenizer)
+        return loading.load(spec.template, path, model.tokenizer)
     except SpecError:
-        return loading.load(spec.template, path, seen.tokenizer, train_on_prompt=True)
+        return loading.load(spec.template, path, model.tokenizer, train_on_prompt=True)
 
 
 def _served(
