@@ -80,7 +80,7 @@ def _prompts(spec: EvaluationSpec, candidate: Candidate, asked: list[Question]) 
     assert candidate.template is not None
     system = questions.system_prompt(spec)
     first = [{"role": "system", "content": system}] if system else []
-    context = candidate.looked.context
+    context = candidate.inspected.context
     found = []
     for question in asked:
         try:
@@ -169,7 +169,7 @@ def _measure_rows(
 
     if plan.rows is None or candidate.template is None:
         return
-    tokenizer, folder = candidate.looked.tokenizer, candidate.looked.base.folder
+    tokenizer, folder = candidate.inspected.tokenizer, candidate.inspected.base.folder
     with tracker.part("rows", result.seconds, "Evaluating") as count:
 
         def done(so_far: perplexity.Score) -> None:
@@ -220,7 +220,7 @@ def _measure_tasks(
         for place, task in enumerate(plan.tasks):
             if place not in result.tasks:
                 result.tasks[place] = harness.run(
-                    task, model, candidate.looked.tokenizer, plan.spec.generation.batch_size, tracker.heartbeat
+                    task, model, candidate.inspected.tokenizer, plan.spec.generation.batch_size, tracker.heartbeat
                 )
                 count(1)
 

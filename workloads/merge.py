@@ -30,7 +30,6 @@ PROOF_TEXTS = (
 """What a merged model is compared on: prose and dialogue in both languages, numbers, code."""
 PROOF_TOKENS = 128
 """How much of each text is looked at."""
-GENERATION = "generation_config.json"
 
 
 @dataclass
@@ -92,12 +91,12 @@ def run(job: MergeJob, runtime: Runtime) -> Metrics:
             written=written,
             heartbeat=heartbeat,
         )
-        proof = merge_lora.merge(base, steps, target, sample, spec.model.rope_scaling)
-        metrics["mergeLogitDifference"] = proof.logit_difference
-        metrics["mergeTokenAgreement"] = proof.token_agreement
+        check = merge_lora.merge(base, steps, target, sample, spec.model.rope_scaling)
+        metrics["mergeLogitDifference"] = check.logit_difference
+        metrics["mergeTokenAgreement"] = check.token_agreement
         runtime.progress.log(
-            f"merged in float32, saved as {spec.dtype}: largest logit difference {proof.logit_difference:.3g}, the same likeliest token at "
-            f"{100 * proof.token_agreement:.1f} % of the positions"
+            f"merged in float32, saved as {spec.dtype}: largest logit difference {check.logit_difference:.3g}, the same likeliest token at "
+            f"{100 * check.token_agreement:.1f} % of the positions"
         )
         runtime.progress.update(stage="Saving")
         tokenizer_io.save_tokenizer(vocabulary.tokenizer, vocabulary.folder, folder)
@@ -109,31 +108,31 @@ def run(job: MergeJob, runtime: Runtime) -> Metrics:
 def _step(spec: MergeSpec, runtime: Runtime, number: int, vocabulary: Vocabulary) -> Any:
     """An adapter, checked; its tokenizer becomes the model's, and its larger vocabulary makes the embeddings grow."""
     from workloads.data import tokenizer_io
-    from workloads.models import merge_lora, resize_embeddings
+    from workloads.models import lora_adapter, merge_lora, resize_embeddings
 
     source, found = spec.adapters[number], runtime.inputs[f"adapters[{number}]"]
-    shown = f"spec.adapters[{number}] {source.uri}"
-    adapter = merge_lora.Adapter.open(found.path, shown, source.weight)
+    label = f"spec.adapters[{number}] {source.uri}"
+    adapter = lora_adapter.LoRAAdapter.open(found.path, label, source.weight)
     stranger = _made_from_another(found.path, runtime) if number == 0 else None
-    origins = None
+    remap = None
     if any((found.path / name).is_file() for name in contents.VOCABULARY_FILES):
         tokenizer = tokenizer_io.load_tokenizer(found.path)
         rows = _rows_of(tokenizer)
         if adapter.rows is None and rows > vocabulary.rows:
             raise DataError(
-                f"{shown}: its tokenizer has {rows} tokens, the base {spec.model.uri} has {vocabulary.rows} rows, and the adapter brings no "
+                f"{label}: its tokenizer has {rows} tokens, the base {spec.model.uri} has {vocabulary.rows} rows, and the adapter brings no "
                 "embeddings: name the base that the adapter was made from"
             )
         if adapter.rows not in (None, vocabulary.rows) and rows == adapter.rows:
             if stranger is not None:
                 raise DataError(
-                    f"{shown} was trained with a vocabulary of {rows} rows on {stranger}, and the base {spec.model.uri} has "
+                    f"{label} was trained with a vocabulary of {rows} rows on {stranger}, and the base {spec.model.uri} has "
                     f"{vocabulary.rows}: name the base that the adapter was made from"
                 )
-            origins = resize_embeddings.origins(vocabulary.tokenizer, tokenizer, vocabulary.rows)
+            remap = resize_embeddings.embedding_remap(vocabulary.tokenizer, tokenizer, vocabulary.rows)
             vocabulary.rows = rows
-            vocabulary.grown.append(str(origins))
-            runtime.progress.log(f"adapters[{number}] brings its vocabulary: {origins}")
+            vocabulary.grown.append(str(remap))
+            runtime.progress.log(f"adapters[{number}] brings its vocabulary: {remap}")
         if tokenizer.chat_template is None:
             tokenizer.chat_template = vocabulary.tokenizer.chat_template
         vocabulary.tokenizer, vocabulary.folder = tokenizer, found.path
@@ -141,7 +140,7 @@ def _step(spec: MergeSpec, runtime: Runtime, number: int, vocabulary: Vocabulary
         runtime.progress.log(
             f"warning: adapters[{number}] was trained on {stranger}, whose content is not that of model {spec.model.uri}"
         )
-    return merge_lora.Step(adapter, origins)
+    return merge_lora.Step(adapter, remap)
 
 
 def _made_from_another(adapter: Path, runtime: Runtime) -> str | None:
@@ -162,13 +161,13 @@ def _rows_of(tokenizer: Any) -> int:
 def _write_generation_config(folder: Path, base: inspect.Base, steps: list[Any], vocabulary: Vocabulary) -> None:
     """How the model is meant to be sampled: as the last adapter that says so, else as the base."""
     for source in (*(step.adapter.folder for step in reversed(steps)), base.folder):
-        if (source / GENERATION).is_file():
-            shutil.copyfile(source / GENERATION, folder / GENERATION)
+        if (source / inspect.GENERATION_CONFIG).is_file():
+            shutil.copyfile(source / inspect.GENERATION_CONFIG, folder / inspect.GENERATION_CONFIG)
             break
     if not vocabulary.grown:
         return
     ids = {name: getattr(vocabulary.tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    for path in (folder / "config.json", folder / GENERATION):
+    for path in (folder / "config.json", folder / inspect.GENERATION_CONFIG):
         if path.is_file():
             content = json.loads(path.read_text(encoding="utf-8"))
             stops = content.get("eos_token_id")

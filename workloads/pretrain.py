@@ -39,7 +39,7 @@ class Start:
     tokenizer_folder: Path
     config: Any = None
     """A transformers configuration, for a model from scratch."""
-    origins: Any = None
+    remap: Any = None
     """Where the rows of another vocabulary come from."""
 
 
@@ -91,7 +91,7 @@ def _from_base(spec: PretrainSpec, runtime: Runtime, base: inspect.Base) -> Star
         return Start(base, old, base.folder)
     folder = _tokenizer_folder(spec, runtime)
     new = tokenizer_io.load_tokenizer(folder)
-    found = resize_embeddings.origins(old, new, base.rows)
+    found = resize_embeddings.embedding_remap(old, new, base.rows)
     runtime.progress.log(str(found))
     ends = {inspect.EMBEDDING, inspect.HEAD}
     if spec.trainable == "LoRA" and found.changes and not ends <= set(spec.lora.modules_to_save):
@@ -101,7 +101,7 @@ def _from_base(spec: PretrainSpec, runtime: Runtime, base: inspect.Base) -> Star
         )
     base = inspect.with_rows(base, found.rows)
     checks.check_length(base, spec.model.rope_scaling, spec)
-    return Start(base, new, folder, origins=found)
+    return Start(base, new, folder, remap=found)
 
 
 def _from_scratch(spec: PretrainSpec, runtime: Runtime) -> Start:
@@ -155,13 +155,13 @@ def _model(spec: PretrainSpec, start: Start, policy: Policy) -> PreTrainedModel 
     if spec.model is None:
         return from_config.fresh(start.config, policy)
     loaded = load.load_base(start.base, spec.model, policy)
-    if start.origins is not None:
-        resize_embeddings.change_vocabulary(loaded, start.origins)
+    if start.remap is not None:
+        resize_embeddings.change_vocabulary(loaded, start.remap)
         load.name_special_tokens(loaded, start.tokenizer)
     if spec.trainable == "LoRA":
         return adapters.attach(loaded, spec.lora, policy)
     if spec.trainable == "Embeddings":
-        resize_embeddings.train_only(loaded)
+        resize_embeddings.freeze_all_but_embeddings(loaded)
     return loaded
 
 

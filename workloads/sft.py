@@ -99,11 +99,11 @@ def _merge(
     spec: SFTSpec, runtime: Runtime, base: Base, folder: Path, sample: list[list[int]], metrics: Metrics
 ) -> None:
     """The base with the adapter in ``folder/adapter`` merged into it, saved in ``folder`` and compared with both on ``sample``."""
-    from workloads.models import merge_lora
+    from workloads.models import lora_adapter, merge_lora
 
     runtime.progress.update(stage="Merging")
     dtype = str(base.config.get("dtype") or base.config.get("torch_dtype") or "float32")
-    adapter = merge_lora.Adapter.open(folder / "adapter", "the adapter that was trained")
+    adapter = lora_adapter.LoRAAdapter.open(folder / "adapter", "the adapter that was trained")
     target = merge_lora.Target(
         folder, dtype, remedy="set merge to false to get the adapter", heartbeat=runtime.progress.heartbeat
     )

@@ -147,16 +147,16 @@ def compared(ours: Path, theirs: Path) -> tuple[int, list[str]]:
 
 def measured(folder: Path, name: str) -> tuple[Any, Any]:
     """The other's result, measured as ours is."""
-    from workloads.models import inference, libraries
+    from workloads.models import inference, libraries, model_request
     from workloads.quantization import fidelity
 
     rows = drawn(folder).evaluation
     reference = fidelity.Reference(folder / "reference")
     with libraries.silenced(), libraries.without_compiling():
         reference.record(
-            inference.load(inference.Wanted("model", "base", folder / "base")).model, rows, 3, lambda: None
+            inference.load(model_request.ModelRequest("model", "base", folder / "base")).model, rows, 3, lambda: None
         )
-        quantized = inference.load(inference.Wanted("model", name, folder / name))
+        quantized = inference.load(model_request.ModelRequest("model", name, folder / name))
         return reference.compare(quantized.model, rows, 3, lambda: None)
 
 

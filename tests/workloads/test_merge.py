@@ -95,7 +95,7 @@ def test_a_larger_vocabulary_is_taken_from_the_adapter(study: Place) -> None:
 
     old, new = load_tokenizer(study.folder / "base"), load_tokenizer(study.folder / "vocab")
     base, _ = loaded(study.folder / "base")
-    resize_embeddings.change_vocabulary(base, resize_embeddings.origins(old, new, 600))
+    resize_embeddings.change_vocabulary(base, resize_embeddings.embedding_remap(old, new, 600))
     both = PeftModel.from_pretrained(base, str(study.folder / "out")).eval()
     with torch.inference_mode():
         found, expected = (each(input_ids=torch.tensor([ids])).logits for each in (model.eval(), both))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from alpaca_operator.api.evaluation import EvaluationSpec
 from workloads.errors import SpecError
-from workloads.models import inference, inspect
+from workloads.models import inference, inspect, model_request
 from workloads.runtime.runtime import Runtime
 
 if TYPE_CHECKING:
@@ -24,27 +24,27 @@ class Candidate:
 
     name: str
     digest: str
-    looked: inference.Looked
+    inspected: model_request.InspectedModel
     template: Template | None
     """How it is asked; None where only tasks are run, which have formats of their own."""
 
     @property
     def uri(self) -> str:
-        return self.looked.wanted.uri
+        return self.inspected.request.uri
 
     @property
     def weight_bytes(self) -> int:
         """Of its files, adapters included."""
-        files = inspect.weight_files(self.looked.base.folder, self.looked.wanted.shown)
-        adapters = [folder / inspect.ADAPTER_WEIGHTS for _, _, folder in self.looked.wanted.adapters]
+        files = inspect.weight_files(self.inspected.base.folder, self.inspected.request.label)
+        adapters = [folder / inspect.ADAPTER_WEIGHTS for _, _, folder in self.inspected.request.adapters]
         return sum(path.stat().st_size for path in (*files, *adapters))
 
     @contextmanager
-    def loaded(self) -> Iterator[inference.Servable]:
+    def loaded(self) -> Iterator[inference.LoadedModel]:
         """In memory while the block runs, and out of it afterwards."""
         from workloads.models import libraries
 
-        found = inference.load_looked(self.looked)
+        found = inference.load_inspected(self.inspected)
         try:
             with libraries.without_compiling() if found.kind == "GPTQModel" else nullcontext():
                 yield found
@@ -59,8 +59,8 @@ def prepare(spec: EvaluationSpec, runtime: Runtime, number: int) -> Candidate:
 
     one, field = spec.models[number], f"models[{number}]"
     source = runtime.inputs[f"{field}.model"]
-    looked = inference.look(
-        inference.Wanted(
+    inspected = model_request.inspect_request(
+        model_request.ModelRequest(
             field=f"{field}.model",
             uri=source.uri,
             folder=source.path,
@@ -77,10 +77,10 @@ def prepare(spec: EvaluationSpec, runtime: Runtime, number: int) -> Candidate:
         file = runtime.inputs[f"{field}.templateFile"].path if one.template_file else None
         try:
             # Without rows to score it does not matter which part of a conversation the assistant says.
-            template = loading.load(one.template, file, looked.tokenizer, train_on_prompt=spec.dataset is None)
+            template = loading.load(one.template, file, inspected.tokenizer, train_on_prompt=spec.dataset is None)
         except SpecError as error:
             raise SpecError(f"spec.{field} ({one.name}): {error}") from error
-    return Candidate(one.name, source.digest, looked, template)
+    return Candidate(one.name, source.digest, inspected, template)
 
 
 def release() -> None:

@@ -27,18 +27,18 @@ def configuration(init: Init, path: Path, tokenizer: PreTrainedTokenizerBase, bl
     """
     from transformers import CONFIG_MAPPING
 
-    shown = f"spec.init.config {init.config.uri}"
+    label = f"spec.init.config {init.config.uri}"
     file = path if path.is_file() else path / "config.json"
     try:
         described: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         kind = CONFIG_MAPPING[described["model_type"]]
     except FileNotFoundError as error:
-        raise InputError(f"{shown}: {path} has no config.json: name the file, or the folder that holds it") from error
+        raise InputError(f"{label}: {path} has no config.json: name the file, or the folder that holds it") from error
     except (ValueError, TypeError) as error:
-        raise InputError(f"{shown}: {file} is no JSON object ({error}): copy it again") from error
+        raise InputError(f"{label}: {file} is no JSON object ({error}): copy it again") from error
     except KeyError as error:
         raise InputError(
-            f"{shown}: {file} names no model_type that transformers knows ({error}): use a Llama architecture"
+            f"{label}: {file} names no model_type that transformers knows ({error}): use a Llama architecture"
         ) from error
     known = {**kind().to_dict(), **described}
     for name in init.overrides:
@@ -86,7 +86,7 @@ def fresh(config: Any, options: LoadOptions) -> PreTrainedModel:
     import torch
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_config(
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(
         config, dtype=getattr(torch, options.weights), attn_implementation=options.attention, trust_remote_code=False
     )
     model.config.use_cache = False

@@ -1,7 +1,6 @@
-"""Base models and adapters: what lies in a folder, and how it gets into memory.
+"""What lies in a model's folder: config.json and the headers of the weights are read, never the weights.
 
-`inspect` reads config.json and the headers of the weights only, so that a wrong folder, a wrong vocabulary or a sequence that
-is too long is told before anything large is loaded.
+So a wrong folder, a wrong vocabulary or a sequence that is too long is refused before anything large is loaded.
 """
 
 from __future__ import annotations
@@ -24,6 +23,7 @@ Shapes = dict[str, tuple[int, ...]]
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
+GENERATION_CONFIG = "generation_config.json"
 EMBEDDING = "embed_tokens"
 HEAD = "lm_head"
 
@@ -48,34 +48,34 @@ class Base:
 
 
 def inspect_model(folder: Path, field: str, uri: str) -> Base:
-    """The same for a model of any kind, quantized ones among them."""
-    shown = f"{field} {uri}"
+    """A model of any kind, quantized ones among them. Raises InputError, which begins with ``field`` and ``uri``, for what is no model."""
+    label = f"{field} {uri}"
     if not folder.is_dir():
-        raise InputError(f"{shown}: there is no folder {folder}{nearby(folder)}")
+        raise InputError(f"{label}: there is no folder {folder}{nearby(folder)}")
     config_file = folder / "config.json"
     if not config_file.is_file():
         if (folder / ADAPTER_CONFIG).is_file():
             raise InputError(
-                f"{shown} is a LoRA adapter, not a base model: name its base there, and the adapter under spec.adapter"
+                f"{label} is a LoRA adapter, not a base model: name its base there, and the adapter under spec.adapter"
             )
-        raise InputError(f"{shown}: {folder} has no config.json{contents(folder)}")
+        raise InputError(f"{label}: {folder} has no config.json{contents(folder)}")
     try:
         config = json.loads(config_file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise InputError(f"{shown}: {config_file} is no JSON ({error}): copy the model again") from error
-    return Base(folder, config, _shapes(folder, shown))
+        raise InputError(f"{label}: {config_file} is no JSON ({error}): copy the model again") from error
+    return Base(folder, config, _shapes(folder, label))
 
 
-def check_vocabulary(base: Base, tokenizer: PreTrainedTokenizerBase, shown: str) -> None:
+def check_vocabulary(base: Base, tokenizer: PreTrainedTokenizerBase, label: str) -> None:
     """Refuse a tokenizer that the embedding is too small for."""
     if len(tokenizer) > base.rows:
         raise InputError(
-            f"{shown}: its tokenizer has {len(tokenizer)} tokens and its embedding {base.rows} rows, so ids from "
+            f"{label}: its tokenizer has {len(tokenizer)} tokens and its embedding {base.rows} rows, so ids from "
             f"{base.rows} on have no vector: put the tokenizer there that the model was trained with"
         )
 
 
-def check_reach(base: Base, scaling: RopeScaling | None, length: int, field: str) -> None:
+def check_positions(base: Base, scaling: RopeScaling | None, length: int, field: str) -> None:
     """Refuse a ``length``, which the spec calls ``field``, that the positions are too few for."""
     limit = base.config.get("max_position_embeddings")
     if limit is None:
@@ -96,8 +96,8 @@ def with_rows(base: Base, rows: int) -> Base:
     return replace(base, shapes=shapes)
 
 
-def weight_files(folder: Path, shown: str) -> list[Path]:
-    """The safetensors files of a model. Raises InputError, which begins with ``shown``, for one that is missing."""
+def weight_files(folder: Path, label: str) -> list[Path]:
+    """The safetensors files of a model. Raises InputError, which begins with ``label``, for one that is missing."""
     index = folder / safetensors_io.INDEX
     if index.is_file():
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
@@ -107,21 +107,21 @@ def weight_files(folder: Path, shown: str) -> list[Path]:
     if missing:
         if index.is_file():
             raise InputError(
-                f"{shown}: model.safetensors.index.json names {len(names)} files and {', '.join(missing[:3])} is missing: copy the model again"
+                f"{label}: model.safetensors.index.json names {len(names)} files and {', '.join(missing[:3])} is missing: copy the model again"
             )
         if any(folder.glob("*.bin")):
             raise InputError(
-                f"{shown}: {folder} has weights as .bin (pickle) only, which can run code when loaded: convert them to safetensors, or "
+                f"{label}: {folder} has weights as .bin (pickle) only, which can run code when loaded: convert them to safetensors, or "
                 "name a revision that has them"
             )
-        raise InputError(f"{shown}: {folder} has a config.json and no weights (model.safetensors){contents(folder)}")
+        raise InputError(f"{label}: {folder} has a config.json and no weights (model.safetensors){contents(folder)}")
     return [folder / name for name in names]
 
 
-def _shapes(folder: Path, shown: str) -> Shapes:
+def _shapes(folder: Path, label: str) -> Shapes:
     """Shapes of all weights of a model, from the headers of its safetensors files."""
     return {
         name: tensor.shape
-        for file in weight_files(folder, shown)
-        for name, tensor in safetensors_io.tensors(file, shown).items()
+        for file in weight_files(folder, label)
+        for name, tensor in safetensors_io.tensors(file, label).items()
     }

@@ -16,6 +16,8 @@ from workloads.system.hardware import cuda_is_visible
 
 UNUSED_BY_TRAINING = ("torchao", "gptqmodel", "optimum", "awq", "hqq", "quanto", "torchvision", "torchaudio")
 """Packages that transformers and peft import wherever they are installed, and that no fine-tuning needs."""
+KEPT_LINES = 40
+"""Of what the library prints, kept for the log of a failure."""
 
 
 def quiet(*, bitsandbytes: bool = False, deepspeed: bool = False) -> None:
@@ -31,7 +33,7 @@ def quiet(*, bitsandbytes: bool = False, deepspeed: bool = False) -> None:
         unused.add("deepspeed")
     for name in unused:
         sys.modules.setdefault(name, None)  # type: ignore[arg-type]
-    # Told to the libraries' authors, not to whoever trains.
+    # Meant for the libraries' authors, not for whoever trains.
     for library in ("transformers", "peft", "accelerate"):
         warnings.filterwarnings("ignore", category=FutureWarning, module=library)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -43,7 +45,7 @@ def quiet(*, bitsandbytes: bool = False, deepspeed: bool = False) -> None:
 
 
 def show(*names: str) -> None:
-    """Undo `quiet_libraries` for packages that this job needs, which an earlier job of the same process has hidden."""
+    """Undo `quiet` for packages that this job needs, which an earlier job of the same process has hidden."""
     for name in names:
         if name in sys.modules and sys.modules[name] is None:
             del sys.modules[name]
@@ -53,10 +55,6 @@ def show(*names: str) -> None:
         known = getattr(import_utils, f"is_{name}_available", None)
         if known is not None:
             known.cache_clear()
-
-
-KEPT_LINES = 40
-"""Of what the library prints, kept for the log of a failure."""
 
 
 def prepare_gptqmodel() -> None:
@@ -74,15 +72,15 @@ def prepare_gptqmodel() -> None:
 @contextlib.contextmanager
 def silenced() -> Iterator[None]:
     """Keep what the library prints off the log; where it fails, its last lines go to standard error."""
-    said: deque[str] = deque(maxlen=KEPT_LINES)
-    with contextlib.redirect_stdout(_LastLines(said)), warnings.catch_warnings():
+    last_lines: deque[str] = deque(maxlen=KEPT_LINES)
+    with contextlib.redirect_stdout(_LastLines(last_lines)), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             yield
         except WorkloadError:
             raise
         except Exception:
-            print("\n".join(said), file=sys.stderr)
+            print("\n".join(last_lines), file=sys.stderr)
             raise
 
 

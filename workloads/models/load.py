@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from alpaca_operator.api.base import ModelSource
 from workloads.errors import InputError
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from typing import Literal
-
 from workloads.models.inspect import Base
 from workloads.system.describe import first_line
 from workloads.system.hardware import local_rank
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 Bits = Literal[4, 8]
 """What bitsandbytes holds a weight in."""
@@ -35,24 +33,43 @@ class LoadOptions:
 
 def load_base(base: Base, source: ModelSource, options: LoadOptions) -> PreTrainedModel:
     """The base in memory, as the options say. Raises InputError when its weights are not whole."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    label = f"spec.model {source.uri}"
+    model = _read_weights(base, _configuration(base, source, label), options, label)
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            # bitsandbytes repacks 4-bit weights at the first evaluation for a kernel without a gradient, and never back: on a CPU
+            # with AVX512-BF16 the steps after it would train on wrong gradients.
+            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
+    model.config.use_cache = False  # packed rows are kept apart by their positions only without a cache
+    return model
 
-    shown = f"spec.model {source.uri}"
+
+def _configuration(base: Base, source: ModelSource, label: str) -> PretrainedConfig:
+    from transformers import AutoConfig
+
     try:
-        config = AutoConfig.from_pretrained(base.folder, trust_remote_code=False, local_files_only=True)
+        config: PretrainedConfig = AutoConfig.from_pretrained(
+            base.folder, trust_remote_code=False, local_files_only=True
+        )
     except (ValueError, KeyError, OSError) as error:
         raise InputError(
-            f"{shown}: {first_line(error)}. Models that bring their own code are not loaded: use a Llama architecture"
+            f"{label}: {first_line(error)}. Models that bring their own code are not loaded: use a Llama architecture"
         ) from error
     if source.rope_scaling:
         apply_rope_scaling(config, source.rope_scaling.type, source.rope_scaling.factor)
+    return config
+
+
+def _read_weights(base: Base, config: PretrainedConfig, options: LoadOptions, label: str) -> PreTrainedModel:
+    import torch
+    from transformers import AutoModelForCausalLM
+
     quantized: dict[str, Any] = {}
     if options.bits:
         quantized["quantization_config"] = _quantization(options)
         quantized["device_map"] = {"": f"cuda:{local_rank()}" if torch.cuda.is_available() else "cpu"}
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             base.folder,
             config=config,
             dtype=getattr(torch, options.weights),
@@ -66,21 +83,31 @@ def load_base(base: Base, source: ModelSource, options: LoadOptions) -> PreTrain
     except (OSError, ValueError, RuntimeError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
-        raise InputError(f"{shown}: the weights cannot be loaded: {first_line(error)}") from error
-    missing = sorted(report["missing_keys"])
+        raise InputError(f"{label}: the weights cannot be loaded: {first_line(error)}") from error
+    model: PreTrainedModel = loaded[0]
+    missing = sorted(loaded[1]["missing_keys"])
     if missing:
         # transformers would go on with random weights in their place, and only warn.
         raise InputError(
-            f"{shown}: {len(missing)} weights that config.json asks for are not in the files ({', '.join(missing[:3])}, …): copy the "
+            f"{label}: {len(missing)} weights that config.json asks for are not in the files ({', '.join(missing[:3])}, …): copy the "
             "model again"
         )
-    for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            # bitsandbytes repacks 4-bit weights at the first evaluation for a kernel without a gradient, and never back: on a CPU
-            # with AVX512-BF16 the steps after it would train on wrong gradients.
-            module.support_avx512bf16_for_cpu = False
-    model.config.use_cache = False  # packed rows are kept apart by their positions only without a cache
     return model
+
+
+def _quantization(options: LoadOptions) -> Any:
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    if options.bits == 8:
+        return BitsAndBytesConfig(load_in_8bit=True)
+    compute = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[options.precision]
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute,
+    )
 
 
 def name_special_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -117,18 +144,3 @@ def apply_rope_scaling(config: Any, kind: str, factor: float) -> None:
     # Dynamic scaling measures the length against this number, so there it has to stay the original's.
     if kind != "dynamic":
         config.max_position_embeddings = int(original * factor)
-
-
-def _quantization(options: LoadOptions) -> Any:
-    import torch
-    from transformers import BitsAndBytesConfig
-
-    if options.bits == 8:
-        return BitsAndBytesConfig(load_in_8bit=True)
-    compute = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[options.precision]
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=compute,
-    )

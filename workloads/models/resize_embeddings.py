@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from workloads.data import tokenize
 
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
 class EmbeddingRemap:
     """Of which old rows each new row is the mean: ``parts[starts[row]:starts[row + 1]]``."""
 
-    parts: np.ndarray
-    starts: np.ndarray
+    parts: npt.NDArray[np.int64]
+    starts: npt.NDArray[np.int64]
     kept: int
     """Rows that stay where they are."""
     moved: int
@@ -45,10 +46,10 @@ class EmbeddingRemap:
         return bool(self.moved or self.averaged or self.dropped)
 
     def __str__(self) -> str:
-        told = [f"{self.kept:,} kept", f"{self.averaged:,} new ones, each the mean of its old sub-tokens"]
-        told += [f"{self.moved:,} moved to other ids"] if self.moved else []
-        told += [f"{self.dropped:,} dropped"] if self.dropped else []
-        return f"{self.rows:,} embedding rows: {', '.join(told)}"
+        counts = [f"{self.kept:,} kept", f"{self.averaged:,} new ones, each the mean of its old sub-tokens"]
+        counts += [f"{self.moved:,} moved to other ids"] if self.moved else []
+        counts += [f"{self.dropped:,} dropped"] if self.dropped else []
+        return f"{self.rows:,} embedding rows: {', '.join(counts)}"
 
     def of(self, old: torch.Tensor) -> torch.Tensor:
         """The new weights, from the old (rows, width), in the same dtype."""
@@ -63,7 +64,7 @@ class EmbeddingRemap:
         return mean.to(old.dtype)
 
 
-def origins(old: PreTrainedTokenizerBase, new: PreTrainedTokenizerBase, old_rows: int) -> EmbeddingRemap:
+def embedding_remap(old: PreTrainedTokenizerBase, new: PreTrainedTokenizerBase, old_rows: int) -> EmbeddingRemap:
     """Where each row for ``new`` comes from, in a model that has ``old_rows`` rows for ``old``."""
     known = {piece: number for piece, number in old.get_vocab().items() if number < old_rows}
     pieces: dict[int, str] = {number: piece for piece, number in new.get_vocab().items()}
@@ -89,21 +90,24 @@ def origins(old: PreTrainedTokenizerBase, new: PreTrainedTokenizerBase, old_rows
     )
 
 
-def change_vocabulary(model: PreTrainedModel, found: EmbeddingRemap) -> None:
-    """Give ``model`` the rows of ``found``, at both ends; tied ends stay tied."""
-    inputs, outputs = model.get_input_embeddings(), model.get_output_embeddings()
-    ends = [inputs] if outputs is None or outputs.weight is inputs.weight else [inputs, outputs]
-    with _whole([end.weight for end in ends]):
-        weights = [found.of(end.weight.detach()) for end in ends]
-    model.resize_token_embeddings(found.rows, mean_resizing=False)
-    inputs, outputs = model.get_input_embeddings(), model.get_output_embeddings()
-    ends = [inputs] if len(weights) == 1 else [inputs, outputs]
+def change_vocabulary(model: PreTrainedModel, remap: EmbeddingRemap) -> None:
+    """Give ``model`` the rows that ``remap`` says, at both ends; tied ends stay tied."""
+    with _whole([end.weight for end in _ends(model)]):
+        weights = [remap.of(end.weight.detach()) for end in _ends(model)]
+    model.resize_token_embeddings(remap.rows, mean_resizing=False)
+    ends = _ends(model)[: len(weights)]
     with _whole([end.weight for end in ends]):
         for end, weight in zip(ends, weights, strict=True):
             end.weight.data.copy_(weight)
 
 
-def train_only(model: PreTrainedModel) -> None:
+def _ends(model: PreTrainedModel) -> list[Any]:
+    """The embedding, and the head where it has weights of its own."""
+    inputs, outputs = model.get_input_embeddings(), model.get_output_embeddings()
+    return [inputs] if outputs is None or outputs.weight is inputs.weight else [inputs, outputs]
+
+
+def freeze_all_but_embeddings(model: PreTrainedModel) -> None:
     """Freeze all but the embeddings at both ends, which are held in float32: small steps vanish in half precision."""
     model.requires_grad_(False)
     for end in (model.get_input_embeddings(), model.get_output_embeddings()):
@@ -115,7 +119,9 @@ def _text(tokenizer: PreTrainedTokenizerBase, piece: str | None) -> str:
     """What a token stands for."""
     if piece is None:
         return ""
-    added = tokenizer.added_tokens_decoder.get(tokenizer.convert_tokens_to_ids(piece))
+    number = tokenizer.convert_tokens_to_ids(piece)
+    assert isinstance(number, int), "of one piece"
+    added = tokenizer.added_tokens_decoder.get(number)
     if added is not None:
         return str(added.content)
     if tokenize.is_byte_level(json.loads(tokenizer.backend_tokenizer.to_str())):

@@ -62,8 +62,8 @@ class Tensor:
         return torch.frombuffer(held, dtype=dtype).reshape(self.shape)
 
 
-def tensors(file: Path, shown: str) -> dict[str, Tensor]:
-    """The tensors of a file, in its order. Raises InputError, which begins with ``shown``, for one that is not whole."""
+def tensors(file: Path, label: str) -> dict[str, Tensor]:
+    """The tensors of a file, in its order. Raises InputError, which begins with ``label``, for one that is not whole."""
     try:
         with file.open("rb") as handle:
             (length,) = struct.unpack("<Q", handle.read(8))
@@ -86,7 +86,7 @@ def tensors(file: Path, shown: str) -> dict[str, Tensor]:
             for name, entry in header.items()
         ]
     except (struct.error, ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-        raise InputError(f"{shown}: {file.name} is damaged ({error}): copy it again") from error
+        raise InputError(f"{label}: {file.name} is damaged ({error}): copy it again") from error
     return {tensor.name: tensor for tensor in sorted(found, key=lambda tensor: tensor.start)}
 
 
@@ -143,11 +143,11 @@ def write(
     planned: Sequence[Planned],
     limit: int,
     make: Callable[[str], torch.Tensor],
-    told: Callable[[int, int], None],
+    written: Callable[[int, int], None],
 ) -> None:
     """Write ``planned`` into ``folder`` as transformers names its shards, each tensor as ``make`` gives it by name.
 
-    ``told`` is called after each file with the number of files written and their total.
+    ``written`` is called after each file with the number of files written and their total.
     """
     files = shards(planned, limit)
     names = (
@@ -157,7 +157,7 @@ def write(
     )
     for number, (name, content) in enumerate(zip(names, files, strict=True), 1):
         _write_file(folder / name, content, make)
-        told(number, len(files))
+        written(number, len(files))
     if len(files) > 1:
         index = {
             "metadata": {

@@ -28,7 +28,7 @@ MEASURED = "among the rows measured on"
 
 
 @dataclass(frozen=True)
-class Rows:
+class CalibrationRows:
     """What a model is quantized by, and what it is measured on; no conversation is in both."""
 
     calibration: list[Example]
@@ -56,12 +56,12 @@ class Rows:
 
     def lines(self) -> list[str]:
         """For the log, one fact a line."""
-        told = [
+        read = [
             f"{part}: {line}" for part, report in self.reports.items() for line in report.lines()[:-1]
         ]  # the last counts all examples, of which only some were drawn
         measured = sum(int(row.loss_mask.sum()) for row in self.evaluation)
         return [
-            *told,
+            *read,
             f"calibration: {len(self.calibration):,} rows drawn, {self.tokens:,} tokens ({self.digest[:19]}…)",
             f"evaluation: {len(self.evaluation):,} rows, loss over {measured:,} tokens",
         ]
@@ -73,7 +73,7 @@ def draw(
     template: Template,
     *,
     heartbeat: Callable[[], None] = lambda: None,
-) -> Rows:
+) -> CalibrationRows:
     """The rows that ``spec`` names. Raises DataError where none, or too few, are left, with what became of them."""
     calibration, evaluation = spec.calibration, spec.evaluation
     reports: dict[str, Report] = {}
@@ -106,7 +106,7 @@ def draw(
             )
         held = min(max(1, round(drawn.different * HELD_OUT)), evaluation.samples)
         measured, conversations = _flat(conversations[:held], evaluation.samples), conversations[held:]
-    return Rows(_flat(conversations, calibration.samples), measured, reports)
+    return CalibrationRows(_flat(conversations, calibration.samples), measured, reports)
 
 
 def _examples(

@@ -27,7 +27,7 @@ CHUNK = 256
 
 
 @dataclass(frozen=True)
-class Likeness:
+class Fidelity:
     """Of a model to the original."""
 
     agreement: float
@@ -40,7 +40,7 @@ class Likeness:
 
 
 @dataclass(frozen=True)
-class Measured:
+class ModelScores:
     """Of one model."""
 
     score: Score
@@ -50,10 +50,10 @@ class Measured:
     """Share of the answers that ended by themselves; None where nothing was asked."""
 
     def __str__(self) -> str:
-        told = f"perplexity {self.score.perplexity:.4f} over {self.score.tokens:,} tokens"
+        text = f"perplexity {self.score.perplexity:.4f} over {self.score.tokens:,} tokens"
         if self.stop_rate is None:
-            return told
-        return f"{told}, {self.stop_rate:.0%} of {self.answers} answers ended by themselves"
+            return text
+        return f"{text}, {self.stop_rate:.0%} of {self.answers} answers ended by themselves"
 
 
 class Reference:
@@ -77,7 +77,7 @@ class Reference:
 
     def compare(
         self, model: PreTrainedModel, rows: Sequence[Example], pad: int, heartbeat: Callable[[], None]
-    ) -> tuple[Score, Likeness]:
+    ) -> tuple[Score, Fidelity]:
         """Score the quantized model on the same rows, beside the original."""
         head = model.get_output_embeddings()
         divergence, same, count = 0.0, 0, 0
@@ -95,7 +95,7 @@ class Reference:
 
         with self._path.open("rb") as file, _heard(model, beside):
             score = perplexity.score(model, rows, pad=pad, heartbeat=heartbeat)
-        return score, Likeness(same / count, divergence / count)
+        return score, Fidelity(same / count, divergence / count)
 
     def _read(self, file: BinaryIO, shape: torch.Size) -> torch.Tensor:
         kept = bytearray(file.read(shape.numel() * self._dtype.itemsize))

@@ -32,7 +32,7 @@ SHARD_SIZE = 5 * 10**9
 
 
 @dataclass(frozen=True)
-class Layer:
+class QuantizedLayer:
     """What GPTQ says of one linear layer."""
 
     block: int
@@ -42,20 +42,20 @@ class Layer:
     damping: float
 
 
-def check(base: Base, shown: str, spec: QuantizeSpec) -> None:
+def check(base: Base, label: str, spec: QuantizeSpec) -> None:
     """Refuse what cannot be quantized, by config.json and the headers of the weights alone."""
     if "quantization_config" in base.config:
         how = base.config["quantization_config"].get("quant_method", "quantized")
-        raise InputError(f"{shown} is quantized already ({how}): name the model that it was made from")
+        raise InputError(f"{label} is quantized already ({how}): name the model that it was made from")
     kind = base.config.get("model_type")
     if kind not in LLAMA_KIND:
         raise InputError(
-            f"{shown}: config.json says model_type {kind}: models of type {', '.join(LLAMA_KIND)} are quantized"
+            f"{label}: config.json says model_type {kind}: models of type {', '.join(LLAMA_KIND)} are quantized"
         )
     inputs = widths(base)
     if not inputs:
-        raise InputError(f"{shown} has no linear layers below model.layers: name a whole model")
-    _check_groups(inputs, shown, spec)
+        raise InputError(f"{label} has no linear layers below model.layers: name a whole model")
+    _check_groups(inputs, label, spec)
 
 
 def widths(base: Base) -> dict[str, set[int]]:
@@ -67,13 +67,13 @@ def widths(base: Base) -> dict[str, set[int]]:
     return found
 
 
-def _check_groups(inputs: Mapping[str, set[int]], shown: str, spec: QuantizeSpec) -> None:
+def _check_groups(inputs: Mapping[str, set[int]], label: str, spec: QuantizeSpec) -> None:
     every = sorted(set().union(*inputs.values()))
     divisor = math.gcd(*every)
     packed = PACKED_BITS if spec.bits == 3 else PACKED_BITS // spec.bits
     if divisor % packed:
         raise SpecError(
-            f"bits {spec.bits}: {shown} has layers with {_numbers(every)} inputs, and {spec.bits}-bit weights are packed by {packed}: set bits "
+            f"bits {spec.bits}: {label} has layers with {_numbers(every)} inputs, and {spec.bits}-bit weights are packed by {packed}: set bits "
             "to 4 or 8, or name another model"
         )
     if spec.group_size == -1 or divisor % spec.group_size == 0:
@@ -86,7 +86,7 @@ def _check_groups(inputs: Mapping[str, set[int]], shown: str, spec: QuantizeSpec
     fitting = [size for size in sorted(GROUP_SIZES, reverse=True) if size > 0 and divisor % size == 0]
     way_out = f"{' or '.join(map(str, fitting))}, or -1 for one scale a row" if fitting else "-1 for one scale a row"
     raise SpecError(
-        f"groupSize {spec.group_size} does not divide the inputs of every layer of {shown} ({named}): set it to {way_out}"
+        f"groupSize {spec.group_size} does not divide the inputs of every layer of {label} ({named}): set it to {way_out}"
     )
 
 
@@ -116,10 +116,10 @@ def settings(spec: QuantizeSpec, offload: Path) -> Any:
 
 def quantize(
     folder: Path, spec: QuantizeSpec, rows: Sequence[Example], offload: Path, checkpoint: Any, listener: Any
-) -> tuple[Any, list[Layer]]:
+) -> tuple[Any, list[QuantizedLayer]]:
     """The quantized model, as GPTQModel holds it, and what it says of its layers.
 
-    ``listener`` is told of its steps (``subset_event``, ``layer_complete``) and may raise; ``checkpoint`` is GPTQModel's CheckpointConfig,
+    ``listener`` is called at its steps (``subset_event``, ``layer_complete``) and may raise; ``checkpoint`` is GPTQModel's CheckpointConfig,
     or None.
     """
     from gptqmodel import GPTQModel
@@ -136,9 +136,9 @@ def quantize(
     return loaded, sorted(found, key=lambda layer: (layer.block, layer.name))
 
 
-def _layer(entry: Mapping[str, Any]) -> Layer:
+def _layer(entry: Mapping[str, Any]) -> QuantizedLayer:
     number = re.fullmatch(r"-?[0-9.]+(e-?[0-9]+)?", str(entry["loss"]))
-    return Layer(
+    return QuantizedLayer(
         block=int(entry["layer"]),
         name=str(entry["module"]),
         error=float(entry["loss"]) if number else None,

@@ -23,7 +23,7 @@ SUPPORTED = ("llama",)
 """Values of `model_type` that GPTQModel knows how to go on with."""
 
 
-class Layers:
+class LayerStore:
     """The store of one run."""
 
     def __init__(self, folder: Path, made_from: str, interval: int) -> None:
@@ -50,7 +50,7 @@ class Layers:
     def take_over(self, runs: Path) -> int:
         """Go on from what earlier runs of the same job left below ``runs``; returns the layers that are done."""
         others = [
-            Layers(folder, self._made_from, self._interval)
+            LayerStore(folder, self._made_from, self._interval)
             for folder in sorted(runs.glob(f"run-*/{STORE}"))
             if folder != self._folder
         ]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from alpaca_operator.api.base import ModelSource, RopeScaling
 from workloads.errors import InputError, SpecError
-from workloads.models.inspect import Base, check_reach, check_vocabulary, inspect_model
+from workloads.models.inspect import Base, check_positions, check_vocabulary, inspect_model
 from workloads.system.hardware import is_installed
 from workloads.training import method
 from workloads.training.method import Spec
@@ -46,7 +46,7 @@ def check_tokenizer_and_length(base: Base, tokenizer: PreTrainedTokenizerBase, s
 def check_length(base: Base, scaling: RopeScaling | None, spec: Spec) -> None:
     """Refuse a sequence that the positions are too few for."""
     how = method.of(spec)
-    check_reach(base, scaling, how.length, how.words.length)
+    check_positions(base, scaling, how.length, how.words.length)
 
 
 def optional_packages(spec: Spec) -> dict[str, bool]:

@@ -15,6 +15,7 @@ from tests.workloads import tiny
 from tests.workloads.runs import ROOT, Place, job
 from workloads.errors import DataError, InputError, SpecError
 from workloads.models import inspect, libraries, merge_lora, safetensors_io
+from workloads.models.lora_adapter import LoRAAdapter
 
 libraries.quiet()
 
@@ -96,7 +97,7 @@ def test_a_wrong_merge_is_refused(place: Place, tmp_path: Path) -> None:
     done = place.run(job(training={"epochs": 4, "learningRate": 3e-2}))
     assert done.exit_code == 0, done.text
     base = inspect.inspect_model(place.folder / "base", "spec.model.uri", "base")
-    adapter = merge_lora.Adapter.open(place.folder / "out", "out")
+    adapter = LoRAAdapter.open(place.folder / "out", "out")
     for update in adapter.updates.values():
         update.scale = 0.0  # as if the scale of the update had been forgotten: the model without its adapter
     (tmp_path / "merged").mkdir()
@@ -142,7 +143,7 @@ def loaded(folder: Path) -> Any:
 
 def merge(base: Path, adapters: list[tuple[Path, float]], folder: Path, **target: Any) -> merge_lora.MergeCheck:
     folder.mkdir()
-    steps = [merge_lora.Step(merge_lora.Adapter.open(path, path.name, weight)) for path, weight in adapters]
+    steps = [merge_lora.Step(LoRAAdapter.open(path, path.name, weight)) for path, weight in adapters]
     target = {"dtype": "float32", **target}
     return merge_lora.merge(
         inspect.inspect_model(base, "model", "base"), steps, merge_lora.Target(folder, **target), ROWS, None
@@ -336,15 +337,15 @@ MEASURED = """
 import json
 from pathlib import Path
 from workloads.system import memory
-from workloads.models import merge_lora
-from workloads.models import inspect
-inspect.quiet_libraries()
+from workloads.models import inspect, libraries, merge_lora
+from workloads.models.lora_adapter import LoRAAdapter
+libraries.quiet()
 
 def merge(base, adapter, out):
     Path(out).mkdir()
     target = merge_lora.Target(Path(out), "bfloat16", shard_size=80_000_000, limit=1000.0)
-    steps = [merge_lora.Step(merge_lora.Adapter.open(Path(adapter), adapter))]
-    merge_lora.merge(inspect.look(Path(base), "model", base), steps, target, [[5, 6, 7, 8]], None)
+    steps = [merge_lora.Step(LoRAAdapter.open(Path(adapter), adapter))]
+    merge_lora.merge(inspect.inspect_model(Path(base), "model", base), steps, target, [[5, 6, 7, 8]], None)
 
 merge("base", "small", "out-small")
 libraries = memory.high_water()

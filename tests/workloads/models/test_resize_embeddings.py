@@ -39,7 +39,7 @@ def test_old_rows_stay_and_new_ones_are_the_mean_of_their_parts(
 
     grown = model(library_folder, name)
     before = [weight.clone() for weight in ends(grown)]
-    resize_embeddings.change_vocabulary(grown, resize_embeddings.origins(old, new, len(old)))
+    resize_embeddings.change_vocabulary(grown, resize_embeddings.embedding_remap(old, new, len(old)))
     assert grown.config.vocab_size == len(new) > len(old)
     for weight, origin in zip(ends(grown), before, strict=True):
         assert len(weight) == len(new)
@@ -54,13 +54,13 @@ def test_old_rows_stay_and_new_ones_are_the_mean_of_their_parts(
 
 def test_tied_ends_stay_tied(library_folder: Path, old: Any, new: Any) -> None:
     grown = model(library_folder, "tied")
-    resize_embeddings.change_vocabulary(grown, resize_embeddings.origins(old, new, len(old)))
+    resize_embeddings.change_vocabulary(grown, resize_embeddings.embedding_remap(old, new, len(old)))
     assert grown.get_input_embeddings().weight is grown.get_output_embeddings().weight
 
 
 def test_heads_that_are_not_tied_differ(library_folder: Path, old: Any, new: Any) -> None:
     grown = model(library_folder, "base")
-    resize_embeddings.change_vocabulary(grown, resize_embeddings.origins(old, new, len(old)))
+    resize_embeddings.change_vocabulary(grown, resize_embeddings.embedding_remap(old, new, len(old)))
     head, embedding = ends(grown)
     assert not (head[len(old) :] == embedding[len(old) :]).all()
 
@@ -72,7 +72,7 @@ def test_text_of_old_tokens_has_the_logits_it_had(library_folder: Path, old: Any
     ids = torch.tensor([old("A letter from home, in English.")["input_ids"]])
     with torch.inference_mode():
         before = grown(input_ids=ids).logits
-        resize_embeddings.change_vocabulary(grown, resize_embeddings.origins(old, new, len(old)))
+        resize_embeddings.change_vocabulary(grown, resize_embeddings.embedding_remap(old, new, len(old)))
         after = grown(input_ids=ids).logits
     torch.testing.assert_close(after[..., : len(old)], before)
 
@@ -80,7 +80,7 @@ def test_text_of_old_tokens_has_the_logits_it_had(library_folder: Path, old: Any
 def test_a_token_under_another_id_brings_its_row_along(library_folder: Path, old: Any, new: Any) -> None:
     import torch
 
-    back = resize_embeddings.origins(new, old, len(new))
+    back = resize_embeddings.embedding_remap(new, old, len(new))
     assert (back.rows, back.kept, back.averaged, back.dropped) == (len(old), len(old), 0, len(new) - len(old))
 
     class Shifted:
@@ -99,7 +99,7 @@ def test_a_token_under_another_id_brings_its_row_along(library_folder: Path, old
             return len(old) + 1
 
     shifted: Any = Shifted()
-    found = resize_embeddings.origins(old, shifted, len(old))
+    found = resize_embeddings.embedding_remap(old, shifted, len(old))
     assert (found.kept, found.moved, found.averaged, found.dropped) == (0, len(old), 1, 0)
     weight = torch.arange(len(old) * 2.0).reshape(-1, 2)
     assert torch.equal(found.of(weight)[1:], weight)
@@ -107,23 +107,23 @@ def test_a_token_under_another_id_brings_its_row_along(library_folder: Path, old
 
 def test_rows_that_no_token_of_the_base_used_are_not_taken_for_any(old: Any, new: Any) -> None:
     """Embeddings padded beyond the tokenizer lose the padding."""
-    found = resize_embeddings.origins(old, new, len(old) + 40)
+    found = resize_embeddings.embedding_remap(old, new, len(old) + 40)
     assert found.rows == len(new)
     assert found.dropped == 40
 
 
 def test_what_happens_to_the_rows_is_told(old: Any, new: Any) -> None:
-    found = resize_embeddings.origins(old, new, len(old))
+    found = resize_embeddings.embedding_remap(old, new, len(old))
     assert str(found) == "960 embedding rows: 600 kept, 360 new ones, each the mean of its old sub-tokens"
     assert found.changes
-    assert not resize_embeddings.origins(old, old, len(old)).changes
+    assert not resize_embeddings.embedding_remap(old, old, len(old)).changes
 
 
 def test_only_the_embeddings_are_trained(library_folder: Path) -> None:
     import torch
 
     whole = model(library_folder, "base").to(torch.bfloat16)
-    resize_embeddings.train_only(whole)
+    resize_embeddings.freeze_all_but_embeddings(whole)
     moving = {name: weight.dtype for name, weight in whole.named_parameters() if weight.requires_grad}
     assert moving == {"model.embed_tokens.weight": torch.float32, "lm_head.weight": torch.float32}
 
@@ -132,6 +132,6 @@ def test_half_precision_rows_keep_their_bits(old: Any, new: Any) -> None:
     import torch
 
     weight = torch.randn(len(old), 8).to(torch.bfloat16)
-    grown = resize_embeddings.origins(old, new, len(old)).of(weight)
+    grown = resize_embeddings.embedding_remap(old, new, len(old)).of(weight)
     assert grown.dtype == torch.bfloat16
     assert torch.equal(grown[: len(old)], weight)

@@ -14,7 +14,7 @@ from alpaca_operator.api.quantize import QuantizeSpec
 from tests.workloads import tiny
 from workloads.data.chat_templates.template import Template
 from workloads.quantization import calibration
-from workloads.quantization.calibration import Rows
+from workloads.quantization.calibration import CalibrationRows
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Template:
 
 def draw(
     template: Template, folder: Path, train: list[list[Any]], validation: list[Any] | None = None, **spec: Any
-) -> Rows:
+) -> CalibrationRows:
     """What is drawn of files with the rows of ``train``; ``spec`` is camelCase, its parts below calibration and evaluation."""
     inputs = {}
     sources: dict[str, list[dict[str, str]]] = {"calibration.train": [], "evaluation.validation": []}
@@ -147,7 +147,7 @@ def test_the_digest_is_of_ids_and_where_rows_end(template: Template, tmp_path: P
     found = draw(template, tmp_path, [tiny.rows(10)])
     first, *rest = found.calibration
     halves = [first._replace(ids=first.ids[:5]), first._replace(ids=first.ids[5:])]
-    parted = Rows([*halves, *rest], found.evaluation, found.reports)
+    parted = CalibrationRows([*halves, *rest], found.evaluation, found.reports)
     assert np.array_equal(
         np.concatenate([row.ids for row in parted.calibration]), np.concatenate([row.ids for row in found.calibration])
     )

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from workloads.quantization import layers
-from workloads.quantization.layers import Layers
+from workloads.quantization.layers import LayerStore
 
 
-def store(runs: Path, run: str, made_from: str = "this", done: int = 0) -> Layers:
+def store(runs: Path, run: str, made_from: str = "this", done: int = 0) -> LayerStore:
     """A run's store, with what GPTQModel leaves after ``done`` layers."""
     folder = runs / f"run-{run}" / layers.STORE
-    found = Layers(folder, made_from, 1)
+    found = LayerStore(folder, made_from, 1)
     found.begin()
     if done:
         manifest = json.dumps({"cursor": done, "run": run})
@@ -29,7 +29,7 @@ def test_the_run_that_came_furthest_is_gone_on_from(tmp_path: Path) -> None:
     store(tmp_path, "a", done=2)
     store(tmp_path, "b", done=5)
     store(tmp_path, "c", "something else", done=7)
-    mine = Layers(tmp_path / "run-d" / layers.STORE, "this", 1)
+    mine = LayerStore(tmp_path / "run-d" / layers.STORE, "this", 1)
     assert mine.take_over(tmp_path) == 5
     assert mine.done == 5
     objects = tmp_path / "run-d" / layers.STORE / "objects"
@@ -41,9 +41,9 @@ def test_a_pod_whose_container_starts_again_goes_on_in_its_own_folder(tmp_path: 
     store(tmp_path, "a", done=3)
     folder = tmp_path / "run-a" / layers.STORE
     (folder / "attempt-1").mkdir()
-    assert Layers(folder, "this", 1).take_over(tmp_path) == 3
+    assert LayerStore(folder, "this", 1).take_over(tmp_path) == 3
     assert not (folder / "attempt-1").exists(), "what it was about to keep is made again"
-    assert Layers(folder, "something else", 1).take_over(tmp_path) == 0
+    assert LayerStore(folder, "something else", 1).take_over(tmp_path) == 0
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_what_cannot_be_read_is_no_layer(tmp_path: Path, content: str | None) ->
     if content is not None:
         (tmp_path / "run-a" / layers.STORE / "CURRENT").write_text(content)
     assert found.done == 0
-    assert Layers(tmp_path / "run-b" / layers.STORE, "this", 1).take_over(tmp_path) == 0
+    assert LayerStore(tmp_path / "run-b" / layers.STORE, "this", 1).take_over(tmp_path) == 0
 
 
 @pytest.mark.parametrize(

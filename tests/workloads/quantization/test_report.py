@@ -1,4 +1,4 @@
-"""`workloads.quantization.report`: gates at their edges, and what the report says in each of its forms."""
+"""`workloads.quantization.report` and `report_files`: gates at their edges, and what the report says in each of its forms."""
 
 from __future__ import annotations
 
@@ -14,22 +14,24 @@ from alpaca_operator.api.quantize import QuantizeJob
 from workloads.data.conversations import Example
 from workloads.data.report import Report as RowReport
 from workloads.evaluation.perplexity import Score
-from workloads.quantization.calibration import Rows
-from workloads.quantization.fidelity import Likeness, Measured
-from workloads.quantization.gptq import Layer
-from workloads.quantization.report import Report, draw, warnings
+from workloads.quantization import report_files
+from workloads.quantization.calibration import CalibrationRows
+from workloads.quantization.error_heatmap import draw
+from workloads.quantization.fidelity import Fidelity, ModelScores
+from workloads.quantization.gptq import QuantizedLayer
+from workloads.quantization.report import Report, warnings
 from workloads.storage.sources import Input, Inputs
 
 LAYERS = [
-    Layer(0, "mlp.down_proj", 2e-6, 0.05),
-    Layer(0, "self_attn.q_proj", 1e-5, 0.07),
-    Layer(1, "mlp.down_proj", None, 0.05),
-    Layer(1, "self_attn.q_proj", 3e-4, 0.05),
+    QuantizedLayer(0, "mlp.down_proj", 2e-6, 0.05),
+    QuantizedLayer(0, "self_attn.q_proj", 1e-5, 0.07),
+    QuantizedLayer(1, "mlp.down_proj", None, 0.05),
+    QuantizedLayer(1, "self_attn.q_proj", 3e-4, 0.05),
 ]
 
 
-def measured(perplexity: float, stops: float | None = 1.0) -> Measured:
-    return Measured(
+def measured(perplexity: float, stops: float | None = 1.0) -> ModelScores:
+    return ModelScores(
         Score(nats=math.log(perplexity) * 100, tokens=100, correct=40, rows=3), 0 if stops is None else 8, stops
     )
 
@@ -59,10 +61,10 @@ def report(before: float = 10.0, after: float = 11.0, stops: float | None = 0.75
                 "calibration.train[0]": Input("rows.json", Path("/here/rows.json"), "sha256:22"),
             }
         ),
-        rows=Rows([row, row], [row], {"calibration": counted}),
+        rows=CalibrationRows([row, row], [row], {"calibration": counted}),
         before=measured(before, None if stops is None else 1.0),
-        after=measured(after, stops) if after == after else Measured(Score(nats=math.nan, tokens=100), 0, stops),
-        likeness=Likeness(0.9, 0.012),
+        after=measured(after, stops) if after == after else ModelScores(Score(nats=math.nan, tokens=100), 0, stops),
+        fidelity=Fidelity(0.9, 0.012),
         layers=LAYERS,
         bytes_before=4000,
         bytes_after=1000,
@@ -160,7 +162,7 @@ def test_what_is_no_number_is_null_in_the_metrics() -> None:
 
 def test_the_page_needs_no_other_file_and_shows_what_the_table_says(tmp_path: Path) -> None:
     made = report(after=12.0, maxPerplexityIncrease=0.1)
-    made.write(tmp_path)
+    report_files.write(made, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "layer-error.svg",
         "report.html",

@@ -14,8 +14,9 @@ from workloads.data import tokenize
 from workloads.data.chat_templates import loading
 from workloads.data.chat_templates.template import Template
 from workloads.errors import InputError, SpecError
-from workloads.models import inference
-from workloads.models.inference import Looked, Servable, Wanted
+from workloads.models import inference, model_request
+from workloads.models.inference import LoadedModel
+from workloads.models.model_request import InspectedModel, ModelRequest
 from workloads.serving.engine.model_specs import ModelSpec, model_specs
 from workloads.serving.engine.scheduler import PROMPT_PIECE, Scheduler, Watcher
 from workloads.serving.engine.served_model import Defaults, ServedModel
@@ -43,14 +44,14 @@ def load(
     known.save()
     if job.spec.engine == "Auto":
         log("engine Auto: Transformers answers, as vLLM comes from an image of its own, which only the operator starts")
-    looked = []
+    inspected = []
     for spec in model_specs(job):  # all of them, before the first is read: that may take minutes
-        seen = inference.look(_wanted(spec, inputs))
-        looked.append((spec, seen, _template(spec, inputs, seen)))
+        model = model_request.inspect_request(_request(spec, inputs))
+        inspected.append((spec, model, _template(spec, inputs, model)))
     loaded = []
-    for spec, seen, template in looked:
+    for spec, model, template in inspected:
         log(f"loading {spec.model.uri}")
-        found = inference.load_looked(seen)
+        found = inference.load_inspected(model)
         for note in found.notes:
             log(note)
         loaded.append((spec, found, template))
@@ -64,13 +65,13 @@ def load(
     return served
 
 
-def _wanted(spec: ModelSpec, inputs: Inputs) -> Wanted:
+def _request(spec: ModelSpec, inputs: Inputs) -> ModelRequest:
     model = inputs[f"{spec.prefix}model"]
     adapters = [
         (f"{spec.prefix}adapters[{number}]", inputs[f"{spec.prefix}adapters[{number}]"])
         for number in range(len(spec.adapters))
     ]
-    return Wanted(
+    return ModelRequest(
         field=f"{spec.prefix}model",
         uri=model.uri,
         folder=model.path,
@@ -80,21 +81,21 @@ def _wanted(spec: ModelSpec, inputs: Inputs) -> Wanted:
     )
 
 
-def _template(spec: ModelSpec, inputs: Inputs, seen: Looked) -> Template:
+def _template(spec: ModelSpec, inputs: Inputs, model: InspectedModel) -> Template:
     """As training has it where the format is known; else the model's own text, which is enough to answer."""
     file = inputs.get(f"{spec.prefix}templateFile")
     path = file.path if file else None
     try:
-        return loading.load(spec.template, path, seen.tokenizer)
+        return loading.load(spec.template, path, model.tokenizer)
     except SpecError:
-        return loading.load(spec.template, path, seen.tokenizer, train_on_prompt=True)
+        return loading.load(spec.template, path, model.tokenizer, train_on_prompt=True)
 
 
 def _served(
     job: ChatDeployment,
     spec: ModelSpec,
     inputs: Inputs,
-    found: Servable,
+    found: LoadedModel,
     template: Template,
     watcher: Watcher,
     sharers: int,
@@ -153,7 +154,7 @@ def _folders(spec: ModelSpec, inputs: Inputs) -> list[Path]:
     return [*reversed(adapters), inputs[f"{spec.prefix}model"].path]
 
 
-def _positions(found: Servable, sharers: int) -> int:
+def _positions(found: LoadedModel, sharers: int) -> int:
     """Tokens of conversation that there is memory for."""
     import torch
 

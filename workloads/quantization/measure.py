@@ -1,0 +1,42 @@
+"""A model measured on the evaluation rows: the original and the quantized one in the same way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alpaca_operator.api.generation import Decoding
+from alpaca_operator.api.quantize import QuantizeSpec
+from workloads.quantization.prepare import Prepared
+from workloads.runtime.runtime import Runtime
+
+if TYPE_CHECKING:
+    from workloads.evaluation.perplexity import Score
+    from workloads.quantization.fidelity import Fidelity, ModelScores
+
+
+def measure(
+    spec: QuantizeSpec,
+    runtime: Runtime,
+    prepared: Prepared,
+    folder: Path,
+    score: Callable[..., tuple[Score, Fidelity | None]],
+) -> tuple[ModelScores, Any]:
+    """How the model in ``folder`` foretells and answers, and what ``score`` finds besides."""
+    from workloads.evaluation import generation
+    from workloads.models import inference, libraries, model_request
+    from workloads.quantization import fidelity
+
+    rows, heartbeat = prepared.rows.evaluation, runtime.progress.heartbeat
+    with libraries.silenced(), libraries.without_compiling():
+        loaded = inference.load(model_request.ModelRequest("model", str(spec.model.uri), folder))
+        found, likeness = score(loaded.model, rows, prepared.tokenizer.pad_token_id, heartbeat)
+        asked = fidelity.questions(rows, spec.evaluation.answers, loaded.context)
+        decoding = Decoding(temperature=0, repetition_penalty=1, max_new_tokens=spec.evaluation.max_new_tokens)
+        answers = [
+            answer
+            for _, answer in generation.answers(loaded.model, prepared.template, asked, decoding, heartbeat=heartbeat)
+        ]
+    stopped = sum(answer.stopped for answer in answers) / len(answers) if answers else None
+    return fidelity.ModelScores(found, len(answers), stopped), likeness

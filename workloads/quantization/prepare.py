@@ -1,0 +1,79 @@
+"""What is read before a model is: tokenizer, template and rows, and the folder that GPTQModel is to load from."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alpaca_operator.api.quantize import QuantizeJob, QuantizeSpec
+from workloads.models import inspect, load
+from workloads.models.inspect import GENERATION_CONFIG
+from workloads.runtime.runtime import Runtime
+
+if TYPE_CHECKING:
+    from workloads.data.chat_templates.template import Template
+    from workloads.models.inspect import Base
+    from workloads.quantization.calibration import CalibrationRows
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """All that is read before a model is."""
+
+    tokenizer: Any
+    template: Template
+    rows: CalibrationRows
+    source: Path
+    """The folder that the model is loaded from."""
+
+
+def prepare(job: QuantizeJob, runtime: Runtime, base: Base) -> Prepared:
+    """Tokenizer, template and rows. What lies in this run's folder from before it is new."""
+    from workloads.data import tokenizer_io
+    from workloads.data.chat_templates import loading
+    from workloads.quantization import calibration, gptq
+
+    spec = job.spec
+    runtime.progress.update(stage="Preparing")
+    tokenizer = tokenizer_io.load_tokenizer(base.folder)
+    inspect.check_vocabulary(base, tokenizer, f"spec.model {spec.model.uri}")
+    template_file = runtime.inputs["templateFile"].path if spec.template_file else None
+    template = loading.load(spec.template, template_file, tokenizer)
+    rows = calibration.draw(spec, runtime.inputs, template, heartbeat=runtime.progress.heartbeat)
+    for line in rows.lines():
+        runtime.progress.log(line)
+    widest = max(set().union(*gptq.widths(base).values()))
+    if rows.tokens < widest:
+        runtime.progress.log(
+            f"warning: {rows.tokens:,} tokens weigh the errors of layers with {widest:,} inputs: with fewer tokens than inputs the weighing "
+            "is a guess; give more or longer rows"
+        )
+    runtime.checkpoints.own.mkdir(parents=True, exist_ok=True)
+    return Prepared(tokenizer, template, rows, _model_folder(base, spec, tokenizer, runtime.checkpoints.own / "model"))
+
+
+def _model_folder(base: Base, spec: QuantizeSpec, tokenizer: Any, folder: Path) -> Path:
+    """The model's folder, or one that stands for it: with the rope scaling of the spec, and with no link that leads out of it, as GPTQModel
+    wants it for going on."""
+    outside = any(path.is_symlink() for path in inspect.weight_files(base.folder, "spec.model"))
+    if spec.model.rope_scaling is None and not outside:
+        return base.folder
+    from transformers import AutoConfig
+
+    from workloads.data import tokenizer_io
+    from workloads.quantization import layers
+
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    config = AutoConfig.from_pretrained(base.folder, trust_remote_code=False, local_files_only=True)
+    if spec.model.rope_scaling:
+        load.apply_rope_scaling(config, spec.model.rope_scaling.type, spec.model.rope_scaling.factor)
+    config.save_pretrained(folder)
+    names = [path.name for path in inspect.weight_files(base.folder, "spec.model")]
+    for name in [*names, "model.safetensors.index.json", GENERATION_CONFIG]:
+        if (base.folder / name).is_file():
+            layers.stand_for((base.folder / name).resolve(), folder / name)
+    tokenizer_io.save_tokenizer(tokenizer, base.folder, folder)
+    return folder
