@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from alpaca_operator.api import KINDS, Resource
-from alpaca_operator.api.base import Job
+from alpaca_operator.api.resource import Job
 from workloads.errors import SpecError, WorkloadError
 from workloads.manifest import chain, spec
 from workloads.runtime import chain_run, exits

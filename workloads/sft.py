@@ -120,7 +120,7 @@ def _write_generation_config(folder: Path, tokenizer: Any, stop_ids: list[int]) 
     """How the model is meant to be sampled, so that every server stops where it was trained to stop."""
     from transformers import GenerationConfig
 
-    GenerationConfig(  # type: ignore[no-untyped-call]
+    GenerationConfig(
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=stop_ids,
         pad_token_id=tokenizer.pad_token_id,

@@ -8,7 +8,7 @@ from typing import Any
 
 from alpaca_operator import events
 from alpaca_operator.api import KINDS, Resource
-from alpaca_operator.api.base import ObjectMeta
+from alpaca_operator.api.resource import ObjectMeta
 from alpaca_operator.api.status import Reason
 from alpaca_operator.cluster.kube import APIS, OPTIONAL, RESOURCES
 from alpaca_operator.cluster.objects import Object, controller_of

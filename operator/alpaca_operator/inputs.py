@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from alpaca_operator.api import Resource
-from alpaca_operator.api.base import Job, JobReference
 from alpaca_operator.api.chain import Find, Link, mismatch
+from alpaca_operator.api.resource import Job
+from alpaca_operator.api.sources import JobReference
 from alpaca_operator.api.status import Condition, ConditionStatus, Reason, ResolvedInput
 from alpaca_operator.diagnosis.text import one_line
 

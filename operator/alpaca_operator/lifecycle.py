@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from alpaca_operator.api import KINDS
-from alpaca_operator.api.base import Job
+from alpaca_operator.api.resource import Job
 from alpaca_operator.chats.lifecycle import CHATS
 from alpaca_operator.jobs.lifecycle import JOBS
 from alpaca_operator.outcomes.lifecycle import Lifecycle

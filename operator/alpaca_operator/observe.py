@@ -8,8 +8,9 @@ from datetime import datetime
 from typing import Protocol
 
 from alpaca_operator.api import Resource
-from alpaca_operator.api.base import Job, JobReference
 from alpaca_operator.api.contract import Progress
+from alpaca_operator.api.resource import Job
+from alpaca_operator.api.sources import JobReference
 from alpaca_operator.cluster.objects import Object, Pod
 from alpaca_operator.exits import Exit
 from alpaca_operator.lifecycle import LIFECYCLES

@@ -10,8 +10,9 @@ from datetime import UTC, datetime
 from pydantic import ValidationError
 
 from alpaca_operator.api import Resource
-from alpaca_operator.api.base import Job, JobReference
 from alpaca_operator.api.contract import LABEL_UID, Progress
+from alpaca_operator.api.resource import Job
+from alpaca_operator.api.sources import JobReference
 from alpaca_operator.cluster.budget import WriteBudget
 from alpaca_operator.cluster.kube import PODS, RESOURCES, WATCHED, Kube
 from alpaca_operator.cluster.objects import Object

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from alpaca_operator.api import SFTJob
-from alpaca_operator.api.base import JobReference
 from alpaca_operator.api.chain import cycle
+from alpaca_operator.api.sources import JobReference
 
 
 def jobs(reads: dict[str, list[str]]) -> dict[str, SFTJob]:

@@ -12,8 +12,9 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from alpaca_operator.api import KINDS
-from alpaca_operator.api.base import Job, Spec
 from alpaca_operator.api.crd import crd
+from alpaca_operator.api.model import Spec
+from alpaca_operator.api.resource import Job
 from alpaca_operator.api.rules import Rule
 from tests.api.minimal import MINIMAL
 from tests.cluster.bed.cache import BedError

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from alpaca_operator.api import KINDS
-from alpaca_operator.api.base import sources
+from alpaca_operator.api.sources import sources
 from examples.quickstart import place
 from examples.quickstart.__main__ import CHAIN
 from workloads.manifest import chain, spec

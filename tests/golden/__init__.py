@@ -14,9 +14,9 @@ from ruamel.yaml import YAML
 from ruamel.yaml.scalarstring import LiteralScalarString
 
 from alpaca_operator.api import KINDS, Resource
-from alpaca_operator.api.base import Job
 from alpaca_operator.api.chain import links
 from alpaca_operator.api.contract import ANNOTATION_CONFIG
+from alpaca_operator.api.resource import Job
 from alpaca_operator.api.status import ResolvedInput
 from alpaca_operator.plan import PLANNERS
 from alpaca_operator.settings import Settings

@@ -8,7 +8,7 @@ import pytest
 from lupa.lua51 import LuaRuntime
 
 from alpaca_operator.api import KINDS
-from alpaca_operator.api.base import Job
+from alpaca_operator.api.resource import Job
 from alpaca_operator.jobs.status import TRUE_WHEN
 from alpaca_operator.outcomes.verdict import Standing
 from tests.manifests.build import MANIFESTS, read

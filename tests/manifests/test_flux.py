@@ -12,7 +12,7 @@ import re
 import pytest
 
 from alpaca_operator.api import KINDS, PLURALS
-from alpaca_operator.api.base import Job
+from alpaca_operator.api.resource import Job
 from tests.cluster.bed.cache import BedError
 from tests.cluster.bed.cluster import until
 from tests.manifests.build import MANIFESTS, read

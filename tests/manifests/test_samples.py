@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from alpaca_operator.api import GROUP, KINDS
-from alpaca_operator.api.base import Job
+from alpaca_operator.api.resource import Job
 from alpaca_operator.plan import PLANNERS
 from tests.golden import SETTINGS, load_all, made_by
 from tests.manifests.build import MANIFESTS, read, samples

@@ -9,8 +9,8 @@ import pytest
 
 import workloads
 from alpaca_operator.api import KINDS, Resource
-from alpaca_operator.api.base import Job
 from alpaca_operator.api.contract import ANNOTATION_CONFIG
+from alpaca_operator.api.resource import Job
 from alpaca_operator.api.status import ResolvedInput
 from alpaca_operator.plan import PLANNERS, Manifest, Plan
 from alpaca_operator.settings import Settings

@@ -154,7 +154,7 @@ def _from_sentencepiece(folder: Path, config: dict[str, Any]) -> PreTrainedToken
                 f"{path.name} is {tokenizer.token_to_id(text)}: the two files do not belong together"
             )
     named = {kind: token for kind, token in special.items() if token}
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **named, **keep)  # type: ignore[no-untyped-call]
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **named, **keep)
     fast.init_kwargs["legacy"] = bool(config.get("legacy", True))
     return fast
 

@@ -113,7 +113,7 @@ def _own_ends(model: Any) -> list[int]:
 
 def _config(longest: int, ends: list[int], pad: int) -> GenerationConfig:
     """Greedy for transformers: what is drawn is drawn by `Drawn`."""
-    return GenerationConfig(  # type: ignore[no-untyped-call]
+    return GenerationConfig(
         max_new_tokens=longest,
         do_sample=False,
         eos_token_id=ends,

@@ -177,7 +177,7 @@ def _neutral(model: Any, tokenizer: Any) -> Iterator[None]:
     from transformers import GenerationConfig
 
     side, pad, own = tokenizer.padding_side, tokenizer.pad_token, model.generation_config
-    model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
+    model.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=own.eos_token_id if own is not None else tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,

@@ -9,8 +9,9 @@ from graphlib import CycleError, TopologicalSorter
 from typing import Literal, TypeVar
 
 from alpaca_operator.api import Resource
-from alpaca_operator.api.base import Job, JobReference, resolved
 from alpaca_operator.api.chain import Find, cycle, links, mismatch
+from alpaca_operator.api.resource import Job
+from alpaca_operator.api.sources import JobReference, resolved
 from workloads.errors import SpecError
 
 R = TypeVar("R", bound=Resource)

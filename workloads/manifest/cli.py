@@ -8,7 +8,7 @@ import textwrap
 from typing import Any
 
 from alpaca_operator.api import Resource
-from alpaca_operator.api.base import JobSpec
+from alpaca_operator.api.resource import JobSpec
 from workloads.errors import SpecError
 from workloads.manifest import fields, spec
 

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from alpaca_operator.api import Resource
-from alpaca_operator.api.base import API_VERSION, GROUP
+from alpaca_operator.api.resource import API_VERSION, GROUP
 from workloads.errors import InputError, SpecError
 from workloads.manifest import fields
 

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alpaca_operator.api.base import ModelSource
 from alpaca_operator.api.sft import SFTSpec
+from alpaca_operator.api.sources import ModelSource
 from alpaca_operator.api.training import LoRA
 from workloads.errors import DataError, InputError, SpecError
 from workloads.models import safetensors_io

@@ -9,7 +9,7 @@ import contextlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from alpaca_operator.api.base import ModelSource
+from alpaca_operator.api.sources import ModelSource
 from workloads.errors import DataError, OutOfMemory, SpecError
 from workloads.models import libraries
 from workloads.models.load import load_base

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alpaca_operator.api.base import RopeScaling
+from alpaca_operator.api.sources import RopeScaling
 from workloads.errors import InputError, SpecError
 from workloads.models import safetensors_io
 from workloads.system.describe import contents, nearby

@@ -33,7 +33,7 @@ def compute_logits(
     from transformers import AutoModelForCausalLM
 
     with init_empty_weights(include_buffers=False):
-        model = AutoModelForCausalLM.from_config(config_for(weights, config), dtype=torch.float32)  # type: ignore[no-untyped-call]
+        model = AutoModelForCausalLM.from_config(config_for(weights, config), dtype=torch.float32)
     placeholders = _put_placeholders(model)
     if adapter is not None:
         import peft

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from alpaca_operator.api.base import ModelSource
+from alpaca_operator.api.sources import ModelSource
 from workloads.errors import InputError
 from workloads.models.inspect import Base
 from workloads.system.describe import first_line

@@ -23,7 +23,7 @@ from workloads.system.describe import first_line
 if TYPE_CHECKING:
     import torch
 
-    from alpaca_operator.api.base import RopeScaling
+    from alpaca_operator.api.sources import RopeScaling
     from workloads.models.resize_embeddings import EmbeddingRemap
 
 SHARD_SIZE = 5 * 10**9

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from alpaca_operator.api.base import RopeScaling
+from alpaca_operator.api.sources import RopeScaling
 from workloads.errors import DataError, InputError, SpecError
 from workloads.models import inspect, libraries
 from workloads.models.load import LoadOptions

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable, Sequence
 
 from alpaca_operator.api import contract
-from alpaca_operator.api.base import Job
+from alpaca_operator.api.resource import Job
 from workloads.errors import Interrupted, OutputExists, WorkloadError
 from workloads.manifest.chain import Key, Step
 from workloads.runtime import exits, gpus

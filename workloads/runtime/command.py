@@ -9,8 +9,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from alpaca_operator.api import KINDS, Resource
-from alpaca_operator.api.base import Job
 from alpaca_operator.api.chain import links
+from alpaca_operator.api.resource import Job
 from workloads.errors import WorkloadError
 from workloads.manifest import chain, spec
 from workloads.manifest.cli import help_text, parse

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from alpaca_operator.api import contract
-from alpaca_operator.api.base import Job
 from alpaca_operator.api.chain import noted
 from alpaca_operator.api.contract import ExitCode
+from alpaca_operator.api.resource import Job
 from alpaca_operator.api.status import Reason
 from workloads.errors import Hung, SpecError, WorkloadError
 from workloads.runtime import exit_reports, exits, gpus, launcher

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from alpaca_operator.api import contract
-from alpaca_operator.api.base import Job
+from alpaca_operator.api.resource import Job
 from workloads.runtime.distributed import DistributedContext
 from workloads.runtime.progress import ProgressTracker
 from workloads.storage.artifact import Publisher

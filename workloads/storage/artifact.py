@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from alpaca_operator.api import contract
-from alpaca_operator.api.base import Job, Model, Source, Spec
+from alpaca_operator.api.model import Model, Spec
+from alpaca_operator.api.resource import Job
+from alpaca_operator.api.sources import Source
 from workloads.errors import OutputExists
 from workloads.storage import hashing, lineage
 from workloads.storage.checkpoints import Fence

@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from alpaca_operator.api import contract
-from alpaca_operator.api.base import Source
+from alpaca_operator.api.sources import Source
 from workloads.errors import InputError
 from workloads.storage import hashing
 from workloads.storage.hashing import HashCache

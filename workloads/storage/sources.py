@@ -13,7 +13,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from alpaca_operator.api.base import Model, Source, sources
+from alpaca_operator.api.model import Model
+from alpaca_operator.api.sources import Source, sources
 from alpaca_operator.api.status import ResolvedInput
 from workloads.errors import InputError
 from workloads.storage.contents import LOADED, content_digest, relevant

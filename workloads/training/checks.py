@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from alpaca_operator.api.base import ModelSource, RopeScaling
+from alpaca_operator.api.sources import ModelSource, RopeScaling
 from workloads.errors import InputError, SpecError
 from workloads.models.inspect import Base, check_positions, check_vocabulary, inspect_model
 from workloads.system.hardware import is_installed

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alpaca_operator.api.base import Job, JobSpec, RopeScaling
+from alpaca_operator.api.resource import Job, JobSpec
+from alpaca_operator.api.sources import RopeScaling
 from alpaca_operator.api.status import OutputKind
 from workloads.storage.sources import Inputs
 from workloads.system.markdown import table

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from functools import singledispatch
 from typing import Any
 
-from alpaca_operator.api.base import Source
 from alpaca_operator.api.pretrain import PretrainSpec
 from alpaca_operator.api.sft import SFTSpec
+from alpaca_operator.api.sources import Source
 from alpaca_operator.api.training import LoRA
 
 

@@ -3,12 +3,12 @@
 Imports pydantic only, so that a workload's ``--help`` and the operator's pure layers stay light.
 """
 
-from alpaca_operator.api.base import GROUP, PLURALS, VERSION, Resource
 from alpaca_operator.api.chat import ChatDeployment
 from alpaca_operator.api.evaluation import EvaluationJob
 from alpaca_operator.api.merge import MergeJob
 from alpaca_operator.api.pretrain import PretrainJob
 from alpaca_operator.api.quantize import QuantizeJob
+from alpaca_operator.api.resource import GROUP, PLURALS, VERSION, Resource
 from alpaca_operator.api.sft import SFTJob
 from alpaca_operator.api.tokenizer import TokenizerJob
 

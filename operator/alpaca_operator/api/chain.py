@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 
-from alpaca_operator.api.base import Job, JobReference, Resource, Source, sources
 from alpaca_operator.api.contract import ANNOTATION_INPUTS
+from alpaca_operator.api.resource import Job, Resource
+from alpaca_operator.api.sources import JobReference, Source, sources
 from alpaca_operator.api.status import OutputKind, ResolvedInput
 
 Find = Callable[[JobReference], Job | None]

@@ -6,7 +6,8 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from alpaca_operator.api.base import ShortText, Source, Spec
+from alpaca_operator.api.model import ShortText, Spec
+from alpaca_operator.api.sources import Source
 
 CorpusFormat = Literal["Auto", "Text", "JSONL", "CSV", "Parquet", "Arrow"]
 Encoding = Literal[

@@ -10,7 +10,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from alpaca_operator.api import KINDS
-from alpaca_operator.api.base import GROUP, PLURALS, VERSION, Resource
+from alpaca_operator.api.resource import GROUP, PLURALS, VERSION, Resource
 from alpaca_operator.api.schema import resource_schema
 
 SIZE_LIMIT = 200_000

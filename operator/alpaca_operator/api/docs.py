@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from alpaca_operator.api import KINDS
-from alpaca_operator.api.base import API_VERSION, PLURALS, Resource
 from alpaca_operator.api.contract import ExitCode
+from alpaca_operator.api.resource import API_VERSION, PLURALS, Resource
 from alpaca_operator.api.schema import resource_schema
 from alpaca_operator.api.status import Condition, Reason
 

@@ -6,10 +6,12 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StringConstraints
 
-from alpaca_operator.api.base import JOB_COLUMNS, AdapterSource, Job, JobSpec, ShortText, Source, Spec
 from alpaca_operator.api.generation import Decoding
+from alpaca_operator.api.model import ShortText, Spec
+from alpaca_operator.api.resource import JOB_COLUMNS, Job, JobSpec
 from alpaca_operator.api.rules import Rule
 from alpaca_operator.api.sft import DataSource, SystemPrompt, TemplateName
+from alpaca_operator.api.sources import AdapterSource, Source
 from alpaca_operator.api.training import Load
 
 ModelName = Annotated[

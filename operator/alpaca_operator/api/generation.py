@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from alpaca_operator.api.base import Spec
+from alpaca_operator.api.model import Spec
 
 
 class Decoding(Spec):

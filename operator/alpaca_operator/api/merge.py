@@ -6,7 +6,8 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StringConstraints
 
-from alpaca_operator.api.base import JOB_COLUMNS, AdapterSource, Job, JobSpec, ModelSource
+from alpaca_operator.api.resource import JOB_COLUMNS, Job, JobSpec
+from alpaca_operator.api.sources import AdapterSource, ModelSource
 
 
 class WeightedAdapter(AdapterSource):

@@ -6,9 +6,11 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from alpaca_operator.api.base import JOB_COLUMNS, Job, JobSpec, ModelSource, Source, Spec
+from alpaca_operator.api.model import Spec
+from alpaca_operator.api.resource import JOB_COLUMNS, Job, JobSpec
 from alpaca_operator.api.rules import Rule
 from alpaca_operator.api.sft import DataSource, SystemPrompt, TemplateName
+from alpaca_operator.api.sources import ModelSource, Source
 
 
 class Calibration(Spec):

@@ -11,7 +11,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from alpaca_operator.api.base import Resource, ResourceSpec, Spec
+from alpaca_operator.api.model import Spec
+from alpaca_operator.api.resource import Resource, ResourceSpec
 from alpaca_operator.api.rules import immutable
 
 DROPPED = ("title", "examples", "$defs", "format", "pattern_properties")

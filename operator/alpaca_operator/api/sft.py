@@ -6,18 +6,10 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StringConstraints
 
-from alpaca_operator.api.base import (
-    JOB_COLUMNS,
-    AdapterSource,
-    Job,
-    JobSpec,
-    ModelSource,
-    Parallelism,
-    ShortText,
-    Source,
-    Spec,
-)
+from alpaca_operator.api.model import ShortText, Spec
+from alpaca_operator.api.resource import JOB_COLUMNS, Job, JobSpec, Parallelism
 from alpaca_operator.api.rules import Rule
+from alpaca_operator.api.sources import AdapterSource, ModelSource, Source
 from alpaca_operator.api.status import OutputKind
 from alpaca_operator.api.training import DeepSpeed, Load, Loop, LoRA
 

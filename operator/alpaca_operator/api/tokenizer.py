@@ -6,8 +6,10 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StringConstraints
 
-from alpaca_operator.api.base import JOB_COLUMNS, Job, JobSpec, Source, Spec
 from alpaca_operator.api.corpus import Corpus
+from alpaca_operator.api.model import Spec
+from alpaca_operator.api.resource import JOB_COLUMNS, Job, JobSpec
+from alpaca_operator.api.sources import Source
 
 ComparedName = Annotated[
     str, StringConstraints(min_length=1, max_length=40, pattern=r"^[A-Za-z0-9]([A-Za-z0-9._ -]*[A-Za-z0-9])?$")

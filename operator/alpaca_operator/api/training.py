@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from alpaca_operator.api.base import Raw, ShortText, Spec
+from alpaca_operator.api.model import Raw, ShortText, Spec
 from alpaca_operator.api.rules import Rule
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")

@@ -10,11 +10,11 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-from alpaca_operator.api.base import sources
 from alpaca_operator.api.chain import Find, Link, links, noted
 from alpaca_operator.api.chat import ChatDeployment
 from alpaca_operator.api.contract import ANNOTATION_ACCEPT
 from alpaca_operator.api.serving import Newer
+from alpaca_operator.api.sources import sources
 from alpaca_operator.api.status import Condition, Reason, ResolvedInput
 from alpaca_operator.cluster.objects import Object
 from alpaca_operator.inputs import (

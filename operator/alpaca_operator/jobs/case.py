@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from alpaca_operator.api.base import Job
 from alpaca_operator.api.contract import Termination
+from alpaca_operator.api.resource import Job
 from alpaca_operator.api.status import CheckpointStatus, Condition, Reason, Restarts, Status
 from alpaca_operator.cluster.objects import Object, ObjectCondition, Pod, true_condition
 from alpaca_operator.diagnosis import diagnose

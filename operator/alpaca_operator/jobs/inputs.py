@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from alpaca_operator.api.base import Job
 from alpaca_operator.api.chain import Find, cycle, links, noted
+from alpaca_operator.api.resource import Job
 from alpaca_operator.api.status import Reason
 from alpaca_operator.cluster.objects import Object
 from alpaca_operator.inputs import InputResolution, Inputs, MissingInput, look, worst

@@ -6,8 +6,8 @@ import math
 from datetime import datetime, timedelta
 from typing import Any
 
-from alpaca_operator.api.base import Job
 from alpaca_operator.api.contract import NEVER_RETRIED, Termination
+from alpaca_operator.api.resource import Job
 from alpaca_operator.api.status import (
     Attempt,
     Condition,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-from alpaca_operator.api.base import resolved
 from alpaca_operator.api.chain import note
 from alpaca_operator.api.chat import ChatDeployment, ChatSpec, KeyReference
 from alpaca_operator.api.contract import (
@@ -23,6 +22,7 @@ from alpaca_operator.api.contract import (
     PAGE_CONTAINER,
     PAGE_PORT,
 )
+from alpaca_operator.api.sources import resolved
 from alpaca_operator.exits import Exit
 from alpaca_operator.inputs import Inputs
 from alpaca_operator.plan import keep, pod, service, vllm

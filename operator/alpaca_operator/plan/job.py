@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from alpaca_operator.api.base import Job, resolved
 from alpaca_operator.api.chain import note
 from alpaca_operator.api.contract import CONTAINER, NEVER_RETRIED, ExitCode
+from alpaca_operator.api.resource import Job
+from alpaca_operator.api.sources import resolved
 from alpaca_operator.inputs import Inputs
 from alpaca_operator.plan import names, pod
 from alpaca_operator.plan.base import Manifest, Plan

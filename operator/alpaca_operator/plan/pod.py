@@ -7,7 +7,6 @@ from collections.abc import Mapping, Set
 from typing import Any
 
 from alpaca_operator.api import Resource
-from alpaca_operator.api.base import Job, PodSettings, sources
 from alpaca_operator.api.contract import (
     ANNOTATION_CONFIG,
     CONFIG_PATH,
@@ -19,6 +18,9 @@ from alpaca_operator.api.contract import (
     PROGRESS_PORT,
     TERMINATION_PATH,
 )
+from alpaca_operator.api.pod import PodSettings
+from alpaca_operator.api.resource import Job
+from alpaca_operator.api.sources import sources
 from alpaca_operator.api.status import Reason
 from alpaca_operator.exits import Exit, Refused
 from alpaca_operator.plan import names

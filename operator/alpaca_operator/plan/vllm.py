@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 
-from alpaca_operator.api.base import Source, sources
 from alpaca_operator.api.chat import ChatDeployment, ChatSpec
 from alpaca_operator.api.contract import API_PORT, MOUNT_ROOT
+from alpaca_operator.api.sources import Source, sources
 from alpaca_operator.plan.volumes import claim_of
 
 LARGEST_RANK = 256

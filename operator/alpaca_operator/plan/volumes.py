@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from alpaca_operator.api import Resource
-from alpaca_operator.api.base import ResourceSpec, sources
 from alpaca_operator.api.contract import ANNOTATION_CONFIG, CONFIG_PATH, MOUNT_ROOT
+from alpaca_operator.api.resource import ResourceSpec
+from alpaca_operator.api.sources import sources
 from alpaca_operator.plan.base import Manifest
 
 PVC = "pvc://"

@@ -13,8 +13,8 @@ from pydantic import ValidationError
 
 from alpaca_operator import metrics
 from alpaca_operator.api import KINDS
-from alpaca_operator.api.base import Job
 from alpaca_operator.api.contract import API_PORT, CONTAINER, PROGRESS_LIMIT, PROGRESS_PORT, Progress
+from alpaca_operator.api.resource import Job
 from alpaca_operator.chats import traffic
 from alpaca_operator.cluster import kube as kubernetes
 from alpaca_operator.cluster.kube import PODS, Kube, error_text, read_capped

@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 import pytest
 
 from alpaca_operator.api import KINDS, SFTJob
-from alpaca_operator.api.base import JobReference
 from alpaca_operator.api.chain import Find, note, noted
 from alpaca_operator.api.contract import ANNOTATION_INPUTS
+from alpaca_operator.api.sources import JobReference
 from alpaca_operator.api.status import Reason, ResolvedInput
 from alpaca_operator.diagnosis.text import LINE_LIMIT
 from alpaca_operator.inputs import MissingInput

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from alpaca_operator.api.base import AdapterSource, ModelSource, Source
 from alpaca_operator.api.sft import DataSource
+from alpaca_operator.api.sources import AdapterSource, ModelSource, Source
 from alpaca_operator.api.status import ResolvedInput
 from tests.workloads.hub_server import TOKEN, Hub
 from tests.workloads.process import STEP_SECONDS, Ended, Place, train

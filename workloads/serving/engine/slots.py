@@ -74,7 +74,7 @@ class Slots(Cache):
         self.lengths = [length + 1 for length in self.lengths]
 
 
-class SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
+class SlotLayer(CacheLayerMixin):
     """One layer's part."""
 
     keys: torch.Tensor

@@ -1,0 +1,68 @@
+"""What every typed part is made of: closed to unknown fields, frozen, bound by rules; and the texts that fields share."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic.alias_generators import to_camel
+
+from alpaca_operator.api.rules import Rule
+
+
+class Model(BaseModel):
+    """Base of everything typed here: camelCase outside, closed to unknown fields, frozen."""
+
+    model_config = ConfigDict(
+        alias_generator=to_camel,
+        populate_by_name=True,
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+        protected_namespaces=(),
+        validate_default=False,
+    )
+
+
+class Spec(Model):
+    """A part of a spec. ``rules`` bind its fields to each other; the API server and this class both enforce them."""
+
+    rules: ClassVar[tuple[Rule, ...]] = ()
+    non_semantic: ClassVar[frozenset[str]] = frozenset()
+    """Fields (by their Python names) that leave the result as it is: a job that differs in nothing else is the same job, whose
+    output is reused and whose checkpoints are gone on from."""
+
+    @model_validator(mode="after")
+    def _obey_rules(self) -> Self:
+        broken = [rule.message for rule in self.rules if not rule.holds(self)]
+        if broken:
+            raise ValueError("; ".join(broken))
+        return self
+
+
+Name = Annotated[str, StringConstraints(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
+"""The name of a Kubernetes object."""
+
+
+Uri = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=1024, pattern=r"^((hf|pvc|s3|file)://[^\n]+|[^:\n]+)$"),
+    Field(examples=["pvc://models/llama-2-7b", "hf://meta-llama/Llama-2-7b-hf@main", "s3://bucket/key", "./model"]),
+]
+
+
+Quantity = Annotated[int | str, Field(json_schema_extra={"x-kubernetes-int-or-string": True})]
+"""A Kubernetes quantity, such as ``2``, ``500m`` or ``16Gi``."""
+
+
+Raw = Annotated[
+    dict[str, Any],
+    Field(json_schema_extra={"x-kubernetes-preserve-unknown-fields": True, "additionalProperties": None}),
+]
+"""A piece of a pod spec, handed on as it is; the API server checks it when the pod is made."""
+
+
+ShortText = Annotated[str, StringConstraints(max_length=253)]
+
+
+Path = Annotated[str, StringConstraints(max_length=1024)]

@@ -1,0 +1,131 @@
+"""Where inputs are read from and where the output goes: by uri, or by the job that makes it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from alpaca_operator.api.model import Model, Name, Spec, Uri
+from alpaca_operator.api.rules import Rule
+from alpaca_operator.api.status import OutputKind
+
+
+class SecretReference(Spec):
+    """A Secret in the job's namespace whose keys become environment variables of the pod."""
+
+    name: Name
+    """Name of the Secret, with keys such as `HF_TOKEN`, or `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and `AWS_ENDPOINT_URL`."""
+
+
+class JobReference(Spec):
+    """Another job in the same namespace (locally: in the same file), whose output is read once it is published."""
+
+    kind: Literal["TokenizerJob", "PretrainJob", "SFTJob", "MergeJob", "QuantizeJob", "EvaluationJob"]
+    """Its kind."""
+    name: Name
+    """Its name."""
+
+
+class Source(Spec):
+    """Where an input is read from."""
+
+    content: ClassVar[Literal["Model", "Adapter", "Tokenizer", "Dataset", "File"]] = "File"
+    """What has to lie there. It decides which files count, and where a hub keeps it."""
+    accepts: ClassVar[frozenset[OutputKind]] = frozenset()
+    """Outputs of jobs that `from` may name here."""
+    non_semantic: ClassVar = frozenset({"uri", "from_", "secret_ref"})  # what lies there counts, by its digest
+
+    uri: Uri | None = None
+    """`pvc://claim/path`, `hf://org/name@revision`, `s3://bucket/key`, `file:///path` or a path. On a laptop
+    `pvc://claim/path` is `$ALPACA_STORAGE/claim/path` (`./storage/claim/path`)."""
+    from_: JobReference | None = Field(None, alias="from")
+    """The output of another job, in place of `uri`. This job waits until that one is complete."""
+    secret_ref: SecretReference | None = None
+    """Credentials for the source, from a Secret. Locally the same variables are read from the environment."""
+
+    rules: ClassVar = (
+        Rule(
+            cel="has(self.uri) != has(self.from)",
+            holds=lambda source: (source.uri is None) != (source.from_ is None),
+            message="an input needs uri or from, and not both: name one",
+        ),
+    )
+
+
+class AdapterSource(Source):
+    """A LoRA adapter."""
+
+    content: ClassVar = "Adapter"
+    accepts: ClassVar = frozenset({"LoRAAdapter"})
+
+
+def sources(part: object, path: str = "") -> Iterator[tuple[str, Source]]:
+    """Every Source below ``part``, with the camelCase path of its field (``model``, ``dataset.train[0]``), in the order of the spec."""
+    if isinstance(part, Source):
+        yield path, part
+    elif isinstance(part, Model):
+        for name, field in type(part).model_fields.items():
+            yield from sources(getattr(part, name), ".".join(filter(None, (path, field.alias or name))))
+    elif isinstance(part, list):
+        for index, each in enumerate(part):
+            yield from sources(each, f"{path}[{index}]")
+
+
+def resolved(part: Any, uris: Mapping[str, str], path: str = "") -> Any:
+    """``part`` with every ``from`` replaced by the URI of the output it stands for, by the paths that ``sources`` gives.
+
+    Raises KeyError for a reference that ``uris`` does not have.
+    """
+    if isinstance(part, Source):
+        return part if part.from_ is None else part.model_copy(update={"from_": None, "uri": uris[path]})
+    if isinstance(part, Model):
+        names = {
+            name: ".".join(filter(None, (path, field.alias or name))) for name, field in type(part).model_fields.items()
+        }
+        changed = {name: resolved(getattr(part, name), uris, where) for name, where in names.items()}
+        return (
+            part.model_copy(update=changed) if any(changed[name] is not getattr(part, name) for name in names) else part
+        )
+    if isinstance(part, list):
+        items = [resolved(each, uris, f"{path}[{index}]") for index, each in enumerate(part)]
+        return items if any(new is not old for new, old in zip(items, part, strict=True)) else part
+    return part
+
+
+class RopeScaling(Spec):
+    """Stretches the rotary position embedding to longer sequences than the base was trained on."""
+
+    type: Literal["linear", "dynamic", "yarn"] = "linear"
+    """How positions are stretched: `linear` divides them, `dynamic` (NTK) and `yarn` change the base frequency."""
+    factor: float = Field(ge=1, le=64)
+    """How many times the base's context length."""
+
+
+class ModelSource(Source):
+    """The base model."""
+
+    content: ClassVar = "Model"
+    accepts: ClassVar = frozenset({"Model"})
+
+    rope_scaling: RopeScaling | None = None
+    """Set to train beyond the base's context length; absent keeps the base's own setting."""
+
+
+class Output(Spec):
+    """Where the result is written."""
+
+    uri: Uri
+    """Folder of the result, by the same forms as inputs except `hf://`. It is written beside its final place and renamed when
+    whole, so that nothing half-written is ever found there."""
+    overwrite: bool = False
+    """Replace an artifact of other settings that already lies there. Off, such a job is refused and the artifact stays."""
+
+    rules: ClassVar = (
+        Rule(
+            cel="!self.uri.startsWith('hf://')",
+            holds=lambda output: not output.uri.startswith("hf://"),
+            message="output.uri cannot be hf://: write to pvc://, s3:// or a path",
+        ),
+    )
