@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from tests.chat_page.conftest import Opens, Served, page_process
 from tests.chat_page.standin import Engine
@@ -183,6 +183,39 @@ def test_conversations_stay_in_the_browser_and_can_be_opened_and_deleted(
         page.locator("#shelf li", has_text="李白").locator(".remove").click()
         expect(page.locator("#shelf .open")).to_have_text(["杜甫"])
         expect(answers(page)).to_have_count(0)
+
+
+def test_a_conversation_that_is_deleted_before_the_server_has_restored_it_stays_deleted(
+    engine: Engine, url: str, opened: Opens
+) -> None:
+    with opened(url) as page:
+        ask(page, "李白")
+        expect(answers(page)).to_have_text("疑是地上霜")
+        idle(page)
+        expect(page.locator("#shelf .open")).to_have_text(["李白"])
+        joins: list[Route] = []
+        hold = True
+
+        def join(route: Route) -> None:
+            joins.append(route)
+            if not hold:
+                route.continue_()
+
+        page.route("**/gradio_api/queue/join*", join)
+        page.reload()
+        until(lambda: bool(page.wait_for_timeout(50) or joins))  # the page asks for what it has kept
+        page.on("dialog", lambda dialog: dialog.accept())
+        page.locator("#shelf li", has_text="李白").locator(".remove").click()
+        expect(page.locator("#shelf .none")).to_be_visible()
+        hold, held = False, list(joins)
+        for route in held:
+            route.continue_()
+        until(
+            lambda: bool(page.wait_for_timeout(50) or len(joins) > len(held))
+        )  # it came all the same, and is put away
+        expect(page.locator("#pane-0 .user.message")).to_have_count(0)
+        page.reload()
+        expect(page.locator("#shelf .none")).to_be_visible()
 
 
 def test_an_answer_that_was_being_written_when_the_page_was_left_is_there_when_it_is_back(

@@ -12,6 +12,7 @@ import pytest
 
 from alpaca_operator.api.evaluation import Gate
 from tests.chat_page.browser import chromium
+from tests.chat_page.steps import expect
 from workloads.evaluation.gates import Verdict
 from workloads.evaluation.report import Report
 from workloads.evaluation.report_files import write
@@ -127,7 +128,7 @@ def test_questions_are_found_by_category_and_by_words(browser: Any, folder: Path
 
 def test_the_language_is_the_readers_and_both_switches_are_kept(browser: Any, folder: Path, seen: list[str]) -> None:
     page = opened(browser, folder, seen, locale="zh-CN", color_scheme="light")
-    assert page.get_by_role("heading", name="模型对比").is_visible()
+    expect(page.get_by_role("heading", name="模型对比")).to_be_visible()
     assert page.get_by_text("2 道关卡中有 1 道未通过：结果没有发布").is_visible()
     background = "getComputedStyle(document.body).backgroundColor"
     light = page.evaluate(background)
@@ -135,9 +136,9 @@ def test_the_language_is_the_readers_and_both_switches_are_kept(browser: Any, fo
     assert page.evaluate(background) != light
     dark = page.evaluate(background)
     page.locator("#language").click()
-    assert page.get_by_role("heading", name="Models side by side").is_visible()
+    expect(page.get_by_role("heading", name="Models side by side")).to_be_visible()
     page.reload()
-    assert page.get_by_role("heading", name="Models side by side").is_visible()
+    expect(page.get_by_role("heading", name="Models side by side")).to_be_visible()
     assert page.evaluate(background) == dark
     assert not page.get_by_role("heading", name="模型对比").is_visible()
 

@@ -3,6 +3,7 @@
 const PREFIX = "literary-alpaca/conversation/", CURRENT = "literary-alpaca/current", SAVE_MS = 400;
 const words = props.words[alpaca.language];
 let waiting = null, latest = props.value;
+const removed = new Set();  // the server may still send one that was deleted meanwhile: it is not kept, and not left on the page
 
 const stored = () => Object.keys(localStorage).filter((key) => key.startsWith(PREFIX));
 const read = (key) => {
@@ -13,7 +14,7 @@ const all = () => stored().map(read).filter(Boolean).sort((one, other) => other.
 function save(conversation) {
   clearTimeout(waiting);
   waiting = null;
-  if (!conversation.turns.length) return;
+  if (!conversation.turns.length || removed.has(conversation.id)) return;
   const key = PREFIX + conversation.id, text = JSON.stringify(conversation);
   for (;;) {
     try { localStorage.setItem(key, text); return; } catch {
@@ -55,6 +56,7 @@ element.addEventListener("click", (event) => {
   if (!id) return;
   if (event.target.closest(".remove")) {
     if (!confirm(`${words.remove}?`)) return;
+    removed.add(id);
     localStorage.removeItem(PREFIX + id);
     if (id === props.value.id) trigger("emptied");
     show();
@@ -67,6 +69,7 @@ element.addEventListener("click", (event) => {
   }
 });
 watch("value", () => {
+  if (removed.has(props.value.id)) return trigger("emptied");
   if (waiting && latest.id !== props.value.id) save(latest);
   latest = props.value;
   sessionStorage.setItem(CURRENT, latest.id);
