@@ -25,7 +25,7 @@ import pytest
 
 from tests.workloads import tiny
 from tests.workloads.engine_process import PATIENCE, Engine, manifest
-from workloads.models import inspect as models
+from workloads.data.chat_templates import named
 from workloads.models import libraries
 
 libraries.quiet()
@@ -96,7 +96,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         0  # never the likeliest: control tokens, rows without a token
     )
     save_file(weights, base / "model.safetensors", {"format": "pt"})
-    template = Path(models.__file__).parent / "templates" / "ChatML.jinja"
+    template = named.FOLDER / "ChatML.jinja"
     shutil.copy(template, base / "chat_template.jinja")
     return folder
 
