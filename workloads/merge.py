@@ -191,9 +191,7 @@ def _write_card(folder: Path, job: MergeJob, runtime: Runtime, vocabulary: Vocab
     }
     scaling = spec.model.rope_scaling
     parts = [
-        "---\n"
-        + "".join(f"{key}: {json.dumps(value, ensure_ascii=False)}\n" for key, value in header.items())
-        + "---\n",
+        markdown.front_matter(header),
         f"# {job.metadata.name}\n",
         f"`{uri}` with {len(spec.adapters)} LoRA adapter{'s' if len(spec.adapters) > 1 else ''} merged into it by `MergeJob` "
         f"`{job.metadata.name}` of Literary Alpaca, in float32, saved as {spec.dtype}.\n",

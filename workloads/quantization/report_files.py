@@ -11,7 +11,7 @@ from pathlib import Path
 from workloads.quantization import error_heatmap
 from workloads.quantization.report import Report, percent
 from workloads.storage.contents import REPORT_FILE
-from workloads.system.markdown import table
+from workloads.system.markdown import front_matter, table
 from workloads.training.model_card import hub_name
 
 MARKDOWN, PAGE, PICTURE = "report.md", "report.html", "layer-error.svg"
@@ -99,9 +99,7 @@ def _card(report: Report) -> str:
     }
     return "\n".join(
         [
-            "---\n"
-            + "".join(f"{key}: {json.dumps(value, ensure_ascii=False)}\n" for key, value in header.items())
-            + "---\n",
+            front_matter(header),
             _markdown(report),
             "## Use\n",
             "```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer  # with gptqmodel and optimum installed\n\n"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from alpaca_operator.api.resource import Job, JobSpec
 from alpaca_operator.api.sources import RopeScaling
 from alpaca_operator.api.status import OutputKind
 from workloads.storage.sources import Inputs
-from workloads.system.markdown import table
+from workloads.system.markdown import front_matter, table
 from workloads.training.curves import Curves, picture
 from workloads.training.model_card_kinds import About, about
 
@@ -73,9 +72,7 @@ def render(model: TrainedModel) -> str:
         **({"base_model": hub_name(uri)} if uri.startswith("hf://") else {}),
     }
     parts = [
-        "---\n"
-        + "".join(f"{key}: {json.dumps(value, ensure_ascii=False)}\n" for key, value in header.items())
-        + "---\n",
+        front_matter(header),
         f"# {job.metadata.name}\n",
         f"{subject.what} of `{uri}`, trained by `{job.kind}` `{job.metadata.name}` of Literary Alpaca.\n",
         "## Use\n",
