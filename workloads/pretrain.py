@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from alpaca_operator.api.pretrain import PretrainJob, PretrainSpec
 from workloads.errors import InputError, SpecError
-from workloads.models import adapters, inspect, libraries, load
+from workloads.models import adapters, inspect, libraries, load, rope
+from workloads.models.weight_files import EMBEDDING, HEAD
 from workloads.runtime import command
 from workloads.runtime.runtime import Metrics, Runtime
 from workloads.storage.contents import WHOLE_TOKENIZERS
@@ -52,6 +53,9 @@ def run(job: PretrainJob, runtime: Runtime) -> Metrics:
         if spec.model
         else None
     )
+    if base is not None:
+        assert spec.model is not None
+        base = rope.stretched(base, spec.model.rope_scaling, "spec.model.ropeScaling")
     libraries.quiet(**checks.optional_packages(spec))
     start = _from_scratch(spec, runtime) if base is None else _from_base(spec, runtime, base)
     policy = training.resolve_policy(spec, runtime, memory_estimate.sizes(start.base, spec))
@@ -93,14 +97,14 @@ def _from_base(spec: PretrainSpec, runtime: Runtime, base: inspect.Base) -> Star
     new = tokenizer_io.load_tokenizer(folder)
     found = resize_embeddings.embedding_remap(old, new, base.rows)
     runtime.progress.log(str(found))
-    ends = {inspect.EMBEDDING, inspect.HEAD}
+    ends = {EMBEDDING, HEAD}
     if spec.trainable == "LoRA" and found.changes and not ends <= set(spec.lora.modules_to_save):
         raise SpecError(
             f"lora.modulesToSave is {', '.join(spec.lora.modules_to_save) or 'empty'}, and tokenizer {spec.tokenizer.uri} needs new rows of "
-            f"{inspect.EMBEDDING} and {inspect.HEAD}, which an adapter holds only when they are saved with it: name both in lora.modulesToSave"
+            f"{EMBEDDING} and {HEAD}, which an adapter holds only when they are saved with it: name both in lora.modulesToSave"
         )
     base = inspect.with_rows(base, found.rows)
-    checks.check_length(base, spec.model.rope_scaling, spec)
+    checks.check_length(base, spec)
     return Start(base, new, folder, remap=found)
 
 
@@ -154,7 +158,7 @@ def _model(spec: PretrainSpec, start: Start, policy: Policy) -> PreTrainedModel 
 
     if spec.model is None:
         return from_config.fresh(start.config, policy)
-    loaded = load.load_base(start.base, spec.model, policy)
+    loaded = load.load_base(start.base, f"spec.model {spec.model.uri}", policy)
     if start.remap is not None:
         resize_embeddings.change_vocabulary(loaded, start.remap)
         load.name_special_tokens(loaded, start.tokenizer)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alpaca_operator.api.sft import SFTJob, SFTSpec
-from workloads.models import adapters, libraries, load
+from workloads.models import adapters, libraries, load, rope
 from workloads.runtime import command
 from workloads.runtime.runtime import Metrics, Runtime
 from workloads.training import checks, memory_estimate
@@ -35,11 +35,15 @@ def run(job: SFTJob, runtime: Runtime) -> Metrics:
     spec = job.spec
     checks.check_trackers(spec)
     base = checks.inspect_trainable(runtime.inputs["model"].path, "spec.model.uri", str(spec.model.uri), spec)
-    adapter = runtime.inputs["adapter"].path if spec.adapter else None
-    if adapter is not None:
-        adapters.check_adapter(base, adapter, spec)
+    adapter = adapters.open_adapter(runtime.inputs["adapter"].path, spec) if spec.adapter else None
+    trained = rope.trained_with([(adapter.label, adapter.folder)] if adapter else [])
+    base = rope.stretched(base, spec.model.rope_scaling, "spec.model.ropeScaling", trained)
+    for line in rope.taken_over(base, spec.model.rope_scaling):
+        runtime.progress.log(line)
     sizes = memory_estimate.sizes(base, spec)
     libraries.quiet(**checks.optional_packages(spec))
+    if spec.method != "Full":
+        adapters.check_fits(base, spec, adapter)
     policy = training.resolve_policy(spec, runtime, sizes)
 
     from workloads.data import tokenizer_io
@@ -52,8 +56,8 @@ def run(job: SFTJob, runtime: Runtime) -> Metrics:
     rows = _rows(spec, runtime, template)
 
     def load_model() -> PreTrainedModel | PeftModel:
-        model = load.load_base(base, spec.model, policy)
-        return model if spec.method == "Full" else adapters.attach(model, spec.lora, policy, adapter)
+        model = load.load_base(base, f"spec.model {spec.model.uri}", policy)
+        return model if spec.method == "Full" else adapters.attach(model, spec.lora, policy, adapter and adapter.folder)
 
     def save(trainer: Trainer, folder: Path, metrics: Metrics) -> None:
         adapter_folder = folder / "adapter" if spec.merge else folder
@@ -102,16 +106,15 @@ def _merge(
     from workloads.models import lora_adapter, merge_lora
 
     runtime.progress.update(stage="Merging")
-    dtype = str(base.config.get("dtype") or base.config.get("torch_dtype") or "float32")
     adapter = lora_adapter.LoRAAdapter.open(folder / "adapter", "the adapter that was trained")
     target = merge_lora.Target(
-        folder, dtype, remedy="set merge to false to get the adapter", heartbeat=runtime.progress.heartbeat
+        folder, base.dtype, remedy="set merge to false to get the adapter", heartbeat=runtime.progress.heartbeat
     )
-    check = merge_lora.merge(base, [merge_lora.Step(adapter)], target, sample, spec.model.rope_scaling)
+    check = merge_lora.merge(base, [merge_lora.Step(adapter)], target, sample)
     metrics["mergeLogitDifference"] = check.logit_difference
     metrics["mergeTokenAgreement"] = check.token_agreement
     runtime.progress.log(
-        f"merged in float32, saved as {dtype}: largest logit difference {check.logit_difference:.3g}, the same likeliest token at "
+        f"merged in float32, saved as {target.dtype}: largest logit difference {check.logit_difference:.3g}, the same likeliest token at "
         f"{100 * check.token_agreement:.1f} % of the positions"
     )
 

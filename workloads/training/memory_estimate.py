@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from workloads.errors import SpecError
-from workloads.models.inspect import EMBEDDING, HEAD, Base, Shapes
+from workloads.models.inspect import Base, Shapes
 from workloads.models.load import Bits
+from workloads.models.weight_files import EMBEDDING, HEAD
 from workloads.training import method
 from workloads.training.method import Spec
 

@@ -24,8 +24,8 @@ class MergeSpec(JobSpec):
     """The base that the adapters were trained on, not quantized."""
     adapters: list[WeightedAdapter] = Field(min_length=1, max_length=16)
     """Adapters, merged in this order. Where one brings a larger vocabulary, its tokenizer is taken and the embeddings grow first."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
-    """Type of the saved weights. The sum is made in float32."""
+    dtype: Literal["Auto", "float32", "bfloat16", "float16"] = "Auto"
+    """Type of the saved weights; Auto is that of the base. The sum is made in float32."""
     max_shard_size: Annotated[str, StringConstraints(max_length=16, pattern=r"^[0-9]+(\.[0-9]+)?(MB|GB)$")] = "5GB"
     """Largest file of weights. Merging goes tensor by tensor: a model may be larger than memory."""
     max_logit_difference: float = Field(0.5, gt=0, le=1000)
