@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from alpaca_operator.api.pretrain import PretrainJob, PretrainSpec
 from workloads.errors import InputError, SpecError
-from workloads.models import adapters, inspect, libraries, load, rope
+from workloads.models import adapters, inspect, libraries, load, rope, saved_dtype
 from workloads.models.weight_files import EMBEDDING, HEAD
 from workloads.runtime import command
 from workloads.runtime.runtime import Metrics, Runtime
@@ -67,7 +67,7 @@ def run(job: PretrainJob, runtime: Runtime) -> Metrics:
     blocks = _blocks(spec, runtime, tokenizer_spec)
 
     def save(trainer: Trainer, folder: Path, metrics: Metrics) -> None:
-        _save_weights(trainer, spec, start, policy, folder)
+        _save_weights(trainer, spec, start, runtime, folder)
         tokenizer_io.save_tokenizer(start.tokenizer, start.tokenizer_folder, folder)
 
     setup = training.TrainingSetup(
@@ -169,14 +169,15 @@ def _model(spec: PretrainSpec, start: Start, policy: Policy) -> PreTrainedModel 
     return loaded
 
 
-def _save_weights(trainer: Trainer, spec: PretrainSpec, start: Start, policy: Policy, folder: Path) -> None:
-    """An adapter, or a whole model."""
-    if spec.trainable == "Embeddings":
-        load.in_one_dtype(trainer.model, policy)
+def _save_weights(trainer: Trainer, spec: PretrainSpec, start: Start, runtime: Runtime, folder: Path) -> None:
+    """An adapter, or a whole model in the type of its base; one from scratch in the type that it was trained in."""
     trainer.save_model(str(folder))
+    if spec.model is None:
+        return
     if spec.trainable == "LoRA":
-        assert spec.model is not None
         adapters.name_base(folder, spec.model, start.base)
+    else:
+        saved_dtype.convert(folder, start.base.dtype, runtime.progress.heartbeat)
 
 
 if __name__ == "__main__":

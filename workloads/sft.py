@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alpaca_operator.api.sft import SFTJob, SFTSpec
-from workloads.models import adapters, libraries, load, rope
+from workloads.models import adapters, libraries, load, rope, saved_dtype
 from workloads.runtime import command
 from workloads.runtime.runtime import Metrics, Runtime
 from workloads.training import checks, memory_estimate
@@ -62,7 +62,9 @@ def run(job: SFTJob, runtime: Runtime) -> Metrics:
     def save(trainer: Trainer, folder: Path, metrics: Metrics) -> None:
         adapter_folder = folder / "adapter" if spec.merge else folder
         trainer.save_model(str(adapter_folder))
-        if spec.method != "Full":
+        if spec.method == "Full":
+            saved_dtype.convert(folder, base.dtype, runtime.progress.heartbeat)
+        else:
             adapters.name_base(adapter_folder, spec.model, base)
         if spec.merge:
             trainer.release_model()  # merging needs the memory

@@ -105,10 +105,3 @@ def name_special_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBa
         except ValueError:
             # Early Llama-2 copies name a temperature without sampling; once changed, such a configuration cannot be saved.
             generation.do_sample = True
-
-
-def in_one_dtype(model: PreTrainedModel, options: LoadOptions) -> None:
-    """Embeddings that were trained in float32 go back to the dtype of the rest, for saving."""
-    import torch
-
-    model.to(getattr(torch, options.weights))

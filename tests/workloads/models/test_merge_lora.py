@@ -78,16 +78,20 @@ def compare(base: Path, out: Path) -> tuple[float, float]:
     return float((found - both).abs().max()), float((found - alone).abs().max())
 
 
-def test_the_merged_model_has_the_dtype_of_its_base(place: Place, tmp_path: Path) -> None:
+@pytest.mark.parametrize("spec", [{"merge": True}, {"method": "Full"}], ids=["merged", "trained whole"])
+def test_a_result_has_the_dtype_of_its_base(place: Place, tmp_path: Path, spec: dict[str, Any]) -> None:
+    """Also where config.json says another, as after a conversion by hand."""
     import torch
     from safetensors.torch import load_file
     from transformers import AutoModelForCausalLM
 
     half = tmp_path / "half"
     AutoModelForCausalLM.from_pretrained(place.folder / "base", dtype=torch.bfloat16).save_pretrained(half)
+    config = json.loads((half / "config.json").read_text())
+    (half / "config.json").write_text(json.dumps(config | {"dtype": "float32"}))
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (half / name).write_bytes((place.folder / "base" / name).read_bytes())
-    ended = place.run(job(model={"uri": "half"}, merge=True))
+    ended = place.run(job(model={"uri": "half"}, training={"maxSteps": 2}, **spec))
     assert ended.exit_code == 0, ended.text
     assert {value.dtype for value in load_file(place.folder / "out" / "model.safetensors").values()} == {torch.bfloat16}
     assert json.loads((place.folder / "out" / "config.json").read_text())["dtype"] == "bfloat16"
