@@ -69,6 +69,7 @@ def train(job: SFTJob | PretrainJob, runtime: Runtime, policy: Policy, setup: Tr
         raise Interrupted(
             f"stopped after step {trainer.state.global_step} of {trainer.state.max_steps}, with a checkpoint: run again to go on"
         )
+    trainer.refuse_unmoved()
     trainer.load_best()
 
     metrics = trainer.metrics()
