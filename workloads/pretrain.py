@@ -58,7 +58,8 @@ def run(job: PretrainJob, runtime: Runtime) -> Metrics:
         base = rope.stretched(base, spec.model.rope_scaling, "spec.model.ropeScaling")
     libraries.quiet(**checks.optional_packages(spec))
     start = _from_scratch(spec, runtime) if base is None else _from_base(spec, runtime, base)
-    policy = training.resolve_policy(spec, runtime, memory_estimate.sizes(start.base, spec))
+    sizes = memory_estimate.sizes(start.base, spec)
+    policy = training.resolve_policy(spec, runtime, sizes)
 
     from workloads.data import tokenizer_io
     from workloads.data.tokenize import TokenizerSpec, bytes_per_token
@@ -66,7 +67,7 @@ def run(job: PretrainJob, runtime: Runtime) -> Metrics:
     tokenizer_spec = TokenizerSpec.of(start.tokenizer, start.tokenizer_folder)
     blocks = _blocks(spec, runtime, tokenizer_spec)
 
-    def save(trainer: Trainer, folder: Path, metrics: Metrics) -> None:
+    def save(trainer: Trainer, folder: Path) -> None:
         _save_weights(trainer, spec, start, runtime, folder)
         tokenizer_io.save_tokenizer(start.tokenizer, start.tokenizer_folder, folder)
 
@@ -77,6 +78,7 @@ def run(job: PretrainJob, runtime: Runtime) -> Metrics:
         pad_token_id=start.tokenizer.pad_token_id,
         load_model=lambda: _model(spec, start, policy),
         save=save,
+        sizes=sizes,
         token_bytes=bytes_per_token(start.tokenizer, tokenizer_spec),
         evaluate_first=spec.model is not None,  # fresh weights know nothing
     )

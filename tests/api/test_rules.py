@@ -69,6 +69,11 @@ BROKEN = (
                 id="nothing to merge",
             ),
             pytest.param(
+                {"dtype": "float16"},
+                "dtype and maxShardSize are of a merged model: set merge to true, or remove them",
+                id="a dtype for a merged model, and none is asked for",
+            ),
+            pytest.param(
                 {"training": {"earlyStoppingPatience": 3}, "dataset": {"train": [{"uri": "a"}], "validationSplit": 0}},
                 "training.earlyStoppingPatience needs validation rows: set dataset.validationSplit above 0, or dataset.validation",
                 id="early stopping without rows to validate with",
@@ -791,6 +796,8 @@ CHANGED: dict[str, dict[str, Any]] = {
         "training": {"epochs": 1},
         "deepspeed": {"preset": "Zero2", "offload": "CPU"},
         "merge": True,
+        "dtype": "float16",
+        "maxShardSize": "1GB",
         "parallelism": {"nodes": 1, "processesPerNode": 1},
     },
     "MergeJob": COMMON

@@ -32,7 +32,7 @@ from alpaca_operator.api.training import Loop
 from workloads.data.samplers import PaddedDataset, PadToMultipleSampler
 from workloads.errors import Interrupted, LossDiverged, SpecError
 from workloads.runtime.runtime import Metrics, Runtime
-from workloads.training import movement, schedule
+from workloads.training import extent, movement, schedule
 from workloads.training.callbacks import EvalSaveStopCallback, ThroughputMeter
 from workloads.training.resume_state import ResumeState
 
@@ -385,9 +385,7 @@ class Trainer(transformers.Trainer):
     def tell_plan(self, sequences: int) -> None:
         """What is going to happen, in numbers."""
         settings, log = self.settings, self.runtime.progress.log
-        batches = math.ceil(sequences / settings.batch_size_per_device / self.runtime.distributed.count)
-        per_epoch = math.ceil(batches / settings.gradient_accumulation)
-        total = settings.max_steps or math.ceil(per_epoch * settings.epochs)
+        total = extent.optimizer_steps(settings, sequences, self.runtime.distributed.count)
         sizes = [  # under ZeRO-3 the tensors themselves are empty between uses
             (getattr(weight, "ds_numel", weight.numel()), weight.requires_grad) for weight in self.model.parameters()
         ]

@@ -32,6 +32,9 @@ class Spec(Model):
     """Fields (by their Python names) that leave the result as it is: a job that differs in nothing else is the same job, whose
     output is reused and whose checkpoints are gone on from."""
 
+    publishing: ClassVar[frozenset[str]] = frozenset()
+    """Fields that shape only how a finished training is published: a job that differs in nothing else goes on from its checkpoints."""
+
     @model_validator(mode="after")
     def _obey_rules(self) -> Self:
         broken = [rule.message for rule in self.rules if not rule.holds(self)]
@@ -53,6 +56,10 @@ Uri = Annotated[
 
 Quantity = Annotated[int | str, Field(json_schema_extra={"x-kubernetes-int-or-string": True})]
 """A Kubernetes quantity, such as ``2``, ``500m`` or ``16Gi``."""
+
+
+ShardSize = Annotated[str, StringConstraints(max_length=16, pattern=r"^[0-9]+(\.[0-9]+)?(MB|GB)$")]
+"""The size of a file of weights, such as ``5GB``."""
 
 
 Raw = Annotated[

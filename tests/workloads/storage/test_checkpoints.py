@@ -24,7 +24,13 @@ class Job:
 
     def run(self, run_id: str, spec_digest: str = "sha256:a") -> Checkpoints:
         """A new run, which is the newest from now on."""
-        this = Run(run_id=run_id, job="SFTJob poet", spec_digest=spec_digest, started_at="2026-01-01T00:00:00Z")
+        this = Run(
+            run_id=run_id,
+            job="SFTJob poet",
+            spec_digest=spec_digest,
+            training_digest=spec_digest,
+            started_at="2026-01-01T00:00:00Z",
+        )
         run = Checkpoints(
             SimpleNamespace(uri="pvc://models/poet", checkpoints=self.folder),
             this,
