@@ -65,7 +65,8 @@ class Loop(Spec):
     optimizer: Literal["Auto", "adamw_torch", "adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit", "adafactor"] = (
         "Auto"
     )
-    """`Auto` takes the fused AdamW on a GPU, an 8-bit one where memory is short."""
+    """`Auto` takes the fused AdamW on a GPU, an 8-bit one where memory is short, and one in main memory beside a whole model whose float32
+    weights do not fit. A named one is never replaced."""
     batch_size_per_device: int = Field(1, ge=1, le=4096)
     """Sequences per process and forward pass."""
     gradient_accumulation: int = Field(8, ge=1, le=65536)
