@@ -50,12 +50,14 @@ def run(job: SFTJob, runtime: Runtime) -> Metrics:
     policy = training.resolve_policy(spec, runtime, sizes)
 
     from workloads.data import tokenizer_io
-    from workloads.data.chat_templates import loading
+    from workloads.data.chat_templates import generation_prompt, loading
 
     tokenizer = tokenizer_io.load_tokenizer(base.folder)
     checks.check_tokenizer_and_length(base, tokenizer, spec.model, spec)
     template_file = runtime.inputs["templateFile"].path if spec.template_file else None
-    template = loading.load(spec.template, template_file, tokenizer, train_on_prompt=spec.dataset.train_on_prompt)
+    template = generation_prompt.consistent(
+        loading.load(spec.template, template_file, tokenizer, train_on_prompt=spec.dataset.train_on_prompt)
+    )
     rows = _rows(spec, runtime, template)
 
     def load_model() -> PreTrainedModel | PeftModel:
