@@ -122,8 +122,10 @@ async def _create_once(resource: Resource, manifest: Manifest, world: World) -> 
     """Children are made once and never updated: queueing systems and the Job controller write to them. ``drift`` is the exception."""
     api, live = APIS[manifest["kind"]], world.store.raw(key_of(manifest))
     if live is None or not _is_ours(live, resource):
+        warnings: list[str] = []
         try:
-            world.store.put(await world.kube.create(api, manifest))
+            world.store.put(await world.kube.create(api, manifest, warnings=warnings))
+            await _pass_on(warnings, resource, manifest, world)
             return None
         except ApiError as error:
             if error.reason != "AlreadyExists":
@@ -168,8 +170,9 @@ async def _apply(resource: Resource, manifest: Manifest, world: World) -> Exit |
         wanted = keep.as_scaled(wanted, live)
         if keep.holds(wanted, live):
             return None
+    warnings: list[str] = []
     try:
-        world.store.put(await world.kube.apply(api, wanted))
+        world.store.put(await world.kube.apply(api, wanted, warnings=warnings))
     except ApiError as error:
         if api in OPTIONAL and error.status == 404:
             return Refused(
@@ -177,7 +180,17 @@ async def _apply(resource: Resource, manifest: Manifest, world: World) -> Exit |
                 f"the cluster has no {api.kind} of {api.group}/{api.version}: install the Gateway API, or remove httpRoute",
             )
         raise
+    await _pass_on(warnings, resource, manifest, world)
     return None
+
+
+async def _pass_on(warnings: list[str], resource: Resource, manifest: Manifest, world: World) -> None:
+    """What the API server says of an object that it takes, once each: kubectl would have shown it to whoever had made the object."""
+    for warning in dict.fromkeys(warnings):
+        said = one_line(f"the API server says of {manifest['kind']} {manifest['metadata']['name']}: {warning}")
+        log.warning("%s: %s", key_for(resource), said)
+        note = events.Note("Warning", events.SERVER_WARNING, said)
+        await events.record(world.kube, world.settings.identity, resource, note, once="warning")
 
 
 def _is_ours(child: Object, resource: Resource) -> bool:

@@ -21,6 +21,8 @@ from alpaca_operator.exits import Exit, Unavailable
 log = logging.getLogger(__name__)
 
 CONTROLLER = "literary-alpaca.io/operator"
+SERVER_WARNING = "ServerWarning"
+"""Reason of an Event that passes on what the API server warned of."""
 NOTE_LIMIT = 1024
 """Bytes of a note that the API server takes."""
 
@@ -88,21 +90,22 @@ def _note(state: dict[str, Any]) -> Note:
     return Note(kind, state["reason"], state.get("message") or state["reason"])
 
 
-async def record(kube: Kube, identity: str, resource: Resource, note: Note, ended: str | None) -> None:
+async def record(kube: Kube, identity: str, resource: Resource, note: Note, once: str | None) -> None:
     """An Event that cannot be written is worth a line in the log, no more: the status has it all."""
     try:
-        await kube.create(EVENTS, event(identity, resource, note, datetime.now(UTC), ended))
+        await kube.create(EVENTS, event(identity, resource, note, datetime.now(UTC), once))
     except (ApiError, Unreachable) as error:
         if isinstance(error, ApiError) and error.reason == "AlreadyExists":
-            return  # told by the operator before this one
+            return  # told before, perhaps by the operator before this one
         log.warning("%s %s/%s: no Event: %s", resource.kind, resource.metadata.namespace, resource.metadata.name, error)
 
 
-def event(identity: str, resource: Resource, note: Note, now: datetime, ended: str | None = None) -> dict[str, Any]:
-    """In the resource's namespace, by a name that a second try shares: at the same moment, or of the same end."""
+def event(identity: str, resource: Resource, note: Note, now: datetime, once: str | None = None) -> dict[str, Any]:
+    """In the resource's namespace, by a name that a second try shares: at the same moment, or of the same end. ``once``: what that is,
+    of an Event that is to be told a single time."""
     metadata = resource.metadata
     stamp = now.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-    digest = hashlib.sha256(f"{metadata.uid}{note}{ended or stamp}".encode()).hexdigest()[:16]
+    digest = hashlib.sha256(f"{metadata.uid}{note}{once or stamp}".encode()).hexdigest()[:16]
     return {
         "apiVersion": EVENTS.api_version,
         "kind": EVENTS.kind,
