@@ -10,6 +10,7 @@ from alpaca_operator import events
 from alpaca_operator.api import KINDS, Resource
 from alpaca_operator.api.resource import ObjectMeta
 from alpaca_operator.api.status import Reason
+from alpaca_operator.cluster.claims import Other, claim_of
 from alpaca_operator.cluster.kube import APIS, OPTIONAL, RESOURCES
 from alpaca_operator.cluster.objects import Object, controller_of
 from alpaca_operator.cluster.queue import LONGEST_DELAY, Result
@@ -28,7 +29,62 @@ from alpaca_operator.world import World, key_for
 CREATED_ONCE = frozenset({"Job", "JobSet"})
 """Children that queueing systems and their controllers write to. All others are ours for life, and kept as they are planned."""
 
+LEFT_ALONE_SECONDS = 30.0
+"""Between two looks at who works on a resource of another operator."""
+
 log = logging.getLogger(__name__)
+
+
+async def other_operator(key: Key, world: World) -> Other | None:
+    """Who else works on the resource. What another one has left behind is taken up, before anything else is written."""
+    current = world.store.raw(key)
+    if current is None:
+        return None
+    other = await world.claims.other(current)
+    if other is None and claim_of(current) and not _has_ended(key, current):
+        await _sign(key, world)
+    return other
+
+
+async def leave_alone(key: Key, other: Other, world: World) -> Result:
+    """Nothing is written but one Event, which names both, of what has not come to its end yet."""
+    current = world.store.raw(key)
+    if current is not None and not _has_ended(key, current) and world.refused.get(key) != other.lease:
+        world.refused[key] = other.lease
+        plural, metadata = RESOURCES[key.kind].plural, current["metadata"]
+        remedy = "stop one of the two, or give each namespaces of its own (ALPACA_NAMESPACES)"
+        if not other.holder:
+            remedy += (
+                f"; if that one is gone for good: kubectl patch {plural} {key.name} -n {key.namespace} --subresource=status --type=json "
+                """-p '[{"op": "remove", "path": "/status/operator"}]'"""
+            )
+        said = f"{other} works on it, and {world.claims.name} leaves it alone: {remedy}"
+        log.error("%s: %s", key, said)
+        note = events.Note("Warning", events.ANOTHER_OPERATOR, said)
+        names: dict[str, Any] = {"api_version": current["apiVersion"], "kind": key.kind}
+        named = KINDS[key.kind].model_construct(**names, metadata=ObjectMeta.model_validate(metadata))
+        await events.record(world.kube, world.settings.identity, named, note, once=other.lease)
+    return Result(LEFT_ALONE_SECONDS, outcome="another operator's")
+
+
+async def _sign(key: Key, world: World) -> None:
+    """The resource says that this operator works on it. Raises ApiError 409 where another was faster."""
+    current = world.store.raw(key)
+    if current is None or claim_of(current) == world.claims.own:
+        return
+    _keep_off(current, world)
+    status = {**(current.get("status") or {}), "operator": world.claims.own}
+    world.store.put(await world.kube.put_status(RESOURCES[key.kind], current, status))
+
+
+def _has_ended(key: Key, current: Object) -> bool:
+    return LIFECYCLES[key.kind].is_final(current.get("status") or {})
+
+
+def _keep_off(current: Object, world: World) -> None:
+    """What was read of the resource since it was looked at may name another operator."""
+    if not world.claims.may_write(current):
+        raise ApiError(409, "Conflict", f"the operator of Lease {claim_of(current)} has taken it up")
 
 
 async def attempt(action: Awaitable[Exit | None], resource: Resource) -> Exit | None:
@@ -81,7 +137,8 @@ async def update_status(resource: Resource, after: dict[str, Any], exit: Exit | 
     current = world.store.raw(key)
     if current is None:
         return Result.never
-    before = current.get("status") or {}
+    _keep_off(current, world)
+    before, after = current.get("status") or {}, {**after, "operator": world.claims.own}
     change = conditions.change(before, after, LIFECYCLES[key.kind].status)
     if change is Change.NOTHING:
         if world.completions_recorded.get(key) != resource.metadata.uid and (
@@ -170,6 +227,8 @@ async def _apply(resource: Resource, manifest: Manifest, world: World) -> Exit |
         wanted = keep.as_scaled(wanted, live)
         if keep.holds(wanted, live):
             return None
+    # Two that apply would do so in turns: of a Job, which is made once, its own name sees to that.
+    await _sign(key_for(resource), world)
     warnings: list[str] = []
     try:
         world.store.put(await world.kube.apply(api, wanted, warnings=warnings))

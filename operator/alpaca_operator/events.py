@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 CONTROLLER = "literary-alpaca.io/operator"
 SERVER_WARNING = "ServerWarning"
 """Reason of an Event that passes on what the API server warned of."""
+ANOTHER_OPERATOR = "AnotherOperator"
+"""Reason of the Event of an operator that leaves a resource to another one."""
 NOTE_LIMIT = 1024
 """Bytes of a note that the API server takes."""
 

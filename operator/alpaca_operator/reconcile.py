@@ -108,7 +108,9 @@ async def work(world: World) -> None:
 
 
 async def reconcile_or_report(key: Key, world: World) -> Result:
-    """The status of a resource that cannot be read says so."""
+    """The status of a resource that cannot be read says so. One that another operator works on is left alone."""
+    if (other := await apply.other_operator(key, world)) is not None:
+        return await apply.leave_alone(key, other, world)
     try:
         return await reconcile(key, world)
     except Unreadable as error:

@@ -14,6 +14,7 @@ from alpaca_operator.api.contract import LABEL_UID, Progress
 from alpaca_operator.api.resource import Job
 from alpaca_operator.api.sources import JobReference
 from alpaca_operator.cluster.budget import WriteBudget
+from alpaca_operator.cluster.claims import Claims
 from alpaca_operator.cluster.kube import PODS, RESOURCES, WATCHED, Kube
 from alpaca_operator.cluster.objects import Object
 from alpaca_operator.cluster.queue import Queue
@@ -51,7 +52,13 @@ class World:
     now: Callable[[], datetime] = utc_now
     completions_recorded: dict[Key, str] = field(default_factory=dict)
     """UIDs of those whose end has got its Event by this operator."""
+    claims: Claims = field(init=False)
+    refused: dict[Key, str] = field(default_factory=dict)
+    """Leases of other operators that work on a resource, of which an Event tells."""
     _outages: dict[Key, tuple[Unavailable, datetime]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.claims = Claims(self.kube, self.settings)
 
     def resource(self, key: Key) -> Resource | None:
         """Raises Unreadable."""
@@ -107,6 +114,7 @@ class World:
     def forget(self, key: Key) -> None:
         """The resource is gone."""
         self._outages.pop(key, None)
+        self.refused.pop(key, None)
         self.without_pods.forget(key)
         self.completions_recorded.pop(key, None)
         self.budget.forget(key)

@@ -280,6 +280,8 @@ class ResourceStatus(StatusPart):
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
     )
     """`kubectl wait` and kstatus read these."""
+    operator: Short | None = None
+    """The operator that works on it, by its Lease: `namespace/name`. Another one that sees it leaves it alone while that is held."""
 
 
 class Status(ResourceStatus):
