@@ -102,16 +102,27 @@ async def attempt(action: Awaitable[Exit | None], resource: Resource) -> Exit | 
 
 
 async def converge(resource: Resource, plan: Plan, world: World) -> Exit | None:
-    """Makes what is missing, and mends and removes what is kept. The first refusal ends it, and is returned: the status has to tell."""
+    """Makes what is missing, and mends and removes what is kept. What is refused is returned or raised, for the status has to tell; what
+    is no longer wanted goes all the same."""
+    refusal: Exit | None = None
+    refused: ApiError | None = None
     for manifest in plan.manifests:
         make = _create_once if manifest["kind"] in CREATED_ONCE else _apply
-        if refusal := await make(resource, manifest, world):
-            return refusal
+        try:
+            refusal = await make(resource, manifest, world)
+        except ApiError as error:
+            if error.status == 409 or error.status >= 500:
+                raise
+            refused = error
+        if refusal or refused:
+            break
     planned = {key_of(manifest) for manifest in plan.manifests}
     for child in world.store.children(resource):
         if child["kind"] not in CREATED_ONCE and key_of(child) not in planned and _is_ours(child, resource):
             await remove(child, world)
-    return None
+    if refused is not None:
+        raise refused
+    return refusal
 
 
 async def end(child: Object, world: World) -> None:
@@ -225,13 +236,16 @@ async def _apply(resource: Resource, manifest: Manifest, world: World) -> Exit |
         if "deletionTimestamp" in live["metadata"]:
             return None
         wanted = keep.as_scaled(wanted, live)
-        if keep.holds(wanted, live):
+        if keep.holds(wanted, live) or world.applied.get(key_of(manifest)) == keep.outcome(wanted, live):
             return None
     # Two that apply would do so in turns: of a Job, which is made once, its own name sees to that.
     await _sign(key_for(resource), world)
     warnings: list[str] = []
     try:
-        world.store.put(await world.kube.apply(api, wanted, warnings=warnings))
+        answer = await world.kube.apply(api, wanted, warnings=warnings)
+        # A policy may have changed what was asked for, and would do so again: applied once more it would be as it is.
+        world.applied[key_of(manifest)] = keep.outcome(wanted, answer)
+        world.store.put(answer)
     except ApiError as error:
         if api in OPTIONAL and error.status == 404:
             return Refused(

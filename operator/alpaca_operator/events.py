@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 from alpaca_operator.api import Resource
 from alpaca_operator.api.status import Condition, Reason
+from alpaca_operator.api.text import fitted
 from alpaca_operator.cluster.kube import EVENTS, Kube
 from alpaca_operator.cluster.objects import parse_time
 from alpaca_operator.errors import ApiError, Unreachable
@@ -118,7 +119,7 @@ def event(identity: str, resource: Resource, note: Note, now: datetime, once: st
         "action": "Reconcile",
         "type": note.type,
         "reason": note.reason,
-        "note": note.message.encode()[:NOTE_LIMIT].decode(errors="ignore"),
+        "note": fitted(note.message, NOTE_LIMIT, size=lambda text: len(text.encode())),
         "regarding": {
             "apiVersion": resource.api_version,
             "kind": resource.kind,

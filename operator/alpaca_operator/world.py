@@ -53,6 +53,8 @@ class World:
     completions_recorded: dict[Key, str] = field(default_factory=dict)
     """UIDs of those whose end has got its Event by this operator."""
     claims: Claims = field(init=False)
+    applied: dict[Key, tuple[str, str]] = field(default_factory=dict)
+    """Of children: what was applied last, and what became of it."""
     refused: dict[Key, str] = field(default_factory=dict)
     """Leases of other operators that work on a resource, of which an Event tells."""
     _outages: dict[Key, tuple[Unavailable, datetime]] = field(default_factory=dict)

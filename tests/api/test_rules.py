@@ -39,6 +39,16 @@ BROKEN = (
                 id="an input that names two",
             ),
             pytest.param(
+                {"model": {"uri": "gs://bucket/base"}},
+                "a place is hf://org/name, pvc://claim/path, s3://bucket/key, file:///path or a path: copy what lies elsewhere to one of these",
+                id="a place that nobody reads",
+            ),
+            pytest.param(
+                {"output": {"uri": "s3://"}},
+                "a place is hf://org/name, pvc://claim/path, s3://bucket/key, file:///path or a path: copy what lies elsewhere to one of these",
+                id="a place that is a scheme alone",
+            ),
+            pytest.param(
                 {"output": {"uri": "hf://me/poet"}},
                 "output.uri cannot be hf://: write to pvc://, s3:// or a path",
                 id="an output on a hub",
