@@ -244,7 +244,8 @@ async def _apply(resource: Resource, manifest: Manifest, world: World) -> Exit |
     try:
         answer = await world.kube.apply(api, wanted, warnings=warnings)
         # A policy may have changed what was asked for, and would do so again: applied once more it would be as it is.
-        world.applied[key_of(manifest)] = keep.outcome(wanted, answer)
+        if not keep.holds(wanted, answer):
+            world.applied[key_of(manifest)] = keep.outcome(wanted, answer)
         world.store.put(answer)
     except ApiError as error:
         if api in OPTIONAL and error.status == 404:
