@@ -80,6 +80,7 @@ def run(job: PretrainJob, runtime: Runtime) -> Metrics:
         save=save,
         sizes=sizes,
         token_bytes=bytes_per_token(start.tokenizer, tokenizer_spec),
+        rows=blocks.rows,
         evaluate_first=spec.model is not None,  # fresh weights know nothing
     )
     return training.train(job, runtime, policy, setup)

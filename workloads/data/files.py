@@ -73,28 +73,47 @@ def visible(folder: Path) -> list[Path]:
 
 
 def of_part(files: Sequence[Path], folder: Path, part: str) -> list[Path]:
-    """The files of a folder that are for ``part``; all of them, unless some say that they are and others that they are not."""
+    """The files of a folder that are for ``part``: all where none says what it is for; else those that say so.
+
+    A file that says nothing is for training where others name another split. Raises DataError where several splits lie there and none
+    is for ``part``, and for validation where they are for training.
+    """
     named = {
         file: match[1].lower()
         for file in files
         if file != folder and (match := SPLITS.search(str(file.relative_to(folder))))
     }
-    fitting = [name for name in named.values() if name in SPLITS_FOR[part]]
-    if not fitting or len(fitting) == len(files):
+    if not named:
         return list(files)
-    # Where there are both, the rows for validation are not those of the test.
-    wanted = SPLITS_FOR[part] if part == "train" or set(fitting) == {"test"} else SPLITS_FOR[part][:-1]
-    return [file for file in files if named.get(file, wanted[0]) in wanted]
+    names = [named.get(file, "train") for file in files]
+    wanted = _wanted(names, part)
+    if not wanted:
+        there = ", ".join(sorted(set(names)))
+        raise DataError(
+            f"{folder}: its files are of the splits {there}, and none of them is for {part}: name the file in uri, such as {files[0]}"
+        )
+    return [file for file, name in zip(files, names, strict=True) if name in wanted]
 
 
 def saved_split(path: Path, names: Sequence[str], part: str) -> str:
     """Which split of a data set that was saved with several is for ``part``. Raises DataError where none says that it is."""
-    wanted = next((name for name in SPLITS_FOR[part] if name in names), names[0] if len(names) == 1 else None)
-    if wanted is None:
+    wanted = _wanted(names, part)
+    chosen = next((name for name in (*SPLITS_FOR[part], *names) if name in wanted), None)
+    if chosen is None:
         raise DataError(
             f"{path}: saved with the splits {', '.join(names)}: name one of them in uri, such as {path / names[0]}"
         )
-    return wanted
+    return chosen
+
+
+def _wanted(names: Sequence[str], part: str) -> set[str]:
+    """Those of the names of splits that are read for ``part``: its own, or the only one there is, if that is not for training alone."""
+    found = {name for name in names if name in SPLITS_FOR[part]}
+    if not found:
+        alone = len(set(names)) == 1 and (part == "train" or names[0] not in SPLITS_FOR["train"])
+        return set(names) if alone else set()
+    # Where there are both, the rows for validation are not those of the test.
+    return found if part == "train" else found - {"test"} or found
 
 
 def files_of(path: Path) -> list[Path]:

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from alpaca_operator.api import contract
 from workloads.errors import Superseded
+from workloads.storage import hashing
 from workloads.storage.hashing import HashCache, listing
 from workloads.system import atomic
 from workloads.system.clock import now
@@ -131,6 +132,8 @@ class Checkpoints:
         self._folder = output.checkpoints
         self._uri = f"{output.uri}.checkpoints"
         self._run = run
+        self._made_from = run.training_digest
+        self._ours = {run.training_digest, run.spec_digest}  # a version before this one wrote the digest of the whole spec
         self._fence = FileFence(self._folder / FENCE, run)
         self._hashes = hashes
         self._log = log
@@ -140,6 +143,15 @@ class Checkpoints:
     def own(self) -> Path:
         """The folder of this run."""
         return self._folder / f"run-{self._run.run_id}"
+
+    def trained_on(self, rows: str) -> None:
+        """From here on only checkpoints count that were trained on the same rows of the data: ``rows`` is their digest, empty for all.
+
+        Spec and inputs do not tell: a version that sets others aside for validation would go on with a model that has read them.
+        """
+        if rows:
+            self._made_from = hashing.of_json({"spec": self._run.training_digest, "rows": rows})
+            self._ours = {self._made_from}
 
     def partial(self, step: int) -> Path:
         """Where a checkpoint is written, before it is one."""
@@ -197,7 +209,7 @@ class Checkpoints:
                 for path in listing(partial)
             ]
             record = Record(
-                step=step, run_id=self._run.run_id, spec_digest=self._run.training_digest, files=files, created_at=now()
+                step=step, run_id=self._run.run_id, spec_digest=self._made_from, files=files, created_at=now()
             )
             (partial / MARKER).write_text(record.to_json() + "\n", encoding="utf-8")
             atomic.sync_tree(partial)
@@ -232,8 +244,8 @@ class Checkpoints:
                 atomic.discard(leftover)
 
     def _is_ours(self, record: Record) -> bool:
-        """By what shaped the training; a version before this one wrote the digest of the whole spec."""
-        return record.spec_digest in (self._run.training_digest, self._run.spec_digest)
+        """By what shaped the training."""
+        return record.spec_digest in self._ours
 
     def _complete(self) -> list[tuple[Path, Record]]:
         """Complete checkpoints, the highest step first, among equals the one written last."""

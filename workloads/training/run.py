@@ -50,6 +50,8 @@ class TrainingSetup:
     """The dtype of that."""
     token_bytes: np.ndarray[Any, Any] | None = None
     """Bytes of text that each token stands for; given, evaluations tell bits per byte."""
+    rows: str = ""
+    """Which rows of the data are trained on, as a digest; empty where spec and inputs tell."""
     evaluate_first: bool = False
     """Evaluate before the first step, too, so that the metrics tell what the training gained."""
 
@@ -146,6 +148,7 @@ def _trainer(spec: Spec, runtime: Runtime, policy: Policy, setup: TrainingSetup)
     if deepspeed is not None:
         deepspeed_config.start(on_gpu=torch.cuda.is_available(), timeout=spec.failure_policy.hang_timeout_seconds)
     settings = arguments.of(spec, policy, runtime.cache / "scratch", deepspeed, runtime.distributed.count)
+    runtime.checkpoints.trained_on(setup.rows)
     checkpoint = newest_checkpoint(runtime)
 
     set_seed(spec.training.seed)

@@ -134,6 +134,21 @@ def test_those_of_other_settings_are_not_taken(job: Job) -> None:
     ]
 
 
+def test_those_that_were_trained_on_other_rows_are_not_taken(job: Job) -> None:
+    """Those of a version that knew nothing of rows among them."""
+    save(job.run("a"), 9)
+    for run, rows in [("b", "sha256:others"), ("c", "sha256:these")]:
+        checkpoints = job.run(run)
+        checkpoints.trained_on(rows)
+        assert checkpoints.newest() is None
+        save(checkpoints, 1)
+    again = job.run("d")
+    again.trained_on("sha256:these")
+    again.prune(1)
+    assert again.newest() == job.folder / "run-c" / "checkpoint-1"
+    assert job.run("e").newest() == job.folder / "run-a" / "checkpoint-9", "where all rows are trained on nothing has changed"
+
+
 def test_a_write_that_fails_leaves_nothing(job: Job) -> None:
     run = job.run("a")
     save(run, 1)
