@@ -62,7 +62,11 @@ def run(job: SFTJob, runtime: Runtime) -> Metrics:
 
     def load_model() -> PreTrainedModel | PeftModel:
         model = load.load_base(base, f"spec.model {spec.model.uri}", policy)
-        return model if spec.method == "Full" else adapters.attach(model, spec.lora, policy, adapter and adapter.folder)
+        return (
+            model
+            if spec.method == "Full"
+            else adapters.attach(model, spec.lora, policy, adapter.folder if adapter else None)
+        )
 
     def write_how_it_is_asked(folder: Path) -> None:
         tokenizer_io.save_tokenizer(tokenizer, base.folder, folder, template)
