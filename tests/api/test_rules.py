@@ -64,6 +64,11 @@ BROKEN = (
                 id="QLoRA under ZeRO-3",
             ),
             pytest.param(
+                {"dataset": {"maxBadRows": 5}},
+                "maxBadRows is only read with onBadRow Skip: set onBadRow to Skip, or remove maxBadRows",
+                id="a bound of bad rows where none is borne",
+            ),
+            pytest.param(
                 {"load": {"bits": 8}},
                 "load.bits is only read with method QLoRA: set method to QLoRA, or remove load",
                 id="bits without QLoRA",
