@@ -91,6 +91,7 @@ def _read_file(source: DataSource, path: Path, reading: Reading, part: str) -> I
     name: str = source.format
     columns, chosen = dict(source.columns), "named in the spec"
     parsed = [record for _, record in first if not isinstance(record, Unusable)]
+    _check_mapped(columns, parsed)
     if name == "Auto" and parsed:
         name, columns, chosen = _detect(parsed, columns, file)
     if name != "Auto":
@@ -155,7 +156,10 @@ class _MissingColumn(ValueError):
 def _detect(records: list[Record], columns: dict[str, str], file: str) -> tuple[str, dict[str, str], str]:
     """Layout, column mapping, and how it was chosen: by the first record that tells."""
     for record in records:
-        renamed = _rename(record, columns)
+        try:
+            renamed = _rename(record, columns)
+        except _MissingColumn:  # this row alone lacks it
+            continue
         for name, layout in LAYOUTS.items():
             if layout.matches(renamed):
                 return name, columns, f"by {_why(renamed, layout)}"
@@ -231,12 +235,21 @@ def _unread(records: Sequence[Record], columns: dict[str, str], layout: Layout) 
     return ", ".join(str(name) for name in found if name not in read)[:200]
 
 
+def _check_mapped(columns: dict[str, str], records: Sequence[Record]) -> None:
+    there = dict.fromkeys(name for record in records if isinstance(record, dict) for name in record)
+    missing = [own for own in columns.values() if own not in there]
+    if missing and there:
+        raise DataError(
+            f"dataset columns: no column {', '.join(missing)} in the file, which has {', '.join(map(str, there))[:500]}"
+        )
+
+
 def _rename(record: Record, columns: dict[str, str]) -> Record:
     if not columns or not isinstance(record, dict):
         return record
     missing = [own for own in columns.values() if own not in record]
     if missing:
-        raise DataError(f"dataset columns: no column {', '.join(missing)} in the file, which has {_columns(record)}")
+        raise _MissingColumn(f"column {', '.join(missing)}, which columns names")
     taken = set(columns.values())
     return {key: value for key, value in record.items() if key not in taken and key not in columns} | {
         name: record[own] for name, own in columns.items()

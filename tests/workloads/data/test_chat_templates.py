@@ -266,7 +266,7 @@ def test_the_sealed_tokenizer_gives_the_same_ids(template: Template, drawn) -> N
     if not any(template._control.spelled.are_in(message["content"]) for message in messages):
         assert (
             template._control.sealed_tokenizer.encode(text, add_special_tokens=False).ids
-            == template._plain.encode(template.render(messages), add_special_tokens=False).ids
+            == template._backend.plain.encode(template.render(messages), add_special_tokens=False).ids
         )
         assert len(spans) == len(encoded.spans)
 

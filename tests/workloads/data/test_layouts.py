@@ -651,6 +651,16 @@ def test_a_mapped_column_must_exist(tmp_path: Path) -> None:
     assert refused(path, columns={"instruction": "问"}) == "dataset columns: no column 问 in the file, which has a, b"
 
 
+def test_a_row_without_a_mapped_column_is_a_bad_row(tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.jsonl", lines({"问": "q", "答": "a"}, {"答": "b"}))
+    columns = {"instruction": "问", "output": "答"}
+    assert refused(path, columns=columns) == (
+        "rows.jsonl, line 2: no column 问, which columns names for format Alpaca; columns found: 答: set format, or columns to the file's own names"
+    )
+    found = read([(DataSource(uri="x", columns=columns), path)], Reading(bad=BadRows(limit=1)))
+    assert [row.messages for row in found] == [turns("q", "a")]
+
+
 def test_only_columns_of_the_layout_are_mapped(tmp_path: Path) -> None:
     path = write(tmp_path / "rows.csv", "a,b\n1,2\n")
     assert refused(path, SpecError, format="Alpaca", columns={"question": "a"}) == (

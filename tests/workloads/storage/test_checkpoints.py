@@ -146,7 +146,9 @@ def test_those_that_were_trained_on_other_rows_are_not_taken(job: Job) -> None:
     again.trained_on("sha256:these")
     again.prune(1)
     assert again.newest() == job.folder / "run-c" / "checkpoint-1"
-    assert job.run("e").newest() == job.folder / "run-a" / "checkpoint-9", "where all rows are trained on nothing has changed"
+    assert job.run("e").newest() == job.folder / "run-a" / "checkpoint-9", (
+        "where all rows are trained on nothing has changed"
+    )
 
 
 def test_a_write_that_fails_leaves_nothing(job: Job) -> None:

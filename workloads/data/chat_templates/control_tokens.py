@@ -14,6 +14,7 @@ from functools import cached_property
 
 from tokenizers import Tokenizer
 
+from workloads.data.chat_templates.backend import Backend
 from workloads.data.chat_templates.rendering import Span
 
 OPEN, CLOSE, ALIAS_OPEN, ALIAS_CLOSE = "\ufdd0", "\ufdd1", "\ufdd2", "\ufdd3"
@@ -37,17 +38,17 @@ class Spelled:
 
 
 class ControlTokens:
-    """The control tokens of a tokenizer (``state``: its JSON) and of the template ``source``."""
+    """The control tokens of a tokenizer and of the template ``source``."""
 
-    def __init__(self, state: str, source: str) -> None:
-        self._state = state
+    def __init__(self, backend: Backend, source: str) -> None:
+        self._state = backend.state
         self.ids: dict[str, int] = {
             token["content"]: token["id"]
-            for token in json.loads(state)["added_tokens"]
+            for token in backend.added_tokens
             if token["special"] or (token["content"] in source and token["content"].strip())
         }
         """Every string that the tokenizer turns into a control token, with its id."""
-        self.special = frozenset(token["content"] for token in json.loads(state)["added_tokens"] if token["special"])
+        self.special = frozenset(token["content"] for token in backend.added_tokens if token["special"])
         """Those that the tokenizer itself calls special; the others are words of the model's own, such as ``<think>``."""
         self.spelled = Spelled(self.ids)
         spelled = _any_of(self.ids)

@@ -12,12 +12,11 @@ from workloads.data.chat_templates.generation_prompt import PROBES
 from workloads.data.chat_templates.named import NAMED, named_source
 from workloads.data.chat_templates.rendering import Span, render
 from workloads.data.chat_templates.source import tool_role
-from workloads.data.chat_templates.template import Template
 from workloads.errors import SpecError
 
 
-def from_model(tokenizer: PreTrainedTokenizerBase, train_on_prompt: bool) -> Template:
-    """The model's own template; marked by TRL or as the named template that writes the same, unless every token is trained.
+def own_source(tokenizer: PreTrainedTokenizerBase, train_on_prompt: bool) -> str:
+    """The Jinja of the model's own template; marked by TRL or as the named template that writes the same, unless every token is trained.
 
     Raises SpecError where the tokenizer carries none.
     """
@@ -32,13 +31,13 @@ def from_model(tokenizer: PreTrainedTokenizerBase, train_on_prompt: bool) -> Tem
             "(or Llama2, Llama3, ChatML, whichever the model was trained with), or give a templateFile"
         )
     if train_on_prompt:
-        return Template("FromModel", source, tokenizer)
+        return source
     try:
         masked = get_training_chat_template(tokenizer)
     except ValueError:  # not one that TRL knows
         # A named template knows no tools: a model's own that does is taken as it is.
         masked = None if tool_role(source) else _named_source_of_same_text(source, tokenizer)
-    return Template("FromModel", masked or source, tokenizer)
+    return masked or source
 
 
 def _named_source_of_same_text(source: str, tokenizer: PreTrainedTokenizerBase) -> str | None:

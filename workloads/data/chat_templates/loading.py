@@ -8,8 +8,8 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from workloads.data.chat_templates.from_model import PROBES, from_model
-from workloads.data.chat_templates.generation_prompt import is_answering
+from workloads.data.chat_templates.from_model import own_source
+from workloads.data.chat_templates.generation_prompt import PROBES, is_answering
 from workloads.data.chat_templates.named import named_source
 from workloads.data.chat_templates.source import DAY, pinned
 from workloads.data.chat_templates.template import Template
@@ -29,22 +29,22 @@ def load(
     ``train_on_prompt`` accepts a template without generation markers, as every token is trained then. ``live_clock`` lets it read the
     date; else that is the same every day, and so are the texts.
     """
-    template = _chosen(choice, template_file, tokenizer, train_on_prompt)
-    ends = _declared_ends(tokenizer)
-    source = template.source if live_clock else pinned(template.source)
-    notes = () if source == template.source else (f"it reads the clock: {DAY:%d %B %Y} stands for today",)
-    template = Template(template.name, source, tokenizer, after_prompt=template.after_prompt, ends=ends, notes=notes)
+    name, source = _chosen(choice, template_file, tokenizer, train_on_prompt)
+    steady = source if live_clock else pinned(source)
+    notes = () if steady == source else (f"it reads the clock: {DAY:%d %B %Y} stands for today",)
+    template = Template(name, steady, tokenizer, ends=_declared_ends(tokenizer), notes=notes)
     return _checked(template, template_file is not None, train_on_prompt)
 
 
 def _chosen(
     choice: str, template_file: Path | None, tokenizer: PreTrainedTokenizerBase, train_on_prompt: bool
-) -> Template:
+) -> tuple[str, str]:
+    """How the template is called in messages, and its Jinja."""
     if template_file is not None:
-        return Template("templateFile", _read(template_file), tokenizer)
+        return "templateFile", _read(template_file)
     if choice == "FromModel":
-        return from_model(tokenizer, train_on_prompt)
-    return Template(choice, named_source(choice, tokenizer), tokenizer)
+        return choice, own_source(tokenizer, train_on_prompt)
+    return choice, named_source(choice, tokenizer)
 
 
 def _checked(template: Template, is_file: bool, train_on_prompt: bool) -> Template:

@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from workloads.data.chat_templates import completeness
+from workloads.data.chat_templates.backend import Backend
 from workloads.data.chat_templates.control_tokens import ControlTokens, Spelled
 from workloads.data.chat_templates.loss_mask import Encoded, RenderedText, with_loss_mask
 from workloads.data.chat_templates.named import NEEDED_TOKENS
@@ -41,6 +42,7 @@ class Template:
         after_prompt: bool = False,
         ends: Collection[int] = (),
         notes: tuple[str, ...] = (),
+        backend: Backend | None = None,
     ) -> None:
         """``after_prompt``: the source has no generation markers, and an answer is what follows the prompt that asks for it. ``ends`` are
         tokens that end an answer of this model, whatever the template writes. ``notes`` are for the log: what was decided for the user."""
@@ -51,18 +53,22 @@ class Template:
         self.ends = tuple(ends)
         self.notes = notes
         self._variables = tokenizer.special_tokens_map
-        backend = json.loads(tokenizer.backend_tokenizer.to_str())
-        # Special tokens come from the template alone, and a byte-level post-processor would cut spaces off the offsets.
-        backend |= {"post_processor": None, "truncation": None, "padding": None}
-        self._state = json.dumps(backend)
-        self._plain = Tokenizer.from_str(self._state)
-        self._control = ControlTokens(self._state, source)
+        self._backend = backend or Backend.of(tokenizer)
+        self._control = ControlTokens(self._backend, source)
         self._tool_role = tool_role(source)
 
     def changed(self, source: str, note: str, *, after_prompt: bool) -> Template:
         """Another source for the same."""
         notes = (*self.notes, note) if note else self.notes
-        return Template(self.name, source, self.tokenizer, after_prompt=after_prompt, ends=self.ends, notes=notes)
+        return Template(
+            self.name,
+            source,
+            self.tokenizer,
+            after_prompt=after_prompt,
+            ends=self.ends,
+            notes=notes,
+            backend=self._backend,
+        )
 
     @property
     def marks_answers(self) -> bool:
@@ -72,7 +78,7 @@ class Template:
     @property
     def digest(self) -> str:
         """sha256 of everything that shapes ids and masks, for cache keys."""
-        material = [self.source, self._variables, self._state, self.after_prompt, self.ends]
+        material = [self.source, self._variables, self._backend.state, self.after_prompt, self.ends]
         return hashlib.sha256(json.dumps(material, default=str).encode()).hexdigest()
 
     def render(self, messages: Sequence[Message], generation_prompt: bool = False) -> str:
@@ -99,7 +105,7 @@ class Template:
             chosen = [index for index, text in enumerate(rendered) if text.sealed is sealed]
             if not chosen:
                 continue
-            backend = self._backend(sealed)
+            backend = self._tokenizer(sealed)
             encodings = backend.encode_batch([rendered[index].text for index in chosen], add_special_tokens=False)
             for index, encoding in zip(chosen, encodings, strict=True):
                 encoded[index] = with_loss_mask(encoding, rendered[index], backend)
@@ -289,11 +295,11 @@ class Template:
     def _spelled_in_answers(self) -> Spelled:
         return Spelled(self._structure)
 
-    def _backend(self, sealed: bool) -> Tokenizer:
-        return self._control.sealed_tokenizer if sealed else self._plain
+    def _tokenizer(self, sealed: bool) -> Tokenizer:
+        return self._control.sealed_tokenizer if sealed else self._backend.plain
 
     def _ids(self, rendered: RenderedText) -> list[int]:
-        backend = self._backend(rendered.sealed)
+        backend = self._tokenizer(rendered.sealed)
         ids: list[int] = with_loss_mask(
             backend.encode(rendered.text, add_special_tokens=False), rendered, backend
         ).ids.tolist()
