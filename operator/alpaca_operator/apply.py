@@ -11,7 +11,7 @@ from alpaca_operator.api import KINDS, Resource
 from alpaca_operator.api.resource import ObjectMeta
 from alpaca_operator.api.status import Reason
 from alpaca_operator.cluster.kube import APIS, OPTIONAL, RESOURCES
-from alpaca_operator.cluster.objects import Object, controller_of
+from alpaca_operator.cluster.objects import Object, Pod, controller_of
 from alpaca_operator.cluster.queue import LONGEST_DELAY, Result
 from alpaca_operator.cluster.store import Key, key_of
 from alpaca_operator.diagnosis import refusals
@@ -22,7 +22,7 @@ from alpaca_operator.lifecycle import LIFECYCLES
 from alpaca_operator.outcomes import conditions
 from alpaca_operator.outcomes.conditions import Change
 from alpaca_operator.plan import Manifest, Plan, keep
-from alpaca_operator.plan.job import STOP_PATCH, drift
+from alpaca_operator.plan.job import STOP_PATCH, STOP_POD_PATCH, drift
 from alpaca_operator.world import World, key_for
 
 CREATED_ONCE = frozenset({"Job", "JobSet"})
@@ -62,6 +62,11 @@ async def end(child: Object, world: World) -> None:
     """Stops a child for good; its pods get their grace period, and stay for their logs."""
     if drift(STOP_PATCH, child):
         await _merge(child, STOP_PATCH, world)
+
+
+async def end_pod(pod: Pod, world: World) -> None:
+    """Stops a pod for good; it stays for its logs."""
+    await _merge(pod.raw, STOP_POD_PATCH, world)
 
 
 async def remove(child: Object, world: World) -> None:

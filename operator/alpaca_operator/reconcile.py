@@ -65,6 +65,8 @@ async def reconcile(key: Key, world: World, *, live: bool = False) -> Result:
 
 
 async def _act(desired: Desired, resource: Resource, observed: Observed, world: World) -> Exit | None:
+    for pod in LIFECYCLES[resource.kind].spent(observed):
+        await apply.end_pod(pod, world)
     match desired:
         case Desired.PRESENT:
             plan = PLANNERS[resource.kind](resource, observed.inputs, world.settings)

@@ -36,6 +36,9 @@ KUEUE_PREFIX = "kueue.x-k8s.io/"
 CONTAINER = "workload"
 ENGINE_CONTAINER = "engine"
 PAGE_CONTAINER = "ui"
+CONTAINERS = frozenset({CONTAINER, ENGINE_CONTAINER, PAGE_CONTAINER})
+"""Those that we put into pods. Others come from whoever has a hand in pods as they are made (a mesh's proxy, an agent), and say nothing
+of our work."""
 PROGRESS_PORT = 8085
 API_PORT = 8000
 """The engine: OpenAI's API under /v1, /health, /livez, /metrics."""
@@ -97,6 +100,9 @@ class ExitCode(IntEnum):
 
 NEVER_RETRIED = (ExitCode.SPEC, ExitCode.DATA, ExitCode.INPUT, ExitCode.MEMORY)
 """The next run would end alike."""
+IGNORED = (ExitCode.INTERRUPTED, 128 + 9, 128 + 15)
+"""Ends that the Job controller must not count: stopped on request, and killed by SIGKILL or SIGTERM, which is how a stop ends that was not
+over in time. It does not see who asked for the stop; the operator does, and counts those that nobody asked for."""
 
 
 class Wire(BaseModel):

@@ -6,6 +6,7 @@ from typing import Any
 
 import kopf
 
+from alpaca_operator.api import KINDS
 from alpaca_operator.api.contract import LABEL_MANAGED_BY, MANAGED_BY
 from alpaca_operator.cluster.kube import CHILDREN, WATCHED, configuration
 from alpaca_operator.cluster.queue import Queue
@@ -20,7 +21,8 @@ def registry(store: Store, queue: Queue[Key]) -> kopf.OperatorRegistry:
 
     async def on_event(event: kopf.RawEvent, **_: Any) -> None:
         obj: Any = event["object"]
-        key = store.remove(obj) if event["type"] == "DELETED" else store.put(obj)
+        gone = event["type"] == "DELETED" and not _left_the_selection(obj)
+        key = store.remove(obj) if gone else store.put(obj)
         if key is not None:
             queue.add(key, ahead=store.is_new(key))  # many at once: first a child for each, then what becomes of them
             for consumer in store.consumers(key):
@@ -47,6 +49,12 @@ def registry(store: Store, queue: Queue[Key]) -> kopf.OperatorRegistry:
         )
 
     return handlers
+
+
+def _left_the_selection(obj: Any) -> bool:
+    """A watch by labels says of an object whose labels were changed that it is deleted. It is as it was, and whose it was."""
+    labels = obj["metadata"].get("labels") or {}
+    return obj["kind"] not in KINDS and labels.get(LABEL_MANAGED_BY) != MANAGED_BY
 
 
 def settings() -> kopf.OperatorSettings:

@@ -112,7 +112,7 @@ async def test_versions_that_are_no_numbers_are_not_ordered(version: str, kept: 
 
 
 async def test_what_was_missed_is_read() -> None:
-    cluster = Cluster(build.job())
+    cluster = Cluster(build.job(), build.child("Job", "poet-sft"))
     found = resync(cluster)
     await found.list_all()
     found.queue.done(await found.queue.get())
@@ -132,8 +132,25 @@ async def test_what_was_deleted_meanwhile_stays_so() -> None:
     assert cluster.read == []
 
 
+async def test_a_pod_whose_labels_were_taken_away_is_no_ghost() -> None:
+    cluster = Cluster(build.job(), build.child("Job", "poet-sft"), pod := build.child("Pod", "poet-sft-x"))
+    found = resync(cluster)
+    await found.list_all()
+    shown = cluster.objects.pop(("Pod", "poet-sft-x"))
+    relabelled = build.newer(pod, metadata={"labels": {}}, status={"phase": "Running"})
+
+    async def get(api: APIResource, _namespace: str, name: str) -> Object | None:
+        return relabelled if name == shown["metadata"]["name"] else None
+
+    cluster.get = get  # type: ignore[method-assign]
+    for _ in range(2):
+        await found.check_all()
+    assert [one["metadata"]["name"] for _, one in found.store.running()] == ["poet-sft-x"]
+    assert found.stalled == []
+
+
 async def test_a_watch_that_misses_things_twice_in_a_row_is_sick() -> None:
-    cluster = Cluster(build.job())
+    cluster = Cluster(build.job(), build.child("Job", "poet-sft"))
     found = resync(cluster)
     await found.list_all()
     for times in (1, 2):

@@ -97,6 +97,7 @@ async def pod_that_answers(
 def scraper(kube: LogOnly) -> Scraper:
     store, queue = Store(), Queue[Key]()
     store.put(build.job())
+    store.put(build.child("Job", "poet-sft"))
     store.put(build.child("Pod", "poet-sft-x", status={"phase": "Running", "podIP": "127.0.0.1"}))
     settings = Settings(progress_via="Pod", progress_timeout_seconds=0.5, progress_seconds=0.01)
     return Scraper(settings, kube, store, queue, ScrapeCache())  # type: ignore[arg-type]
