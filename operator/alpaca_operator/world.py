@@ -14,7 +14,7 @@ from alpaca_operator.api.contract import LABEL_UID, Progress
 from alpaca_operator.api.resource import Job
 from alpaca_operator.api.sources import JobReference
 from alpaca_operator.cluster.budget import WriteBudget
-from alpaca_operator.cluster.kube import PODS, RESOURCES, WATCHED, APIResource, Kube
+from alpaca_operator.cluster.kube import PODS, RESOURCES, WATCHED, Kube
 from alpaca_operator.cluster.objects import Object
 from alpaca_operator.cluster.queue import Queue
 from alpaca_operator.cluster.store import Key, Store
@@ -129,14 +129,9 @@ class World:
             found = [obj async for obj in self.kube.list(api, key.namespace, labels=f"{LABEL_UID}={uid}")]
             listed = {obj["metadata"]["uid"] for obj in found}
             for obj in self.store.owned(api.kind, uid):
-                if obj["metadata"]["uid"] not in listed and (relabelled := await self._reread(api, obj)):
+                if obj["metadata"]["uid"] not in listed and (relabelled := await self.kube.reread(obj)):
                     found.append(relabelled)
             self.store.replace(api.kind, uid, found)
-
-    async def _reread(self, api: APIResource, obj: Object) -> Object | None:
-        """An object that no list has: gone, or its labels were changed."""
-        live = await self.kube.get(api, obj["metadata"]["namespace"], obj["metadata"]["name"])
-        return live if live is not None and live["metadata"]["uid"] == obj["metadata"]["uid"] else None
 
 
 def key_for(resource: Resource) -> Key:

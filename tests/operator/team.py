@@ -67,11 +67,11 @@ class Team:
     async def gone_or_new(self) -> None:
         """Waits until no Job and no pod is about to go."""
         async with asyncio.timeout(60):
-            while any(
-                "deletionTimestamp" in one["metadata"]
-                for one in [*await self.pods(), await self.child() or {"metadata": {}}]
-            ):
+            while any("deletionTimestamp" in one["metadata"] for one in [*await self.pods(), *await self.children()]):  # noqa: ASYNC110
                 await asyncio.sleep(0.1)
+
+    async def children(self) -> list[Object]:
+        return [job async for job in self.kube.list(JOBS, self.namespace)]
 
     async def gone(self) -> None:
         """Waits until no Job and no pod is left."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 
+from alpaca_operator.api.contract import LABEL_MANAGED_BY, LABEL_UID
 from alpaca_operator.api.status import Reason
+from alpaca_operator.cluster.kube import JOBS, PODS
 from tests.operator.kubelet import INTERRUPTED, Outcome
 from tests.operator.process import OperatorProcess
 from tests.operator.team import Team, conditions, ready
@@ -65,14 +68,20 @@ async def test_what_is_labelled_as_ours_and_is_not_changes_nothing(running: Oper
     child, [pod] = await team.child(), await team.pods()
     assert child is not None
     metadata = {"namespace": team.namespace, "labels": pod["metadata"]["labels"]}
-    forged_labels = {name: label for name, label in metadata["labels"].items() if "batch.kubernetes.io" not in name}
-    container = {"name": "workload", "image": "example.org/forged"}
-    spec = {"containers": [container], "restartPolicy": "Never", "nodeName": team.kubelet.node}
+    forged_labels = {name: label for name, label in metadata["labels"].items() if "/" in name and "batch" not in name}
+    kept = ("securityContext", "containers", "automountServiceAccountToken", "restartPolicy")
+    spec = {name: part for name, part in pod["spec"].items() if name in kept}
+    spec["containers"] = [{**one, "volumeMounts": []} for one in spec["containers"]]
     forged = await team.kube.create(
-        PODS, {**pod, "metadata": {**metadata, "name": "forged", "labels": forged_labels}, "spec": spec}
+        PODS,
+        {
+            **pod,
+            "metadata": {**metadata, "name": "forged", "labels": forged_labels},
+            "spec": {**spec, "nodeName": team.kubelet.node},
+        },
     )
     owners = {"ownerReferences": child["metadata"]["ownerReferences"], "labels": child["metadata"]["labels"]}
-    template = {"metadata": {"labels": forged_labels}, "spec": {"containers": [container], "restartPolicy": "Never"}}
+    template = {"metadata": {"labels": forged_labels}, "spec": spec}
     await team.kube.create(
         JOBS,
         {
@@ -84,9 +93,10 @@ async def test_what_is_labelled_as_ours_and_is_not_changes_nothing(running: Oper
     )
     await team.kubelet.end(forged, Outcome())
     async with asyncio.timeout(60):
-        while not (copies := [one for one in await team.pods() if one["metadata"]["name"].startswith("poet-sft-copy")]):
+        while len(pods := await team.pods()) < 3:  # noqa: ASYNC110
             await asyncio.sleep(0.1)
-    await team.kubelet.end(copies[0], Outcome())
+    [copy] = [one for one in pods if one["metadata"]["name"].startswith("poet-sft-copy")]
+    await team.kubelet.end(copy, Outcome())
     await team.set(activeDeadlineSeconds=86400)
     job = await team.until("poet", lambda job: job["status"]["observedGeneration"] == 2, "looked at")
     assert ready(job)["reason"] in ("Starting", "Running")

@@ -110,6 +110,12 @@ class Kube:
                 return None
             raise
 
+    async def reread(self, obj: Object) -> Object | None:
+        """An object that no list by labels shows any more, and no watch: None where it is gone, for its labels may have been changed."""
+        metadata = obj["metadata"]
+        live = await self.get(APIS[obj["kind"]], metadata["namespace"], metadata["name"])
+        return live if live is not None and live["metadata"]["uid"] == metadata["uid"] else None
+
     async def list(
         self,
         api: APIResource,

@@ -93,7 +93,7 @@ class Resync:
         if not (self._stale(listed) or ghosts_now()):
             return 0
         await asyncio.sleep(self.catch_up_seconds)
-        ghosts = [ghost for ghost in ghosts_now() if not await self._was_relabelled(api, ghost)]
+        ghosts = [ghost for ghost in ghosts_now() if not await self._was_relabelled(ghost)]
         for ghost in ghosts:
             metrics.RESYNC_REPAIRS.labels(api.kind, "ghost").inc()
             self._enqueue(self.store.remove(ghost))
@@ -109,13 +109,11 @@ class Resync:
             log.warning("resync: %s: %d ghosts removed, %d missed changes read", api.kind, len(ghosts), repaired)
         return len(ghosts) + repaired
 
-    async def _was_relabelled(self, api: APIResource, absent: Object) -> bool:
-        """An object that left the list for its labels alone is still there, and whose it is its owner references say."""
-        live = await self.kube.get(api, absent["metadata"]["namespace"], absent["metadata"]["name"])
-        if live is None or live["metadata"]["uid"] != absent["metadata"]["uid"]:
-            return False
-        self._enqueue(self.store.put(live))
-        return True
+    async def _was_relabelled(self, absent: Object) -> bool:
+        live = await self.kube.reread(absent)
+        if live is not None:
+            self._enqueue(self.store.put(live))
+        return live is not None
 
     def _stale(self, listed: dict[Key, Object]) -> list[Key]:
         """What is missing here, or older than the LIST shows it."""

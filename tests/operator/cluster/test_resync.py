@@ -35,6 +35,9 @@ class Cluster:
     async def snapshot(self, api: APIResource, namespace: str | None, **_: Any) -> tuple[str, list[Object]]:
         return self.version or build.next_version(), [obj async for obj in self.list(api, namespace)]
 
+    async def reread(self, obj: Object) -> Object | None:
+        return self.objects.get((obj["kind"], obj["metadata"]["name"]))
+
     async def get(self, api: APIResource, _namespace: str, name: str) -> Object | None:
         self.read.append(name)
         return self.objects.get((api.kind, name))
@@ -139,10 +142,10 @@ async def test_a_pod_whose_labels_were_taken_away_is_no_ghost() -> None:
     shown = cluster.objects.pop(("Pod", "poet-sft-x"))
     relabelled = build.newer(pod, metadata={"labels": {}}, status={"phase": "Running"})
 
-    async def get(api: APIResource, _namespace: str, name: str) -> Object | None:
-        return relabelled if name == shown["metadata"]["name"] else None
+    async def reread(obj: Object) -> Object | None:
+        return relabelled if obj["metadata"]["name"] == shown["metadata"]["name"] else None
 
-    cluster.get = get  # type: ignore[method-assign]
+    cluster.reread = reread  # type: ignore[method-assign]
     for _ in range(2):
         await found.check_all()
     assert [one["metadata"]["name"] for _, one in found.store.running()] == ["poet-sft-x"]
