@@ -12,12 +12,11 @@ from alpaca_operator.api.resource import ObjectMeta
 from alpaca_operator.api.status import Reason
 from alpaca_operator.cluster.kube import APIS, OPTIONAL, RESOURCES
 from alpaca_operator.cluster.objects import Object, Pod, controller_of
-from alpaca_operator.cluster.queue import LONGEST_DELAY, Result
+from alpaca_operator.cluster.queue import LONGEST_DELAY, RETRIED_LONGEST, Result
 from alpaca_operator.cluster.store import Key, key_of
 from alpaca_operator.diagnosis import refusals
-from alpaca_operator.diagnosis.text import one_line
-from alpaca_operator.errors import ApiError, Unreachable, Unreadable
-from alpaca_operator.exits import Exit, Refused, Unavailable
+from alpaca_operator.errors import ApiError, Unreachable
+from alpaca_operator.exits import Exit, Refused, Unavailable, Waiting
 from alpaca_operator.lifecycle import LIFECYCLES
 from alpaca_operator.outcomes import conditions
 from alpaca_operator.outcomes.conditions import Change
@@ -96,24 +95,58 @@ async def update_status(resource: Resource, after: dict[str, Any], exit: Exit | 
         return Result.never
     if change is Change.PROGRESS and (wait := world.budget.ask(key)):
         return Result(requeue_after=wait)
-    world.store.put(await world.kube.put_status(RESOURCES[key.kind], current, after))
+    try:
+        world.store.put(await world.kube.put_status(RESOURCES[key.kind], current, after))
+    except (ApiError, Unreachable) as error:
+        refusal = refusals.exit_of_status(error)
+        if refusal is None:
+            raise
+        if isinstance(error, ApiError) and error.status == 404:
+            await world.refresh(key)
+        return await _tell_without_all(resource, after, refusal, world)
+    world.outages.over(key, "status")
     if change is Change.TRANSITION:
         world.enqueue_consumers(key)
-    if note := events.of_transition(before, after) or events.of_outage(before, after, exit):
+    if note := events.of_outage(before, after, exit) or events.of_transition(before, after):
         await _tell(resource, note, after, world)
     _log_transition(key, before, after)
     return Result.never
 
 
-async def report_unreadable(key: Key, error: Unreadable, world: World) -> Result:
-    """The status says so, unless it has an end; that stands."""
+async def _tell_without_all(resource: Resource, after: dict[str, Any], exit: Exit, world: World) -> Result:
+    """Of a status that is not taken: what matters of it, and why not all; where not even that, an Event."""
+    key = key_for(resource)
+    current = world.store.raw(key)
+    if current is None or current["metadata"]["uid"] != resource.metadata.uid:
+        return Result.never  # it is gone
+    log.warning("%s: its status cannot be written: %s", key, exit.message)
+    if isinstance(exit, Unavailable):
+        if lasting := world.outages.lasting(key, "status", exit):
+            await events.record(world.kube, world.settings.identity, resource, events.of_exit(lasting), lasting.message)
+        return Result(RETRIED_LONGEST, failed=True, not_before=exit.retry_after, outcome="unreachable")
+    before = current.get("status") or {}
+    least = conditions.essential(before, after, exit)
+    try:
+        if least != before:
+            world.store.put(await world.kube.put_status(RESOURCES[key.kind], current, least))
+            world.enqueue_consumers(key)
+            if note := events.of_transition(before, least):
+                await _tell(resource, note, least, world)
+            _log_transition(key, before, least)
+    except ApiError as error:
+        if refusals.exit_of_status(error) is None:
+            raise
+        await events.record(world.kube, world.settings.identity, resource, events.of_exit(exit), exit.message)
+    return Result(LONGEST_DELAY, failed=True, outcome="refused")
+
+
+async def report(key: Key, exit: Exit, world: World) -> None:
+    """The status says so, as far as nothing else can be said of the resource, unless it has an end; that stands."""
     current, lifecycle = world.store.raw(key), LIFECYCLES[key.kind]
     if current is not None and not lifecycle.is_final(current.get("status") or {}):
-        exit = Refused(Reason.INVALID_SPEC, one_line(str(error)))
         names: dict[str, Any] = {"api_version": current["apiVersion"], "kind": key.kind}
         unread = KINDS[key.kind].model_construct(**names, metadata=ObjectMeta.model_validate(current["metadata"]))
         await update_status(unread, conditions.of_unread(lifecycle.status, current, exit, world.now()), exit, world)
-    return Result(LONGEST_DELAY, failed=True, outcome="unreadable")
 
 
 async def _tell(resource: Resource, note: events.Note, status: dict[str, Any], world: World) -> None:
@@ -137,7 +170,7 @@ async def _create_once(resource: Resource, manifest: Manifest, world: World) -> 
             live = await world.kube.get(api, metadata["namespace"], metadata["name"])
             ours = live is not None and _is_ours(live, resource)
             if live is None or (not ours and _is_predecessors(live)):
-                raise _gone_in_a_moment(manifest) from error
+                return _waits_for_the_name(manifest, live)
             if not ours:
                 raise
             world.store.put(live)
@@ -165,7 +198,7 @@ async def _apply(resource: Resource, manifest: Manifest, world: World) -> Exit |
         )  # applying would take it from whoever made it
         if live is not None and not _is_ours(live, resource):
             if _is_predecessors(live):
-                raise _gone_in_a_moment(manifest)
+                return _waits_for_the_name(manifest, live)
             raise ApiError(409, "AlreadyExists", f'{api.plural} "{metadata["name"]}" already exists')
     if live is not None:
         if "deletionTimestamp" in live["metadata"]:
@@ -196,9 +229,15 @@ def _is_predecessors(child: Object) -> bool:
     return owner is not None and owner["kind"] in KINDS
 
 
-def _gone_in_a_moment(manifest: Manifest) -> ApiError:
-    name = manifest["metadata"]["name"]
-    return ApiError(409, "Conflict", f"{manifest['kind']} {name} of a deleted resource is about to go")
+def _waits_for_the_name(manifest: Manifest, live: Object | None) -> Exit:
+    """Looked at again when that child is gone; by itself, where nobody tells of it."""
+    owner = controller_of(live) if live is not None else None
+    whose = f"{owner['kind']} {owner.get('name')}" if owner else manifest["metadata"]["ownerReferences"][0]["kind"]
+    return Waiting(
+        Reason.STOPPING,
+        f"waits for {manifest['kind']} {manifest['metadata']['name']} to go, which belongs to a deleted {whose}: kubectl get "
+        f"{manifest['kind'].lower()} {manifest['metadata']['name']} -o yaml shows what holds it",
+    )
 
 
 def _log_transition(key: Key, before: dict[str, Any], after: dict[str, Any]) -> None:

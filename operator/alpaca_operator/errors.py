@@ -21,7 +21,3 @@ class Unreachable(Exception):
 
 class NotLeading(Exception):
     """A write was about to be made without a valid Lease; another replica may be the one that works now."""
-
-
-class Unreadable(Exception):
-    """The API server holds a resource that our models refuse: its CRD is newer than this operator."""

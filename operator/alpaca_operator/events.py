@@ -74,7 +74,12 @@ def of_outage(before: dict[str, Any], after: dict[str, Any], exit: Exit | None) 
     """The Event of an API server that is not available for long: one, when the status begins to tell."""
     if not isinstance(exit, Unavailable) or exit.message in str(ready(before).get("message")):
         return None
-    return Note("Warning", ready(after)["reason"], exit.message)
+    return Note("Warning", exit.reason, exit.message) if exit.message in str(ready(after).get("message")) else None
+
+
+def of_exit(exit: Exit) -> Note:
+    """The Event of what no status can tell."""
+    return Note("Warning", exit.reason, exit.message)
 
 
 def of_completion(status: dict[str, Any], now: datetime) -> Note | None:
@@ -88,21 +93,21 @@ def _note(state: dict[str, Any]) -> Note:
     return Note(kind, state["reason"], state.get("message") or state["reason"])
 
 
-async def record(kube: Kube, identity: str, resource: Resource, note: Note, ended: str | None) -> None:
-    """An Event that cannot be written is worth a line in the log, no more: the status has it all."""
+async def record(kube: Kube, identity: str, resource: Resource, note: Note, once: str | None) -> None:
+    """``once``: what two Events of the same have in common, so that it is told but once. An Event that cannot be written is worth a line in the log, no more: the status has it all."""
     try:
-        await kube.create(EVENTS, event(identity, resource, note, datetime.now(UTC), ended))
+        await kube.create(EVENTS, event(identity, resource, note, datetime.now(UTC), once))
     except (ApiError, Unreachable) as error:
         if isinstance(error, ApiError) and error.reason == "AlreadyExists":
             return  # told by the operator before this one
         log.warning("%s %s/%s: no Event: %s", resource.kind, resource.metadata.namespace, resource.metadata.name, error)
 
 
-def event(identity: str, resource: Resource, note: Note, now: datetime, ended: str | None = None) -> dict[str, Any]:
+def event(identity: str, resource: Resource, note: Note, now: datetime, once: str | None = None) -> dict[str, Any]:
     """In the resource's namespace, by a name that a second try shares: at the same moment, or of the same end."""
     metadata = resource.metadata
     stamp = now.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-    digest = hashlib.sha256(f"{metadata.uid}{note}{ended or stamp}".encode()).hexdigest()[:16]
+    digest = hashlib.sha256(f"{metadata.uid}{note}{once or stamp}".encode()).hexdigest()[:16]
     return {
         "apiVersion": EVENTS.api_version,
         "kind": EVENTS.kind,

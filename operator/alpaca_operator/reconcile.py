@@ -12,10 +12,10 @@ import time
 
 from alpaca_operator import apply, metrics, observe
 from alpaca_operator.api import Resource
-from alpaca_operator.cluster.queue import LONGEST_DELAY, Result
+from alpaca_operator.cluster.queue import LONGEST_DELAY, RETRIED_LONGEST, Result
 from alpaca_operator.cluster.store import Key
-from alpaca_operator.errors import ApiError, NotLeading, Unreachable, Unreadable
-from alpaca_operator.exits import Exit, Unavailable, Waiting
+from alpaca_operator.errors import ApiError, NotLeading, Unreachable
+from alpaca_operator.exits import Exit, Unavailable, Unreadable, Waiting
 from alpaca_operator.lifecycle import LIFECYCLES
 from alpaca_operator.observe import Observed
 from alpaca_operator.outcomes.verdict import Desired
@@ -23,9 +23,6 @@ from alpaca_operator.plan import PLANNERS
 from alpaca_operator.world import World
 
 log = logging.getLogger(__name__)
-
-RETRIED_LONGEST = 60.0
-"""Seconds between two tries of what passes by itself: a quota may have room by then, an API server be back."""
 
 
 async def reconcile(key: Key, world: World, *, live: bool = False) -> Result:
@@ -44,7 +41,9 @@ async def reconcile(key: Key, world: World, *, live: bool = False) -> Result:
             return await reconcile(key, world, live=True)
     else:
         exit = await apply.attempt(_act(desired, resource, observed, world), resource)
-    outage = world.outage(key, exit)
+    outage = world.outages.lasting(key, "child", exit) if isinstance(exit, Unavailable) else None
+    if outage is None and not isinstance(exit, Unavailable):
+        world.outages.over(key, "child")
     if desired is Desired.PRESENT and _has_just_begun(resource, observed, world):
         # First a child for all who wait; the statuses follow, with what the children do by then.
         return Result(requeue_after=0.0)
@@ -55,13 +54,23 @@ async def reconcile(key: Key, world: World, *, live: bool = False) -> Result:
         observed = observe.children(observed, resource, world)
     after = lifecycle.compute(resource, observed, outage or exit)
     if not live and lifecycle.is_final(after) and not lifecycle.is_terminal(resource):
-        await world.refresh(key)  # the end is told once: the last pod's last word must be in
+        # The end is told once: the last pod's last word must be in.
+        if unseen := await apply.attempt(world.refresh(key), resource):
+            return await _tell_what_hinders(key, unseen, world)
         return await reconcile(key, world, live=True)
     result = await apply.update_status(resource, after, outage or exit, world)
     if exit is not None:
         return _again(exit)
     time_alone = lifecycle.requeue_after(resource, observed)
     return result.or_sooner(time_alone.total_seconds() if time_alone is not None else None)
+
+
+async def _tell_what_hinders(key: Key, exit: Exit, world: World) -> Result:
+    """Where nothing can be said of the resource itself."""
+    lasting = world.outages.lasting(key, "child", exit) if isinstance(exit, Unavailable) else exit
+    if lasting is not None:
+        await apply.report(key, lasting, world)
+    return _again(exit)
 
 
 async def _act(desired: Desired, resource: Resource, observed: Observed, world: World) -> Exit | None:
@@ -115,7 +124,8 @@ async def reconcile_or_report(key: Key, world: World) -> Result:
         return await reconcile(key, world)
     except Unreadable as error:
         log.error("%s: %s", key, error)
-        return await apply.report_unreadable(key, error, world)
+        await apply.report(key, error.exit, world)
+        return Result(LONGEST_DELAY, failed=True, outcome="unreadable")
 
 
 async def _work_on(key: Key, world: World) -> None:

@@ -87,7 +87,7 @@ def by_exit_code(pod: ExaminedPod) -> Diagnosis | None:
     text = termination.message if termination and termination.message else logged
     return Diagnosis(
         failure_class,
-        termination.reason if termination else reason,
+        (termination and termination.reason) or reason,
         text or f"{default}: see kubectl logs -n {pod.namespace} {pod.name}",
         exit_code=pod.exit_code,
         rank=termination.rank if termination else None,

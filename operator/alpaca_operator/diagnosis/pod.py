@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 
-from pydantic import ValidationError
-
 from alpaca_operator.api.contract import (
     CONTAINER,
     CONTAINERS,
@@ -107,8 +105,8 @@ def root_cause(states: list[Terminated]) -> Terminated | None:
 def parse_termination(text: str | None) -> Termination | None:
     """The termination message, if the workload wrote it; anything else (a log's tail, a truncated line) is None."""
     try:
-        return Termination.model_validate_json(text or "")
-    except ValidationError:
+        return Termination.hear(text or "")
+    except ValueError:
         return None
 
 

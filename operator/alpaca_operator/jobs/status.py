@@ -33,7 +33,7 @@ from alpaca_operator.jobs.case import (
     termination_of,
 )
 from alpaca_operator.jobs.verdicts import judge
-from alpaca_operator.outcomes.conditions import InputsReady, conditions, dump, inputs_ready, stamp
+from alpaca_operator.outcomes.conditions import InputsReady, conditions, dump, inputs_ready, read, stamp
 from alpaca_operator.outcomes.observed import Observed
 from alpaca_operator.outcomes.verdict import Desired, Standing, Verdict, failure_of, while_unavailable
 
@@ -117,7 +117,7 @@ def spent(observed: Observed) -> list[Pod]:
 
 def is_final(written: dict[str, Any]) -> bool:
     """Whether a computed status ends the resource for good."""
-    return _is_final(Status.model_validate(written))
+    return _is_final(read(Status, written))
 
 
 def requeue_after(resource: Job, observed: Observed) -> timedelta | None:
@@ -240,7 +240,7 @@ def _inputs(case: Case, termination: Termination | None) -> dict[str, ResolvedIn
         known |= case.observed.inputs
     for field, found in ((termination and termination.resolved_inputs) or {}).items():
         producer = known[field].producer_uid if field in known else None
-        known[field] = ResolvedInput(uri=found["uri"], digest=found.get("digest"), producer_uid=producer)
+        known[field] = ResolvedInput(uri=found.uri, digest=found.digest, producer_uid=producer)
     return known or None
 
 
