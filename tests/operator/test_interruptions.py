@@ -52,6 +52,7 @@ async def test_a_queue_may_evict_a_job_as_often_as_it_likes(
     await team.apply(failurePolicy=ONCE, **nowhere)
     for _ in range(4):
         await team.state("poet", *states)
+        await asyncio.sleep(1.1)  # Kubernetes stamps by the second: a pod is older than the run that follows it
         await team.suspend_child(True)
         await team.state("poet", "Queued")
         await team.quiet()

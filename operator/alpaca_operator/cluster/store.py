@@ -293,7 +293,7 @@ def owner_of(obj: Object) -> Owner:
 def _is_named_by(resource: Object, child: Object) -> bool:
     """``resource``: the reference to it. No pod is made by one itself."""
     name = f"{resource.get('name')}-{KINDS[resource['kind']].workload}"
-    return child["kind"] != "Pod" and child["metadata"]["name"] == name
+    return child["kind"] != "Pod" and str(child["metadata"]["name"]) == name
 
 
 def producers(resource: Object) -> Iterator[Key]:

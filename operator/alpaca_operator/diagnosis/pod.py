@@ -82,7 +82,7 @@ class ExaminedPod(Pod):
 def workload_ended(pod: Pod) -> Terminated | None:
     """How the container ended that does a job's work; None while it has not, and of a deployment's pod, which has none."""
     workload = pod.container(CONTAINER)
-    return workload and workload.terminated
+    return workload.terminated if workload else None
 
 
 def ended_well(pod: Pod) -> bool:

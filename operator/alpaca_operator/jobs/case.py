@@ -120,7 +120,7 @@ def _stopped_with_its_job(pod: Pod, resource: Job, observed: Observed) -> bool:
     # Resumed, a Job starts anew; between the two its status lags behind its spec.
     started = child.get("status", {}).get("startTime")
     suspended = child["spec"].get("suspend") or true_condition(child, "Suspended")
-    return bool(suspended) or (started is not None and asked <= parse_time(started))
+    return bool(suspended) or (started is not None and pod.created_at < started and asked <= parse_time(started))
 
 
 def out_of_restarts(child: Object | None, ended: tuple[Diagnosis, ...]) -> bool:
