@@ -14,7 +14,7 @@ SYNC := $(UV) sync --frozen --quiet --compile-bytecode --no-install-package trit
 # Tests train matrices that gain nothing from a second thread, and run side by side.
 export OMP_NUM_THREADS ?= 1
 
-IMAGE_PREFIX ?= literary-alpaca
+IMAGE_PREFIX ?= registry.invalid/literary-alpaca
 IMAGE_TAG ?= $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 BUILDER ?= $(firstword $(notdir $(shell command -v docker podman buildah 2>/dev/null)) docker)
 PYTEST_ARGS ?=

@@ -14,7 +14,7 @@ from typing import Any
 
 from alpaca_operator.api.merge import MergeJob, MergeSpec
 from workloads.errors import DataError, InputError
-from workloads.models import inspect, libraries, safetensors_io
+from workloads.models import inspect, libraries, rope, safetensors_io
 from workloads.runtime import command
 from workloads.runtime.runtime import Metrics, Runtime
 from workloads.storage import contents
@@ -54,6 +54,13 @@ def run(job: MergeJob, runtime: Runtime) -> Metrics:
             f"spec.model.uri {spec.model.uri} is quantized ({how}), and an update is lost in its rounding: name the model that it was "
             "quantized from; the result can be quantized afterwards"
         )
+    trained = rope.trained_with(
+        (f"spec.adapters[{number}] {source.uri}", runtime.inputs[f"adapters[{number}]"].path)
+        for number, source in enumerate(spec.adapters)
+    )
+    base = rope.stretched(base, spec.model.rope_scaling, "spec.model.ropeScaling", trained)
+    for line in rope.taken_over(base, spec.model.rope_scaling):
+        runtime.progress.log(line)
     libraries.quiet()
 
     from workloads.data import tokenizer_io
@@ -79,29 +86,34 @@ def run(job: MergeJob, runtime: Runtime) -> Metrics:
         if number == total:
             runtime.progress.update(stage="Evaluating")
 
+    dtype = base.dtype if spec.dtype == "Auto" else spec.dtype
     metrics: Metrics = {}
     with runtime.output("Model", metrics) as folder:
         runtime.progress.update(stage="Merging")
         target = merge_lora.Target(
             folder,
-            spec.dtype,
+            dtype,
             shard_size=safetensors_io.byte_count(spec.max_shard_size),
             limit=spec.max_logit_difference,
-            remedy="set dtype to float32 to round less, or raise maxLogitDifference to take it as it is",
+            remedy=(
+                "name the base that the adapters were made from"
+                if dtype == "float32"
+                else "set dtype to float32, which rounds nothing: what differs then is no rounding"
+            ),
             written=written,
             heartbeat=heartbeat,
         )
-        check = merge_lora.merge(base, steps, target, sample, spec.model.rope_scaling)
+        check = merge_lora.merge(base, steps, target, sample)
         metrics["mergeLogitDifference"] = check.logit_difference
         metrics["mergeTokenAgreement"] = check.token_agreement
         runtime.progress.log(
-            f"merged in float32, saved as {spec.dtype}: largest logit difference {check.logit_difference:.3g}, the same likeliest token at "
+            f"merged in float32, saved as {dtype}: largest logit difference {check.logit_difference:.3g}, the same likeliest token at "
             f"{100 * check.token_agreement:.1f} % of the positions"
         )
         runtime.progress.update(stage="Saving")
         tokenizer_io.save_tokenizer(vocabulary.tokenizer, vocabulary.folder, folder)
         _write_generation_config(folder, base, steps, vocabulary)
-        _write_card(folder, job, runtime, vocabulary, metrics)
+        _write_card(folder, job, runtime, base, dtype, vocabulary, metrics)
     return metrics
 
 
@@ -176,7 +188,15 @@ def _write_generation_config(folder: Path, base: inspect.Base, steps: list[Any],
             path.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
 
-def _write_card(folder: Path, job: MergeJob, runtime: Runtime, vocabulary: Vocabulary, metrics: Metrics) -> None:
+def _write_card(
+    folder: Path,
+    job: MergeJob,
+    runtime: Runtime,
+    base: inspect.Base,
+    dtype: str,
+    vocabulary: Vocabulary,
+    metrics: Metrics,
+) -> None:
     """What was merged, how far the result is from it, and where it comes from."""
     from workloads.system import markdown
     from workloads.training import model_card
@@ -189,12 +209,12 @@ def _write_card(folder: Path, job: MergeJob, runtime: Runtime, vocabulary: Vocab
         "tags": ["literary-alpaca", "merge"],
         **({"base_model": model_card.hub_name(uri)} if uri.startswith("hf://") else {}),
     }
-    scaling = spec.model.rope_scaling
+    scaling = base.rope_scaling
     parts = [
         markdown.front_matter(header),
         f"# {job.metadata.name}\n",
         f"`{uri}` with {len(spec.adapters)} LoRA adapter{'s' if len(spec.adapters) > 1 else ''} merged into it by `MergeJob` "
-        f"`{job.metadata.name}` of Literary Alpaca, in float32, saved as {spec.dtype}.\n",
+        f"`{job.metadata.name}` of Literary Alpaca, in float32, saved as {dtype}.\n",
         markdown.table(("adapter", "weight"), [(str(adapter.uri), f"{adapter.weight:g}") for adapter in spec.adapters]),
         *(f"The vocabulary is not the base's: {sentence}.\n" for sentence in vocabulary.grown),
         f"Rope scaling `{scaling.type}` by {scaling.factor:g} is part of its configuration.\n" if scaling else "",

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from alpaca_operator.api.pretrain import PretrainJob, PretrainSpec
 from workloads.errors import InputError, SpecError
-from workloads.models import adapters, inspect, libraries, load
+from workloads.models import adapters, inspect, libraries, load, rope, saved_dtype
+from workloads.models.weight_files import EMBEDDING, HEAD
 from workloads.runtime import command
 from workloads.runtime.runtime import Metrics, Runtime
 from workloads.storage.contents import WHOLE_TOKENIZERS
@@ -52,9 +53,13 @@ def run(job: PretrainJob, runtime: Runtime) -> Metrics:
         if spec.model
         else None
     )
+    if base is not None:
+        assert spec.model is not None
+        base = rope.stretched(base, spec.model.rope_scaling, "spec.model.ropeScaling")
     libraries.quiet(**checks.optional_packages(spec))
     start = _from_scratch(spec, runtime) if base is None else _from_base(spec, runtime, base)
-    policy = training.resolve_policy(spec, runtime, memory_estimate.sizes(start.base, spec))
+    sizes = memory_estimate.sizes(start.base, spec)
+    policy = training.resolve_policy(spec, runtime, sizes)
 
     from workloads.data import tokenizer_io
     from workloads.data.tokenize import TokenizerSpec, bytes_per_token
@@ -62,8 +67,8 @@ def run(job: PretrainJob, runtime: Runtime) -> Metrics:
     tokenizer_spec = TokenizerSpec.of(start.tokenizer, start.tokenizer_folder)
     blocks = _blocks(spec, runtime, tokenizer_spec)
 
-    def save(trainer: Trainer, folder: Path, metrics: Metrics) -> None:
-        _save_weights(trainer, spec, start, policy, folder)
+    def save(trainer: Trainer, folder: Path) -> None:
+        _save_weights(trainer, spec, start, runtime, folder)
         tokenizer_io.save_tokenizer(start.tokenizer, start.tokenizer_folder, folder)
 
     setup = training.TrainingSetup(
@@ -73,7 +78,9 @@ def run(job: PretrainJob, runtime: Runtime) -> Metrics:
         pad_token_id=start.tokenizer.pad_token_id,
         load_model=lambda: _model(spec, start, policy),
         save=save,
+        sizes=sizes,
         token_bytes=bytes_per_token(start.tokenizer, tokenizer_spec),
+        rows=blocks.rows,
         evaluate_first=spec.model is not None,  # fresh weights know nothing
     )
     return training.train(job, runtime, policy, setup)
@@ -93,14 +100,14 @@ def _from_base(spec: PretrainSpec, runtime: Runtime, base: inspect.Base) -> Star
     new = tokenizer_io.load_tokenizer(folder)
     found = resize_embeddings.embedding_remap(old, new, base.rows)
     runtime.progress.log(str(found))
-    ends = {inspect.EMBEDDING, inspect.HEAD}
+    ends = {EMBEDDING, HEAD}
     if spec.trainable == "LoRA" and found.changes and not ends <= set(spec.lora.modules_to_save):
         raise SpecError(
             f"lora.modulesToSave is {', '.join(spec.lora.modules_to_save) or 'empty'}, and tokenizer {spec.tokenizer.uri} needs new rows of "
-            f"{inspect.EMBEDDING} and {inspect.HEAD}, which an adapter holds only when they are saved with it: name both in lora.modulesToSave"
+            f"{EMBEDDING} and {HEAD}, which an adapter holds only when they are saved with it: name both in lora.modulesToSave"
         )
     base = inspect.with_rows(base, found.rows)
-    checks.check_length(base, spec.model.rope_scaling, spec)
+    checks.check_length(base, spec)
     return Start(base, new, folder, remap=found)
 
 
@@ -154,7 +161,7 @@ def _model(spec: PretrainSpec, start: Start, policy: Policy) -> PreTrainedModel 
 
     if spec.model is None:
         return from_config.fresh(start.config, policy)
-    loaded = load.load_base(start.base, spec.model, policy)
+    loaded = load.load_base(start.base, f"spec.model {spec.model.uri}", policy)
     if start.remap is not None:
         resize_embeddings.change_vocabulary(loaded, start.remap)
         load.name_special_tokens(loaded, start.tokenizer)
@@ -165,14 +172,15 @@ def _model(spec: PretrainSpec, start: Start, policy: Policy) -> PreTrainedModel 
     return loaded
 
 
-def _save_weights(trainer: Trainer, spec: PretrainSpec, start: Start, policy: Policy, folder: Path) -> None:
-    """An adapter, or a whole model."""
-    if spec.trainable == "Embeddings":
-        load.in_one_dtype(trainer.model, policy)
+def _save_weights(trainer: Trainer, spec: PretrainSpec, start: Start, runtime: Runtime, folder: Path) -> None:
+    """An adapter, or a whole model in the type of its base; one from scratch in the type that it was trained in."""
     trainer.save_model(str(folder))
+    if spec.model is None:
+        return
     if spec.trainable == "LoRA":
-        assert spec.model is not None
         adapters.name_base(folder, spec.model, start.base)
+    else:
+        saved_dtype.convert(folder, start.base.dtype, runtime.progress.heartbeat)
 
 
 if __name__ == "__main__":

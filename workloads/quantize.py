@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from alpaca_operator.api.quantize import QuantizeJob
 from workloads.errors import GateFailed, OutOfMemory
-from workloads.models import inspect
+from workloads.models import inspect, rope
 from workloads.models.inspect import GENERATION_CONFIG
 from workloads.quantization.measure import measure
 from workloads.quantization.prepare import Prepared, prepare
@@ -59,7 +59,7 @@ def _run(job: QuantizeJob, runtime: Runtime) -> Metrics:
 
         prepared = prepare(job, runtime, base)
         reference = fidelity.Reference(runtime.checkpoints.own / "reference")
-        before = _measure_original(job, runtime, prepared, reference)
+        before = _measure_original(job, runtime, base, prepared, reference)
 
     began = time.monotonic()
     store = open_store(job, base, prepared, runtime)
@@ -101,16 +101,17 @@ def _check(job: QuantizeJob, runtime: Runtime) -> Base:
     spec = job.spec
     base = inspect.inspect_model(runtime.inputs["model"].path, "spec.model.uri", str(spec.model.uri))
     gptq.check(base, f"spec.model {spec.model.uri}", spec)
-    inspect.check_positions(
-        base, spec.model.rope_scaling, spec.calibration.sequence_length, "calibration.sequenceLength"
-    )
+    base = rope.stretched(base, spec.model.rope_scaling, "spec.model.ropeScaling")
+    inspect.check_positions(base, spec.calibration.sequence_length, "calibration.sequenceLength")
     return base
 
 
-def _measure_original(job: QuantizeJob, runtime: Runtime, prepared: Prepared, reference: Reference) -> ModelScores:
-    """Its last hidden states go to ``reference``. Raises GateFailed for a model that is broken already."""
+def _measure_original(
+    job: QuantizeJob, runtime: Runtime, base: Base, prepared: Prepared, reference: Reference
+) -> ModelScores:
+    """The original where it lies, not what stands for it while it is quantized. Its head and its last hidden states go to ``reference``. Raises GateFailed for a model that is broken already."""
     runtime.progress.update(stage="Evaluating")
-    before, _ = measure(job.spec, runtime, prepared, prepared.source, reference.record)
+    before, _ = measure(job.spec, runtime, prepared, base.folder, reference.record, job.spec.model.rope_scaling)
     runtime.progress.log(f"before: {before}")
     if not math.isfinite(before.score.perplexity):
         raise GateFailed(

@@ -5,12 +5,14 @@ Every field of SFTJob can be given or overridden as an option (``--training.epoc
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alpaca_operator.api.sft import SFTJob, SFTSpec
-from workloads.models import adapters, libraries, load
+from workloads.models import adapters, libraries, load, rope, safetensors_io, saved_dtype
+from workloads.models.inspect import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from workloads.runtime import command
 from workloads.runtime.runtime import Metrics, Runtime
 from workloads.training import checks, memory_estimate
@@ -35,37 +37,54 @@ def run(job: SFTJob, runtime: Runtime) -> Metrics:
     spec = job.spec
     checks.check_trackers(spec)
     base = checks.inspect_trainable(runtime.inputs["model"].path, "spec.model.uri", str(spec.model.uri), spec)
-    adapter = runtime.inputs["adapter"].path if spec.adapter else None
-    if adapter is not None:
-        adapters.check_adapter(base, adapter, spec)
+    adapter = adapters.open_adapter(runtime.inputs["adapter"].path, spec) if spec.adapter else None
+    trained = rope.trained_with([(adapter.label, adapter.folder)] if adapter else [])
+    base = rope.stretched(base, spec.model.rope_scaling, "spec.model.ropeScaling", trained)
+    for line in rope.taken_over(base, spec.model.rope_scaling):
+        runtime.progress.log(line)
+    merged_as = (base.dtype if spec.dtype == "Auto" else spec.dtype) if spec.merge else None
     sizes = memory_estimate.sizes(base, spec)
     libraries.quiet(**checks.optional_packages(spec))
+    if spec.method != "Full":
+        adapters.check_fits(base, spec, adapter)
     policy = training.resolve_policy(spec, runtime, sizes)
 
     from workloads.data import tokenizer_io
-    from workloads.data.chat_templates import loading
+    from workloads.data.chat_templates import generation_prompt, loading
 
     tokenizer = tokenizer_io.load_tokenizer(base.folder)
     checks.check_tokenizer_and_length(base, tokenizer, spec.model, spec)
     template_file = runtime.inputs["templateFile"].path if spec.template_file else None
-    template = loading.load(spec.template, template_file, tokenizer, train_on_prompt=spec.dataset.train_on_prompt)
+    template = generation_prompt.consistent(
+        loading.load(spec.template, template_file, tokenizer, train_on_prompt=spec.dataset.train_on_prompt)
+    )
     rows = _rows(spec, runtime, template)
 
     def load_model() -> PreTrainedModel | PeftModel:
-        model = load.load_base(base, spec.model, policy)
-        return model if spec.method == "Full" else adapters.attach(model, spec.lora, policy, adapter)
+        model = load.load_base(base, f"spec.model {spec.model.uri}", policy)
+        return (
+            model
+            if spec.method == "Full"
+            else adapters.attach(model, spec.lora, policy, adapter.folder if adapter else None)
+        )
 
-    def save(trainer: Trainer, folder: Path, metrics: Metrics) -> None:
-        adapter_folder = folder / "adapter" if spec.merge else folder
-        trainer.save_model(str(adapter_folder))
-        if spec.method != "Full":
-            adapters.name_base(adapter_folder, spec.model, base)
-        if spec.merge:
-            trainer.release_model()  # merging needs the memory
-            sample = [[int(token) for token in ids[:PROOF_TOKENS]] for ids in rows.train[:PROOF_ROWS]["input_ids"]]
-            _merge(spec, runtime, base, folder, sample, metrics)
+    def write_how_it_is_asked(folder: Path) -> None:
         tokenizer_io.save_tokenizer(tokenizer, base.folder, folder, template)
         _write_generation_config(folder, tokenizer, template.stop_ids)
+
+    def save(trainer: Trainer, folder: Path) -> None:
+        trainer.save_model(str(folder))
+        if spec.method == "Full":
+            saved_dtype.convert(folder, base.dtype, runtime.progress.heartbeat)
+        else:
+            adapters.name_base(folder, spec.model, base)
+        write_how_it_is_asked(folder)
+
+    def merge(trained: Path, folder: Path, metrics: Metrics) -> None:
+        assert merged_as is not None
+        sample = [[int(token) for token in ids[:PROOF_TOKENS]] for ids in rows.train[:PROOF_ROWS]["input_ids"]]
+        _merge(spec, runtime, base, trained, folder, merged_as, sample, metrics)
+        write_how_it_is_asked(folder)
 
     setup = training.TrainingSetup(
         train=rows.train.with_format("numpy"),
@@ -74,6 +93,9 @@ def run(job: SFTJob, runtime: Runtime) -> Metrics:
         pad_token_id=tokenizer.pad_token_id,
         load_model=load_model,
         save=save,
+        sizes=sizes,
+        merge=merge if merged_as else None,
+        merged_as=merged_as,
     )
     return training.train(job, runtime, policy, setup)
 
@@ -96,22 +118,35 @@ def _rows(spec: SFTSpec, runtime: Runtime, template: Template) -> prepared.Prepa
 
 
 def _merge(
-    spec: SFTSpec, runtime: Runtime, base: Base, folder: Path, sample: list[list[int]], metrics: Metrics
+    spec: SFTSpec,
+    runtime: Runtime,
+    base: Base,
+    trained: Path,
+    folder: Path,
+    dtype: str,
+    sample: list[list[int]],
+    metrics: Metrics,
 ) -> None:
-    """The base with the adapter in ``folder/adapter`` merged into it, saved in ``folder`` and compared with both on ``sample``."""
+    """The base with the adapter in ``trained`` merged into it, saved in ``folder`` with the adapter and compared with both on ``sample``."""
     from workloads.models import lora_adapter, merge_lora
 
     runtime.progress.update(stage="Merging")
-    dtype = str(base.config.get("dtype") or base.config.get("torch_dtype") or "float32")
+    (folder / "adapter").mkdir()
+    for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
+        shutil.copyfile(trained / name, folder / "adapter" / name)
     adapter = lora_adapter.LoRAAdapter.open(folder / "adapter", "the adapter that was trained")
     target = merge_lora.Target(
-        folder, dtype, remedy="set merge to false to get the adapter", heartbeat=runtime.progress.heartbeat
+        folder,
+        dtype,
+        shard_size=safetensors_io.byte_count(spec.max_shard_size),
+        remedy=f"the adapter is whole at {spec.output.uri}: set merge to false, and it is the result, without training again",
+        heartbeat=runtime.progress.heartbeat,
     )
-    check = merge_lora.merge(base, [merge_lora.Step(adapter)], target, sample, spec.model.rope_scaling)
+    check = merge_lora.merge(base, [merge_lora.Step(adapter)], target, sample)
     metrics["mergeLogitDifference"] = check.logit_difference
     metrics["mergeTokenAgreement"] = check.token_agreement
     runtime.progress.log(
-        f"merged in float32, saved as {dtype}: largest logit difference {check.logit_difference:.3g}, the same likeliest token at "
+        f"merged in float32, saved as {target.dtype}: largest logit difference {check.logit_difference:.3g}, the same likeliest token at "
         f"{100 * check.token_agreement:.1f} % of the positions"
     )
 

@@ -10,11 +10,13 @@ from alpaca_operator import events
 from alpaca_operator.api import KINDS, Resource
 from alpaca_operator.api.resource import ObjectMeta
 from alpaca_operator.api.status import Reason
+from alpaca_operator.cluster.claims import Other, claim_of
 from alpaca_operator.cluster.kube import APIS, OPTIONAL, RESOURCES
 from alpaca_operator.cluster.objects import Object, Pod, controller_of
 from alpaca_operator.cluster.queue import LONGEST_DELAY, RETRIED_LONGEST, Result
 from alpaca_operator.cluster.store import Key, key_of
 from alpaca_operator.diagnosis import refusals
+from alpaca_operator.diagnosis.text import one_line
 from alpaca_operator.errors import ApiError, Unreachable
 from alpaca_operator.exits import Exit, Refused, Unavailable, Waiting
 from alpaca_operator.lifecycle import LIFECYCLES
@@ -27,7 +29,60 @@ from alpaca_operator.world import World, key_for
 CREATED_ONCE = frozenset({"Job", "JobSet"})
 """Children that queueing systems and their controllers write to. All others are ours for life, and kept as they are planned."""
 
+LEFT_ALONE_SECONDS = 30.0
+"""Between two looks at who works on a resource of another operator."""
+
 log = logging.getLogger(__name__)
+
+
+async def other_operator(key: Key, world: World) -> Other | None:
+    """Who else works on the resource. What another one has left behind is taken up, before anything else is written."""
+    current = world.store.raw(key)
+    if current is None:
+        return None
+    other = await world.claims.other(current)
+    if other is None and claim_of(current) and not _has_ended(key, current):
+        await _sign(key, world)
+    return other
+
+
+async def leave_alone(key: Key, other: Other, world: World) -> Result:
+    """Nothing is written but one Event, which names both, of what has not come to its end yet."""
+    current = world.store.raw(key)
+    if current is not None and not _has_ended(key, current) and world.refused.get(key) != other.lease:
+        world.refused[key] = other.lease
+        plural = RESOURCES[key.kind].plural
+        remedy = "stop one of the two, or give each namespaces of its own (ALPACA_NAMESPACES)"
+        if not other.holder:
+            remedy += (
+                f"; if that one is gone for good: kubectl patch {plural} {key.name} -n {key.namespace} --subresource=status --type=json "
+                """-p '[{"op": "remove", "path": "/status/operator"}]'"""
+            )
+        said = f"{other} works on it, and {world.claims.name} leaves it alone: {remedy}"
+        log.error("%s: %s", key, said)
+        note = events.Note("Warning", events.ANOTHER_OPERATOR, said)
+        await events.record(world.kube, world.settings.identity, _unread(key, current), note, once=other.lease)
+    return Result(LEFT_ALONE_SECONDS, outcome="another operator's")
+
+
+async def _sign(key: Key, world: World) -> None:
+    """The resource says that this operator works on it. Raises ApiError 409 where another was faster."""
+    current = world.store.raw(key)
+    if current is None or claim_of(current) == world.claims.own:
+        return
+    _keep_off(current, world)
+    status = {**(current.get("status") or {}), "operator": world.claims.own}
+    world.store.put(await world.kube.put_status(RESOURCES[key.kind], current, status))
+
+
+def _has_ended(key: Key, current: Object) -> bool:
+    return LIFECYCLES[key.kind].is_final(current.get("status") or {})
+
+
+def _keep_off(current: Object, world: World) -> None:
+    """What was read of the resource since it was looked at may name another operator."""
+    if not world.claims.may_write(current):
+        raise ApiError(409, "Conflict", f"the operator of Lease {claim_of(current)} has taken it up")
 
 
 async def attempt(action: Awaitable[Exit | None], resource: Resource) -> Exit | None:
@@ -45,16 +100,27 @@ async def attempt(action: Awaitable[Exit | None], resource: Resource) -> Exit | 
 
 
 async def converge(resource: Resource, plan: Plan, world: World) -> Exit | None:
-    """Makes what is missing, and mends and removes what is kept. The first refusal ends it, and is returned: the status has to tell."""
+    """Makes what is missing, and mends and removes what is kept. What is refused is returned or raised, for the status has to tell; what
+    is no longer wanted goes all the same."""
+    refusal: Exit | None = None
+    refused: ApiError | None = None
     for manifest in plan.manifests:
         make = _create_once if manifest["kind"] in CREATED_ONCE else _apply
-        if refusal := await make(resource, manifest, world):
-            return refusal
+        try:
+            refusal = await make(resource, manifest, world)
+        except ApiError as error:
+            if error.status == 409 or error.status >= 500:
+                raise
+            refused = error
+        if refusal or refused:
+            break
     planned = {key_of(manifest) for manifest in plan.manifests}
     for child in world.store.children(resource):
         if child["kind"] not in CREATED_ONCE and key_of(child) not in planned and _is_ours(child, resource):
             await remove(child, world)
-    return None
+    if refused is not None:
+        raise refused
+    return refusal
 
 
 async def end(child: Object, world: World) -> None:
@@ -85,7 +151,8 @@ async def update_status(resource: Resource, after: dict[str, Any], exit: Exit | 
     current = world.store.raw(key)
     if current is None:
         return Result.never
-    before = current.get("status") or {}
+    _keep_off(current, world)
+    before, after = current.get("status") or {}, {**after, "operator": world.claims.own}
     change = conditions.change(before, after, LIFECYCLES[key.kind].status)
     if change is Change.NOTHING:
         if world.completions_recorded.get(key) != resource.metadata.uid and (
@@ -121,8 +188,7 @@ async def _tell_without_all(resource: Resource, after: dict[str, Any], exit: Exi
         return Result.never  # it is gone
     log.warning("%s: its status cannot be written: %s", key, exit.message)
     if isinstance(exit, Unavailable):
-        if lasting := world.outages.lasting(key, "status", exit):
-            await events.record(world.kube, world.settings.identity, resource, events.of_exit(lasting), lasting.message)
+        await tell_by_event(key, exit, world)
         return Result(RETRIED_LONGEST, failed=True, not_before=exit.retry_after, outcome="unreachable")
     before = current.get("status") or {}
     least = conditions.essential(before, after, exit)
@@ -136,17 +202,32 @@ async def _tell_without_all(resource: Resource, after: dict[str, Any], exit: Exi
     except ApiError as error:
         if refusals.exit_of_status(error) is None:
             raise
-        await events.record(world.kube, world.settings.identity, resource, events.of_exit(exit), exit.message)
+        await tell_by_event(key, exit, world)
     return Result(LONGEST_DELAY, failed=True, outcome="refused")
+
+
+async def tell_by_event(key: Key, exit: Exit, world: World) -> None:
+    """Once, of what no status can tell; of what may pass, when it lasts."""
+    lasting = world.outages.lasting(key, "status", exit) if isinstance(exit, Unavailable) else exit
+    current = world.store.raw(key)
+    if lasting is not None and current is not None:
+        note = events.of_exit(lasting)
+        await events.record(world.kube, world.settings.identity, _unread(key, current), note, once=lasting.message)
+
+
+def _unread(key: Key, current: Object) -> Resource:
+    """To be named by, without its spec, which may be unreadable."""
+    names: dict[str, Any] = {"api_version": current["apiVersion"], "kind": key.kind}
+    return KINDS[key.kind].model_construct(**names, metadata=ObjectMeta.model_validate(current["metadata"]))
 
 
 async def report(key: Key, exit: Exit, world: World) -> None:
     """The status says so, as far as nothing else can be said of the resource, unless it has an end; that stands."""
     current, lifecycle = world.store.raw(key), LIFECYCLES[key.kind]
     if current is not None and not lifecycle.is_final(current.get("status") or {}):
-        names: dict[str, Any] = {"api_version": current["apiVersion"], "kind": key.kind}
-        unread = KINDS[key.kind].model_construct(**names, metadata=ObjectMeta.model_validate(current["metadata"]))
-        await update_status(unread, conditions.of_unread(lifecycle.status, current, exit, world.now()), exit, world)
+        await update_status(
+            _unread(key, current), conditions.of_unread(lifecycle.status, current, exit, world.now()), exit, world
+        )
 
 
 async def _tell(resource: Resource, note: events.Note, status: dict[str, Any], world: World) -> None:
@@ -160,8 +241,10 @@ async def _create_once(resource: Resource, manifest: Manifest, world: World) -> 
     """Children are made once and never updated: queueing systems and the Job controller write to them. ``drift`` is the exception."""
     api, live = APIS[manifest["kind"]], world.store.raw(key_of(manifest))
     if live is None or not _is_ours(live, resource):
+        warnings: list[str] = []
         try:
-            world.store.put(await world.kube.create(api, manifest))
+            world.store.put(await world.kube.create(api, manifest, warnings=warnings))
+            await _pass_on(warnings, resource, manifest, world)
             return None
         except ApiError as error:
             if error.reason != "AlreadyExists":
@@ -204,10 +287,17 @@ async def _apply(resource: Resource, manifest: Manifest, world: World) -> Exit |
         if "deletionTimestamp" in live["metadata"]:
             return None
         wanted = keep.as_scaled(wanted, live)
-        if keep.holds(wanted, live):
+        if keep.holds(wanted, live) or world.applied.get(key_of(manifest)) == keep.outcome(wanted, live):
             return None
+    # Two that apply would do so in turns: of a Job, which is made once, its own name sees to that.
+    await _sign(key_for(resource), world)
+    warnings: list[str] = []
     try:
-        world.store.put(await world.kube.apply(api, wanted))
+        answer = await world.kube.apply(api, wanted, warnings=warnings)
+        # A policy may have changed what was asked for, and would do so again: applied once more it would be as it is.
+        if not keep.holds(wanted, answer):
+            world.applied[key_of(manifest)] = keep.outcome(wanted, answer)
+        world.store.put(answer)
     except ApiError as error:
         if api in OPTIONAL and error.status == 404:
             return Refused(
@@ -215,7 +305,17 @@ async def _apply(resource: Resource, manifest: Manifest, world: World) -> Exit |
                 f"the cluster has no {api.kind} of {api.group}/{api.version}: install the Gateway API, or remove httpRoute",
             )
         raise
+    await _pass_on(warnings, resource, manifest, world)
     return None
+
+
+async def _pass_on(warnings: list[str], resource: Resource, manifest: Manifest, world: World) -> None:
+    """What the API server says of an object that it takes, once each: kubectl would have shown it to whoever had made the object."""
+    for warning in dict.fromkeys(warnings):
+        said = one_line(f"the API server says of {manifest['kind']} {manifest['metadata']['name']}: {warning}")
+        log.warning("%s: %s", key_for(resource), said)
+        note = events.Note("Warning", events.SERVER_WARNING, said)
+        await events.record(world.kube, world.settings.identity, resource, note, once="warning")
 
 
 def _is_ours(child: Object, resource: Resource) -> bool:

@@ -21,3 +21,8 @@ class Unreachable(Exception):
 
 class NotLeading(Exception):
     """A write was about to be made without a valid Lease; another replica may be the one that works now."""
+
+
+class Rewound(Exception):
+    """The API server holds an older state than one that was read of it before: its etcd was restored. What is known is of no more use,
+    for an older state never replaces a newer one; the process ends and starts afresh."""

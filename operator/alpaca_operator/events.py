@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 from alpaca_operator.api import Resource
 from alpaca_operator.api.status import Condition, Reason
+from alpaca_operator.api.text import fitted
 from alpaca_operator.cluster.kube import EVENTS, Kube
 from alpaca_operator.cluster.objects import parse_time
 from alpaca_operator.errors import ApiError, Unreachable
@@ -21,6 +22,10 @@ from alpaca_operator.exits import Exit, Unavailable
 log = logging.getLogger(__name__)
 
 CONTROLLER = "literary-alpaca.io/operator"
+SERVER_WARNING = "ServerWarning"
+"""Reason of an Event that passes on what the API server warned of."""
+ANOTHER_OPERATOR = "AnotherOperator"
+"""Reason of the Event of an operator that leaves a resource to another one."""
 NOTE_LIMIT = 1024
 """Bytes of a note that the API server takes."""
 
@@ -94,17 +99,18 @@ def _note(state: dict[str, Any]) -> Note:
 
 
 async def record(kube: Kube, identity: str, resource: Resource, note: Note, once: str | None) -> None:
-    """``once``: what two Events of the same have in common, so that it is told but once. An Event that cannot be written is worth a line in the log, no more: the status has it all."""
+    """An Event that cannot be written is worth a line in the log, no more: the status has it all."""
     try:
         await kube.create(EVENTS, event(identity, resource, note, datetime.now(UTC), once))
     except (ApiError, Unreachable) as error:
         if isinstance(error, ApiError) and error.reason == "AlreadyExists":
-            return  # told by the operator before this one
+            return  # told before, perhaps by the operator before this one
         log.warning("%s %s/%s: no Event: %s", resource.kind, resource.metadata.namespace, resource.metadata.name, error)
 
 
 def event(identity: str, resource: Resource, note: Note, now: datetime, once: str | None = None) -> dict[str, Any]:
-    """In the resource's namespace, by a name that a second try shares: at the same moment, or of the same end."""
+    """In the resource's namespace, by a name that a second try shares: at the same moment, or of the same end. ``once``: what that is,
+    of an Event that is to be told a single time."""
     metadata = resource.metadata
     stamp = now.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
     digest = hashlib.sha256(f"{metadata.uid}{note}{once or stamp}".encode()).hexdigest()[:16]
@@ -118,7 +124,7 @@ def event(identity: str, resource: Resource, note: Note, now: datetime, once: st
         "action": "Reconcile",
         "type": note.type,
         "reason": note.reason,
-        "note": note.message.encode()[:NOTE_LIMIT].decode(errors="ignore"),
+        "note": fitted(note.message, NOTE_LIMIT, size=lambda text: len(text.encode())),
         "regarding": {
             "apiVersion": resource.api_version,
             "kind": resource.kind,

@@ -14,6 +14,7 @@ from alpaca_operator import apply, metrics, observe
 from alpaca_operator.api import Resource
 from alpaca_operator.cluster.queue import LONGEST_DELAY, RETRIED_LONGEST, Result
 from alpaca_operator.cluster.store import Key
+from alpaca_operator.diagnosis import refusals
 from alpaca_operator.errors import ApiError, NotLeading, Unreachable
 from alpaca_operator.exits import Exit, Unavailable, Unreadable, Waiting
 from alpaca_operator.lifecycle import LIFECYCLES
@@ -119,7 +120,9 @@ async def work(world: World) -> None:
 
 
 async def reconcile_or_report(key: Key, world: World) -> Result:
-    """The status of a resource that cannot be read says so."""
+    """The status of a resource that cannot be read says so. One that another operator works on is left alone."""
+    if (other := await apply.other_operator(key, world)) is not None:
+        return await apply.leave_alone(key, other, world)
     try:
         return await reconcile(key, world)
     except Unreadable as error:
@@ -133,10 +136,12 @@ async def _work_on(key: Key, world: World) -> None:
     try:
         result = await reconcile_or_report(key, world)
         outcome = result.outcome
-    except (ApiError, Unreachable, NotLeading) as error:
-        crossed = isinstance(error, ApiError) and error.status == 409  # somebody wrote in between: usual
-        log.log(logging.DEBUG if crossed else logging.WARNING, "%s: %s; tried again", key, error)
-        result, outcome = Result(requeue_after=RETRIED_LONGEST, failed=True), "conflict" if crossed else "unreachable"
+    except NotLeading as error:
+        log.warning("%s: %s", key, error)
+        result, outcome = Result(requeue_after=RETRIED_LONGEST, failed=True), "unreachable"
+    except (ApiError, Unreachable) as error:
+        result = await _without_a_status(key, error, world)
+        outcome = result.outcome
     except Exception:  # a bug: told once with its traceback, and tried again, for the next state may pass
         log.exception("%s: reconcile failed", key)
         result, outcome = Result(requeue_after=LONGEST_DELAY, failed=True), "error"
@@ -148,6 +153,17 @@ async def _work_on(key: Key, world: World) -> None:
     queue.forget(key)
     if result.requeue_after is not None:
         queue.add_after(key, result.requeue_after)
+
+
+async def _without_a_status(key: Key, error: ApiError | Unreachable, world: World) -> Result:
+    """An answer that came before anything could be said on the resource itself."""
+    exit = refusals.exit_of_status(error)
+    if exit is None:  # somebody wrote in between: usual
+        log.debug("%s: %s; tried again", key, error)
+        return Result(RETRIED_LONGEST, failed=True, outcome="conflict")
+    log.warning("%s: %s; tried again", key, error)
+    await apply.tell_by_event(key, exit, world)
+    return _again(exit)
 
 
 async def run_workers(world: World) -> None:

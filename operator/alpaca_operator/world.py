@@ -15,6 +15,7 @@ from alpaca_operator.api.contract import LABEL_UID, Progress
 from alpaca_operator.api.resource import Job
 from alpaca_operator.api.sources import JobReference
 from alpaca_operator.cluster.budget import WriteBudget
+from alpaca_operator.cluster.claims import Claims
 from alpaca_operator.cluster.kube import PODS, RESOURCES, WATCHED, Kube
 from alpaca_operator.cluster.objects import Object
 from alpaca_operator.cluster.queue import Queue
@@ -77,11 +78,17 @@ class World:
     completions_recorded: dict[Key, str] = field(default_factory=dict)
     """UIDs of those whose end has got its Event by this operator."""
     outages: Outages = field(init=False)
+    claims: Claims = field(init=False)
+    applied: dict[Key, tuple[str, str]] = field(default_factory=dict)
+    """Of children: what was applied last, and what became of it."""
+    refused: dict[Key, str] = field(default_factory=dict)
+    """Leases of other operators that work on a resource, of which an Event tells."""
     _unknown: dict[Key, tuple[tolerant.Path, ...]] = field(default_factory=dict)
     """Fields that were left out and told of."""
 
     def __post_init__(self) -> None:
         self.outages = Outages(lambda: self.now())
+        self.claims = Claims(self.kube, self.settings)
 
     def resource(self, key: Key) -> Resource | None:
         """Raises Unreadable."""
@@ -130,6 +137,7 @@ class World:
     def forget(self, key: Key) -> None:
         """The resource is gone."""
         self.outages.forget(key)
+        self.refused.pop(key, None)
         self.without_pods.forget(key)
         self.completions_recorded.pop(key, None)
         self._unknown.pop(key, None)

@@ -39,6 +39,16 @@ BROKEN = (
                 id="an input that names two",
             ),
             pytest.param(
+                {"model": {"uri": "gs://bucket/base"}},
+                "a place is hf://org/name, pvc://claim/path, s3://bucket/key, file:///path or a path: copy what lies elsewhere to one of these",
+                id="a place that nobody reads",
+            ),
+            pytest.param(
+                {"output": {"uri": "s3://"}},
+                "a place is hf://org/name, pvc://claim/path, s3://bucket/key, file:///path or a path: copy what lies elsewhere to one of these",
+                id="a place that is a scheme alone",
+            ),
+            pytest.param(
                 {"output": {"uri": "hf://me/poet"}},
                 "output.uri cannot be hf://: write to pvc://, s3:// or a path",
                 id="an output on a hub",
@@ -67,6 +77,11 @@ BROKEN = (
                 {"merge": True, "method": "Full"},
                 "merge has nothing to merge with method Full: remove merge, the output is a whole model already",
                 id="nothing to merge",
+            ),
+            pytest.param(
+                {"dtype": "float16"},
+                "dtype and maxShardSize are of a merged model: set merge to true, or remove them",
+                id="a dtype for a merged model, and none is asked for",
             ),
             pytest.param(
                 {"training": {"earlyStoppingPatience": 3}, "dataset": {"train": [{"uri": "a"}], "validationSplit": 0}},
@@ -791,6 +806,8 @@ CHANGED: dict[str, dict[str, Any]] = {
         "training": {"epochs": 1},
         "deepspeed": {"preset": "Zero2", "offload": "CPU"},
         "merge": True,
+        "dtype": "float16",
+        "maxShardSize": "1GB",
         "parallelism": {"nodes": 1, "processesPerNode": 1},
     },
     "MergeJob": COMMON

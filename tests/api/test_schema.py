@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import typing
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 from ruamel.yaml import YAML
 
 from alpaca_operator.api import KINDS, PLURALS
 from alpaca_operator.api.crd import SIZE_LIMIT, crd, render
 from alpaca_operator.api.docs import page
 from alpaca_operator.api.schema import resource_schema
+from alpaca_operator.api.sources import Source
 from tests.api.minimal import MINIMAL
 
 ROOT = Path(__file__).parents[2]
@@ -95,3 +98,27 @@ def test_committed_crds_are_yaml_of_our_kinds_only():
     files = sorted((ROOT / "manifests" / "crd").glob("*s.yaml"))
     assert files
     assert {YAML(typ="safe").load(file)["spec"]["names"]["kind"] for file in files} == set(KINDS)
+
+
+def most_sources(model: type[BaseModel]) -> int:
+    """As many inputs as a spec of this model can name."""
+    total = 0
+    for field in model.model_fields.values():
+        bound = next((one.max_length for one in field.metadata if hasattr(one, "max_length")), 1)
+        total += bound * sum(issubclass(part, Source) + most_sources(part) for part in parts(field.annotation))
+    return total
+
+
+def parts(annotation: typing.Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [part for argument in typing.get_args(annotation) for part in parts(argument)]
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=lambda kind: kind.__name__)
+def test_the_status_has_room_for_every_input_that_a_spec_can_name(kind):
+    """A status that the API server refuses would leave the resource without any."""
+    [status] = [arm for arm in typing.get_args(kind.model_fields["status"].annotation) if arm is not type(None)]
+    room = crd(kind)["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["status"]["properties"]
+    assert 0 < most_sources(kind.model_fields["spec"].annotation) <= room["resolvedInputs"]["maxProperties"]
+    assert "resolvedInputs" in {field.alias for field in status.model_fields.values()}

@@ -15,7 +15,7 @@ import pytest
 from alpaca_operator.api.corpus import CorpusSource
 from tests.workloads import library, literature
 from tests.workloads.runs import Place
-from workloads.data import token_blocks
+from workloads.data import corpus_tokens
 from workloads.data.tokenize import TokenizerSpec
 from workloads.data.tokenizer_io import load_tokenizer
 from workloads.storage.sources import Input, Inputs
@@ -145,8 +145,8 @@ def test_a_corpus_is_tokenised_at_the_speed_of_the_tokenizer(
     inputs = Inputs({"dataset.train[0]": Input("corpus", corpus, "digest")})
     sources = [CorpusSource(uri="corpus")]
 
-    def tokenise(cache: Path) -> token_blocks.Tokens:
-        return token_blocks.tokenised("train", sources, inputs, recipe, cache, lambda line: None, lambda: None)
+    def tokenise(cache: Path) -> corpus_tokens.Tokens:
+        return corpus_tokens.tokenised("train", sources, inputs, recipe, cache, lambda line: None, lambda: None)
 
     monkeypatch.setattr(cgroup, "cores", lambda: 1)
     began = time.process_time()

@@ -230,8 +230,8 @@ def test_an_adapter_of_another_width_is_refused_with_both_numbers(adapter: Path,
     tiny.write_model(place.folder / "wider", hidden=64)
     message = refused(place, 65, model={"uri": "wider"}, adapter={"uri": "adapter"})
     assert message == (
-        "spec.adapter adapter: model.layers.0.mlp.down_proj takes 64 inputs and the base's layer has 128: name the base that the adapter "
-        "was made from"
+        "spec.adapter adapter: its base_model.model.lm_head.weight has the shape 256×32 and would have 256×64 on the base wider: name the "
+        "base that the adapter was made from"
     )
 
 

@@ -72,4 +72,6 @@ def test_every_kind_runs_in_one_of_them():
     environment = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
     found = Settings.from_environment(environment).images
     assert found
-    assert {image.removeprefix("literary-alpaca/").partition(":")[0] for image in found.values()} <= set(FOLDERS)
+    assert {
+        image.removeprefix("registry.invalid/literary-alpaca/").partition(":")[0] for image in found.values()
+    } <= set(FOLDERS)

@@ -55,7 +55,7 @@ def deployment(objects: list[dict[str, Any]]) -> dict[str, Any]:
 
 def test_the_operator_is_of_this_version():
     spec = deployment(kustomized(MANIFESTS / "default"))["spec"]["template"]["spec"]
-    assert spec["containers"][0]["image"] == f"literary-alpaca/operator:{__version__}"
+    assert spec["containers"][0]["image"] == f"registry.invalid/literary-alpaca/operator:{__version__}"
 
 
 def test_every_kind_has_an_image_and_every_setting_is_one():
@@ -67,6 +67,9 @@ def test_every_kind_has_an_image_and_every_setting_is_one():
     read_by_operator = Settings.from_environment(settings["data"])
     assert set(read_by_operator.images) == set(KINDS)
     assert all(image.endswith(f":{__version__}") for image in read_by_operator.images.values())
+    images = {*read_by_operator.images.values(), read_by_operator.image_page}
+    hosts = {image.partition("/")[0] for image in images}
+    assert {host.rpartition(".")[2] for host in hosts} == {"invalid"}, "a name that somebody could register"
     others = {name for name in settings["data"] if not name.startswith("ALPACA_IMAGE_")}
     assert others <= {f"ALPACA_{name.upper()}" for name in Settings.__slots__}
 
@@ -75,7 +78,7 @@ def test_an_overlay_changes_images_and_settings_as_the_comment_says(tmp_path):
     built = kustomized(
         overlay(
             tmp_path,
-            images=[{"name": "literary-alpaca/operator", "newName": "registry.example/op"}],
+            images=[{"name": "registry.invalid/literary-alpaca/operator", "newName": "registry.example/op"}],
             configMapGenerator=[
                 {
                     "name": "literary-alpaca-settings",

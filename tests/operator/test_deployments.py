@@ -514,3 +514,10 @@ async def test_deleted_it_takes_everything_with_it(salon: Salon) -> None:
             or await salon.pods()
         ):
             await asyncio.sleep(0.1)
+
+
+async def test_a_typo_in_what_is_handed_on_is_refused_by_its_name(salon: Salon) -> None:
+    await salon.open(pod={"affinity": {"nodeAfinity": {}}})
+    chat = await salon.state("InvalidSpec")
+    assert conditions(chat)["Stalled"] == "True"
+    assert "nodeAfinity" in ready(chat)["message"]

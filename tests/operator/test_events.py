@@ -80,4 +80,14 @@ def test_an_event_is_about_the_resource_and_fits() -> None:
     assert made["eventTime"] == "2026-01-02T03:04:05.678901Z"
     assert made["regarding"]["uid"] == "uid-poet"
     assert made["metadata"]["namespace"] == "team"
-    assert made["note"] == "行" * (NOTE_LIMIT // 3), "cut between characters"
+    assert made["note"] == "行" * (NOTE_LIMIT // 3 - 1) + "…", "cut between characters"
+
+
+def test_a_name_of_a_kilobyte_does_not_hide_what_is_said_of_it() -> None:
+    job = SFTJob.model_validate(build.job())
+    now = datetime(2026, 1, 2, tzinfo=UTC)
+    made = event(
+        "operator-0", job, Note("Warning", "InvalidSpec", f"output.uri /{'a' * 1020} lies within the pod"), now
+    )
+    assert made["note"].endswith(" lies within the pod")
+    assert len(made["note"].encode()) <= NOTE_LIMIT

@@ -47,7 +47,7 @@ class Kube:
         self.store: Store | None = None
         self.events: list[Object] = []
 
-    async def create(self, api: APIResource, body: Object) -> Object:
+    async def create(self, api: APIResource, body: Object, *, warnings: list[str] | None = None) -> Object:
         if api.kind == "Event":
             self.events.append(body)
             return body
@@ -135,6 +135,17 @@ REFUSED = [
         "InvalidSpec",
         "the API server refuses the pod: spec.template: Invalid value: correct pod in a job of another name",
         id="422",
+    ),
+    pytest.param(
+        ApiError(
+            500,
+            "",
+            "failed to create typed patch object (a/b; apps/v1, Kind=Deployment): .spec.typo: field not declared in schema",
+        ),
+        "InvalidSpec",
+        "the API server does not understand its child (failed to create typed patch object (a/b; apps/v1, Kind=Deployment): .spec.typo: "
+        "field not declared in schema): correct pod in a job of another name",
+        id="a field that no apply knows, which is answered as an error of the server",
     ),
 ]
 

@@ -401,3 +401,44 @@ async def test_progress_is_seen_while_the_pod_runs(team: Team) -> None:
         assert job["status"]["progress"]["display"] == "7/10 70%"
     finally:
         await runner.cleanup()
+
+
+@pytest.mark.parametrize(
+    ("pod", "field"),
+    [
+        pytest.param(
+            {"volumes": [{"name": "out", "mountPath": "/out", "persistentVolumeClame": {"claimName": "models"}}]},
+            "persistentVolumeClame",
+            id="a volume's source",
+        ),
+        pytest.param(
+            {"volumes": [{"name": "out", "mountPath": "/out", "emptyDir": {}, "readonly": True}]},
+            "readonly",
+            id="a field of a mount",
+        ),
+        pytest.param({"affinity": {"nodeAfinity": {}}}, "nodeAfinity", id="an affinity"),
+        pytest.param(
+            {"topologySpreadConstraints": [{"maxSkew": 1, "topology": "zone"}]}, "topology", id="a spread constraint"
+        ),
+        pytest.param(
+            {"env": [{"name": "A", "valueFrom": {"secretRef": {"name": "a", "key": "b"}}}]}, "secretRef", id="a source"
+        ),
+        pytest.param({"envFrom": [{"secret": {"name": "a"}}]}, "secret", id="a source of many"),
+    ],
+)
+async def test_a_typo_in_what_is_handed_on_is_refused_by_its_name(team: Team, pod: Object, field: str) -> None:
+    await team.apply(pod=pod)
+    job = await team.state("poet", "InvalidSpec")
+    assert conditions(job)["Stalled"] == "True"
+    assert field in ready(job)["message"]
+    assert await team.child() is None
+
+
+async def test_what_the_api_server_warns_of_is_an_event_of_the_job(team: Team) -> None:
+    """A namespace that warns of what its policy would refuse; kubectl would have shown the warning to who made the Job by hand."""
+    team.plane.kubectl("label", "namespace", team.namespace, "pod-security.kubernetes.io/warn=restricted")
+    await team.apply(pod={"volumes": [{"name": "node", "mountPath": "/node", "hostPath": {"path": "/srv"}}]})
+    [(reason, note)] = await team.events(1)
+    assert reason == "ServerWarning"
+    assert note.startswith('the API server says of Job poet-sft: would violate PodSecurity "restricted:latest"')
+    assert 'volume "node" uses restricted volume type "hostPath"' in note

@@ -94,3 +94,19 @@ def test_the_longest_name_leaves_room_for_its_pods():
 def test_only_the_deadline_follows_the_spec(wanted, live, patch):
     expected = None if patch is None else {"spec": {"activeDeadlineSeconds": None if patch == "removed" else patch}}
     assert jobs.drift({"spec": wanted}, {"spec": live}) == expected
+
+
+@pytest.mark.parametrize(
+    ("suspended", "patch"),
+    [
+        pytest.param(True, {"metadata": {"labels": {"kueue.x-k8s.io/queue-name": "fast"}}}, id="while it waits"),
+        pytest.param(False, None, id="not once it runs: Kueue refuses it"),
+    ],
+)
+def test_another_queue_reaches_a_job_that_waits(suspended, patch):
+    before, after = (
+        made(sft_job(metadata={"labels": {"kueue.x-k8s.io/queue-name": queue}})) for queue in ("slow", "fast")
+    )
+    live = {**before, "spec": {**before["spec"], "suspend": suspended}}
+    assert jobs.drift(after, live) == patch
+    assert jobs.drift(before, live) is None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from alpaca_operator.plan.keep import as_scaled, holds, with_digest
+from alpaca_operator.plan.keep import as_scaled, holds, outcome, with_digest
 
 PLANNED = {"spec": {"containers": [{"name": "engine", "image": "a"}], "replicas": 1, "labels": {"a": "b"}}}
 
@@ -91,3 +91,23 @@ def test_what_was_taken_out_of_the_plan_is_seen_by_its_digest():
     first = with_digest({"metadata": {"name": "poet-chat"}, "spec": {"type": "ClusterIP", "extra": True}})
     second = with_digest({"metadata": {"name": "poet-chat"}, "spec": {"type": "ClusterIP"}})
     assert not holds(second, first)
+
+
+def test_what_a_policy_makes_of_a_plan_is_the_same_outcome_until_somebody_changes_it():
+    planned = {"kind": "Service", "metadata": {"name": "a"}, "spec": {"type": "ClusterIP"}}
+    metadata = {
+        "name": "a",
+        "annotations": {"deployment.kubernetes.io/revision": "1"},
+        "resourceVersion": "5",
+        "generation": 1,
+    }
+    live = {"kind": "Service", "metadata": metadata, "spec": {"type": "NodePort"}, "status": {"replicas": 1}}
+    assert not holds(planned, live)
+    later = {"resourceVersion": "9", "annotations": {"deployment.kubernetes.io/revision": "2"}}
+    assert outcome(planned, live) == outcome(planned, {**live, "metadata": {**metadata, **later}, "status": {}})
+    for changed in (
+        {**live, "spec": {"type": "LoadBalancer"}},
+        {**live, "metadata": {**metadata, "labels": {"a": "b"}}},
+    ):
+        assert outcome(planned, live) != outcome(planned, changed)
+    assert outcome(planned, live) != outcome({**planned, "spec": {}}, live)

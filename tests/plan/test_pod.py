@@ -118,6 +118,92 @@ UNFIT = [
         "another name",
         id="a volume without a place",
     ),
+    pytest.param(
+        {"pod": {"volumes": [{"name": "a", "mountPath": "/a", "readOnly": True}]}},
+        "pod.volumes[0] (a) has no source: name one, such as persistentVolumeClaim: {claimName: …}; the spec is immutable, so in a job of "
+        "another name",
+        id="a volume that the API server would make an emptyDir",
+    ),
+    pytest.param(
+        {"pod": {"volumes": [{"name": "a", "mountPath": "/a", "nfs": {}, "emptyDir": {}}]}},
+        "pod.volumes[0] (a) has 2 sources (nfs, emptyDir): name one, such as persistentVolumeClaim: {claimName: …}; the spec is immutable, "
+        "so in a job of another name",
+        id="a volume of two sources",
+    ),
+    *(
+        pytest.param(
+            {"output": {"uri": uri}, "pod": {"volumes": volumes}},
+            f"output.uri {uri} lies on volume out ({source}) and would be lost with it: write pvc://<claim>/<folder> or "
+            "s3://<bucket>/<key>, or mount a volume that outlives it there (pod.volumes); the spec is immutable, so in a job of another "
+            "name",
+            id=what,
+        )
+        for what, uri, source, volumes in [
+            (
+                "an output on an emptyDir",
+                "/out/model",
+                "emptyDir",
+                [{"name": "out", "mountPath": "/out/", "emptyDir": {}}],
+            ),
+            (
+                "an output on a claim that is deleted with the pod",
+                "file:///out/model",
+                "ephemeral",
+                [{"name": "out", "mountPath": "/out", "ephemeral": {"volumeClaimTemplate": {}}}],
+            ),
+            (
+                "an output on a source with a typo",
+                "/out/model",
+                "persistentVolumeClame",
+                [{"name": "out", "mountPath": "/out", "persistentVolumeClame": {"claimName": "a"}}],
+            ),
+            (
+                "an output on an emptyDir within a claim",
+                "/data/scratch/model",
+                "emptyDir",
+                [
+                    {"name": "data", "mountPath": "/data", "persistentVolumeClaim": {"claimName": "a"}},
+                    {"name": "out", "mountPath": "/data/scratch", "emptyDir": {}},
+                ],
+            ),
+            (
+                "an output on an emptyDir that hides a part of the claim",
+                "pvc://models/new/poet",
+                "emptyDir",
+                [{"name": "out", "mountPath": "/mnt/models/new", "emptyDir": {}}],
+            ),
+            (
+                "an output that leaves its volume again",
+                "/data/../out/poet",
+                "emptyDir",
+                [
+                    {"name": "data", "mountPath": "/data", "persistentVolumeClaim": {"claimName": "a"}},
+                    {"name": "out", "mountPath": "/out", "emptyDir": {}},
+                ],
+            ),
+        ]
+    ),
+    pytest.param(
+        {"output": {"uri": "pvc://models/../../x"}},
+        "output.uri pvc://models/../../x lies within the pod and would be lost with it: write pvc://<claim>/<folder> or "
+        "s3://<bucket>/<key>, or mount a volume there (pod.volumes); the spec is immutable, so in a job of another name",
+        id="an output that leaves its claim",
+    ),
+    pytest.param(
+        {
+            "output": {"uri": "/out/model"},
+            "pod": {"volumes": [{"name": "out", "mountPath": "/out", "readOnly": True, "nfs": {}}]},
+        },
+        "output.uri /out/model lies on volume out, which is mounted read-only: write pvc://<claim>/<folder> or s3://<bucket>/<key>, or "
+        "remove its readOnly; the spec is immutable, so in a job of another name",
+        id="an output on a volume that is only read",
+    ),
+    pytest.param(
+        {"output": {"uri": "/out"}, "pod": {"volumes": [{"name": "out", "mountPath": "/out", "nfs": {}}]}},
+        "output.uri /out is where volume out is mounted: name a folder below it, so that it can be replaced as a whole; the spec is "
+        "immutable, so in a job of another name",
+        id="an output that is a mount point",
+    ),
 ]
 
 
@@ -142,6 +228,18 @@ def test_what_cannot_run_in_a_pod(spec, message):
                 "pod": {"volumes": [{"name": "a", "mountPath": "/data/", "nfs": {}}]},
             },
             id="a file URI on a volume of the user",
+        ),
+        pytest.param(
+            {
+                "output": {"uri": "/scratch/kept/poet"},
+                "pod": {
+                    "volumes": [
+                        {"name": "a", "mountPath": "/scratch", "emptyDir": {}},
+                        {"name": "b", "mountPath": "/scratch/kept", "persistentVolumeClaim": {"claimName": "c"}},
+                    ]
+                },
+            },
+            id="a claim within an emptyDir",
         ),
     ],
 )

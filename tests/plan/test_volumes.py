@@ -62,3 +62,11 @@ def test_a_volume_of_the_user_takes_the_place_of_ours():
     assert "disk" in names
     assert "alpaca-shm" not in names
     assert names == [volume["name"] for volume in volumes.volumes(job)]
+
+
+def test_the_fields_of_a_mount_reach_the_mount_and_those_of_a_volume_the_volume():
+    mount = {"mountPath": "/ref", "readOnly": True, "subPath": "tiny", "mountPropagation": "None"}
+    source = {"persistentVolumeClaim": {"claimName": "models", "readOnly": True}}
+    job = sft_job(pod={"volumes": [{"name": "ref", **mount, **source}]})
+    assert volumes.volumes(job)[-1] == {"name": "ref", **source}
+    assert volumes.mounts(job)[-1] == {"name": "ref", **mount}

@@ -74,6 +74,25 @@ def test_only_the_adapter_moves(place: Place) -> None:
     assert all((before[name] == after[name]).all() for name in before)
 
 
+def test_the_only_step_of_a_short_run_teaches_something(place: Place) -> None:
+    """Known as adapters that are all zeros: a warm-up begins at a learning rate of 0, and one step of it was all there was."""
+    done(place.run(job(training={"maxSteps": 1, "learningRate": 1e-3})))
+    trained = weights(place.folder / "out")
+    assert all(value.abs().max() > 5e-4 for name, value in trained.items() if "lora_B" in name)
+
+
+def test_a_run_after_which_no_weight_has_moved_fails(place: Place) -> None:
+    spec = job(method="Full", training={"maxSteps": 2, "learningRate": 1e-30})
+    for _ in range(2):  # the second goes on from the last checkpoint, and finds the same
+        ended = place.run(spec)
+        assert ended.exit_code == 64, ended.text
+        assert ended.termination["message"] == (
+            "after 2 optimizer steps every weight is what it was before: nothing was learnt, and nothing is published. Raise "
+            "training.learningRate (now 1e-30), or set training.precision (now Auto) to fp32, where smaller steps count"
+        )
+    assert not (place.folder / "out").exists()
+
+
 def test_the_loss_falls(place: Place) -> None:
     ended = done(place.run(job(method="Full", training={"epochs": 12, "learningRate": 5e-3})))
     first, last = ended.losses[1], ended.losses[max(ended.losses)]
@@ -140,14 +159,14 @@ def test_the_best_is_published_after_an_early_stop(place: Place) -> None:
     metrics = ended.termination["metrics"]
     assert (metrics["evalLoss"], metrics["bestStep"]) == (best, best_step)
 
-    # The published weights are those of the best step: one step more from them, at learning rate 0, evaluates alike.
+    # The published weights are those of the best step: one step more from them, at next to no learning rate, evaluates alike.
     again = done(
         place.run(
             job(
                 output={"uri": "again"},
                 adapter={"uri": "out"},
                 dataset={"validationSplit": 0.3},
-                training={"maxSteps": 1},
+                training={"maxSteps": 1, "learningRate": 1e-9},
             )
         )
     )

@@ -8,7 +8,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,8 +16,9 @@ import numpy.typing as npt
 from alpaca_operator.api.sft import SFTDataset
 from workloads.data.chat_templates.loss_mask import Encoded
 from workloads.data.chat_templates.template import Template
-from workloads.data.layouts import Messages, Row
+from workloads.data.layouts import Row
 from workloads.data.report import Report
+from workloads.data.turns import Message, Messages
 from workloads.errors import DataError
 
 BATCH_ROWS, BATCH_CHARACTERS = 512, 1 << 20
@@ -50,18 +51,19 @@ def prepare(
     not fit the template.
     """
     strict = _needs_alternating_turns(template)
+    everything = dataset.train_on_prompt
     for batch in _batches(rows):
         kept = [
             (row, conversation)
             for row in batch
-            if (conversation := normalize_turns(row.messages, dataset.system_prompt, strict, report)) is not None
+            if (conversation := normalize_turns(row, dataset.system_prompt, strict, report)) is not None
         ]
-        for (row, conversation), encoded in zip(kept, _encode_all(template, kept), strict=True):
+        for row, conversation, encoded in _encode_all(template, kept, everything, report):
             number = conversation.number(seed)
-            for part in split_overlong(conversation, encoded, template, dataset.overlong, sequence_length, report, row):
+            for part in split_overlong(
+                conversation, encoded, template, dataset.overlong, sequence_length, report, row, everything
+            ):
                 ids, mask = part.ids, part.loss_mask.copy()
-                if dataset.train_on_prompt:
-                    mask[:] = True
                 mask[:1] = False  # nothing comes before the first token that could foretell it
                 if not mask.any():
                     report.dropped["with nothing to train on"] += 1
@@ -78,15 +80,17 @@ def prepare(
 class _Conversation:
     """Turns that can be parted: each exchange ends in an answer."""
 
-    system: tuple[dict[str, str], ...]
-    exchanges: tuple[tuple[dict[str, str], ...], ...]
+    system: tuple[Message, ...]
+    exchanges: tuple[tuple[Message, ...], ...]
+    tools: tuple[dict[str, Any], ...] = ()
 
     def messages(self, first: int = 0, last: int | None = None) -> Messages:
         return [*self.system, *(message for exchange in self.exchanges[first:last] for message in exchange)]
 
     def number(self, seed: int) -> int:
         """Depends on the content and the seed alone."""
-        content = json.dumps(self.messages(), sort_keys=True).encode()
+        said: Any = [self.messages(), self.tools] if self.tools else self.messages()
+        content = json.dumps(said, sort_keys=True).encode()
         return int.from_bytes(hashlib.blake2b(content, digest_size=8, key=str(seed).encode()).digest(), "big")
 
 
@@ -100,10 +104,9 @@ def _needs_alternating_turns(template: Template) -> bool:
     return False
 
 
-def normalize_turns(
-    messages: Sequence[dict[str, str]], system_prompt: str | None, strict: bool, report: Report
-) -> _Conversation | None:
+def normalize_turns(row: Row, system_prompt: str | None, strict: bool, report: Report) -> _Conversation | None:
     """The conversation as it will be trained on, or None with the reason counted."""
+    messages = row.messages
     if not any(message["role"] == "assistant" for message in messages):
         report.dropped["without an assistant turn"] += 1
         return None
@@ -119,42 +122,54 @@ def normalize_turns(
         return None
     if system_prompt and not any(message["role"] == "system" for message in messages):
         system = [{"role": "system", "content": system_prompt}]
-    return _Conversation(tuple(message for message in system if message["content"].strip()), tuple(exchanges))
+    kept_system = tuple(message for message in system if message["content"].strip())
+    return _Conversation(kept_system, tuple(exchanges), row.tools)
 
 
-def _exchanges(turns: Sequence[dict[str, str]], report: Report) -> list[tuple[dict[str, str], ...]]:
-    """The turns up to each answer, without empty answers and questions."""
-    exchanges: list[tuple[dict[str, str], ...]] = []
-    current: list[dict[str, str]] = []
-    for message in turns:
+def _exchanges(turns: Sequence[Message], report: Report) -> list[tuple[Message, ...]]:
+    """The turns up to each answer, without empty answers and questions. A call and what the tool gave belong to the answer after them."""
+    exchanges: list[tuple[Message, ...]] = []
+    current: list[Message] = []
+    for number, message in enumerate(turns, start=1):
         current.append(message)
-        if message["role"] == "assistant":
+        called = message.get("tool_calls") and any(other["role"] == "tool" for other in turns[number : number + 1])
+        if message["role"] == "assistant" and not called:
             questions = [other["content"] for other in current[:-1] if other["role"] == "user"]
-            if not message["content"].strip():
+            if (
+                not any(message.get(part) for part in ("tool_calls", "reasoning_content"))
+                and not message["content"].strip()
+            ):
                 report.left_out["with an empty answer"] += 1
             elif questions and not any(text.strip() for text in questions):
                 report.left_out["with an empty question"] += 1
             else:
                 exchanges.append(tuple(current))
             current = []
-    if any(message["role"] == "user" for message in current):
+    if any(message["role"] == "tool" for message in current):
+        report.repaired["calls without an answer at the end, left out"] += 1
+    elif any(message["role"] == "user" for message in current):
         report.repaired["questions without an answer at the end, left out"] += 1
     return exchanges
 
 
-def _alternate_turns(turns: list[dict[str, str]], report: Report) -> list[dict[str, str]]:
+def _alternate_turns(turns: list[Message], report: Report) -> list[Message]:
     """For templates that know only question and answer by turns."""
     while turns and turns[0]["role"] == "assistant":
         report.left_out["before the first question"] += 1
         turns = turns[1:]
-    joined: list[dict[str, str]] = []
+    joined: list[Message] = []
     for message in turns:
-        if joined and joined[-1]["role"] == message["role"]:
+        if joined and joined[-1]["role"] == message["role"] and _is_plain(joined[-1]) and _is_plain(message):
             report.repaired["messages in a row by one speaker, joined"] += 1
-            joined[-1] = message | {"content": joined[-1]["content"] + "\n" + message["content"]}
+            # What one of them keeps from training is not trained with the other.
+            joined[-1] = joined[-1] | message | {"content": joined[-1]["content"] + "\n" + message["content"]}
         else:
             joined.append(message)
     return joined
+
+
+def _is_plain(message: Message) -> bool:
+    return message["role"] != "tool" and not message.keys() & {"tool_calls", "reasoning_content"}
 
 
 def _batches(rows: Iterable[Row]) -> Iterator[list[Row]]:
@@ -170,36 +185,49 @@ def _batches(rows: Iterable[Row]) -> Iterator[list[Row]]:
         yield batch
 
 
-def _encode_all(template: Template, kept: list[tuple[Row, _Conversation]]) -> list[Encoded]:
+def _encode_all(
+    template: Template, kept: list[tuple[Row, _Conversation]], everything: bool, report: Report
+) -> Iterator[tuple[Row, _Conversation, Encoded]]:
+    """Those that fit the template; what does not is a bad row."""
     try:
-        return [
-            _without_weight_zero(encoded, conversation.messages())
-            for (_, conversation), encoded in zip(
-                kept, template.encode_batch([conversation.messages() for _, conversation in kept]), strict=True
-            )
-        ]
+        found = template.encode_batch(
+            [conversation.messages() for _, conversation in kept], [conversation.tools for _, conversation in kept]
+        )
     except ValueError:
-        return [_encode_one(template, conversation.messages(), row) for row, conversation in kept]
+        found = [None] * len(kept)  # one of them, to be found
+    for (row, conversation), encoded in zip(kept, found, strict=True):
+        try:
+            whole = encoded or template.encode(conversation.messages(), conversation.tools)
+            yield row, conversation, _trained(whole, conversation.messages(), everything)
+        except ValueError as error:
+            reason = f"does not fit template {template.name}: {error}: mend or remove this {row.unit}"
+            report.bad.take(row.where, reason, error)
 
 
-def _encode_one(template: Template, messages: Messages, row: Row) -> Encoded:
+def _encode_part(
+    template: Template, conversation: _Conversation, first: int, last: int, row: Row, everything: bool
+) -> Encoded:
+    messages = conversation.messages(first, last)
     try:
-        return _without_weight_zero(template.encode(messages), messages)
+        return _trained(template.encode(messages, conversation.tools), messages, everything)
     except ValueError as error:
         raise DataError(
-            f"{row.where}: does not fit template {template.name}: {error}: mend or remove this {row.unit}"
+            f"{row.where}: a part of it does not fit template {template.name}: {error}: shorten this {row.unit}, or set overlong to Drop"
         ) from error
 
 
-def _without_weight_zero(encoded: Encoded, messages: Messages) -> Encoded:
-    """Answers of weight 0 are not trained."""
+def _trained(encoded: Encoded, messages: Messages, everything: bool) -> Encoded:
+    """With the mask of what is trained: the answers, or ``everything``, but for answers of weight 0. Raises ValueError where those cannot
+    be told from the rest."""
     answers = [message for message in messages if message["role"] == "assistant"]
-    if not any(message.get("weight") == "0" for message in answers) or len(answers) != len(encoded.spans):
-        return encoded
-    mask = encoded.loss_mask.copy()
-    for message, (first, last) in zip(answers, encoded.spans, strict=True):
-        if message.get("weight") == "0":
-            mask[first:last] = False
+    mask = np.ones_like(encoded.loss_mask) if everything else encoded.loss_mask
+    if any(message.get("weight") == "0" for message in answers):
+        if len(answers) != len(encoded.spans):
+            raise ValueError("an answer is not to be trained, and the template does not mark the answers one by one")
+        mask = mask.copy()
+        for message, (first, last) in zip(answers, encoded.spans, strict=True):
+            if message.get("weight") == "0":
+                mask[first:last] = False
     return encoded._replace(loss_mask=mask)
 
 
@@ -211,6 +239,7 @@ def split_overlong(
     limit: int,
     report: Report,
     row: Row,
+    everything: bool = False,
 ) -> list[Encoded]:
     """The conversation in parts of at most ``limit`` tokens."""
     if len(encoded.ids) <= limit:
@@ -225,7 +254,7 @@ def split_overlong(
     if overlong == "Split":
         first = 0
         while first < count:
-            last, part = _longest_from(conversation, ends, first, template, limit, row)
+            last, part = _longest_from(conversation, ends, first, template, limit, row, everything)
             left_out += part is None
             parts += [part] if part is not None else []
             first = last
@@ -233,7 +262,7 @@ def split_overlong(
     else:
         last = count
         while last and not parts:
-            part = _newest_before(conversation, ends, last, template, limit, row)
+            part = _newest_before(conversation, ends, last, template, limit, row, everything)
             left_out += part is None
             parts += [part] if part is not None else []
             last -= 1
@@ -255,7 +284,7 @@ def turn_ends(conversation: _Conversation, encoded: Encoded) -> list[int]:
 
 
 def _longest_from(
-    conversation: _Conversation, ends: list[int], first: int, template: Template, limit: int, row: Row
+    conversation: _Conversation, ends: list[int], first: int, template: Template, limit: int, row: Row, everything: bool
 ) -> tuple[int, Encoded | None]:
     """As many exchanges from ``first`` on as fit, and the one after them; None where not even one does."""
     start = ends[first - 1] if first else 0
@@ -264,7 +293,7 @@ def _longest_from(
     while True:
         fitting = bisect_left(ends, start + budget + 1, lo=first)
         last = max(first + 1, min(last, fitting))
-        part = _encode_one(template, conversation.messages(first, last), row)
+        part = _encode_part(template, conversation, first, last, row, everything)
         excess = len(part.ids) - limit
         if excess <= 0:
             return last, part
@@ -274,12 +303,12 @@ def _longest_from(
 
 
 def _newest_before(
-    conversation: _Conversation, ends: list[int], last: int, template: Template, limit: int, row: Row
+    conversation: _Conversation, ends: list[int], last: int, template: Template, limit: int, row: Row, everything: bool
 ) -> Encoded | None:
     """As many exchanges before ``last`` as fit; None where not even one does."""
     first = 0
     while first < last:
-        part = _encode_one(template, conversation.messages(first, last), row)
+        part = _encode_part(template, conversation, first, last, row, everything)
         excess = len(part.ids) - limit
         if excess <= 0:
             return part

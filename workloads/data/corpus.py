@@ -13,12 +13,14 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from alpaca_operator.api.corpus import CorpusSource
+from workloads.data import json_text
 from workloads.data.encodings import MARK, REPLACEMENT, WIDER, encoding_of
-from workloads.data.files import DESCRIPTIONS, of_part, saved_split, visible
+from workloads.data.files import DESCRIPTIONS, SEPARATOR, of_part, saved_split, visible
 from workloads.errors import DataError
 from workloads.system.describe import first_line, some
 
@@ -231,7 +233,7 @@ def _read_jsonl(file: CorpusFile, tally: Tally) -> Iterator[str]:
             continue
         where = f"{file.path}, row {number}"
         try:
-            row = json.loads(line)
+            row = json_text.loads(line)
         except ValueError as error:
             hint = "; a file that is one JSON array has to be written as JSON lines first" if line[0] == "[" else ""
             raise DataError(f"{where}: not JSON ({error}): {line[:60]!r}{hint}") from error
@@ -262,11 +264,21 @@ def _without_surrogates(text: str, where: str, tally: Tally) -> str:
 def _read_csv(file: CorpusFile, tally: Tally) -> Iterator[str]:
     csv.field_size_limit(sys.maxsize)
     delimiter = "\t" if file.path.suffix.lower() == ".tsv" else ","
-    reader = csv.reader((line + "\n" for line in _rows(file, tally)), delimiter=delimiter, strict=True)
+    lines = _rows(file, tally)
+    head = next(lines, "")
+    if said := SEPARATOR.fullmatch(head):
+        delimiter, head = said[1], next(lines, "")
+    reader = csv.reader(
+        (line + "\n" for line in chain([head] if head else [], lines)), delimiter=delimiter, strict=True
+    )
     try:
         header = next(reader, None)
         if header is None:
             return
+        if header.count(file.column) > 1:
+            raise DataError(
+                f"{file.path}, row 1: the column {file.column!r} stands twice: rename or remove one of them"
+            )
         if file.column not in header:
             raise DataError(
                 f"{file.path}, row 1: no column {file.column!r}; it has {_names(header)}: set dataset.train[].columns.text to one of them"

@@ -10,19 +10,31 @@ import csv
 import gzip
 import io
 import json
+import math
 import re
 import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any, cast
 
 from alpaca_operator.api import contract
+from workloads.data import json_text
 from workloads.data.encodings import encoding_of, first_undecodable
 from workloads.errors import DataError, InputError
 
 Record = Any
-"""A row as its file has it: a dict of columns, or a list of utterances."""
+"""A row as its file has it: a dict of columns, or a list of utterances; or `Unusable`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unusable:
+    """A row that cannot be parsed, though those after it can."""
+
+    reason: str
+    """With the remedy."""
 
 
 def records(path: Path) -> Iterator[tuple[str, Record]]:
@@ -32,7 +44,10 @@ def records(path: Path) -> Iterator[tuple[str, Record]]:
     """
     unit, _, numbered = open_records(path, "train")
     for number, record in numbered:
-        yield f"{path}, {unit} {number}", record
+        where = f"{path}, {unit} {number}"
+        if isinstance(record, Unusable):
+            raise DataError(f"{where}: {record.reason}")
+        yield where, record
 
 
 # Which files
@@ -58,28 +73,47 @@ def visible(folder: Path) -> list[Path]:
 
 
 def of_part(files: Sequence[Path], folder: Path, part: str) -> list[Path]:
-    """The files of a folder that are for ``part``; all of them, unless some say that they are and others that they are not."""
+    """The files of a folder that are for ``part``: all where none says what it is for; else those that say so.
+
+    A file that says nothing is for training where others name another split. Raises DataError where several splits lie there and none
+    is for ``part``, and for validation where they are for training.
+    """
     named = {
         file: match[1].lower()
         for file in files
         if file != folder and (match := SPLITS.search(str(file.relative_to(folder))))
     }
-    fitting = [name for name in named.values() if name in SPLITS_FOR[part]]
-    if not fitting or len(fitting) == len(files):
+    if not named:
         return list(files)
-    # Where there are both, the rows for validation are not those of the test.
-    wanted = SPLITS_FOR[part] if part == "train" or set(fitting) == {"test"} else SPLITS_FOR[part][:-1]
-    return [file for file in files if named.get(file, wanted[0]) in wanted]
+    names = [named.get(file, "train") for file in files]
+    wanted = _wanted(names, part)
+    if not wanted:
+        there = ", ".join(sorted(set(names)))
+        raise DataError(
+            f"{folder}: its files are of the splits {there}, and none of them is for {part}: name the file in uri, such as {files[0]}"
+        )
+    return [file for file, name in zip(files, names, strict=True) if name in wanted]
 
 
 def saved_split(path: Path, names: Sequence[str], part: str) -> str:
     """Which split of a data set that was saved with several is for ``part``. Raises DataError where none says that it is."""
-    wanted = next((name for name in SPLITS_FOR[part] if name in names), names[0] if len(names) == 1 else None)
-    if wanted is None:
+    wanted = _wanted(names, part)
+    chosen = next((name for name in (*SPLITS_FOR[part], *names) if name in wanted), None)
+    if chosen is None:
         raise DataError(
             f"{path}: saved with the splits {', '.join(names)}: name one of them in uri, such as {path / names[0]}"
         )
-    return wanted
+    return chosen
+
+
+def _wanted(names: Sequence[str], part: str) -> set[str]:
+    """Those of the names of splits that are read for ``part``: its own, or the only one there is, if that is not for training alone."""
+    found = {name for name in names if name in SPLITS_FOR[part]}
+    if not found:
+        alone = len(set(names)) == 1 and (part == "train" or names[0] not in SPLITS_FOR["train"])
+        return set(names) if alone else set()
+    # Where there are both, the rows for validation are not those of the test.
+    return found if part == "train" else found - {"test"} or found
 
 
 def files_of(path: Path) -> list[Path]:
@@ -113,7 +147,8 @@ def _is_saved_dataset(path: Path) -> bool:
 def open_records(path: Path, part: str) -> tuple[str, str, Iterator[tuple[int, Record]]]:
     """What the numbers count (line or row), the encoding (of text), and the records with their numbers, from 1.
 
-    Raises DataError, also while the records are read, with the file's name and the place.
+    What is no value (null, and NaN as pandas has it) is None. Raises DataError, also while the records are read, with the file's name and
+    the place; a row that can be passed over comes as `Unusable` instead.
     """
     unit, encoding, records = _opened(path, part)
     return unit, encoding, _damage_told(records, path, unit)
@@ -133,7 +168,9 @@ def _opened(path: Path, part: str) -> tuple[str, str, Iterator[tuple[int, Record
         raise DataError(f"{path}: the gzip stream is damaged ({error}): copy the file again") from error
     if kind == ".json" and _is_lines(path, encoding):
         kind = ".jsonl"
-    return "row" if kind == ".json" else "line", encoding, READERS[kind](path, encoding)
+    if kind == ".json":
+        return "row", encoding, _json(path, encoding, part)
+    return "line", encoding, READERS[kind](path, encoding)
 
 
 def _damage_told(records: Iterable[tuple[int, Record]], path: Path, unit: str) -> Iterator[tuple[int, Record]]:
@@ -141,7 +178,7 @@ def _damage_told(records: Iterable[tuple[int, Record]], path: Path, unit: str) -
     number = 0
     try:
         for number, record in records:
-            yield number, record
+            yield number, _without_nan(record)
     except _Damage as error:
         raise DataError(f"{path}, {unit} {error.number}: {error.reason}") from error
     except UnicodeDecodeError as error:
@@ -154,6 +191,16 @@ def _damage_told(records: Iterable[tuple[int, Record]], path: Path, unit: str) -
         raise DataError(
             f"{path}, after {unit} {number}: the gzip stream is damaged ({error}): copy the file again"
         ) from error
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, float):
+        return None if math.isnan(value) else value
+    if isinstance(value, dict):
+        return {name: _without_nan(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(part) for part in value]
+    return value
 
 
 class _Damage(Exception):
@@ -199,17 +246,23 @@ def _open_text(path: Path, encoding: str, newline: str | None = None, errors: st
     return io.TextIOWrapper(open_bytes(path), encoding=encoding, newline=newline, errors=errors)
 
 
+SEPARATOR = re.compile(r'"?sep=(.)"?\s*')
+"""The first line by which Excel says what separates values."""
+
+
 def _csv(path: Path, encoding: str, delimiter: str = ",") -> Iterator[tuple[int, Record]]:
     csv.field_size_limit(sys.maxsize)  # a row may hold a long conversation; Python's limit is 128 KB
     with _open_text(path, encoding, newline="") as stream:
-        head = stream.readline()
-        if delimiter not in head:
+        head, before = stream.readline(), 0
+        if said := SEPARATOR.fullmatch(head):
+            delimiter, head, before = said[1], stream.readline(), 1
+        elif delimiter not in head:
             delimiter = next((other for other in "\t;" if other in head), delimiter)
         # An open quote would swallow the rest of the file without `strict`.
-        reader = csv.reader(_chain(head, stream), delimiter=delimiter, strict=True)
+        reader = csv.reader(chain([head], stream), delimiter=delimiter, strict=True)
         header: list[str] | None = None
         while True:
-            start = reader.line_num + 1
+            start = reader.line_num + before + 1
             try:
                 cells = next(reader)
             except StopIteration:
@@ -223,19 +276,33 @@ def _csv(path: Path, encoding: str, delimiter: str = ",") -> Iterator[tuple[int,
                 continue
             if header is None:
                 header = [name.strip() for name in cells]
-            elif len(cells) != len(header):
-                raise _Damage(
-                    start,
-                    f"{len(cells)} values where the header names {len(header)} ({', '.join(header)[:200]}): "
-                    "put values with commas or line breaks in double quotes",
-                )
+                check_names(header, start)
             else:
-                yield start, dict(zip(header, cells, strict=True))
+                yield start, _row_of(header, cells, delimiter)
 
 
-def _chain(head: str, stream: io.TextIOWrapper) -> Iterator[str]:
-    yield head
-    yield from stream
+def _row_of(header: list[str], cells: list[str], delimiter: str) -> Record:
+    if len(cells) != len(header):
+        return Unusable(
+            f"{len(cells)} values where the header names {len(header)} ({', '.join(header)[:200]}): "
+            f"put values with {SEPARATORS.get(delimiter, delimiter)} or line breaks in double quotes"
+        )
+    row = dict(zip(header, cells, strict=True))
+    # Spreadsheets write columns without a name, which are empty.
+    if row.get("") is not None and any(cell for name, cell in zip(header, cells, strict=True) if not name):
+        return Unusable("a value in a column that has no name: name it in the header, or remove the value")
+    row.pop("", None)
+    return row
+
+
+SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
+
+
+def check_names(names: Sequence[str], number: int = 1) -> None:
+    """Refuses columns of which two have one name: only one of them could be read."""
+    twice = next((name for name in names if name and names.count(name) > 1), None)
+    if twice is not None:
+        raise _Damage(number, f"the column {twice!r} stands twice: rename or remove one of them")
 
 
 def _tsv(path: Path, encoding: str) -> Iterator[tuple[int, Record]]:
@@ -245,16 +312,17 @@ def _tsv(path: Path, encoding: str) -> Iterator[tuple[int, Record]]:
 def _jsonl(path: Path, encoding: str) -> Iterator[tuple[int, Record]]:
     with _open_text(path, encoding, newline="\n") as stream:
         for number, line in enumerate(stream, start=1):
-            if line.isspace():
-                continue
-            try:
-                yield number, json.loads(line)
-            except json.JSONDecodeError as error:
-                raise _Damage(
-                    number, f"not JSON ({error.msg} at character {error.pos + 1}): mend or remove this line"
-                ) from error
-            except (RecursionError, ValueError) as error:  # nested too deeply, or a number of thousands of digits
-                raise _Damage(number, f"not usable JSON ({_one_line(error)}): mend or remove this line") from error
+            if not line.isspace():
+                yield number, _line(line)
+
+
+def _line(line: str) -> Record:
+    try:
+        return json_text.loads(line)
+    except json.JSONDecodeError as error:
+        return Unusable(f"not JSON ({error.msg} at character {error.pos + 1}): mend or remove this line")
+    except (RecursionError, ValueError) as error:  # nested too deeply, a number of thousands of digits, a name twice
+        return Unusable(f"not usable JSON ({_one_line(error)}): mend or remove this line")
 
 
 def _is_lines(path: Path, encoding: str) -> bool:
@@ -273,11 +341,11 @@ def _is_lines(path: Path, encoding: str) -> bool:
     return rest and (isinstance(first, dict) or (isinstance(first, list) and all(isinstance(x, str) for x in first)))
 
 
-HOLDERS = ("data", "train", "rows", "examples", "instances")
-"""Keys under which a file that is one JSON object keeps its rows."""
+HOLDERS = ("data", "rows", "examples", "instances")
+"""Keys under which a file that is one JSON object keeps its rows; or under the names of splits."""
 
 
-def _json(path: Path, encoding: str) -> Iterator[tuple[int, Record]]:
+def _json(path: Path, encoding: str, part: str = "train") -> Iterator[tuple[int, Record]]:
     """The items of an array, objects one after another (Math23K), or the rows that one object holds."""
     number = 0
     pending: Record = None
@@ -290,32 +358,47 @@ def _json(path: Path, encoding: str) -> Iterator[tuple[int, Record]]:
         else:
             yield number, value
     if number == 1:
-        held = (
-            next((pending[key] for key in HOLDERS if isinstance(pending.get(key), list)), None)
-            if isinstance(pending, dict)
-            else None
-        )
+        held = _held(path, pending, part) if isinstance(pending, dict) else None
         yield from enumerate(held, start=1) if held is not None else [(1, pending)]
+
+
+def _held(path: Path, value: dict[str, Any], part: str) -> list[Record] | None:
+    """The rows that an object holds, where it does. Raises DataError where two of its lists could be them."""
+    named = [name for names in SPLITS_FOR.values() for name in names]
+    lists = [name for name in (*HOLDERS, *named) if isinstance(value.get(name), list)]
+    if lists and all(name in named for name in lists):
+        return cast("list[Record]", value[saved_split(path, lists, part)])
+    if len(lists) > 1:
+        raise DataError(f"{path}: rows could be its {' or its '.join(lists)}: keep one of them in the file")
+    return cast("list[Record]", value[lists[0]]) if lists else None
 
 
 def _json_values(path: Path, encoding: str, chunk: int = 1 << 20) -> Iterator[Record]:
     """Items of a top-level array, or values one after another, holding no more than one item and one chunk in memory."""
-    decoder = json.JSONDecoder()
+    decoder = json_text.DECODER
     with _open_text(path, encoding) as stream:
-        text, at, ended, count, inside, passed = "", 0, False, 0, False, 1
+        text, at, ended, count, inside, closed, passed = "", 0, False, 0, False, False, 1
 
         def damage(error: json.JSONDecodeError) -> _Damage:
             line = passed + text.count("\n", 0, error.pos)
             return _Damage(count + 1, f"not JSON ({error.msg} at line {line}): mend the file from there")
 
         while True:
-            while at < len(text) and (text[at].isspace() or (text[at] == "," and count)):
+            while at < len(text) and (text[at].isspace() or (text[at] == "," and count and not closed)):
                 at += 1
+            if at < len(text) and closed:
+                line, rest = passed + text.count("\n", 0, at), text[at : at + 20]
+                raise _Damage(
+                    count + 1,
+                    f"the array ends before line {line}, which goes on with {rest!r}: where two files were joined, keep them as two files of "
+                    "a folder, or write one array",
+                )
             if at < len(text) and not inside and count == 0 and text[at] == "[":
                 inside, at = True, at + 1
                 continue
             if inside and at < len(text) and text[at] == "]":
-                return
+                inside, closed, at = False, True, at + 1
+                continue
             error = None
             if at < len(text):
                 try:
@@ -355,10 +438,12 @@ def _parquet(path: Path) -> Iterator[tuple[int, Record]]:
 
     number = 0
     try:
-        for batch in parquet.ParquetFile(path).iter_batches(batch_size=512):
+        table = parquet.ParquetFile(path)
+        check_names(table.schema_arrow.names)
+        for batch in table.iter_batches(batch_size=512):
             for record in batch.to_pylist():
                 number += 1
-                yield number, record
+                yield number, _without_padding(record)
     except (pyarrow.ArrowInvalid, OSError) as error:
         raise _Damage(number + 1, f"not Parquet ({_one_line(error)}): copy the file again") from error
 
@@ -380,10 +465,22 @@ def _saved_dataset(path: Path, part: str) -> Iterator[tuple[int, Record]]:
 
 def _rows(saved: Any) -> Iterator[tuple[int, Record]]:
     number = 0
+    check_names(saved.column_names)
     for batch in saved.with_format("arrow").iter(batch_size=512):
         for record in batch.to_pylist():
             number += 1
-            yield number, record
+            yield number, _without_padding(record)
+
+
+def _without_padding(value: Any, depth: int = 0) -> Any:
+    """Below the turns of a row, Arrow gives each object the names of all others, with null where it has none itself."""
+    if isinstance(value, dict):
+        return {
+            name: _without_padding(part, depth + 1) for name, part in value.items() if depth < 2 or part is not None
+        }
+    if isinstance(value, list):
+        return [_without_padding(part, depth) for part in value]
+    return value
 
 
 READERS: dict[str, Callable[..., Iterator[tuple[int, Record]]]] = {

@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from alpaca_operator.api.sft import DataSource
-from workloads.data.files import Record, files_of, of_part, open_records
+from workloads.data.bad_rows import BadRows
+from workloads.data.files import Record, Unusable, files_of, of_part, open_records
+from workloads.data.supervision import ROW, check_preferences, is_trained
+from workloads.data.turns import REASONING, Message, Messages, list_of, text_of, tools_of, turns_of
 from workloads.errors import DataError, SpecError
-
-Messages = list[dict[str, str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +29,11 @@ class Row:
 
     file: str
     number: int
-    messages: tuple[dict[str, str], ...]
-    """``role`` (system, user or assistant) and ``content``; ``weight: "0"`` on an answer that is not trained."""
+    messages: tuple[Message, ...]
     unit: str = "row"
     """What ``number`` counts: the lines of a text file, or the rows of others, from 1."""
+    tools: tuple[dict[str, Any], ...] = ()
+    """Those that the conversation may call, in OpenAI's form."""
 
     @property
     def where(self) -> str:
@@ -47,6 +49,8 @@ class Reading:
     """A sentence per file: the layout, how it was chosen, the encoding."""
     read: int = 0
     repaired: Counter[str] = field(default_factory=Counter)
+    bad: BadRows = field(default_factory=BadRows)
+    """What becomes of rows that cannot be used, and what became of them."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,8 @@ class Layout:
 
 
 def read(sources: Sequence[tuple[DataSource, Path]], reading: Reading, part: str = "train") -> Iterator[Row]:
-    """Every conversation of every source, in order. Raises DataError naming file, row, reason and remedy for the first bad one.
+    """Every conversation of every source, in order. Raises DataError naming file, row, reason and remedy for the first bad one, or for the
+    one after as many as ``reading.bad`` passes over.
 
     ``part`` is what the rows are for: of a folder that holds several splits of a data set, ``train`` does not read the test set.
     """
@@ -85,24 +90,55 @@ def _read_file(source: DataSource, path: Path, reading: Reading, part: str) -> I
         return
     name: str = source.format
     columns, chosen = dict(source.columns), "named in the spec"
-    if name == "Auto":
-        name, columns, chosen = _detect([record for _, record in first], columns, file)
-    layout = LAYOUTS[name]
-    _check_columns(columns, name, layout)
-    reading.files.append(f"{file}: {name} ({chosen})" + (f", {encoding}" if encoding else ""))
+    parsed = [record for _, record in first if not isinstance(record, Unusable)]
+    if name == "Auto" and parsed:
+        name, columns, chosen = _detect(parsed, columns, file)
+    if name != "Auto":
+        _check_columns(columns, name, LAYOUTS[name])
+        unread = _unread(parsed, columns, LAYOUTS[name])
+        reading.files.append(
+            f"{file}: {name} ({chosen})"
+            + (f", {encoding}" if encoding else "")
+            + (f"; not read: {unread}" if unread else "")
+        )
     for number, record in chain(first, records):
         where = f"{file}, {unit} {number}"
+        if isinstance(record, Unusable):
+            reading.bad.take(where, record.reason)
+            continue
+        if name == "Auto":
+            raise DataError(f"{file}: none of its first {LOOKED_AT} rows can be read: name its layout in format")
         try:
-            record = _rename(record, columns)
-            messages = [_clean(message, reading.repaired) for message in layout.convert(record, reading.repaired)]
+            row = _row_of(_rename(record, columns), LAYOUTS[name], reading.repaired)
         except _MissingColumn as error:
-            raise DataError(
-                f"{where}: no {error} for format {name}; columns found: {_columns(record)}: set format, or columns to the file's own names"
-            ) from error
+            reason = f"no {error} for format {name}; columns found: {_columns(record)}"
+            reading.bad.take(where, f"{reason}: set format, or columns to the file's own names", error)
         except ValueError as error:
-            raise DataError(f"{where}: {error}: mend or remove this {unit}") from error
-        reading.read += 1
-        yield Row(file, number, tuple(messages), unit)
+            reading.bad.take(where, f"{error}: mend or remove this {unit}", error)
+        else:
+            reading.read += 1
+            yield Row(file, number, row[0], unit, row[1])
+
+
+def _row_of(
+    record: Record, layout: Layout, repaired: Counter[str]
+) -> tuple[tuple[Message, ...], tuple[dict[str, Any], ...]]:
+    """Messages and tools of a record. Raises ValueError with the reason why it cannot be used."""
+    if not isinstance(record, dict):
+        return tuple(_clean(message, repaired) for message in layout.convert(record, repaired)), ()
+    check_preferences({name: value for name, value in record.items() if name not in layout.columns})
+    messages = layout.convert(record, repaired)
+    answers = [message for message in messages if message["role"] == "assistant"]
+    if thought := next(
+        (text for name in REASONING if isinstance(text := record.get(name), str) and text.strip()), None
+    ):
+        if not answers or any("reasoning_content" in answer for answer in answers):
+            raise ValueError("a column of reasoning beside answers that have their own: keep one")
+        answers[-1]["reasoning_content"] = thought
+    if is_trained({name: value for name, value in record.items() if name not in layout.columns}, ROW) is False:
+        for answer in answers:
+            answer["weight"] = "0"
+    return tuple(_clean(message, repaired) for message in messages), tools_of(record)
 
 
 LOOKED_AT = 64
@@ -124,13 +160,16 @@ def _detect(records: list[Record], columns: dict[str, str], file: str) -> tuple[
             if layout.matches(renamed):
                 return name, columns, f"by {_why(renamed, layout)}"
         if isinstance(record, dict) and not columns:
-            for question, answer in PAIRS:
-                if question in record and answer in record:
-                    return (
-                        "Alpaca",
-                        {"instruction": question, "output": answer},
-                        f"{question} as instruction, {answer} as output",
-                    )
+            pairs = [(question, answer) for question, answer in PAIRS if question in record and answer in record]
+            if len(pairs) > 1:
+                either = " or ".join(f"{{instruction: {question}, output: {answer}}}" for question, answer in pairs)
+                raise DataError(f"{file}: several of its columns can be question and answer: set columns to {either}")
+            for question, answer in pairs:
+                return (
+                    "Alpaca",
+                    {"instruction": question, "output": answer},
+                    f"{question} as instruction, {answer} as output",
+                )
             for column in TURN_COLUMNS:
                 if _is_turns(column, "role")(record):
                     return "Messages", {"messages": column}, f"{column} as messages"
@@ -175,6 +214,23 @@ def _check_columns(columns: dict[str, str], name: str, layout: Layout) -> None:
         )
 
 
+ELSEWHERE = ("id", "tools", "functions", *REASONING)
+"""Columns that any layout may have beside its own."""
+
+
+def _unread(records: Sequence[Record], columns: dict[str, str], layout: Layout) -> str:
+    """Columns with something in them that no part of a conversation is taken from."""
+    read = {*layout.columns, *columns.values(), *ELSEWHERE}
+    found = {
+        name: None
+        for record in records
+        if isinstance(record, dict)
+        for name, value in record.items()
+        if value not in (None, "")
+    }
+    return ", ".join(str(name) for name in found if name not in read)[:200]
+
+
 def _rename(record: Record, columns: dict[str, str]) -> Record:
     if not columns or not isinstance(record, dict):
         return record
@@ -187,43 +243,30 @@ def _rename(record: Record, columns: dict[str, str]) -> Record:
     }
 
 
-def _clean(message: dict[str, str], repaired: Counter[str]) -> dict[str, str]:
-    """Line ends of Windows become those of text; what cannot be encoded is refused."""
-    content = message["content"]
-    if "\r" in content:
-        content = content.replace("\r\n", "\n").replace("\r", "\n")
+def _clean(value: Any, repaired: Counter[str]) -> Any:
+    """Line ends of Windows become those of text, wherever in a message; what cannot be encoded is refused."""
+    if isinstance(value, dict):
+        return {name: _clean(part, repaired) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_clean(part, repaired) for part in value]
+    if not isinstance(value, str):
+        return value
+    if "\r" in value:
+        value = value.replace("\r\n", "\n").replace("\r", "\n")
         repaired["Windows line ends"] += 1
-        message = message | {"content": content}
     try:
-        content.encode()
+        value.encode()
     except UnicodeEncodeError as error:
         raise ValueError(
-            f"half a character (\\u{ord(content[error.start]):04x}) at character {error.start + 1} of a message"
+            f"half a character (\\u{ord(value[error.start]):04x}) at character {error.start + 1} of a message"
         ) from error
-    return message
+    return value
 
 
 def _need(record: Record, name: str) -> Any:
     if not isinstance(record, dict) or name not in record:
         raise _MissingColumn(f"column {name}")
     return record[name]
-
-
-def _string(value: Any, what: str) -> str:
-    """Text as it is, numbers as text, nothing for null."""
-    if isinstance(value, str):
-        return value
-    if value is None:
-        return ""
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return str(value)
-    raise ValueError(f"{what} is {_kind(value)}, not text")
-
-
-def _kind(value: Any) -> str:
-    return {dict: "an object", list: "a list", bool: "true or false", type(None): "null"}.get(
-        type(value), type(value).__name__
-    )
 
 
 def _has(*names: str) -> Callable[[Record], bool]:
@@ -240,7 +283,7 @@ SPEAKERS = {"Human": "user", "Assistant": "assistant", "System": "system"}
 
 def _human_assistant(record: Record, repaired: Counter[str]) -> Messages:
     """``<s>Human: q\\n</s><s>Assistant: a\\n</s>``, any number of turns; what is missing around a turn is mended and counted."""
-    return parse_human_assistant(_string(_need(record, "text"), "text"), repaired)
+    return parse_human_assistant(text_of(_need(record, "text"), "text"), repaired)
 
 
 def parse_human_assistant(text: str, repaired: Counter[str]) -> Messages:
@@ -280,7 +323,7 @@ def _turn(body: str, repaired: Counter[str]) -> str:
 
 def _input_target(record: Record, repaired: Counter[str]) -> Messages:
     """A question and its answer; an ``input`` already in the Human/Assistant format keeps its turns, and only ``target`` is trained."""
-    question, answer = _string(_need(record, "input"), "input"), _string(_need(record, "target"), "target")
+    question, answer = text_of(_need(record, "input"), "input"), text_of(_need(record, "target"), "target")
     if not HEADER.search(question) and not BARE_HEADER.match(question):
         return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
     question = re.sub(r"(?:<s>)?Assistant[:：]\s*$", "", question)
@@ -293,35 +336,26 @@ def _input_target(record: Record, repaired: Counter[str]) -> Messages:
 def _alpaca(record: Record, repaired: Counter[str]) -> Messages:
     """``instruction``, ``input`` and ``output``; a list as output is the answer and what followed it, speakers by turns."""
     messages: Messages = []
-    if system := _string(record.get("system") if isinstance(record, dict) else None, "system"):
+    if system := text_of(record.get("system") if isinstance(record, dict) else None, "system"):
         messages.append({"role": "system", "content": system})
-    for pair in record.get("history") or [] if isinstance(record, dict) else []:
+    for pair in _history(record.get("history") if isinstance(record, dict) else None):
         if not isinstance(pair, list | tuple) or len(pair) != 2:
             raise ValueError("history is not a list of [question, answer] pairs")
         messages += [
-            {"role": "user", "content": _string(pair[0], "history")},
-            {"role": "assistant", "content": _string(pair[1], "history")},
+            {"role": "user", "content": text_of(pair[0], "history")},
+            {"role": "assistant", "content": text_of(pair[1], "history")},
         ]
-    parts = [_string(_need(record, "instruction"), "instruction"), _string(record.get("input"), "input")]
+    parts = [text_of(_need(record, "instruction"), "instruction"), text_of(record.get("input"), "input")]
     messages.append({"role": "user", "content": "\n".join(part for part in parts if part.strip())})
     output = _need(record, "output")
-    if isinstance(output, str) and output.lstrip().startswith("["):
-        output = _list_in_text(output)
-    turns = output if isinstance(output, list) else [output]
-    for index, turn in enumerate(turns):
-        messages.append({"role": ("assistant", "user")[index % 2], "content": _string(turn, f"output {index + 1}")})
+    for index, turn in enumerate(output if isinstance(output, list) else [output]):
+        messages.append({"role": ("assistant", "user")[index % 2], "content": text_of(turn, f"output {index + 1}")})
     return messages
 
 
-def _list_in_text(output: str) -> str | list[str]:
-    """A list of turns that a CSV holds as JSON; any other text that begins with a bracket stays text."""
-    try:
-        turns = json.loads(output)
-    except ValueError:
-        return output
-    return (
-        turns if isinstance(turns, list) and len(turns) > 1 and all(isinstance(turn, str) for turn in turns) else output
-    )
+def _history(value: Any) -> list[Any]:
+    """Earlier pairs; a cell of a CSV holds them as JSON, or nothing."""
+    return [] if value is None or value == "" else list_of(value, "history")
 
 
 SHAREGPT_ROLES = {
@@ -332,48 +366,16 @@ SHAREGPT_ROLES = {
 
 def _sharegpt(record: Record, repaired: Counter[str]) -> Messages:
     messages: Messages = []
-    if system := _string(record.get("system") if isinstance(record, dict) else None, "system"):
+    if system := text_of(record.get("system") if isinstance(record, dict) else None, "system"):
         messages.append({"role": "system", "content": system})
-    return messages + _turns(_need(record, "conversations"), "from", "value", SHAREGPT_ROLES)
+    return messages + turns_of(_need(record, "conversations"), "from", "value", SHAREGPT_ROLES)
 
 
 MESSAGE_ROLES = {"user": "user", "assistant": "assistant", "system": "system", "developer": "system", "human": "user"}
 
 
 def _messages(record: Record, repaired: Counter[str]) -> Messages:
-    return _turns(_need(record, "messages"), "role", "content", MESSAGE_ROLES)
-
-
-def _turns(turns: Any, who: str, what: str, roles: dict[str, str]) -> Messages:
-    if isinstance(turns, str):
-        try:
-            turns = json.loads(turns)  # a list in a column of a CSV
-        except ValueError as error:
-            raise ValueError("the conversation is text, and not JSON") from error
-    if not isinstance(turns, list):
-        raise ValueError(f"the conversation is {_kind(turns)}, not a list")
-    messages = []
-    for number, turn in enumerate(turns, start=1):
-        if not isinstance(turn, dict) or who not in turn or what not in turn:
-            raise ValueError(f"message {number} has no {who} and {what}")
-        role = roles.get(str(turn[who]).lower())
-        if role is None:
-            raise ValueError(f"message {number} is from {turn[who]!r}; known are {', '.join(roles)}")
-        message = {"role": role, "content": _content(turn[what], number)}
-        if role == "assistant" and turn.get("weight") == 0:
-            message["weight"] = "0"
-        messages.append(message)
-    return messages
-
-
-def _content(content: Any, number: int) -> str:
-    """Text, or OpenAI's list of text parts."""
-    if isinstance(content, list):
-        kinds = [part.get("type") if isinstance(part, dict) else None for part in content]
-        if any(kind != "text" for kind in kinds):
-            raise ValueError(f"message {number} holds more than text: {', '.join(map(str, kinds))}")
-        return "".join(_string(part.get("text"), f"message {number}") for part in content)
-    return _string(content, f"message {number}")
+    return turns_of(_need(record, "messages"), "role", "content", MESSAGE_ROLES)
 
 
 CJK = r"[⺀-鿿가-힣豈-﫿︰-﹏＀-￯　-〿\U00020000-\U0003ffff‘-”…—·]"
@@ -397,11 +399,11 @@ def _lccc(record: Record, repaired: Counter[str]) -> Messages:
 
 def _math23k(record: Record, repaired: Counter[str]) -> Messages:
     """A problem, the equation as its solution, and the answer where the row has one."""
-    question = _string(record.get("original_text") if isinstance(record, dict) else None, "original_text")
+    question = text_of(record.get("original_text") if isinstance(record, dict) else None, "original_text")
     if not question.strip():
-        question = join_segments(_string(_need(record, "segmented_text"), "segmented_text"))
-    equation = _string(_need(record, "equation"), "equation").strip()
-    answer = _string(record.get("ans", record.get("answer")), "ans").strip()
+        question = join_segments(text_of(_need(record, "segmented_text"), "segmented_text"))
+    equation = text_of(_need(record, "equation"), "equation").strip()
+    answer = text_of(record.get("ans", record.get("answer")), "ans").strip()
     return [{"role": "user", "content": question.strip()},
             {"role": "assistant", "content": "\n".join(part for part in (equation, answer and f"答案：{answer}") if part)}]  # fmt: skip
 

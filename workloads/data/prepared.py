@@ -17,6 +17,7 @@ import numpy.typing as npt
 import tokenizers
 
 from alpaca_operator.api.sft import DataSource, SFTSpec
+from workloads.data.bad_rows import BadRows
 from workloads.data.chat_templates.template import Template
 from workloads.data.conversations import prepare
 from workloads.data.layouts import read
@@ -25,7 +26,7 @@ from workloads.data.report import Report, plural
 from workloads.errors import DataError
 from workloads.system import atomic
 
-PREPARATION_VERSION = 1
+PREPARATION_VERSION = 2
 """Raised whenever the same rows would be prepared otherwise, so that older caches are left alone."""
 LOG_SECONDS = 15.0
 """Between two lines about how far it is."""
@@ -84,7 +85,7 @@ def datasets_for(
             partial.rename(folder)
             prepared = _load(folder)
             assert prepared is not None, f"{folder} was just written"
-    for line in prepared.report["lines"]:
+    for line in (*(f"template: {note}" for note in template.notes), *prepared.report["lines"]):
         log(f"data: {line}")
     return prepared
 
@@ -116,7 +117,7 @@ def _prepare_into(
     lines: list[str] = []
     parts = {"train": dataset.train} | ({"validation": dataset.validation} if dataset.validation else {})
     for part, sources in parts.items():
-        report = reports[part] = Report(sequence_length=length, packed=dataset.packing)
+        report = reports[part] = Report(bad=BadRows.of(dataset), sequence_length=length, packed=dataset.packing)
         located = [(source, inputs[f"dataset.{part}[{index}]"].path) for index, source in enumerate(sources)]
         with ExampleFiles(folder / f"{part}.tokens") as examples:
             rows = read(located, report, part)

@@ -43,6 +43,7 @@ class Report(Reading):
             "files": self.files,
             "read": self.read,
             "repaired": dict(self.repaired),
+            "badRows": dict(self.bad.counted),
             "dropped": dict(self.dropped),
             "leftOut": dict(self.left_out),
             "split": self.split,
@@ -63,6 +64,7 @@ class Report(Reading):
         if len(self.files) > FILES_LISTED:
             lines.append(f"and {len(self.files) - FILES_LISTED:,} files more")
         lines.append(f"{self.read:,} conversations read")
+        lines += self.bad.lines()
         lines += [f"repaired: {count:,} {what}" for what, count in sorted(self.repaired.items())]
         lines += [
             f"dropped: {count:,} {plural(count, 'conversation')} {why}" for why, count in sorted(self.dropped.items())

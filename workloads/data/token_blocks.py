@@ -1,73 +1,68 @@
-"""A corpus as blocks of tokens: made once, kept on disk in 2 or 4 bytes a token, mapped into memory and cut into blocks when read.
+"""A corpus cut into blocks of tokens, and what of it is for validation.
 
-What lies on disk is the documents end to end, whatever the size of a block: another `training.blockSize` reads the same file. A corpus
-that is too large for the disk is streamed instead: tokenised while training, shuffled in a buffer.
+Whole documents are set aside, and blocks are cut from what is left (`corpus_tokens` has the documents end to end: another
+`training.blockSize` reads the same file). A corpus that is too large for the disk is streamed instead: tokenised while training,
+shuffled in a buffer.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-import tokenizers
 from torch.utils.data import IterableDataset
 
-from alpaca_operator.api.corpus import CorpusSource
 from alpaca_operator.api.pretrain import PretrainSpec
-from workloads.data import tokenize
-from workloads.data.corpus import OTHER_SPLITS, Tally, documents, files_of
+from workloads.data import document_split, tokenize
+from workloads.data.corpus import Tally, documents, files_of
+from workloads.data.corpus_tokens import SHORTEST, ResolvedInput, Tokens, located, tokenised
 from workloads.data.tokenize import TokenizerSpec
-from workloads.errors import DataError
-from workloads.system import atomic, cgroup
-from workloads.system.describe import some
+from workloads.errors import DataError, SpecError
+from workloads.system import cgroup
 
-PREPARATION = 1
-"""Raised whenever the same text would become other tokens, so that older caches are left alone."""
-SHORTEST = 2
-"""Tokens of a block in which there is something to predict."""
 BUFFER_TOKENS = 1 << 24
 """Tokens that streamed blocks are shuffled among: 32 or 64 MB."""
 WINDOW_TOKENS = 1 << 23
-"""Tokens at the start of a streamed corpus from which blocks are set aside for validation."""
-LOG_SECONDS = 15.0
-
-
-class ResolvedInput(Protocol):
-    """An input as the runtime hands it over."""
-
-    @property
-    def path(self) -> Path: ...
-    @property
-    def digest(self) -> str: ...
+"""Tokens at the start of a streamed corpus from which documents are set aside for validation."""
+NOTHING_LEFT = "dataset.train: every document stands in dataset.validation too, which is not trained on: name other text in one of them"
 
 
 class Blocks:
     """Blocks of tokens, by number: ``input_ids``, ``labels`` (the same) and ``seq_lengths``, as the collator takes them."""
 
-    def __init__(self, ids: np.ndarray[Any, Any], size: int, numbers: np.ndarray[Any, Any] | None = None) -> None:
+    def __init__(self, ids: np.ndarray[Any, Any], size: int, ranges: np.ndarray[Any, Any] | None = None) -> None:
+        """Of ``ids`` those in ``ranges``, end to end: rows ``[start, end]``. None is all of them."""
         self._ids = ids
         self._size = size
-        self._numbers = np.arange(blocks_in(len(ids), size)) if numbers is None else numbers
+        self._ranges = np.array([[0, len(ids)]]) if ranges is None else ranges
+        self._ends = np.cumsum(self._ranges[:, 1] - self._ranges[:, 0])
+        self._amount = int(self._ends[-1]) if len(self._ends) else 0
 
     def __len__(self) -> int:
-        return len(self._numbers)
+        return blocks_in(self._amount, self._size)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        start = int(self._numbers[index]) * self._size
-        return _row(self._ids[start : start + self._size])
+        if not 0 <= index < len(self):
+            raise IndexError(f"block {index} of {len(self)}")
+        begin, end = index * self._size, min((index + 1) * self._size, self._amount)
+        at = int(np.searchsorted(self._ends, begin, side="right"))
+        parts = []
+        while begin < end:
+            until = min(end, int(self._ends[at]))
+            shift = int(self._ranges[at, 1] - self._ends[at])
+            parts.append(self._ids[begin + shift : until + shift])
+            begin, at = until, at + 1
+        return _row(np.concatenate(parts))
 
     def tokens(self) -> int:
         """In all blocks together."""
-        starts = self._numbers.astype(np.int64) * self._size
-        return int(np.minimum(self._size, len(self._ids) - starts).sum())
+        return min(self._amount, len(self) * self._size)
 
 
 class Stream(IterableDataset[dict[str, Any]]):
@@ -80,13 +75,11 @@ class Stream(IterableDataset[dict[str, Any]]):
         size: int,
         length: int,
         seed: int,
-        aside: Iterable[int] = (),
     ) -> None:
         self._passes = passes
         self._size = size
         self._length = length
         self._seed = seed
-        self._aside = frozenset(aside)
         self._buffer = max(16, BUFFER_TOKENS // size)
 
     def __len__(self) -> int:
@@ -99,9 +92,7 @@ class Stream(IterableDataset[dict[str, Any]]):
         for number in count():
             draw = np.random.default_rng([self._seed, number])
             held: list[np.ndarray[Any, Any]] = []
-            for at, block in enumerate(cut(self._passes(), self._size)):
-                if at in self._aside:
-                    continue
+            for block in cut(self._passes(), self._size):
                 if len(held) < self._buffer:
                     held.append(block)
                     continue
@@ -121,6 +112,8 @@ class Prepared:
     validation: Blocks | None
     report: dict[str, Any]
     """``train``, and ``validation`` where it was read from files of its own; ``lines`` for the log."""
+    rows: str = ""
+    """Which of the documents are trained on, as a digest; empty for all of them. What was trained on others is no start for this."""
 
 
 def prepare(
@@ -134,37 +127,33 @@ def prepare(
     heartbeat: Callable[[], None] = lambda: None,
 ) -> Prepared:
     """Blocks of ``spec.dataset``. Raises DataError for text that cannot be read, and where there is none."""
-    size, seed = spec.training.block_size, spec.training.seed
+    size = spec.training.block_size
     lines: list[str] = []
-    train: Blocks | Stream
-    validation = None
     report: dict[str, Any] = {}
+    own: Tokens | None = None
     if spec.dataset.validation:
-        tokens = tokenised("validation", spec.dataset.validation, inputs, recipe, cache, log, heartbeat)
-        validation = Blocks(tokens.ids(), size)
-        report["validation"] = tokens.report
-        lines += [f"validation: {line}" for line in tokens.lines]
-    share = 0.0 if spec.dataset.validation else spec.dataset.validation_split
+        own = tokenised("validation", spec.dataset.validation, inputs, recipe, cache, log, heartbeat)
+        report["validation"] = own.report
+        lines += [f"validation: {line}" for line in own.lines]
+    parted: Parted
     if spec.dataset.streaming:
-        train, aside, about = _streamed(spec, inputs, recipe, share, processes, heartbeat)
-        validation = validation or aside
-        lines += [f"train: {line}" for line in about]
+        parted = _streamed(spec, inputs, recipe, own, processes, heartbeat)
     else:
         tokens = tokenised("train", spec.dataset.train, inputs, recipe, cache, log, heartbeat)
         report["train"] = tokens.report
         lines += [f"train: {line}" for line in tokens.lines]
-        kept, held_out = split(blocks_in(tokens.count, size), share, seed)
-        train = Blocks(tokens.ids(), size, kept)
-        if len(held_out):
-            validation = Blocks(tokens.ids(), size, held_out)
-        elif share:
-            lines.append(
-                "no validation: the text is a single block; lower training.blockSize, or name dataset.validation"
-            )
-    lines.append(_plan(train, validation, size))
+        parted = _stored(spec, tokens, recipe, own, heartbeat)
+    lines += parted.lines
+    validation = Blocks(own.ids(), size) if own is not None else parted.validation
+    if validation is None and spec.training.early_stopping_patience is not None:
+        raise SpecError(
+            f"training.earlyStoppingPatience is {spec.training.early_stopping_patience} and dataset.train is a single document, of which "
+            "no part can be set aside: name dataset.validation, or remove training.earlyStoppingPatience"
+        )
+    lines.append(_plan(parted.train, validation, size))
     for line in lines:
         log(f"data: {line}")
-    return Prepared(train, validation, report | {"lines": lines})
+    return Prepared(parted.train, validation, report | {"lines": lines}, parted.rows)
 
 
 def _plan(train: Blocks | Stream, validation: Blocks | None, size: int) -> str:
@@ -174,143 +163,6 @@ def _plan(train: Blocks | Stream, validation: Blocks | None, size: int) -> str:
     return f"{'streamed for training' if streamed else 'for training'}: {amount}; for validation: {aside}"
 
 
-# Tokens on disk
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """Documents end to end in a file."""
-
-    path: Path
-    dtype: np.dtype[Any]
-    count: int
-    report: dict[str, Any]
-    lines: list[str]
-
-    def ids(self) -> np.ndarray[Any, Any]:
-        """Mapped into memory."""
-        return np.memmap(self.path, dtype=self.dtype, mode="r", shape=(self.count,))
-
-
-def tokenised(
-    part: str,
-    sources: Sequence[CorpusSource],
-    inputs: Mapping[str, ResolvedInput],
-    recipe: TokenizerSpec,
-    cache: Path,
-    log: Callable[[str], None],
-    heartbeat: Callable[[], None],
-) -> Tokens:
-    """The text of ``sources`` (``dataset.<part>`` of the spec) as tokens: made once and kept in ``cache``, found there later.
-
-    Several processes may call this at once: one works, the others wait.
-    """
-    folder = cache / "tokens" / _key(part, sources, inputs, recipe)
-    with atomic.file_lock(folder, heartbeat):
-        tokens = _load(folder)
-        if tokens is not None:
-            log(f"data: found {part} tokenised in {folder}")
-            return tokens
-        partial = folder.with_suffix(".partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        try:
-            _tokenise_into(partial, part, sources, inputs, recipe, log, heartbeat)
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
-        tokens = _load(folder)
-        assert tokens is not None, f"{folder} was just written"
-        return tokens
-
-
-def _tokenise_into(
-    folder: Path,
-    part: str,
-    sources: Sequence[CorpusSource],
-    inputs: Mapping[str, ResolvedInput],
-    recipe: TokenizerSpec,
-    log: Callable[[str], None],
-    heartbeat: Callable[[], None],
-) -> None:
-    """Fills ``folder`` with tokens.bin and, last, report.json."""
-    tally = Tally()
-    files = files_of(located(part, sources, inputs), tally, part)
-    whole = sum(file.path.stat().st_size for file in files)
-    began = logged_at = time.monotonic()
-    amount = ended = 0
-    with (folder / "tokens.bin").open("wb") as out:
-        for ids in tokenize.encode(documents(files, tally), recipe, cgroup.cores(), heartbeat):
-            ids.tofile(out)
-            amount += len(ids)
-            ended += int((ids == recipe.eos).sum())
-            if time.monotonic() - logged_at > LOG_SECONDS:
-                logged_at = time.monotonic()
-                log(f"data: {part}: {amount:,} tokens, {tally.bytes / max(1, whole):.0%} of {whole:,} bytes read")
-    if amount < SHORTEST:
-        raise DataError(
-            f"dataset.{part}: no text in {some([str(file.path) for file in files], 3)}: name files that hold some"
-        )
-    seconds = time.monotonic() - began
-    lines = [
-        *tally.lines(),
-        f"{ended:,} documents, {amount:,} tokens, {tally.characters / amount:.3f} characters a token",
-        f"tokenised in {seconds:.1f} s, {tally.bytes / seconds / 1e6:.1f} MB/s",
-    ]
-    report = {
-        "files": tally.files,
-        "bytes": tally.bytes,
-        "characters": tally.characters,
-        "documents": ended,
-        "tokens": amount,
-        "charactersPerToken": round(tally.characters / amount, 4),
-    }
-    atomic.sync(folder / "tokens.bin")
-    record = {"dtype": recipe.dtype.str, "count": amount, "report": report, "lines": lines}
-    (folder / "report.json").write_text(json.dumps(record, ensure_ascii=False), encoding="utf-8")
-
-
-def _load(folder: Path) -> Tokens | None:
-    """What lies there, or None unless it is whole."""
-    try:
-        record = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-        dtype = np.dtype(record["dtype"])
-        path = folder / "tokens.bin"
-        if path.stat().st_size != record["count"] * dtype.itemsize:
-            return None
-        return Tokens(path, dtype, record["count"], record["report"], record["lines"])
-    except (OSError, ValueError, KeyError):
-        return None
-
-
-def _key(part: str, sources: Sequence[CorpusSource], inputs: Mapping[str, ResolvedInput], recipe: TokenizerSpec) -> str:
-    material: list[Any] = [
-        PREPARATION,
-        tokenizers.__version__,
-        recipe.digest,
-        part,  # of a data set with splits, each part reads another one
-        [
-            [inputs[f"dataset.{part}[{index}]"].digest, source.format, source.encoding, source.columns.text]
-            for index, source in enumerate(sources)
-        ],
-    ]
-    # Tokens were once made of the other splits and of byte order marks too: what holds them must not be found.
-    tally = Tally()
-    files = files_of(located(part, sources, inputs), tally, part)
-    material += [OTHER_SPLITS] if OTHER_SPLITS in tally.problems else []
-    material += ["byte order marks left out"] if any(file.is_marked() for file in files) else []
-    return hashlib.sha256(json.dumps(material).encode()).hexdigest()[:32]
-
-
-def located(
-    part: str, sources: Sequence[CorpusSource], inputs: Mapping[str, ResolvedInput]
-) -> list[tuple[CorpusSource, Path]]:
-    """Each source with the path where it was found."""
-    return [(source, inputs[f"dataset.{part}[{index}]"].path) for index, source in enumerate(sources)]
-
-
 # Blocks
 
 
@@ -318,13 +170,6 @@ def blocks_in(amount: int, size: int) -> int:
     """Blocks that ``amount`` tokens make: what is left over makes a shorter one, where it is long enough to learn from."""
     whole, rest = divmod(amount, size)
     return whole + (rest >= SHORTEST)
-
-
-def split(amount: int, share: float, seed: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Numbers of the blocks to train on and of those set aside, ascending; at least one of each, where there are two."""
-    aside = min(max(1, round(amount * share)), amount - 1) if share else 0
-    order = np.random.default_rng(seed).permutation(amount)
-    return np.sort(order[aside:]), np.sort(order[:aside])
 
 
 def cut(arrays: Iterable[np.ndarray[Any, Any]], size: int) -> Iterator[np.ndarray[Any, Any]]:
@@ -339,35 +184,95 @@ def cut(arrays: Iterable[np.ndarray[Any, Any]], size: int) -> Iterator[np.ndarra
         yield held
 
 
+# Training and validation
+
+
+@dataclass(frozen=True)
+class Parted:
+    """The text of ``dataset.train`` without what is for validation."""
+
+    train: Blocks | Stream
+    validation: Blocks | None
+    rows: str
+    """As in Prepared."""
+    lines: list[str]
+
+
+def _stored(
+    spec: PretrainSpec, tokens: Tokens, recipe: TokenizerSpec, own: Tokens | None, heartbeat: Callable[[], None]
+) -> Parted:
+    """Tokens on disk, without the documents of ``own`` (validation text of its own), or with some set aside."""
+    size, share = spec.training.block_size, spec.dataset.validation_split
+    if own is None and not share:
+        return Parted(Blocks(tokens.ids(), size), None, "", [])
+    documents = tokens.documents(recipe.eos, heartbeat)
+    if own is not None:
+        aside = np.isin(documents["digest"], own.documents(recipe.eos, heartbeat)["digest"])
+    else:
+        aside = document_split.set_aside(documents, share, spec.training.seed)
+    if aside.all():
+        raise DataError(NOTHING_LEFT)
+    if not aside.any():
+        return Parted(Blocks(tokens.ids(), size), None, "", [] if own else [ONE_DOCUMENT])
+    kept = document_split.ranges(documents, ~aside)
+    lengths = document_split.lengths(documents)
+    lines = [_told(int(aside.sum()), len(documents), float(lengths[aside].sum() / lengths.sum()), own is not None)]
+    held_out = None if own else Blocks(tokens.ids(), size, document_split.ranges(documents, aside))
+    return Parted(Blocks(tokens.ids(), size, kept), held_out, hashlib.sha256(kept.tobytes()).hexdigest(), lines)
+
+
+ONE_DOCUMENT = "no validation: the text is a single document, of which no part is set aside: name dataset.validation"
+
+
+def _told(aside: int, documents: int, share: float, equal: bool) -> str:
+    if equal:
+        return f"{aside:,} of {documents:,} documents stand in dataset.validation too, and are not trained on"
+    return f"{aside:,} of {documents:,} documents, {share:.1%} of the tokens, are set aside for validation"
+
+
 def _streamed(
     spec: PretrainSpec,
     inputs: Mapping[str, ResolvedInput],
     recipe: TokenizerSpec,
-    share: float,
+    own: Tokens | None,
     processes: int,
     heartbeat: Callable[[], None],
-) -> tuple[Stream, Blocks | None, list[str]]:
-    """The stream, what of its start is set aside for validation, and lines on the files."""
-    size, training = spec.training.block_size, spec.training
+) -> Parted:
+    """The stream without the documents of ``own`` (validation text of its own), or without some of its start."""
+    size, training, share = spec.training.block_size, spec.training, spec.dataset.validation_split
     tally = Tally()
     files = files_of(located("train", spec.dataset.train, inputs), tally)
+    whole = sum(file.path.stat().st_size for file in files)
+    lines = [f"{len(files):,} files, {whole:,} bytes, tokenised while training", *tally.problem_lines()]
 
-    def passes() -> Iterator[np.ndarray[Any, Any]]:
+    def read() -> Iterator[np.ndarray[Any, Any]]:
         return tokenize.encode(documents(files, Tally()), recipe, cgroup.cores(), heartbeat)
 
-    numbers: np.ndarray[Any, Any] = np.empty(0, dtype=np.int64)
     validation = None
-    if share:
-        window = list(islice(cut(passes(), size), max(2, WINDOW_TOKENS // size)))
-        _, numbers = split(len(window), share, training.seed)
-        if len(numbers):
-            validation = Blocks(np.concatenate([window[number] for number in numbers]), size)
+    digests: np.ndarray[Any, Any] = np.empty(0, dtype=np.uint64)
+    longest = 0
+    if own is not None:
+        held_out = own.documents(recipe.eos, heartbeat)
+        digests, longest = held_out["digest"], int(document_split.lengths(held_out).max())
+    elif share:
+        window = document_split.first_documents(read(), recipe.eos, WINDOW_TOKENS)
+        started = document_split.index(window, recipe.eos)
+        aside = np.flatnonzero(document_split.set_aside(started, share, training.seed))
+        lines.append(f"of its first {len(window):,} documents {len(aside):,} are set aside for validation")
+        if len(aside):
+            digests, longest = started["digest"][aside], int(document_split.lengths(started)[aside].max())
+            validation = Blocks(np.concatenate([window[number] for number in aside]), size)
+        else:
+            lines.append(ONE_DOCUMENT)
+    numbers = frozenset(digests.tolist())
+
+    def passes() -> Iterator[np.ndarray[Any, Any]]:
+        return document_split.without(read(), recipe.eos, numbers, longest) if numbers else read()
+
     assert training.max_steps is not None, "a rule of the spec"
     length = training.max_steps * training.batch_size_per_device * training.gradient_accumulation * processes
-    whole = sum(file.path.stat().st_size for file in files)
-    stream = Stream(passes, size, length, training.seed, map(int, numbers))
-    about = f"{len(files):,} files, {whole:,} bytes, tokenised while training"
-    return stream, validation, [about, *tally.problem_lines()]
+    rows = hashlib.sha256(json.dumps(sorted(numbers)).encode()).hexdigest() if numbers else ""
+    return Parted(Stream(passes, size, length, training.seed), validation, rows, [f"train: {line}" for line in lines])
 
 
 def _row(ids: np.ndarray[Any, Any]) -> dict[str, Any]:

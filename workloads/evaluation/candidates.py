@@ -35,7 +35,7 @@ class Candidate:
     @property
     def weight_bytes(self) -> int:
         """Of its files, adapters included."""
-        files = inspect.weight_files(self.inspected.base.folder, self.inspected.request.label)
+        files = self.inspected.base.files
         adapters = [folder / inspect.ADAPTER_WEIGHTS for _, _, folder in self.inspected.request.adapters]
         return sum(path.stat().st_size for path in (*files, *adapters))
 

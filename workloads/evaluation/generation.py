@@ -221,7 +221,7 @@ def _answer(template: Template, ids: list[int], limit: int, ends: set[int]) -> A
         if number in ends or number in next_ids:
             ids, ending = ids[:at], "Stopped" if number in ends else "TookTheTurn"
             break
-    control = {*template.control.values()}
+    control = {*template.hidden.values()}
     text = str(
         template.tokenizer.decode(
             [number for number in ids if number not in control],

@@ -19,6 +19,7 @@ import numpy as np
 from alpaca_operator.api.evaluation import HeldOut
 from alpaca_operator.api.sft import DataSource, SFTDataset
 from workloads.data import conversations, layouts, prepared
+from workloads.data.bad_rows import BadRows
 from workloads.data.chat_templates.template import Template
 from workloads.data.layouts import Row
 from workloads.data.report import Report
@@ -52,7 +53,7 @@ def prepare(
     """
     located = [(source, inputs[f"dataset.validation[{number}]"].path) for number, source in enumerate(spec.validation)]
     dataset = SFTDataset(train=spec.validation, system_prompt=spec.system_prompt)
-    reports = {name: Report(sequence_length=spec.sequence_length) for name in templates}
+    reports = {name: Report(bad=BadRows.of(spec), sequence_length=spec.sequence_length) for name in templates}
 
     def on_progress(report: Report) -> None:
         heartbeat()
@@ -75,7 +76,8 @@ def prepare(
     if not any(kept.values()):
         raise DataError(_nothing_left(reports, spec.sequence_length))
     left_out = max(len(found[name]) - len(kept[name]) for name in found)
-    lines = [_as_named(line, located) for line in first.lines() if "examples," not in line]
+    lines = [f"{name}: template: {note}" for name, template in templates.items() for note in template.notes]
+    lines += [_as_named(line, located) for line in first.lines() if "examples," not in line]
     if left_out:
         lines.append(
             f"left out: {left_out:,} that not every model can hold in {spec.sequence_length} tokens: raise dataset.sequenceLength to "

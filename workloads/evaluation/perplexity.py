@@ -91,7 +91,7 @@ class AnswerBytes:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, folder: Path, template: Template) -> None:
         """``folder`` is where the tokenizer was loaded from. Raises DataError for a tokenizer without an end-of-text token."""
         self._size = tokenize.bytes_per_token(tokenizer, tokenize.TokenizerSpec.of(tokenizer, folder))
-        self._size[list(template.control.values())] = 0
+        self._size[list(template.hidden.values())] = 0
         self._frame = sum(len(text.encode()) for text in template.frame)
 
     def of(self, row: Example) -> int:

@@ -3,64 +3,34 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alpaca_operator.api.sft import SFTSpec
 from alpaca_operator.api.sources import ModelSource
 from alpaca_operator.api.training import LoRA
-from workloads.errors import DataError, InputError, SpecError
-from workloads.models import safetensors_io
-from workloads.models.inspect import ADAPTER_CONFIG, ADAPTER_WEIGHTS, EMBEDDING, HEAD, Base
+from workloads.errors import SpecError
+from workloads.models import adapter_names
+from workloads.models.configuration import configuration
+from workloads.models.inspect import ADAPTER_CONFIG, Base
 from workloads.models.load import LoadOptions
-from workloads.models.lora_adapter import PREFIX
-from workloads.system.describe import contents, nearby
+from workloads.models.lora_adapter import LoRAAdapter, weight_of
+from workloads.models.weight_files import EMBEDDING, HEAD
+from workloads.models.weights import SavedWeights
 
 if TYPE_CHECKING:
-    from peft import PeftModel
+    from peft import LoraConfig, PeftModel
     from transformers import PreTrainedModel
 
 
-def check_adapter(base: Base, folder: Path, spec: SFTSpec) -> dict[str, Any]:
-    """The configuration of the adapter to start from, after making sure that it fits the base and `lora`.
-
-    Raises InputError for a folder without an adapter, DataError where its vocabulary is not the base's, SpecError where `lora`
-    says something else.
-    """
+def open_adapter(folder: Path, spec: SFTSpec) -> LoRAAdapter:
+    """The adapter to start from, as far as its files tell. Raises InputError or DataError for one that is none, SpecError where `lora`
+    says something else."""
     assert spec.adapter is not None
-    label = f"spec.adapter {spec.adapter.uri}"
-    if not folder.is_dir():
-        raise InputError(f"{label}: there is no folder {folder}{nearby(folder)}")
-    for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
-        if not (folder / name).is_file():
-            raise InputError(f"{label}: {folder} has no {name}{contents(folder)}")
-    config: dict[str, Any] = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
-    if config.get("peft_type") != "LORA":
-        raise InputError(f"{label} is of type {config.get('peft_type')}: only LoRA adapters can be trained on")
-    _check_shapes(base, folder, spec, label)
-    _check_settings(config, spec.lora, spec.adapter.uri)
-    return config
-
-
-def _check_shapes(base: Base, folder: Path, spec: SFTSpec, label: str) -> None:
-    """Raises DataError for an adapter of another base."""
-    shapes = {name: tensor.shape for name, tensor in safetensors_io.tensors(folder / ADAPTER_WEIGHTS, label).items()}
-    for name, shape in shapes.items():
-        if EMBEDDING in name and "lora_" not in name and shape[0] != base.rows:
-            raise DataError(
-                f"{label} was trained with a vocabulary of {shape[0]} rows and the base {spec.model.uri} has {base.rows}: name the base "
-                "that the adapter was made from"
-            )
-    for name, shape in shapes.items():
-        layer = next(
-            (key for key in base.shapes if key.rpartition(".")[0] and _stem(name).endswith(key.rpartition(".")[0])),
-            None,
-        )
-        if layer and name.endswith("lora_A.weight") and shape[1] != base.shapes[layer][1]:
-            raise DataError(
-                f"{label}: {_stem(name)} takes {shape[1]} inputs and the base's layer has {base.shapes[layer][1]}: name the base that "
-                "the adapter was made from"
-            )
+    adapter = LoRAAdapter.open(folder, f"spec.adapter {spec.adapter.uri}")
+    _check_settings(adapter.config, spec.lora, spec.adapter.uri)
+    return adapter
 
 
 def _check_settings(config: dict[str, Any], lora: LoRA, uri: str | None) -> None:
@@ -83,6 +53,33 @@ def _check_settings(config: dict[str, Any], lora: LoRA, uri: str | None) -> None
             )
 
 
+def check_fits(base: Base, spec: SFTSpec, adapter: LoRAAdapter | None) -> None:
+    """What can be known of base and adapter before the first step.
+
+    Raises InputError for a base that no model can be made of, DataError where the adapter to start from is of another base, SpecError
+    where `merge` is set and what will be trained cannot be merged.
+    """
+    label = f"spec.model {spec.model.uri}"
+    config = configuration(base, label)
+    if adapter is not None:
+        adapter_names.check(adapter, config, f"the base {spec.model.uri}")
+    if spec.merge:
+        fresh = adapter_names.names_of(configuration_of(spec.lora, tied=base.tied), config)
+        check_mergeable(base, adapter.shapes if adapter is not None else fresh, label)
+
+
+def check_mergeable(base: Base, trained: Iterable[str], label: str) -> None:
+    """Raises SpecError for an adapter, of the tensors ``trained``, that changes what the files of the base do not hold by that name."""
+    weights = SavedWeights(base, label)
+    known = {*weights.names, weights.head}
+    strange = sorted(key for key in trained if weight_of(key) not in known)
+    if strange:
+        raise SpecError(
+            f"merge: {strange[0]} and {len(strange) - 1} more weights of the adapter change layers that {label} does not hold by their names, "
+            "so they cannot be merged into it: set merge to false, or name other layers in lora.targetModules"
+        )
+
+
 def attach(model: PreTrainedModel, lora: LoRA, options: LoadOptions, start_from: Path | None = None) -> PeftModel:
     """Freeze the base and put a LoRA adapter on it: a fresh one, or the one that training goes on from."""
     import peft
@@ -93,24 +90,27 @@ def attach(model: PreTrainedModel, lora: LoRA, options: LoadOptions, start_from:
         return peft.PeftModel.from_pretrained(
             model, start_from, is_trainable=True, autocast_adapter_dtype=True, torch_device=str(model.device)
         )
-    tied = bool(model.config.tie_word_embeddings)
-    return peft.get_peft_model(
-        model,
-        peft.LoraConfig(
-            task_type="CAUSAL_LM",
-            r=lora.rank,
-            lora_alpha=lora.alpha,  # type: ignore[arg-type]  # PEFT takes fractions too
-            lora_dropout=lora.dropout,
-            target_modules=list(lora.target_modules),
-            modules_to_save=list(lora.modules_to_save) or None,
-            use_rslora=lora.use_rslora,
-            use_dora=lora.use_dora,
-            # A tied head that is trained apart from its embedding would be merged into garbage.
-            ensure_weight_tying=tied and bool({EMBEDDING, HEAD} & set(lora.modules_to_save)),
-            bias="none",
-            init_lora_weights=True,
-        ),
-        autocast_adapter_dtype=True,
+    fresh = configuration_of(lora, tied=bool(model.config.tie_word_embeddings))
+    return peft.get_peft_model(model, fresh, autocast_adapter_dtype=True)
+
+
+def configuration_of(lora: LoRA, *, tied: bool) -> LoraConfig:
+    """PEFT's, from ours, for a base whose ends are ``tied`` or not."""
+    import peft
+
+    return peft.LoraConfig(
+        task_type="CAUSAL_LM",
+        r=lora.rank,
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # PEFT takes fractions too
+        lora_dropout=lora.dropout,
+        target_modules=list(lora.target_modules),
+        modules_to_save=list(lora.modules_to_save) or None,
+        use_rslora=lora.use_rslora,
+        use_dora=lora.use_dora,
+        # A tied head that is trained apart from its embedding would be merged into garbage.
+        ensure_weight_tying=tied and bool({EMBEDDING, HEAD} & set(lora.modules_to_save)),
+        bias="none",
+        init_lora_weights=True,
     )
 
 
@@ -127,8 +127,3 @@ def name_base(adapter_folder: Path, source: ModelSource, base: Base) -> None:
         if isinstance(config.get(layers), list):
             config[layers].sort()  # sets to PEFT, in another order each time: the same run gives the same files
     path.write_text(json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _stem(name: str) -> str:
-    """`base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight` → `model.layers.0.self_attn.q_proj`."""
-    return name.removeprefix(PREFIX).partition(".lora_")[0]

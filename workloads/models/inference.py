@@ -9,7 +9,6 @@ import contextlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from alpaca_operator.api.sources import ModelSource
 from workloads.errors import DataError, OutOfMemory, SpecError
 from workloads.models import libraries
 from workloads.models.load import load_base
@@ -77,9 +76,7 @@ def load_inspected(inspected: InspectedModel) -> LoadedModel:
     unhide_libraries(request, quantized)
     try:
         with libraries.silenced() if quantized == "gptq" else contextlib.nullcontext():
-            loaded: Any = load_base(
-                inspected.base, ModelSource(uri=request.uri, rope_scaling=request.rope_scaling), options
-            )
+            loaded: Any = load_base(inspected.base, request.label, options)
         if inspected.device.kind == "cuda" and not request.bits:
             loaded = loaded.to("cuda:0")
         loaded = _with_adapters(loaded, request, merge=options.weights == "float32" and not (request.bits or quantized))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from alpaca_operator.api.sources import ModelSource
 from workloads.errors import InputError
+from workloads.models.configuration import configuration
 from workloads.models.inspect import Base
 from workloads.system.describe import first_line
 from workloads.system.hardware import local_rank
@@ -31,10 +31,9 @@ class LoadOptions:
     attention: str
 
 
-def load_base(base: Base, source: ModelSource, options: LoadOptions) -> PreTrainedModel:
-    """The base in memory, as the options say. Raises InputError when its weights are not whole."""
-    label = f"spec.model {source.uri}"
-    model = _read_weights(base, _configuration(base, source, label), options, label)
+def load_base(base: Base, label: str, options: LoadOptions) -> PreTrainedModel:
+    """The base in memory, as the options say. Raises InputError, which begins with ``label``, when its files are not whole."""
+    model = _read_weights(base, configuration(base, label), options, label)
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             # bitsandbytes repacks 4-bit weights at the first evaluation for a kernel without a gradient, and never back: on a CPU
@@ -44,24 +43,9 @@ def load_base(base: Base, source: ModelSource, options: LoadOptions) -> PreTrain
     return model
 
 
-def _configuration(base: Base, source: ModelSource, label: str) -> PretrainedConfig:
-    from transformers import AutoConfig
-
-    try:
-        config: PretrainedConfig = AutoConfig.from_pretrained(
-            base.folder, trust_remote_code=False, local_files_only=True
-        )
-    except (ValueError, KeyError, OSError) as error:
-        raise InputError(
-            f"{label}: {first_line(error)}. Models that bring their own code are not loaded: use a Llama architecture"
-        ) from error
-    if source.rope_scaling:
-        apply_rope_scaling(config, source.rope_scaling.type, source.rope_scaling.factor)
-    return config
-
-
 def _read_weights(base: Base, config: PretrainedConfig, options: LoadOptions, label: str) -> PreTrainedModel:
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     quantized: dict[str, Any] = {}
@@ -80,10 +64,8 @@ def _read_weights(base: Base, config: PretrainedConfig, options: LoadOptions, la
             output_loading_info=True,
             **quantized,
         )
-    except (OSError, ValueError, RuntimeError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
-            raise
-        raise InputError(f"{label}: the weights cannot be loaded: {first_line(error)}") from error
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{label}: the weights cannot be read: {first_line(error)}: copy the model again") from error
     model: PreTrainedModel = loaded[0]
     missing = sorted(loaded[1]["missing_keys"])
     if missing:
@@ -123,24 +105,3 @@ def name_special_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBa
         except ValueError:
             # Early Llama-2 copies name a temperature without sampling; once changed, such a configuration cannot be saved.
             generation.do_sample = True
-
-
-def in_one_dtype(model: PreTrainedModel, options: LoadOptions) -> None:
-    """Embeddings that were trained in float32 go back to the dtype of the rest, for saving."""
-    import torch
-
-    model.to(getattr(torch, options.weights))
-
-
-def apply_rope_scaling(config: Any, kind: str, factor: float) -> None:
-    """Set rope scaling on a transformers configuration, so that what is saved with it reaches as far as it was trained."""
-    original = config.max_position_embeddings
-    config.rope_parameters = {
-        **{key: value for key, value in (config.rope_parameters or {}).items() if key == "rope_theta"},
-        "rope_type": kind,
-        "factor": factor,
-        **({"original_max_position_embeddings": original} if kind == "yarn" else {}),
-    }
-    # Dynamic scaling measures the length against this number, so there it has to stay the original's.
-    if kind != "dynamic":
-        config.max_position_embeddings = int(original * factor)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,8 @@ from typing import Any
 from workloads.errors import DataError, InputError, SpecError
 from workloads.models import safetensors_io
 from workloads.models.inspect import ADAPTER_CONFIG, ADAPTER_WEIGHTS
-from workloads.models.weights import EMBEDDING, HEAD, Weights
+from workloads.models.weights import EMBEDDING, HEAD
+from workloads.system.describe import contents, nearby
 
 PREFIX = "base_model.model."
 """Before every name in PEFT's files."""
@@ -60,32 +60,40 @@ class LoRAAdapter:
     config: dict[str, Any]
     updates: dict[str, LoRAUpdate]
     """By the name of the weight."""
+    shapes: dict[str, tuple[int, ...]]
+    """Of every tensor in its file, by the name that PEFT gave it."""
     weight: float = 1.0
     """Factor on its update."""
 
     @classmethod
     def open(cls, folder: Path, label: str, weight: float = 1.0) -> LoRAAdapter:
-        """Read what it says about itself. Raises InputError, DataError or SpecError for one that cannot be merged."""
+        """Read what it says about itself; whether it fits a base is asked of `adapter_names`.
+
+        Raises InputError, DataError or SpecError for one of another kind, which can neither be loaded nor merged.
+        """
+        if not folder.is_dir():
+            raise InputError(f"{label}: there is no folder {folder}{nearby(folder)}")
         for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
             if not (folder / name).is_file():
                 raise InputError(
-                    f"{label}: {folder} has no {name}: name the folder of a LoRA adapter, saved as safetensors"
+                    f"{label}: {folder} has no {name}{contents(folder)}: name the folder of a LoRA adapter, saved as safetensors"
                 )
         try:
             config = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
         except ValueError as error:
             raise InputError(f"{label}: {ADAPTER_CONFIG} is no JSON ({error}): copy the adapter again") from error
         if config.get("peft_type") != "LORA":
-            raise InputError(f"{label} is of type {config.get('peft_type')}: only LoRA adapters are merged")
+            raise InputError(f"{label} is of type {config.get('peft_type')}: only LoRA adapters are read")
         if config.get("init_lora_weights", True) not in INITIALISED:
             raise SpecError(
                 f"{label} was initialised by {config['init_lora_weights']}, which takes its start out of the base: save it again as a plain "
                 "LoRA (path_initial_model_for_weight_conversion in PEFT)"
             )
-        updates = _updates(safetensors_io.tensors(folder / ADAPTER_WEIGHTS, label), config, label)
+        tensors = safetensors_io.tensors(folder / ADAPTER_WEIGHTS, label)
+        updates = _updates(tensors, config, label)
         if not updates:
             raise DataError(f"{label}: {ADAPTER_WEIGHTS} has no tensors: the training that made it saved nothing")
-        return cls(folder, label, config, updates, weight)
+        return cls(folder, label, config, updates, {name: tensor.shape for name, tensor in tensors.items()}, weight)
 
     @property
     def rows(self) -> int | None:
@@ -97,51 +105,36 @@ class LoRAAdapter:
                     return shape[0]
         return None
 
-    def check_fits(self, base: Weights, named: str) -> None:
-        """Raises DataError for an adapter of another model than ``base``, which messages call ``named``."""
-        known = {*base.names, base.head}
-        missing = [name for name in self.updates if name not in known]
-        if missing:
-            layers = sorted({name.removesuffix(".weight").rpartition(".")[2] for name in known})
-            raise DataError(
-                f"{self.label} updates {len(missing)} layers that {named} does not have ({missing[0].removesuffix('.weight')}; it has "
-                f"{', '.join(layers)}): name the base that the adapter was made from"
-            )
-        for name, update in self.updates.items():
-            own = base.shape(name)
-            for shape in (update.whole.shape if update.whole else None, update.change):
-                if shape is None or shape == own:
-                    continue
-                if name.endswith((EMBEDDING, HEAD)) and shape[1:] == own[1:]:
-                    raise DataError(
-                        f"{self.label} was trained with a vocabulary of {shape[0]} rows and {named} has {own[0]}: name the base that the "
-                        "adapter was made from, or put the tokenizer that it was trained with into its folder"
-                    )
-                raise DataError(
-                    f"{self.label}: its update of {name.removesuffix('.weight')} has the shape {_by(shape)} and the weight of {named} "
-                    f"{_by(own)}: name the base that the adapter was made from"
-                )
+
+def weight_of(key: str) -> str | None:
+    """The weight of the base that a tensor of PEFT's file changes; None for a tensor that can neither be loaded nor merged here."""
+    name = key.removeprefix(PREFIX)
+    part = LORA.fullmatch(name)
+    if part is not None:
+        return f"{part['layer']}.weight"
+    if ".lora_" in name or not name.endswith((".weight", ".bias")):
+        return None
+    return name.replace(".base_layer.", ".")
 
 
 def _updates(tensors: dict[str, safetensors_io.Tensor], config: dict[str, Any], label: str) -> dict[str, LoRAUpdate]:
     """What PEFT's file says, by the names of the base's weights. Raises DataError for what is no LoRA."""
     updates: dict[str, LoRAUpdate] = {}
     for key, tensor in tensors.items():
-        name = key.removeprefix(PREFIX)
-        part = LORA.fullmatch(name)
+        weight = weight_of(key)
+        if weight is None:
+            raise DataError(f"{label}: {ADAPTER_WEIGHTS} has {key}, which is no part of a LoRA that is read here")
+        update = updates.setdefault(weight, LoRAUpdate())
+        part = LORA.fullmatch(key.removeprefix(PREFIX))
         if part is None:
-            if ".lora_" in name or not name.endswith((".weight", ".bias")):
-                raise DataError(f"{label}: {ADAPTER_WEIGHTS} has {key}, which is no part of a LoRA that is merged here")
-            updates.setdefault(name.replace(".base_layer.", "."), LoRAUpdate()).whole = tensor
-            continue
-        update = updates.setdefault(f"{part['layer']}.weight", LoRAUpdate())
-        if part["part"] == "lora_magnitude_vector":
+            update.whole = tensor
+        elif part["part"] == "lora_magnitude_vector":
             update.magnitude = tensor
         elif (part["end"] or part["part"][-1]) == "A":
             update.lora_A = tensor
         else:
             update.lora_B = tensor
-        update.embeds = update.embeds or part["end"] is not None
+        update.embeds = update.embeds or bool(part and part["end"])
     for name, update in updates.items():
         update.scale = _scale(name, update, config, label)
     return updates
@@ -168,7 +161,3 @@ def _pattern(config: dict[str, Any], key: str, layer: str, default: Any) -> Any:
     """The value for a layer, where the adapter's configuration names some layers apart (by regular expression, as PEFT does)."""
     patterns: dict[str, Any] = config.get(key) or {}
     return next((value for pattern, value in patterns.items() if re.match(rf"(.*\.)?({pattern})$", layer)), default)
-
-
-def _by(shape: Iterable[int]) -> str:
-    return "×".join(map(str, shape))

@@ -11,19 +11,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workloads.errors import InputError, SpecError
-from workloads.models import load, safetensors_io
+from workloads.errors import SpecError
+from workloads.models import adapter_names, safetensors_io
+from workloads.models.configuration import configuration
 from workloads.models.inspect import Base
 from workloads.models.layerwise_logits import compute_logits
 from workloads.models.lora_adapter import LoRAAdapter
 from workloads.models.merged_weights import MergedWeights
-from workloads.models.weights import ResizedWeights, SavedWeights, Weights, config_for
-from workloads.system.describe import first_line
+from workloads.models.weights import ReferenceWeights, ResizedWeights, SavedWeights, Weights, config_for
 
 if TYPE_CHECKING:
     import torch
 
-    from alpaca_operator.api.sources import RopeScaling
     from workloads.models.resize_embeddings import EmbeddingRemap
 
 SHARD_SIZE = 5 * 10**9
@@ -31,6 +30,8 @@ SHARD_SIZE = 5 * 10**9
 TOLERANCE = {"float32": 1e-3, "float16": 2e-2, "bfloat16": 1e-1}
 """Largest difference of a logit that rounding to a dtype explains, as a share of the largest logit. A wrong merge (a scale left
 out, a tied head gone astray) is off by the size of the logits themselves."""
+OF_ANOTHER_VOCABULARY = ", or put the tokenizer that it was trained with into its folder"
+"""What makes the embeddings grow first."""
 M_MMAP_THRESHOLD = -3
 """Of glibc's malloc.h: blocks from this size on are mapped on their own."""
 
@@ -72,26 +73,28 @@ class Target:
     """Called for each tensor; may raise to stop."""
 
 
-def merge(
-    base: Base, steps: Sequence[Step], target: Target, sample: Sequence[Sequence[int]], rope_scaling: RopeScaling | None
-) -> MergeCheck:
+def merge(base: Base, steps: Sequence[Step], target: Target, sample: Sequence[Sequence[int]]) -> MergeCheck:
     """Merge ``steps`` in their order into ``base``, save as safetensors with config.json, and verify the logits.
 
     ``sample`` are token ids to compare on. Raises DataError where an adapter is of another base, and SpecError when the saved
     model, read back, is not base plus adapters.
     """
     _give_memory_back()
-    config = _configuration(base, rope_scaling)
-    saved = SavedWeights(base.folder, str(base.folder), tied=bool(config.tie_word_embeddings))
-    stages: list[tuple[Weights, LoRAAdapter]] = []
+    config = configuration(base, str(base.folder))
+    config.use_cache = True
+    saved = SavedWeights(base, str(base.folder))
     reached: Weights = saved
-    for step in steps:
-        grown = ResizedWeights(reached, step.remap) if step.remap is not None else reached
-        step.adapter.check_fits(grown, "the base" if not stages else "what the adapters before it make of the base")
-        stages.append((grown, step.adapter))
+    for number, step in enumerate(steps):
+        grown = _grown(reached, step)
+        named = "what the adapters before it make of the base" if number else "the base"
+        adapter_names.check(step.adapter, config_for(grown, config), named, OF_ANOTHER_VOCABULARY)
         reached = MergedWeights(grown, step.adapter)
     _save(reached, saved, config, target)
-    return verify_logits(stages, target, config, sample)
+    return verify_logits(base.folder, steps, target, config, sample)
+
+
+def _grown(weights: Weights, step: Step) -> Weights:
+    return ResizedWeights(weights, step.remap) if step.remap is not None else weights
 
 
 def _give_memory_back() -> None:
@@ -100,19 +103,6 @@ def _give_memory_back() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(M_MMAP_THRESHOLD, 1 << 20)
-
-
-def _configuration(base: Base, rope_scaling: RopeScaling | None) -> Any:
-    from transformers import AutoConfig
-
-    try:
-        config = AutoConfig.from_pretrained(base.folder, trust_remote_code=False, local_files_only=True)
-    except (ValueError, KeyError, OSError) as error:
-        raise InputError(f"{base.folder}: config.json cannot be used ({first_line(error)})") from error
-    if rope_scaling:
-        load.apply_rope_scaling(config, rope_scaling.type, rope_scaling.factor)
-    config.use_cache = True
-    return config
 
 
 def _save(merged: Weights, base: SavedWeights, config: Any, target: Target) -> None:
@@ -135,16 +125,25 @@ def _save(merged: Weights, base: SavedWeights, config: Any, target: Target) -> N
 
 
 def verify_logits(
-    stages: Sequence[tuple[Weights, LoRAAdapter]], target: Target, config: Any, sample: Sequence[Sequence[int]]
+    base: Path, steps: Sequence[Step], target: Target, config: Any, sample: Sequence[Sequence[int]]
 ) -> MergeCheck:
-    """PEFT's logits for each adapter on what came before it, beside those of the model with it merged in; the saved one at the end."""
+    """PEFT's logits for each adapter on what came before it, beside those of the model with it merged in; the saved one at the end.
+
+    Both ends, the base and the saved model, are read by the libraries alone: a mistake in how we read or write a folder shows.
+    """
+    from transformers import AutoConfig
+
     checks = []
-    for number, (before, adapter) in enumerate(stages):
-        expected = compute_logits(before, config, sample, target.heartbeat, adapter)
-        after: Weights = MergedWeights(before, adapter)
-        if number == len(stages) - 1:
-            after = SavedWeights(target.folder, str(target.folder), tied=after.tied)
+    before: Weights = ReferenceWeights(base, str(base))
+    for number, step in enumerate(steps):
+        before = _grown(before, step)
+        expected = compute_logits(before, config, sample, target.heartbeat, step.adapter)
+        after: Weights = MergedWeights(before, step.adapter)
+        if number == len(steps) - 1:
+            after = ReferenceWeights(target.folder, str(target.folder))
+            config = AutoConfig.from_pretrained(target.folder, trust_remote_code=False, local_files_only=True)
         found = compute_logits(after, config, sample, target.heartbeat)
+        before = after
         check = _compare(expected, found)
         checks.append(check)
         largest = max(float(logits.abs().max()) for logits in expected)

@@ -1,4 +1,4 @@
-"""workloads.models.model_request"""
+"""A model that a spec asks to answer: looked into, and what cannot work refused, before any weights are read."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from alpaca_operator.api.sources import RopeScaling
 from workloads.errors import DataError, InputError, SpecError
-from workloads.models import inspect, libraries
+from workloads.models import adapter_names, inspect, libraries, rope
+from workloads.models.configuration import configuration
 from workloads.models.load import LoadOptions
 from workloads.models.lora_adapter import LoRAAdapter
-from workloads.models.weights import SavedWeights
 from workloads.storage import contents
 from workloads.system import hardware, memory
 from workloads.system.hardware import AMPERE, NF4_BLOCK, Device
@@ -64,8 +64,8 @@ class InspectedModel:
 
     @property
     def context(self) -> int:
-        """Positions that it reaches, without a rope scaling that the spec adds."""
-        return context_length(self.base.config)
+        """Positions that it reaches."""
+        return int(context_length(self.base.config) * (self.base.rope_scaling.factor if self.base.rope_scaling else 1))
 
 
 def inspect_request(request: ModelRequest) -> InspectedModel:
@@ -75,6 +75,9 @@ def inspect_request(request: ModelRequest) -> InspectedModel:
     unhide_libraries(request, quantized)
     device = hardware.detect()
     options, notes = _load_options(base, request, device, quantized)
+    adapters = [(f"spec.{named} {uri}", folder) for named, uri, folder in request.adapters]
+    base = rope.stretched(base, request.rope_scaling, f"spec.{request.field}.ropeScaling", rope.trained_with(adapters))
+    notes += rope.taken_over(base, request.rope_scaling)
     return InspectedModel(request, base, _tokenizer(base, request), options, quantized, device, tuple(notes))
 
 
@@ -155,9 +158,7 @@ def _tokenizer(base: inspect.Base, request: ModelRequest) -> PreTrainedTokenizer
                 f"{label} has a vocabulary of {rows} rows and the base {request.uri} one of {base.rows}: name the base that the adapter was "
                 "made from, or merge the two with a MergeJob, which makes the base's embeddings grow"
             )
-        if "quantization_config" not in base.config:
-            tied = bool(base.config.get("tie_word_embeddings", base.tied))
-            adapter.check_fits(SavedWeights(base.folder, request.label, tied=tied), request.label)
+        adapter_names.check(adapter, configuration(base, request.label), request.label)
         if own is not None:
             own.chat_template = own.chat_template or tokenizer.chat_template
             tokenizer = own

@@ -7,21 +7,23 @@ vocabulary, an adapter) is other `Weights` on top of it, and so several changes 
 from __future__ import annotations
 
 import copy
+import json
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from safetensors import safe_open
+
 from workloads.errors import InputError
-from workloads.models import inspect, safetensors_io
+from workloads.models import weight_files
+from workloads.models.inspect import Base
 
 if TYPE_CHECKING:
     import torch
 
     from workloads.models.resize_embeddings import EmbeddingRemap
 
-EMBEDDING, HEAD = f"{inspect.EMBEDDING}.weight", f"{inspect.HEAD}.weight"
-COMPUTED = ("rotary_emb.inv_freq",)
-"""Old files have them; they follow from the configuration, and another rope scaling makes them wrong."""
+EMBEDDING, HEAD = f"{weight_files.EMBEDDING}.weight", f"{weight_files.HEAD}.weight"
 
 
 class Weights(ABC):
@@ -53,29 +55,18 @@ class Weights(ABC):
 
 
 class SavedWeights(Weights):
-    """Those in a model's folder. Raises InputError for a folder without an input embedding."""
+    """Those of a base, where `inspect` found them. Raises InputError for a model without an input embedding."""
 
-    def __init__(self, folder: Path, label: str, *, tied: bool) -> None:
-        self._tensors = {
-            name: tensor
-            for file in inspect.weight_files(folder, label)
-            for name, tensor in safetensors_io.tensors(file, label).items()
-            if not name.endswith(COMPUTED)
-        }
+    def __init__(self, base: Base, label: str) -> None:
+        self._tensors = base.tensors
         found = next((name for name in self._tensors if name.endswith(EMBEDDING)), None)
         if found is None:
             raise InputError(
                 f"{label}: no weight is called {EMBEDDING}: only models of Llama's kind are merged, and this has "
                 f"{', '.join(list(self._tensors)[:3])}, …"
             )
-        self.embedding, self.tied = found, tied
+        self.embedding, self.tied = found, base.tied
         self.head = next((name for name in self._tensors if name.endswith(HEAD)), HEAD)
-        if tied:
-            self._tensors.pop(self.head, None)  # transformers does not read it either
-        elif self.head not in self._tensors:
-            raise InputError(
-                f"{label}: config.json unties the head from the embedding, and there is no {HEAD}: copy the model again"
-            )
 
     @property
     def names(self) -> list[str]:
@@ -93,6 +84,58 @@ class SavedWeights(Weights):
 
     def _stored(self, name: str) -> str:
         return self.embedding if self.tied and name == self.head else name
+
+
+class ReferenceWeights(Weights):
+    """Those in a model's folder, read by the libraries alone: what a proof is held against. It shares nothing with `inspect` and
+    `SavedWeights`, so that a mistake of theirs shows. Raises InputError for a model without an embedding and a head."""
+
+    def __init__(self, folder: Path, label: str) -> None:
+        import torch
+        from transformers import AutoConfig, AutoModelForCausalLM
+        from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        known = set(model.state_dict())
+        index = folder / SAFE_WEIGHTS_INDEX_NAME
+        if (folder / SAFE_WEIGHTS_NAME).is_file():
+            files = {SAFE_WEIGHTS_NAME}
+        else:
+            files = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._files: dict[str, Path] = {}
+        for file in sorted(files):
+            with safe_open(folder / file, framework="pt") as opened:
+                for name in known.intersection(opened.keys()):
+                    self._shapes[name] = tuple(opened.get_slice(name).get_shape())
+                    self._files[name] = folder / file
+        paths = {id(module): name for name, module in model.named_modules()}
+        inputs, outputs = model.get_input_embeddings(), model.get_output_embeddings()
+        self.embedding, self.head = f"{paths[id(inputs)]}.weight", f"{paths[id(outputs)]}.weight"
+        if self.embedding not in self._files:
+            raise InputError(f"{label}: {self.embedding} is not in its files: copy the model again")
+        self.tied = False
+        if self.head not in self._files:
+            self.tied = True
+        elif config.tie_word_embeddings:  # transformers ties what is equal, and nothing else, whatever config.json says
+            self.tied = torch.equal(self.read(self.embedding), self.read(self.head))
+
+    @property
+    def names(self) -> list[str]:
+        return [name for name in self._shapes if not (self.tied and name == self.head)]
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._shapes[self.embedding if self.tied and name == self.head else name]
+
+    def read(self, name: str) -> torch.Tensor:
+        import torch
+
+        stored = self.embedding if self.tied and name == self.head else name
+        with safe_open(self._files[stored], framework="pt") as opened:
+            found: torch.Tensor = opened.get_tensor(stored)
+        return found.to(torch.float32 if found.is_floating_point() else found.dtype, copy=True)
 
 
 class ResizedWeights(Weights):

@@ -12,6 +12,7 @@ import numpy as np
 
 from alpaca_operator.api.quantize import QuantizeSpec
 from alpaca_operator.api.sft import DataSource, SFTDataset
+from workloads.data.bad_rows import BadRows
 from workloads.data.chat_templates.template import Template
 from workloads.data.conversations import Example, prepare
 from workloads.data.layouts import read
@@ -79,7 +80,9 @@ def draw(
     reports: dict[str, Report] = {}
     measured: list[Example] = []
     if evaluation.validation:
-        report = reports["evaluation"] = Report(sequence_length=calibration.sequence_length)
+        report = reports["evaluation"] = Report(
+            bad=BadRows.of(calibration), sequence_length=calibration.sequence_length
+        )
         drawn = _draw(
             _examples("evaluation.validation", evaluation.validation, spec, inputs, template, report, heartbeat),
             evaluation.samples,
@@ -88,7 +91,7 @@ def draw(
         if not drawn.rows:
             raise DataError(_nothing_left("evaluation.validation", report, spec))
         measured = _flat(drawn.rows, evaluation.samples)
-    report = reports["calibration"] = Report(sequence_length=calibration.sequence_length)
+    report = reports["calibration"] = Report(bad=BadRows.of(calibration), sequence_length=calibration.sequence_length)
     found = _examples("calibration.train", calibration.train, spec, inputs, template, report, heartbeat)
     found = _long_enough(found, calibration.min_tokens, report)
     if measured:

@@ -1,8 +1,8 @@
 """How close a quantized model is to the one it was made from: perplexity of both, agreement, divergence, and whether answers still end.
 
-Both models have the same output head, which GPTQ leaves alone. So of the original only the last hidden states are kept, at the
-positions whose next token counts: they give its logits again when the quantized model is measured, and the two models are never in
-memory together.
+Of the original only its output head and the last hidden states are kept, at the positions whose next token counts: they give its
+logits again when the quantized model is measured, and the two models are never in memory together. The head is the original's own,
+so that a head which was lost or changed on the way shows.
 """
 
 from __future__ import annotations
@@ -57,10 +57,11 @@ class ModelScores:
 
 
 class Reference:
-    """The last hidden states of the original, in a file."""
+    """The output head of the original and its last hidden states, in files."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._head = path.with_name(f"{path.name}-head.pt")
         self._dtype = torch.float32
 
     def record(
@@ -72,6 +73,8 @@ class Reference:
             self._dtype = hidden.dtype
             hidden.cpu().contiguous().view(torch.uint8).numpy().tofile(file)
 
+        head = model.get_output_embeddings()
+        torch.save({"weight": head.weight.detach(), "bias": head.bias}, self._head)
         with self._path.open("wb") as file, _heard(model, keep):
             return perplexity.score(model, rows, pad=pad, heartbeat=heartbeat), None
 
@@ -79,15 +82,15 @@ class Reference:
         self, model: PreTrainedModel, rows: Sequence[Example], pad: int, heartbeat: Callable[[], None]
     ) -> tuple[Score, Fidelity]:
         """Score the quantized model on the same rows, beside the original."""
-        head = model.get_output_embeddings()
+        head = torch.load(self._head, map_location=model.get_output_embeddings().weight.device, weights_only=True)
         divergence, same, count = 0.0, 0, 0
 
         def beside(hidden: torch.Tensor, logits: torch.Tensor) -> None:
             nonlocal divergence, same, count
-            original = self._read(file, hidden.shape).to(hidden)
+            original = self._read(file, hidden.shape).to(hidden.device)
             for start in range(0, len(hidden), CHUNK):
                 part = slice(start, start + CHUNK)
-                then = torch.nn.functional.linear(original[part], head.weight, head.bias).float()
+                then = torch.nn.functional.linear(original[part], head["weight"], head["bias"]).float()
                 before, now = then.log_softmax(-1), logits[part].float().log_softmax(-1)
                 divergence += float((before.exp() * (before - now)).sum(dtype=torch.float64))
                 same += int((then.argmax(-1) == logits[part].argmax(-1)).sum())

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from alpaca_operator.api.quantize import QuantizeSpec
 from workloads.errors import InputError, SpecError
-from workloads.models import inspect, safetensors_io
+from workloads.models import safetensors_io, weight_files
 from workloads.models.inspect import Base
 
 if TYPE_CHECKING:
@@ -153,8 +153,7 @@ def save(quantized: Any, scratch: Path, folder: Path, heartbeat: Callable[[], No
     their names, so that equal jobs make equal files.
     """
     quantized.save(str(scratch))
-    names = inspect.weight_files(scratch, "what GPTQModel saved")
-    made = {name: tensor for file in names for name, tensor in safetensors_io.tensors(file, str(file)).items()}
+    made = weight_files.tensors_of(scratch, {}, "what GPTQModel saved")
     safetensors_io.write(
         folder,
         [safetensors_io.Planned(name, made[name].shape, made[name].dtype) for name in sorted(made)],

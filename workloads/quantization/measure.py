@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from alpaca_operator.api.generation import Decoding
 from alpaca_operator.api.quantize import QuantizeSpec
+from alpaca_operator.api.sources import RopeScaling
 from workloads.quantization.prepare import Prepared
 from workloads.runtime.runtime import Runtime
 
@@ -22,15 +23,18 @@ def measure(
     prepared: Prepared,
     folder: Path,
     score: Callable[..., tuple[Score, Fidelity | None]],
+    rope_scaling: RopeScaling | None = None,
 ) -> tuple[ModelScores, Any]:
-    """How the model in ``folder`` foretells and answers, and what ``score`` finds besides."""
+    """How the model in ``folder``, with ``rope_scaling`` on it, foretells and answers, and what ``score`` finds besides."""
     from workloads.evaluation import generation
     from workloads.models import inference, libraries, model_request
     from workloads.quantization import fidelity
 
     rows, heartbeat = prepared.rows.evaluation, runtime.progress.heartbeat
     with libraries.silenced(), libraries.without_compiling():
-        loaded = inference.load(model_request.ModelRequest("model", str(spec.model.uri), folder))
+        loaded = inference.load(
+            model_request.ModelRequest("model", str(spec.model.uri), folder, rope_scaling=rope_scaling)
+        )
         found, likeness = score(loaded.model, rows, prepared.tokenizer.pad_token_id, heartbeat)
         asked = fidelity.questions(rows, spec.evaluation.answers, loaded.context)
         decoding = Decoding(temperature=0, repetition_penalty=1, max_new_tokens=spec.evaluation.max_new_tokens)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alpaca_operator.api.quantize import QuantizeJob, QuantizeSpec
-from workloads.models import inspect, load
+from workloads.models import inspect, safetensors_io
 from workloads.models.inspect import GENERATION_CONFIG
 from workloads.runtime.runtime import Runtime
 
@@ -55,24 +55,20 @@ def prepare(job: QuantizeJob, runtime: Runtime, base: Base) -> Prepared:
 
 
 def _model_folder(base: Base, spec: QuantizeSpec, tokenizer: Any, folder: Path) -> Path:
-    """The model's folder, or one that stands for it: with the rope scaling of the spec, and with no link that leads out of it, as GPTQModel
-    wants it for going on."""
-    outside = any(path.is_symlink() for path in inspect.weight_files(base.folder, "spec.model"))
-    if spec.model.rope_scaling is None and not outside:
+    """The model's folder, or one that stands for it: with the rope scaling of the spec, with a config.json that ties what the weights tie,
+    and with no link that leads out of it, as GPTQModel wants it for going on."""
+    outside = any(path.is_symlink() for path in base.files)
+    if base.rope_scaling is None and bool(base.config.get("tie_word_embeddings")) == base.tied and not outside:
         return base.folder
-    from transformers import AutoConfig
-
     from workloads.data import tokenizer_io
+    from workloads.models.configuration import configuration
     from workloads.quantization import layers
 
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    config = AutoConfig.from_pretrained(base.folder, trust_remote_code=False, local_files_only=True)
-    if spec.model.rope_scaling:
-        load.apply_rope_scaling(config, spec.model.rope_scaling.type, spec.model.rope_scaling.factor)
-    config.save_pretrained(folder)
-    names = [path.name for path in inspect.weight_files(base.folder, "spec.model")]
-    for name in [*names, "model.safetensors.index.json", GENERATION_CONFIG]:
+    configuration(base, f"spec.model {spec.model.uri}").save_pretrained(folder)
+    names = [path.name for path in base.files]
+    for name in [*names, *([safetensors_io.INDEX] if len(names) > 1 else []), GENERATION_CONFIG]:
         if (base.folder / name).is_file():
             layers.stand_for((base.folder / name).resolve(), folder / name)
     tokenizer_io.save_tokenizer(tokenizer, base.folder, folder)

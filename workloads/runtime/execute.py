@@ -96,6 +96,7 @@ def _reuse_or_make(job: Job, workload: Workload, environment: Environment, watch
         run_id=environment.run_id,
         job=f"{job.kind} {job.metadata.name}",
         spec_digest=publisher.spec_digest,
+        training_digest=publisher.training_digest,
         started_at=now(),
     )
     context = RunContext(job, workload, environment, inputs, run, processes)

@@ -14,6 +14,7 @@ from typing import Any
 from alpaca_operator.api import contract
 from alpaca_operator.api.contract import ExitCode
 from alpaca_operator.api.status import Reason
+from alpaca_operator.api.text import fitted
 from workloads.errors import OutOfMemory, WorkloadError
 from workloads.system.describe import first_line
 from workloads.system.environment import termination_log
@@ -110,19 +111,12 @@ def shortened(ending: contract.Termination, limit: int = contract.TERMINATION_LI
             return ending.to_json()
         spare = len(json.dumps(message, ensure_ascii=False).encode()) - (size - limit)
         if spare >= 512:
-            return ending.model_copy(update={"message": _cut(message, spare - 8)}).to_json()
-    return ending.model_copy(update={"message": _cut(message, limit // 2)}).to_json()
+            return ending.model_copy(update={"message": fitted(message, spare - 8, size=_json_size)}).to_json()
+    return ending.model_copy(update={"message": fitted(message, limit // 2, size=_json_size)}).to_json()
 
 
-def _cut(text: str, size: int) -> str:
-    """The start of ``text`` whose JSON takes at most ``size`` bytes, never a part of a character."""
-    kept: list[str] = []
-    for character in text:
-        size -= len(json.dumps(character, ensure_ascii=False).encode()) - 2
-        if size < len("…".encode()):
-            return "".join(kept) + "…"
-        kept.append(character)
-    return text
+def _json_size(text: str) -> int:
+    return len(json.dumps(text, ensure_ascii=False).encode()) - 2
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

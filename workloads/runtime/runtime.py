@@ -12,6 +12,7 @@ from alpaca_operator.api import contract
 from alpaca_operator.api.resource import Job
 from workloads.runtime.distributed import DistributedContext
 from workloads.runtime.progress import ProgressTracker
+from workloads.storage import room
 from workloads.storage.artifact import Publisher
 from workloads.storage.checkpoints import Checkpoints, Run
 from workloads.storage.hashing import HashCache
@@ -74,7 +75,7 @@ class Runtime:
         self.progress = progress
         self.distributed = distributed
         """The processes that train together. What is written, published and logged, the first of them does."""
-        place = context.place(progress.heartbeat)
+        self._place = place = context.place(progress.heartbeat)
         self._hashes = context.hashes(progress.heartbeat)
         self.checkpoints = context.checkpoints(place, self._hashes, progress)
         self._publisher = Publisher(context.job, context.inputs, place, self._hashes, context.processes)
@@ -86,17 +87,39 @@ class Runtime:
         self.progress.log("resolved: " + ", ".join(f"{name}={value}" for name, value in policy.items()))
 
     @contextmanager
-    def output(self, kind: str, metrics: Metrics) -> Iterator[Path]:
+    def output(self, kind: str, metrics: Metrics, *, final: bool = True) -> Iterator[Path]:
         """A folder to write the result into; it is published when the block ends well, and disappears when it does not.
+
+        Not ``final``, it is what was trained, as it would be published without any field that shapes only the publishing: the result
+        that is made of it takes its place, and where none can be made, it and the checkpoints stay.
 
         Raises Superseded when another run took over meanwhile.
         """
         self.progress.update(stage="Saving")
         with self._publisher.writing() as folder:
             yield folder
-            self._publisher.publish(folder, kind, metrics, self.progress.current.resolved_policy or {})
+            policy = self.progress.current.resolved_policy or {}
+            published = self._publisher.publish(folder, kind, metrics, policy, final=final)
+        if not final:
+            self.progress.log(f"published what was trained at {published.uri} ({published.digest})")
+            return
         self.checkpoints.discard_all()
         self._hashes.save()
+
+    def must_have_room(self, *, result: int, checkpoints: int = 0, written: str = "", remedy: str = "") -> None:
+        """Raises SpecError, with the numbers, where the volume of the output cannot take the ``result`` and what is kept until it is there.
+
+        Sizes are in bytes; ``written`` says in words what the checkpoints are, ``remedy`` what to do besides enlarging the volume.
+        """
+        needs = [room.Need(self._place.staging.parent, result, f"the output of {room.in_words(result)}")]
+        if checkpoints:
+            missing = max(0, checkpoints - self.checkpoints.kept_bytes())
+            needs.insert(0, room.Need(self._place.checkpoints.parent, missing, written))
+        uri = self.job.spec.output.uri
+        for sentence in room.must_suffice(
+            needs, f"spec.output.uri: {uri}", remedy or "name another one in spec.output.uri"
+        ):
+            self.progress.log(sentence)
 
     def reject(self, report: Path) -> str:
         """Keep the folder ``report`` beside the output, whose result was measured and is not published; returns its URI.

@@ -43,32 +43,43 @@ LIBRARIES = (
 """Those of them that a run imported are named in its artifact, with their versions."""
 
 
-def fingerprint_fields(part: Any, inputs: Inputs, path: str = "") -> Any:
-    """The part of a spec that shapes the result, as JSON.
+def fingerprint_fields(part: Any, inputs: Inputs, path: str = "", *, published: bool = True) -> Any:
+    """The part of a spec that shapes the result, as JSON; not ``published``, the part that shapes the training.
 
     Fields at their default are left out, so that a version which adds a field does not make every finished job another one. A
     source stands as the digest of what lies there.
     """
     if isinstance(part, Model):
-        non_semantic = part.non_semantic if isinstance(part, Spec) else frozenset()
+        left_out = _left_out(part, published) if isinstance(part, Spec) else frozenset()
         kept = {}
         for name, field in type(part).model_fields.items():
             value = getattr(part, name)
-            if name not in non_semantic and value != field.get_default(call_default_factory=True):
+            if name not in left_out and value != field.get_default(call_default_factory=True):
                 alias = field.alias or name
-                kept[alias] = fingerprint_fields(value, inputs, f"{path}.{alias}" if path else alias)
+                kept[alias] = fingerprint_fields(
+                    value, inputs, f"{path}.{alias}" if path else alias, published=published
+                )
         if isinstance(part, Source):
             kept["digest"] = inputs[path].digest
         return kept
     if isinstance(part, list):
-        return [fingerprint_fields(element, inputs, f"{path}[{index}]") for index, element in enumerate(part)]
+        return [
+            fingerprint_fields(element, inputs, f"{path}[{index}]", published=published)
+            for index, element in enumerate(part)
+        ]
     return part
 
 
-def spec_digest(job: Job, inputs: Inputs, processes: int = 1) -> str:
-    """``sha256:…`` of what the result is made from. Several processes see as many times the rows in a step."""
+def _left_out(part: Spec, published: bool) -> frozenset[str]:
+    return part.non_semantic if published else part.non_semantic | part.publishing
+
+
+def spec_digest(job: Job, inputs: Inputs, processes: int = 1, *, published: bool = True) -> str:
+    """``sha256:…`` of what the result is made from; not ``published``, of what the training is. Several processes see as many times
+    the rows in a step."""
     together = {"processes": processes} if processes > 1 else {}
-    return hashing.of_json({"kind": job.kind, "spec": fingerprint_fields(job.spec, inputs), **together})
+    fields = fingerprint_fields(job.spec, inputs, published=published)
+    return hashing.of_json({"kind": job.kind, "spec": fields, **together})
 
 
 class Publisher:
@@ -81,6 +92,8 @@ class Publisher:
         self._hashes = hashes
         self._fence: Fence | None = None
         self.spec_digest = spec_digest(job, inputs, processes)
+        self.training_digest = spec_digest(job, inputs, processes, published=False)
+        """Of the result as well, where every field that shapes only the publishing is at its default."""
         self.published: contract.Published | None = None
         """What lies at the output now, made from this spec and these inputs."""
         self.metrics: Mapping[str, float | None] = {}
@@ -112,11 +125,18 @@ class Publisher:
                 self.metrics = artifact.metrics
                 return None
             return f"the artifact at {uri} is damaged ({damage}): it is made again"
+        if artifact.spec_digest == self.training_digest == self._unfinished_training():
+            return f"{uri} holds what was trained: it is published as this job says, without training again"
         if not self._job.spec.output.overwrite:
             raise OutputExists(
                 f"spec.output.uri: {uri} holds another artifact ({self._described(artifact)}): name another folder, or set output.overwrite to true"
             )
         return f"the artifact at {uri} ({self._described(artifact)}) is replaced, as output.overwrite says"
+
+    def _unfinished_training(self) -> str | None:
+        """The digest of the training whose last run published what it trained and then did not come to its end."""
+        newest = self._place.newest_run()
+        return newest.training_digest if newest else None
 
     def guard(self, fence: Fence) -> None:
         """``fence``, which this run has taken, tells from here on whether it is still the newest."""
@@ -135,9 +155,18 @@ class Publisher:
             raise
 
     def publish(
-        self, folder: Path, kind: str, metrics: Mapping[str, float | None], resolved_policy: dict[str, Any]
+        self,
+        folder: Path,
+        kind: str,
+        metrics: Mapping[str, float | None],
+        resolved_policy: dict[str, Any],
+        *,
+        final: bool = True,
     ) -> contract.Published:
-        """Complete ``folder`` with its artifact.json and put it in place. Raises Superseded when another run took over."""
+        """Complete ``folder`` with its artifact.json and put it in place. Raises Superseded when another run took over.
+
+        Not ``final``, it is what was trained, which the result that is made of it will replace.
+        """
         assert self._fence is not None, "publishing without a fence"
         self._fence.check()
         files = [
@@ -153,7 +182,7 @@ class Publisher:
                 "kind": kind,
                 "job": {"kind": self._job.kind, "name": self._job.metadata.name},
                 "digest": hashing.of_files({file.path: file.sha256 for file in files if file.path in content}),
-                "spec_digest": self.spec_digest,
+                "spec_digest": self.spec_digest if final else self.training_digest,
                 "inputs": {
                     field: contract.ArtifactInput(uri=found.uri, digest=found.digest)
                     for field, found in self._inputs.items()
@@ -162,7 +191,7 @@ class Publisher:
                 "files": files,
                 "versions": versions(),
                 "metrics": dict(metrics),
-                "spec": fingerprint_fields(self._job.spec, self._inputs),
+                "spec": fingerprint_fields(self._job.spec, self._inputs, published=final),
                 "resolved_policy": resolved_policy,
                 "created_at": now(),
             }
@@ -172,9 +201,11 @@ class Publisher:
         )
         self._fence.check()
         self._place.publish(folder)
-        self._fence.release()
-        self.published = contract.Published(uri=self._place.uri, digest=artifact.digest, kind=artifact.kind)
-        return self.published
+        found = contract.Published(uri=self._place.uri, digest=artifact.digest, kind=artifact.kind)
+        if final:
+            self._fence.release()
+            self.published = found
+        return found
 
     def reject(self, folder: Path) -> str:
         """Keep ``folder``, the report on a result that is not published; returns where. Raises Superseded when another run took over."""

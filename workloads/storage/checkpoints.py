@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from alpaca_operator.api import contract
 from workloads.errors import Superseded
+from workloads.storage import hashing
 from workloads.storage.hashing import HashCache, listing
 from workloads.system import atomic
 from workloads.system.clock import now
@@ -32,6 +33,9 @@ class Run(contract.Wire):
     run_id: str
     job: str = ""
     spec_digest: str = ""
+    """What the result is made from."""
+    training_digest: str = ""
+    """The part of that which shapes the checkpoints."""
     started_at: str = ""
 
 
@@ -41,7 +45,7 @@ class Record(contract.Wire):
     step: int
     run_id: str
     spec_digest: str
-    """What the run was made from; a job of other settings must not go on from here."""
+    """What shaped the training so far; a job in which that is different must not go on from here."""
     files: list[contract.ArtifactFile]
     created_at: str = ""
 
@@ -70,23 +74,31 @@ class FileFence:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         atomic.write_text(self._path, self._run.to_json() + "\n")
 
-    def check(self) -> None:
+    @staticmethod
+    def read(path: Path) -> Run | None:
+        """The run that a fence's file names."""
         try:
-            text = self._path.read_text(encoding="utf-8")
+            return named_run(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            text = ""
-        refuse_unless_newest(text, self._run)
+            return None
+
+    def check(self) -> None:
+        refuse_unless_newest(self.read(self._path), self._run)
 
     def release(self) -> None:
         self._path.unlink(missing_ok=True)
 
 
-def refuse_unless_newest(text: str, run: Run) -> None:
-    """Raises Superseded unless ``text``, the content of ``run-id``, names ``run``."""
+def named_run(text: str) -> Run | None:
+    """The run that ``text``, the content of ``run-id``, names."""
     try:
-        newest = Run.model_validate_json(text) if text else None
+        return Run.model_validate_json(text) if text else None
     except ValidationError:
-        newest = None
+        return None
+
+
+def refuse_unless_newest(newest: Run | None, run: Run) -> None:
+    """Raises Superseded unless ``newest``, which the fence names, is ``run``."""
     if newest is None:
         raise Superseded(
             "the output was published, or its checkpoints removed, by another run: this one ends without publishing"
@@ -120,6 +132,8 @@ class Checkpoints:
         self._folder = output.checkpoints
         self._uri = f"{output.uri}.checkpoints"
         self._run = run
+        self._made_from = run.training_digest
+        self._ours = {run.training_digest, run.spec_digest}  # a version before this one wrote the digest of the whole spec
         self._fence = FileFence(self._folder / FENCE, run)
         self._hashes = hashes
         self._log = log
@@ -129,6 +143,15 @@ class Checkpoints:
     def own(self) -> Path:
         """The folder of this run."""
         return self._folder / f"run-{self._run.run_id}"
+
+    def trained_on(self, rows: str) -> None:
+        """From here on only checkpoints count that were trained on the same rows of the data: ``rows`` is their digest, empty for all.
+
+        Spec and inputs do not tell: a version that sets others aside for validation would go on with a model that has read them.
+        """
+        if rows:
+            self._made_from = hashing.of_json({"spec": self._run.training_digest, "rows": rows})
+            self._ours = {self._made_from}
 
     def partial(self, step: int) -> Path:
         """Where a checkpoint is written, before it is one."""
@@ -149,7 +172,7 @@ class Checkpoints:
         """
         foreign: list[Record] = []
         for folder, record in self._complete():
-            if record.spec_digest != self._run.spec_digest:
+            if not self._is_ours(record):
                 foreign.append(record)
                 continue
             damage = self._damage(folder, record)
@@ -186,7 +209,7 @@ class Checkpoints:
                 for path in listing(partial)
             ]
             record = Record(
-                step=step, run_id=self._run.run_id, spec_digest=self._run.spec_digest, files=files, created_at=now()
+                step=step, run_id=self._run.run_id, spec_digest=self._made_from, files=files, created_at=now()
             )
             (partial / MARKER).write_text(record.to_json() + "\n", encoding="utf-8")
             atomic.sync_tree(partial)
@@ -200,10 +223,14 @@ class Checkpoints:
     def prune(self, keep: int, protect: Collection[Path] = ()) -> None:
         """Remove all but the newest ``keep`` checkpoints of this job, over all its runs, and those in ``protect``."""
         self._fence.check()
-        ours = [folder for folder, record in self._complete() if record.spec_digest == self._run.spec_digest]
+        ours = [folder for folder, record in self._complete() if self._is_ours(record)]
         for folder in ours[keep:]:
             if folder not in protect:
                 atomic.discard(folder)
+
+    def kept_bytes(self) -> int:
+        """Of the complete checkpoints that this job may go on from."""
+        return sum(file.size for _, record in self._complete() if self._is_ours(record) for file in record.files)
 
     def discard_all(self) -> None:
         """Remove every checkpoint: the output is published, nothing will go on from them."""
@@ -215,6 +242,10 @@ class Checkpoints:
         for run in self._runs():
             for leftover in [*run.glob(".*.partial"), *run.glob(".*.discarded"), *run.glob(".*.replaced")]:
                 atomic.discard(leftover)
+
+    def _is_ours(self, record: Record) -> bool:
+        """By what shaped the training."""
+        return record.spec_digest in self._ours
 
     def _complete(self) -> list[tuple[Path, Record]]:
         """Complete checkpoints, the highest step first, among equals the one written last."""

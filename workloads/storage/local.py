@@ -41,7 +41,7 @@ class LocalFolder:
         return FileFence(self.checkpoints / FENCE, run)
 
     def prepare(self) -> None:
-        """Raises SpecError when nothing can be written there."""
+        """Raises SpecError when nothing can be written there, or what is there cannot be replaced."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             probe = self.staging.with_suffix(".probe")
@@ -52,6 +52,17 @@ class LocalFolder:
                 raise  # room may be made; a wrong owner or a read-only volume stays
             raise SpecError(
                 f"spec.output.uri: {self.uri}: user {os.getuid()} cannot write to {error.filename or self.path.parent}: {error.strerror}"
+            ) from error
+        for folder in (self.path, self.checkpoints, self._rejected):
+            self._must_be_replaceable(folder)
+
+    def _must_be_replaceable(self, folder: Path) -> None:
+        try:
+            atomic.put_aside_and_back(folder, self._run_id)
+        except OSError as error:
+            raise SpecError(
+                f"spec.output.uri: {self.uri}: {folder} cannot be replaced at once, as publishing does ({error.strerror}; is it a mount point?): "
+                f"name a folder in it, such as {self.uri.rstrip('/')}/result"
             ) from error
 
     def tidy(self) -> None:
@@ -64,6 +75,9 @@ class LocalFolder:
             *atomic.stale_siblings(self._rejected, "replaced"),
         ):
             shutil.rmtree(leftover, ignore_errors=True)
+
+    def newest_run(self) -> Run | None:
+        return FileFence.read(self.checkpoints / FENCE)
 
     def artifact(self) -> contract.Artifact | None:
         atomic.recover(self.path)

@@ -29,10 +29,13 @@ class OutputPlace(Protocol):
         """What keeps a run that was overtaken from publishing. It lies where the output does: runs need share nothing else."""
 
     def prepare(self) -> None:
-        """Make sure, before hours of work, that something can be written there. Raises SpecError when nothing can."""
+        """Make sure, before hours of work, that a result can be put there. Raises SpecError when it cannot."""
 
     def tidy(self) -> None:
         """Mend and remove what interrupted runs left behind."""
+
+    def newest_run(self) -> Run | None:
+        """The run that took the place last and has not published its result."""
 
     def artifact(self) -> contract.Artifact | None:
         """The artifact that lies there."""

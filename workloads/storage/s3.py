@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from alpaca_operator.api import contract
 from workloads.errors import InputError, SpecError, WorkloadError
 from workloads.storage import hashing
-from workloads.storage.checkpoints import FENCE, Fence, Run, refuse_unless_newest
+from workloads.storage.checkpoints import FENCE, Fence, Run, named_run, refuse_unless_newest
 from workloads.storage.hashing import CHUNK, HashCache, listing
 from workloads.storage.uri import REJECTED
 from workloads.system.environment import Environment
@@ -226,6 +226,9 @@ class Bucket:
         for leftover in self.staging.parent.glob(f"{self.staging.name.partition('-')[0]}-*"):
             shutil.rmtree(leftover, ignore_errors=True)
 
+    def newest_run(self) -> Run | None:
+        return named_run(self.read(self.fence_path))
+
     def artifact(self) -> contract.Artifact | None:
         try:
             text = self.read(f"{self._root}/{contract.ARTIFACT_FILE}")
@@ -335,7 +338,7 @@ class _ObjectFence:
         self._bucket.write(self._bucket.fence_path, self._run.to_json() + "\n")
 
     def check(self) -> None:
-        refuse_unless_newest(self._bucket.read(self._bucket.fence_path), self._run)
+        refuse_unless_newest(self._bucket.newest_run(), self._run)
 
     def release(self) -> None:
         self._bucket.remove(self._bucket.fence_path)

@@ -73,6 +73,15 @@ def replace_dir(new: Path, target: Path, run_id: str) -> None:
         shutil.rmtree(aside)
 
 
+def put_aside_and_back(target: Path, run_id: str) -> None:
+    """What ``replace_dir`` will do to a folder that is there. Raises OSError where the system refuses it: a mount point is busy, a folder
+    of an image's lower layer is on another device, another user's under a sticky bit is not ours to move."""
+    if target.exists():
+        aside = target.with_name(f".{target.name}.{run_id}.replaced")
+        target.rename(aside)
+        aside.rename(target)
+
+
 def recover(target: Path) -> None:
     """Undo a ``replace_dir`` that was cut short: the old folder goes back to its place if the new one never got there."""
     for aside in stale_siblings(target, "replaced"):

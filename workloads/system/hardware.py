@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from workloads.system import memory
+
 
 def detect() -> Device:
     """What this process trains on."""
@@ -24,6 +26,8 @@ def detect() -> Device:
         flash_attention_2=is_installed("flash_attn"),
         flash_attention_3=is_installed("flash_attn_interface"),
         bitsandbytes=is_installed("bitsandbytes"),
+        deepspeed=is_installed("deepspeed"),
+        main_memory=memory.available(),
     )
 
 
@@ -66,3 +70,6 @@ class Device:
     flash_attention_3: bool = False
     """Whether the package is installed; whether the GPU can run it is decided here."""
     bitsandbytes: bool = True
+    deepspeed: bool = True
+    main_memory: int = 1 << 60
+    """Bytes of main memory that the process may still take."""

@@ -15,7 +15,7 @@ from workloads.errors import SpecError
 from workloads.models.load import Bits, LoadOptions
 from workloads.system.hardware import AMPERE, HOPPER, NF4_BLOCK, Device
 from workloads.training import method
-from workloads.training.memory_estimate import Sizes, estimate
+from workloads.training.memory_estimate import Sizes, estimate, offloaded
 from workloads.training.method import Method, Spec
 
 HEADROOM = 0.9
@@ -88,6 +88,7 @@ class Case:
             choice.weights,
             choice.gradient_checkpointing,
             choice.optimizer,
+            offloads=choice.parallel == "Zero2Offload",
         )
 
     def fits(self, choice: Choice) -> bool:
@@ -103,6 +104,7 @@ def resolve(spec: Spec, device: Device, sizes: Sizes) -> Policy:
     bits = _bits(how, device, sizes)
     case = Case(spec, how, device, sizes, precision, bits, _parallel(spec, how))
     choice = _with_named_values(case, _row_of(case)(case))
+    _refuse_vanishing_updates(case, choice)
     return Policy(
         precision=precision,
         weights=choice.weights,
@@ -136,21 +138,28 @@ def _on_cpu(case: Case) -> Choice:
 
 
 def _full_alone(case: Case) -> Choice:
-    """Full, each GPU holding all of it: checkpointed, 8-bit Adam, then ZeRO-2 offload."""
-    optimizer = "adamw_8bit" if case.device.bitsandbytes else "adamw_torch_fused"
-    choice = _widest_weights(case, optimizer)
-    if case.fits(choice) or case.spec.training.optimizer != "Auto":
-        return choice
+    """Full, each GPU holding all of it: float32 weights, checkpointed, 8-bit Adam; where they do not fit, ZeRO-2 with offload."""
+    optimizer = _optimizer(case, "adamw_8bit" if case.device.bitsandbytes else "adamw_torch_fused")
+    wide = Choice("float32", optimizer, "Full", case.bits, case.parallel)
+    if case.fits(wide):
+        return wide
+    narrow = replace(wide, weights=_in_precision(case))
+    offloading = replace(narrow, optimizer="adamw_torch", parallel="Zero2Offload")
+    if case.spec.training.optimizer != "Auto" or _why_not_offloaded(case, offloading):
+        return narrow
     note = (
-        f"{_gib(case.bytes_needed(replace(choice, optimizer='adamw_8bit')))} are needed and {case.device.name} has "
-        f"{_gib(case.device.memory)}: the optimizer's state is kept in main memory (DeepSpeed ZeRO-2, offload)"
+        f"{_gib(case.bytes_needed(wide))} are needed for float32 weights and {case.device.name} has {_gib(case.device.memory)}: they are kept in "
+        f"main memory with the optimizer's state ({_gib(offloaded(case.sizes))}; DeepSpeed ZeRO-2, offload), and the GPU computes with a copy "
+        f"in {narrow.weights}"
     )
-    return replace(choice, optimizer="adamw_torch", parallel="Zero2Offload", notes=(note,))
+    return replace(offloading, notes=(note,))
 
 
 def _full_sharded(case: Case) -> Choice:
-    """Full, under the DeepSpeed that was asked for: checkpointed, fused."""
-    return _widest_weights(case, "adamw_torch_fused")
+    """Full, under the DeepSpeed that was asked for: checkpointed, fused; its float32 weights are beside those that are computed with."""
+    narrow = Choice(_in_precision(case), "adamw_torch_fused", "Full", case.bits, case.parallel)
+    wide = replace(narrow, weights="float32")
+    return wide if not _keeps_float32(case, narrow) and case.fits(wide) else narrow
 
 
 def _adapter(case: Case) -> Choice:
@@ -191,12 +200,6 @@ def _checkpointed(case: Case) -> Choice:
     return Choice(_in_precision(case), "adamw_torch_fused", "Full", None, case.parallel)
 
 
-def _widest_weights(case: Case, optimizer: str) -> Choice:
-    """A whole model in float32 wherever that fits, because small updates vanish in bfloat16 weights."""
-    wide = Choice("float32", optimizer, "Full", case.bits, case.parallel)
-    return wide if case.fits(wide) else replace(wide, weights=_in_precision(case))
-
-
 def _smallest_optimizer(case: Case, bits: Bits | None) -> Choice:
     """The fused optimizer, or, beside a quantized base that leaves it no room, the paged one; checkpointed if that does not fit either."""
     choice = Choice(_in_precision(case), "adamw_torch_fused", "None", bits, case.parallel)
@@ -218,6 +221,53 @@ def _with_named_values(case: Case, choice: Choice) -> Choice:
         gradient_checkpointing=choice.gradient_checkpointing if named == "Auto" else named,
         optimizer=_optimizer(case, choice.optimizer),
     )
+
+
+def _refuse_vanishing_updates(case: Case, choice: Choice) -> None:
+    """Raises SpecError where a whole model's weights would be kept in half precision alone.
+
+    A step of 2e-5 is less than half the distance between two bfloat16 numbers near 0.01: it is rounded away, each time, and most weights
+    never move. Where the weights are float32, or DeepSpeed keeps float32 ones beside them, the steps add up.
+    """
+    if case.method.trains != "Everything" or choice.weights == "float32" or _keeps_float32(case, choice):
+        return
+    words = case.method.words
+    if choice.parallel == "Custom":
+        raise SpecError(
+            f"deepspeed.config keeps no float32 weights beside those in {choice.weights}, in which small updates vanish: set "
+            f"zero_optimization.stage or bf16.enabled in it, or set {words.adapter}"
+        )
+    named = case.spec.training.optimizer
+    offloading = replace(choice, optimizer="adamw_torch", parallel="Zero2Offload")
+    why = _why_not_offloaded(case, offloading) or f"training.optimizer {named} keeps its state on the GPU"
+    preset = "Zero2" if case.fits(offloading) else "Zero3"
+    raise SpecError(
+        f"{words.whole} needs {_gib(case.bytes_needed(replace(choice, weights='float32')))} with float32 weights and {case.device.name} has "
+        f"{_gib(case.device.memory)}; in {choice.weights} weights alone small updates vanish, and {why}: set {'' if named == 'Auto' else 'training.optimizer to Auto and '}"
+        f"deepspeed to {{preset: {preset}, offload: CPU}} where there are {_gib(offloaded(case.sizes))} of main memory, or set {words.adapter}"
+    )
+
+
+def _keeps_float32(case: Case, choice: Choice) -> bool:
+    """Whether DeepSpeed adds the steps up in float32 weights of its own: every stage of ZeRO does, and its bf16 mode."""
+    if choice.parallel != "Custom":
+        return choice.parallel != "None"
+    assert case.spec.deepspeed is not None
+    config = case.spec.deepspeed.config or {}
+    stage = config.get("zero_optimization", {}).get("stage", 0)
+    return stage != 0 or config.get("bf16", {}).get("enabled") in (True, "auto")
+
+
+def _why_not_offloaded(case: Case, offloading: Choice) -> str | None:
+    """What is in the way of keeping a whole model's float32 weights in main memory."""
+    need, free = offloaded(case.sizes), case.device.main_memory
+    if not case.device.deepspeed:
+        return "the package deepspeed, which keeps float32 ones in main memory, is not installed"
+    if need > free:
+        return f"of main memory, which could take float32 ones, {_gib(free)} are free"
+    if not case.fits(offloading):
+        return f"the GPU needs {_gib(case.bytes_needed(offloading))} even while float32 ones are in main memory"
+    return None
 
 
 def _memory_warning(case: Case, choice: Choice) -> tuple[str, ...]:

@@ -43,6 +43,12 @@ class TrainingLoop(Protocol):
     def refuse_bad_loss(self) -> None:
         """Raises LossDiverged for a loss that is no number, before it reaches the weights."""
 
+    def watch_weights(self) -> None:
+        """Remember the weights that the run starts from."""
+
+    def weights_moved(self) -> bool:
+        """Whether a weight of this process has changed since."""
+
     def stopped_early(self) -> bool:
         """Whether the evaluations without gain have used up the patience."""
 
@@ -60,6 +66,7 @@ class EvalSaveStopCallback(TrainerCallback):
         trainer = self.trainer
         self.steps_per_epoch = trainer.steps_in_pass(len(kwargs["train_dataloader"]))
         trainer.continue_log_window()
+        trainer.watch_weights()
         trainer.runtime.progress.update(stage="Training", step=state.global_step, total_steps=state.max_steps)
         if trainer.resume_state.evaluation_due:
             trainer.evaluate_late()
@@ -76,7 +83,10 @@ class EvalSaveStopCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> TrainerControl:
         trainer, settings, step = self.trainer, self.trainer.settings, state.global_step
-        tokens, stops = trainer.runtime.distributed.all_reduce_sum(trainer.step_tokens, trainer.runtime.stop.requested)
+        tokens, stops, moved = trainer.runtime.distributed.all_reduce_sum(
+            trainer.step_tokens, trainer.runtime.stop.requested, trainer.weights_moved()
+        )
+        trainer.resume_state.moved = moved > 0
         trainer.stopping = stopping = stops > 0
         trainer.throughput.add(int(tokens))
         trainer.resume_state.tokens += int(tokens)

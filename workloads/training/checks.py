@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from alpaca_operator.api.sources import ModelSource, RopeScaling
+from alpaca_operator.api.sources import ModelSource
 from workloads.errors import InputError, SpecError
 from workloads.models.inspect import Base, check_positions, check_vocabulary, inspect_model
 from workloads.system.hardware import is_installed
@@ -40,13 +40,13 @@ def inspect_trainable(folder: Path, field: str, uri: str, spec: Spec) -> Base:
 def check_tokenizer_and_length(base: Base, tokenizer: PreTrainedTokenizerBase, source: ModelSource, spec: Spec) -> None:
     """Refuse a tokenizer that the embedding is too small for, and a sequence that the positions are too few for."""
     check_vocabulary(base, tokenizer, f"spec.model {source.uri}")
-    check_length(base, source.rope_scaling, spec)
+    check_length(base, spec)
 
 
-def check_length(base: Base, scaling: RopeScaling | None, spec: Spec) -> None:
+def check_length(base: Base, spec: Spec) -> None:
     """Refuse a sequence that the positions are too few for."""
     how = method.of(spec)
-    check_positions(base, scaling, how.length, how.words.length)
+    check_positions(base, how.length, how.words.length)
 
 
 def optional_packages(spec: Spec) -> dict[str, bool]:

@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from workloads.errors import SpecError
-from workloads.models.inspect import EMBEDDING, HEAD, Base, Shapes
+from workloads.models.inspect import Base, Shapes
 from workloads.models.load import Bits
+from workloads.models.weight_files import EMBEDDING, HEAD
 from workloads.training import method
 from workloads.training.method import Spec
 
@@ -66,10 +67,27 @@ def sizes(base: Base, spec: Spec) -> Sizes:
     )
 
 
+OFFLOAD_BUFFERS = 4 * 500_000_000
+"""Bytes: under ZeRO-2 with offload a bucket of gradients is reduced while the one before goes to main memory; each holds 5e8 values of two bytes,
+of which one in two is on its way at most."""
+
+
+def offloaded(sizes: Sizes) -> int:
+    """Bytes of main memory that ZeRO-2 with offload takes: float32 weights, their gradients, and two moments of each."""
+    return 16 * sizes.trainable
+
+
 def estimate(
-    spec: Spec, sizes: Sizes, precision: str, bits: Bits | None, weights: str, checkpointing: str, optimizer: str
+    spec: Spec,
+    sizes: Sizes,
+    precision: str,
+    bits: Bits | None,
+    weights: str,
+    checkpointing: str,
+    optimizer: str,
+    offloads: bool = False,
 ) -> int:
-    """Bytes of device memory for one step.
+    """Bytes of device memory for one step; with ``offloads``, while gradients and optimizer state are in main memory.
 
     Activations follow Korthikanti et al. (arXiv:2205.05198, section 4), with Llama's gated MLP and without dropout masks: a
     layer keeps about ten vectors of the hidden and six of the intermediate width per token. The logits count three times
@@ -84,6 +102,8 @@ def estimate(
     moments = 2 if optimizer in ("adamw_8bit", "paged_adamw_8bit") else 4 if optimizer == "adafactor" else 8
     # A full model's gradients have its weights' dtype; an adapter's weights, and embeddings trained alone, are float32 copies.
     state = sizes.trainable * (width + moments if how.trains == "Everything" else 4 + 4 + moments)
+    if offloads:
+        state = OFFLOAD_BUFFERS
     tokens = spec.training.batch_size_per_device * how.length
     layer = tokens * (10 * sizes.hidden + 6 * sizes.intermediate) * half
     kept = layer + sizes.layers * tokens * sizes.hidden * half if checkpointing == "Full" else sizes.layers * layer

@@ -33,12 +33,15 @@ class ResumeState:
     evaluations_without_gain: int = 0
     before: dict[str, float] | None = None
     """What an evaluation before the first step found, where one was asked for."""
+    moved: bool = False
+    """A weight is another than before the first step."""
     evaluation_due: bool = False
     """The stop came before this step's evaluation was through."""
 
     @classmethod
     def read(cls, checkpoint: Path, distributed: DistributedContext) -> ResumeState:
         saved = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
+        saved.setdefault("moved", True)  # in a checkpoint of a version that did not look
         return cls(**{name: value[distributed.rank] if name in LOG_WINDOW else value for name, value in saved.items()})
 
     def write(self, checkpoint: Path, windows: list[dict[str, Any]]) -> None:

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from alpaca_operator.api.pretrain import PretrainJob
 from alpaca_operator.api.sft import SFTJob
+from alpaca_operator.api.status import OutputKind
 from workloads.errors import Interrupted
 from workloads.runtime.runtime import Metrics, Runtime
+from workloads.storage.room import in_words
 from workloads.system import hardware
-from workloads.training import auto
+from workloads.training import auto, extent, method
 from workloads.training.auto import Policy
 from workloads.training.memory_estimate import Sizes
 from workloads.training.method import Spec
@@ -39,10 +41,17 @@ class TrainingSetup:
     pad_token_id: int
     load_model: Callable[[], Any]
     """The model with what is trainable in it. Called once the random state was seeded: fresh weights are random."""
-    save: Callable[[Trainer, Path, Metrics], None]
-    """Write weights, tokenizer and whatever belongs to them into the folder; may add metrics."""
+    save: Callable[[Trainer, Path], None]
+    """Write what was trained into the folder: weights, tokenizer and whatever belongs to them."""
+    sizes: Sizes
+    merge: Callable[[Path, Path, Metrics], None] | None = None
+    """Where the result is a merged model: make it of what `save` wrote into the first folder, in the second; may add metrics."""
+    merged_as: str | None = None
+    """The dtype of that."""
     token_bytes: np.ndarray[Any, Any] | None = None
     """Bytes of text that each token stands for; given, evaluations tell bits per byte."""
+    rows: str = ""
+    """Which rows of the data are trained on, as a digest; empty where spec and inputs tell."""
     evaluate_first: bool = False
     """Evaluate before the first step, too, so that the metrics tell what the training gained."""
 
@@ -60,6 +69,7 @@ def train(job: SFTJob | PretrainJob, runtime: Runtime, policy: Policy, setup: Tr
     """Load, train from the newest checkpoint where there is one, publish. Raises Interrupted when a stop was requested meanwhile."""
     from workloads.training import deepspeed_config
 
+    _must_have_room(job.spec, runtime, policy, setup)
     runtime.progress.update(stage="Loading")
     with runtime.stop.interruptible():
         trainer = _trainer(job.spec, runtime, policy, setup)
@@ -69,15 +79,60 @@ def train(job: SFTJob | PretrainJob, runtime: Runtime, policy: Policy, setup: Tr
         raise Interrupted(
             f"stopped after step {trainer.state.global_step} of {trainer.state.max_steps}, with a checkpoint: run again to go on"
         )
+    trainer.refuse_unmoved()
     trainer.load_best()
 
     metrics = trainer.metrics()
     if not runtime.distributed.is_main:
         trainer.join_save()
         return metrics
-    with runtime.output(job.output_kind, metrics) as folder:
-        _write(folder, job, runtime, policy, setup, trainer, metrics)
+    _publish(job, runtime, policy, setup, trainer, metrics)
     return metrics
+
+
+def _must_have_room(spec: Spec, runtime: Runtime, policy: Policy, setup: TrainingSetup) -> None:
+    """Raises SpecError where the volume of the output is too small for the checkpoints and what is made of the last of them."""
+    how, settings = method.of(spec), spec.training
+    steps = extent.optimizer_steps(settings, len(setup.train), runtime.distributed.count)
+    number, size = extent.checkpoints_at_once(settings, steps), extent.checkpoint_bytes(how, setup.sizes, policy)
+    kept = f"training.keepCheckpoints is {settings.keep_checkpoints}, and one more is being written"
+    runtime.must_have_room(
+        result=extent.result_bytes(how, setup.sizes, policy, setup.merged_as),
+        checkpoints=number * size,
+        written=f"{number} checkpoints of {in_words(size)} each ({kept})"
+        if number > 1
+        else f"a checkpoint of {in_words(size)}",
+        remedy=f"lower training.keepCheckpoints (now {settings.keep_checkpoints})",
+    )
+
+
+def _publish(
+    job: SFTJob | PretrainJob,
+    runtime: Runtime,
+    policy: Policy,
+    setup: TrainingSetup,
+    trainer: Trainer,
+    metrics: Metrics,
+) -> None:
+    """What was trained and, where it is to be merged, in its place the model that is made of it.
+
+    What was trained comes first, so that a merge which fails, or is killed, costs the merge alone.
+    """
+    trained_kind: OutputKind = job.output_kind if setup.merge is None else "LoRAAdapter"
+    trained = runtime.checkpoints.own / ".trained.partial"
+    with runtime.output(trained_kind, metrics, final=setup.merge is None) as folder:
+        trainer.model.config.use_cache = True
+        setup.save(trainer, folder)
+        _describe(folder, job, trained_kind, runtime, policy, setup, trainer, metrics)
+        if setup.merge is not None:
+            shutil.copytree(folder, trained)  # publishing takes the folder away, to a bucket perhaps
+    if setup.merge is None:
+        return
+    trainer.release_model()  # merging needs the memory
+    with runtime.output(job.output_kind, metrics) as folder:
+        with runtime.stop.interruptible("stopped while merging; the adapter is published: run again, and it is merged"):
+            setup.merge(trained, folder, metrics)
+        _describe(folder, job, job.output_kind, runtime, policy, setup, trainer, metrics)
 
 
 def _trainer(spec: Spec, runtime: Runtime, policy: Policy, setup: TrainingSetup) -> Trainer:
@@ -93,6 +148,7 @@ def _trainer(spec: Spec, runtime: Runtime, policy: Policy, setup: TrainingSetup)
     if deepspeed is not None:
         deepspeed_config.start(on_gpu=torch.cuda.is_available(), timeout=spec.failure_policy.hang_timeout_seconds)
     settings = arguments.of(spec, policy, runtime.cache / "scratch", deepspeed, runtime.distributed.count)
+    runtime.checkpoints.trained_on(setup.rows)
     checkpoint = newest_checkpoint(runtime)
 
     set_seed(spec.training.seed)
@@ -127,21 +183,20 @@ def _tensorboard_folder(runtime: Runtime) -> Path:
     return runtime.checkpoints.own.parent / "runs"
 
 
-def _write(
+def _describe(
     folder: Path,
     job: SFTJob | PretrainJob,
+    kind: OutputKind,
     runtime: Runtime,
     policy: Policy,
     setup: TrainingSetup,
     trainer: Trainer,
     metrics: Metrics,
 ) -> None:
-    """What is published: the kind's own files, the curves and the card."""
+    """The curves and the card."""
     from workloads.training import model_card
     from workloads.training.curves import Curves
 
-    trainer.model.config.use_cache = True
-    setup.save(trainer, folder, metrics)
     runs = _tensorboard_folder(runtime)
     if runs.is_dir():
         shutil.copytree(runs, folder / "runs")
@@ -149,7 +204,7 @@ def _write(
         folder,
         model_card.TrainedModel(
             job=job,
-            kind=job.output_kind,
+            kind=kind,
             inputs=runtime.inputs,
             policy=policy.as_dict(),
             report=setup.report,

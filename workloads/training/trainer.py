@@ -30,8 +30,9 @@ from transformers import PrinterCallback, TrainerState
 
 from alpaca_operator.api.training import Loop
 from workloads.data.samplers import PaddedDataset, PadToMultipleSampler
-from workloads.errors import Interrupted, LossDiverged
+from workloads.errors import Interrupted, LossDiverged, SpecError
 from workloads.runtime.runtime import Metrics, Runtime
+from workloads.training import extent, movement, schedule
 from workloads.training.callbacks import EvalSaveStopCallback, ThroughputMeter
 from workloads.training.resume_state import ResumeState
 
@@ -85,6 +86,7 @@ class Trainer(transformers.Trainer):
         self._weights_from: Path | None = None
         self._token_bytes = None if token_bytes is None else token_bytes.to(self.args.device)
         self._eval_bytes = 0
+        self._start: list[int] | None = None
         self.evaluate_first = evaluate_first and self.eval_dataset is not None
         self.stopping = False
         """A stop was requested, and every process knows it."""
@@ -116,6 +118,13 @@ class Trainer(transformers.Trainer):
         )
 
     # ---- the step ----
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """As the parent's, without steps at a learning rate of 0."""
+        if self.lr_scheduler is None:
+            self.lr_scheduler = schedule.of(self.args, optimizer or self.optimizer, num_training_steps)
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         """As the parent's, keeping the sum that `refuse_bad_loss` looks at before the optimizer moves a weight."""
@@ -166,6 +175,25 @@ class Trainer(transformers.Trainer):
             raise LossDiverged(
                 f"the loss is exactly 0 at step {step}: nothing is being learnt. Set training.precision to bf16 or fp32, and make sure that "
                 "the answers in the data are not empty"
+            )
+
+    def watch_weights(self) -> None:
+        """Remember the weights as they are, until one of them has moved."""
+        if not self.resume_state.moved:
+            self._start = movement.bit_sums(self.model)
+
+    def weights_moved(self) -> bool:
+        """Whether one that this process holds is another than when the run began, or a step before has found so."""
+        return self.resume_state.moved or movement.bit_sums(self.model) != self._start
+
+    def refuse_unmoved(self) -> None:
+        """Raises SpecError after a training that has changed nothing: what it would publish is what it started from."""
+        if not self.resume_state.moved:
+            settings = self.settings
+            raise SpecError(
+                f"after {self.state.global_step} optimizer steps every weight is what it was before: nothing was learnt, and nothing is published. "
+                f"Raise training.learningRate (now {settings.learning_rate:g}), or set training.precision (now {settings.precision}) to "
+                "fp32, where smaller steps count"
             )
 
     # ---- evaluation ----
@@ -357,9 +385,7 @@ class Trainer(transformers.Trainer):
     def tell_plan(self, sequences: int) -> None:
         """What is going to happen, in numbers."""
         settings, log = self.settings, self.runtime.progress.log
-        batches = math.ceil(sequences / settings.batch_size_per_device / self.runtime.distributed.count)
-        per_epoch = math.ceil(batches / settings.gradient_accumulation)
-        total = settings.max_steps or math.ceil(per_epoch * settings.epochs)
+        total = extent.optimizer_steps(settings, sequences, self.runtime.distributed.count)
         sizes = [  # under ZeRO-3 the tensors themselves are empty between uses
             (getattr(weight, "ds_numel", weight.numel()), weight.requires_grad) for weight in self.model.parameters()
         ]

@@ -42,7 +42,9 @@ def _kind(kind: type[Resource]) -> str:
         lines += [_row(path, node, required) for path, node, required in _fields(schema["properties"][part], part)]
     rules = [rule for _, node, _ in _fields(schema, "") for rule in node.get("x-kubernetes-validations", [])]
     lines += ["", f"### {kind.__name__} rules", "", "Refused by `kubectl apply`, and by the workload on a laptop:", ""]
-    lines += [f"- {rule['message']}" for rule in rules if "oldSelf" not in rule["rule"]]
+    lines += dict.fromkeys(
+        f"- {rule['message']}" for rule in rules if "oldSelf" not in rule["rule"]
+    )  # many fields have one rule
     lines += [f"- {rule['message']}" for rule in schema["x-kubernetes-validations"]]
     model = kind.model_fields["spec"].annotation
     mutable = ", ".join(f"`{field}`" for field in sorted(getattr(model, "mutable", ())))

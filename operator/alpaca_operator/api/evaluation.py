@@ -10,7 +10,7 @@ from alpaca_operator.api.generation import Decoding
 from alpaca_operator.api.model import ShortText, Spec
 from alpaca_operator.api.resource import JOB_COLUMNS, Job, JobSpec
 from alpaca_operator.api.rules import Rule
-from alpaca_operator.api.sft import DataSource, SystemPrompt, TemplateName
+from alpaca_operator.api.sft import DataSource, RowPolicy, SystemPrompt, TemplateName
 from alpaca_operator.api.sources import AdapterSource, Source
 from alpaca_operator.api.training import Load
 
@@ -52,7 +52,7 @@ class EvaluatedModel(Spec):
     )
 
 
-class HeldOut(Spec):
+class HeldOut(RowPolicy):
     """Conversations that no model was trained on."""
 
     validation: list[DataSource] = Field(min_length=1, max_length=64)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 from pydantic.alias_generators import to_camel
 
 from alpaca_operator.api.rules import Rule
@@ -32,6 +32,9 @@ class Spec(Model):
     """Fields (by their Python names) that leave the result as it is: a job that differs in nothing else is the same job, whose
     output is reused and whose checkpoints are gone on from."""
 
+    publishing: ClassVar[frozenset[str]] = frozenset()
+    """Fields that shape only how a finished training is published: a job that differs in nothing else goes on from its checkpoints."""
+
     @model_validator(mode="after")
     def _obey_rules(self) -> Self:
         broken = [rule.message for rule in self.rules if not rule.holds(self)]
@@ -44,10 +47,39 @@ Name = Annotated[str, StringConstraints(min_length=1, max_length=253, pattern=r"
 """The name of a Kubernetes object."""
 
 
+SCHEMES = ("hf://", "pvc://", "s3://", "file://")
+NO_SUCH_PLACE = "a place is hf://org/name, pvc://claim/path, s3://bucket/key, file:///path or a path: copy what lies elsewhere to one of these"
+
+
+def _is_place(uri: str) -> bool:
+    known = any(uri.startswith(scheme) and uri != scheme for scheme in SCHEMES)
+    return (known or ":" not in uri) and "\n" not in uri
+
+
+def _place(uri: str) -> str:
+    if not _is_place(uri):
+        raise ValueError(NO_SUCH_PLACE)
+    return uri
+
+
+IS_PLACE = Rule(
+    cel="("
+    + " || ".join(f"(self.startsWith('{scheme}') && self != '{scheme}')" for scheme in SCHEMES)
+    + " || !self.contains(':'))"
+    " && !self.contains('\\n')",
+    holds=_is_place,
+    message=NO_SUCH_PLACE,
+)
+
+
 Uri = Annotated[
     str,
-    StringConstraints(min_length=1, max_length=1024, pattern=r"^((hf|pvc|s3|file)://[^\n]+|[^:\n]+)$"),
-    Field(examples=["pvc://models/llama-2-7b", "hf://meta-llama/Llama-2-7b-hf@main", "s3://bucket/key", "./model"]),
+    StringConstraints(min_length=1, max_length=1024),
+    AfterValidator(_place),
+    Field(
+        examples=["pvc://models/llama-2-7b", "hf://meta-llama/Llama-2-7b-hf@main", "s3://bucket/key", "./model"],
+        json_schema_extra={"x-kubernetes-validations": [IS_PLACE.as_schema()]},
+    ),
 ]
 
 
@@ -73,6 +105,10 @@ IntOrPercent = Annotated[
 
 Size = Annotated[str, StringConstraints(max_length=32, pattern=QUANTITY), Field(examples=["1Gi", "512Mi"])]
 """A quantity of bytes."""
+
+
+ShardSize = Annotated[str, StringConstraints(max_length=16, pattern=r"^[0-9]+(\.[0-9]+)?(MB|GB)$")]
+"""The size of a file of weights, such as ``5GB``."""
 
 
 Raw = Annotated[

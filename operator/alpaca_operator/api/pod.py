@@ -100,7 +100,8 @@ class PodSettings(Spec):
     env_from: list[Raw] = Field(default_factory=list, max_length=16)
     """Secrets and ConfigMaps whose keys become environment variables, as in a pod."""
     volumes: list[Raw] = Field(default_factory=list, max_length=16)
-    """Volumes as in a pod, each with one field more: `mountPath`. Claims that `pvc://` names are mounted without this."""
+    """Volumes as in a pod, each with the fields of its mount beside: `mountPath`, and where wanted `readOnly`, `subPath`. Claims that
+    `pvc://` names are mounted without this."""
     labels: dict[ShortText, Annotated[str, StringConstraints(max_length=63)]] = Field(
         default_factory=dict, max_length=32
     )

@@ -37,9 +37,10 @@ class PretrainDataset(Corpus):
     """The text to train on and to validate with."""
 
     validation: list[CorpusSource] = Field(default_factory=list, max_length=64)
-    """Sources of validation text; given, `validationSplit` is not used."""
+    """Sources of validation text; given, `validationSplit` is not used. A document of `train` that stands here too is not trained on."""
     validation_split: float = Field(0.05, ge=0, lt=1)
-    """Share of the blocks set aside for validation, chosen by `training.seed`. 0 trains on all and evaluates nothing."""
+    """Share of the tokens set aside for validation, in whole documents chosen by `training.seed`; equal documents stay together. 0 trains
+    on all and evaluates nothing."""
     streaming: bool = False
     """Tokenise while training, for a corpus whose blocks (2 or 4 bytes a token) do not fit on the disk. Slower to resume, and the
     number of steps must be given by `training.maxSteps`."""

@@ -9,11 +9,11 @@ from pydantic import Field
 from alpaca_operator.api.model import Spec
 from alpaca_operator.api.resource import JOB_COLUMNS, Job, JobSpec
 from alpaca_operator.api.rules import Rule
-from alpaca_operator.api.sft import DataSource, SystemPrompt, TemplateName
+from alpaca_operator.api.sft import DataSource, RowPolicy, SystemPrompt, TemplateName
 from alpaca_operator.api.sources import ModelSource, Source
 
 
-class Calibration(Spec):
+class Calibration(RowPolicy):
     """The rows by which rounding errors are weighed: text of the kind that the model will write."""
 
     train: list[DataSource] = Field(min_length=1, max_length=64)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from alpaca_operator.api.status import Failure, ResolvedInput, ResourceStatus, Short, StatusPart, Text
+from alpaca_operator.api.status import INPUTS_KEPT, Failure, ResolvedInput, ResourceStatus, Short, StatusPart, Text
 
 
 class ServedModel(StatusPart):
@@ -86,9 +86,9 @@ class ServingStatus(ResourceStatus):
     """A model that is there and not served yet."""
     traffic: Traffic | None = None
     """What the pods answered."""
-    resolved_inputs: dict[str, ResolvedInput] | None = Field(None, max_length=64)
+    resolved_inputs: dict[str, ResolvedInput] | None = Field(None, max_length=INPUTS_KEPT)
     """What the newest pods load, by the name of its field."""
-    served_inputs: dict[str, ResolvedInput] | None = Field(None, max_length=64)
+    served_inputs: dict[str, ResolvedInput] | None = Field(None, max_length=INPUTS_KEPT)
     """What the newest pods that answered have loaded."""
     failure: Failure | None = None
     """Why the newest pods do not become ready."""

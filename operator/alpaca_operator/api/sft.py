@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StringConstraints
 
-from alpaca_operator.api.model import ShortText, Spec
+from alpaca_operator.api.model import ShardSize, ShortText, Spec
 from alpaca_operator.api.resource import JOB_COLUMNS, Job, JobSpec, Parallelism
 from alpaca_operator.api.rules import Rule
 from alpaca_operator.api.sources import AdapterSource, ModelSource, Source
@@ -30,7 +30,25 @@ class DataSource(Source):
     """The format's column names mapped to the file's own, such as `{instruction: 问题, output: 答案}`."""
 
 
-class SFTDataset(Spec):
+class RowPolicy(Spec):
+    """What becomes of rows that cannot be used."""
+
+    on_bad_row: Literal["Fail", "Skip"] = "Fail"
+    """A row that cannot be read, or does not fit the template: `Fail` ends the job and names the first, `Skip` passes over them, and counts
+    them by reason in the log and the report. Damage after which the rest of a file is uncertain always ends it."""
+    max_bad_rows: int | None = Field(None, ge=1, le=10_000_000)
+    """Most rows that `Skip` passes over in a part of the data; the next ends the job. Absent is 100."""
+
+    rules: ClassVar = (
+        Rule(
+            cel="!has(self.maxBadRows) || self.onBadRow == 'Skip'",
+            holds=lambda rows: rows.max_bad_rows is None or rows.on_bad_row == "Skip",
+            message="maxBadRows is only read with onBadRow Skip: set onBadRow to Skip, or remove maxBadRows",
+        ),
+    )
+
+
+class SFTDataset(RowPolicy):
     """The conversations to train on and to validate with."""
 
     train: list[DataSource] = Field(min_length=1, max_length=64)
@@ -87,10 +105,16 @@ class SFTSpec(JobSpec):
     deepspeed: DeepSpeed | None = None
     """Absent, processes train by plain data parallelism."""
     merge: bool = False
-    """Publish the merged model, with the adapter in its folder `adapter`, instead of the adapter alone."""
+    """Publish the merged model, with the adapter in its folder `adapter`, instead of the adapter alone. The adapter is published first,
+    and the model takes its place; should merging fail, `merge: false` or another `dtype` publishes without training again."""
+    dtype: Literal["Auto", "float32", "bfloat16", "float16"] = "Auto"
+    """Type of a merged model's weights. `Auto` is that of the base; the sum is made in float32."""
+    max_shard_size: ShardSize = "5GB"
+    """Largest file of a merged model's weights."""
     parallelism: Parallelism = Field(default_factory=Parallelism)
     """How many processes train together."""
 
+    publishing: ClassVar = frozenset({"merge", "dtype", "max_shard_size"})
     rules: ClassVar = (
         Rule(
             cel="self.method != 'QLoRA' || !has(self.deepspeed) || !has(self.deepspeed.preset) || self.deepspeed.preset != 'Zero3'",
@@ -111,6 +135,11 @@ class SFTSpec(JobSpec):
             cel="!self.merge || self.method != 'Full'",
             holds=lambda spec: not spec.merge or spec.method != "Full",
             message="merge has nothing to merge with method Full: remove merge, the output is a whole model already",
+        ),
+        Rule(
+            cel="self.merge || (self.dtype == 'Auto' && self.maxShardSize == '5GB')",
+            holds=lambda spec: spec.merge or (spec.dtype == "Auto" and spec.max_shard_size == "5GB"),
+            message="dtype and maxShardSize are of a merged model: set merge to true, or remove them",
         ),
         Rule(
             cel="!has(self.training.earlyStoppingPatience) || size(self.dataset.validation) > 0 || self.dataset.validationSplit > 0.0",

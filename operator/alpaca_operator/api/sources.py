@@ -118,7 +118,7 @@ class Output(Spec):
 
     uri: Uri
     """Folder of the result, by the same forms as inputs except `hf://`. It is written beside its final place and renamed when
-    whole, so that nothing half-written is ever found there."""
+    whole, so that nothing half-written is ever found there. In a pod a path has to lie on a volume that outlives the pod."""
     overwrite: bool = False
     """Replace an artifact of other settings that already lies there. Off, such a job is refused and the artifact stays."""
 

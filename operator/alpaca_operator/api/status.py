@@ -123,6 +123,9 @@ class Reason(StrEnum):
     """The cluster has no Gateway API; all but the route is served."""
 
 
+INPUTS_KEPT = 512
+"""As many as any spec can name."""
+
 OutputKind = Literal["Dataset", "Tokenizer", "Model", "LoRAAdapter", "GPTQModel", "Report"]
 """What a job publishes."""
 
@@ -286,6 +289,8 @@ class ResourceStatus(StatusPart):
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
     )
     """`kubectl wait` and kstatus read these."""
+    operator: Short | None = None
+    """The operator that works on it, by its Lease: `namespace/name`. Another one that sees it leaves it alone while that is held."""
 
 
 class Status(ResourceStatus):
@@ -297,7 +302,7 @@ class Status(ResourceStatus):
     """How far the running pod is."""
     metrics: dict[str, float | None] | None = Field(None, max_length=64)
     """Final metrics: `evalLoss`, `perplexity`, `meanTokenAccuracy`. One that was not a number is left out; the reason `LossDiverged` tells of it."""
-    resolved_inputs: dict[str, ResolvedInput] | None = Field(None, max_length=32)
+    resolved_inputs: dict[str, ResolvedInput] | None = Field(None, max_length=INPUTS_KEPT)
     """The inputs by the name of their field, with digests."""
     resolved_policy: dict[str, Any] | None = Field(
         None, json_schema_extra={"x-kubernetes-preserve-unknown-fields": True, "additionalProperties": None}

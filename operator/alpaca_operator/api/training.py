@@ -54,9 +54,10 @@ class Loop(Spec):
     learning_rate: float = Field(2e-5, gt=0, le=1)
     """Peak learning rate."""
     scheduler: Literal["cosine", "linear", "constant", "constant_with_warmup", "cosine_with_min_lr"] = "cosine"
-    """How the learning rate falls after the warm-up. `cosine_with_min_lr` ends at a tenth of the peak."""
+    """How the learning rate falls after the warm-up: towards 0, which it would reach one step after the last. `cosine_with_min_lr` ends
+    at about a tenth of the peak."""
     warmup_ratio: float = Field(0.03, ge=0, lt=1)
-    """Share of the steps over which the learning rate rises from 0."""
+    """Share of the steps over which the learning rate rises to its peak; no step is made at 0."""
     weight_decay: float = Field(0.0, ge=0, le=1)
     """Decoupled weight decay (AdamW)."""
     max_grad_norm: float = Field(1.0, ge=0, le=1000)
@@ -64,7 +65,8 @@ class Loop(Spec):
     optimizer: Literal["Auto", "adamw_torch", "adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit", "adafactor"] = (
         "Auto"
     )
-    """`Auto` takes the fused AdamW on a GPU, an 8-bit one where memory is short."""
+    """`Auto` takes the fused AdamW on a GPU, an 8-bit one where memory is short, and one in main memory beside a whole model whose float32
+    weights do not fit. A named one is never replaced."""
     batch_size_per_device: int = Field(1, ge=1, le=4096)
     """Sequences per process and forward pass."""
     gradient_accumulation: int = Field(8, ge=1, le=65536)

@@ -57,5 +57,6 @@ def _node_port(service: Object, port: int) -> int | None:
 
 
 def _some_node(observed: Observed) -> str | None:
-    """Any will do: one that has a pod."""
-    return next((host for pod in observed.pods if (host := pod.host_ip)), None)
+    """Any will do: one that has a pod, of those that answer first. A node that the last pod has left may be gone."""
+    here = [pod for pod in observed.pods if pod.host_ip and not (pod.is_over or pod.deletion_timestamp)]
+    return next((pod.host_ip for pod in sorted(here, key=lambda pod: not pod.is_ready)), None)

@@ -10,6 +10,7 @@ import asyncio
 import builtins
 import json
 import os
+import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
@@ -35,6 +36,8 @@ JSON_PATCH = "application/json-patch+json"
 MERGE_PATCH = "application/merge-patch+json"
 APPLY_PATCH = "application/apply-patch+yaml"
 FIELD_MANAGER = "literary-alpaca"
+STRICT = {"fieldValidation": "Strict"}
+"""A field that the API server does not know is refused: left out, it would be a setting that was asked for and is not there."""
 METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 
 
@@ -167,9 +170,12 @@ class Kube:
 
     # Writes.
 
-    async def create(self, api: APIResource, body: Object, *, fenced: bool = True) -> Object:
-        namespace = body["metadata"].get("namespace")
-        return await self.write("create", "POST", api, api.path(namespace), body, fenced=fenced)
+    async def create(
+        self, api: APIResource, body: Object, *, fenced: bool = True, warnings: builtins.list[str] | None = None
+    ) -> Object:
+        """``warnings`` gets what the server has to say of an object that it takes all the same."""
+        path = f"{api.path(body['metadata'].get('namespace'))}?{urlencode(STRICT)}"
+        return await self.write("create", "POST", api, path, body, fenced=fenced, warnings=warnings)
 
     async def replace(self, api: APIResource, body: Object, *, fenced: bool = True) -> Object:
         """Refused with 409 unless ``body`` carries the present resourceVersion."""
@@ -197,12 +203,13 @@ class Kube:
         path = api.path(metadata.get("namespace"), metadata["name"])
         return await self.write("patch", "PATCH", api, path, body, content_type=MERGE_PATCH)
 
-    async def apply(self, api: APIResource, body: Object) -> Object:
-        """Server-side apply: fields that an earlier one had and this one lacks are removed, those of others stay."""
+    async def apply(self, api: APIResource, body: Object, *, warnings: builtins.list[str] | None = None) -> Object:
+        """Server-side apply: fields that an earlier one had and this one lacks are removed, those of others stay. ``warnings``: as of
+        ``create``."""
         metadata = body["metadata"]
-        query = urlencode({"fieldManager": FIELD_MANAGER, "force": "true"})
+        query = urlencode({"fieldManager": FIELD_MANAGER, "force": "true", **STRICT})
         path = f"{api.path(metadata.get('namespace'), metadata['name'])}?{query}"
-        return await self.write("apply", "PATCH", api, path, body, content_type=APPLY_PATCH)
+        return await self.write("apply", "PATCH", api, path, body, content_type=APPLY_PATCH, warnings=warnings)
 
     async def delete(self, api: APIResource, current: Object) -> Object | None:
         """Deletes this very object, and stays visible until what it owns is gone. None when it was gone already."""
@@ -234,12 +241,13 @@ class Kube:
         *,
         content_type: str = JSON,
         fenced: bool = True,
+        warnings: builtins.list[str] | None = None,
     ) -> Object:
         """All writes come through here: fenced by the Lease, and counted."""
         if fenced:
             self.may_write()
         metrics.API_WRITES.labels(verb, api.plural).inc()
-        return await self.call(method, path, body=body, content_type=content_type)
+        return await self.call(method, path, body=body, content_type=content_type, warnings=warnings)
 
     async def call(
         self,
@@ -250,6 +258,7 @@ class Kube:
         body: Any = None,
         content_type: str = JSON,
         accept: str = JSON,
+        warnings: builtins.list[str] | None = None,
     ) -> Object:
         """The answer, read as JSON. Raises ApiError, Unreachable."""
         request = self.request(method, path, query=query, body=body, content_type=content_type, accept=accept)
@@ -259,6 +268,8 @@ class Kube:
             except (aiohttp.ClientError, TimeoutError) as error:
                 raise Unreachable(f"{method} {path}: {error_text(error)}") from error
             if response.status < 300:
+                if warnings is not None:
+                    warnings += [warning_text(header) for header in response.headers.getall("Warning", ())]
                 answer: Object = json.loads(content)
                 return answer
             raise _error(response, content)
@@ -365,6 +376,15 @@ async def read_capped(response: aiohttp.ClientResponse, limit: int) -> bytes:
     except (aiohttp.ClientError, TimeoutError) as error:
         raise Unreachable(f"GET {response.url.path}: {error_text(error)}") from error
     return bytes(content[:limit])
+
+
+WARNING = re.compile(r'\d{3} \S+ "(?P<text>.*)"', re.DOTALL)
+
+
+def warning_text(header: str) -> str:
+    """Of a header as RFC 7234 has it: `299 - "text"`, with quotes and backslashes escaped."""
+    found = WARNING.match(header)
+    return re.sub(r"\\(.)", r"\1", found["text"]) if found else header
 
 
 def error_text(error: BaseException) -> str:

@@ -118,7 +118,7 @@ class LeaderElector:
         """Someone else wrote the Lease. Ours may have been the write that got no answer; another holder means that it is lost."""
         found = await self._kube.get(LEASES, self._settings.operator_namespace, self._settings.lease_name)
         if found is None or found["spec"].get("holderIdentity") != self._settings.identity:
-            log.error("the Lease %s is lost: %s holds it", self._settings.lease_name, _holder(found) or "nobody")
+            log.error("the Lease %s is lost: %s holds it", self._settings.lease_name, holder_of(found) or "nobody")
             self._lost()
         self._lease = found
 
@@ -130,12 +130,7 @@ class LeaderElector:
     def _is_free(self, found: dict[str, Any], now: float) -> bool:
         """Released, left by this pod's own last container, or silent for its whole duration by our clock (clocks of two
         machines are not compared)."""
-        holder = _holder(found)
-        return (
-            not holder
-            or holder == self._settings.identity
-            or now >= self._observed_at + float(found["spec"].get("leaseDurationSeconds") or 0)
-        )
+        return holder_of(found) == self._settings.identity or not is_held(found, now - self._observed_at)
 
     def _acquired(self, lease: dict[str, Any], asked_at: float) -> None:
         self._lease = lease
@@ -161,5 +156,10 @@ class LeaderElector:
         return {"apiVersion": LEASES.api_version, "kind": LEASES.kind, "metadata": metadata, "spec": spec}
 
 
-def _holder(lease: dict[str, Any] | None) -> str:
+def holder_of(lease: dict[str, Any] | None) -> str:
     return str(lease["spec"].get("holderIdentity") or "") if lease else ""
+
+
+def is_held(lease: dict[str, Any], quiet: float) -> bool:
+    """Whether somebody holds a Lease that has stood as it does for ``quiet`` seconds, by our own clock."""
+    return bool(holder_of(lease)) and quiet < float(lease["spec"].get("leaseDurationSeconds") or 0)

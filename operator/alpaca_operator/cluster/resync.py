@@ -18,7 +18,7 @@ from alpaca_operator.cluster.objects import Object
 from alpaca_operator.cluster.queue import Queue
 from alpaca_operator.cluster.store import Key, Store, is_newer, key_of, version
 from alpaca_operator.cluster.watches import MANAGED_SELECTOR
-from alpaca_operator.errors import ApiError, Unreachable
+from alpaca_operator.errors import ApiError, Rewound, Unreachable
 from alpaca_operator.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -41,6 +41,7 @@ class Resync:
     queue: Queue[Key]
     catch_up_seconds: float = CATCH_UP_SECONDS
     _missed: dict[str, int] = field(default_factory=dict)
+    _behind: dict[tuple[str, str | None], int] = field(default_factory=dict)
 
     @property
     def stalled(self) -> list[str]:
@@ -84,6 +85,7 @@ class Resync:
         """How much the watch of ``api`` had missed. What is newer than the LIST the LIST says nothing of."""
         before = {key: version(known) for key, known in self._known(api, namespace)}
         at, found = await self.kube.snapshot(api, namespace, labels=_labels(api), metadata_only=True)
+        self._notice_rewind(api, namespace, at, list(before.values()))
         listed = {key_of(obj): obj for obj in found}
 
         def ghosts_now() -> list[Object]:
@@ -114,6 +116,17 @@ class Resync:
         if live is not None:
             self._enqueue(self.store.put(live))
         return live is not None
+
+    def _notice_rewind(self, api: APIResource, namespace: str | None, at: str, before: list[str]) -> None:
+        """Raises Rewound. A LIST is of now: in two passes in a row behind what was read before it, the server has gone back."""
+        ahead = [one for one in before if one.isdecimal() and at.isdecimal() and is_newer(one, at)]
+        times = self._behind.get((api.kind, namespace), 0) + 1 if ahead else 0
+        self._behind[api.kind, namespace] = times
+        if times >= STALLED_AFTER:
+            raise Rewound(
+                f"the API server is at revision {at} of {api.plural}, and {max(ahead, key=int)} was read of it before: it was restored from "
+                "an older state, and everything is read anew"
+            )
 
     def _stale(self, listed: dict[Key, Object]) -> list[Key]:
         """What is missing here, or older than the LIST shows it."""

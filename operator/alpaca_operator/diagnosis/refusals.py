@@ -73,6 +73,8 @@ def refusal(code: int, message: str, *, again: str = " in a job of another name"
 
 
 WEBHOOK_DOWN = re.compile(r'failed calling (admission )?webhook "(?P<who>[^"]+)"')
+UNTYPED = "failed to create typed patch object"
+"""Of an apply whose object the API server cannot read: it answers with a 500, whatever the field."""
 BUSY = frozenset({401, 403, 408, 425, 429})
 """Of the client's errors those that pass: a token is renewed, a namespace that is going goes, too many requests become fewer."""
 
@@ -95,10 +97,11 @@ def exit_of(
         return found
     if error.status == 409:
         return None
-    if error.status >= 500 or error.status in BUSY:
+    unread = error.status == 400 or UNTYPED in error.message
+    if not unread and (error.status >= 500 or error.status in BUSY):
         message = f"the API server cannot take {what} now ({one_line(str(error))}): tried again by itself"
         return Unavailable(Reason.API_SERVER_UNAVAILABLE, message, error.retry_after)
-    if error.status == 400:
+    if unread:
         return Refused(
             Reason.INVALID_SPEC,
             f"the API server does not understand its child ({one_line(error.message)}): correct pod{again}",

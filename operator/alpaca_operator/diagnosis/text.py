@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 
+from alpaca_operator.api.text import fitted
+
 LINE_LIMIT = 1000
 """Characters of a message: `kubectl describe` still shows it well, and 32 attempts fit a status."""
 
@@ -25,5 +27,4 @@ COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
 def one_line(text: str) -> str:
-    line = " ".join(COLOURS.sub("", text).split())
-    return line if len(line) <= LINE_LIMIT else line[: LINE_LIMIT - 1] + "…"
+    return fitted(" ".join(COLOURS.sub("", text).split()), LINE_LIMIT)

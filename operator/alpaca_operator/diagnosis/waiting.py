@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from datetime import datetime, timedelta
 
+from alpaca_operator.api.contract import PAGE_CONTAINER
 from alpaca_operator.api.status import Reason
 from alpaca_operator.cluster.objects import parse_time
 from alpaca_operator.diagnosis.model import Diagnosis
@@ -104,16 +105,16 @@ PULL_REASONS = (
     "SignatureValidationFailed",
 )
 PULL_CAUSES = (
-    (r"\bnot found\b|manifest unknown", "the registry has no such image: correct pod.image"),
+    (r"\bnot found\b|manifest unknown", "the registry has no such image: correct {image}"),
     (
         r"unauthorized|authentication required|denied|403|401",
         "the registry wants credentials: add a Secret to pod.imagePullSecrets",
     ),
     (
         r"no such host|connection refused|timeout|deadline exceeded|unreachable|EOF|reset by peer",
-        "the registry cannot be reached from the node: check its name in pod.image, and the node's network",
+        "the registry cannot be reached from the node: check its name in {image}, and the node's network",
     ),
-    (r"InvalidImageName|invalid reference|couldn't parse", "that is not an image name: correct pod.image"),
+    (r"InvalidImageName|invalid reference|couldn't parse", "that is not an image name: correct {image}"),
     (r"ErrImageNeverPull|Never", "it is not on the node, and pod.imagePullPolicy is Never"),
 )
 """By pattern and not by the kubelet's words: those alternate between ErrImagePull and ImagePullBackOff every few seconds,
@@ -127,7 +128,8 @@ def unpullable(pod: ExaminedPod) -> Diagnosis | None:
             cause = next(
                 (text for pattern, text in PULL_CAUSES if re.search(pattern, reported)), "see kubectl describe pod"
             )
-            text = f"image {container.image} cannot be pulled: {cause}"
+            field = "page.image" if container.name == PAGE_CONTAINER else "pod.image"
+            text = f"image {container.image} cannot be pulled: {cause.format(image=field)}"
             return Diagnosis("UserError", Reason.IMAGE_NOT_PULLABLE, text, ended=False)
     return None
 

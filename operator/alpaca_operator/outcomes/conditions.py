@@ -18,6 +18,9 @@ from alpaca_operator.outcomes.verdict import Verdict
 FIGURES = ("progress", "checkpoint", "traffic")
 """Fields of a status that change while nothing happens."""
 
+ASIDE = ("startTime", "operator")
+"""Fields that are told with what else there is to tell."""
+
 INPUTS_MISSING = frozenset({Reason.INPUT_NOT_FOUND, Reason.VOLUME_NOT_READY})
 """Reasons that make InputsReady False."""
 
@@ -95,7 +98,7 @@ def of_unread(model: type[ResourceStatus], obj: Object, exit: Exit, now: datetim
     return dump(before.model_copy(update={"conditions": [*found, *others], "observed_generation": generation}))
 
 
-ESSENTIAL = ("observedGeneration", "conditions", "restarts", "output", "startTime", "completionTime")
+ESSENTIAL = ("operator", "observedGeneration", "conditions", "restarts", "output", "startTime", "completionTime")
 """Fields that later looks go by."""
 
 
@@ -127,10 +130,10 @@ def inputs_ready(missing: MissingInput | None, verdict: Verdict, otherwise: Inpu
 def change(before: dict[str, Any], after: dict[str, Any], model: type[ResourceStatus]) -> Change:
     """What writing ``after`` in place of ``before`` would change; ``before`` may lack or carry defaults."""
     present = dump(read(model, before))
-    # That the first pod is there is told with what it does next: by itself it is not worth a write.
-    if _without(present, ("startTime",)) == _without(after, ("startTime",)):
+    # That the first pod is there is told with what it does next, and who works on it with anything: by itself neither is worth a write.
+    if _without(present, ASIDE) == _without(after, ASIDE):
         return Change.NOTHING
-    same = _without(present, FIGURES) == _without(after, FIGURES)
+    same = _without(present, (*FIGURES, "operator")) == _without(after, (*FIGURES, "operator"))
     return Change.PROGRESS if same else Change.TRANSITION
 
 

@@ -77,8 +77,14 @@ def failure_rules() -> list[Manifest]:
 
 
 def drift(wanted: Manifest, live: Manifest) -> Manifest | None:
-    """What a Job that exists should get: the one mutable field of the spec that it carries. As a merge patch, None for nothing."""
+    """What a Job that exists should get: the one mutable field of the spec that it carries, and while it waits the queue that it waits
+    in. As a merge patch, None for nothing."""
     deadline = wanted["spec"].get("activeDeadlineSeconds")
-    if live["spec"].get("activeDeadlineSeconds") == deadline:
-        return None
-    return {"spec": {"activeDeadlineSeconds": deadline}}
+    patch: Manifest = {}
+    if live["spec"].get("activeDeadlineSeconds") != deadline:
+        patch["spec"] = {"activeDeadlineSeconds": deadline}
+    if "metadata" in wanted and live["spec"].get("suspend"):  # Kueue refuses another queue to a Job that runs
+        asked, has = (names.for_kueue(one["metadata"].get("labels") or {}) for one in (wanted, live))
+        if changed := {name: asked[name] for name in asked if has.get(name) != asked[name]}:
+            patch["metadata"] = {"labels": changed}
+    return patch or None

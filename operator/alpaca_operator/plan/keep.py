@@ -15,6 +15,9 @@ from typing import Any
 from alpaca_operator.api.contract import ANNOTATION_APPLIED, ANNOTATION_REPLICAS
 from alpaca_operator.plan.base import Manifest
 
+DEPLOYMENT_REVISION = "deployment.kubernetes.io/revision"
+"""Counted up by the Deployment controller after each apply."""
+
 
 def with_digest(manifest: Manifest) -> Manifest:
     """The manifest with its own digest."""
@@ -50,6 +53,16 @@ def holds(planned: Any, live: Any) -> bool:
             return all(each["name"] in named and holds(each, named[each["name"]]) for each in planned)
         return len(planned) == len(live) and all(holds(*pair) for pair in zip(planned, live, strict=True))
     return bool(planned == live) or (_quantity(planned) is not None and _quantity(planned) == _quantity(live))
+
+
+def outcome(planned: Manifest, live: Manifest) -> tuple[str, str]:
+    """What was asked for, and what there is now but for the status: the same twice, there is nothing to apply."""
+    metadata = live["metadata"]
+    kept = {name: metadata.get(name) or {} for name in ("labels", "annotations", "ownerReferences")}
+    kept["annotations"] = {name: each for name, each in kept["annotations"].items() if name != DEPLOYMENT_REVISION}
+    return digest(planned), digest(
+        [kept, {name: each for name, each in live.items() if name not in ("metadata", "status")}]
+    )
 
 
 QUANTITY = re.compile(r"(?P<number>[0-9]+(\.[0-9]+)?)(?P<suffix>m|k|Ki|M|Mi|G|Gi|T|Ti|P|Pi|E|Ei)?")

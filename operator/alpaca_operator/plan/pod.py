@@ -25,7 +25,7 @@ from alpaca_operator.api.status import Reason
 from alpaca_operator.exits import Exit, Refused
 from alpaca_operator.plan import names
 from alpaca_operator.plan.base import Manifest
-from alpaca_operator.plan.volumes import claim_of, mounts, volumes
+from alpaca_operator.plan.volumes import PVC, mounts, path_of, place_of, sources_of, volumes
 from alpaca_operator.settings import Settings
 
 USER = 65532
@@ -46,6 +46,10 @@ def unmountable(resource: Resource) -> Exit | None:
             if not isinstance(volume.get(key), str):
                 problem = f"pod.volumes[{number}] has no {key}: a volume needs name and mountPath besides its source"
                 return invalid(problem, resource)
+        if len(found := sources_of(volume)) != 1:
+            has = f"has {len(found)} sources ({', '.join(found)})" if found else "has no source"
+            problem = f"pod.volumes[{number}] ({volume['name']}) {has}: name one, such as persistentVolumeClaim: {{claimName: …}}"
+            return invalid(problem, resource)
     return None
 
 
@@ -61,25 +65,26 @@ def _without_image(resource: Job, settings: Settings) -> Exit | None:
 
 
 def _lost_with_the_pod(resource: Job) -> Exit | None:
-    """An output that nobody would find after the pod."""
+    """An output that nobody would find after the pod: what it is written to has to outlive it."""
     uri = resource.spec.output.uri
-    if (claim := claim_of(uri)) is not None:
-        inside = uri.removeprefix("pvc://").removeprefix(claim).strip("/")
-        return (
-            None
-            if claim and inside
-            else invalid(f"output.uri {uri} names no folder within a claim: write pvc://<claim>/<folder>", resource)
-        )
-    if "://" in uri and not uri.startswith("file://"):
+    path = path_of(uri)
+    if path is None:
         return None
-    path = uri.removeprefix("file://")
-    if any(path.startswith(volume["mountPath"].rstrip("/") + "/") for volume in resource.spec.pod.volumes):
+    place, remedy = place_of(path, resource), "write pvc://<claim>/<folder> or s3://<bucket>/<key>"
+    if place is not None and place.outlives_the_pod and place.below and not place.read_only:
         return None
-    return invalid(
-        f"output.uri {uri} lies within the pod and would be lost with it: write pvc://<claim>/<folder> or s3://<bucket>/<key>, or mount a "
-        "volume there (pod.volumes)",
-        resource,
-    )
+    if place is None or not place.outlives_the_pod:
+        theirs = place is not None and any(volume["name"] == place.volume for volume in resource.spec.pod.volumes)
+        where = f"on volume {place.volume} ({place.source})" if place and theirs else "within the pod"
+        volume = "a volume that outlives it there" if theirs else "a volume there"
+        problem = f"lies {where} and would be lost with it: {remedy}, or mount {volume} (pod.volumes)"
+    elif not place.below:
+        problem = "names no folder within a claim: write pvc://<claim>/<folder>"
+        if not uri.startswith(PVC):
+            problem = f"is where volume {place.volume} is mounted: name a folder below it, so that it can be replaced as a whole"
+    else:
+        problem = f"lies on volume {place.volume}, which is mounted read-only: {remedy}, or remove its readOnly"
+    return invalid(f"output.uri {uri} {problem}", resource)
 
 
 def invalid(message: str, resource: Resource) -> Exit:

@@ -37,8 +37,9 @@ def service(chat: ChatDeployment, *, engine: bool) -> Manifest:
             "type": chat.spec.service.type,
             "selector": selector(chat),
             "ports": ports,
-            # The page keeps a user's stream in the pod that began it.
-            "sessionAffinity": "ClientIP" if chat.spec.replicas > 1 else "None",
+            # The page keeps a user's stream in the pod that began it. Also with one replica: an autoscaler and a roll-out make several
+            # pods of it, and nobody asks the spec.
+            "sessionAffinity": "ClientIP",
         },
     }
 

@@ -135,7 +135,7 @@ def linked(role: str) -> Image:
 
 def published(role: str) -> str:
     """The name that manifests/ gives the image: what a user applies runs on the bed as it is."""
-    return f"docker.io/literary-alpaca/{role}:{project()['project']['version']}"
+    return f"registry.invalid/literary-alpaca/{role}:{project()['project']['version']}"
 
 
 MAKERS: Mapping[str, Callable[[], Image]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -427,6 +428,17 @@ class TestWhereItIsReached:
     def test_by_a_port_of_every_node(self):
         service = {**SERVICE, "spec": {**SERVICE["spec"], "type": "NodePort"}}
         assert self.url(service) == ("http://10.0.0.7:30786", "http://10.0.0.7:30800/v1")
+
+    def test_not_by_a_node_that_the_pod_has_left(self):
+        service = {**SERVICE, "spec": {**SERVICE["spec"], "type": "NodePort"}}
+        left = [gone(pod("poet-chat-1")), pod("poet-chat-2", phase="Failed"), pod("poet-chat-3", answers=False)]
+        for node, one in enumerate(left):
+            one["status"]["hostIP"] = f"10.0.0.{node}"
+        pods = tuple(map(Pod, [*left, pod()]))
+        cluster = Observed(now=START, child=deployment(), pods=pods, other_children=(service,))
+        assert status.compute(chat(), cluster, None)["url"] == "http://10.0.0.7:30786"
+        cluster = replace(cluster, pods=pods[:2])
+        assert status.compute(chat(), cluster, None)["url"] == "http://poet-chat.poetry.svc:7860"
 
     def test_by_a_load_balancer(self):
         service = {**SERVICE, "status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}]}}}

@@ -11,6 +11,7 @@ from alpaca_operator.cluster.kube import APIResource
 from alpaca_operator.cluster.queue import Queue
 from alpaca_operator.cluster.resync import Resync
 from alpaca_operator.cluster.store import Key, Store
+from alpaca_operator.errors import Rewound
 from alpaca_operator.settings import Settings
 from tests.operator import build
 
@@ -171,3 +172,13 @@ async def test_namespaces_that_are_not_served_are_not_read(namespaces: tuple[str
     found = resync(cluster, namespaces=namespaces)
     await found.list_all()
     assert {key.name for key in found.store.resources()} == ({"poet"} if namespaces else {"poet", "other"})
+
+
+async def test_an_api_server_of_an_older_state_ends_the_process() -> None:
+    """An older state never replaces a newer one: after a restore nothing that happens would be seen."""
+    found = resync(Cluster(build.job()))
+    await found.list_all()
+    found.kube.version = "7"  # type: ignore[attr-defined]
+    await found.check_all()
+    with pytest.raises(Rewound, match=r"at revision 7 of sftjobs.*restored from an older state"):
+        await found.check_all()

@@ -149,3 +149,13 @@ def test_a_pod_that_waits(stuck, known, message):
     assert (found.failure_class, found.reason) == known
     assert not found.ended
     assert not found.retried
+
+
+def test_an_image_of_the_page_names_the_field_of_the_page():
+    raw = waiting("ErrImagePull", FIRST.format(IMAGE, f"{IMAGE}: not found"), image=IMAGE)
+    raw["status"]["containerStatuses"][0]["name"] = "ui"
+    found = diagnose(Pod(raw), START)
+    assert found is not None
+    assert found.message.startswith(
+        f"image {IMAGE} cannot be pulled: the registry has no such image: correct page.image"
+    )

@@ -263,7 +263,7 @@ def test_the_sealed_tokenizer_gives_the_same_ids(template: Template, drawn) -> N
     messages = conversation_of(drawn)
     encoded = template.encode(messages)
     text, spans = template._control.seal(*template._render(messages))
-    if not any(template._control.are_spelled_in(message["content"]) for message in messages):
+    if not any(template._control.spelled.are_in(message["content"]) for message in messages):
         assert (
             template._control.sealed_tokenizer.encode(text, add_special_tokens=False).ids
             == template._plain.encode(template.render(messages), add_special_tokens=False).ids

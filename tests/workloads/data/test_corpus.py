@@ -169,6 +169,25 @@ def test_half_a_character_in_json_is_left_out(tmp_path: Path) -> None:
     assert tally.lines()[1] == f"1 undecodable characters left out (first: {tmp_path / 'a.jsonl'}, row 1)"
 
 
+def test_the_line_by_which_excel_names_the_separator(tmp_path: Path) -> None:
+    assert read(written(tmp_path / "a.csv", 'sep=;\r\nid;text\r\n1;"一,二"\r\n'))[0] == "一,二"
+
+
+def test_nan_of_pandas_is_no_text(tmp_path: Path) -> None:
+    content, tally = read(written(tmp_path / "a.jsonl", '{"text": NaN}\n{"text": "一"}\n'))
+    assert content == "一"
+    assert tally.lines()[1] == f"1 rows without text passed over (first: {tmp_path / 'a.jsonl'}, row 1)"
+
+
+def test_one_nul_in_a_novel_is_a_character(tmp_path: Path) -> None:
+    for encoding in ("utf-8", "gbk"):
+        content, tally = read(
+            written(tmp_path / f"{encoding}.txt", (NOVEL[:300] + "\0" + NOVEL[300:]).encode(encoding))
+        )
+        assert content.replace("\0", "") == NOVEL.removesuffix("\n")
+        assert sum(tally.encodings.values()) == 1
+
+
 @pytest.mark.parametrize("ending", [".jsonl", ".csv", ".parquet"])
 def test_rows_without_text_are_passed_over(tmp_path: Path, ending: str) -> None:
     path = tmp_path / f"a{ending}"
@@ -191,6 +210,14 @@ def half_a_parquet(path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
+        pytest.param(
+            "a.jsonl", '{"text": "一", "text": "二"}\n',
+            ", row 1: not JSON (the name 'text' stands twice in one object, and only one of its values could be read): '{\"text\": \"一\", "
+            "\"text\": \"二\"}'", id="a name that stands twice",
+        ),
+        pytest.param(
+            "a.csv", "text,text\n一,二\n", ", row 1: the column 'text' stands twice: rename or remove one of them", id="a column that stands twice",
+        ),
         pytest.param(
             "a.jsonl", '{"text": "一"}\n{"text": \n',
             ", row 2: not JSON (Expecting value: line 1 column 10 (char 9)): '{\"text\": '", id="a broken row",

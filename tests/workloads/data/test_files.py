@@ -23,6 +23,9 @@ SPLITS = pytest.mark.parametrize(("part", "names", "read_names"), [
     pytest.param("train", ["test.jsonl"], ["test"], id="the test set alone"),
     pytest.param("validation", ["train.jsonl", "dev.jsonl", "test.jsonl"], ["dev"], id="validation before test"),
     pytest.param("validation", ["train.jsonl", "test.jsonl"], ["test"], id="test for validation"),
+    pytest.param("train", ["poems.jsonl", "test.jsonl"], ["poems"], id="what says nothing, beside a test set"),
+    pytest.param("validation", ["poems.jsonl", "test.jsonl"], ["test"], id="what says nothing is no validation beside a test set"),
+    pytest.param("validation", ["a.jsonl", "b.jsonl"], ["a", "b"], id="all for validation, where none says what it is"),
 ])  # fmt: skip
 
 
@@ -56,6 +59,24 @@ def test_a_corpus_is_read_from_the_same_files_and_says_so(
     assert tally.problem_lines() == expected
 
 
+@pytest.mark.parametrize(("part", "names", "splits"), [
+    pytest.param("train", ["test.jsonl", "validation.jsonl"], "test, validation", id="a test set and a validation set are not trained on"),
+    pytest.param("validation", ["train.jsonl"], "train", id="what is trained on is not measured with"),
+    pytest.param("validation", ["poems.jsonl", "train.jsonl"], "train", id="nor what lies beside it"),
+])  # fmt: skip
+def test_a_folder_of_which_no_file_is_for_the_purpose_is_refused(
+    tmp_path: Path, part: str, names: list[str], splits: str
+) -> None:
+    for name in names:
+        write(tmp_path / name, json.dumps({"text": name}))
+    with pytest.raises(DataError) as refusal:
+        corpus.files_of([(CorpusSource(uri="x"), tmp_path)], Tally(), part)
+    assert str(refusal.value) == (
+        f"{tmp_path}: its files are of the splits {splits}, and none of them is for {part}: name the file in uri, such as "
+        f"{tmp_path / names[0]}"
+    )
+
+
 def write(path: Path, content: str) -> Path:
     path.write_text(content, encoding="utf-8")
     return path
@@ -67,15 +88,25 @@ def write(path: Path, content: str) -> Path:
     pytest.param("train", ["all"], "all", id="the only one there is"),
     pytest.param("validation", ["train", "dev", "test"], "dev", id="validation before test"),
     pytest.param("validation", ["train", "test"], "test", id="test for validation"),
+    pytest.param("train", ["extra", "train"], "train", id="its own beside one that is none of the usual"),
+    pytest.param("validation", ["all"], "all", id="the only one, which says nothing"),
 ])  # fmt: skip
 def test_of_a_saved_data_set_one_split_is_read(part: str, names: list[str], chosen: str) -> None:
     assert saved_split(Path("rows"), names, part) == chosen
 
 
-def test_saved_splits_of_which_none_says_what_it_is_for_are_not_guessed_at() -> None:
+@pytest.mark.parametrize(("part", "names"), [
+    pytest.param("train", ["a", "b"], id="names that say nothing"),
+    pytest.param("train", ["validation", "test"], id="only others, for training"),
+    pytest.param("train", ["extra", "test"], id="a test set beside one that says nothing"),
+    pytest.param("validation", ["train"], id="only what is trained on, for validation"),
+])  # fmt: skip
+def test_saved_splits_of_which_none_is_for_the_purpose_are_not_guessed_at(part: str, names: list[str]) -> None:
     with pytest.raises(DataError) as refusal:
-        saved_split(Path("rows"), ["a", "b"], "train")
-    assert str(refusal.value) == "rows: saved with the splits a, b: name one of them in uri, such as rows/a"
+        saved_split(Path("rows"), names, part)
+    assert str(refusal.value) == (
+        f"rows: saved with the splits {', '.join(names)}: name one of them in uri, such as rows/{names[0]}"
+    )
 
 
 def test_damage_in_a_json_file_is_told_with_its_place(tmp_path: Path) -> None:

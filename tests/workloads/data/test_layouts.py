@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alpaca_operator.api.sft import DataSource
+from workloads.data.bad_rows import BadRows
 from workloads.data.layouts import LAYOUTS, Reading, join_segments, parse_human_assistant, read
 from workloads.errors import DataError, SpecError
 
@@ -184,6 +185,32 @@ ROWS = {
     "Math23K with an answer": (
         {"original_text": "2加3是多少？", "segmented_text": "2 加 3 是 多少 ？", "equation": "x=2+3", "ans": "5"}, turns("2加3是多少？", "x=2+3\n答案：5"),
     ),
+    "an answer that is a JSON list is text": (
+        {"instruction": "q", "output": '["北京", "上海"]'}, turns("q", '["北京", "上海"]'),
+    ),
+    "an answer that is JSON turns is text": (
+        {"instruction": "q", "output": '[{"role": "user", "content": "x"}]'}, turns("q", '[{"role": "user", "content": "x"}]'),
+    ),
+    "NaN is nothing": ({"instruction": "q", "input": float("nan"), "output": "a", "history": float("nan")}, turns("q", "a")),
+    "an answer of NaN is none": ({"instruction": "q", "output": float("nan")}, turns("q", "")),
+    "a turn of NaN is none": (
+        {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": float("nan")}]}, turns("q", ""),
+    ),
+    "train: false on an answer": (
+        {"messages": [*turns("q"), {"role": "assistant", "content": "a", "train": False}, *turns("r", "b")]},
+        (*turns("q"), {"role": "assistant", "content": "a", "weight": "0"}, *turns("r", "b")),
+    ),
+    "loss of ms-swift, and a question that is not trained": (
+        {"messages": [{"role": "user", "content": "q", "loss": False}, {"role": "assistant", "content": "a", "loss": 0.0}, *turns("r", "b")]},
+        (*turns("q"), {"role": "assistant", "content": "a", "weight": "0"}, *turns("r", "b")),
+    ),
+    "an answer that may be trained": (
+        {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a", "train": 1, "weight": 1.0}]}, turns("q", "a"),
+    ),
+    "a row that is not trained": (
+        {"instruction": "q", "output": "a", "train": False}, (*turns("q"), {"role": "assistant", "content": "a", "weight": "0"}),
+    ),
+    "a column of words about training": ({"instruction": "q", "output": "a", "train": "part A", "label": "poetry"}, turns("q", "a")),
     "Math23K with segments alone": ({"segmented_text": "小明 有 3 个", "equation": "x=3", "ans": 3}, turns("小明有 3 个", "x=3\n答案：3")),
 }  # fmt: skip
 
@@ -191,6 +218,111 @@ ROWS = {
 @pytest.mark.parametrize(("record", "messages"), [pytest.param(*case, id=name) for name, case in ROWS.items()])
 def test_rows(tmp_path: Path, record: Any, messages) -> None:
     assert conversations(write(tmp_path / "rows.jsonl", lines(record))) == [messages]
+
+
+CALL = {"type": "function", "function": {"name": "weather", "arguments": {"city": "北京"}}}
+TOOLS = ({"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}},)
+REASONING_AND_TOOLS = {
+    "what was thought": (
+        {"messages": [*turns("q"), {"role": "assistant", "content": "a", "reasoning_content": "hm"}]},
+        (*turns("q"), {"role": "assistant", "content": "a", "reasoning_content": "hm"}), (),
+    ),
+    "what was thought, in a column of its own": (
+        {"question": "q", "reasoning": "hm", "answer": "a"},
+        (*turns("q"), {"role": "assistant", "content": "a", "reasoning_content": "hm"}), (),
+    ),
+    "OpenAI's calls": (
+        {
+            "messages": [
+                *turns("q"),
+                {"role": "assistant", "content": None, "tool_calls": [{"id": "1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "北京"}'}}]},
+                {"role": "tool", "tool_call_id": "1", "content": "20"},
+                {"role": "assistant", "content": "a"},
+            ],
+            "tools": list(TOOLS),
+        },
+        (
+            *turns("q"), {"role": "assistant", "content": "", "tool_calls": [{"id": "1", **CALL}]},
+            {"role": "tool", "content": "20", "tool_call_id": "1"}, {"role": "assistant", "content": "a"},
+        ), TOOLS,
+    ),
+    "ShareGPT's calls": (
+        {
+            "conversations": [
+                {"from": "human", "value": "q"},
+                {"from": "function_call", "value": '{"name": "weather", "arguments": {"city": "北京"}}'},
+                {"from": "observation", "value": "20"},
+                {"from": "gpt", "value": "a"},
+            ],
+            "tools": json.dumps([TOOLS[0]["function"]]),
+        },
+        (
+            *turns("q"), {"role": "assistant", "content": "", "tool_calls": [CALL]}, {"role": "tool", "content": "20"},
+            {"role": "assistant", "content": "a"},
+        ), TOOLS,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("make", ["rows.jsonl", "rows.parquet"])
+@pytest.mark.parametrize(
+    ("record", "messages", "tools"), [pytest.param(*case, id=name) for name, case in REASONING_AND_TOOLS.items()]
+)
+def test_reasoning_and_tools_are_read(tmp_path: Path, record: Any, messages, tools, make: str) -> None:
+    path = tmp_path / make
+    path = parquet(path, [record]) if make.endswith("parquet") else write(path, lines(record))
+    [row] = read([(DataSource(uri="x"), path)], Reading())
+    assert (row.messages, row.tools) == (messages, tools)
+
+
+def test_nan_of_pandas_in_parquet_is_nothing(tmp_path: Path) -> None:
+    rows = [
+        {"instruction": "q", "input": float("nan"), "output": "a"},
+        {"instruction": "r", "input": None, "output": "b"},
+    ]
+    assert conversations(parquet(tmp_path / "rows.parquet", rows)) == [turns("q", "a"), turns("r", "b")]
+
+
+def test_arguments_in_parquet_have_no_names_of_other_rows(tmp_path: Path) -> None:
+    def row(arguments: dict[str, str]) -> dict[str, Any]:
+        call = {"type": "function", "function": {"name": "weather", "arguments": arguments}}
+        return {"messages": [*turns("q"), {"role": "assistant", "content": "", "tool_calls": [call]}]}
+
+    found = conversations(parquet(tmp_path / "rows.parquet", [row({"city": "x"}), row({"day": "y"})]))
+    assert [messages[1]["tool_calls"][0]["function"]["arguments"] for messages in found] == [
+        {"city": "x"},
+        {"day": "y"},
+    ]
+
+
+@pytest.mark.parametrize(("cells", "messages"), [
+    pytest.param("你好,,你好！,[]", turns("你好", "你好！"), id="an empty list"),
+    pytest.param("你好,,你好！,", turns("你好", "你好！"), id="nothing"),
+    pytest.param('再见,,再见！,"[[""你好"", ""你好！""]]"', turns("你好", "你好！", "再见", "再见！"), id="a pair"),
+])  # fmt: skip
+def test_history_in_a_csv(tmp_path: Path, cells: str, messages) -> None:
+    assert conversations(write(tmp_path / "rows.csv", f"instruction,input,output,history\n{cells}\n")) == [messages]
+
+
+@pytest.mark.parametrize("first", ["sep=;\r\n", '"sep=;"\n', "\ufeffsep=;\r\n"])
+def test_the_line_by_which_excel_names_the_separator(tmp_path: Path, first: str) -> None:
+    path = write(tmp_path / "rows.csv", first + "instruction;output\r\n谁，还是,谁？;他的老朋友。\r\n")
+    [row] = read([(DataSource(uri="x"), path)], Reading())
+    assert (row.messages, row.number) == (turns("谁，还是,谁？", "他的老朋友。"), 3)
+
+
+def test_a_column_without_a_name_is_none_while_it_is_empty(tmp_path: Path) -> None:
+    assert conversations(write(tmp_path / "rows.csv", "instruction,output,,\nq,a,,\n")) == [turns("q", "a")]
+
+
+def test_columns_that_are_not_read_are_told(tmp_path: Path) -> None:
+    reading = Reading()
+    conversations(
+        write(tmp_path / "rows.jsonl", lines({"id": 1, "instruction": "q", "output": "a", "mood": "sad"})), reading
+    )
+    assert reading.files == [
+        f"{tmp_path / 'rows.jsonl'}: Alpaca (by columns instruction, output), utf-8; not read: mood"
+    ]
 
 
 def test_an_empty_first_row_does_not_hide_the_layout(tmp_path: Path) -> None:
@@ -306,13 +438,103 @@ DAMAGE = {
         "rows.jsonl, line 2: not usable JSON (Exceeds the limit (4300 digits) for integer string conversion: value has 5000 digits; use "
         "sys.set_int_max_str_digits() to increase the limit): mend or remove this line",
     ),
+    "rows after the array": (
+        "rows.json", lines([{"instruction": "q", "output": "a"}]) * 2,
+        "rows.json, row 2: the array ends before line 2, which goes on with '[{\"instruction\": \"q\"': where two files were joined, keep them "
+        "as two files of a folder, or write one array",
+    ),
+    "text after the array": (
+        "rows.json", lines([{"instruction": "q", "output": "a"}]) + ", x",
+        "rows.json, row 2: the array ends before line 2, which goes on with ', x': where two files were joined, keep them as two files of a "
+        "folder, or write one array",
+    ),
+    "rows in two places": (
+        "rows.json", json.dumps({"data": TWO, "rows": TWO}),
+        "rows.json: rows could be its data or its rows: keep one of them in the file",
+    ),
+    "a name that stands twice": (
+        "rows.jsonl", '{"instruction": "q", "output": "a", "output": "b"}\n{"instruction": "q", "output": "a"}\n',
+        "rows.jsonl, line 1: not usable JSON (the name 'output' stands twice in one object, and only one of its values could be read): mend or "
+        "remove this line",
+    ),
+    "a name that stands twice in an array": (
+        "rows.json", '[{"instruction": "q", "output": "a", "output": "b"}]',
+        "rows.json, row 1: not usable JSON (the name 'output' stands twice in one object, and only one of its values could be read): mend or "
+        "remove this row",
+    ),
+    "a column that stands twice": (
+        "rows.csv", "instruction,output, output\nq,a,b\n", "rows.csv, line 1: the column 'output' stands twice: rename or remove one of them",
+    ),
+    "a number that is none": (
+        "rows.jsonl", '{"instruction": "q", "output": Infinity}\n{"instruction": "q", "output": "a"}\n',
+        "rows.jsonl, line 1: not usable JSON (Infinity is no JSON): mend or remove this line",
+    ),
+    "a number beyond all": (
+        "rows.jsonl", '{"instruction": "q", "output": 1e999}\n', "rows.jsonl, line 1: output 1 is infinite, not text: mend or remove this line",
+    ),
+    "a value without a column": (
+        "rows.csv", "instruction,output,\nq,a,b\n",
+        "rows.csv, line 2: a value in a column that has no name: name it in the header, or remove the value",
+    ),
+    "KTO": (
+        "rows.jsonl", lines({"prompt": "q", "completion": "a", "label": False}),
+        "rows.jsonl, line 1: its column label is false: such rows, as KTO has them, mark bad answers, which fine-tuning would train as good "
+        "ones: keep the rows of good answers, without the column label: mend or remove this line",
+    ),
+    "KTO in a CSV": (
+        "rows.csv", "prompt,completion,label\nq,a,True\n",
+        "rows.csv, line 2: its column label is true: such rows, as KTO has them, mark bad answers, which fine-tuning would train as good ones: "
+        "keep the rows of good answers, without the column label: mend or remove this line",
+    ),
+    "DPO beside a conversation": (
+        "rows.jsonl", lines({"messages": turns("q", "a"), "rejected_response": "b"}),
+        "rows.jsonl, line 1: its column rejected_response is one of preferences (DPO), where every row has a bad answer beside the good one: "
+        "keep the questions with their good answers alone: mend or remove this line",
+    ),
+    "a mask that says too little": (
+        "rows.jsonl", lines({"messages": [*turns("q"), {"role": "assistant", "content": "a", "mask": 1}]}),
+        "rows.jsonl, line 1: message 2 has mask: 1, which is not known: say train: true or train: false there, or remove it: mend or remove this "
+        "line",
+    ),
+    "half a weight": (
+        "rows.jsonl", lines({"instruction": "q", "output": "a", "weight": 0.5}),
+        "rows.jsonl, line 1: the row has weight: 0.5, which is not known: say train: true or train: false there, or remove it: mend or remove "
+        "this line",
+    ),
+    "a question to be trained": (
+        "rows.jsonl", lines({"messages": [{"role": "user", "content": "q", "train": True}, *turns("q", "a")[1:]]}),
+        "rows.jsonl, line 1: message 1 is from 'user' and asks to be trained: only answers are: mend or remove this line",
+    ),
+    "words about training that disagree": (
+        "rows.jsonl", lines({"messages": [*turns("q"), {"role": "assistant", "content": "a", "loss": True, "weight": 0}]}),
+        "rows.jsonl, line 1: message 2 says of its training loss: True, weight: False: mend or remove this line",
+    ),
+    "two pairs of columns": (
+        "rows.jsonl", lines({"question": "q", "answer": "a", "response": "b"}),
+        "rows.jsonl: several of its columns can be question and answer: set columns to {instruction: question, output: answer} or {instruction: "
+        "question, output: response}",
+    ),
+    "history that is no JSON": (
+        "rows.csv", "instruction,output,history\nq,a,\"[['x', 'y']]\"\n",
+        "rows.csv, line 2: history is text, and not JSON: mend or remove this line",
+    ),
+    "a call that is no JSON": (
+        "rows.jsonl", lines({"conversations": [{"from": "human", "value": "q"}, {"from": "function_call", "value": "weather()"}]}),
+        "rows.jsonl, line 1: message 2 is a call of a tool, and not JSON: mend or remove this line",
+    ),
+    "OpenAI's old calls": (
+        "rows.jsonl", lines({"messages": [*turns("q"), {"role": "assistant", "content": "", "function_call": {"name": "f"}}]}),
+        "rows.jsonl, line 1: message 2 has function_call, which is not read: write it as content or tool_calls, or remove it: mend or remove "
+        "this line",
+    ),
     "a message without content": (
         "rows.jsonl", lines(TWO[0], {"messages": [{"role": "user"}]}),
         "rows.jsonl, line 2: message 1 has no role and content: mend or remove this line",
     ),
     "a role that is not known": (
-        "rows.jsonl", lines({"messages": [{"role": "tool", "content": "x"}]}),
-        "rows.jsonl, line 1: message 1 is from 'tool'; known are user, assistant, system, developer, human: mend or remove this line",
+        "rows.jsonl", lines({"messages": [{"role": "narrator", "content": "x"}]}),
+        "rows.jsonl, line 1: message 1 is from 'narrator'; known are user, assistant, system, developer, human, tool, function, observation, "
+        "ipython, tool_response, tool_results, function_call, tool_call: mend or remove this line",
     ),
     "messages that are no list": (
         "rows.jsonl", lines(TWO[0], {"messages": 5}), "rows.jsonl, line 2: the conversation is int, not a list: mend or remove this line",
@@ -382,6 +604,46 @@ def test_damage_is_told_with_file_place_reason_and_remedy(
     tmp_path: Path, name: str, content: str | bytes, message: str
 ) -> None:
     assert refused(write(tmp_path / name, content)) == message
+
+
+def test_a_column_of_parquet_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    import pyarrow
+    from pyarrow import parquet as pq
+
+    table = pyarrow.table([["q"], ["a"], ["b"]], names=["instruction", "output", "output"])
+    pq.write_table(table, tmp_path / "rows.parquet")
+    assert refused(tmp_path / "rows.parquet") == (
+        "rows.parquet, row 1: the column 'output' stands twice: rename or remove one of them"
+    )
+
+
+def test_an_object_that_holds_splits_gives_the_one_asked_for(tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.json", json.dumps({"train": TWO[:1], "test": TWO[1:]}))
+    assert conversations(path) == [turns(Q, A)]
+    found = read([(DataSource(uri="x"), path)], Reading(), "validation")
+    assert [row.messages for row in found] == [turns("q", "a", "r", "b")]
+
+
+def test_bad_rows_are_passed_over_and_counted(tmp_path: Path) -> None:
+    bad = lines({"messages": [{"role": "x", "content": "q"}]}, {"messages": [{"role": "y", "content": "q"}]}) + "{\n"
+    path = write(tmp_path / "rows.jsonl", lines(TWO[0]) + bad + lines(TWO[0]))
+    reading = Reading(bad=BadRows(limit=3))
+    assert conversations(path, reading) == [turns(Q, A), turns(Q, A)]
+    assert sorted(reading.bad.counted.values()) == [1, 2]
+    assert (
+        reading.bad.lines()[0]
+        .replace(f"{tmp_path}/", "")
+        .startswith("bad rows passed over: 2 (first: rows.jsonl, line 2: message 1 is from 'x'; known are ")
+    )
+    with pytest.raises(DataError) as refusal:
+        conversations(path, Reading(bad=BadRows(limit=2)))
+    assert str(refusal.value).startswith(f"{path}, line 4: not JSON (")
+    assert str(refusal.value).endswith(" (row 3 that cannot be used, and maxBadRows is 2)")
+
+
+def test_a_line_of_a_csv_with_too_many_values_is_passed_over(tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.csv", "instruction,output\nq,a\nwell, hello,a\nr,b\n")
+    assert conversations(path, Reading(bad=BadRows(limit=1))) == [turns("q", "a"), turns("r", "b")]
 
 
 def test_a_mapped_column_must_exist(tmp_path: Path) -> None:

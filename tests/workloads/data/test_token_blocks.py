@@ -14,10 +14,10 @@ import tokenizers
 
 from alpaca_operator.api.pretrain import PretrainSpec
 from tests.workloads import library, literature
-from workloads.data import token_blocks, tokenize
+from workloads.data import document_split, token_blocks, tokenize
 from workloads.data.token_blocks import Blocks, Prepared, Stream
 from workloads.data.tokenize import TokenizerSpec
-from workloads.errors import DataError
+from workloads.errors import DataError, SpecError
 from workloads.storage.sources import Input, Inputs
 
 
@@ -40,13 +40,18 @@ class Desk:
         self.said: list[str] = []
 
     def prepare(self, train: Path, validation: Path | None = None, block: int = 64, **dataset: Any) -> Prepared:
-        steps = dataset.pop("maxSteps", None)
+        training = {
+            "blockSize": block,
+            "maxSteps": dataset.pop("maxSteps", None),
+            "seed": dataset.pop("seed", 42),
+            "earlyStoppingPatience": dataset.pop("patience", None),
+        }
         sources = {"train": train} | ({"validation": validation} if validation else {})
         spec = PretrainSpec.model_validate(
             {
                 "model": {"uri": "base"},
                 "dataset": {**{part: [{"uri": str(path)}] for part, path in sources.items()}, **dataset},
-                "training": {"blockSize": block, "maxSteps": steps, "gradientAccumulation": 2, "batchSizePerDevice": 2},
+                "training": {"gradientAccumulation": 2, "batchSizePerDevice": 2, **training},
                 "output": {"uri": "out"},
             }
         )
@@ -93,25 +98,116 @@ def test_a_last_block_of_one_token_has_nothing_to_predict() -> None:
     assert token_blocks.blocks_in(130, 64) == 3
 
 
-def test_a_twentieth_of_the_blocks_is_set_aside_by_the_seed() -> None:
-    train, aside = token_blocks.split(200, 0.05, seed=42)
-    assert len(aside) == 10
-    assert sorted([*train, *aside]) == list(range(200))
-    assert (token_blocks.split(200, 0.05, seed=42)[1] == aside).all()
-    assert (token_blocks.split(200, 0.05, seed=43)[1] != aside).any()
+def rows(folder: Path, *texts: str) -> Path:
+    """A corpus of these documents."""
+    file = folder / f"{len(list(folder.iterdir()))}.jsonl"
+    file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
+    return file
 
 
-@pytest.mark.parametrize(("amount", "share", "aside"), [(1, 0.05, 0), (2, 0.01, 1), (2, 0.9, 1), (10, 0.0, 0)])
-def test_one_block_at_least_is_trained_and_one_set_aside(amount: int, share: float, aside: int) -> None:
-    assert [len(part) for part in token_blocks.split(amount, share, seed=0)] == [amount - aside, aside]
+def texts_of(found: Any, llama: Any) -> list[str]:
+    """The documents that blocks or a stream hold, end to end; of a stream, in one pass over them."""
+    whole = [token for block in found for token in block["input_ids"].tolist()]
+    texts, held = [], []
+    for token in whole:
+        held.append(token)
+        if token == 2:
+            texts.append(llama.decode(held, skip_special_tokens=True))
+            held = []
+    assert not held, "the last document is whole"
+    return texts
 
 
-def test_a_single_block_leaves_nothing_for_validation_and_says_so(desk: Desk, tmp_path: Path) -> None:
+@pytest.mark.parametrize("seed", [1, 2])
+def test_no_document_is_both_trained_on_and_validated_with(desk: Desk, tmp_path: Path, llama: Any, seed: int) -> None:
+    poems = literature.chinese(60, 7)
+    found = desk.prepare(rows(tmp_path, *poems), block=32, validationSplit=0.1, seed=seed)
+    trained, aside = texts_of(found.train, llama), texts_of(found.validation, llama)
+    assert sorted([*trained, *aside]) == sorted(poems)
+    assert not {*trained} & {*aside}
+    assert 2 <= len(aside) < 12
+
+
+def test_the_seed_decides_which_documents_are_set_aside_and_their_order_does_not(
+    desk: Desk, tmp_path: Path, llama: Any
+) -> None:
+    poems = literature.chinese(60, 7)
+    first, again, other = (
+        {*texts_of(desk.prepare(rows(tmp_path, *texts), validationSplit=0.2, seed=seed).validation, llama)}
+        for texts, seed in [(poems, 1), (poems[::-1], 1), (poems, 2)]
+    )
+    assert first == again
+    assert first != other
+
+
+def test_equal_documents_stand_on_one_side(desk: Desk, tmp_path: Path, llama: Any) -> None:
+    poems = literature.chinese(12, 7)
+    found = desk.prepare(rows(tmp_path, *poems, *poems, *poems), validationSplit=0.25)
+    trained, aside = texts_of(found.train, llama), texts_of(found.validation, llama)
+    assert not {*trained} & {*aside}
+    assert sorted([*trained, *aside]) == sorted(poems * 3)
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_what_stands_in_validation_text_of_its_own_is_not_trained_on(
+    desk: Desk, tmp_path: Path, llama: Any, streamed: bool
+) -> None:
+    poems = literature.chinese(12, 7)
+    dataset = {"streaming": True, "maxSteps": 1} if streamed else {}
+    found = desk.prepare(rows(tmp_path, *poems), rows(tmp_path, *poems[3:5], "别的"), block=4096, **dataset)
+    assert texts_of(islice(found.train, 1), llama) == poems[:3] + poems[5:]
+    assert texts_of(found.validation, llama) == [*poems[3:5], "别的"]
+    if not streamed:
+        assert "data: 2 of 12 documents stand in dataset.validation too, and are not trained on" in desk.said
+
+
+def test_text_that_is_all_in_validation_is_refused(desk: Desk, tmp_path: Path) -> None:
+    text = rows(tmp_path, "一", "二")
+    with pytest.raises(DataError, match=r"^dataset.train: every document stands in dataset.validation too"):
+        desk.prepare(text, text)
+
+
+@pytest.mark.parametrize(("lengths", "share", "aside"), [
+    pytest.param([10], 0.5, [], id="a single document is trained on"),
+    pytest.param([30, 10], 0.05, [1], id="of two, the smaller is set aside, however small the share"),
+    pytest.param([30, 10], 0.9, [0], id="one at least is trained on"),
+    pytest.param([10, 500, 10], 0.05, [0, 2], id="no more is taken than was asked for"),
+    pytest.param([10, 20, 30], 0, [], id="none is set aside for a share of 0"),
+])  # fmt: skip
+def test_whole_documents_are_set_aside_up_to_the_share(lengths: list[int], share: float, aside: list[int]) -> None:
+    documents = np.array([(end, number) for number, end in enumerate(np.cumsum(lengths))], dtype=document_split.RECORD)
+    assert np.flatnonzero(document_split.set_aside(documents, share, seed=0)).tolist() == aside
+
+
+def test_a_twentieth_of_the_tokens_is_set_aside() -> None:
+    documents = np.array([(10 * end, end) for end in range(1, 2001)], dtype=document_split.RECORD)
+    assert document_split.set_aside(documents, 0.05, seed=42).sum() == 100
+
+
+def test_a_single_document_leaves_nothing_for_validation_and_says_so(desk: Desk, tmp_path: Path) -> None:
     (tmp_path / "short.txt").write_text("白日依山尽，黄河入海流。", encoding="utf-8")
     assert desk.prepare(tmp_path / "short.txt").validation is None
     assert desk.said[-2] == (
-        "data: no validation: the text is a single block; lower training.blockSize, or name dataset.validation"
+        "data: no validation: the text is a single document, of which no part is set aside: name dataset.validation"
     )
+
+
+def test_early_stopping_without_anything_to_validate_with_is_refused(desk: Desk, tmp_path: Path) -> None:
+    (tmp_path / "short.txt").write_text("白日依山尽，黄河入海流。", encoding="utf-8")
+    with pytest.raises(SpecError) as refused:
+        desk.prepare(tmp_path / "short.txt", patience=2)
+    assert str(refused.value) == (
+        "training.earlyStoppingPatience is 2 and dataset.train is a single document, of which no part can be set aside: name "
+        "dataset.validation, or remove training.earlyStoppingPatience"
+    )
+
+
+def test_what_is_trained_on_has_a_name_unless_it_is_everything(desk: Desk, tmp_path: Path) -> None:
+    """A checkpoint that has read other documents is no start: it would be measured with what it knows."""
+    poems = rows(tmp_path, *literature.chinese(30, 7))
+    named = [desk.prepare(poems, validationSplit=0.2, seed=seed).rows for seed in (1, 1, 2)]
+    assert named[0] == named[1] != named[2]
+    assert desk.prepare(poems, validationSplit=0).rows == ""
 
 
 def test_validation_text_of_its_own_is_all_validation(desk: Desk, novels: Path, tmp_path: Path) -> None:
@@ -265,13 +361,13 @@ def test_arrays_of_any_length_are_cut_alike(size: int) -> None:
 # Streaming
 
 
-def stream(length: int, corpus: int = 40, seed: int = 1, aside: tuple[int, ...] = (), buffer: int = 16) -> list[int]:
+def stream(length: int, corpus: int = 40, seed: int = 1, buffer: int = 16) -> list[int]:
     """Numbers of the blocks that a stream over a corpus of ``corpus`` blocks gives."""
 
     def passes() -> Any:
         return iter([np.full(4, number, dtype="<u2") for number in range(corpus)])
 
-    made = Stream(passes, 4, length, seed, aside)
+    made = Stream(passes, 4, length, seed)
     made._buffer = buffer
     return [int(row["input_ids"][0]) for row in made]
 
@@ -289,13 +385,18 @@ def test_a_stream_is_the_same_each_time_and_another_with_another_seed() -> None:
     assert stream(60) != stream(60, seed=2)
 
 
-def test_blocks_set_aside_are_not_streamed() -> None:
-    assert not {3, 7} & set(stream(100, aside=(3, 7)))
-
-
-def test_a_stream_with_everything_set_aside_is_refused() -> None:
+def test_a_stream_of_nothing_is_refused() -> None:
     with pytest.raises(DataError, match="no text to train on is left beside validation"):
-        stream(1, corpus=2, aside=(0, 1))
+        stream(1, corpus=0)
+
+
+@pytest.mark.parametrize("piece", [1, 3, 50])
+def test_documents_are_left_out_whatever_pieces_they_come_in(piece: int) -> None:
+    corpus = np.array([5, 6, 2, 7, 2, 5, 6, 2, 8, 8, 8, 8, 2, 9], dtype="<u2")
+    aside = {document_split.number_of([np.array(document, dtype="<u2")]) for document in ([5, 6, 2], [8, 8, 2])}
+    pieces = [corpus[start : start + piece] for start in range(0, len(corpus), piece)]
+    kept = list(document_split.without(pieces, 2, aside, longest=3))
+    assert np.concatenate(kept).tolist() == [7, 2, 8, 8, 8, 8, 2, 9]
 
 
 def test_a_streamed_corpus_gives_the_blocks_that_lie_on_disk_otherwise(desk: Desk, novels: Path) -> None:
@@ -308,15 +409,15 @@ def test_a_streamed_corpus_gives_the_blocks_that_lie_on_disk_otherwise(desk: Des
     assert taken != stored
 
 
-def test_a_streamed_corpus_sets_blocks_of_its_start_aside(
-    desk: Desk, novels: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_streamed_corpus_sets_documents_of_its_start_aside(
+    desk: Desk, tmp_path: Path, llama: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(token_blocks, "WINDOW_TOKENS", 64 * 20)
-    stored = ids(desk.prepare(novels, validationSplit=0).train)
-    found = desk.prepare(novels, streaming=True, maxSteps=-(-len(stored) // 4), validationSplit=0.2)
-    assert found.validation is not None
-    aside = ids(found.validation)
-    assert len(aside) == 4
-    assert all(block in stored[:20] for block in aside)
-    assert not [row for row in found.train if row["input_ids"].tolist() in aside]
-    assert not list(desk.cache.rglob("*.bin")) or len(list(desk.cache.rglob("*.bin"))) == 1, "nothing more on disk"
+    poems = literature.chinese(60, 7)
+    monkeypatch.setattr(token_blocks, "WINDOW_TOKENS", 600)
+    corpus = rows(tmp_path, *poems, *poems)
+    found = desk.prepare(corpus, streaming=True, maxSteps=1, block=1 << 20, validationSplit=0.2)
+    aside, trained = texts_of(found.validation, llama), texts_of(islice(found.train, 1), llama)
+    assert 1 <= len(aside) < 30
+    assert {*aside} < {*poems[:40]}
+    assert sorted(trained) == sorted(text for text in poems * 2 if text not in aside), "nor where it stands again"
+    assert not list(desk.cache.rglob("tokens.bin")), "nothing on disk"

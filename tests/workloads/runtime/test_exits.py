@@ -67,6 +67,14 @@ def test_a_long_message_is_cut_between_characters(message: str) -> None:
     assert read.output == PUBLISHED
 
 
+def test_the_reason_stands_behind_uris_of_a_kilobyte() -> None:
+    uris = [f"pvc://claim/{letter * 1010}" for letter in "abcde"]
+    message = f"{uris[0]} was made from {', '.join(uris[1:])}: set output.overwrite"
+    read = Termination.model_validate_json(exits.shortened(word(message=message, output=PUBLISHED)))
+    assert read.message.endswith(": set output.overwrite")
+    assert read.output == PUBLISHED
+
+
 def test_what_the_operator_can_do_without_gives_way() -> None:
     many = {
         f"dataset.train[{index}]": {"uri": "pvc://data/" + "x" * 80, "digest": "sha256:" + "0" * 64}

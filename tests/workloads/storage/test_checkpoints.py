@@ -24,7 +24,13 @@ class Job:
 
     def run(self, run_id: str, spec_digest: str = "sha256:a") -> Checkpoints:
         """A new run, which is the newest from now on."""
-        this = Run(run_id=run_id, job="SFTJob poet", spec_digest=spec_digest, started_at="2026-01-01T00:00:00Z")
+        this = Run(
+            run_id=run_id,
+            job="SFTJob poet",
+            spec_digest=spec_digest,
+            training_digest=spec_digest,
+            started_at="2026-01-01T00:00:00Z",
+        )
         run = Checkpoints(
             SimpleNamespace(uri="pvc://models/poet", checkpoints=self.folder),
             this,
@@ -126,6 +132,21 @@ def test_those_of_other_settings_are_not_taken(job: Job) -> None:
         f"2 checkpoint(s) in {job.folder} were made with other settings or inputs: starting from the beginning "
         "(they take 0.0 MiB, and are removed when the output is published)"
     ]
+
+
+def test_those_that_were_trained_on_other_rows_are_not_taken(job: Job) -> None:
+    """Those of a version that knew nothing of rows among them."""
+    save(job.run("a"), 9)
+    for run, rows in [("b", "sha256:others"), ("c", "sha256:these")]:
+        checkpoints = job.run(run)
+        checkpoints.trained_on(rows)
+        assert checkpoints.newest() is None
+        save(checkpoints, 1)
+    again = job.run("d")
+    again.trained_on("sha256:these")
+    again.prune(1)
+    assert again.newest() == job.folder / "run-c" / "checkpoint-1"
+    assert job.run("e").newest() == job.folder / "run-a" / "checkpoint-9", "where all rows are trained on nothing has changed"
 
 
 def test_a_write_that_fails_leaves_nothing(job: Job) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -21,6 +22,7 @@ from tests.workloads.hub_server import TOKEN, Hub
 from tests.workloads.process import STEP_SECONDS, Ended, Place, train
 from workloads.errors import InputError, SpecError, WorkloadError
 from workloads.storage import sources
+from workloads.storage.local import LocalFolder
 from workloads.system.environment import Environment
 
 if TYPE_CHECKING:
@@ -234,6 +236,25 @@ def test_a_place_that_cannot_be_written_is_found_before_the_work(place: Place) -
     assert (ended.code, ended.last_word["message"]) == (
         64,
         f"spec.output.uri: /proc/1/out: user {os.getuid()} cannot write to /proc/1/.out.run.probe: No such file or directory",
+    )
+
+
+def test_a_place_that_cannot_be_replaced_is_found_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Known as `docker run -v $PWD/out:/out`: the volume itself is the output. (Only root can mount one here.)"""
+
+    def busy(target: Path, run_id: str) -> None:
+        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), str(target))
+
+    monkeypatch.setattr("workloads.system.atomic.put_aside_and_back", busy)
+    out = tmp_path / "out"
+    environment = Environment.read({"ALPACA_CACHE": str(tmp_path / "cache")})
+    with pytest.raises(SpecError) as refused:
+        LocalFolder(str(out), environment).prepare()
+    assert str(refused.value) == (
+        f"spec.output.uri: {out}: {out} cannot be replaced at once, as publishing does (Device or resource busy; is it a mount point?): name a "
+        f"folder in it, such as {out}/result"
     )
 
 

@@ -32,6 +32,8 @@ LLAMA_7B = Sizes(
     widths=(4096, 11008),
 )
 LLAMA_7B_WHOLE = replace(LLAMA_7B, trainable=LLAMA_7B.parameters)
+LLAMA_8B = Sizes(8_030_261_248, 2 * 128256 * 4096, 20_971_520, 4096, 14336, 32, 128256, (4096, 14336))
+LLAMA_8B_WHOLE = replace(LLAMA_8B, trainable=LLAMA_8B.parameters)
 LLAMA_1B = Sizes(1_235_814_400, 128256 * 2048, 5_636_096, 2048, 8192, 16, 128256, (2048, 8192))
 LLAMA_1B_WHOLE = replace(LLAMA_1B, trainable=LLAMA_1B.parameters)
 
@@ -138,18 +140,32 @@ def row(
             id="a whole 1B keeps float32 weights",
         ),
         pytest.param(
+            A100,
+            LLAMA_7B_WHOLE,
+            {"method": "Full"},
+            row("bf16", "float32", "flash_attention_2", "Full", "adamw_8bit"),
+            id="a whole 7B on 80 GiB keeps float32 weights, with an 8-bit optimizer",
+        ),
+        pytest.param(
+            A100,
+            LLAMA_8B_WHOLE,
+            {"method": "Full"},
+            row("bf16", "bfloat16", "flash_attention_2", "Full", "adamw_torch", "Zero2Offload"),
+            id="a whole 8B on 80 GiB has its float32 weights in main memory",
+        ),
+        pytest.param(
             L40S,
             LLAMA_7B_WHOLE,
             {"method": "Full"},
-            row("bf16", "bfloat16", "sdpa", "Full", "adamw_8bit"),
-            id="a whole 7B on 48 GiB has bfloat16 weights",
+            row("bf16", "bfloat16", "sdpa", "Full", "adamw_torch", "Zero2Offload"),
+            id="a whole 7B on 48 GiB too",
         ),
         pytest.param(
-            RTX3060,
-            LLAMA_7B_WHOLE,
-            {"method": "Full"},
-            row("bf16", "bfloat16", "sdpa", "Full", "adamw_torch", "Zero2Offload"),
-            id="a whole 7B on 12 GiB offloads its optimizer",
+            A100,
+            LLAMA_8B_WHOLE,
+            {"method": "Full", "deepspeed": {"preset": "Zero2", "offload": "CPU"}},
+            row("bf16", "bfloat16", "flash_attention_2", "Full", "adamw_torch_fused", "Zero2Offload"),
+            id="offload is used when asked for",
         ),
         pytest.param(
             V100,
@@ -305,6 +321,50 @@ def test_auto_follows_the_table(device: Device, sizes: Sizes, fields: dict[str, 
             "method QLoRA does not run under ZeRO-3: set zero_optimization.stage in deepspeed.config to 2, or set method to LoRA",
             id="QLoRA under somebody's own ZeRO-3",
         ),
+        pytest.param(
+            RTX3060,
+            LLAMA_7B_WHOLE,
+            {"method": "Full"},
+            "method Full needs 64.3 GiB with float32 weights and RTX 3060 has 12.0 GiB; in bfloat16 weights alone small updates vanish, and "
+            "the GPU needs 15.9 GiB even while float32 ones are in main memory: set deepspeed to {preset: Zero3, offload: CPU} where there "
+            "are 100.4 GiB of main memory, or set method to LoRA",
+            id="a whole model whose half-precision copy does not fit",
+        ),
+        pytest.param(
+            A100,
+            LLAMA_8B_WHOLE,
+            {"method": "Full", "training": {"optimizer": "adamw_8bit"}},
+            "method Full needs 78.2 GiB with float32 weights and A100 has 80.0 GiB; in bfloat16 weights alone small updates vanish, and "
+            "training.optimizer adamw_8bit keeps its state on the GPU: set training.optimizer to Auto and deepspeed to {preset: Zero2, "
+            "offload: CPU} where there are 119.7 GiB of main memory, or set method to LoRA",
+            id="a whole model in bfloat16 alone under a named 8-bit optimizer",
+        ),
+        pytest.param(
+            replace(A100, main_memory=64 * GIB),
+            LLAMA_8B_WHOLE,
+            {"method": "Full"},
+            "method Full needs 78.2 GiB with float32 weights and A100 has 80.0 GiB; in bfloat16 weights alone small updates vanish, and of "
+            "main memory, which could take float32 ones, 64.0 GiB are free: set deepspeed to {preset: Zero2, offload: CPU} where there are "
+            "119.7 GiB of main memory, or set method to LoRA",
+            id="a whole model that main memory is too small for",
+        ),
+        pytest.param(
+            replace(A100, deepspeed=False),
+            LLAMA_8B_WHOLE,
+            {"method": "Full"},
+            "method Full needs 78.2 GiB with float32 weights and A100 has 80.0 GiB; in bfloat16 weights alone small updates vanish, and the "
+            "package deepspeed, which keeps float32 ones in main memory, is not installed: set deepspeed to {preset: Zero2, offload: CPU} "
+            "where there are 119.7 GiB of main memory, or set method to LoRA",
+            id="a whole model that only DeepSpeed could train here",
+        ),
+        pytest.param(
+            A100,
+            LLAMA_8B_WHOLE,
+            {"method": "Full", "deepspeed": {"config": {"train_batch_size": "auto"}}},
+            "deepspeed.config keeps no float32 weights beside those in bfloat16, in which small updates vanish: set "
+            "zero_optimization.stage or bf16.enabled in it, or set method to LoRA",
+            id="somebody's own DeepSpeed without float32 weights",
+        ),
     ],
 )
 def test_what_a_device_cannot_do_is_refused(device: Device, sizes: Sizes, fields: dict[str, Any], message: str) -> None:
@@ -318,6 +378,28 @@ def test_a_choice_that_costs_precision_is_told() -> None:
     assert note == (
         "14.4 GiB are needed and RTX 3060 has 12.0 GiB: the base is held in 4 bits (nf4); set training.precision to bf16 to forbid it"
     )
+
+
+def test_weights_that_are_kept_in_main_memory_are_told() -> None:
+    (note,) = auto.resolve(spec(method="Full"), A100, LLAMA_8B_WHOLE).notes
+    assert note == (
+        "78.2 GiB are needed for float32 weights and A100 has 80.0 GiB: they are kept in main memory with the optimizer's state (119.7 GiB; "
+        "DeepSpeed ZeRO-2, offload), and the GPU computes with a copy in bfloat16"
+    )
+
+
+@pytest.mark.parametrize("memory", [8, 12, 16, 24, 40, 48, 72, 79, 80, 141, 192])
+@pytest.mark.parametrize("sizes", [LLAMA_1B_WHOLE, LLAMA_7B_WHOLE, LLAMA_8B_WHOLE], ids=["1B", "7B", "8B"])
+@pytest.mark.parametrize(
+    "optimizer", ["Auto", "adamw_torch", "adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit", "adafactor"]
+)
+def test_no_whole_model_is_trained_in_bfloat16_alone(memory: int, sizes: Sizes, optimizer: str) -> None:
+    device = replace(A100, memory=memory * GIB)
+    try:
+        found = auto.resolve(spec(method="Full", training={"optimizer": optimizer}), device, sizes)
+    except SpecError:
+        return
+    assert found.weights == "float32" or found.parallel == "Zero2Offload"
 
 
 def test_embeddings_trained_with_an_adapter_count_with_their_optimizer_state() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 
 from tokenizers import Tokenizer
@@ -19,6 +19,21 @@ from workloads.data.chat_templates.rendering import Span
 OPEN, CLOSE, ALIAS_OPEN, ALIAS_CLOSE = "\ufdd0", "\ufdd1", "\ufdd2", "\ufdd3"
 """Unicode noncharacters, reserved for use inside a program: marks that no text from outside may carry."""
 RESERVED = re.compile(f"[{OPEN}{CLOSE}{ALIAS_OPEN}{ALIAS_CLOSE}]")
+
+
+class Spelled:
+    """Strings of messages that spell some control tokens."""
+
+    def __init__(self, tokens: Iterable[str]) -> None:
+        self._pattern = re.compile(f"{_any_of(tokens)}|{RESERVED.pattern}")
+
+    def are_in(self, text: str) -> bool:
+        """Whether ``text`` cannot be rendered as it is."""
+        return self._pattern.search(text) is not None
+
+    def mark(self, text: str) -> str:
+        """``text`` with marks around each of the tokens that it spells."""
+        return self._pattern.sub(_marked, text)
 
 
 class ControlTokens:
@@ -32,17 +47,16 @@ class ControlTokens:
             if token["special"] or (token["content"] in source and token["content"].strip())
         }
         """Every string that the tokenizer turns into a control token, with its id."""
-        spelled = "|".join(re.escape(text) for text in sorted(self.ids, key=len, reverse=True)) or "(?!)"
-        self._spelled = re.compile(f"{spelled}|{RESERVED.pattern}")
+        self.special = frozenset(token["content"] for token in json.loads(state)["added_tokens"] if token["special"])
+        """Those that the tokenizer itself calls special; the others are words of the model's own, such as ``<think>``."""
+        self.spelled = Spelled(self.ids)
+        spelled = _any_of(self.ids)
         self._rendered = re.compile(f"{OPEN}({spelled}){CLOSE}|({spelled})|[{OPEN}{CLOSE}]")
 
-    def are_spelled_in(self, text: str) -> bool:
-        """Whether ``text`` cannot be rendered as it is."""
-        return self._spelled.search(text) is not None
-
-    def mark(self, text: str) -> str:
-        """``text`` with marks around each control token that it spells."""
-        return self._spelled.sub(_marked, text)
+    def is_paired(self, token: str) -> bool:
+        """Whether ``token`` is one of two like ``<think>`` and ``</think>``, which enclose a part of what is said."""
+        opening = token.replace("</", "<", 1)
+        return opening.startswith("<") and opening in self.ids and f"</{opening[1:]}" in self.ids
 
     def written_in(self, rendered: str) -> Iterator[tuple[int, int]]:
         """Of each control token that the template wrote: its id, and where it ends."""
@@ -94,6 +108,10 @@ class ControlTokens:
         moved = [text for text, number in self.ids.items() if sealed.token_to_id(aliases[text]) != number]
         assert not moved, f"sealing the tokenizer moved the ids of {moved}"
         return sealed
+
+
+def _any_of(tokens: Iterable[str]) -> str:
+    return "|".join(re.escape(text) for text in sorted(tokens, key=len, reverse=True)) or "(?!)"
 
 
 def _alias(number: int) -> str:

@@ -8,22 +8,12 @@ from functools import partial
 
 from transformers import PreTrainedTokenizerBase
 
+from workloads.data.chat_templates.generation_prompt import PROBES
 from workloads.data.chat_templates.named import NAMED, named_source
 from workloads.data.chat_templates.rendering import Span, render
+from workloads.data.chat_templates.source import tool_role
 from workloads.data.chat_templates.template import Template
 from workloads.errors import SpecError
-
-PROBES = tuple(
-    [{"role": role, "content": f"{text} "} for role, text in zip(roles, "甲乙丙丁戊", strict=False)]
-    for roles in (
-        ["user", "assistant"],
-        ["system", "user", "assistant"],
-        ["user", "assistant", "user", "assistant"],
-        ["system", "user", "assistant", "user"],
-        ["user"],
-    )
-)
-"""Conversations that tell formats apart, by their default system prompts too."""
 
 
 def from_model(tokenizer: PreTrainedTokenizerBase, train_on_prompt: bool) -> Template:
@@ -46,7 +36,8 @@ def from_model(tokenizer: PreTrainedTokenizerBase, train_on_prompt: bool) -> Tem
     try:
         masked = get_training_chat_template(tokenizer)
     except ValueError:  # not one that TRL knows
-        masked = _named_source_of_same_text(source, tokenizer)
+        # A named template knows no tools: a model's own that does is taken as it is.
+        masked = None if tool_role(source) else _named_source_of_same_text(source, tokenizer)
     return Template("FromModel", masked or source, tokenizer)
 
 

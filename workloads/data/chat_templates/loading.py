@@ -3,35 +3,59 @@ and chat."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
 from workloads.data.chat_templates.from_model import PROBES, from_model
+from workloads.data.chat_templates.generation_prompt import is_answering
 from workloads.data.chat_templates.named import named_source
-from workloads.data.chat_templates.rendering import GENERATION
+from workloads.data.chat_templates.source import DAY, pinned
 from workloads.data.chat_templates.template import Template
 from workloads.errors import SpecError
 
 
 def load(
-    choice: str, template_file: Path | None, tokenizer: PreTrainedTokenizerBase, *, train_on_prompt: bool = False
+    choice: str,
+    template_file: Path | None,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    train_on_prompt: bool = False,
+    live_clock: bool = False,
 ) -> Template:
     """The template that a spec asks for. Raises SpecError where the tokenizer cannot carry it, or the loss cannot be masked.
 
-    ``train_on_prompt`` accepts a template without generation markers, as every token is trained then.
+    ``train_on_prompt`` accepts a template without generation markers, as every token is trained then. ``live_clock`` lets it read the
+    date; else that is the same every day, and so are the texts.
     """
+    template = _chosen(choice, template_file, tokenizer, train_on_prompt)
+    ends = _declared_ends(tokenizer)
+    source = template.source if live_clock else pinned(template.source)
+    notes = () if source == template.source else (f"it reads the clock: {DAY:%d %B %Y} stands for today",)
+    template = Template(template.name, source, tokenizer, after_prompt=template.after_prompt, ends=ends, notes=notes)
+    return _checked(template, template_file is not None, train_on_prompt)
+
+
+def _chosen(
+    choice: str, template_file: Path | None, tokenizer: PreTrainedTokenizerBase, train_on_prompt: bool
+) -> Template:
     if template_file is not None:
-        template = Template("templateFile", _read(template_file), tokenizer)
+        return Template("templateFile", _read(template_file), tokenizer)
+    if choice == "FromModel":
+        return from_model(tokenizer, train_on_prompt)
+    return Template(choice, named_source(choice, tokenizer), tokenizer)
+
+
+def _checked(template: Template, is_file: bool, train_on_prompt: bool) -> Template:
+    tokenizer = template.tokenizer
+    if is_file:
         way_out = "put {% generation %} and {% endgeneration %} around the assistant's text and its end mark"
-    elif choice == "FromModel":
-        template = from_model(tokenizer, train_on_prompt)
+    else:
         way_out = (
             "name a template that the model knows (HumanAssistant, Llama2, Llama3, ChatML), give a templateFile with "
             "{% generation %} around the assistant's text, or set dataset.trainOnPrompt"
         )
-    else:
-        template, way_out = Template(choice, named_source(choice, tokenizer), tokenizer), ""
     try:
         example = template.encode(PROBES[0])
     except ValueError as error:
@@ -40,10 +64,13 @@ def load(
         ) from error
     if train_on_prompt:
         return template
-    if GENERATION.search(template.source) is None:
-        raise SpecError(
-            f"template: {template.name} does not mark the assistant's text, so the loss cannot be limited to it: {way_out}"
-        )
+    if not template.marks_answers:
+        found = template.changed(template.source, "", after_prompt=True)
+        if not is_answering(found):
+            raise SpecError(
+                f"template: {template.name} does not mark the assistant's text, so the loss cannot be limited to it: {way_out}"
+            )
+        template, example = found, found.encode(PROBES[0])
     if not template.trains_end:
         raise SpecError(
             f"template: {template.name} leaves the assistant's end mark out of {{% generation %}}, so answers would never stop: {way_out}"
@@ -54,6 +81,19 @@ def load(
             'ordinary text: set "normalized": false for it among added_tokens in tokenizer.json'
         )
     return template
+
+
+def _declared_ends(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """What ends an answer as the model beside the tokenizer says: of several, a template writes only some."""
+    path = Path(tokenizer.name_or_path or "") / "generation_config.json"
+    try:
+        declared = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
+    except (
+        OSError,
+        ValueError,
+    ):  # a tokenizer by itself; what is wrong with a model's files is told by whoever loads it
+        return ()
+    return tuple(each for each in (declared if isinstance(declared, list) else [declared]) if isinstance(each, int))
 
 
 def _read(path: Path) -> str:

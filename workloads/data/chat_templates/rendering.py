@@ -14,8 +14,12 @@ from typing import Any, cast
 from jinja2 import TemplateError, TemplateSyntaxError
 from transformers.utils.chat_template_utils import render_jinja_template
 
-Message = Mapping[str, str]
-"""``role`` (system, user or assistant) and ``content``."""
+Message = Mapping[str, Any]
+"""``role`` (system, user, assistant or tool) and ``content``, and what else of FIELDS it has."""
+Tools = Sequence[Mapping[str, Any]]
+"""Those that a conversation may call, in OpenAI's form."""
+FIELDS = ("role", "content", "reasoning_content", "tool_calls", "tool_call_id", "name")
+"""Of a message, what templates read."""
 Span = tuple[int, int]
 """Start, and one past the end: in characters or tokens."""
 
@@ -30,19 +34,24 @@ def without_generation(source: str) -> str:
 
 
 def render(
-    source: str, variables: Mapping[str, str], messages: Sequence[Message], generation_prompt: bool = False
+    source: str,
+    variables: Mapping[str, str],
+    messages: Sequence[Message],
+    generation_prompt: bool = False,
+    tools: Tools = (),
 ) -> tuple[str, list[Span]]:
     """Text, and the spans between generation markers, in characters. ``variables`` are the tokenizer's special tokens.
 
     Raises ValueError with the template's reason.
     """
-    plain = [{"role": message["role"], "content": message["content"]} for message in messages]
+    plain = [{name: message[name] for name in FIELDS if name in message} for message in messages]
     try:
         with RENDERING_LOCK:
             texts, spans = cast(
                 "tuple[list[str], list[list[Span]]]",  # transformers declares a text
                 render_jinja_template(
                     conversations=[plain],
+                    tools=[dict(tool) for tool in tools] or None,
                     chat_template=source,
                     return_assistant_tokens_mask=GENERATION.search(source) is not None,
                     add_generation_prompt=generation_prompt,
@@ -51,7 +60,7 @@ def render(
             )
     except TemplateSyntaxError as error:
         raise ValueError(f"line {error.lineno}: {error.message}") from error
-    except (TemplateError, TypeError) as error:
-        # TypeError: it joins a text and a special token that the tokenizer lacks
+    except (TemplateError, TypeError, LookupError, AttributeError) as error:
+        # It joins a text and a special token that the tokenizer lacks, or takes a part of what has none.
         raise ValueError(str(error)) from error
     return texts[0], list(spans[0]) if spans else []

@@ -4,28 +4,52 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import repeat
+from typing import Any
 
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
-from workloads.data.chat_templates.control_tokens import ControlTokens
+from workloads.data.chat_templates import completeness
+from workloads.data.chat_templates.control_tokens import ControlTokens, Spelled
 from workloads.data.chat_templates.loss_mask import Encoded, RenderedText, with_loss_mask
-from workloads.data.chat_templates.rendering import Message, Span, render, without_generation
+from workloads.data.chat_templates.named import NEEDED_TOKENS
+from workloads.data.chat_templates.rendering import GENERATION, Message, Span, Tools, render, without_generation
+from workloads.data.chat_templates.source import tool_role
+
+BOUNDS = ("bos_token", "eos_token", "pad_token", "unk_token")
+"""What the tokenizer itself puts around texts, or in place of them."""
 
 
 class Template:
     """A prompt format bound to a tokenizer.
 
     Strings in a message that spell control tokens (``</s>``) stay text: whatever a user writes, the control tokens of the result are
-    those the template wrote. Messages without such strings get exactly the ids that ``apply_chat_template`` gives.
+    those the template wrote. In answers, whose author is the author of the data, the tokens of the model's own language (``<think>``,
+    ``<tool_call>``) are meant, and those alone stay text that end a turn or open one. Messages without such strings get exactly the ids
+    that ``apply_chat_template`` gives.
     """
 
-    def __init__(self, name: str, source: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(
+        self,
+        name: str,
+        source: str,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        after_prompt: bool = False,
+        ends: Collection[int] = (),
+        notes: tuple[str, ...] = (),
+    ) -> None:
+        """``after_prompt``: the source has no generation markers, and an answer is what follows the prompt that asks for it. ``ends`` are
+        tokens that end an answer of this model, whatever the template writes. ``notes`` are for the log: what was decided for the user."""
         self.name = name
         self.source = source
         self.tokenizer = tokenizer
+        self.after_prompt = after_prompt
+        self.ends = tuple(ends)
+        self.notes = notes
         self._variables = tokenizer.special_tokens_map
         backend = json.loads(tokenizer.backend_tokenizer.to_str())
         # Special tokens come from the template alone, and a byte-level post-processor would cut spaces off the offsets.
@@ -33,23 +57,43 @@ class Template:
         self._state = json.dumps(backend)
         self._plain = Tokenizer.from_str(self._state)
         self._control = ControlTokens(self._state, source)
+        self._tool_role = tool_role(source)
+
+    def changed(self, source: str, note: str, *, after_prompt: bool) -> Template:
+        """Another source for the same."""
+        notes = (*self.notes, note) if note else self.notes
+        return Template(self.name, source, self.tokenizer, after_prompt=after_prompt, ends=self.ends, notes=notes)
+
+    @property
+    def marks_answers(self) -> bool:
+        """Whether it is known what the assistant says of a text."""
+        return self.after_prompt or GENERATION.search(self.source) is not None
 
     @property
     def digest(self) -> str:
         """sha256 of everything that shapes ids and masks, for cache keys."""
-        return hashlib.sha256(json.dumps([self.source, self._variables, self._state], default=str).encode()).hexdigest()
+        material = [self.source, self._variables, self._state, self.after_prompt, self.ends]
+        return hashlib.sha256(json.dumps(material, default=str).encode()).hexdigest()
 
     def render(self, messages: Sequence[Message], generation_prompt: bool = False) -> str:
         """The text of a conversation, special strings of its content included as they are. Raises ValueError where it does not fit."""
-        return self._render(messages, generation_prompt)[0]
+        return self._render(messages, (), generation_prompt)[0]
 
-    def encode(self, messages: Sequence[Message]) -> Encoded:
-        """Ids and mask of one conversation. Raises ValueError with the template's reason where it does not fit the format."""
-        return self.encode_batch([messages])[0]
+    def rendered_whole(self, messages: Sequence[Message], tools: Tools = ()) -> tuple[str, list[Span]]:
+        """As `render`, with the spans of the answers in characters. Raises ValueError also where the text lacks something said."""
+        return self._render(messages, tools, whole=True)
 
-    def encode_batch(self, conversations: Sequence[Sequence[Message]]) -> list[Encoded]:
-        """Several at once: the tokenizer runs on all cores."""
-        rendered = [self._rendered(messages) for messages in conversations]
+    def encode(self, messages: Sequence[Message], tools: Tools = ()) -> Encoded:
+        """Ids and mask of one conversation. Raises ValueError with the reason where it does not fit the format, or the format drops part
+        of it."""
+        return self.encode_batch([messages], [tools])[0]
+
+    def encode_batch(
+        self, conversations: Sequence[Sequence[Message]], tools: Sequence[Tools] | None = None
+    ) -> list[Encoded]:
+        """Several at once: the tokenizer runs on all cores. ``tools`` are those of each."""
+        pairs = zip(conversations, repeat(()) if tools is None else tools, strict=tools is not None)
+        rendered = [self._rendered(messages, of_one, whole=True) for messages, of_one in pairs]
         encoded: dict[int, Encoded] = {}
         for sealed in (False, True):
             chosen = [index for index, text in enumerate(rendered) if text.sealed is sealed]
@@ -61,13 +105,13 @@ class Template:
                 encoded[index] = with_loss_mask(encoding, rendered[index], backend)
         return [encoded[index] for index in range(len(rendered))]
 
-    def prompt(self, messages: Sequence[Message]) -> list[int]:
+    def prompt(self, messages: Sequence[Message], tools: Tools = ()) -> list[int]:
         """Ids that a model continues with its answer: a token prefix of the conversation it was trained on."""
-        return self._ids(self._rendered(messages, generation_prompt=True))
+        return self._ids(self._rendered(messages, tools, generation_prompt=True))
 
     def encode_text(self, text: str) -> list[int]:
         """Ids of a text outside of any conversation, in which control tokens are spelled and never meant."""
-        return self._ids(RenderedText(self._control.seal(self._control.mark(text), [])[0], [], sealed=True))
+        return self._ids(RenderedText(self._control.seal(self._control.spelled.mark(text), [])[0], [], sealed=True))
 
     @property
     def control(self) -> Mapping[str, int]:
@@ -75,10 +119,51 @@ class Template:
         return self._control.ids
 
     @cached_property
+    def hidden(self) -> Mapping[str, int]:
+        """Of these, what is no part of an answer's text: not the words of a model's own language, such as ``<think>``."""
+        return {
+            text: number
+            for text, number in self._control.ids.items()
+            if text in self._control.special or text in self._structure
+        }
+
+    @cached_property
     def stop_ids(self) -> list[int]:
         """Tokens that end an answer."""
         eos = self.tokenizer.eos_token_id
         return list(dict.fromkeys([*self._answer[2], *([] if eos is None else [eos])]))
+
+    @cached_property
+    def _structure(self) -> frozenset[str]:
+        """Control tokens that end a turn or open one, by their strings.
+
+        Those around the messages of a probe, but for pairs such as ``<think>`` and ``</think>``, which are part of what is said; those
+        around the messages of the formats known by name; and what the tokenizer puts around texts.
+        """
+        names = {number: text for text, number in self._control.ids.items()}
+        known = {str(self._variables[name]) for name in BOUNDS if self._variables.get(name)}
+        known |= {token for tokens in NEEDED_TOKENS.values() for token in tokens}
+        known |= {names[number] for number in (*self.ends, *self._answer[2]) if number in names}
+        written = {
+            names[number]
+            for probe, asked in self._probes()
+            for number, _ in self._control.written_in(self._render(probe, (), asked)[0])
+        }
+        paired = {text for text in written if self._control.is_paired(text)}
+        return frozenset((known & self._control.ids.keys()) | (written - paired))
+
+    def _probes(self) -> Iterator[tuple[list[dict[str, str]], bool]]:
+        """Conversations that the format takes, each whole and as a question."""
+        texts = {"system": "规", "user": "问", "assistant": "答"}
+        for roles in (("system", "user", "assistant", "user"), ("user", "assistant", "user"), ("user",)):
+            probe = [{"role": role, "content": texts[role]} for role in roles]
+            try:
+                self._render(probe, (), True)
+                self._render(probe, (), False)
+            except ValueError:  # it has no system prompt, or is one of single questions
+                continue
+            yield probe, False
+            yield probe, True
 
     @property
     def trains_end(self) -> bool:
@@ -126,15 +211,83 @@ class Template:
         before, _, after = text[start:end].rpartition("答")
         return before, self._control.removed_from(after), [number for number, _ in self._control.written_in(after)]
 
-    def _render(self, messages: Sequence[Message], generation_prompt: bool = False) -> tuple[str, list[Span]]:
-        return render(self.source, self._variables, messages, generation_prompt)
+    def _render(
+        self, messages: Sequence[Message], tools: Tools = (), generation_prompt: bool = False, whole: bool = False
+    ) -> tuple[str, list[Span]]:
+        """Text and spans; with ``whole``, of nothing less than all that is said."""
+        plain = [self._in_own_role(message, number) for number, message in enumerate(messages, start=1)]
+        refusals = []
+        for spelled in _spellings(plain):
+            try:
+                text, spans = self._rendered_as(spelled, tools, generation_prompt)
+            except ValueError as error:
+                refusals.append(error)
+                continue
+            lost = completeness.missing(plain, tools, text, spans) if whole else None
+            if lost is None:
+                return text, spans
+            # The last spelling that can be written loses least.
+            refusals.insert(
+                0,
+                ValueError(
+                    f"{lost} is not in the text that the template writes, which has no place for it: leave it out of the row, or give a "
+                    "templateFile (or a model) whose template writes it"
+                ),
+            )
+        raise refusals[0]
 
-    def _rendered(self, messages: Sequence[Message], generation_prompt: bool = False) -> RenderedText:
-        """Ready for its tokenizer: the plain one, or the sealed one where a message spells a control token."""
-        if not any(self._control.are_spelled_in(message["content"]) for message in messages):
-            return RenderedText(*self._render(messages, generation_prompt), sealed=False)
-        marked = [{"role": message["role"], "content": self._control.mark(message["content"])} for message in messages]
-        return RenderedText(*self._control.seal(*self._render(marked, generation_prompt)), sealed=True)
+    def _rendered_as(
+        self, messages: Sequence[Message], tools: Tools, generation_prompt: bool
+    ) -> tuple[str, list[Span]]:
+        text, spans = render(self.source, self._variables, messages, generation_prompt, tools)
+        return text, self._following_prompts(messages, tools, text) if self.after_prompt else spans
+
+    def _in_own_role(self, message: Message, number: int) -> Message:
+        if message["role"] != "tool":
+            return message
+        if self._tool_role is None:
+            raise ValueError(
+                f"message {number} is what a tool gave, and the template has no role for that: leave it out of the row, or give a "
+                "templateFile (or a model) whose template has one"
+            )
+        return {**message, "role": self._tool_role}
+
+    def _following_prompts(self, messages: Sequence[Message], tools: Tools, text: str) -> list[Span]:
+        """The spans of the answers in ``text``: what comes after the prompt that asks for each, up to its last control token."""
+        spans = []
+        for at, message in enumerate(messages):
+            if message["role"] != "assistant":
+                continue
+            asked = render(self.source, self._variables, messages[:at], True, tools)[0]
+            said = render(self.source, self._variables, messages[: at + 1], False, tools)[0]
+            for before in (asked, said):
+                if not text.startswith(before):
+                    raise ValueError(
+                        f"message {at + 1} would be trained after {_around(text, before)!r}, and be asked for after "
+                        f"{_around(before, text)!r}: leave out what the template writes only where it asks (some do so with the system "
+                        "prompt), or part the conversation, so that this answer is its last"
+                    )
+            ends = [end for _, end in self._control.written_in(said) if end > len(asked)]
+            end = ends[-1] if ends and not said[ends[-1] :].strip() else len(said)
+            spans.append((len(asked), end))
+        return spans
+
+    def _rendered(
+        self, messages: Sequence[Message], tools: Tools = (), generation_prompt: bool = False, whole: bool = False
+    ) -> RenderedText:
+        """Ready for its tokenizer: the plain one, or the sealed one where something said spells a control token."""
+        neutral = [_neutral(message, self._spelled_by(message)) for message in messages]
+        offered = [_neutral(tool, self._control.spelled) for tool in tools]
+        if neutral == list(messages) and offered == list(tools):
+            return RenderedText(*self._render(messages, tools, generation_prompt, whole), sealed=False)
+        return RenderedText(*self._control.seal(*self._render(neutral, offered, generation_prompt, whole)), sealed=True)
+
+    def _spelled_by(self, message: Message) -> Spelled:
+        return self._spelled_in_answers if message["role"] == "assistant" else self._control.spelled
+
+    @cached_property
+    def _spelled_in_answers(self) -> Spelled:
+        return Spelled(self._structure)
 
     def _backend(self, sealed: bool) -> Tokenizer:
         return self._control.sealed_tokenizer if sealed else self._plain
@@ -145,3 +298,53 @@ class Template:
             backend.encode(rendered.text, add_special_tokens=False), rendered, backend
         ).ids.tolist()
         return ids
+
+
+def _neutral(value: Any, spelled: Spelled) -> Any:
+    """With marks around what spells control tokens."""
+    if isinstance(value, str):
+        return spelled.mark(value) if spelled.are_in(value) else value
+    if isinstance(value, Mapping):
+        return {name: part if name == "role" else _neutral(part, spelled) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_neutral(part, spelled) for part in value]
+    return value
+
+
+def _spellings(messages: Sequence[Message]) -> Iterator[Sequence[Message]]:
+    """The ways in which templates read calls: arguments as an object or as its JSON, the content of a mere call empty or null."""
+    yield messages
+    if not any(message.get("tool_calls") for message in messages):
+        return
+    for respelled in (_as_json, _without_content, lambda message: _as_json(_without_content(message))):
+        yield [respelled(message) if message.get("tool_calls") else message for message in messages]
+
+
+def _as_json(message: Message) -> Message:
+    calls = [
+        {
+            **call,
+            "function": {
+                **call["function"],
+                "arguments": json.dumps(call["function"]["arguments"], ensure_ascii=False),
+            },
+        }
+        for call in message["tool_calls"]
+    ]
+    return {**message, "tool_calls": calls}
+
+
+def _without_content(message: Message) -> Message:
+    return message if message["content"] else {**message, "content": None}
+
+
+SHOWN = 60
+"""Characters of a text that are shown before the place where it differs from another."""
+
+
+def _around(text: str, other: str) -> str:
+    """The part of ``text`` where it parts from ``other``."""
+    place = next(
+        (at for at, (one, two) in enumerate(zip(text, other, strict=False)) if one != two), min(len(text), len(other))
+    )
+    return text[max(0, place - SHOWN) : place + SHOWN // 2]

@@ -86,9 +86,9 @@ def _template(spec: ModelSpec, inputs: Inputs, model: InspectedModel) -> Templat
     file = inputs.get(f"{spec.prefix}templateFile")
     path = file.path if file else None
     try:
-        return loading.load(spec.template, path, model.tokenizer)
+        return loading.load(spec.template, path, model.tokenizer, live_clock=True)
     except SpecError:
-        return loading.load(spec.template, path, model.tokenizer, train_on_prompt=True)
+        return loading.load(spec.template, path, model.tokenizer, train_on_prompt=True, live_clock=True)
 
 
 def _served(

@@ -56,9 +56,9 @@ class ServedModel:
     def __post_init__(self) -> None:
         tokenizer = self.template.tokenizer
         self.pieces = Pieces(tokenizer)
-        self._control = frozenset({*self.template.control.values(), *tokenizer.all_special_ids})
-        spelled = {text for text in self.template.control if not text.isalnum() and len(text.strip()) > 2}
-        self._spelled_ends = tuple(text for text in spelled if self.template.control[text] in self.template.stop_ids)
+        self._control = frozenset({*self.template.hidden.values(), *tokenizer.all_special_ids})
+        spelled = {text for text in self.template.hidden if not text.isalnum() and len(text.strip()) > 2}
+        self._spelled_ends = tuple(text for text in spelled if self.template.hidden[text] in self.template.stop_ids)
         self._hidden = tuple(spelled)
 
     def entry(self) -> dict[str, Any]:

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from playwright.sync_api import expect
 
-from tests.chat_page.conftest import Opens, page_process
-from tests.chat_page.steps import POET, answers, ask, idle, until
 from tests.workloads import parrot
+from tests.workloads.browser import until
 from tests.workloads.conftest import llama, sentencepiece_folder  # noqa: F401
 from tests.workloads.engine_process import Engine, manifest
+from tests.workloads.serving.page.conftest import Opens, page_process
+from tests.workloads.serving.page.steps import POET, answers, ask, idle
 
 
 def test_an_engine_that_is_killed_in_the_middle_of_an_answer_is_asked_again_when_it_is_back(

@@ -12,14 +12,20 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from xml.sax.saxutils import escape
 
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, expect, sync_playwright
 
 from tests.cluster.bed import cache, debian
+
+PATIENCE = 120.0
+"""Seconds until a test of a page gives up waiting: a busy machine is no failure."""
+
+expect.set_options(timeout=PATIENCE * 1000)
 
 FONTS = """<?xml version="1.0"?>
 <!DOCTYPE fontconfig SYSTEM "urn:fontconfig:fonts.dtd">
@@ -85,3 +91,11 @@ def _fonts(root: Path) -> Path:
         (draft / "fonts.conf").write_text(text)
 
     return cache.made("debian/fonts", cache.digest(FONTS, str(root)), write) / "fonts.conf"
+
+
+def until(holds: Callable[[], bool]) -> None:
+    """Wait for what the browser cannot see."""
+    end = time.monotonic() + PATIENCE
+    while not holds():
+        assert time.monotonic() < end, "this never came to hold"
+        time.sleep(0.05)

@@ -17,8 +17,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page
 
-from tests.chat_page.browser import chromium
-from tests.chat_page.steps import PATIENCE
+from tests.workloads.browser import PATIENCE, chromium
 
 START = "the page is at "
 

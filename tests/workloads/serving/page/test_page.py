@@ -8,9 +8,10 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Page, Route, expect
 
-from tests.chat_page.conftest import Opens, Served, page_process
-from tests.chat_page.standin import Engine
-from tests.chat_page.steps import POET, answers, ask, focus, idle, until
+from tests.workloads.browser import until
+from tests.workloads.serving.page.conftest import Opens, Served, page_process
+from tests.workloads.serving.page.standin import Engine
+from tests.workloads.serving.page.steps import POET, answers, ask, focus, idle
 
 PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
 

@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.chat_page.conftest import Opens, page_process
-from tests.chat_page.standin import Engine
-from tests.chat_page.steps import PATIENCE, POET, answers, ask, idle
 from tests.cluster.bed import cache, images
+from tests.workloads.browser import PATIENCE
+from tests.workloads.serving.page.conftest import Opens, page_process
+from tests.workloads.serving.page.standin import Engine
+from tests.workloads.serving.page.steps import POET, answers, ask, idle
 
 BESIDE = POET + "  compareWith: {name: base, model: {uri: ./base}}\n"
 

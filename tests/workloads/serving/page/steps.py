@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+from playwright.sync_api import Locator, Page
 
-from playwright.sync_api import Locator, Page, expect
-
-PATIENCE = 120.0
-"""Seconds until a test gives up waiting: a busy machine is no failure."""
+from tests.workloads.browser import expect
 
 POET = """
 apiVersion: literary-alpaca.io/v1alpha1
@@ -18,8 +14,6 @@ spec:
   model: {uri: ./model}
   page: {title: 诗人}
 """
-
-expect.set_options(timeout=PATIENCE * 1000)
 
 
 def ask(page: Page, question: str) -> None:
@@ -42,11 +36,3 @@ def answers(page: Page, pane: int = 0) -> Locator:
 def idle(page: Page) -> None:
     """Every answer is at its end."""
     expect(page.locator("#send")).to_be_visible()
-
-
-def until(holds: Callable[[], bool]) -> None:
-    """Wait for what the browser cannot see."""
-    end = time.monotonic() + PATIENCE
-    while not holds():
-        assert time.monotonic() < end, "this never came to hold"
-        time.sleep(0.05)
