@@ -104,7 +104,7 @@ class Operator:
         await self.synced.wait()
         ours = asyncio.all_tasks()
         tasks = await kopf.spawn_tasks(
-            registry=watches.registry(self.world.store, self.world.queue),
+            registry=watches.registry(self.world.store, self.world.queue, self.world.kube.reread),
             settings=watches.settings(),
             clusterwide=not self.settings.namespaces,
             namespaces=self.settings.namespaces,

@@ -12,18 +12,18 @@ from alpaca_operator.api.resource import ObjectMeta
 from alpaca_operator.api.status import Reason
 from alpaca_operator.cluster.claims import Other, claim_of
 from alpaca_operator.cluster.kube import APIS, OPTIONAL, RESOURCES
-from alpaca_operator.cluster.objects import Object, controller_of
-from alpaca_operator.cluster.queue import LONGEST_DELAY, Result
+from alpaca_operator.cluster.objects import Object, Pod, controller_of
+from alpaca_operator.cluster.queue import LONGEST_DELAY, RETRIED_LONGEST, Result
 from alpaca_operator.cluster.store import Key, key_of
 from alpaca_operator.diagnosis import refusals
 from alpaca_operator.diagnosis.text import one_line
-from alpaca_operator.errors import ApiError, Unreachable, Unreadable
-from alpaca_operator.exits import Exit, Refused, Unavailable
+from alpaca_operator.errors import ApiError, Unreachable
+from alpaca_operator.exits import Exit, Refused, Unavailable, Waiting
 from alpaca_operator.lifecycle import LIFECYCLES
 from alpaca_operator.outcomes import conditions
 from alpaca_operator.outcomes.conditions import Change
 from alpaca_operator.plan import Manifest, Plan, keep
-from alpaca_operator.plan.job import STOP_PATCH, drift
+from alpaca_operator.plan.job import STOP_PATCH, STOP_POD_PATCH, drift
 from alpaca_operator.world import World, key_for
 
 CREATED_ONCE = frozenset({"Job", "JobSet"})
@@ -51,7 +51,7 @@ async def leave_alone(key: Key, other: Other, world: World) -> Result:
     current = world.store.raw(key)
     if current is not None and not _has_ended(key, current) and world.refused.get(key) != other.lease:
         world.refused[key] = other.lease
-        plural, metadata = RESOURCES[key.kind].plural, current["metadata"]
+        plural = RESOURCES[key.kind].plural
         remedy = "stop one of the two, or give each namespaces of its own (ALPACA_NAMESPACES)"
         if not other.holder:
             remedy += (
@@ -61,9 +61,7 @@ async def leave_alone(key: Key, other: Other, world: World) -> Result:
         said = f"{other} works on it, and {world.claims.name} leaves it alone: {remedy}"
         log.error("%s: %s", key, said)
         note = events.Note("Warning", events.ANOTHER_OPERATOR, said)
-        names: dict[str, Any] = {"api_version": current["apiVersion"], "kind": key.kind}
-        named = KINDS[key.kind].model_construct(**names, metadata=ObjectMeta.model_validate(metadata))
-        await events.record(world.kube, world.settings.identity, named, note, once=other.lease)
+        await events.record(world.kube, world.settings.identity, _unread(key, current), note, once=other.lease)
     return Result(LEFT_ALONE_SECONDS, outcome="another operator's")
 
 
@@ -131,6 +129,11 @@ async def end(child: Object, world: World) -> None:
         await _merge(child, STOP_PATCH, world)
 
 
+async def end_pod(pod: Pod, world: World) -> None:
+    """Stops a pod for good; it stays for its logs."""
+    await _merge(pod.raw, STOP_POD_PATCH, world)
+
+
 async def remove(child: Object, world: World) -> None:
     """Deletes a child; its pods get their grace period to save a checkpoint, and it stays visible until they are gone."""
     if "deletionTimestamp" in child["metadata"]:
@@ -159,24 +162,72 @@ async def update_status(resource: Resource, after: dict[str, Any], exit: Exit | 
         return Result.never
     if change is Change.PROGRESS and (wait := world.budget.ask(key)):
         return Result(requeue_after=wait)
-    world.store.put(await world.kube.put_status(RESOURCES[key.kind], current, after))
+    try:
+        world.store.put(await world.kube.put_status(RESOURCES[key.kind], current, after))
+    except (ApiError, Unreachable) as error:
+        refusal = refusals.exit_of_status(error)
+        if refusal is None:
+            raise
+        if isinstance(error, ApiError) and error.status == 404:
+            await world.refresh(key)
+        return await _tell_without_all(resource, after, refusal, world)
+    world.outages.over(key, "status")
     if change is Change.TRANSITION:
         world.enqueue_consumers(key)
-    if note := events.of_transition(before, after) or events.of_outage(before, after, exit):
+    if note := events.of_outage(before, after, exit) or events.of_transition(before, after):
         await _tell(resource, note, after, world)
     _log_transition(key, before, after)
     return Result.never
 
 
-async def report_unreadable(key: Key, error: Unreadable, world: World) -> Result:
-    """The status says so, unless it has an end; that stands."""
+async def _tell_without_all(resource: Resource, after: dict[str, Any], exit: Exit, world: World) -> Result:
+    """Of a status that is not taken: what matters of it, and why not all; where not even that, an Event."""
+    key = key_for(resource)
+    current = world.store.raw(key)
+    if current is None or current["metadata"]["uid"] != resource.metadata.uid:
+        return Result.never  # it is gone
+    log.warning("%s: its status cannot be written: %s", key, exit.message)
+    if isinstance(exit, Unavailable):
+        await tell_by_event(key, exit, world)
+        return Result(RETRIED_LONGEST, failed=True, not_before=exit.retry_after, outcome="unreachable")
+    before = current.get("status") or {}
+    least = conditions.essential(before, after, exit)
+    try:
+        if least != before:
+            world.store.put(await world.kube.put_status(RESOURCES[key.kind], current, least))
+            world.enqueue_consumers(key)
+            if note := events.of_transition(before, least):
+                await _tell(resource, note, least, world)
+            _log_transition(key, before, least)
+    except ApiError as error:
+        if refusals.exit_of_status(error) is None:
+            raise
+        await tell_by_event(key, exit, world)
+    return Result(LONGEST_DELAY, failed=True, outcome="refused")
+
+
+async def tell_by_event(key: Key, exit: Exit, world: World) -> None:
+    """Once, of what no status can tell; of what may pass, when it lasts."""
+    lasting = world.outages.lasting(key, "status", exit) if isinstance(exit, Unavailable) else exit
+    current = world.store.raw(key)
+    if lasting is not None and current is not None:
+        note = events.of_exit(lasting)
+        await events.record(world.kube, world.settings.identity, _unread(key, current), note, once=lasting.message)
+
+
+def _unread(key: Key, current: Object) -> Resource:
+    """To be named by, without its spec, which may be unreadable."""
+    names: dict[str, Any] = {"api_version": current["apiVersion"], "kind": key.kind}
+    return KINDS[key.kind].model_construct(**names, metadata=ObjectMeta.model_validate(current["metadata"]))
+
+
+async def report(key: Key, exit: Exit, world: World) -> None:
+    """The status says so, as far as nothing else can be said of the resource, unless it has an end; that stands."""
     current, lifecycle = world.store.raw(key), LIFECYCLES[key.kind]
     if current is not None and not lifecycle.is_final(current.get("status") or {}):
-        exit = Refused(Reason.INVALID_SPEC, one_line(str(error)))
-        names: dict[str, Any] = {"api_version": current["apiVersion"], "kind": key.kind}
-        unread = KINDS[key.kind].model_construct(**names, metadata=ObjectMeta.model_validate(current["metadata"]))
-        await update_status(unread, conditions.of_unread(lifecycle.status, current, exit, world.now()), exit, world)
-    return Result(LONGEST_DELAY, failed=True, outcome="unreadable")
+        await update_status(
+            _unread(key, current), conditions.of_unread(lifecycle.status, current, exit, world.now()), exit, world
+        )
 
 
 async def _tell(resource: Resource, note: events.Note, status: dict[str, Any], world: World) -> None:
@@ -202,7 +253,7 @@ async def _create_once(resource: Resource, manifest: Manifest, world: World) -> 
             live = await world.kube.get(api, metadata["namespace"], metadata["name"])
             ours = live is not None and _is_ours(live, resource)
             if live is None or (not ours and _is_predecessors(live)):
-                raise _gone_in_a_moment(manifest) from error
+                return _waits_for_the_name(manifest, live)
             if not ours:
                 raise
             world.store.put(live)
@@ -230,7 +281,7 @@ async def _apply(resource: Resource, manifest: Manifest, world: World) -> Exit |
         )  # applying would take it from whoever made it
         if live is not None and not _is_ours(live, resource):
             if _is_predecessors(live):
-                raise _gone_in_a_moment(manifest)
+                return _waits_for_the_name(manifest, live)
             raise ApiError(409, "AlreadyExists", f'{api.plural} "{metadata["name"]}" already exists')
     if live is not None:
         if "deletionTimestamp" in live["metadata"]:
@@ -278,9 +329,15 @@ def _is_predecessors(child: Object) -> bool:
     return owner is not None and owner["kind"] in KINDS
 
 
-def _gone_in_a_moment(manifest: Manifest) -> ApiError:
-    name = manifest["metadata"]["name"]
-    return ApiError(409, "Conflict", f"{manifest['kind']} {name} of a deleted resource is about to go")
+def _waits_for_the_name(manifest: Manifest, live: Object | None) -> Exit:
+    """Looked at again when that child is gone; by itself, where nobody tells of it."""
+    owner = controller_of(live) if live is not None else None
+    whose = f"{owner['kind']} {owner.get('name')}" if owner else manifest["metadata"]["ownerReferences"][0]["kind"]
+    return Waiting(
+        Reason.STOPPING,
+        f"waits for {manifest['kind']} {manifest['metadata']['name']} to go, which belongs to a deleted {whose}: kubectl get "
+        f"{manifest['kind'].lower()} {manifest['metadata']['name']} -o yaml shows what holds it",
+    )
 
 
 def _log_transition(key: Key, before: dict[str, Any], after: dict[str, Any]) -> None:

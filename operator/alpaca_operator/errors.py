@@ -26,7 +26,3 @@ class NotLeading(Exception):
 class Rewound(Exception):
     """The API server holds an older state than one that was read of it before: its etcd was restored. What is known is of no more use,
     for an older state never replaces a newer one; the process ends and starts afresh."""
-
-
-class Unreadable(Exception):
-    """The API server holds a resource that our models refuse: its CRD is newer than this operator."""

@@ -79,7 +79,12 @@ def of_outage(before: dict[str, Any], after: dict[str, Any], exit: Exit | None) 
     """The Event of an API server that is not available for long: one, when the status begins to tell."""
     if not isinstance(exit, Unavailable) or exit.message in str(ready(before).get("message")):
         return None
-    return Note("Warning", ready(after)["reason"], exit.message)
+    return Note("Warning", exit.reason, exit.message) if exit.message in str(ready(after).get("message")) else None
+
+
+def of_exit(exit: Exit) -> Note:
+    """The Event of what no status can tell."""
+    return Note("Warning", exit.reason, exit.message)
 
 
 def of_completion(status: dict[str, Any], now: datetime) -> Note | None:

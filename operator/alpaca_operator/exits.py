@@ -4,7 +4,9 @@ decided in outcomes/ and reconcile.py, once for all kinds."""
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
+
+from pydantic import ValidationError
 
 from alpaca_operator.api.status import FailureClass, Reason
 
@@ -44,3 +46,35 @@ class Unavailable(Exit):
     """Seconds that the API server asks to wait."""
 
     transient: ClassVar[bool] = True
+
+
+class Unreadable(Exception):
+    """The API server holds a resource that our models refuse; ``exit`` is what is told of that on it."""
+
+    def __init__(self, exit: Exit) -> None:
+        super().__init__(exit.message)
+        self.exit = exit
+
+    @classmethod
+    def of(cls, error: ValidationError) -> Self:
+        """Words that are unknown are those of a newer CRD. Of anything else it may be a person who has to correct it: our schema has changed
+        since it was made, or cannot say all that our models ask for."""
+        errors = error.errors(include_url=False, include_context=False, include_input=False)
+        fields = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in errors)[:LONGEST]
+        if all(one["type"] == "literal_error" for one in errors):
+            return cls(
+                Refused(
+                    Reason.OPERATOR_OUTDATED,
+                    f"this operator does not know what it holds ({fields}): upgrade the operator",
+                )
+            )
+        return cls(
+            Refused(
+                Reason.INVALID_SPEC,
+                f"it cannot be read ({fields}): correct it; or, where its CRD is newer than this operator, upgrade the operator",
+            )
+        )
+
+
+LONGEST = 800
+"""Characters of what is wrong with a resource."""

@@ -15,6 +15,7 @@ from alpaca_operator.api.resource import Job
 from alpaca_operator.api.sources import JobReference
 from alpaca_operator.api.status import Condition, ConditionStatus, Reason, ResolvedInput
 from alpaca_operator.diagnosis.text import one_line
+from alpaca_operator.exits import Unreadable
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,9 @@ class MissingInput:
 
 
 def look(link: Link, resource: Resource, find: Find) -> ResolvedInput | MissingInput:
-    producer = find(link.producer)
+    producer = find_job(link.field, link.producer, find)
+    if isinstance(producer, MissingInput):
+        return producer
     if missing := absent(link.field, link.producer, producer, resource):
         return missing
     assert producer is not None
@@ -78,6 +81,27 @@ def look(link: Link, resource: Resource, find: Find) -> ResolvedInput | MissingI
         remedy = "; specs are immutable, so in a job of another name" if resource.spec.fixed() else ""
         return MissingInput(Reason.KIND_MISMATCH, f"{problem}{remedy}")
     return unfinished(link.field, producer) or _published(producer)
+
+
+def find_job(field: str, named: JobReference, find: Find) -> Job | MissingInput | None:
+    """The job that ``field`` names. One that cannot be read says why itself, and keeps nobody from being told of it."""
+    try:
+        return find(named)
+    except Unreadable:
+        return MissingInput(
+            Reason.NOT_READY,
+            f"waits for {named.kind} {named.name} ({field}.from), which cannot be read: its own status says why",
+        )
+
+
+def readable(find: Find) -> Find:
+    """The same, without those that cannot be read."""
+
+    def found(named: JobReference) -> Job | None:
+        job = find_job("", named, find)
+        return None if isinstance(job, MissingInput) else job
+
+    return found
 
 
 def absent(field: str, named: JobReference, producer: Job | None, resource: Resource) -> MissingInput | None:

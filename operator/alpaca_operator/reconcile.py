@@ -12,10 +12,11 @@ import time
 
 from alpaca_operator import apply, metrics, observe
 from alpaca_operator.api import Resource
-from alpaca_operator.cluster.queue import LONGEST_DELAY, Result
+from alpaca_operator.cluster.queue import LONGEST_DELAY, RETRIED_LONGEST, Result
 from alpaca_operator.cluster.store import Key
-from alpaca_operator.errors import ApiError, NotLeading, Unreachable, Unreadable
-from alpaca_operator.exits import Exit, Unavailable, Waiting
+from alpaca_operator.diagnosis import refusals
+from alpaca_operator.errors import ApiError, NotLeading, Unreachable
+from alpaca_operator.exits import Exit, Unavailable, Unreadable, Waiting
 from alpaca_operator.lifecycle import LIFECYCLES
 from alpaca_operator.observe import Observed
 from alpaca_operator.outcomes.verdict import Desired
@@ -23,9 +24,6 @@ from alpaca_operator.plan import PLANNERS
 from alpaca_operator.world import World
 
 log = logging.getLogger(__name__)
-
-RETRIED_LONGEST = 60.0
-"""Seconds between two tries of what passes by itself: a quota may have room by then, an API server be back."""
 
 
 async def reconcile(key: Key, world: World, *, live: bool = False) -> Result:
@@ -44,7 +42,9 @@ async def reconcile(key: Key, world: World, *, live: bool = False) -> Result:
             return await reconcile(key, world, live=True)
     else:
         exit = await apply.attempt(_act(desired, resource, observed, world), resource)
-    outage = world.outage(key, exit)
+    outage = world.outages.lasting(key, "child", exit) if isinstance(exit, Unavailable) else None
+    if outage is None and not isinstance(exit, Unavailable):
+        world.outages.over(key, "child")
     if desired is Desired.PRESENT and _has_just_begun(resource, observed, world):
         # First a child for all who wait; the statuses follow, with what the children do by then.
         return Result(requeue_after=0.0)
@@ -55,7 +55,9 @@ async def reconcile(key: Key, world: World, *, live: bool = False) -> Result:
         observed = observe.children(observed, resource, world)
     after = lifecycle.compute(resource, observed, outage or exit)
     if not live and lifecycle.is_final(after) and not lifecycle.is_terminal(resource):
-        await world.refresh(key)  # the end is told once: the last pod's last word must be in
+        # The end is told once: the last pod's last word must be in.
+        if unseen := await apply.attempt(world.refresh(key), resource):
+            return await _tell_what_hinders(key, unseen, world)
         return await reconcile(key, world, live=True)
     result = await apply.update_status(resource, after, outage or exit, world)
     if exit is not None:
@@ -64,7 +66,17 @@ async def reconcile(key: Key, world: World, *, live: bool = False) -> Result:
     return result.or_sooner(time_alone.total_seconds() if time_alone is not None else None)
 
 
+async def _tell_what_hinders(key: Key, exit: Exit, world: World) -> Result:
+    """Where nothing can be said of the resource itself."""
+    lasting = world.outages.lasting(key, "child", exit) if isinstance(exit, Unavailable) else exit
+    if lasting is not None:
+        await apply.report(key, lasting, world)
+    return _again(exit)
+
+
 async def _act(desired: Desired, resource: Resource, observed: Observed, world: World) -> Exit | None:
+    for pod in LIFECYCLES[resource.kind].spent(observed):
+        await apply.end_pod(pod, world)
     match desired:
         case Desired.PRESENT:
             plan = PLANNERS[resource.kind](resource, observed.inputs, world.settings)
@@ -115,7 +127,8 @@ async def reconcile_or_report(key: Key, world: World) -> Result:
         return await reconcile(key, world)
     except Unreadable as error:
         log.error("%s: %s", key, error)
-        return await apply.report_unreadable(key, error, world)
+        await apply.report(key, error.exit, world)
+        return Result(LONGEST_DELAY, failed=True, outcome="unreadable")
 
 
 async def _work_on(key: Key, world: World) -> None:
@@ -123,10 +136,12 @@ async def _work_on(key: Key, world: World) -> None:
     try:
         result = await reconcile_or_report(key, world)
         outcome = result.outcome
-    except (ApiError, Unreachable, NotLeading) as error:
-        crossed = isinstance(error, ApiError) and error.status == 409  # somebody wrote in between: usual
-        log.log(logging.DEBUG if crossed else logging.WARNING, "%s: %s; tried again", key, error)
-        result, outcome = Result(requeue_after=RETRIED_LONGEST, failed=True), "conflict" if crossed else "unreachable"
+    except NotLeading as error:
+        log.warning("%s: %s", key, error)
+        result, outcome = Result(requeue_after=RETRIED_LONGEST, failed=True), "unreachable"
+    except (ApiError, Unreachable) as error:
+        result = await _without_a_status(key, error, world)
+        outcome = result.outcome
     except Exception:  # a bug: told once with its traceback, and tried again, for the next state may pass
         log.exception("%s: reconcile failed", key)
         result, outcome = Result(requeue_after=LONGEST_DELAY, failed=True), "error"
@@ -138,6 +153,17 @@ async def _work_on(key: Key, world: World) -> None:
     queue.forget(key)
     if result.requeue_after is not None:
         queue.add_after(key, result.requeue_after)
+
+
+async def _without_a_status(key: Key, error: ApiError | Unreachable, world: World) -> Result:
+    """An answer that came before anything could be said on the resource itself."""
+    exit = refusals.exit_of_status(error)
+    if exit is None:  # somebody wrote in between: usual
+        log.debug("%s: %s; tried again", key, error)
+        return Result(RETRIED_LONGEST, failed=True, outcome="conflict")
+    log.warning("%s: %s; tried again", key, error)
+    await apply.tell_by_event(key, exit, world)
+    return _again(exit)
 
 
 async def run_workers(world: World) -> None:

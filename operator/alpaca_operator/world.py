@@ -6,10 +6,11 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Literal
 
 from pydantic import ValidationError
 
-from alpaca_operator.api import Resource
+from alpaca_operator.api import Resource, tolerant
 from alpaca_operator.api.contract import LABEL_UID, Progress
 from alpaca_operator.api.resource import Job
 from alpaca_operator.api.sources import JobReference
@@ -19,8 +20,7 @@ from alpaca_operator.cluster.kube import PODS, RESOURCES, WATCHED, Kube
 from alpaca_operator.cluster.objects import Object
 from alpaca_operator.cluster.queue import Queue
 from alpaca_operator.cluster.store import Key, Store
-from alpaca_operator.errors import Unreadable
-from alpaca_operator.exits import Exit, Unavailable
+from alpaca_operator.exits import Exit, Unavailable, Unreadable
 from alpaca_operator.lifecycle import LIFECYCLES
 from alpaca_operator.outcomes.observed import Sample
 from alpaca_operator.polling.answers import ScrapeCache
@@ -32,6 +32,31 @@ log = logging.getLogger(__name__)
 MAKES_PODS = frozenset({"Job", "Deployment"})
 OUTAGE_SECONDS = 10.0
 """An API server that is restarted or has a new leader is back within this."""
+
+
+What = Literal["child", "status"]
+"""What is written."""
+
+
+@dataclass
+class Outages:
+    """Since when the API server has not been available to a resource."""
+
+    now: Callable[[], datetime]
+    _since: dict[tuple[Key, What], tuple[Unavailable, datetime]] = field(default_factory=dict)
+
+    def lasting(self, key: Key, what: What, exit: Unavailable) -> Unavailable | None:
+        """What is to be told of it: nothing until it lasts, and then the same words however often it is tried, for each change would be a
+        write."""
+        first, since = self._since.setdefault((key, what), (exit, self.now()))
+        return first if (self.now() - since).total_seconds() >= OUTAGE_SECONDS else None
+
+    def over(self, key: Key, what: What) -> None:
+        self._since.pop((key, what), None)
+
+    def forget(self, key: Key) -> None:
+        self.over(key, "child")
+        self.over(key, "status")
 
 
 def utc_now() -> datetime:
@@ -52,25 +77,30 @@ class World:
     now: Callable[[], datetime] = utc_now
     completions_recorded: dict[Key, str] = field(default_factory=dict)
     """UIDs of those whose end has got its Event by this operator."""
+    outages: Outages = field(init=False)
     claims: Claims = field(init=False)
     applied: dict[Key, tuple[str, str]] = field(default_factory=dict)
     """Of children: what was applied last, and what became of it."""
     refused: dict[Key, str] = field(default_factory=dict)
     """Leases of other operators that work on a resource, of which an Event tells."""
-    _outages: dict[Key, tuple[Unavailable, datetime]] = field(default_factory=dict)
+    _unknown: dict[Key, tuple[tolerant.Path, ...]] = field(default_factory=dict)
+    """Fields that were left out and told of."""
 
     def __post_init__(self) -> None:
+        self.outages = Outages(lambda: self.now())
         self.claims = Claims(self.kube, self.settings)
 
     def resource(self, key: Key) -> Resource | None:
         """Raises Unreadable."""
         try:
-            return self.store.resource(key)
+            found, unknown = self.store.read(key)
         except ValidationError as error:
-            fields = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
-            raise Unreadable(
-                f"{key} is newer than this operator, which must be upgraded to read it: {fields}"
-            ) from error
+            raise Unreadable.of(error) from error
+        if unknown and self._unknown.get(key) != unknown:
+            self._unknown[key] = unknown
+            fields = ", ".join(".".join(map(str, path)) for path in unknown)
+            log.warning("%s: read without %s, which this operator does not know: its CRD is newer", key, fields)
+        return found
 
     def child(self, resource: Resource) -> Object | None:
         return next((one for one in self.store.children(resource) if one["kind"] in MAKES_PODS), None)
@@ -104,21 +134,13 @@ class World:
         for consumer in self.store.consumers(key):
             self.queue.add(consumer)
 
-    def outage(self, key: Key, exit: Exit | None) -> Unavailable | None:
-        """What is to be told of an API server that is not available to this resource: nothing until it lasts, and then the same words
-        however often it is tried, for each change would be a write."""
-        if not isinstance(exit, Unavailable):
-            self._outages.pop(key, None)
-            return None
-        first, since = self._outages.setdefault(key, (exit, self.now()))
-        return first if (self.now() - since).total_seconds() >= OUTAGE_SECONDS else None
-
     def forget(self, key: Key) -> None:
         """The resource is gone."""
-        self._outages.pop(key, None)
+        self.outages.forget(key)
         self.refused.pop(key, None)
         self.without_pods.forget(key)
         self.completions_recorded.pop(key, None)
+        self._unknown.pop(key, None)
         self.budget.forget(key)
 
     async def refresh(self, key: Key) -> None:
@@ -134,10 +156,14 @@ class World:
             return
         if self.store.put(live):
             self.enqueue_consumers(key)
-        selector = f"{LABEL_UID}={live['metadata']['uid']}"
+        uid = live["metadata"]["uid"]
         for api in (*(WATCHED[kind] for kind in LIFECYCLES[key.kind].children if kind in WATCHED), PODS):
-            found = [obj async for obj in self.kube.list(api, key.namespace, labels=selector)]
-            self.store.replace(api.kind, key.namespace, live["metadata"]["uid"], found)
+            found = [obj async for obj in self.kube.list(api, key.namespace, labels=f"{LABEL_UID}={uid}")]
+            listed = {obj["metadata"]["uid"] for obj in found}
+            for obj in self.store.owned(api.kind, uid):
+                if obj["metadata"]["uid"] not in listed and (relabelled := await self.kube.reread(obj)):
+                    found.append(relabelled)
+            self.store.replace(api.kind, uid, found)
 
 
 def key_for(resource: Resource) -> Key:

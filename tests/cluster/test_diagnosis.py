@@ -248,7 +248,7 @@ def test_a_pod_that_pod_security_refuses_is_told_in_an_event_of_the_job(jobs):
         ]
 
     note = until(notes, "the event")[0]
-    assert refusals.refusal(403, note) == Refused(
+    assert refusals.exit_of_report(note) == Refused(
         Reason.ADMISSION_REFUSED,
         'PodSecurity refuses the pod: "restricted:latest": restricted volume types (volume "node" uses restricted volume type '
         '"hostPath"): change pod in a job of another name, or ask who set the policy',

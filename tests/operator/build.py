@@ -41,9 +41,19 @@ def job(name: str = "poet", *, uid: str = "uid-poet", namespace: str = "team", *
 
 
 def child(
-    kind: str, name: str, *, uid: str = "", of: str = "uid-poet", namespace: str = "team", **changes: Any
+    kind: str,
+    name: str,
+    *,
+    uid: str = "",
+    of: str = "uid-poet",
+    owner: str = "poet",
+    namespace: str = "team",
+    **changes: Any,
 ) -> Object:
-    """A Job or a Pod that belongs to the resource with the UID ``of``."""
+    """A Job of the resource called ``owner`` with the UID ``of``, or a Pod of that Job."""
+    parent = {"kind": "SFTJob", "name": owner, "uid": of, "controller": True}
+    if kind == "Pod":
+        parent = {"kind": "Job", "name": f"{owner}-sft", "uid": f"uid-{owner}-sft", "controller": True}
     return {
         "apiVersion": "batch/v1" if kind == "Job" else "v1",
         "kind": kind,
@@ -54,7 +64,7 @@ def child(
             "resourceVersion": next_version(),
             "creationTimestamp": "2026-01-01T00:00:01Z",
             "labels": {LABEL_MANAGED_BY: MANAGED_BY, LABEL_UID: of},
-            **({} if kind == "Pod" else {"ownerReferences": [{"kind": "SFTJob", "uid": of, "controller": True}]}),
+            "ownerReferences": [parent],
             **changes.get("metadata", {}),
         },
         "spec": changes.get("spec", {}),

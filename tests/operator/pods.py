@@ -78,6 +78,33 @@ def running(name: str = "poet-sft-a", **more: Any) -> Object:
     )
 
 
+def beside(
+    obj: Object, state: Object, name: str = "istio-proxy", *, phase: str | None = None, init: bool = False
+) -> Object:
+    """The pod with one container more, first in its list, which somebody put into it: in this ``state``."""
+    one = {"name": name, "state": state}
+    status = obj["status"]
+    where = "initContainerStatuses" if init else "containerStatuses"
+    return {**obj, "status": {**status, "phase": phase or status["phase"], where: [one, *status.get(where, [])]}}
+
+
+RUNS: Object = {"running": {"startedAt": at(0)}}
+
+
+def failed_with(code: int, finished: float = 30, message: str = "") -> Object:
+    return {"terminated": {"exitCode": code, "reason": "Error", "finishedAt": at(finished), "message": message}}
+
+
+def stopped(obj: Object, at_second: float, grace: int = 20) -> Object:
+    """The pod as somebody has told it to stop."""
+    metadata = {"deletionTimestamp": at(at_second + grace), "deletionGracePeriodSeconds": grace}
+    return {
+        **obj,
+        "metadata": {**obj["metadata"], **metadata},
+        "spec": {**obj["spec"], "terminationGracePeriodSeconds": grace},
+    }
+
+
 def waiting(reason: str, message: str = "", image: str = "registry.example/sft:1") -> Object:
     """A pod whose container the kubelet has not started."""
     state = {"waiting": {"reason": reason, "message": message}}
@@ -105,7 +132,13 @@ def placed(*, ready: str, when: float = 0) -> Object:
 
 
 def job(
-    *, condition: str = "", reason: str = "", when: float = 90, spec: Object | None = None, **metadata: Any
+    *,
+    condition: str = "",
+    reason: str = "",
+    when: float = 90,
+    spec: Object | None = None,
+    started: str = "",
+    **metadata: Any,
 ) -> Object:
     """The child."""
     conditions = [{"type": condition, "status": "True", "reason": reason, "lastTransitionTime": at(when)}]
@@ -115,5 +148,6 @@ def job(
         "metadata": {"name": "poet-sft", "namespace": "poetry", "uid": JOB_UID, **metadata},
         "spec": spec or {},
         "status": {"conditions": conditions if condition else []}
+        | ({"startTime": started} if started else {})
         | ({"completionTime": at(when)} if condition == "Complete" else {}),
     }

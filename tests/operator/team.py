@@ -58,6 +58,21 @@ class Team:
         found.sort(key=lambda event: int(event["metadata"]["resourceVersion"]))
         return [(event["reason"], event["note"]) for event in found]
 
+    async def suspend_child(self, suspend: bool, name: str = "poet") -> None:
+        """As a queueing system does."""
+        child = await self.child(name)
+        assert child is not None
+        await self.kube.merge(JOBS, child, {"spec": {"suspend": suspend}})
+
+    async def gone_or_new(self) -> None:
+        """Waits until no Job and no pod is about to go."""
+        async with asyncio.timeout(60):
+            while any("deletionTimestamp" in one["metadata"] for one in [*await self.pods(), *await self.children()]):  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+
+    async def children(self) -> list[Object]:
+        return [job async for job in self.kube.list(JOBS, self.namespace)]
+
     async def gone(self) -> None:
         """Waits until no Job and no pod is left."""
         async with asyncio.timeout(60):

@@ -246,12 +246,12 @@ async def test_a_webhook_that_is_down_is_told_once_and_waited_for(team: Team) ->
             f"waits for its pod to start; admission webhook {name} does not answer the API server: ask who keeps it; tried again by "
             "itself"
         )
-        assert (ready(job)["reason"], conditions(job)["Reconciling"]) == ("Pending", "True")
+        assert (ready(job)["reason"], conditions(job)["Reconciling"]) == ("APIServerUnavailable", "True")
     finally:
         team.plane.kubectl("delete", "validatingwebhookconfiguration", name)
     team.kubelet.default = DONE
     job = await team.state("poet", "Succeeded", seconds=180)
-    assert [reason for reason, _ in await team.events(1)][:1] == ["Pending"]
+    assert [reason for reason, _ in await team.events(1)][:1] == ["APIServerUnavailable"]
 
 
 async def test_an_admission_policy_is_told_in_its_own_words(team: Team) -> None:

@@ -81,7 +81,7 @@ def test_an_adapter_in_a_list_is_found_by_its_place():
     pod = child(made("MergeJob", adapters=adapters), **{"adapters[1]": found})["spec"]["template"]
     read = json.loads(pod["metadata"]["annotations"][ANNOTATION_CONFIG])
     assert read["spec"]["adapters"] == [
-        {"uri": "pvc://models/a", "weight": 1.0},
+        {"uri": "pvc://models/a"},
         {"uri": "pvc://others/b", "weight": 0.5},
     ]
     claims = [

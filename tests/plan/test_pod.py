@@ -34,6 +34,13 @@ def test_the_workload_reads_the_job_that_was_applied():
     assert (read.metadata.name, read.metadata.namespace, read.metadata.uid) == ("poet", "poetry", "uid-poet")
 
 
+def test_the_workload_reads_what_was_set_and_no_defaults_that_another_version_may_not_know():
+    job = sft_job(training={"learningRate": 1e-5, "epochs": 3}, suspend=False)
+    told = json.loads(template(job)["metadata"]["annotations"][ANNOTATION_CONFIG])
+    assert told["spec"]["training"] == {"learningRate": 1e-5}
+    assert not told["spec"].keys() & {"suspend", "failurePolicy", "lora", "method", "template"}
+
+
 def test_what_the_pod_tells_the_workload():
     assert env(sft_job(cache={"claimName": "cache"})) == {
         "ALPACA_IN_POD": "1",

@@ -133,7 +133,7 @@ class Field:
             if self.examples:
                 return f"text such as {', '.join(self.examples)}"
             return f"text{self._sized('character')}" + (f" that matches {pattern}" if pattern else "")
-        return "a whole number or a quantity such as 16Gi"
+        return f"a whole number or text such as {', '.join(self.examples)}"
 
     @property
     def limits(self) -> str:

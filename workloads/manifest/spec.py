@@ -5,19 +5,21 @@ from __future__ import annotations
 import difflib
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from alpaca_operator.api import Resource
+from alpaca_operator.api import Resource, tolerant
 from alpaca_operator.api.resource import API_VERSION, GROUP
 from workloads.errors import InputError, SpecError
 from workloads.manifest import fields
 
 Document = dict[str, Any]
+LeaveOut = Callable[[str], None]
+"""Told of each field that is left out, for this version does not know it."""
 Kind = TypeVar("Kind", bound=Resource)
 
 
@@ -27,9 +29,10 @@ def load_job(
     name: str | None,
     overrides: Sequence[tuple[str, Any]],
     text: str | None = None,
+    leave_out: LeaveOut | None = None,
 ) -> Kind:
     """The job of ``kind`` in ``file`` (or of flags alone), with ``overrides`` (paths below ``spec``) put in; ``text`` is the content of
-    the file where it was read already.
+    the file where it was read already. ``leave_out`` is told of fields that nobody here knows; without it they are refused.
 
     Raises SpecError, one line per problem, or InputError when the file cannot be read.
     """
@@ -41,7 +44,7 @@ def load_job(
         document = pick(documents(text, file), kind, name, file)
     for path, value in overrides:
         put(document, path, value)
-    return validated(kind, document, file, text, [("spec", *fields.steps(path)) for path, _ in overrides])
+    return validated(kind, document, file, text, [("spec", *fields.steps(path)) for path, _ in overrides], leave_out)
 
 
 def load_all(kinds: Mapping[str, type[Kind]], file: str, text: str | None = None) -> list[Kind]:
@@ -157,6 +160,7 @@ def validated(
     file: str | None,
     text: str = "",
     flags: Sequence[tuple[fields.Step, ...]] = (),
+    leave_out: LeaveOut | None = None,
 ) -> Kind:
     """The typed job. Raises SpecError with one line per problem; those below the paths in ``flags`` are not the file's."""
     version = document.get("apiVersion", API_VERSION)
@@ -167,7 +171,13 @@ def validated(
     if isinstance(metadata, dict) and "name" not in metadata and "generateName" in metadata:
         content["metadata"] = {**metadata, "name": str(metadata["generateName"]).rstrip("-")}
     try:
-        return kind.model_validate({"kind": kind.__name__, **content}, strict=True, by_alias=True, by_name=False)
+        content = {"kind": kind.__name__, **content}
+        if leave_out is None:
+            return kind.model_validate(content, strict=True, by_alias=True, by_name=False)
+        job, left_out = tolerant.read(kind, content, lambda error, _: error == "extra_forbidden", strict=True)
+        for path in left_out:
+            leave_out(fields.dotted(path))
+        return job
     except ValidationError as error:
         lines: list[tuple[int, str]] = []
         for path, line in problems(kind, error):

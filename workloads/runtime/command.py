@@ -15,6 +15,8 @@ from workloads.errors import WorkloadError
 from workloads.manifest import chain, spec
 from workloads.manifest.cli import help_text, parse
 from workloads.runtime import exits
+from workloads.runtime.progress import JsonLines
+from workloads.system.environment import is_pod
 
 if TYPE_CHECKING:
     from workloads.runtime.runtime import Metrics, Runtime
@@ -42,10 +44,18 @@ def serve(
     try:
         file, name, overrides = parse(kind, arguments)
         text = spec.read_text(file) if file else None  # once: standard input cannot be read again
-        resource = _with_links(file, text, spec.load_job(kind, file, name, overrides, text))
+        # In a pod the file is the operator's, which may be newer; on a laptop it is a person's, who may have misspelt a field.
+        leave_out = _tell_of_newer if is_pod(os.environ) else None
+        resource = _with_links(file, text, spec.load_job(kind, file, name, overrides, text, leave_out))
     except WorkloadError as error:
         return exits.exit_with(error, os.environ)
     return run(resource)
+
+
+def _tell_of_newer(field: str) -> None:
+    JsonLines(sys.stdout).log(
+        f"{field} is left out: this image does not know it, and is older than the operator: set pod.image to a newer one to have it honoured"
+    )
 
 
 def _with_links(file: str | None, text: str | None, job: Resource) -> Resource:

@@ -245,7 +245,9 @@ def _success(
         tracker.current.model_copy(update={"checkpoint": None}),
         metrics=metrics,
         output=published,
-        resolved_inputs={field: {"uri": found.uri, "digest": found.digest} for field, found in inputs.items()},
+        resolved_inputs={
+            field: contract.InputRead(uri=found.uri, digest=found.digest) for field, found in inputs.items()
+        },
     )
 
 

@@ -39,6 +39,11 @@ OUR_THREADS = "ALPACA_NUM_THREADS"
 START_METHODS = ("spawn", "forkserver", "fork")
 
 
+def is_pod(environ: Mapping[str, str]) -> bool:
+    """Whether the operator made this process: it says so in the environment of each of its containers."""
+    return environ.get(contract.ENV_IN_POD) == "1"
+
+
 @dataclass(frozen=True)
 class Environment:
     """Where things are, on this machine."""
@@ -64,7 +69,7 @@ class Environment:
     @classmethod
     def read(cls, environ: Mapping[str, str]) -> Environment:
         """Raises SpecError for a variable that cannot be read."""
-        in_pod = environ.get(contract.ENV_IN_POD) == "1"
+        in_pod = is_pod(environ)
         home = Path(environ.get("HOME") or "/tmp")
         named_cache = environ.get(contract.ENV_CACHE)
         cache = Path(
@@ -87,7 +92,7 @@ class Environment:
 
 def termination_log(environ: Mapping[str, str]) -> Path | None:
     """Where the kubelet reads a container's last word; None outside a pod."""
-    in_pod = environ.get(contract.ENV_IN_POD) == "1"
+    in_pod = is_pod(environ)
     path = environ.get(contract.ENV_TERMINATION) or (contract.TERMINATION_PATH if in_pod else None)
     return Path(path) if path else None
 

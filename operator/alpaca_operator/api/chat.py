@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, StringConstraints
 
 from alpaca_operator.api.evaluation import ModelName, ServableSource
-from alpaca_operator.api.model import Name, Quantity, ShortText, Spec
+from alpaca_operator.api.model import IntOrPercent, Name, ShortText, Spec
 from alpaca_operator.api.pod import PodSettings, ResourceRequirements
 from alpaca_operator.api.resource import Cache, Resource, ResourceSpec
 from alpaca_operator.api.rules import Rule
@@ -149,9 +149,9 @@ class ServiceSettings(Spec):
 class DisruptionBudget(Spec):
     """How many pods a drain of nodes must leave."""
 
-    min_available: Quantity | None = None
+    min_available: IntOrPercent | None = None
     """Pods that stay, as a number or `50%`."""
-    max_unavailable: Quantity | None = None
+    max_unavailable: IntOrPercent | None = None
     """Pods that may go at the same time, as a number or `50%`."""
 
     rules: ClassVar = (

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 from pydantic.alias_generators import to_camel
+from pydantic_core import from_json
 
-from alpaca_operator.api.status import OutputKind, Reason
+from alpaca_operator.api import tolerant
+from alpaca_operator.api.status import OutputKind, Reason, Short
 
 GROUP_PREFIX = "literary-alpaca.io"
 
@@ -36,6 +38,9 @@ KUEUE_PREFIX = "kueue.x-k8s.io/"
 CONTAINER = "workload"
 ENGINE_CONTAINER = "engine"
 PAGE_CONTAINER = "ui"
+CONTAINERS = frozenset({CONTAINER, ENGINE_CONTAINER, PAGE_CONTAINER})
+"""Those that we put into pods. Others come from whoever has a hand in pods as they are made (a mesh's proxy, an agent), and say nothing
+of our work."""
 PROGRESS_PORT = 8085
 API_PORT = 8000
 """The engine: OpenAI's API under /v1, /health, /livez, /metrics."""
@@ -97,6 +102,9 @@ class ExitCode(IntEnum):
 
 NEVER_RETRIED = (ExitCode.SPEC, ExitCode.DATA, ExitCode.INPUT, ExitCode.MEMORY)
 """The next run would end alike."""
+IGNORED = (ExitCode.INTERRUPTED, 128 + 9, 128 + 15)
+"""Ends that the Job controller must not count: stopped on request, and killed by SIGKILL or SIGTERM, which is how a stop ends that was not
+over in time. It does not see who asked for the stop; the operator does, and counts those that nobody asked for."""
 
 
 class Wire(BaseModel):
@@ -111,28 +119,37 @@ class Wire(BaseModel):
         return self.model_dump_json(by_alias=True, exclude_none=True)
 
 
+Count = Annotated[int, Field(ge=0, le=2**53)]
+"""A number of steps or seconds that every reader of JSON keeps whole, and the API server takes."""
+
+
 class Checkpoint(Wire):
     """The newest complete checkpoint."""
 
-    uri: Annotated[str, StringConstraints(max_length=1024)]
-    step: int
+    uri: Short
+    step: Count
+
+
+Stage = Literal[
+    "Loading", "Preparing", "Training", "Quantizing", "Evaluating", "Answering", "Merging", "Saving", "Serving"
+]
+Word = Annotated[str, StringConstraints(max_length=64, pattern="^[A-Z][A-Za-z]*$")]
+"""A stage of a newer version."""
 
 
 class Progress(Wire):
     """The answer of `/progress` on rank 0. Lines of the JSON log carry the same fields."""
 
-    stage: Literal[
-        "Loading", "Preparing", "Training", "Quantizing", "Evaluating", "Answering", "Merging", "Saving", "Serving"
-    ] = "Loading"
-    step: int | None = None
-    total_steps: int | None = None
+    stage: Stage | Word = "Loading"
+    step: Count | None = None
+    total_steps: Count | None = None
     epoch: float | None = None
     loss: float | None = None
     eval_loss: float | None = None
     learning_rate: float | None = None
     grad_norm: float | None = None
     tokens_per_second: float | None = None
-    eta_seconds: int | None = None
+    eta_seconds: Count | None = None
     checkpoint: Checkpoint | None = None
     resolved_policy: dict[str, Any] | None = None
 
@@ -140,28 +157,47 @@ class Progress(Wire):
 class Published(Wire):
     """What lies at the output now."""
 
-    uri: Annotated[str, StringConstraints(max_length=1024)]
-    digest: str
-    kind: OutputKind
+    uri: Short
+    digest: Short
+    kind: OutputKind | None = None
+    """None where it is of a newer version."""
     reused: bool = False
+
+
+class InputRead(Wire):
+    """An input as the workload read it."""
+
+    uri: Short
+    digest: Short | None = None
+
+
+def _known_reason(value: Any) -> Any:
+    return value if not isinstance(value, str) or value in set(Reason) else None
 
 
 class Termination(Wire):
     """The pod's last word, in its termination message. It survives the operator being down."""
 
-    reason: Reason
+    reason: Annotated[Reason | None, BeforeValidator(_known_reason)]
+    """None where it is of a newer version."""
     exit_code: int = 0
     message: str = ""
     """One line: what happened and what to do."""
-    rank: int | None = None
-    step: int | None = None
-    total_steps: int | None = None
+    rank: Count | None = None
+    step: Count | None = None
+    total_steps: Count | None = None
     loss: float | None = None
-    metrics: dict[str, float | None] | None = None
+    metrics: Annotated[dict[str, float | None], Field(max_length=64)] | None = None
     resolved_policy: dict[str, Any] | None = None
-    resolved_inputs: dict[str, dict[str, str]] | None = None
+    resolved_inputs: dict[str, InputRead] | None = None
     checkpoint: Checkpoint | None = None
     output: Published | None = None
+
+    @classmethod
+    def hear(cls, text: str) -> Self:
+        """As a pod left it, without what this side does not understand, for that may be newer, or spoilt: the rest must not be lost with it.
+        Raises ValueError for what is no last word at all."""
+        return tolerant.read(cls, from_json(text))[0]
 
 
 class ArtifactFile(Wire):

@@ -83,8 +83,28 @@ Uri = Annotated[
 ]
 
 
-Quantity = Annotated[int | str, Field(json_schema_extra={"x-kubernetes-int-or-string": True})]
+QUANTITY = r"^\+?([0-9]+(\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]+)?$"
+"""How Kubernetes writes quantities; `16GB` is none, and neither is one below 0."""
+
+
+INT_OR_STRING: dict[str, Any] = {"x-kubernetes-int-or-string": True}
+
+Quantity = Annotated[
+    Annotated[int, Field(ge=0)] | Annotated[str, StringConstraints(max_length=64, pattern=QUANTITY)],
+    Field(json_schema_extra=INT_OR_STRING, examples=["16Gi", "500m"]),
+]
 """A Kubernetes quantity, such as ``2``, ``500m`` or ``16Gi``."""
+
+
+IntOrPercent = Annotated[
+    Annotated[int, Field(ge=0)] | Annotated[str, StringConstraints(max_length=64, pattern="^[0-9]+%$")],
+    Field(json_schema_extra=INT_OR_STRING, examples=["50%"]),
+]
+"""A number of pods, or a share of them."""
+
+
+Size = Annotated[str, StringConstraints(max_length=32, pattern=QUANTITY), Field(examples=["1Gi", "512Mi"])]
+"""A quantity of bytes."""
 
 
 ShardSize = Annotated[str, StringConstraints(max_length=16, pattern=r"^[0-9]+(\.[0-9]+)?(MB|GB)$")]

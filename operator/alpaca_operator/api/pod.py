@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from alpaca_operator.api.model import Name, Quantity, Raw, ShortText, Spec
+from alpaca_operator.api.model import Name, Quantity, Raw, ShortText, Size, Spec
 
 
 class ResourceRequirements(Spec):
@@ -110,7 +110,7 @@ class PodSettings(Spec):
         default_factory=dict, max_length=32
     )
     """Annotations added to the pod."""
-    shm_size: Annotated[str, StringConstraints(max_length=32)] = "1Gi"
+    shm_size: Size = "1Gi"
     """Size of /dev/shm, which data loaders and NCCL use; it counts against the memory limit."""
     termination_grace_period_seconds: int = Field(600, ge=1, le=86400)
     """Time between the request to stop and the kill: enough to finish a step and save a checkpoint."""

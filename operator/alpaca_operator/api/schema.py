@@ -77,10 +77,10 @@ def _plain(node: Any, definitions: dict[str, Any]) -> Any:
         return _plain(
             {key: value for key, value in node.items() if not (key == "default" and value is None)}, definitions
         )
-    if node.get("x-kubernetes-int-or-string"):
-        return {
-            key: value for key, value in node.items() if key in ("description", "default", "x-kubernetes-int-or-string")
-        }
+    if node.get("x-kubernetes-int-or-string"):  # bounds of the number and of the text stand side by side
+        bounds = {key: value for arm in arms for key, value in arm.items() if key != "type"}
+        kept = ("description", "default", "x-kubernetes-int-or-string")
+        return {key: value for key, value in node.items() if key in kept} | bounds
     if "const" in node:
         node["enum"] = [node.pop("const")]
     for bound, flag in (("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")):

@@ -8,10 +8,11 @@ from alpaca_operator.chats.updates import resolve
 from alpaca_operator.outcomes.lifecycle import Lifecycle
 
 CHATS = Lifecycle(
-    children=("Deployment", "Service", "PodDisruptionBudget", "HTTPRoute"),
+    children=("Deployment", "ReplicaSet", "Service", "PodDisruptionBudget", "HTTPRoute"),
     status=ServingStatus,
     resolve_inputs=resolve,
     desired=status.desired,
+    spent=lambda _: [],
     compute=status.compute,
     requeue_after=status.requeue_after,
     is_terminal=lambda _: False,

@@ -18,6 +18,8 @@ ANSWERED = frozenset({"answered", "cancelled"})
 
 ENGINES = ("alpaca_chat_", "vllm:")
 """What the names of each engine's own figures begin with."""
+MOST = 2.0**53
+"""Beyond it a float counts no more, and the API server takes no whole number of it."""
 READ = (
     "alpaca_chat_requests_total",
     "alpaca_chat_tokens_total",
@@ -32,7 +34,7 @@ READ = (
 
 
 def parse(answer: bytes) -> Sample:
-    """Raises ValueError for what is no text of Prometheus, or is of neither engine."""
+    """Raises ValueError for what is no text of Prometheus, is of neither engine, or counts what nobody can."""
     lines = answer.decode().splitlines()
     if not any(line.startswith(ENGINES) for line in lines):
         raise ValueError("its /metrics are those of no engine")
@@ -40,6 +42,8 @@ def parse(answer: bytes) -> Sample:
     # vLLM's have a thousand lines, of which four are read here.
     for family in text_string_to_metric_families("\n".join(line for line in lines if line.startswith(READ))):
         for one in family.samples:
+            if not 0 <= one.value <= MOST:
+                raise ValueError(f"{one.name} is {one.value}")
             match one.name:
                 case "alpaca_chat_requests_total" if one.labels.get("outcome") not in ANSWERED:
                     found = replace(found, refused=found.refused + int(one.value))

@@ -23,6 +23,7 @@ from alpaca_operator.inputs import (
     Inputs,
     MissingInput,
     absent,
+    find_job,
     look,
     short,
     unfinished,
@@ -146,7 +147,11 @@ def _gated(chat: ChatDeployment, found: Inputs, find: Find) -> MissingInput | No
     """Why a gate does not let these inputs pass."""
     all_missing = []
     for number, gate in enumerate(chat.spec.gates):
-        field, job = f"gates[{number}]", find(gate.from_)
+        field = f"gates[{number}]"
+        job = find_job(field, gate.from_, find)
+        if isinstance(job, MissingInput):
+            all_missing.append(job)
+            continue
         missing = absent(field, gate.from_, job, chat)
         if missing is None and job is not None:
             missing = unfinished(field, job) or _of_another(field, job.kind, job.metadata.name, _read(job), found)

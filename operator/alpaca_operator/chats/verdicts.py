@@ -7,7 +7,7 @@ from collections.abc import Callable
 from alpaca_operator.api.status import Reason
 from alpaca_operator.chats.case import Case, count_ready, display, is_unseen
 from alpaca_operator.cluster.objects import true_condition
-from alpaca_operator.diagnosis.refusals import refusal
+from alpaca_operator.diagnosis.refusals import exit_of_report
 from alpaca_operator.diagnosis.text import one_line
 from alpaca_operator.exits import Refused, Unavailable
 from alpaca_operator.inputs import Inputs
@@ -37,7 +37,7 @@ def inputs_missing(case: Case) -> Verdict | None:
 def pods_refused(case: Case) -> Verdict | None:
     """A quota or a policy takes no pod: the Deployment controller passes on what it heard."""
     failed = true_condition(case.child, "ReplicaFailure")
-    found = refusal(403, failed.message, again="") if failed else None
+    found = exit_of_report(failed.message, again="") if failed else None
     if found is None:
         return None
     standing = Standing.WORKING if found.transient else Standing.STUCK

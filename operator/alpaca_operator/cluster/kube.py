@@ -64,14 +64,15 @@ RESOURCES = {kind: APIResource(GROUP, VERSION, PLURALS[kind], kind) for kind in 
 JOBS = APIResource("batch", "v1", "jobs", "Job")
 PODS = APIResource("", "v1", "pods", "Pod")
 DEPLOYMENTS = APIResource("apps", "v1", "deployments", "Deployment")
+REPLICA_SETS = APIResource("apps", "v1", "replicasets", "ReplicaSet")
 SERVICES = APIResource("", "v1", "services", "Service")
 BUDGETS = APIResource("policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget")
 ROUTES = APIResource("gateway.networking.k8s.io", "v1", "httproutes", "HTTPRoute")
 EVENTS = APIResource("events.k8s.io", "v1", "events", "Event")
 LEASES = APIResource("coordination.k8s.io", "v1", "leases", "Lease")
 
-CHILDREN = (JOBS, DEPLOYMENTS, SERVICES, BUDGETS, PODS)
-"""What belongs to our resources, and is watched."""
+CHILDREN = (JOBS, DEPLOYMENTS, REPLICA_SETS, SERVICES, BUDGETS, PODS)
+"""What belongs to our resources, and is watched. ReplicaSets stand between a Deployment and its pods: by them its pods are known."""
 OPTIONAL = (ROUTES,)
 """What may belong to them in a cluster that has it: a watch on what does not exist would be no watch."""
 WATCHED = {api.kind: api for api in (*RESOURCES.values(), *CHILDREN)}
@@ -111,6 +112,12 @@ class Kube:
             if error.status == 404:
                 return None
             raise
+
+    async def reread(self, obj: Object) -> Object | None:
+        """An object that no list by labels shows any more, and no watch: None where it is gone, for its labels may have been changed."""
+        metadata = obj["metadata"]
+        live = await self.get(APIS[obj["kind"]], metadata["namespace"], metadata["name"])
+        return live if live is not None and live["metadata"]["uid"] == metadata["uid"] else None
 
     async def list(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cached_property
 from typing import Any, Self
 
@@ -85,6 +85,7 @@ class ContainerStatus:
     name: str
     image: str | None
     ready: bool
+    running: bool
     waiting: Waiting | None
     terminated: Terminated | None
     last_terminated: Terminated | None
@@ -97,6 +98,7 @@ class ContainerStatus:
             name=str(raw.get("name", "")),
             image=raw.get("image"),
             ready=bool(raw.get("ready")),
+            running="running" in (raw.get("state") or {}),
             waiting=None
             if waiting is None
             else Waiting(str(waiting.get("reason", "")), str(waiting.get("message", ""))),
@@ -136,6 +138,13 @@ class Pod:
         """When it should be gone, of a pod that was told to stop."""
         found: str | None = self.raw["metadata"].get("deletionTimestamp")
         return found
+
+    @property
+    def told_to_stop_at(self) -> datetime | None:
+        """When that was: its grace period before."""
+        stamp = self.deletion_timestamp
+        grace = self.raw["metadata"].get("deletionGracePeriodSeconds") or 0
+        return parse_time(stamp) - timedelta(seconds=grace) if stamp else None
 
     @property
     def controller_uid(self) -> str | None:
@@ -199,6 +208,9 @@ class Pod:
     def terminated(self) -> list[Terminated]:
         """How its containers ended, as far as they have."""
         return [one.terminated for one in self.containers if one.terminated]
+
+    def container(self, name: str) -> ContainerStatus | None:
+        return next((one for one in self.containers if one.name == name), None)
 
     @property
     def claims(self) -> list[str]:

@@ -20,6 +20,8 @@ K = TypeVar("K", bound=Hashable)
 
 FIRST_DELAY = 0.25
 LONGEST_DELAY = 300.0
+RETRIED_LONGEST = 60.0
+"""Seconds between two tries of what passes by itself: a quota may have room by then, an API server be back."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,7 +95,7 @@ class Resync:
         if not (self._stale(listed) or ghosts_now()):
             return 0
         await asyncio.sleep(self.catch_up_seconds)
-        ghosts = ghosts_now()
+        ghosts = [ghost for ghost in ghosts_now() if not await self._was_relabelled(ghost)]
         for ghost in ghosts:
             metrics.RESYNC_REPAIRS.labels(api.kind, "ghost").inc()
             self._enqueue(self.store.remove(ghost))
@@ -110,6 +110,12 @@ class Resync:
         if ghosts or repaired:
             log.warning("resync: %s: %d ghosts removed, %d missed changes read", api.kind, len(ghosts), repaired)
         return len(ghosts) + repaired
+
+    async def _was_relabelled(self, absent: Object) -> bool:
+        live = await self.kube.reread(absent)
+        if live is not None:
+            self._enqueue(self.store.put(live))
+        return live is not None
 
     def _notice_rewind(self, api: APIResource, namespace: str | None, at: str, before: list[str]) -> None:
         """Raises Rewound. A LIST is of now: in two passes in a row behind what was read before it, the server has gone back."""

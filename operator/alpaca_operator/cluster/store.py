@@ -11,13 +11,15 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from alpaca_operator.api import KINDS, Resource
-from alpaca_operator.api.contract import ANNOTATION_CONFIG, LABEL_KIND, LABEL_NAME, LABEL_UID
+from alpaca_operator.api import KINDS, Resource, tolerant
+from alpaca_operator.api.contract import ANNOTATION_CONFIG, CONTAINERS, LABEL_KIND, LABEL_NAME
 from alpaca_operator.api.status import Status
 from alpaca_operator.cluster.objects import Object, Pod, controller_of
 
 LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
-POD_SPEC = ("nodeName", "volumes", "schedulingGates", "terminationGracePeriodSeconds")
+POD_SPEC = ("nodeName", "volumes", "schedulingGates", "terminationGracePeriodSeconds", "activeDeadlineSeconds")
+DEPTH = 3
+"""Steps from a pod to its resource: by a ReplicaSet and a Deployment. What is further away, or goes in a circle, is nobody's."""
 TOMBSTONES = 8192
 """UIDs of deleted objects that are remembered: more than can be under way in late answers."""
 WHOLE = frozenset({"Deployment"})
@@ -40,7 +42,7 @@ class Key(NamedTuple):
 
 
 class Owner(NamedTuple):
-    """Names whom a child belongs to. With the namespace: a label alone could claim a resource of another one."""
+    """Names whom an object belongs to. With the namespace: owner references do not reach beyond their own."""
 
     namespace: str
     uid: str
@@ -54,6 +56,10 @@ class Store:
         self._resources: dict[str, Key] = {}
         self._consumers: dict[Key, set[Key]] = {}
         self._owned: dict[Owner, set[Key]] = {}
+        self._parents: dict[str, Owner] = {}
+        """By UID, whom each object but pods belongs to. Of children that are gone too, as long as there is their resource: they may
+        have left pods."""
+        self._offspring: dict[str, set[str]] = {}
         self._deleted_pods: dict[Owner, OrderedDict[str, Object]] = {}
         self._running: set[Key] = set()
         self._tombstones: OrderedDict[str, None] = OrderedDict()
@@ -79,10 +85,15 @@ class Store:
                 self._consumers.setdefault(producer, set()).add(key)
             return key
         owner = owner_of(obj)
+        if known is not None and owner_of(known) != owner:
+            self._disown(key, owner_of(known))
         self._owned.setdefault(owner, set()).add(key)
         if key.kind == "Pod":
             (self._running.add if Pod(trimmed).is_running else self._running.discard)(key)
-        return self._resources.get(owner.uid)
+        elif owner.uid:
+            self._parents[metadata["uid"]] = owner
+            self._offspring.setdefault(owner.uid, set()).add(metadata["uid"])
+        return self._root(owner)
 
     def remove(self, obj: Object) -> Key | None:
         """Takes the end of an object, with its last state. The key of the resource to look at, or None when nothing is new."""
@@ -97,6 +108,8 @@ class Store:
         if key.kind in KINDS:
             self._resources.pop(uid, None)
             self._deleted_pods.pop(Owner(key.namespace, uid), None)
+            for child in self._descendants(uid):
+                self._forget(child)
             for producer in producers(known):
                 consumers = self._consumers.get(producer, set())
                 consumers.discard(key)
@@ -104,23 +117,59 @@ class Store:
                     self._consumers.pop(producer, None)
             return key
         owner = owner_of(known)
+        self._disown(key, owner)
+        self._running.discard(key)
+        resource = self._root(owner)
+        if key.kind != "Pod":
+            if resource is None:
+                self._forget(uid)
+        elif resource is not None:
+            self._remember(resource, trim(obj) if is_newer(version(obj), version(known)) else known)
+        return resource or self._successor(known)
+
+    def replace(self, kind: str, uid: str, found: list[Object]) -> None:
+        """Takes all that a resource owns of one kind, read just now: what is not among it is gone."""
+        present = {obj["metadata"]["uid"] for obj in found}
+        for obj in self.owned(kind, uid):
+            if obj["metadata"]["uid"] not in present:
+                self.remove(obj)
+        for obj in found:
+            self.put(obj)
+
+    def _root(self, owner: Owner) -> Key | None:
+        """The resource that an object belongs to, by owner references all the way. A child is none by its labels: those are copied."""
+        for _ in range(DEPTH):
+            if key := self._resources.get(owner.uid):
+                return key if key.namespace == owner.namespace else None
+            parent = self._parents.get(owner.uid)
+            if parent is None or parent.namespace != owner.namespace:
+                return None
+            owner = parent
+        return None
+
+    def _descendants(self, uid: str) -> list[str]:
+        """UIDs of what belongs to it and is no pod, near ones first."""
+        found: list[str] = []
+        level = {uid}
+        for _ in range(DEPTH):
+            level = {each for one in level for each in self._offspring.get(one, ())}
+            found += level
+        return found
+
+    def _disown(self, key: Key, owner: Owner) -> None:
         siblings = self._owned[owner]
         siblings.discard(key)
         if not siblings:
             del self._owned[owner]
-        self._running.discard(key)
-        if key.kind == "Pod" and owner.uid in self._resources:
-            self._remember(owner, trim(obj) if is_newer(version(obj), version(known)) else known)
-        return self._resources.get(owner.uid) or self._successor(known)
 
-    def replace(self, kind: str, namespace: str, uid: str, found: list[Object]) -> None:
-        """Takes all that a resource owns of one kind, read just now: what is not among it is gone."""
-        present = {obj["metadata"]["uid"] for obj in found}
-        for key in [key for key in self._owned.get(Owner(namespace, uid), ()) if key.kind == kind]:
-            if self._objects[key]["metadata"]["uid"] not in present:
-                self.remove(self._objects[key])
-        for obj in found:
-            self.put(obj)
+    def _forget(self, uid: str) -> None:
+        """That this object belonged to anybody, or anything to it."""
+        self._offspring.pop(uid, None)
+        parent = self._parents.pop(uid, None)
+        if parent is not None and (siblings := self._offspring.get(parent.uid)):
+            siblings.discard(uid)
+            if not siblings:
+                del self._offspring[parent.uid]
 
     def _successor(self, child: Object) -> Key | None:
         """The resource that has taken the name of the child's own: it waits for the child's name to be free."""
@@ -128,9 +177,10 @@ class Store:
         key = Key(labels.get(LABEL_KIND, ""), child["metadata"]["namespace"], labels.get(LABEL_NAME, ""))
         return key if key in self._objects else None
 
-    def _remember(self, owner: Owner, pod: Object) -> None:
+    def _remember(self, resource: Key, pod: Object) -> None:
         if not has_ended(Pod(pod)):
             return
+        owner = Owner(resource.namespace, self._objects[resource]["metadata"]["uid"])
         departed = self._deleted_pods.setdefault(owner, OrderedDict())
         departed[pod["metadata"]["uid"]] = pod
         if len(departed) > DELETED_PODS:
@@ -147,12 +197,17 @@ class Store:
         return obj["metadata"]["uid"] in self._tombstones
 
     def resource(self, key: Key) -> Resource | None:
-        """The typed resource. Raises pydantic's ValidationError when the API server holds what our models refuse.
+        """The typed resource, as ``read`` gives it."""
+        return self.read(key)[0]
+
+    def read(self, key: Key) -> tuple[Resource | None, tuple[tolerant.Path, ...]]:
+        """The typed resource, without fields that another version has, and without what cannot be read of its status; and which these are.
+        Raises pydantic's ValidationError when the API server holds what our models refuse.
 
         Read anew each time: that takes a tenth of a millisecond, and to keep it as much memory as all else that is kept of it.
         """
         raw = self._objects.get(key)
-        return None if raw is None else KINDS[key.kind].model_validate(raw)
+        return (None, ()) if raw is None else tolerant.read(KINDS[key.kind], raw, _is_of_another_version)
 
     def consumers(self, key: Key) -> list[Key]:
         """The resources that read what this one makes; it need not exist yet."""
@@ -179,7 +234,7 @@ class Store:
         """Its pods, oldest first: those in the cluster, and those deleted after they had ended, in their last state, until the
         status has them."""
         owner = _owner(resource)
-        live = [self._objects[key] for key in self._owned.get(owner, ()) if key.kind == "Pod"]
+        live = self.owned("Pod", owner.uid)
         departed = self._deleted_pods.get(owner)
         if departed:
             for attempt in resource.status.attempts if isinstance(resource.status, Status) else ():
@@ -187,13 +242,26 @@ class Store:
             live += departed.values()
         return sorted(live, key=lambda pod: (pod["metadata"].get("creationTimestamp", ""), pod["metadata"]["name"]))
 
+    def owned(self, kind: str, uid: str) -> list[Object]:
+        """All of one kind that belongs to the resource with this UID, near or far."""
+        resource = self._resources.get(uid)
+        if resource is None:
+            return []
+        owners = [uid, *self._descendants(uid)]
+        keys = [key for one in owners for key in self._owned.get(Owner(resource.namespace, one), ())]
+        return [self._objects[key] for key in keys if key.kind == kind]
+
     def running(self) -> Iterator[tuple[Key, Object]]:
         """Pods that run, each with the resource it belongs to."""
         for key in tuple(self._running):
             pod = self._objects[key]
-            resource = self._resources.get(owner_of(pod).uid)
+            resource = self._root(owner_of(pod))
             if resource is not None:
                 yield resource, pod
+
+
+def _is_of_another_version(kind: str, path: tolerant.Path) -> bool:
+    return kind == "extra_forbidden" or path[:1] == ("status",)
 
 
 def key_of(obj: Object) -> Key:
@@ -213,13 +281,19 @@ def is_newer(one: str, other: str) -> bool:
 
 
 def owner_of(obj: Object) -> Owner:
-    """Whom an object belongs to. A child says so in its owner reference, which the API server and its garbage collector go by: a label
-    is easily copied. Pods are two steps away from us, and not all that is between is watched; they go by the label of their template."""
+    """Whom an object says that it belongs to: its controller, which the API server and its garbage collector go by. A child of a resource
+    bears the name that its resource gives it: a copy under another name has the same owner and was not made for it."""
     metadata = obj["metadata"]
-    if obj["kind"] == "Pod":
-        return Owner(metadata["namespace"], (metadata.get("labels") or {}).get(LABEL_UID, ""))
     owner = controller_of(obj)
-    return Owner(metadata["namespace"], owner["uid"] if owner and owner["kind"] in KINDS else "")
+    if owner is None or (owner["kind"] in KINDS and not _is_named_by(owner, obj)):
+        return Owner(metadata["namespace"], "")
+    return Owner(metadata["namespace"], owner["uid"])
+
+
+def _is_named_by(resource: Object, child: Object) -> bool:
+    """``resource``: the reference to it. No pod is made by one itself."""
+    name = f"{resource.get('name')}-{KINDS[resource['kind']].workload}"
+    return child["kind"] != "Pod" and str(child["metadata"]["name"]) == name
 
 
 def producers(resource: Object) -> Iterator[Key]:
@@ -241,7 +315,7 @@ def _named(part: Any, namespace: str) -> Iterator[Key]:
 
 def has_ended(pod: Pod) -> bool:
     """A drained pod may be gone before its phase is written; its container has ended then."""
-    return pod.is_over or bool(pod.terminated)
+    return pod.is_over or any(one.name in CONTAINERS and one.terminated for one in pod.containers)
 
 
 def trim(obj: Object) -> Object:

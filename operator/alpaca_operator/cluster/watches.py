@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import kopf
 
+from alpaca_operator.api import KINDS
 from alpaca_operator.api.contract import LABEL_MANAGED_BY, MANAGED_BY
 from alpaca_operator.cluster.kube import CHILDREN, WATCHED, configuration
+from alpaca_operator.cluster.objects import Object
 from alpaca_operator.cluster.queue import Queue
 from alpaca_operator.cluster.store import Key, Store
+from alpaca_operator.errors import ApiError, Unreachable
 
 MANAGED_SELECTOR = f"{LABEL_MANAGED_BY}={MANAGED_BY}"
 
 
-def registry(store: Store, queue: Queue[Key]) -> kopf.OperatorRegistry:
+Reread = Callable[[Object], Awaitable[Object | None]]
+"""An object as it is now; None where it is gone."""
+
+
+def registry(store: Store, queue: Queue[Key], reread: Reread) -> kopf.OperatorRegistry:
     """Event handlers only: kopf's other kinds keep their state in annotations, which is a write per resource and step."""
     handlers = kopf.OperatorRegistry()
 
     async def on_event(event: kopf.RawEvent, **_: Any) -> None:
         obj: Any = event["object"]
-        key = store.remove(obj) if event["type"] == "DELETED" else store.put(obj)
+        if event["type"] == "DELETED":
+            key = await _take_the_end(obj, store, reread)
+        else:
+            key = store.put(obj)
         if key is not None:
             queue.add(key, ahead=store.is_new(key))  # many at once: first a child for each, then what becomes of them
             for consumer in store.consumers(key):
@@ -47,6 +58,19 @@ def registry(store: Store, queue: Queue[Key]) -> kopf.OperatorRegistry:
         )
 
     return handlers
+
+
+async def _take_the_end(obj: Any, store: Store, reread: Reread) -> Key | None:
+    """A watch by labels says of an object whose labels were changed that it is deleted, with the labels that it had. What is deleted was told
+    so before, as a rule; of anything else the API server is asked."""
+    if "deletionTimestamp" not in obj["metadata"] and obj["kind"] not in KINDS:
+        try:
+            live = await reread(obj)
+        except (ApiError, Unreachable):  # a resync asks again
+            return None
+        if live is not None:
+            return store.put(live)
+    return store.remove(obj)
 
 
 def settings() -> kopf.OperatorSettings:

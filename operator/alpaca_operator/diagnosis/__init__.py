@@ -12,11 +12,13 @@ from alpaca_operator.diagnosis.ended import (
     by_signal,
     disrupted,
     evicted_by_its_own_limit,
+    failed_beside,
+    killed_at_a_stop,
     not_startable,
     out_of_memory,
 )
 from alpaca_operator.diagnosis.model import Diagnosis
-from alpaca_operator.diagnosis.pod import ExaminedPod, ended_at
+from alpaca_operator.diagnosis.pod import ExaminedPod, ended_at, ended_well
 from alpaca_operator.diagnosis.text import one_line
 from alpaca_operator.diagnosis.waiting import (
     PATIENCE,
@@ -33,9 +35,9 @@ from alpaca_operator.diagnosis.waiting import (
 
 def diagnose(pod: Pod, now: datetime) -> Diagnosis | None:
     """The root cause, or None for a pod that runs, starts, or ended well."""
-    read = ExaminedPod(pod.raw, now)
-    if pod.phase == "Succeeded":
+    if ended_well(pod):
         return None
+    read = ExaminedPod(pod.raw, now)
     found = next((found for check in CHECKS if (found := check(read))), None)
     if found is None:
         return None
@@ -57,7 +59,7 @@ def diagnose(pod: Pod, now: datetime) -> Diagnosis | None:
 def changes_at(pod: Pod, now: datetime) -> datetime | None:
     """When time alone will change the diagnosis, if nothing else does."""
     read = ExaminedPod(pod.raw, now)
-    if read.ended or pod.phase == "Succeeded":
+    if read.ended or ended_well(pod):
         return None
     stopped, placed = pod.deletion_timestamp, waits_on_node_since(read)
     moments = [parse_time(stopped) + SILENCE] if stopped else []
@@ -71,7 +73,9 @@ CHECKS: tuple[Callable[[ExaminedPod], Diagnosis | None], ...] = (
     out_of_memory,  # before the signal that it came with
     by_exit_code,
     not_startable,
+    killed_at_a_stop,  # before the signal that ended it
     by_signal,
+    failed_beside,
     anything_else,  # the last word on pods that ended
     silent_node,  # before the rest: nothing of such a pod is news any more
     volume_not_ready,  # before unschedulable, whose condition it shares

@@ -87,7 +87,7 @@ def by_exit_code(pod: ExaminedPod) -> Diagnosis | None:
     text = termination.message if termination and termination.message else logged
     return Diagnosis(
         failure_class,
-        termination.reason if termination else reason,
+        (termination and termination.reason) or reason,
         text or f"{default}: see kubectl logs -n {pod.namespace} {pod.name}",
         exit_code=pod.exit_code,
         rank=termination.rank if termination else None,
@@ -106,6 +106,21 @@ def not_startable(pod: ExaminedPod) -> Diagnosis | None:
     return Diagnosis("UserError", Reason.CONTAINER_NOT_CREATED, message, exit_code=pod.exit_code)
 
 
+STOPS = (128 + signal.SIGKILL, 128 + signal.SIGTERM)
+
+
+def killed_at_a_stop(pod: ExaminedPod) -> Diagnosis | None:
+    """Somebody deleted the pod, and its grace period was over before it had saved; or it had not started yet."""
+    if not pod.ended or pod.exit_code not in (None, *STOPS) or not pod.killed_on_request:
+        return None
+    grace = pod.spec.get("terminationGracePeriodSeconds")
+    how = {
+        None: "before it had started",
+        128 + signal.SIGTERM: "and stopped before it could save",
+    }.get(pod.exit_code, f"and killed before it had saved: raise pod.terminationGracePeriodSeconds, which is {grace}")
+    return Diagnosis("Infrastructure", Reason.DISRUPTED, f"told to stop, {how}", exit_code=pod.exit_code)
+
+
 def by_signal(pod: ExaminedPod) -> Diagnosis | None:
     """128 + n is what a container's exit becomes when signal n kills it."""
     if not pod.ended or pod.exit_code is None or pod.exit_code - 128 not in [*signal.Signals]:
@@ -116,6 +131,18 @@ def by_signal(pod: ExaminedPod) -> Diagnosis | None:
         "SIGTERM": "it was stopped before it could save",
     }.get(name, f"a library crashed: see kubectl logs -n {pod.namespace} {pod.name}")
     return Diagnosis("Internal", Reason.WORKLOAD_ERROR, f"ended by {name}: {remedy}", exit_code=pod.exit_code)
+
+
+def failed_beside(pod: ExaminedPod) -> Diagnosis | None:
+    """A container that is not ours took the pod with it before the workload had run. Its exit code is no word of the workload's."""
+    if not pod.ended or pod.culprit is not None or pod.bystander is None:
+        return None
+    name, how = pod.bystander
+    message = (
+        f"container {name}, which is not of the operator, ended with exit {how.exit_code} before the workload had run: see "
+        f"kubectl logs -n {pod.namespace} {pod.name} -c {name}, or ask who adds it to pods"
+    )
+    return Diagnosis("Internal", Reason.WORKLOAD_ERROR, message)
 
 
 def anything_else(pod: ExaminedPod) -> Diagnosis | None:

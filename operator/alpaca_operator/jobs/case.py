@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from alpaca_operator.api.contract import Termination
 from alpaca_operator.api.resource import Job
 from alpaca_operator.api.status import CheckpointStatus, Condition, Reason, Restarts, Status
-from alpaca_operator.cluster.objects import Object, ObjectCondition, Pod, true_condition
+from alpaca_operator.cluster.objects import Object, ObjectCondition, Pod, parse_time, true_condition
 from alpaca_operator.diagnosis import diagnose
 from alpaca_operator.diagnosis.model import Diagnosis
-from alpaca_operator.diagnosis.pod import parse_termination
+from alpaca_operator.diagnosis.pod import ExaminedPod, ended_well, parse_termination, workload_ended
 from alpaca_operator.exits import Exit
 from alpaca_operator.outcomes.observed import Observed
 
@@ -78,9 +78,16 @@ def case_of(resource: Job, observed: Observed, exit: Exit | None) -> Case:
     before = resource.status or Status()
     uid = (observed.child or {}).get("metadata", {}).get("uid")
     diagnosed = [(pod, diagnose(pod, observed.now)) for pod in observed.pods]
-    # A pod of a deleted child, or one that was suspended away, stopped because we asked: no failure.
-    mine = [found for pod, found in diagnosed if found and found.ended and uid and pod.controller_uid == uid]
-    ended = [] if resource.spec.suspend else sorted(mine, key=lambda found: found.finished_at or "")
+    mine = [
+        found
+        for pod, found in diagnosed
+        if found
+        and found.ended
+        and uid
+        and pod.controller_uid == uid
+        and not _stopped_with_its_job(pod, resource, observed)
+    ]
+    ended = sorted(mine, key=lambda found: found.finished_at or "")
     unrecorded = tuple(found for found in ended if not _known(before, found))
     running = [(pod, found) for pod, found in diagnosed if _is_live(pod, found)]
     live, trouble = running[-1] if running else (None, None)
@@ -101,8 +108,23 @@ def case_of(resource: Job, observed: Observed, exit: Exit | None) -> Case:
     )
 
 
+def _stopped_with_its_job(pod: Pod, resource: Job, observed: Observed) -> bool:
+    """Whether the pod stopped because its job was to: deleted or suspended, by us, by Kueue or by anyone. That is no failure, and counts
+    towards nothing, however often it happens."""
+    child = observed.child
+    if child is None or resource.spec.suspend or child["metadata"].get("deletionTimestamp"):
+        return True
+    asked = pod.told_to_stop_at
+    if asked is None or not ExaminedPod(pod.raw, observed.now).killed_on_request:
+        return False
+    # Resumed, a Job starts anew; between the two its status lags behind its spec.
+    started = child.get("status", {}).get("startTime")
+    suspended = child["spec"].get("suspend") or true_condition(child, "Suspended")
+    return bool(suspended) or (started is not None and pod.created_at < started and asked <= parse_time(started))
+
+
 def out_of_restarts(child: Object | None, ended: tuple[Diagnosis, ...]) -> bool:
-    """Whether the Job controller gives up by itself, for what it counts is above its limit."""
+    """Whether the present child has failed more often than it may."""
     counted = sum(one.retried and one.failure_class != "Infrastructure" for one in ended)
     return child is not None and counted > child["spec"].get("backoffLimit", 6)
 
@@ -163,7 +185,7 @@ def _known(before: Status, found: Diagnosis) -> bool:
 
 
 def _is_live(pod: Pod, found: Diagnosis | None) -> bool:
-    return not pod.is_over and not (found and found.ended)
+    return not pod.is_over and not ended_well(pod) and not (found and found.ended)
 
 
 def giving_up(child: Object | None, reason: str) -> ObjectCondition | None:
@@ -174,12 +196,12 @@ def giving_up(child: Object | None, reason: str) -> ObjectCondition | None:
 
 def termination_of(pod: Pod | None) -> Termination | None:
     """What its workload said last."""
-    words = (parse_termination(one.message) for one in (pod.terminated if pod else ()))
-    return next((word for word in words if word), None)
+    ended = workload_ended(pod) if pod else None
+    return parse_termination(ended.message) if ended else None
 
 
 def pod_that_succeeded(observed: Observed) -> Pod | None:
-    return next((pod for pod in observed.pods if pod.phase == "Succeeded"), None)
+    return next((pod for pod in observed.pods if ended_well(pod)), None)
 
 
 def ready_reason(status: Status) -> str | None:

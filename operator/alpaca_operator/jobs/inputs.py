@@ -6,7 +6,7 @@ from alpaca_operator.api.chain import Find, cycle, links, noted
 from alpaca_operator.api.resource import Job
 from alpaca_operator.api.status import Reason
 from alpaca_operator.cluster.objects import Object
-from alpaca_operator.inputs import InputResolution, Inputs, MissingInput, look, worst
+from alpaca_operator.inputs import InputResolution, Inputs, MissingInput, look, readable, worst
 
 
 def resolve(job: Job, child: Object | None, find: Find) -> InputResolution:
@@ -28,7 +28,7 @@ def gather(resource: Job, child: Object | None, find: Find) -> tuple[Inputs, Mis
                 all_missing.append(result)
             else:
                 found[link.field] = result
-    if all_missing and (circle := cycle(resource, find)):
+    if all_missing and (circle := cycle(resource, readable(find))):
         all_missing.append(
             MissingInput(
                 Reason.CYCLE_DETECTED,

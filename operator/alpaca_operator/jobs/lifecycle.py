@@ -12,6 +12,7 @@ JOBS = Lifecycle(
     status=Status,
     resolve_inputs=resolve,
     desired=status.desired,
+    spent=status.spent,
     compute=status.compute,
     requeue_after=status.requeue_after,
     is_terminal=status.is_terminal,

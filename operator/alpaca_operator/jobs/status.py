@@ -6,7 +6,7 @@ import math
 from datetime import datetime, timedelta
 from typing import Any
 
-from alpaca_operator.api.contract import NEVER_RETRIED, Termination
+from alpaca_operator.api.contract import IGNORED, NEVER_RETRIED, Termination
 from alpaca_operator.api.resource import Job
 from alpaca_operator.api.status import (
     Attempt,
@@ -20,6 +20,7 @@ from alpaca_operator.api.status import (
 )
 from alpaca_operator.cluster.objects import Pod, parse_time, true_condition
 from alpaca_operator.diagnosis import changes_at, diagnose
+from alpaca_operator.diagnosis.pod import is_spent
 from alpaca_operator.exits import Exit
 from alpaca_operator.jobs import figures
 from alpaca_operator.jobs.case import (
@@ -32,7 +33,7 @@ from alpaca_operator.jobs.case import (
     termination_of,
 )
 from alpaca_operator.jobs.verdicts import judge
-from alpaca_operator.outcomes.conditions import InputsReady, conditions, dump, inputs_ready, stamp
+from alpaca_operator.outcomes.conditions import InputsReady, conditions, dump, inputs_ready, read, stamp
 from alpaca_operator.outcomes.observed import Observed
 from alpaca_operator.outcomes.verdict import Desired, Standing, Verdict, failure_of, while_unavailable
 
@@ -109,9 +110,14 @@ def compute(resource: Job, observed: Observed, exit: Exit | None) -> dict[str, A
     return dump(after)
 
 
+def spent(observed: Observed) -> list[Pod]:
+    """Pods whose workload has ended and that others keep going: to be ended, so that the Job hears of it and the node is free."""
+    return [pod for pod in observed.pods if is_spent(pod) and "activeDeadlineSeconds" not in pod.spec]
+
+
 def is_final(written: dict[str, Any]) -> bool:
     """Whether a computed status ends the resource for good."""
-    return _is_final(Status.model_validate(written))
+    return _is_final(read(Status, written))
 
 
 def requeue_after(resource: Job, observed: Observed) -> timedelta | None:
@@ -132,19 +138,28 @@ def _desired_after_the_end(resource: Job, observed: Observed) -> Desired:
         return Desired.UNCHANGED
     if ttl_end is not None and observed.now >= ttl_end:
         return Desired.ABSENT
+    if true_condition(observed.child, "Complete") or true_condition(observed.child, "Failed"):
+        return Desired.UNCHANGED
     status = resource.status or Status()
-    failure = status.failure
+    if status.failure is None:
+        return Desired.STOPPED if _is_taken_for_a_failure(observed) else Desired.UNCHANGED
     # The Job ends by itself at these exit codes (podFailurePolicy), above its own limit, and after its deadline; stopping it
     # too would be one write for nothing.
+    counted = tuple(one for one in case_of(resource, observed, None).ended if one.exit_code not in IGNORED)
     by_itself = (
-        (failure is not None and failure.exit_code in NEVER_RETRIED)
-        or out_of_restarts(observed.child, case_of(resource, observed, None).ended)
+        status.failure.exit_code in NEVER_RETRIED
+        or out_of_restarts(observed.child, counted)
         or true_condition(observed.child, "FailureTarget")
     )
-    finished = true_condition(observed.child, "Complete") or true_condition(observed.child, "Failed")
     # A pod whose container has ended and whose phase has not: ended now, the Job would delete it with its log.
     dying = any(_ends(pod, observed.now) for pod in observed.pods)
-    return Desired.UNCHANGED if finished or by_itself or dying or failure is None else Desired.STOPPED
+    return Desired.UNCHANGED if by_itself or dying else Desired.STOPPED
+
+
+def _is_taken_for_a_failure(observed: Observed) -> bool:
+    """Whether the Job would run once more what is done: the pod failed by what became of containers that others put into it."""
+    done = pod_that_succeeded(observed)
+    return done is not None and done.phase == "Failed"
 
 
 def _ends(pod: Pod, now: datetime) -> bool:
@@ -225,7 +240,7 @@ def _inputs(case: Case, termination: Termination | None) -> dict[str, ResolvedIn
         known |= case.observed.inputs
     for field, found in ((termination and termination.resolved_inputs) or {}).items():
         producer = known[field].producer_uid if field in known else None
-        known[field] = ResolvedInput(uri=found["uri"], digest=found.get("digest"), producer_uid=producer)
+        known[field] = ResolvedInput(uri=found.uri, digest=found.digest, producer_uid=producer)
     return known or None
 
 

@@ -8,6 +8,7 @@ from alpaca_operator.api.contract import KUEUE_PREFIX
 from alpaca_operator.api.status import Reason
 from alpaca_operator.cluster.objects import Pod, true_condition
 from alpaca_operator.diagnosis.model import Diagnosis
+from alpaca_operator.diagnosis.pod import workload_ended
 from alpaca_operator.exits import Exit, Refused, Unavailable
 from alpaca_operator.jobs.case import (
     DEADLINE,
@@ -251,7 +252,8 @@ def _failed(case: Case, reason: Reason, message: str, cause: Diagnosis | Exit, a
 
 
 def _finished(pod: Pod | None) -> str | None:
-    return max((one.finished_at for one in (pod.terminated if pod else ()) if one.finished_at), default=None)
+    ended = workload_ended(pod) if pod else None
+    return ended.finished_at if ended else None
 
 
 def _times(count: int, what: str) -> str:

@@ -6,8 +6,9 @@ import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import Enum, auto
-from typing import Any
+from typing import Any, TypeVar
 
+from alpaca_operator.api import tolerant
 from alpaca_operator.api.status import Condition, ConditionStatus, Reason, ResourceStatus
 from alpaca_operator.cluster.objects import Object
 from alpaca_operator.exits import Exit
@@ -25,6 +26,9 @@ INPUTS_MISSING = frozenset({Reason.INPUT_NOT_FOUND, Reason.VOLUME_NOT_READY})
 
 InputsReady = tuple[str, Reason, str]
 """Status, reason and message of the condition."""
+
+
+S = TypeVar("S", bound=ResourceStatus)
 
 
 class Change(Enum):
@@ -81,17 +85,37 @@ def conditions(
 
 
 def of_unread(model: type[ResourceStatus], obj: Object, exit: Exit, now: datetime) -> dict[str, Any]:
-    """The next status of a resource that cannot be read: as it was, but that only a person can help."""
-    before = model.model_validate(obj.get("status") or {})
+    """The next status of a resource of which no more can be said: as it was, and this."""
+    before = read(model, obj.get("status") or {})
     generation = obj["metadata"].get("generation") or 0
     answers = any(one.type == Condition.READY and one.status == "True" for one in before.conditions)
-    states = {Condition.READY: answers, Condition.RECONCILING: False, Condition.STALLED: True}
+    states = {Condition.READY: answers, Condition.RECONCILING: exit.transient, Condition.STALLED: not exit.transient}
     found = [
         condition(before, now, generation, kind, "True" if true else "False", exit.reason, exit.message)
         for kind, true in states.items()
     ]
     others = [one for one in before.conditions if one.type not in states]
     return dump(before.model_copy(update={"conditions": [*found, *others], "observed_generation": generation}))
+
+
+ESSENTIAL = ("operator", "observedGeneration", "conditions", "restarts", "output", "startTime", "completionTime")
+"""Fields that later looks go by."""
+
+
+def essential(before: dict[str, Any], after: dict[str, Any], exit: Exit) -> dict[str, Any]:
+    """Of a next status that is not taken what matters, beside what stands already; and why it is not all."""
+    kept = {name: value for name, value in before.items() if name not in ESSENTIAL}
+    known = {name: value for name, value in after.items() if name in ESSENTIAL}
+    told = [
+        {**one, "message": f"{one['message']}; {exit.message}"} if one["type"] == Condition.READY else one
+        for one in known.get("conditions", [])
+    ]
+    return {**kept, **known, "conditions": told}
+
+
+def read(model: type[S], written: dict[str, Any]) -> S:
+    """A status as it lies at the API server, without what cannot be read of it: another version has written that."""
+    return tolerant.read(model, written)[0]
 
 
 def inputs_ready(missing: MissingInput | None, verdict: Verdict, otherwise: InputsReady) -> InputsReady:
@@ -105,7 +129,7 @@ def inputs_ready(missing: MissingInput | None, verdict: Verdict, otherwise: Inpu
 
 def change(before: dict[str, Any], after: dict[str, Any], model: type[ResourceStatus]) -> Change:
     """What writing ``after`` in place of ``before`` would change; ``before`` may lack or carry defaults."""
-    present = dump(model.model_validate(before))
+    present = dump(read(model, before))
     # That the first pod is there is told with what it does next, and who works on it with anything: by itself neither is worth a write.
     if _without(present, ASIDE) == _without(after, ASIDE):
         return Change.NOTHING

@@ -9,7 +9,7 @@ from typing import Any
 
 from alpaca_operator.api.chain import Find
 from alpaca_operator.api.status import ResourceStatus
-from alpaca_operator.cluster.objects import Object
+from alpaca_operator.cluster.objects import Object, Pod
 from alpaca_operator.exits import Exit
 from alpaca_operator.inputs import InputResolution
 from alpaca_operator.outcomes.observed import Observed
@@ -21,13 +21,15 @@ class Lifecycle:
     """How resources begin, go on and end: jobs run to an end, deployments serve until they are deleted."""
 
     children: tuple[str, ...]
-    """Kinds of objects that a resource owns, besides pods."""
+    """Kinds of objects that a resource owns, besides pods: near ones first."""
     status: type[ResourceStatus]
     """The model of its status."""
     resolve_inputs: Callable[[Any, Object | None, Find], InputResolution]
     """(resource, child, find) -> what it reads of what other jobs make."""
     desired: Callable[[Any, Observed], Desired]
     """(resource, observed) -> what it wants of its children."""
+    spent: Callable[[Observed], list[Pod]]
+    """Pods that have done what they were made for, and do not end by themselves."""
     compute: Callable[[Any, Observed, Exit | None], dict[str, Any]]
     """(resource, observed, exit) -> its next status; ``exit`` is why its children could not be made as desired."""
     requeue_after: Callable[[Any, Observed], timedelta | None]

@@ -54,7 +54,8 @@ def while_unavailable(verdict: Verdict, exit: Exit | None) -> Verdict:
     if not isinstance(exit, Unavailable) or verdict.ended_at is not None:
         return verdict
     standing = Standing.WORKING if verdict.standing is Standing.DONE else verdict.standing
-    return replace(verdict, standing=standing, message=f"{verdict.message}; {exit.message}")
+    reason = exit.reason if verdict.reason is Reason.PENDING else verdict.reason  # nothing stands yet: this is why
+    return replace(verdict, standing=standing, reason=reason, message=f"{verdict.message}; {exit.message}")
 
 
 def failure_of(cause: Diagnosis | Exit | None) -> Failure | None:

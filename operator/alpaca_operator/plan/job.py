@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from alpaca_operator.api.chain import note
-from alpaca_operator.api.contract import CONTAINER, NEVER_RETRIED, ExitCode
+from alpaca_operator.api.contract import CONTAINER, IGNORED, NEVER_RETRIED
 from alpaca_operator.api.resource import Job
 from alpaca_operator.api.sources import resolved
 from alpaca_operator.inputs import Inputs
@@ -13,6 +13,10 @@ from alpaca_operator.settings import Settings
 
 STOP_PATCH: Manifest = {"spec": {"activeDeadlineSeconds": 1}}
 """Merged into a Job, it ends it: running pods get their grace period, no more are made, those that ended stay for their logs."""
+
+
+STOP_POD_PATCH: Manifest = {"spec": {"activeDeadlineSeconds": 1}}
+"""Merged into a pod, it ends it: unlike a deletion that leaves the pod and its logs, and the Job controller hears of it."""
 
 
 def plan_one_pod(resource: Job, inputs: Inputs, settings: Settings) -> Plan:
@@ -67,7 +71,7 @@ def failure_rules() -> list[Manifest]:
     return [
         # First: a pod killed on its way out may end with any exit code.
         {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
-        on_exit("Ignore", ExitCode.INTERRUPTED),
+        on_exit("Ignore", *IGNORED),
         on_exit("FailJob", *NEVER_RETRIED),
     ]
 

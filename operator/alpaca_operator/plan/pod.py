@@ -130,8 +130,8 @@ def pod_frame(resource: Resource, manifest_json: str, containers: list[Manifest]
 
 
 def config(resource: Resource, annotations: Mapping[str, str], *, without: Set[str] = frozenset()) -> str:
-    """The manifest that the workload reads, as compact JSON: what `kubectl apply` took, with the defaults, but for the fields
-    (by their Python names) that are nothing to it."""
+    """The manifest that the workload reads, as compact JSON: what was set, but for the fields (by their Python names) that are nothing to it.
+    Not the defaults: an image of another version has its own fields, and would not know all of ours."""
     metadata = resource.metadata
     manifest = {
         "apiVersion": resource.api_version,
@@ -142,7 +142,9 @@ def config(resource: Resource, annotations: Mapping[str, str], *, without: Set[s
             "uid": metadata.uid,
             **given(annotations=annotations),
         },
-        "spec": resource.spec.model_dump(by_alias=True, exclude_none=True, mode="json", exclude=set(without)),
+        "spec": resource.spec.model_dump(
+            by_alias=True, exclude_none=True, mode="json", exclude_defaults=True, exclude=set(without)
+        ),
     }
     return json.dumps(manifest, ensure_ascii=False, separators=(",", ":"))
 

@@ -68,7 +68,7 @@ class WithoutPods:
 
     def take(self, namespace: str, notes: dict[str, str]) -> list[Key]:
         """What the newest Event of each Job says, by UID; the resources for which that is news."""
-        found = {key: refusals.refusal(403, notes[uid]) for uid, key in self.jobs(namespace).items() if uid in notes}
+        found = {key: refusals.exit_of_report(notes[uid]) for uid, key in self.jobs(namespace).items() if uid in notes}
         news = [key for key, refusal in found.items() if refusal is not None and self._refusals.get(key) != refusal]
         self._refusals |= {key: refusal for key, refusal in found.items() if refusal is not None}
         return news

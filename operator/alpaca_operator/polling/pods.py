@@ -171,7 +171,7 @@ def capped(answer: bytes, limit: int = PROGRESS_LIMIT) -> bytes:
 
 
 def parse(answer: bytes) -> Progress:
-    """Raises ValueError (pydantic's is one) for whatever is not a whole Progress."""
+    """Raises ValueError (pydantic's is one) for whatever is not a whole Progress, of numbers that a status can hold."""
     return Progress.model_validate_json(capped(answer), strict=True)
 
 

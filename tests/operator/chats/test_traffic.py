@@ -47,6 +47,10 @@ def test_of_vllm():
         pytest.param(b"<html>no</html>", id="another server's page"),
         pytest.param(b"# TYPE up gauge\nup 1.0\n", id="somebody else's"),
         pytest.param(b"\xff\xfe", id="no text"),
+        pytest.param(b"vllm:num_requests_running 1e30\n", id="more than can be counted"),
+        pytest.param(b"vllm:num_requests_running +Inf\n", id="more than there is"),
+        pytest.param(b"vllm:num_requests_running NaN\n", id="no number"),
+        pytest.param(b"alpaca_chat_running -1\n", id="fewer than none"),
     ],
 )
 def test_anything_else_is_refused(answer):

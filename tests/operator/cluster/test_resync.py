@@ -36,6 +36,9 @@ class Cluster:
     async def snapshot(self, api: APIResource, namespace: str | None, **_: Any) -> tuple[str, list[Object]]:
         return self.version or build.next_version(), [obj async for obj in self.list(api, namespace)]
 
+    async def reread(self, obj: Object) -> Object | None:
+        return self.objects.get((obj["kind"], obj["metadata"]["name"]))
+
     async def get(self, api: APIResource, _namespace: str, name: str) -> Object | None:
         self.read.append(name)
         return self.objects.get((api.kind, name))
@@ -113,7 +116,7 @@ async def test_versions_that_are_no_numbers_are_not_ordered(version: str, kept: 
 
 
 async def test_what_was_missed_is_read() -> None:
-    cluster = Cluster(build.job())
+    cluster = Cluster(build.job(), build.child("Job", "poet-sft"))
     found = resync(cluster)
     await found.list_all()
     found.queue.done(await found.queue.get())
@@ -133,8 +136,25 @@ async def test_what_was_deleted_meanwhile_stays_so() -> None:
     assert cluster.read == []
 
 
+async def test_a_pod_whose_labels_were_taken_away_is_no_ghost() -> None:
+    cluster = Cluster(build.job(), build.child("Job", "poet-sft"), pod := build.child("Pod", "poet-sft-x"))
+    found = resync(cluster)
+    await found.list_all()
+    shown = cluster.objects.pop(("Pod", "poet-sft-x"))
+    relabelled = build.newer(pod, metadata={"labels": {}}, status={"phase": "Running"})
+
+    async def reread(obj: Object) -> Object | None:
+        return relabelled if obj["metadata"]["name"] == shown["metadata"]["name"] else None
+
+    cluster.reread = reread  # type: ignore[method-assign]
+    for _ in range(2):
+        await found.check_all()
+    assert [one["metadata"]["name"] for _, one in found.store.running()] == ["poet-sft-x"]
+    assert found.stalled == []
+
+
 async def test_a_watch_that_misses_things_twice_in_a_row_is_sick() -> None:
-    cluster = Cluster(build.job())
+    cluster = Cluster(build.job(), build.child("Job", "poet-sft"))
     found = resync(cluster)
     await found.list_all()
     for times in (1, 2):

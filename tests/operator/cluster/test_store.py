@@ -20,6 +20,12 @@ def store() -> Store:
     return store
 
 
+@pytest.fixture
+def with_child(store: Store) -> Store:
+    store.put(build.child("Job", "poet-sft"))
+    return store
+
+
 def names(objects: list[build.Object]) -> list[str]:
     return [each["metadata"]["name"] for each in objects]
 
@@ -45,6 +51,7 @@ def test_a_child_wakes_the_resource_it_belongs_to(store: Store) -> None:
 def test_a_child_that_comes_before_its_resource_is_found_by_it() -> None:
     store = Store()
     assert store.put(build.child("Pod", "poet-sft-x")) is None
+    assert store.put(build.child("Job", "poet-sft")) is None
     assert store.put(build.job()) == POET
     assert pods(store) == ["poet-sft-x"]
 
@@ -65,31 +72,111 @@ def test_a_child_is_known_by_its_owner_reference(store: Store, changes: dict[str
     assert bool(store.children(resource)) is is_a_child
 
 
-def test_a_label_cannot_claim_a_resource_of_another_namespace(store: Store) -> None:
-    store.put(build.child("Pod", "forged", namespace="elsewhere"))
-    assert pods(store) == []
+REPLICA_SET = {"kind": "ReplicaSet", "name": "poet-chat-abc", "uid": "uid-rs", "controller": True}
 
 
-def test_a_state_that_is_known_wakes_nobody(store: Store) -> None:
+@pytest.mark.parametrize(
+    ("changes", "is_ours"),
+    [
+        pytest.param({}, True, id="made by the child"),
+        pytest.param({"labels": {}}, True, id="made by the child, and its labels were taken away"),
+        pytest.param({"labels": {LABEL_UID: "uid-other"}}, True, id="made by the child, and labelled as another's"),
+        pytest.param({"ownerReferences": []}, False, id="labelled only"),
+        pytest.param(
+            {"ownerReferences": [{**REPLICA_SET, "controller": False}]}, False, id="owned by nobody's controller"
+        ),
+        pytest.param(
+            {"ownerReferences": [{"kind": "Job", "name": "poet-sft", "uid": "uid-of-another", "controller": True}]},
+            False,
+            id="of a Job of the child's name",
+        ),
+        pytest.param(
+            {
+                "name": "poet-sft",
+                "ownerReferences": [{"kind": "SFTJob", "name": "poet", "uid": "uid-poet", "controller": True}],
+            },
+            False,
+            id="naming the resource itself as its owner",
+        ),
+        pytest.param({"namespace": "elsewhere"}, False, id="in another namespace"),
+    ],
+)
+def test_a_pod_is_known_by_owner_references_alone(with_child: Store, changes: dict[str, Any], is_ours: bool) -> None:
+    pod = build.child("Pod", "poet-sft-x", metadata=changes, status={"phase": "Running"})
+    assert (with_child.put(pod) == POET) is is_ours
+    assert bool(pods(with_child)) is is_ours
+    assert bool(list(with_child.running())) is is_ours
+
+
+def test_a_copy_of_the_child_is_none_and_neither_are_its_pods(with_child: Store) -> None:
+    assert with_child.put(build.child("Job", "poet-sft-copy", uid="uid-copy")) is None
+    owner = {"kind": "Job", "name": "poet-sft-copy", "uid": "uid-copy", "controller": True}
+    assert with_child.put(build.child("Pod", "forged", metadata={"ownerReferences": [owner]})) is None
+    resource = with_child.resource(POET)
+    assert resource is not None
+    assert names(with_child.children(resource)) == ["poet-sft"]
+    assert pods(with_child) == []
+
+
+def test_pods_that_a_deleted_child_has_left_are_still_known(with_child: Store) -> None:
+    with_child.put(build.child("Pod", "poet-sft-x"))
+    with_child.remove(build.child("Job", "poet-sft"))
+    assert pods(with_child) == ["poet-sft-x"]
+    assert with_child.put(build.child("Pod", "poet-sft-y")) == POET
+
+
+def test_nothing_is_kept_of_who_owned_what_when_the_resource_is_gone(with_child: Store) -> None:
+    pod, job = build.child("Pod", "poet-sft-x"), build.child("Job", "poet-sft")
+    with_child.put(pod)
+    with_child.remove(build.job())
+    with_child.put(build.newer(job))
+    with_child.remove(build.newer(job))
+    with_child.remove(pod)
+    assert (with_child._parents, with_child._offspring, with_child._owned) == ({}, {}, {})
+
+
+def test_the_pods_of_a_deployment_are_known_by_its_replica_set() -> None:
+    store = Store()
+    chat = {**build.job(uid="uid-chat"), "kind": "ChatDeployment"}
+    deployment = {"kind": "ChatDeployment", "name": "poet", "uid": "uid-chat", "controller": True}
+    store.put(chat)
+    store.put(build.child("Deployment", "poet-chat", uid="uid-d", metadata={"ownerReferences": [deployment]}))
+    of_it = {"kind": "Deployment", "name": "poet-chat", "uid": "uid-d", "controller": True}
+    store.put(build.child("ReplicaSet", "poet-chat-abc", uid="uid-rs", metadata={"ownerReferences": [of_it]}))
+    pod = build.child("Pod", "poet-chat-abc-x", metadata={"ownerReferences": [REPLICA_SET]})
+    assert store.put(pod) == Key("ChatDeployment", "team", "poet")
+    assert names(store.owned("Pod", "uid-chat")) == ["poet-chat-abc-x"]
+
+
+def test_owners_that_own_each_other_own_nothing_of_ours(store: Store) -> None:
+    def of(uid: str) -> dict[str, Any]:
+        return {"ownerReferences": [{"kind": "Job", "name": "x", "uid": uid, "controller": True}]}
+
+    assert store.put(build.child("Job", "a", uid="a", metadata=of("b"))) is None
+    assert store.put(build.child("Job", "b", uid="b", metadata=of("a"))) is None
+    assert store.put(build.child("Pod", "x", metadata=of("a"))) is None
+
+
+def test_a_state_that_is_known_wakes_nobody(with_child: Store) -> None:
     pod = build.child("Pod", "poet-sft-x")
-    assert store.put(pod) == POET
-    assert store.put(pod) is None
+    assert with_child.put(pod) == POET
+    assert with_child.put(pod) is None
 
 
-def test_an_older_state_does_not_replace_a_newer_one(store: Store) -> None:
+def test_an_older_state_does_not_replace_a_newer_one(with_child: Store) -> None:
     old = build.child("Pod", "poet-sft-x", status={"phase": "Pending"})
     new = build.newer(old, status={"phase": "Running"})
-    store.put(new)
-    assert store.put(old) is None
-    assert [pod["status"]["phase"] for _, pod in store.running()] == ["Running"]
+    with_child.put(new)
+    assert with_child.put(old) is None
+    assert [pod["status"]["phase"] for _, pod in with_child.running()] == ["Running"]
 
 
-def test_a_late_answer_does_not_bring_a_deleted_object_back(store: Store) -> None:
+def test_a_late_answer_does_not_bring_a_deleted_object_back(with_child: Store) -> None:
     pod = build.child("Pod", "poet-sft-x")
-    store.put(pod)
-    store.remove(pod)
-    assert store.put(build.newer(pod)) is None
-    assert pods(store) == []
+    with_child.put(pod)
+    with_child.remove(pod)
+    assert with_child.put(build.newer(pod)) is None
+    assert pods(with_child) == []
 
 
 def test_a_new_object_of_the_same_name_is_another_one(store: Store) -> None:
@@ -101,10 +188,10 @@ def test_a_new_object_of_the_same_name_is_another_one(store: Store) -> None:
     assert live["metadata"]["uid"] == "second"
 
 
-def test_a_recreated_resource_has_none_of_its_predecessors_children(store: Store) -> None:
-    store.put(build.child("Pod", "poet-sft-x"))
-    store.put(build.job(uid="uid-new"))
-    assert pods(store) == []
+def test_a_recreated_resource_has_none_of_its_predecessors_children(with_child: Store) -> None:
+    with_child.put(build.child("Pod", "poet-sft-x"))
+    with_child.put(build.job(uid="uid-new"))
+    assert pods(with_child) == []
 
 
 def test_the_typed_resource_follows_the_newest_state(store: Store) -> None:
@@ -118,41 +205,41 @@ def test_the_typed_resource_follows_the_newest_state(store: Store) -> None:
     assert (first.spec.suspend, second.spec.suspend) == (False, True)
 
 
-def test_a_pod_deleted_after_its_end_is_kept_until_the_status_has_it(store: Store) -> None:
+def test_a_pod_deleted_after_its_end_is_kept_until_the_status_has_it(with_child: Store) -> None:
     pod = build.child("Pod", "poet-sft-x", status={"phase": "Running"})
-    store.put(pod)
-    assert store.remove(build.newer(pod, status={"phase": "Failed"})) == POET
-    assert pods(store) == ["poet-sft-x"]
+    with_child.put(pod)
+    assert with_child.remove(build.newer(pod, status={"phase": "Failed"})) == POET
+    assert pods(with_child) == ["poet-sft-x"]
     attempt = {"pod": "poet-sft-x", "uid": "uid-poet-sft-x", "reason": "Disrupted"}
-    raw = store.raw(POET)
+    raw = with_child.raw(POET)
     assert raw is not None
-    store.put(build.newer(raw, status={"attempts": [attempt]}))
-    assert pods(store) == []
+    with_child.put(build.newer(raw, status={"attempts": [attempt]}))
+    assert pods(with_child) == []
 
 
-def test_a_pod_deleted_before_its_end_is_forgotten(store: Store) -> None:
+def test_a_pod_deleted_before_its_end_is_forgotten(with_child: Store) -> None:
     pod = build.child("Pod", "poet-sft-x", status={"phase": "Pending"})
-    store.put(pod)
-    store.remove(pod)
-    assert pods(store) == []
+    with_child.put(pod)
+    with_child.remove(pod)
+    assert pods(with_child) == []
 
 
-def test_only_running_pods_are_asked_for_progress(store: Store) -> None:
+def test_only_running_pods_are_asked_for_progress(with_child: Store) -> None:
     running = build.child("Pod", "running", status={"phase": "Running"})
     leaving = build.child("Pod", "leaving", status={"phase": "Running"})
-    store.put(running)
-    store.put(leaving)
-    store.put(build.child("Pod", "pending", status={"phase": "Pending"}))
-    store.put(build.newer(leaving, metadata={"deletionTimestamp": "2026-01-01T00:01:00Z"}))
-    assert [(key, pod["metadata"]["name"]) for key, pod in store.running()] == [(POET, "running")]
+    with_child.put(running)
+    with_child.put(leaving)
+    with_child.put(build.child("Pod", "pending", status={"phase": "Pending"}))
+    with_child.put(build.newer(leaving, metadata={"deletionTimestamp": "2026-01-01T00:01:00Z"}))
+    assert [(key, pod["metadata"]["name"]) for key, pod in with_child.running()] == [(POET, "running")]
 
 
-def test_a_live_list_takes_away_what_is_not_in_it(store: Store) -> None:
+def test_a_live_list_takes_away_what_is_not_in_it(with_child: Store) -> None:
     kept = build.child("Pod", "kept")
-    store.put(kept)
-    store.put(build.child("Pod", "ghost"))
-    store.replace("Pod", "team", "uid-poet", [build.newer(kept), build.child("Pod", "missed")])
-    assert pods(store) == ["kept", "missed"]
+    with_child.put(kept)
+    with_child.put(build.child("Pod", "ghost"))
+    with_child.replace("Pod", "uid-poet", [build.newer(kept), build.child("Pod", "missed")])
+    assert pods(with_child) == ["kept", "missed"]
 
 
 def test_the_end_of_its_predecessors_child_wakes_a_resource_that_waits_for_the_name(store: Store) -> None:

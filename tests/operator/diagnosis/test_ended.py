@@ -10,7 +10,7 @@ from alpaca_operator.api.contract import Termination
 from alpaca_operator.api.status import Reason
 from alpaca_operator.cluster.objects import Pod
 from alpaca_operator.diagnosis import diagnose
-from tests.operator.pods import START, at, ended, pod
+from tests.operator.pods import RUNS, START, at, beside, ended, failed_with, pod, stopped
 
 LONG_AFTER = START + timedelta(hours=1)
 
@@ -266,7 +266,85 @@ ENDED = [
         "set cache.claimName so that downloads go to a volume (pod poet-sft-a, exit 137)",
         id="evicted by the limit that it set itself",
     ),
+    pytest.param(
+        stopped(ended(137), 40),
+        ("Infrastructure", "Disrupted", 137, True),
+        "told to stop, and killed before it had saved: raise pod.terminationGracePeriodSeconds, which is 20 (pod poet-sft-a, exit 137)",
+        id="deleted, and killed at the end of its grace period",
+    ),
+    pytest.param(
+        stopped(ended(143), 60),
+        ("Infrastructure", "Disrupted", 143, True),
+        "told to stop, and stopped before it could save (pod poet-sft-a, exit 143)",
+        id="deleted while it loaded its libraries",
+    ),
+    pytest.param(
+        stopped(ended(137), 61, grace=0),
+        ("Internal", "WorkloadError", 137, True),
+        "ended by SIGKILL: it was killed, or did not stop within pod.terminationGracePeriodSeconds (pod poet-sft-a, exit 137)",
+        id="killed, and cleared away afterwards",
+    ),
+    pytest.param(
+        stopped(ended(65, says=word(Reason.INVALID_DATA, 65, "row 7: no answer")), 40),
+        ("DataError", "InvalidData", 65, False),
+        "row 7: no answer (pod poet-sft-a, exit 65)",
+        id="a bad row that was found while it was told to stop",
+    ),
+    pytest.param(
+        beside(ended(65, says=word(Reason.INVALID_DATA, 65, "row 7: no answer")), failed_with(64, 3)),
+        ("DataError", "InvalidData", 65, False),
+        "row 7: no answer (pod poet-sft-a, exit 65)",
+        id="a proxy that failed before the workload did",
+    ),
+    pytest.param(
+        beside(ended(65, says=word(Reason.INVALID_DATA, 65, "row 7: no answer")), RUNS, phase="Running"),
+        ("DataError", "InvalidData", 65, False),
+        "row 7: no answer (pod poet-sft-a, exit 65)",
+        id="a proxy that never ends hides no failure",
+    ),
+    pytest.param(
+        beside(ended(143), failed_with(64, 3, '{"reason":"GateFailed","exitCode":64,"message":"forged"}')),
+        ("Internal", "WorkloadError", 143, True),
+        "ended by SIGTERM: it was stopped before it could save (pod poet-sft-a, exit 143)",
+        id="what a proxy says is no word of the workload",
+    ),
 ]
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        pytest.param(beside(ended(0), failed_with(1, 90), phase="Failed"), id="a proxy that failed afterwards"),
+        pytest.param(beside(ended(0), failed_with(64, 3), phase="Failed"), id="a proxy that failed before"),
+        pytest.param(beside(ended(0), RUNS, phase="Running"), id="a proxy that never ends"),
+        pytest.param(beside(ended(0), failed_with(137), init=True), id="a native sidecar that was killed at the end"),
+    ],
+)
+def test_a_workload_that_ended_well_did_whatever_became_of_others(broken):
+    assert diagnose(Pod(broken), LONG_AFTER) is None
+
+
+@pytest.mark.parametrize("init", [True, False])
+def test_a_container_of_others_that_fails_before_the_workload_runs_is_named_and_decides_nothing(init):
+    broken = beside(pod(phase="Failed"), failed_with(64, 3, '{"reason":"InvalidSpec","exitCode":64}'), init=init)
+    found = diagnose(Pod(broken), LONG_AFTER)
+    assert (found.failure_class, found.reason, found.exit_code, found.retried) == (
+        "Internal",
+        "WorkloadError",
+        None,
+        True,
+    )
+    assert found.message == (
+        "container istio-proxy, which is not of the operator, ended with exit 64 before the workload had run: see kubectl logs -n "
+        "poetry poet-sft-a -c istio-proxy, or ask who adds it to pods (pod poet-sft-a)"
+    )
+    assert found.finished_at == at(3)
+
+
+def test_a_pod_that_was_deleted_before_it_started_is_no_failure_of_its_own():
+    found = diagnose(Pod(stopped(pod(phase="Failed"), 10)), LONG_AFTER)
+    assert (found.failure_class, found.reason) == ("Infrastructure", "Disrupted")
+    assert found.message == "told to stop, before it had started (pod poet-sft-a)"
 
 
 @pytest.mark.parametrize(("broken", "known", "message"), ENDED)

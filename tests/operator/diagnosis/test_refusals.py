@@ -122,6 +122,74 @@ def test_what_is_not_for_the_user_to_mend(code, message):
     assert refusals.refusal(code, message) is None
 
 
+DOWN = 'Internal error occurred: failed calling webhook "pods.down.example": failed to call webhook: Post "https://nope.t2.svc:443/?timeout=2s": '
+AWAY = "admission webhook pods.down.example does not answer the API server: ask who keeps it; tried again by itself"
+FORBIDDEN = 'Error creating: pods "poet-sft-x" is forbidden: '
+
+
+@pytest.mark.parametrize(
+    ("words", "exit"),
+    [
+        pytest.param(
+            f'Error creating: {DOWN}service "nope" not found',
+            Waiting(Reason.API_SERVER_UNAVAILABLE, AWAY),
+            id="a webhook whose service is gone",
+        ),
+        pytest.param(
+            f"Error creating: {DOWN}context deadline exceeded",
+            Waiting(Reason.API_SERVER_UNAVAILABLE, AWAY),
+            id="a webhook that is slow",
+        ),
+        pytest.param(
+            f"{FORBIDDEN}status unknown for quota: small, resources: pods",
+            Waiting(Reason.QUOTA_EXCEEDED, "quota small has not been counted yet: tried again by itself"),
+            id="a quota that is new",
+        ),
+        pytest.param(
+            "Error creating: etcdserver: request timed out",
+            Waiting(
+                Reason.API_SERVER_UNAVAILABLE,
+                "the API server does not take the pod now (Error creating: etcdserver: request timed out): tried again by itself",
+            ),
+            id="an outage",
+        ),
+        pytest.param(
+            f"{FORBIDDEN}no PriorityClass with name high was found",
+            Refused(
+                Reason.ADMISSION_REFUSED,
+                f"the API server refuses the pod: {FORBIDDEN}no PriorityClass with name high was found: make what it asks for, or change "
+                "pod in a job of another name",
+            ),
+            id="something that nobody made",
+        ),
+        pytest.param(
+            'Error creating: Pod "poet-sft-x" is invalid: spec.volumes[0]: Forbidden: no',
+            Refused(
+                Reason.INVALID_SPEC,
+                'the API server refuses the pod: Error creating: Pod "poet-sft-x" is invalid: spec.volumes[0]: Forbidden: no: correct pod '
+                "in a job of another name",
+            ),
+            id="a pod that is none",
+        ),
+        pytest.param(
+            'Error creating: admission webhook "check.example" denied the request: no',
+            Refused(
+                Reason.ADMISSION_REFUSED,
+                "admission policy check.example refuses the pod: no: change pod in a job of another name, or ask who set the policy",
+            ),
+            id="a webhook that says no",
+        ),
+        pytest.param(
+            f"{FORBIDDEN}unable to create new content in namespace c because it is being terminated",
+            None,
+            id="a namespace that is going",
+        ),
+    ],
+)
+def test_what_a_controller_passes_on_is_stalled_only_where_a_person_must_mend_it(words, exit):
+    assert refusals.exit_of_report(words) == exit
+
+
 def test_only_a_quota_passes_by_itself():
     found = [case.values[2] for case in REFUSED]
     assert {each.reason for each in found if each.transient} == {Reason.QUOTA_EXCEEDED}

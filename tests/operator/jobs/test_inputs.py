@@ -8,7 +8,7 @@ import pytest
 
 from alpaca_operator.api import KINDS, SFTJob
 from alpaca_operator.api.chain import Find, note, noted
-from alpaca_operator.api.contract import ANNOTATION_INPUTS
+from alpaca_operator.api.contract import ANNOTATION_INPUTS, Termination
 from alpaca_operator.api.sources import JobReference
 from alpaca_operator.api.status import Reason, ResolvedInput
 from alpaca_operator.diagnosis.text import LINE_LIMIT
@@ -324,7 +324,7 @@ class TestStatus:
             "model": {"uri": "pvc://models/base", "digest": "sha256:b"},
             "dataset.train[0]": {"uri": "pvc://data/poems.jsonl", "digest": "sha256:d"},
         }
-        word = DONE.model_copy(update={"resolved_inputs": read})
+        word = Termination.model_validate(DONE.model_dump() | {"resolved_inputs": read})
         written = status.compute(
             reader(before=before), observed(ended(0, says=word), child=job(), inputs={"model": FOUND}), None
         )

@@ -27,7 +27,20 @@ from tests.operator.cases import (
     resource,
     true,
 )
-from tests.operator.pods import START, at, ended, job, pod, running, unplaced, waiting
+from tests.operator.pods import (
+    RUNS,
+    START,
+    at,
+    beside,
+    ended,
+    failed_with,
+    job,
+    pod,
+    running,
+    stopped,
+    unplaced,
+    waiting,
+)
 
 
 def test_every_situation_has_exactly_one_standing():
@@ -175,6 +188,24 @@ class TestDesired:
                 Desired.UNCHANGED,
                 id="done: a child that has not noticed is left alone",
             ),
+            pytest.param(
+                resource(DONE),
+                observed(beside(ended(0), failed_with(1), phase="Failed"), child=job()),
+                Desired.STOPPED,
+                id="done, and the Job would run it again for the sake of a proxy that failed",
+            ),
+            pytest.param(
+                resource(DONE),
+                observed(beside(ended(0), RUNS, phase="Running"), child=job()),
+                Desired.UNCHANGED,
+                id="done, and a proxy goes on: first its pod is ended",
+            ),
+            pytest.param(
+                resource(GIVEN_UP),
+                observed(crashed("poet-sft-a", 10, code=137), child=job(spec={"backoffLimit": 0})),
+                Desired.STOPPED,
+                id="given up after a kill, which the Job does not count",
+            ),
             pytest.param(resource(DONE), observed(), Desired.UNCHANGED, id="done: a child removed is not made again"),
             pytest.param(
                 resource(DONE, ttlSecondsAfterFinished=39),
@@ -198,6 +229,24 @@ class TestDesired:
     )
     def test_what_the_children_should_do(self, given, cluster, desired):
         assert status.desired(given, cluster) is desired
+
+    @pytest.mark.parametrize(
+        ("one", "is_ended"),
+        [
+            pytest.param(beside(ended(0), RUNS, phase="Running"), True, id="done, and a proxy goes on"),
+            pytest.param(beside(ended(70), RUNS, phase="Running"), True, id="failed, and a proxy goes on"),
+            pytest.param(beside(running(), RUNS), False, id="both go on"),
+            pytest.param(ended(70, status={"phase": "Running"}), False, id="its phase is late"),
+            pytest.param(
+                beside(ended(0), RUNS, phase="Running", init=True), False, id="a native sidecar ends by itself"
+            ),
+            pytest.param(stopped(beside(ended(0), RUNS, phase="Running"), 70), False, id="told to stop already"),
+        ],
+    )
+    def test_a_pod_that_only_others_keep_going_is_ended_once(self, one, is_ended):
+        assert [pod.raw for pod in status.spent(observed(one, child=job()))] == [one] * is_ended
+        told = {**one, "spec": {**one["spec"], "activeDeadlineSeconds": 1}}
+        assert status.spent(observed(told, child=job())) == []
 
 
 class TestProgress:

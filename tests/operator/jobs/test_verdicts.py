@@ -25,7 +25,7 @@ from tests.operator.cases import (
     resource,
     true,
 )
-from tests.operator.pods import at, ended, job, pod, running, unplaced, waiting
+from tests.operator.pods import RUNS, at, beside, ended, job, pod, running, stopped, unplaced, waiting
 
 WORKING, HELD, STUCK, WELL, FAILED = (
     {"Reconciling"},
@@ -36,6 +36,14 @@ WORKING, HELD, STUCK, WELL, FAILED = (
 )
 
 SITUATIONS = [
+    pytest.param(
+        resource(prior(STARTED, "Running")),
+        observed(beside(ended(0, says=DONE), RUNS, phase="Running"), child=job()),
+        WELL,
+        "Succeeded",
+        "published pvc://models/poet",
+        id="done, whatever a proxy beside it does",
+    ),
     pytest.param(resource(), observed(), WORKING, "Pending", "waits for its pod to start", id="new"),
     pytest.param(
         resource(), observed(child=job()), WORKING, "Pending", "waits for its pod to start", id="its Job is made"
@@ -513,6 +521,33 @@ class TestRestarts:
         for each in (written, after):
             assert each["restarts"]["total"] == 0
             assert "attempts" not in each
+
+    @pytest.mark.parametrize(
+        "child",
+        [
+            pytest.param(job(deletionTimestamp=at(41)), id="the Job is being deleted"),
+            pytest.param(job(spec={"suspend": True}), id="Kueue has suspended the Job"),
+            pytest.param(job(condition="Suspended", reason="JobSuspended"), id="the Job is let go and not resumed yet"),
+            pytest.param(job(started=at(70)), id="the Job was suspended and runs again"),
+        ],
+    )
+    @pytest.mark.parametrize("code", [75, 137, 143, 70])
+    def test_a_pod_that_stopped_because_its_job_was_to_counts_towards_nothing(self, child, code):
+        stops = [stopped(crashed(f"poet-sft-{n}", 60, code), 40) for n in range(3)]
+        given = resource(prior(STARTED, "Running"), failurePolicy={"maxRestarts": 0, "maxInfraRestarts": 0})
+        written = status.compute(given, observed(*stops, child=child), None)
+        assert written["restarts"] == {"user": 0, "infra": 0, "total": 0}
+        assert "attempts" not in written
+        assert not status.is_final(written)
+
+    def test_a_pod_that_failed_by_itself_before_its_job_was_suspended_counts(self):
+        failed = stopped(crashed("poet-sft-a", 30), 40, grace=0)
+        written = status.compute(resource(), observed(failed, child=job(spec={"suspend": True})), None)
+        assert written["restarts"] == {"user": 1, "infra": 0, "total": 1}
+
+    def test_a_pod_that_somebody_deleted_is_a_disruption(self):
+        written = status.compute(resource(), observed(stopped(ended(137), 40), child=job()), None)
+        assert written["restarts"] == {"user": 0, "infra": 1, "total": 1}
 
     def test_attempts_beyond_those_kept_are_not_counted_again(self):
         pods = [crashed(f"poet-sft-{n:03d}", n, code=75) for n in range(40)]

@@ -33,6 +33,9 @@ class TestTheAnswer:
     def test_may_have_fields_that_a_newer_workload_adds(self) -> None:
         assert parse(b'{"stage":"Training","step":3,"novel":{}}').step == 3
 
+    def test_may_be_of_a_stage_that_a_newer_workload_has(self) -> None:
+        assert parse(b'{"stage":"Distilling","step":3}').stage == "Distilling"
+
     @pytest.mark.parametrize(
         "answer",
         [
@@ -41,6 +44,10 @@ class TestTheAnswer:
             pytest.param(b"[]", id="another shape"),
             pytest.param(b'{"step":"3"}', id="a number as text"),
             pytest.param(b'{"stage":"<b>"}', id="a stage that is none"),
+            pytest.param(b'{"step":9223372036854775808}', id="a step that the API server takes from nobody"),
+            pytest.param(b'{"step":-1}', id="a step before the first"),
+            pytest.param(b'{"etaSeconds":1e300}', id="more seconds than there are"),
+            pytest.param(b'{"checkpoint":{"uri":"a","step":9223372036854775808}}', id="a checkpoint of no step"),
             pytest.param(TOLD[:-1], id="half of it"),
             pytest.param(TOLD + b" " * PROGRESS_LIMIT, id="more than the limit"),
         ],
@@ -97,6 +104,7 @@ async def pod_that_answers(
 def scraper(kube: LogOnly) -> Scraper:
     store, queue = Store(), Queue[Key]()
     store.put(build.job())
+    store.put(build.child("Job", "poet-sft"))
     store.put(build.child("Pod", "poet-sft-x", status={"phase": "Running", "podIP": "127.0.0.1"}))
     settings = Settings(progress_via="Pod", progress_timeout_seconds=0.5, progress_seconds=0.01)
     return Scraper(settings, kube, store, queue, ScrapeCache())  # type: ignore[arg-type]

@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -14,6 +14,7 @@ from alpaca_operator.api import SFTJob
 from tests.workloads.process import Place
 from workloads.errors import InputError, SpecError, WorkloadError
 from workloads.manifest import cli, fields, spec
+from workloads.runtime import command
 
 WHOLE = ["--model.uri", "m", "--dataset.train", "[{uri: a.csv}]", "--output.uri", "out"]
 
@@ -402,3 +403,51 @@ def test_a_refused_spec_exits_64_with_a_line_and_a_last_word(tmp_path: Path) -> 
     message = "spec.training.epochs: 'many' is not a number above 0 and at most 1,000"
     assert (ended.code, ended.err) == (64, f"InvalidSpec: {message}\n")
     assert ended.last_word == {"reason": "InvalidSpec", "exitCode": 64, "message": message}
+
+
+class TestWhatTheOperatorHandsOver:
+    """It may be newer than the image."""
+
+    DOCUMENT: ClassVar[dict[str, Any]] = {
+        "apiVersion": "literary-alpaca.io/v1alpha1",
+        "kind": "SFTJob",
+        "metadata": {"name": "poet", "uid": "u"},
+        "spec": {
+            "model": {"uri": "m", "quantum": {"bits": 2}},
+            "dataset": {"train": [{"uri": "a.csv", "novel": 1}]},
+            "output": {"uri": "out"},
+            "novel": True,
+        },
+    }
+
+    def test_is_read_without_what_is_newer_and_a_word_on_it(self) -> None:
+        left_out: list[str] = []
+        job = spec.load_job(SFTJob, "job.json", None, [], json.dumps(self.DOCUMENT), left_out.append)
+        assert job.spec.model.uri == "m"
+        assert sorted(left_out) == ["spec.dataset.train[0].novel", "spec.model.quantum", "spec.novel"]
+
+    def test_and_refused_for_what_is_wrong(self) -> None:
+        document = {**self.DOCUMENT, "spec": {**self.DOCUMENT["spec"], "method": "Magic"}}
+        with pytest.raises(SpecError, match="'Magic' is not one of"):
+            spec.load_job(SFTJob, "job.json", None, [], json.dumps(document), lambda _: None)
+
+    @pytest.mark.parametrize("in_pod", [True, False])
+    def test_a_pod_goes_on_and_a_laptop_does_not(
+        self, in_pod: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / "job.json").write_text(json.dumps(self.DOCUMENT))
+        monkeypatch.setenv("ALPACA_IN_POD", "1" if in_pod else "")
+        monkeypatch.setenv("ALPACA_TERMINATION_LOG", str(tmp_path / "word"))
+        began: list[SFTJob] = []
+        code = command.serve(SFTJob, lambda job: began.append(job) or 0, [str(tmp_path / "job.json")])
+        said = capfd.readouterr()
+        if in_pod:
+            assert (code, len(began)) == (0, 1)
+            words = [json.loads(line)["message"] for line in said.out.splitlines()]
+            assert words[0].endswith(
+                " is left out: this image does not know it, and is older than the operator: set pod.image to a newer one to have it honoured"
+            )
+            assert len(words) == 3
+        else:
+            assert (code, began) == (64, [])
+            assert "spec.novel: unknown field" in said.err
