@@ -70,7 +70,7 @@ class World:
     settings: Settings
     kube: Kube
     store: Store = field(default_factory=Store)
-    queue: Queue[Key] = field(default_factory=Queue)
+    queue: Queue[Key] = field(default_factory=lambda: Queue(tenant=lambda key: key.namespace))
     scrapes: ScrapeCache = field(default_factory=ScrapeCache)
     without_pods: WithoutPods = field(default_factory=WithoutPods)
     budget: WriteBudget = field(default_factory=lambda: WriteBudget(10, 15))

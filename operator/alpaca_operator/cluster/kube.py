@@ -11,6 +11,7 @@ import builtins
 import json
 import os
 import re
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
@@ -28,8 +29,11 @@ from alpaca_operator.cluster.objects import Object
 from alpaca_operator.errors import ApiError, Unreachable
 
 TIMEOUT = aiohttp.ClientTimeout(total=30, connect=5)
-PAGE = 500
+LARGEST_PAGE = 500
 """Objects per page of a LIST: about as many as etcd reads at once without hurting others."""
+FIRST_PAGE = 50
+PAGE_BYTES = 4 * 1024 * 1024
+"""What a page should have: of objects that turn out to be large the next has fewer."""
 
 JSON = "application/json"
 JSON_PATCH = "application/json-patch+json"
@@ -38,6 +42,7 @@ APPLY_PATCH = "application/apply-patch+yaml"
 FIELD_MANAGER = "literary-alpaca"
 STRICT = {"fieldValidation": "Strict"}
 """A field that the API server does not know is refused: left out, it would be a setting that was asked for and is not there."""
+IDENTITY = ("name", "namespace", "uid", "resourceVersion")
 METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 
 
@@ -130,31 +135,43 @@ class Kube:
     ) -> AsyncIterator[Object]:
         """All objects, page by page. Each gets the ``kind`` that the server leaves out in lists."""
         async for page in self._pages(api, namespace, labels, fields, metadata_only):
-            for item in page["items"]:
-                yield item
+            items = deque(page.pop("items"))
+            while items:  # what the taker leaves of an object need not wait for the end of the page
+                yield items.popleft()
 
     async def snapshot(
         self, api: APIResource, namespace: str | None, *, labels: str = "", metadata_only: bool = False
     ) -> tuple[str, builtins.list[Object]]:
-        """All objects, and the resourceVersion at which they were so: what is newer the LIST could not show."""
+        """What all objects are known by, and the resourceVersion at which they were so: what is newer the LIST could not show."""
         version, found = "", []
         async for page in self._pages(api, namespace, labels, "", metadata_only):
             version = str(page["metadata"].get("resourceVersion", ""))
-            found += page["items"]
+            found += [
+                {
+                    "apiVersion": item["apiVersion"],
+                    "kind": item["kind"],
+                    "metadata": {name: item["metadata"].get(name) for name in IDENTITY},
+                }
+                for item in page["items"]
+            ]
         return version, found
 
     async def _pages(
         self, api: APIResource, namespace: str | None, labels: str, fields: str, metadata_only: bool
     ) -> AsyncIterator[Object]:
-        query = {"limit": str(PAGE), "labelSelector": labels, "fieldSelector": fields, "continue": ""}
+        query = {"limit": str(FIRST_PAGE), "labelSelector": labels, "fieldSelector": fields, "continue": ""}
         while True:
             present = {name: value for name, value in query.items() if value}
+            size: builtins.list[int] = []
             page = await self.call(
-                "GET", api.path(namespace), query=present, accept=METADATA_ONLY if metadata_only else JSON
+                "GET", api.path(namespace), query=present, accept=METADATA_ONLY if metadata_only else JSON, size=size
             )
             page["items"] = page.get("items") or []
             for item in page["items"]:
                 item["kind"], item["apiVersion"] = api.kind, api.api_version
+            if page["items"]:
+                fitting = PAGE_BYTES * len(page["items"]) // size[0]
+                query["limit"] = str(max(1, min(fitting, LARGEST_PAGE)))
             yield page
             query["continue"] = page["metadata"].get("continue", "")
             if not query["continue"]:
@@ -259,8 +276,9 @@ class Kube:
         content_type: str = JSON,
         accept: str = JSON,
         warnings: builtins.list[str] | None = None,
+        size: builtins.list[int] | None = None,
     ) -> Object:
-        """The answer, read as JSON. Raises ApiError, Unreachable."""
+        """The answer, read as JSON, and its ``size`` in bytes where that is asked for. Raises ApiError, Unreachable."""
         request = self.request(method, path, query=query, body=body, content_type=content_type, accept=accept)
         async with request as response:
             try:
@@ -270,6 +288,8 @@ class Kube:
             if response.status < 300:
                 if warnings is not None:
                     warnings += [warning_text(header) for header in response.headers.getall("Warning", ())]
+                if size is not None:
+                    size.append(len(content))
                 answer: Object = json.loads(content)
                 return answer
             raise _error(response, content)

@@ -1,7 +1,8 @@
 """The queue of keys to look at, with the contract of client-go's workqueue.
 
 - A key is never in the hands of two workers.
-- Keys added ``ahead`` are handed out before all others, in their order.
+- Tenants take turns: of how many keys another one has, a key sees at most one at a time. What a tenant is, ``tenant`` says of a key.
+- Of a tenant's keys those added ``ahead`` are handed out before all others, in their order.
 - A key added while it is being worked on is handed out once more when that is done; added twice, it is handed out once.
 - Each ``backoff`` of a key doubles its delay, up to a limit; ``forget`` starts anew. Delays are jittered, so that what failed
   together does not come back together.
@@ -12,8 +13,8 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
-from collections.abc import Hashable
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
 from typing import ClassVar, Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
@@ -50,12 +51,24 @@ class Result:
 Result.never = Result()
 
 
+@dataclass(slots=True)
+class _Line(Generic[K]):
+    """The keys of one tenant."""
+
+    ahead: deque[K] = field(default_factory=deque)
+    ready: deque[K] = field(default_factory=deque)
+
+    def __len__(self) -> int:
+        return len(self.ahead) + len(self.ready)
+
+
 class Queue(Generic[K]):
     """Made for one event loop: nothing here is thread-safe."""
 
-    def __init__(self, jitter: random.Random | None = None) -> None:
-        self._ahead: deque[K] = deque()
-        self._ready: deque[K] = deque()
+    def __init__(self, jitter: random.Random | None = None, tenant: Callable[[K], Hashable] = lambda _: None) -> None:
+        self._tenant = tenant
+        self._lines: dict[Hashable, _Line[K]] = {}
+        """Of the tenants that have keys, in the order of their turns."""
         self._dirty: set[K] = set()
         self._working: set[K] = set()
         self._failures: dict[K, int] = {}
@@ -72,8 +85,7 @@ class Queue(Generic[K]):
             return
         self._dirty.add(key)
         if key not in self._working:
-            (self._ahead if ahead else self._ready).append(key)
-            self._wake.set()
+            self._put(key, ahead=ahead)
 
     def add_after(self, key: K, seconds: float) -> None:
         """Adds the key later. Of two delays the shorter one holds."""
@@ -101,10 +113,14 @@ class Queue(Generic[K]):
 
     async def get(self) -> K:
         """The next key. Whoever gets it calls ``done`` with it."""
-        while not (self._ahead or self._ready):
+        while not self._lines:
             self._wake.clear()
             await self._wake.wait()
-        key = (self._ahead or self._ready).popleft()
+        tenant, line = next(iter(self._lines.items()))
+        key = (line.ahead or line.ready).popleft()
+        del self._lines[tenant]
+        if line:
+            self._lines[tenant] = line  # at the end: whoever waits comes first
         self._dirty.discard(key)
         self._working.add(key)
         return key
@@ -113,8 +129,12 @@ class Queue(Generic[K]):
         """The worker is finished with the key, well or not."""
         self._working.discard(key)
         if key in self._dirty:
-            self._ready.append(key)
-            self._wake.set()
+            self._put(key)
+
+    def _put(self, key: K, *, ahead: bool = False) -> None:
+        line = self._lines.setdefault(self._tenant(key), _Line())
+        (line.ahead if ahead else line.ready).append(key)
+        self._wake.set()
 
     def _due(self, key: K) -> None:
         del self._timers[key]

@@ -9,7 +9,7 @@ import kopf
 
 from alpaca_operator.api import KINDS
 from alpaca_operator.api.contract import LABEL_MANAGED_BY, MANAGED_BY
-from alpaca_operator.cluster.kube import CHILDREN, WATCHED, configuration
+from alpaca_operator.cluster.kube import CHILDREN, FIRST_PAGE, WATCHED, configuration
 from alpaca_operator.cluster.objects import Object
 from alpaca_operator.cluster.queue import Queue
 from alpaca_operator.cluster.store import Key, Store
@@ -91,6 +91,7 @@ def settings() -> kopf.OperatorSettings:
         3,
         *(5,) * 20,
     )  # kopf's own grow to 21 s, which an API server that is back waits
+    chosen.watching.chunk_size = FIRST_PAGE  # it lists what it watches, and must not hold all of it at once
     chosen.queueing.idle_timeout = 0.2  # kopf keeps a task per object for this long after each event
     for api in CHILDREN:
         chosen.watching.label_selectors[api.group, api.version, api.plural] = (

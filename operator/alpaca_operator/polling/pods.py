@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -34,8 +35,10 @@ AT_ONCE = 32
 FAILURES_BEFORE_LOG = 2
 """A pod that does not answer twice is read from the end of its log instead."""
 LOG_LINES = 20
-METRICS_LIMIT = 1024 * 1024
+METRICS_LIMIT = 256 * 1024
 """Bytes of /metrics that are read: vLLM's have a hundred kilobytes."""
+GIVEN_UP_SECONDS = 300.0
+"""Until a pod is asked again whose answer was none that a workload gives, or who let the operator wait again and again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +56,20 @@ class Endpoint:
 
 @dataclass(slots=True)
 class Target:
-    """A running pod, whose it is, and how often in a row it has not answered."""
+    """A running pod, whose it is, and how often in a row it has not answered, or kept the operator waiting."""
 
     key: Key
     pod: Object
     failures: int = 0
+    late: int = 0
+    foul: bool = False
+    """Whether its last answer was none that a workload gives."""
+
+    def pause(self, usual: float) -> float:
+        """The seconds after which to ask again: a pod that is only starting refuses at once, and costs nothing."""
+        if self.foul:
+            return max(usual, GIVEN_UP_SECONDS)
+        return max(usual, min(usual * 2.0 ** min(self.late, 32), GIVEN_UP_SECONDS)) if self.late else usual
 
 
 @dataclass
@@ -111,20 +123,22 @@ class Scraper:
             return None
         if scraped is not None and self.scrapes.put(resource["metadata"]["uid"], uid, scraped, datetime.now(UTC)):
             self.queue.add(target.key)
-        return max(self.settings.progress_seconds, len(self._targets) / self.budget.per_second)
+        return target.pause(max(self.settings.progress_seconds, len(self._targets) / self.budget.per_second))
 
     async def _read(self, target: Target, fetch: Fetch) -> Scraped | None:
-        endpoint = ENDPOINTS[target.key.kind]
+        endpoint, asked_at = ENDPOINTS[target.key.kind], time.monotonic()
         try:
             scraped = endpoint.parse(capped(await fetch(target.pod, endpoint), endpoint.limit))
         except (Unreachable, ApiError, ValueError) as error:
             target.failures += 1
+            target.foul = isinstance(error, ValueError)
+            in_time = time.monotonic() - asked_at < 0.9 * self.settings.progress_timeout_seconds
+            target.late = 0 if in_time else target.late + 1
             metrics.SCRAPES.labels("failed").inc()
             log.debug("%s: pod %s does not answer: %s", target.key, target.pod["metadata"]["name"], error)
-            if target.failures < FAILURES_BEFORE_LOG or not endpoint.in_log:
-                return None
-            return await self._from_log(target.pod)
-        target.failures = 0
+            told_in_log = endpoint.in_log and (target.foul or target.failures >= FAILURES_BEFORE_LOG)
+            return await self._from_log(target.pod) if told_in_log else None
+        target.failures, target.late, target.foul = 0, 0, False
         metrics.SCRAPES.labels("answered").inc()
         return scraped
 

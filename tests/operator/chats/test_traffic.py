@@ -56,3 +56,9 @@ def test_of_vllm():
 def test_anything_else_is_refused(answer):
     with pytest.raises(ValueError, match=r"."):
         parse(answer)
+
+
+def test_figures_that_no_engine_has_so_many_of_are_not_read():
+    line = 'alpaca_chat_requests_total{outcome="answered",extra="%d"} 1\n'
+    with pytest.raises(ValueError, match="longer than 16384 characters"):
+        parse("".join(line % number for number in range(1000)).encode())

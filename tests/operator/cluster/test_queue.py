@@ -53,6 +53,31 @@ async def test_keys_ahead_are_handed_out_first_in_their_order() -> None:
     assert [await taken(queue) for _ in range(3)] == ["b", "c", "a"]
 
 
+async def test_five_hundred_keys_of_one_tenant_let_another_in_at_its_turn() -> None:
+    queue = Queue[tuple[str, int]](tenant=lambda key: key[0])
+    for number in range(500):
+        queue.add(("many", number), ahead=True)
+    queue.add(("few", 0))
+    queue.add(("few", 1), ahead=True)
+    taken = [await asyncio.wait_for(queue.get(), 10) for _ in range(6)]
+    assert taken == [("many", 0), ("few", 1), ("many", 1), ("few", 0), ("many", 2), ("many", 3)]
+
+
+async def test_a_tenant_that_comes_back_again_and_again_waits_its_turn_each_time() -> None:
+    queue = Queue[tuple[str, int]](tenant=lambda key: key[0])
+    for number in range(3):
+        queue.add(("few", number))
+    order = []
+    queue.add(("busy", 0))
+    for _ in range(6):
+        key = await asyncio.wait_for(queue.get(), 10)
+        order.append(key[0])
+        if key[0] == "busy":
+            queue.add(key)  # something happened to it meanwhile
+        queue.done(key)
+    assert order == ["few", "busy", "few", "busy", "few", "busy"]
+
+
 async def test_a_waiting_worker_is_woken() -> None:
     queue = Queue[str]()
     workers = [asyncio.ensure_future(queue.get()) for _ in range(3)]

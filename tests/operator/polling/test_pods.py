@@ -17,7 +17,7 @@ from alpaca_operator.cluster.store import Key, Store
 from alpaca_operator.errors import ApiError, Unreachable
 from alpaca_operator.polling import pods as module
 from alpaca_operator.polling.answers import ScrapeCache
-from alpaca_operator.polling.pods import Scraper, last_progress, parse
+from alpaca_operator.polling.pods import GIVEN_UP_SECONDS, Scraper, Target, last_progress, parse
 from alpaca_operator.settings import Settings
 from tests.operator import build
 
@@ -186,3 +186,51 @@ async def test_a_pod_without_an_address_is_no_error() -> None:
     found = scraper(LogOnly())
     with pytest.raises(Unreachable, match="no address yet"):
         await found._directly(None, build.child("Pod", "poet-sft-x"), module.JOB_ENDPOINT)  # type: ignore[arg-type]
+
+
+async def not_a_progress(_: web.Request) -> web.Response:
+    return web.Response(body=b'{"step": "many"}')
+
+
+@pytest.mark.parametrize("handler", [too_long, not_a_progress])
+async def test_a_pod_with_a_foul_answer_is_given_up_for_minutes(
+    handler: Callable[[web.Request], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = 0
+
+    async def counted(request: web.Request) -> web.Response:
+        nonlocal asked
+        asked += 1
+        answer: web.Response = await handler(request)
+        return answer
+
+    found = scraper(LogOnly())
+    async with pod_that_answers(counted, monkeypatch), reading(found):
+        assert await asyncio.wait_for(found.queue.get(), 20) == POET  # what its log tells
+        await asyncio.sleep(0.5)  # fifty times as long as it is waited between two questions
+    assert asked == 1
+    [due] = found.schedule._due.values()
+    assert due - found.schedule.clock() > GIVEN_UP_SECONDS - 20
+
+
+def test_a_pod_that_lets_the_operator_wait_is_asked_less_and_less() -> None:
+    target = Target(POET, {})
+    pauses = []
+    for target.late in range(10):
+        pauses.append(target.pause(5.0))
+    assert pauses == [5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 300.0, 300.0, 300.0, 300.0]
+
+
+async def test_a_late_answer_counts_and_a_refused_connection_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = scraper(LogOnly())
+    async with pod_that_answers(too_late, monkeypatch), reading(found):
+        async with asyncio.timeout(20):
+            while not any(target.late for target in found._targets.values()):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+    found = scraper(LogOnly())
+    monkeypatch.setitem(module.ENDPOINTS, "SFTJob", replace(module.JOB_ENDPOINT, port=1))
+    async with reading(found):
+        async with asyncio.timeout(20):
+            while not any(target.failures > 2 for target in found._targets.values()):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+    assert [target.late for target in found._targets.values()] == [0]
