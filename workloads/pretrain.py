@@ -59,7 +59,7 @@ def run(job: PretrainJob, runtime: Runtime) -> Metrics:
     libraries.quiet(**checks.optional_packages(spec))
     start = _from_scratch(spec, runtime) if base is None else _from_base(spec, runtime, base)
     sizes = memory_estimate.sizes(start.base, spec)
-    policy = training.resolve_policy(spec, runtime, sizes)
+    policy = training.resolve_policy(spec, runtime, start.base, sizes)
 
     from workloads.data import tokenizer_io
     from workloads.data.tokenize import TokenizerSpec, bytes_per_token

@@ -47,7 +47,7 @@ def run(job: SFTJob, runtime: Runtime) -> Metrics:
     libraries.quiet(**checks.optional_packages(spec))
     if spec.method != "Full":
         adapters.check_fits(base, spec, adapter)
-    policy = training.resolve_policy(spec, runtime, sizes)
+    policy = training.resolve_policy(spec, runtime, base, sizes)
 
     from workloads.data import tokenizer_io
     from workloads.data.chat_templates import generation_prompt, loading

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +20,7 @@ from workloads.models.load import LoadOptions
 from workloads.models.lora_adapter import LoRAAdapter, weight_of
 from workloads.models.weight_files import EMBEDDING, HEAD
 from workloads.models.weights import SavedWeights
+from workloads.system.describe import first_line
 
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
@@ -57,15 +60,18 @@ def check_fits(base: Base, spec: SFTSpec, adapter: LoRAAdapter | None) -> None:
     """What can be known of base and adapter before the first step.
 
     Raises InputError for a base that no model can be made of, DataError where the adapter to start from is of another base, SpecError
-    where `merge` is set and what will be trained cannot be merged.
+    where PEFT can put no such adapter on it, and where `merge` is set and what will be trained cannot be merged.
     """
     label = f"spec.model {spec.model.uri}"
     config = configuration(base, label)
     if adapter is not None:
         adapter_names.check(adapter, config, f"the base {spec.model.uri}")
+        trained = adapter.shapes
+    else:
+        with refusals_told(spec.lora):
+            trained = adapter_names.names_of(configuration_of(spec.lora, tied=base.tied), config)
     if spec.merge:
-        fresh = adapter_names.names_of(configuration_of(spec.lora, tied=base.tied), config)
-        check_mergeable(base, adapter.shapes if adapter is not None else fresh, label)
+        check_mergeable(base, trained, label)
 
 
 def check_mergeable(base: Base, trained: Iterable[str], label: str) -> None:
@@ -80,38 +86,77 @@ def check_mergeable(base: Base, trained: Iterable[str], label: str) -> None:
         )
 
 
+PEFT_NAMES = {
+    "rank": "r",
+    "alpha": "lora_alpha",
+    "dropout": "lora_dropout",
+    "target_modules": "target_modules",
+    "modules_to_save": "modules_to_save",
+    "use_rslora": "use_rslora",
+    "use_dora": "use_dora",
+}
+"""What PEFT calls the fields of `lora`."""
+
+
 def attach(model: PreTrainedModel, lora: LoRA, options: LoadOptions, start_from: Path | None = None) -> PeftModel:
-    """Freeze the base and put a LoRA adapter on it: a fresh one, or the one that training goes on from."""
+    """Freeze the base and put a LoRA adapter on it: a fresh one, or the one that training goes on from, with the dropout of ``lora``.
+
+    Raises SpecError for what PEFT cannot do with this model.
+    """
     import peft
 
     if options.bits:
         model = peft.prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     if start_from is not None:
+        made_with = peft.PeftConfig.from_pretrained(start_from)
+        made_with.lora_dropout = lora.dropout  # type: ignore[attr-defined]  # how it is trained on, and nothing that its weights know of
         return peft.PeftModel.from_pretrained(
-            model, start_from, is_trainable=True, autocast_adapter_dtype=True, torch_device=str(model.device)
+            model,
+            start_from,
+            config=made_with,
+            is_trainable=True,
+            autocast_adapter_dtype=True,
+            torch_device=str(model.device),
         )
     fresh = configuration_of(lora, tied=bool(model.config.tie_word_embeddings))
-    return peft.get_peft_model(model, fresh, autocast_adapter_dtype=True)
+    with refusals_told(lora):
+        return peft.get_peft_model(model, fresh, autocast_adapter_dtype=True)
 
 
 def configuration_of(lora: LoRA, *, tied: bool) -> LoraConfig:
     """PEFT's, from ours, for a base whose ends are ``tied`` or not."""
     import peft
 
+    settings = {theirs: getattr(lora, ours) for ours, theirs in PEFT_NAMES.items()}
+    settings["modules_to_save"] = settings["modules_to_save"] or None
     return peft.LoraConfig(
         task_type="CAUSAL_LM",
-        r=lora.rank,
-        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # PEFT takes fractions too
-        lora_dropout=lora.dropout,
-        target_modules=list(lora.target_modules),
-        modules_to_save=list(lora.modules_to_save) or None,
-        use_rslora=lora.use_rslora,
-        use_dora=lora.use_dora,
+        **settings,
         # A tied head that is trained apart from its embedding would be merged into garbage.
         ensure_weight_tying=tied and bool({EMBEDDING, HEAD} & set(lora.modules_to_save)),
         bias="none",
         init_lora_weights=True,
     )
+
+
+@contextmanager
+def refusals_told(lora: LoRA) -> Iterator[None]:
+    """Raises SpecError for what PEFT cannot do; nothing but a model and ``lora`` may go into the block."""
+    try:
+        yield
+    except (ValueError, TypeError, NotImplementedError) as error:
+        raise SpecError(_refused(error, lora)) from error
+
+
+def _refused(error: Exception, lora: LoRA) -> str:
+    """What PEFT says, with the fields that it speaks of, in our words."""
+    said = first_line(error)
+    fields = [ours for ours, theirs in PEFT_NAMES.items() if re.search(rf"\b{theirs}\b", said)]
+    values = ", ".join(f"lora.{LoRA.model_fields[name].alias} is {getattr(lora, name)}" for name in fields)
+    changed = " or ".join(
+        f"lora.{LoRA.model_fields[name].alias}" for name in dict.fromkeys([*fields, "target_modules"])
+    )
+    return f"{values or 'lora'}: PEFT cannot put such an adapter on this model ({said}): change {changed}"
 
 
 def name_base(adapter_folder: Path, source: ModelSource, base: Base) -> None:

@@ -129,9 +129,12 @@ def _drop_second_copy_of_embedding(tensors: dict[str, Tensor], config: Mapping[s
 
 def check_vocabulary(base: Base, tokenizer: PreTrainedTokenizerBase, label: str) -> None:
     """Refuse a tokenizer that the embedding is too small for."""
-    if len(tokenizer) > base.rows:
+    from workloads.data import tokenize
+
+    rows = tokenize.rows_of(tokenizer)
+    if rows > base.rows:
         raise InputError(
-            f"{label}: its tokenizer has {len(tokenizer)} tokens and its embedding {base.rows} rows, so ids from "
+            f"{label}: its tokenizer has ids up to {rows - 1} and its embedding {base.rows} rows, so ids from "
             f"{base.rows} on have no vector: put the tokenizer there that the model was trained with"
         )
 

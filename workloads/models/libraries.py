@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Iterator
 
 from workloads.errors import WorkloadError
-from workloads.system.hardware import cuda_is_visible
+from workloads.system.hardware import has_gpu
 
 UNUSED_BY_TRAINING = ("torchao", "gptqmodel", "optimum", "awq", "hqq", "quanto", "torchvision", "torchaudio")
 """Packages that transformers and peft import wherever they are installed, and that no fine-tuning needs."""
@@ -27,9 +27,9 @@ def quiet(*, bitsandbytes: bool = False, deepspeed: bool = False) -> None:
     every start two seconds. Called before transformers is first imported.
     """
     unused = {*UNUSED_BY_TRAINING}
-    if not bitsandbytes and not cuda_is_visible():
+    if not bitsandbytes and not has_gpu():
         unused.add("bitsandbytes")
-    if not deepspeed and not cuda_is_visible():
+    if not deepspeed and not has_gpu():
         unused.add("deepspeed")
     for name in unused:
         sys.modules.setdefault(name, None)  # type: ignore[arg-type]

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from alpaca_operator.api.sources import RopeScaling
-from workloads.errors import DataError, InputError, SpecError
+from workloads.errors import DataError, SpecError
 from workloads.models import adapter_names, inspect, libraries, rope
 from workloads.models.configuration import configuration
+from workloads.models.kernels import plain
 from workloads.models.load import LoadOptions
 from workloads.models.lora_adapter import LoRAAdapter
 from workloads.storage import contents
@@ -132,7 +133,7 @@ def _load_options(
                 "load.bits to 8, or remove load"
             )
     precision: Literal["fp32", "bf16", "fp16"] = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}[weights]  # type: ignore[assignment]
-    return LoadOptions(precision=precision, weights=weights, bits=request.bits, attention="sdpa"), notes
+    return LoadOptions(precision=precision, weights=weights, bits=request.bits, attention=plain(base.config)), notes
 
 
 def _tokenizer(base: inspect.Base, request: ModelRequest) -> PreTrainedTokenizerBase:
@@ -140,11 +141,7 @@ def _tokenizer(base: inspect.Base, request: ModelRequest) -> PreTrainedTokenizer
     from workloads.data import tokenize, tokenizer_io
 
     tokenizer = tokenizer_io.load_tokenizer(base.folder)
-    if tokenize.rows_of(tokenizer) > base.rows:
-        raise InputError(
-            f"{request.label}: its tokenizer has {tokenize.rows_of(tokenizer)} tokens and its embedding {base.rows} rows: put the tokenizer "
-            "there that the model was trained with"
-        )
+    inspect.check_vocabulary(base, tokenizer, request.label)
     for named, uri, folder in request.adapters:
         label = f"spec.{named} {uri}"
         adapter = LoRAAdapter.open(folder, label)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from workloads.system import memory
@@ -15,7 +14,7 @@ def detect() -> Device:
     """What this process trains on."""
     import torch
 
-    if not torch.cuda.is_available():
+    if not has_gpu():
         return Device("cpu", "this machine's CPU", 0, bitsandbytes=is_installed("bitsandbytes"))
     properties = torch.cuda.get_device_properties(local_rank())
     return Device(
@@ -23,8 +22,9 @@ def detect() -> Device:
         name=properties.name,
         memory=properties.total_memory,
         capability=(properties.major, properties.minor),
+        count=torch.cuda.device_count(),
         flash_attention_2=is_installed("flash_attn"),
-        flash_attention_3=is_installed("flash_attn_interface"),
+        flash_attention_3=is_installed("flash_attn_interface") and torch.version.hip is None,
         bitsandbytes=is_installed("bitsandbytes"),
         deepspeed=is_installed("deepspeed"),
         main_memory=memory.available(),
@@ -40,9 +40,11 @@ def is_installed(package: str) -> bool:
     return importlib.util.find_spec(package) is not None
 
 
-def cuda_is_visible() -> bool:
-    """Whether a CUDA driver is there, told without importing torch."""
-    return Path("/proc/driver/nvidia/version").exists() or Path("/dev/nvidiactl").exists()
+def has_gpu() -> bool:
+    """Whether torch finds a GPU to compute on, whoever made it and however its driver is reached (WSL2 has no device files of NVIDIA's)."""
+    import torch
+
+    return torch.cuda.is_available()
 
 
 AMPERE = (8, 0)
@@ -50,7 +52,7 @@ AMPERE = (8, 0)
 
 
 HOPPER = (9, 0)
-"""The compute capability that FlashAttention-3 is written for."""
+"""The compute capability that FlashAttention-3 is written for, and the only one: its kernels do not run on what came after."""
 
 
 NF4_BLOCK = 64
@@ -66,9 +68,11 @@ class Device:
     memory: int
     """Bytes of GPU memory; 0 for a CPU, whose memory the container's limit bounds, not us."""
     capability: tuple[int, int] = (0, 0)
+    count: int = 0
+    """GPUs of this machine that a process may use."""
     flash_attention_2: bool = False
     flash_attention_3: bool = False
-    """Whether the package is installed; whether the GPU can run it is decided here."""
+    """Whether the package is installed, and torch is CUDA's."""
     bitsandbytes: bool = True
     deepspeed: bool = True
     main_memory: int = 1 << 60

@@ -19,7 +19,7 @@ def of(
     """Every setting of the Trainer that shapes the result or is on by itself, set from the spec and from nowhere else."""
     training = spec.training
     checkpointing = policy.gradient_checkpointing == "Full"
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(scratch),
         num_train_epochs=training.epochs,
         max_steps=training.max_steps or -1,
@@ -89,6 +89,9 @@ def of(
         skip_memory_metrics=True,
         deepspeed=deepspeed,
     )
+    # A process uses one GPU: left to itself, the Trainer of a single one would deal its batches out to all that it sees (DataParallel).
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
 
 
 def _backend() -> str:

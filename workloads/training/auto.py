@@ -7,11 +7,12 @@ reason; it is never replaced in silence.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from workloads.errors import SpecError
+from workloads.models.kernels import KERNELS
 from workloads.models.load import Bits, LoadOptions
 from workloads.system.hardware import AMPERE, HOPPER, NF4_BLOCK, Device
 from workloads.training import method
@@ -96,11 +97,12 @@ class Case:
         return self.bytes_needed(choice) <= self.device.memory * HEADROOM
 
 
-def resolve(spec: Spec, device: Device, sizes: Sizes) -> Policy:
-    """Every `Auto` of ``spec.training`` resolved. Raises SpecError for a named value that this device cannot honour."""
+def resolve(spec: Spec, device: Device, sizes: Sizes, kernels: Collection[str] = KERNELS) -> Policy:
+    """Every `Auto` of ``spec.training`` resolved. Raises SpecError for a named value that this device, or the model, cannot honour:
+    ``kernels`` are the kinds of attention that the model computes with."""
     how = method.of(spec)
     precision = _precision(spec, how, device)
-    attention = _attention(spec, device, precision)
+    attention = _attention(spec, device, precision, kernels)
     bits = _bits(how, device, sizes)
     case = Case(spec, how, device, sizes, precision, bits, _parallel(spec, how))
     choice = _with_named_values(case, _row_of(case)(case))
@@ -313,36 +315,40 @@ def _precision(spec: Spec, how: Method, device: Device) -> Precision:
     return named
 
 
-def _attention(spec: Spec, device: Device, precision: str) -> str:
+def _attention(spec: Spec, device: Device, precision: str, kernels: Collection[str]) -> str:
     named = spec.training.attention
-    flash_3 = device.flash_attention_3 and device.capability >= HOPPER
-    flash_2 = device.flash_attention_2 and device.capability >= AMPERE
     if named == "Auto":
-        if precision == "fp32":
-            return "sdpa"  # both FlashAttentions compute in half precision only
-        return "flash_attention_3" if flash_3 else "flash_attention_2" if flash_2 else "sdpa"
-    if named in ("flash_attention_2", "flash_attention_3"):
-        field = f"training.attention {named}"
-        if device.kind == "cpu":
-            raise SpecError(f"{field} needs a GPU and this machine has none: set it to Auto or sdpa")
-        need, package, installed = (
-            (HOPPER, "flash-attn-3", device.flash_attention_3)
-            if named == "flash_attention_3"
-            else (AMPERE, "flash-attn", device.flash_attention_2)
-        )
-        if device.capability < need:
-            raise SpecError(
-                f"{field} needs a GPU of sm{need[0]}{need[1]} or newer and {device.name} is sm{_sm(device)}: set it to Auto"
-            )
-        if not installed:
-            raise SpecError(
-                f"{field} needs the package {package}, which is not installed: install it, or set it to Auto"
-            )
-        if precision == "fp32":
-            raise SpecError(
-                f"{field} computes in half precision only: set training.precision to bf16, or attention to sdpa"
-            )
+        reasons = {kernel: _obstacle(kernel, device, precision) for kernel in KERNELS}
+        return next(kernel for kernel in KERNELS if kernel in kernels and reasons[kernel] is None)
+    if named not in kernels:
+        able = ", ".join(kernel for kernel in KERNELS if kernel in kernels)
+        raise SpecError(f"training.attention is {named} and this model computes with {able} alone: set it to Auto")
+    obstacle = _obstacle(named, device, precision)
+    if obstacle is not None:
+        raise SpecError(f"training.attention {named} {obstacle}")
     return named
+
+
+def _obstacle(kernel: str, device: Device, precision: str) -> str | None:
+    """Why a kernel cannot be used here, with the remedy; None where it can."""
+    if kernel not in ("flash_attention_2", "flash_attention_3"):
+        return None
+    if device.kind == "cpu":
+        return "needs a GPU and this machine has none: set it to Auto or sdpa"
+    package, installed = (
+        ("flash-attn-3", device.flash_attention_3)
+        if kernel == "flash_attention_3"
+        else ("flash-attn", device.flash_attention_2)
+    )
+    if kernel == "flash_attention_3" and device.capability[0] != HOPPER[0]:
+        return f"runs on GPUs of sm{HOPPER[0]}{HOPPER[1]} (Hopper) alone and {device.name} is sm{_sm(device)}: set it to Auto"
+    if device.capability < AMPERE:
+        return f"needs a GPU of sm{AMPERE[0]}{AMPERE[1]} or newer and {device.name} is sm{_sm(device)}: set it to Auto"
+    if not installed:
+        return f"needs the package {package}, which is not installed: install it, or set it to Auto"
+    if precision == "fp32":
+        return "computes in half precision only: set training.precision to bf16, or attention to sdpa"
+    return None
 
 
 def _bits(how: Method, device: Device, sizes: Sizes) -> Bits | None:

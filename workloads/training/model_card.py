@@ -118,7 +118,7 @@ def _use(subject: About, scaling: RopeScaling | None, adapter: bool) -> str:
             f"{subject.how}{stretched}{grown}\n```python\nfrom peft import PeftModel\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
             'tokenizer = AutoTokenizer.from_pretrained("path/of/this/folder")\n'
             f'base = AutoModelForCausalLM.from_pretrained("{base}")\n'
-            + ("base.resize_token_embeddings(len(tokenizer))\n" if subject.resized else "")
+            + ("base.resize_token_embeddings(1 + max(tokenizer.get_vocab().values()))\n" if subject.resized else "")
             + 'model = PeftModel.from_pretrained(base, "path/of/this/folder")\n```\n'
         )
     return (

@@ -15,9 +15,12 @@ from alpaca_operator.api.pretrain import PretrainJob
 from alpaca_operator.api.sft import SFTJob
 from alpaca_operator.api.status import OutputKind
 from workloads.errors import Interrupted
+from workloads.models.inspect import Base
+from workloads.models.kernels import kernels_of
 from workloads.runtime.runtime import Metrics, Runtime
 from workloads.storage.room import in_words
 from workloads.system import hardware
+from workloads.system.hardware import Device
 from workloads.training import auto, extent, method
 from workloads.training.auto import Policy
 from workloads.training.memory_estimate import Sizes
@@ -56,13 +59,27 @@ class TrainingSetup:
     """Evaluate before the first step, too, so that the metrics tell what the training gained."""
 
 
-def resolve_policy(spec: Spec, runtime: Runtime, sizes: Sizes) -> Policy:
-    """Every `Auto` of the spec resolved for this device, and told to the user. Raises SpecError for what it cannot honour."""
-    policy = auto.resolve(spec, hardware.detect(), sizes)
+def resolve_policy(spec: Spec, runtime: Runtime, base: Base, sizes: Sizes) -> Policy:
+    """Every `Auto` of the spec resolved for this device and this base, and told to the user. Raises SpecError for what cannot be
+    honoured, by us or by DeepSpeed."""
+    from workloads.training import deepspeed_check
+
+    device = hardware.detect()
+    policy = auto.resolve(spec, device, sizes, kernels_of(base.config))
+    deepspeed_check.check(spec.deepspeed, on_gpu=device.kind == "cuda")
     runtime.resolved(policy.as_dict())
-    for note in policy.notes:
+    for note in (*policy.notes, *_idle_gpus(device, runtime.distributed.count)):
         runtime.progress.log(note)
     return policy
+
+
+def _idle_gpus(device: Device, processes: int) -> tuple[str, ...]:
+    if device.count <= processes:
+        return ()
+    return (
+        f"{processes} of the {device.count} GPUs here are used, each by a process of its own: for all of them set "
+        f"parallelism.processesPerNode to {device.count}",
+    )
 
 
 def train(job: SFTJob | PretrainJob, runtime: Runtime, policy: Policy, setup: TrainingSetup) -> Metrics:

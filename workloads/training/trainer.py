@@ -82,6 +82,8 @@ class Trainer(transformers.Trainer):
         self.throughput = ThroughputMeter()
         self._step_loss = torch.zeros((), device=self.args.device)
         self._correct = torch.zeros((), dtype=torch.long, device=self.args.device)
+        self._step_correct = torch.zeros((), dtype=torch.long, device=self.args.device)
+        self._step_targets = 0
         self.step_tokens = 0
         self._weights_from: Path | None = None
         self._token_bytes = None if token_bytes is None else token_bytes.to(self.args.device)
@@ -144,9 +146,13 @@ class Trainer(transformers.Trainer):
         with torch.no_grad():
             logits = outputs.logits.detach()
             # Comparing with the maximum, several times faster on a CPU than argmax.
-            self._correct += (logits.gather(-1, labels[:, None])[:, 0] >= logits.amax(-1)).sum()
+            correct = (logits.gather(-1, labels[:, None])[:, 0] >= logits.amax(-1)).sum()
+            self._correct += correct
         self.resume_state.targets += labels.numel()
-        if not model.training:
+        if model.training:
+            self._step_correct += correct
+            self._step_targets += labels.numel()
+        else:
             # The parent divides by the tokens of all processes together and multiplies by their number: right for averaged gradients.
             self._eval_loss += float(loss) * float(num_items_in_batch) / self.runtime.distributed.count
         return (loss, outputs) if return_outputs else loss
@@ -156,8 +162,13 @@ class Trainer(transformers.Trainer):
         return 0
 
     def refuse_bad_loss(self) -> None:
-        """Raises LossDiverged for a loss that is not a number, and for one that is exactly 0: nothing is learnt from either."""
-        (loss,) = self.runtime.distributed.all_reduce_sum(float(self._step_loss))
+        """Raises LossDiverged for a loss that is not a number, and for one that is exactly 0 without every token foretold: nothing is
+        learnt from either. An easy set is learnt until float32 itself says 0."""
+        loss, correct, targets = self.runtime.distributed.all_reduce_sum(
+            float(self._step_loss), int(self._step_correct), self._step_targets
+        )
+        self._step_correct.zero_()
+        self._step_targets = 0
         step = self.state.global_step + 1
         self._step_loss.zero_()
         if not math.isfinite(loss) and self.state.global_step == 0:
@@ -171,9 +182,9 @@ class Trainer(transformers.Trainer):
                 f"(now {self.settings.learning_rate:g}) by a factor of 3 to 10, or raise training.warmupRatio "
                 f"(now {self.settings.warmup_ratio:g})"
             )
-        if loss == 0.0:
+        if loss == 0.0 and (not targets or correct < targets):
             raise LossDiverged(
-                f"the loss is exactly 0 at step {step}: nothing is being learnt. Set training.precision to bf16 or fp32, and make sure that "
+                f"the loss is exactly 0 at step {step} and {targets - correct:.0f} of {targets:.0f} tokens are foretold wrongly: nothing is being learnt. Set training.precision to bf16 or fp32, and make sure that "
                 "the answers in the data are not empty"
             )
 

@@ -17,6 +17,7 @@ GIB = 2**30
 CPU = Device("cpu", "this machine's CPU", 0)
 A100 = Device("cuda", "A100", 80 * GIB, (8, 0), flash_attention_2=True)
 H100 = Device("cuda", "H100", 80 * GIB, (9, 0), flash_attention_2=True, flash_attention_3=True)
+B200 = Device("cuda", "B200", 180 * GIB, (10, 0), flash_attention_2=True, flash_attention_3=True)
 L40S = Device("cuda", "L40S", 48 * GIB, (8, 9))
 RTX3060 = Device("cuda", "RTX 3060", 12 * GIB, (8, 6))
 V100 = Device("cuda", "V100", 32 * GIB, (7, 0), flash_attention_2=True)
@@ -103,6 +104,13 @@ def row(
             {},
             row("bf16", "bfloat16", "flash_attention_3", "None", "adamw_torch_fused"),
             id="a Hopper takes FlashAttention-3",
+        ),
+        pytest.param(
+            B200,
+            LLAMA_7B,
+            {},
+            row("bf16", "bfloat16", "flash_attention_2", "None", "adamw_torch_fused"),
+            id="LoRA on Blackwell, which FlashAttention-3 does not run on",
         ),
         pytest.param(
             replace(A100, flash_attention_2=False),
@@ -296,8 +304,15 @@ def test_auto_follows_the_table(device: Device, sizes: Sizes, fields: dict[str, 
             A100,
             LLAMA_7B,
             {"training": {"attention": "flash_attention_3"}},
-            "training.attention flash_attention_3 needs a GPU of sm90 or newer and A100 is sm80: set it to Auto",
+            "training.attention flash_attention_3 runs on GPUs of sm90 (Hopper) alone and A100 is sm80: set it to Auto",
             id="FlashAttention-3 before Hopper",
+        ),
+        pytest.param(
+            B200,
+            LLAMA_7B,
+            {"training": {"attention": "flash_attention_3"}},
+            "training.attention flash_attention_3 runs on GPUs of sm90 (Hopper) alone and B200 is sm100: set it to Auto",
+            id="FlashAttention-3 after Hopper",
         ),
         pytest.param(
             RTX3060,
@@ -371,6 +386,17 @@ def test_what_a_device_cannot_do_is_refused(device: Device, sizes: Sizes, fields
     with pytest.raises(SpecError) as refusal:
         auto.resolve(spec(**fields), device, sizes)
     assert str(refusal.value) == message
+
+
+@pytest.mark.parametrize(("device", "chosen"), [(CPU, "eager"), (A100, "flash_attention_2")])
+def test_a_model_without_sdpa_gets_a_kernel_that_it_has(device: Device, chosen: str) -> None:
+    gemma_2 = ("flash_attention_3", "flash_attention_2", "eager")
+    assert auto.resolve(spec(), device, LLAMA_7B, gemma_2).attention == chosen
+    with pytest.raises(SpecError) as refusal:
+        auto.resolve(spec(training={"attention": "sdpa"}), device, LLAMA_7B, gemma_2)
+    assert str(refusal.value) == (
+        "training.attention is sdpa and this model computes with flash_attention_3, flash_attention_2, eager alone: set it to Auto"
+    )
 
 
 def test_a_choice_that_costs_precision_is_told() -> None:

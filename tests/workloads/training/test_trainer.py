@@ -173,3 +173,51 @@ def test_every_setting_of_the_trainer_that_is_on_by_itself_is_set() -> None:
         "log_on_each_node",
         "skip_memory_metrics",
     }
+
+
+def test_a_process_uses_one_gpu_whatever_it_sees(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library's own Trainer deals the batches of a single process out to all GPUs, and fails on ours."""
+    import transformers
+
+    from alpaca_operator.api.sft import SFTJob
+    from workloads.training.auto import Policy
+
+    def found(self: Any, number: int) -> None:
+        self.__dict__["gpus"] = number or 2  # where the library finds none here, it is to find two
+
+    two = property(lambda self: self.__dict__["gpus"], found)
+    monkeypatch.setattr(transformers.TrainingArguments, "_n_gpu", two, raising=False)
+    spec = SFTJob.model_validate(job(training={"batchSizePerDevice": 3})).spec
+    policy = Policy("fp32", "float32", None, "sdpa", "None", "adamw_torch", "None", 0)
+    ours = arguments.of(spec, policy, Path("scratch"), None)
+    assert (ours.n_gpu, ours.train_batch_size) == (1, 3)
+
+
+@pytest.mark.parametrize(("loss", "correct", "told"), [
+    pytest.param(0.0, 7, None, id="0 with every token foretold has been learnt"),
+    pytest.param(0.0, 6, "the loss is exactly 0 at step 4 and 1 of 7 tokens are foretold wrongly: nothing is being learnt", id="0 with a wrong one is underflow"),
+    pytest.param(0.1, 0, None, id="any other number is a loss"),
+])  # fmt: skip
+def test_a_loss_of_0_is_told_from_one_that_is_lost(loss: float, correct: int, told: str | None) -> None:
+    from types import SimpleNamespace
+
+    import torch
+
+    from workloads.errors import LossDiverged
+    from workloads.runtime.distributed import DistributedContext
+    from workloads.training.trainer import Trainer
+
+    trainer: Any = SimpleNamespace(
+        runtime=SimpleNamespace(distributed=DistributedContext()),
+        state=SimpleNamespace(global_step=3),
+        _step_loss=torch.tensor(loss),
+        _step_correct=torch.tensor(correct),
+        _step_targets=7,
+    )
+    if told is None:
+        Trainer.refuse_bad_loss(trainer)
+        assert (float(trainer._step_loss), int(trainer._step_correct), trainer._step_targets) == (0, 0, 0)
+        return
+    with pytest.raises(LossDiverged) as refusal:
+        Trainer.refuse_bad_loss(trainer)
+    assert str(refusal.value).startswith(told)
