@@ -94,6 +94,26 @@ BROKEN = (
                 id="early stopping without rows to validate with",
             ),
             pytest.param(
+                {"method": "Full", "lora": {"rank": 16}},
+                "lora is an adapter's, which method Full does not train: remove lora, or set method to LoRA",
+                id="an adapter's rank where none is trained",
+            ),
+            pytest.param(
+                {"training": {"scheduler": "constant", "warmupRatio": 0.1}},
+                "training.scheduler constant has no warm-up: remove warmupRatio, or set scheduler to constant_with_warmup",
+                id="a warm-up to a constant rate",
+            ),
+            pytest.param(
+                {"deepspeed": {"offload": "CPU", "config": {"zero_optimization": {"stage": 2}}}},
+                "deepspeed.offload is only read with preset: name offload_optimizer and offload_param in config, or remove offload",
+                id="an offload beside a configuration of one's own",
+            ),
+            pytest.param(
+                {"training": {"evalSteps": 10}, "dataset": {"train": [{"uri": "a"}], "validationSplit": 0}},
+                "training.evalSteps needs something to evaluate: set dataset.validationSplit above 0, or dataset.validation",
+                id="evaluations of nothing",
+            ),
+            pytest.param(
                 {"template": "Llama2", "templateFile": {"uri": "pvc://data/own.jinja"}},
                 "template and templateFile both name a template: remove one",
                 id="two templates",
@@ -137,6 +157,16 @@ BROKEN = (
                 },
                 "init starts from random weights, which trainable Embeddings or LoRA would leave random: set trainable to Full",
                 id="an adapter on random weights",
+            ),
+            pytest.param(
+                {"lora": {"targetModules": ["q_proj"]}},
+                "lora is an adapter's, and trainable says that none is trained: remove lora, or set trainable to LoRA",
+                id="an adapter's layers where none is trained",
+            ),
+            pytest.param(
+                {"training": {"evalSteps": 10}, "dataset": {"train": [{"uri": "a"}], "validationSplit": 0}},
+                "training.evalSteps needs something to evaluate: set dataset.validationSplit above 0, or dataset.validation",
+                id="evaluations of nothing",
             ),
             pytest.param(
                 {"load": {"bits": 8}},
@@ -229,6 +259,30 @@ BROKEN = (
         "EvaluationJob",
         [
             pytest.param(
+                {"generation": {"topP": 0.5}},
+                "generation.topP, topK and seed are of a draw, and temperature 0 draws nothing: remove them, or set temperature above 0",
+                id="a draw at temperature 0",
+            ),
+            pytest.param(
+                {"prompts": None, "tasks": [{"name": "cmmlu"}], "systemPrompt": "你是诗人。"},
+                "systemPrompt and systemPromptPreset are put before questions, and there are none: set prompts, or dataset.systemPrompt for rows",
+                id="a system prompt before no question",
+            ),
+            pytest.param(
+                {"taskFiles": {"uri": "pvc://data/tasks"}},
+                "taskFiles holds tasks that nothing runs: name them in tasks",
+                id="files of tasks that nothing runs",
+            ),
+            pytest.param(
+                {
+                    "prompts": None,
+                    "tasks": [{"name": "cmmlu"}],
+                    "models": [{"name": "poet", "model": {"uri": "a"}, "template": "ChatML"}],
+                },
+                "tasks bring formats of their own, which no template changes: remove template and templateFile of models, or set dataset or prompts",
+                id="a template for tasks alone",
+            ),
+            pytest.param(
                 {"models": [{"name": "poet", "model": {}}]},
                 "an input needs uri or from, and not both: name one",
                 id="a model that is nowhere",
@@ -292,6 +346,17 @@ BROKEN += of(
             {"template": "Llama2", "templateFile": {"uri": "pvc://data/own.jinja"}},
             "template and templateFile both name a template: remove one",
             id="two templates",
+        ),
+        pytest.param(
+            {
+                "model": None,
+                "engine": "External",
+                "endpoint": {"url": "http://vllm:8000/v1"},
+                "limits": {"maxQueue": 3, "requestTimeoutSeconds": 60},
+            },
+            "engine External answers by its own settings: remove template, generation and limits (but requestTimeoutSeconds), or set engine to "
+            "Auto",
+            id="limits of an engine elsewhere",
         ),
         pytest.param(
             {"model": None},

@@ -95,9 +95,16 @@ def _load(task: Task, label: str, folder: Path | None) -> LoadedTask:
         ) from error
     if not found["tasks"]:
         raise SpecError(f"{label} holds no task: name another")
-    for one in found["tasks"].values():
-        if task.num_fewshot is not None and one.get_config("num_fewshot") != 0:  # a task that says 0 allows none
+    for name, one in found["tasks"].items():
+        if task.num_fewshot:
+            if one.get_config("num_fewshot") == 0:
+                raise SpecError(
+                    f"{label.replace('.name', '.numFewshot')}: it is {task.num_fewshot}, and {name} allows no examples: leave it out, or name "
+                    "the tasks that allow them"
+                )
             one.set_config(key="num_fewshot", value=task.num_fewshot)
+        elif task.num_fewshot == 0:
+            one.set_config(key="num_fewshot", value=0)
         one.set_fewshot_seed(seed=SEED)
     return LoadedTask(task, found)
 

@@ -14,6 +14,14 @@ from alpaca_operator.api.training import DeepSpeed
 from workloads.errors import SpecError
 from workloads.training.auto import Policy
 
+FOLLOWING = dict.fromkeys(
+    ("gradient_clipping", "gradient_accumulation_steps", "train_batch_size", "train_micro_batch_size_per_gpu"), "auto"
+)
+"""Of a configuration of the user's own, what follows `training` where it does not say otherwise: DeepSpeed would neither clip nor know
+the batch."""
+PRECISIONS = {"bf16", "bfloat16", "fp16", "amp", "torch_autocast"}
+"""Blocks that say what is computed in; without one it would be float32, whatever `training.precision` is."""
+
 
 def config(wanted: DeepSpeed | None, policy: Policy, log: Callable[[str], None]) -> dict[str, Any] | None:
     """The DeepSpeed configuration of a job, or None where DeepSpeed is not used.
@@ -27,7 +35,10 @@ def config(wanted: DeepSpeed | None, policy: Policy, log: Callable[[str], None])
                 log(
                     f"warning: deepspeed.config has a block `{block}`, which overrides training.{fields}: remove it to use them"
                 )
-        return {**wanted.config}
+        precision = (
+            {} if PRECISIONS & wanted.config.keys() else {"bf16": {"enabled": "auto"}, "fp16": {"enabled": "auto"}}
+        )
+        return {**FOLLOWING, **precision, **wanted.config}
     if policy.parallel == "None":
         return None
     offload = policy.parallel.endswith("Offload")

@@ -11,7 +11,7 @@ from alpaca_operator.api.evaluation import ModelName, ServableSource
 from alpaca_operator.api.model import IntOrPercent, Name, ShortText, Spec
 from alpaca_operator.api.pod import PodSettings, ResourceRequirements
 from alpaca_operator.api.resource import Cache, Resource, ResourceSpec
-from alpaca_operator.api.rules import Rule
+from alpaca_operator.api.rules import Rule, untouched
 from alpaca_operator.api.serving import ServingStatus
 from alpaca_operator.api.sft import SystemPrompt, TemplateName
 from alpaca_operator.api.sources import AdapterSource, JobReference, RopeScaling, Source
@@ -266,6 +266,21 @@ class ChatSpec(ResourceSpec):
             cel="self.engine != 'External' || !(has(self.model) || size(self.adapters) > 0 || has(self.load))",
             holds=lambda spec: spec.engine != "External" or not (spec.model or spec.adapters or spec.load),
             message="engine External loads no model: remove model, adapters and load, or set engine to Auto",
+        ),
+        Rule(
+            cel=f"self.engine != 'External' || (self.template == 'FromModel' && !has(self.templateFile) && {untouched('generation', Answering)} && "
+            f"{untouched('limits', Limits, but=frozenset({'request_timeout_seconds'}))})",
+            holds=lambda spec: (
+                spec.engine != "External"
+                or (
+                    spec.template == "FromModel"
+                    and spec.template_file is None
+                    and spec.generation == Answering()
+                    and spec.limits == Limits(request_timeout_seconds=spec.limits.request_timeout_seconds)
+                )
+            ),
+            message="engine External answers by its own settings: remove template, generation and limits (but requestTimeoutSeconds), or set "
+            "engine to Auto",
         ),
         Rule(
             cel="!has(self.compareWith) || (self.engine == 'External') == has(self.compareWith.endpoint)",

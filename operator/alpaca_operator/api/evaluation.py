@@ -101,6 +101,14 @@ class Generation(Decoding):
     seed: int = Field(42, ge=0, le=4294967295)
     """Seed of the draw."""
 
+    rules: ClassVar = (
+        Rule(
+            cel="self.temperature > 0.0 || (self.topP == 0.95 && self.topK == 50 && self.seed == 42)",
+            holds=lambda how: how.temperature > 0 or (how.top_p, how.top_k, how.seed) == (0.95, 50, 42),
+            message="generation.topP, topK and seed are of a draw, and temperature 0 draws nothing: remove them, or set temperature above 0",
+        ),
+    )
+
 
 class Task(Spec):
     """A task of lm-evaluation-harness."""
@@ -163,6 +171,25 @@ class EvaluationSpec(JobSpec):
             cel="has(self.dataset) || has(self.prompts) || size(self.tasks) > 0",
             holds=lambda spec: spec.dataset is not None or spec.prompts is not None or len(spec.tasks) > 0,
             message="nothing is measured: give dataset, prompts or tasks",
+        ),
+        Rule(
+            cel="has(self.prompts) || !(has(self.systemPrompt) || has(self.systemPromptPreset))",
+            holds=lambda spec: spec.prompts is not None or not (spec.system_prompt or spec.system_prompt_preset),
+            message="systemPrompt and systemPromptPreset are put before questions, and there are none: set prompts, or dataset.systemPrompt for rows",
+        ),
+        Rule(
+            cel="size(self.tasks) > 0 || !has(self.taskFiles)",
+            holds=lambda spec: len(spec.tasks) > 0 or spec.task_files is None,
+            message="taskFiles holds tasks that nothing runs: name them in tasks",
+        ),
+        Rule(
+            cel="has(self.dataset) || has(self.prompts) || self.models.all(model, model.template == 'FromModel' && !has(model.templateFile))",
+            holds=lambda spec: (
+                spec.dataset is not None
+                or spec.prompts is not None
+                or all(model.template == "FromModel" and model.template_file is None for model in spec.models)
+            ),
+            message="tasks bring formats of their own, which no template changes: remove template and templateFile of models, or set dataset or prompts",
         ),
         Rule(
             cel="!has(self.systemPrompt) || !has(self.systemPromptPreset)",

@@ -9,7 +9,7 @@ from pydantic import Field
 from alpaca_operator.api.corpus import Corpus, CorpusSource
 from alpaca_operator.api.model import ShortText, Spec
 from alpaca_operator.api.resource import JOB_COLUMNS, Job, JobSpec, Parallelism
-from alpaca_operator.api.rules import Rule
+from alpaca_operator.api.rules import Rule, untouched
 from alpaca_operator.api.sources import ModelSource, Source
 from alpaca_operator.api.status import OutputKind
 from alpaca_operator.api.tokenizer import TokenizerSource
@@ -87,7 +87,7 @@ class PretrainSpec(JobSpec):
     """`Embeddings` trains the input and output embeddings alone (a first stage after a change of vocabulary), `LoRA` adapters besides,
     `Full` every weight."""
     lora: PretrainLoRA = Field(default_factory=PretrainLoRA)
-    """The adapter. Only read with `trainable: LoRA`."""
+    """The adapter. Nothing may be set here without `trainable: LoRA`."""
     load: Load | None = None
     """Hold the base in 4 or 8 bits. Only with `trainable: LoRA`."""
     training: PretrainTraining = Field(default_factory=PretrainTraining)
@@ -114,6 +114,11 @@ class PretrainSpec(JobSpec):
             message="init starts from random weights, which trainable Embeddings or LoRA would leave random: set trainable to Full",
         ),
         Rule(
+            cel=f"self.trainable == 'LoRA' || ({untouched('lora', PretrainLoRA)})",
+            holds=lambda spec: spec.trainable == "LoRA" or spec.lora == PretrainLoRA(),
+            message="lora is an adapter's, and trainable says that none is trained: remove lora, or set trainable to LoRA",
+        ),
+        Rule(
             cel="!has(self.load) || self.trainable == 'LoRA'",
             holds=lambda spec: spec.load is None or spec.trainable == "LoRA",
             message="load.bits freezes the base, so it needs trainable LoRA: set trainable to LoRA, or remove load",
@@ -127,6 +132,15 @@ class PretrainSpec(JobSpec):
             cel="!self.dataset.streaming || has(self.training.maxSteps)",
             holds=lambda spec: not spec.dataset.streaming or spec.training.max_steps is not None,
             message="dataset.streaming does not know how long the corpus is: set training.maxSteps",
+        ),
+        Rule(
+            cel="!has(self.training.evalSteps) || size(self.dataset.validation) > 0 || self.dataset.validationSplit > 0.0",
+            holds=lambda spec: (
+                spec.training.eval_steps is None
+                or len(spec.dataset.validation) > 0
+                or spec.dataset.validation_split > 0
+            ),
+            message="training.evalSteps needs something to evaluate: set dataset.validationSplit above 0, or dataset.validation",
         ),
         Rule(
             cel="!has(self.training.earlyStoppingPatience) || size(self.dataset.validation) > 0 || self.dataset.validationSplit > 0.0",

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+
+from pydantic import BaseModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +25,20 @@ class Rule:
     def as_schema(self) -> dict[str, str]:
         """The entry of ``x-kubernetes-validations``."""
         return {"rule": self.cel, "message": self.message}
+
+
+def untouched(field: str, model: type[BaseModel], *, but: frozenset[str] = frozenset()) -> str:
+    """CEL: every field of ``self.<field>``, which is a ``model`` without parts of its own, is as when nothing was said of it. ``but``:
+    fields (by their Python names) that may be anything. In Python it is a comparison with a part that was made of nothing."""
+    checks = []
+    for name, info in model.model_fields.items():
+        if name in but:
+            continue
+        default = info.get_default(call_default_factory=True, validated_data={})
+        here = f"self.{field}.{info.alias or name}"
+        number = float(default) if info.annotation is float else default
+        checks.append(f"!has({here})" if default is None else f"{here} == {json.dumps(number, ensure_ascii=False)}")
+    return " && ".join(checks)
 
 
 def immutable(field: str) -> dict[str, str]:

@@ -8,7 +8,7 @@ from pydantic import Field, StringConstraints
 
 from alpaca_operator.api.model import ShardSize, ShortText, Spec
 from alpaca_operator.api.resource import JOB_COLUMNS, Job, JobSpec, Parallelism
-from alpaca_operator.api.rules import Rule
+from alpaca_operator.api.rules import Rule, untouched
 from alpaca_operator.api.sources import AdapterSource, ModelSource, Source
 from alpaca_operator.api.status import OutputKind
 from alpaca_operator.api.training import DeepSpeed, Load, Loop, LoRA
@@ -97,7 +97,7 @@ class SFTSpec(JobSpec):
     method: Literal["LoRA", "QLoRA", "Full"] = "LoRA"
     """`LoRA` trains adapters on a frozen base, `QLoRA` on a base held in 4 or 8 bits, `Full` trains every weight."""
     lora: LoRA = Field(default_factory=LoRA)
-    """The adapter. Not read with `method: Full`."""
+    """The adapter. Nothing may be set here with `method: Full`."""
     load: Load | None = None
     """How `QLoRA` holds the base; absent is 4 bits."""
     training: Training = Field(default_factory=Training)
@@ -122,6 +122,11 @@ class SFTSpec(JobSpec):
             message="QLoRA does not run under ZeRO-3: set deepspeed.preset to Zero2, or method to LoRA",
         ),
         Rule(
+            cel=f"self.method != 'Full' || ({untouched('lora', LoRA)})",
+            holds=lambda spec: spec.method != "Full" or spec.lora == LoRA(),
+            message="lora is an adapter's, which method Full does not train: remove lora, or set method to LoRA",
+        ),
+        Rule(
             cel="!has(self.load) || self.method == 'QLoRA'",
             holds=lambda spec: spec.load is None or spec.method == "QLoRA",
             message="load.bits is only read with method QLoRA: set method to QLoRA, or remove load",
@@ -140,6 +145,15 @@ class SFTSpec(JobSpec):
             cel="self.merge || (self.dtype == 'Auto' && self.maxShardSize == '5GB')",
             holds=lambda spec: spec.merge or (spec.dtype == "Auto" and spec.max_shard_size == "5GB"),
             message="dtype and maxShardSize are of a merged model: set merge to true, or remove them",
+        ),
+        Rule(
+            cel="!has(self.training.evalSteps) || size(self.dataset.validation) > 0 || self.dataset.validationSplit > 0.0",
+            holds=lambda spec: (
+                spec.training.eval_steps is None
+                or len(spec.dataset.validation) > 0
+                or spec.dataset.validation_split > 0
+            ),
+            message="training.evalSteps needs something to evaluate: set dataset.validationSplit above 0, or dataset.validation",
         ),
         Rule(
             cel="!has(self.training.earlyStoppingPatience) || size(self.dataset.validation) > 0 || self.dataset.validationSplit > 0.0",

@@ -92,6 +92,14 @@ class Loop(Spec):
     report_to: list[Tracker] = Field(default_factory=lambda: list(TRACKERS), max_length=2)
     """Where curves are written. TensorBoard's lie in the output; WandB needs `wandb` in the image and its key in the environment."""
 
+    rules: ClassVar = (
+        Rule(
+            cel="self.scheduler != 'constant' || self.warmupRatio == 0.03 || self.warmupRatio == 0.0",
+            holds=lambda loop: loop.scheduler != "constant" or loop.warmup_ratio in (0.03, 0.0),
+            message="training.scheduler constant has no warm-up: remove warmupRatio, or set scheduler to constant_with_warmup",
+        ),
+    )
+
 
 class DeepSpeed(Spec):
     """DeepSpeed, where it is asked for."""
@@ -108,5 +116,10 @@ class DeepSpeed(Spec):
             cel="has(self.preset) != has(self.config)",
             holds=lambda deepspeed: (deepspeed.preset is None) != (deepspeed.config is None),
             message="deepspeed needs either preset (Zero2 or Zero3) or config, not both: remove one",
+        ),
+        Rule(
+            cel="!has(self.config) || self.offload == 'None'",
+            holds=lambda deepspeed: deepspeed.config is None or deepspeed.offload == "None",
+            message="deepspeed.offload is only read with preset: name offload_optimizer and offload_param in config, or remove offload",
         ),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from alpaca_operator.api.chat import ChatDeployment, ChatSpec
+from alpaca_operator.api.chat import ChatDeployment, ChatSpec, Limits
 from alpaca_operator.api.contract import API_PORT, MOUNT_ROOT
 from alpaca_operator.api.sources import Source, sources
 from alpaca_operator.plan.volumes import claim_of
@@ -19,6 +19,10 @@ def unable(spec: ChatSpec) -> str | None:
         return "vLLM serves one model with at most one adapter, in the bits that it was saved in"
     if spec.template != "FromModel" or spec.template_file:
         return "vLLM takes the chat template that is saved with the model"
+    if spec.system_prompt:
+        return "vLLM puts no system prompt before conversations, and systemPrompt asks for one"
+    if spec.limits.max_queue != Limits().max_queue:
+        return "vLLM has no bound on its queue, and limits.maxQueue sets one"
     for field, source in sources(spec):
         uri = source.uri or ""
         if claim_of(uri) is None and not uri.startswith("hf://"):
