@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from alpaca_operator.api.sft import SFTDataset
+from alpaca_operator.api.conversations import SFTDataset
 from workloads.data.chat_templates.template import Template
 from workloads.data.conversations import Example, prepare
 from workloads.data.layouts import Row

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from alpaca_operator.api.sft import SFTDataset
+from alpaca_operator.api.conversations import SFTDataset
 from workloads.data.chat_templates.loss_mask import Encoded
 from workloads.data.chat_templates.template import Template
 from workloads.data.layouts import Row

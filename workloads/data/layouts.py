@@ -15,7 +15,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from alpaca_operator.api.sft import DataSource
+from alpaca_operator.api.conversations import DataSource
 from workloads.data.bad_rows import BadRows
 from workloads.data.files import Record, Unusable, files_of, of_part, open_records
 from workloads.data.supervision import ROW, check_preferences, is_trained

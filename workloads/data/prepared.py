@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import tokenizers
 
-from alpaca_operator.api.sft import DataSource, SFTSpec
+from alpaca_operator.api.conversations import DataSource
+from alpaca_operator.api.sft import SFTSpec
 from workloads.data.bad_rows import BadRows
 from workloads.data.chat_templates.template import Template
 from workloads.data.conversations import prepare

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
+from alpaca_operator.api.conversations import DataSource, SFTDataset
 from alpaca_operator.api.evaluation import HeldOut
-from alpaca_operator.api.sft import DataSource, SFTDataset
 from workloads.data import conversations, layouts, prepared
 from workloads.data.bad_rows import BadRows
 from workloads.data.chat_templates.template import Template

@@ -14,6 +14,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from alpaca_operator.api.sentences import sentences
+
 Step = str | int
 """A field's camelCase name, a map's key, or an index into a list."""
 
@@ -41,11 +43,14 @@ class Field:
     annotation: Any
     """Its type, without `None` and without `Annotated`."""
     metadata: tuple[Any, ...]
+    home: tuple[type[BaseModel], str] | None = None
+    """The model that has it, and its name there."""
 
     @property
     def sentence(self) -> str:
         """Its description in one line."""
-        return " ".join((self.info.description or "").split()) if self.info else ""
+        model, name = self.home or (None, "")
+        return sentences(model).get(name, "") if model else ""
 
     @property
     def model(self) -> type[BaseModel] | None:
@@ -175,7 +180,7 @@ def of(model: type[BaseModel]) -> Iterator[tuple[str, Field]]:
     """The fields of a model by their camelCase names, in order."""
     for name, info in model.model_fields.items():
         annotation, metadata = _plain(info.annotation)
-        yield info.alias or name, Field(info, annotation, (*info.metadata, *metadata))
+        yield info.alias or name, Field(info, annotation, (*info.metadata, *metadata), (model, name))
 
 
 def names(model: type[BaseModel], path: tuple[Step, ...]) -> list[str]:

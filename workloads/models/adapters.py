@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alpaca_operator.api.sft import SFTSpec
 from alpaca_operator.api.sources import ModelSource
 from alpaca_operator.api.training import LoRA
 from workloads.errors import SpecError
@@ -25,6 +24,8 @@ from workloads.system.describe import first_line
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
     from transformers import PreTrainedModel
+
+    from alpaca_operator.api.sft import SFTSpec
 
 
 def open_adapter(folder: Path, spec: SFTSpec) -> LoRAAdapter:

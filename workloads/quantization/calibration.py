@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from alpaca_operator.api.conversations import DataSource, SFTDataset
 from alpaca_operator.api.quantize import QuantizeSpec
-from alpaca_operator.api.sft import DataSource, SFTDataset
 from workloads.data.bad_rows import BadRows
 from workloads.data.chat_templates.template import Template
 from workloads.data.conversations import Example, prepare

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import platform
 import shutil
 import sys
@@ -220,10 +219,12 @@ class Publisher:
 
 def versions() -> dict[str, str]:
     """Versions of what made an artifact: ours, Python's, and the libraries that this process imported."""
+    from importlib import metadata  # a job that is done, or asks for help, needs none
+
     found = {"python": platform.python_version()}
     for name in ("literary-alpaca", *(library for library in LIBRARIES if library in sys.modules)):
         try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
             continue
     return found

@@ -5,15 +5,17 @@ The modules of training read a spec through `of`, so that a new kind that trains
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import singledispatch
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from alpaca_operator.api.pretrain import PretrainSpec
-from alpaca_operator.api.sft import SFTSpec
 from workloads.models.load import Bits
 
-Spec = SFTSpec | PretrainSpec
+if TYPE_CHECKING:
+    from alpaca_operator.api.pretrain import PretrainSpec
+    from alpaca_operator.api.sft import SFTSpec
+
+Spec: TypeAlias = "SFTSpec | PretrainSpec"
 """Of the kinds that train."""
 
 
@@ -50,14 +52,12 @@ class Method:
     neftune_alpha: float | None = None
 
 
-@singledispatch
 def of(spec: Spec) -> Method:
     """How a job with this spec trains."""
-    raise TypeError(f"{type(spec).__name__} is no spec of a kind that trains")
+    return METHODS[type(spec).__name__](spec)
 
 
-@of.register
-def _(spec: SFTSpec) -> Method:
+def _sft(spec: SFTSpec) -> Method:
     return Method(
         trains="Everything" if spec.method == "Full" else "Adapter",
         bits=None if spec.method != "QLoRA" else spec.load.bits if spec.load else 4,
@@ -75,8 +75,7 @@ def _(spec: SFTSpec) -> Method:
     )
 
 
-@of.register
-def _(spec: PretrainSpec) -> Method:
+def _pretrain(spec: PretrainSpec) -> Method:
     return Method(
         trains={"Embeddings": "Embeddings", "LoRA": "Adapter", "Full": "Everything"}[spec.trainable],  # type: ignore[arg-type]
         bits=spec.load.bits if spec.load else None,
@@ -90,3 +89,7 @@ def _(spec: PretrainSpec) -> Method:
             length="training.blockSize",
         ),
     )
+
+
+METHODS: dict[str, Callable[[Any], Method]] = {"SFTSpec": _sft, "PretrainSpec": _pretrain}
+"""By the name of the spec's class: a command imports the models of its own kind, and no other's."""

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alpaca_operator.api.pretrain import PretrainJob
-from alpaca_operator.api.sft import SFTJob
 from alpaca_operator.api.status import OutputKind
 from workloads.errors import Interrupted
 from workloads.models.inspect import Base
@@ -29,6 +27,8 @@ from workloads.training.method import Spec
 if TYPE_CHECKING:
     import numpy as np
 
+    from alpaca_operator.api.pretrain import PretrainJob
+    from alpaca_operator.api.sft import SFTJob
     from workloads.training.trainer import Trainer
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from alpaca_operator.api.contract import ANNOTATION_INPUTS
 from alpaca_operator.api.resource import Job, Resource
@@ -53,7 +53,7 @@ NEARLY_A_MODEL: dict[OutputKind, str] = {
 ELSEWHERE = "name a job that makes one"
 
 
-NOTE = TypeAdapter(dict[str, ResolvedInput])
+NOTE = TypeAdapter(dict[str, ResolvedInput], config=ConfigDict(defer_build=True))
 
 
 def note(inputs: Mapping[str, ResolvedInput]) -> dict[str, str]:

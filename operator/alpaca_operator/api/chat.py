@@ -7,14 +7,13 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StringConstraints
 
-from alpaca_operator.api.evaluation import ModelName, ServableSource
-from alpaca_operator.api.model import IntOrPercent, Name, ShortText, Spec
+from alpaca_operator.api.conversations import SystemPrompt, TemplateName
+from alpaca_operator.api.model import IntOrPercent, ModelName, Name, ShortText, Spec
 from alpaca_operator.api.pod import PodSettings, ResourceRequirements
 from alpaca_operator.api.resource import Cache, Resource, ResourceSpec
 from alpaca_operator.api.rules import Rule, untouched
 from alpaca_operator.api.serving import ServingStatus
-from alpaca_operator.api.sft import SystemPrompt, TemplateName
-from alpaca_operator.api.sources import AdapterSource, JobReference, RopeScaling, Source
+from alpaca_operator.api.sources import AdapterSource, JobReference, RopeScaling, ServableSource, Source
 from alpaca_operator.api.training import Load
 
 SERVICE_NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")

@@ -111,7 +111,12 @@ class Wire(BaseModel):
     """JSON between our processes: camelCase, strict in what it writes, patient with fields that a newer side adds."""
 
     model_config = ConfigDict(
-        alias_generator=to_camel, populate_by_name=True, extra="ignore", frozen=True, protected_namespaces=()
+        alias_generator=to_camel,
+        populate_by_name=True,
+        extra="ignore",
+        frozen=True,
+        protected_namespaces=(),
+        defer_build=True,
     )
 
     def to_json(self) -> str:

@@ -12,6 +12,7 @@ from alpaca_operator.api import KINDS
 from alpaca_operator.api.contract import ExitCode
 from alpaca_operator.api.resource import API_VERSION, PLURALS, Resource
 from alpaca_operator.api.schema import resource_schema
+from alpaca_operator.api.sentences import sentences
 from alpaca_operator.api.status import Condition, Reason
 
 HEAD = """<!-- Generated from operator/alpaca_operator/api by `make generate`. Do not edit. -->
@@ -103,19 +104,9 @@ def _exit_codes() -> str:
 
 
 def _members(enum: Any, by_name: bool = False) -> list[tuple[str, str]]:
-    """Members of an enum with the sentence under each, read from its source: enums keep no docstring per member."""
-    import ast
-    import inspect
-
-    body = ast.parse(inspect.getsource(enum)).body[0].body  # type: ignore[attr-defined]
-    told: dict[str, str] = {}
-    for statement, after in zip(body, [*body[1:], None], strict=True):
-        if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
-            sentence = (
-                after.value.value if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) else ""
-            )
-            told[statement.targets[0].id] = str(sentence)
-    return [(member.name if by_name else member.value, told.get(member.name, "")) for member in enum]
+    """Members of an enum, each with the sentence under it."""
+    told = sentences(enum)
+    return [(member.name if by_name else member.value, told[member.name]) for member in enum]
 
 
 if __name__ == "__main__":

@@ -6,25 +6,15 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StringConstraints
 
+from alpaca_operator.api.conversations import DataSource, RowPolicy, SystemPrompt, TemplateName
 from alpaca_operator.api.generation import Decoding
-from alpaca_operator.api.model import ShortText, Spec
+from alpaca_operator.api.model import ModelName, ShortText, Spec
 from alpaca_operator.api.resource import JOB_COLUMNS, Job, JobSpec
 from alpaca_operator.api.rules import Rule
-from alpaca_operator.api.sft import DataSource, RowPolicy, SystemPrompt, TemplateName
-from alpaca_operator.api.sources import AdapterSource, Source
+from alpaca_operator.api.sources import AdapterSource, ServableSource, Source
 from alpaca_operator.api.training import Load
 
-ModelName = Annotated[
-    str, StringConstraints(min_length=1, max_length=40, pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$")
-]
 Metric = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[A-Za-z][A-Za-z0-9_.:/,-]*$")]
-
-
-class ServableSource(Source):
-    """A model that answers: full or quantized."""
-
-    content: ClassVar = "Model"
-    accepts: ClassVar = frozenset({"Model", "GPTQModel"})
 
 
 class EvaluatedModel(Spec):

@@ -18,9 +18,9 @@ class Model(BaseModel):
         populate_by_name=True,
         extra="forbid",
         frozen=True,
-        use_attribute_docstrings=True,
         protected_namespaces=(),
         validate_default=False,
+        defer_build=True,
     )
 
 
@@ -70,6 +70,12 @@ IS_PLACE = Rule(
     holds=_is_place,
     message=NO_SUCH_PLACE,
 )
+
+
+ModelName = Annotated[
+    str, StringConstraints(min_length=1, max_length=40, pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$")
+]
+"""How a report, a gate or a page calls a model."""
 
 
 Uri = Annotated[

@@ -10,9 +10,8 @@ from alpaca_operator.api.corpus import Corpus, CorpusSource
 from alpaca_operator.api.model import ShortText, Spec
 from alpaca_operator.api.resource import JOB_COLUMNS, Job, JobSpec, Parallelism
 from alpaca_operator.api.rules import Rule, untouched
-from alpaca_operator.api.sources import ModelSource, Source
+from alpaca_operator.api.sources import ModelSource, Source, TokenizerSource
 from alpaca_operator.api.status import OutputKind
-from alpaca_operator.api.tokenizer import TokenizerSource
 from alpaca_operator.api.training import PROJECTIONS, DeepSpeed, Load, Loop, LoRA
 
 

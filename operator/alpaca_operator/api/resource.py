@@ -131,7 +131,9 @@ class JobSpec(ResourceSpec):
 class ObjectMeta(BaseModel):
     """The part of an object's metadata that we read; everything else is kept as it came."""
 
-    model_config = ConfigDict(extra="allow", frozen=True, alias_generator=to_camel, populate_by_name=True)
+    model_config = ConfigDict(
+        extra="allow", frozen=True, alias_generator=to_camel, populate_by_name=True, defer_build=True
+    )
 
     name: str
     namespace: str | None = None

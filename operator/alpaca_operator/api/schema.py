@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from alpaca_operator.api.model import Spec
 from alpaca_operator.api.resource import Resource, ResourceSpec
 from alpaca_operator.api.rules import immutable
+from alpaca_operator.api.sentences import sentences
 
 DROPPED = ("title", "examples", "$defs", "format", "pattern_properties")
 KEPT_FORMATS = ("date-time",)
@@ -108,16 +109,21 @@ def _plain(node: Any, definitions: dict[str, Any]) -> Any:
 
 
 def _annotate(schema: dict[str, Any], model: type[BaseModel]) -> None:
-    """Adds what pydantic's JSON schema does not carry: rules, and the defaults that come from a factory."""
+    """Adds what pydantic's JSON schema does not carry: sentences, rules, and the defaults that come from a factory."""
     if issubclass(model, Spec) and model.rules:
         schema["x-kubernetes-validations"] = [rule.as_schema() for rule in model.rules]
+    told = sentences(model)
     for name, field in model.model_fields.items():
         child = schema["properties"][field.alias or name]
+        if sentence := told.get(name):
+            child = schema["properties"][field.alias or name] = (
+                {"description": sentence} | child | {"description": sentence}
+            )
         if field.default_factory is not None and "default" not in child:
             made = field.get_default(call_default_factory=True, validated_data={})
             child["default"] = _default(made) if isinstance(made, BaseModel) else made
         for arm in _models(field.annotation):
-            _annotate(child["items"] if child.get("type") == "array" else child, arm)
+            _annotate(child.get("items") or child.get("additionalProperties") or child, arm)
 
 
 def _default(made: BaseModel) -> dict[str, Any]:
@@ -128,9 +134,7 @@ def _default(made: BaseModel) -> dict[str, Any]:
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:
-    """The models inside an annotation, such as ``list[Toleration]`` or ``Cache | None``; mappings hold none of ours."""
+    """The models inside an annotation, such as ``list[Toleration]`` or ``Cache | None``."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    if typing.get_origin(annotation) is dict:
-        return []
     return [model for arm in typing.get_args(annotation) for model in _models(arm)]

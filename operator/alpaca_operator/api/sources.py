@@ -61,6 +61,20 @@ class AdapterSource(Source):
     accepts: ClassVar = frozenset({"LoRAAdapter"})
 
 
+class ServableSource(Source):
+    """A model that answers: full or quantized."""
+
+    content: ClassVar = "Model"
+    accepts: ClassVar = frozenset({"Model", "GPTQModel"})
+
+
+class TokenizerSource(Source):
+    """A tokenizer: a folder that holds one, or its file."""
+
+    content: ClassVar = "Tokenizer"
+    accepts: ClassVar = frozenset({"Tokenizer", "Model", "LoRAAdapter"})
+
+
 def sources(part: object, path: str = "") -> Iterator[tuple[str, Source]]:
     """Every Source below ``part``, with the camelCase path of its field (``model``, ``dataset.train[0]``), in the order of the spec."""
     if isinstance(part, Source):

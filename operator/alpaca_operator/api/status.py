@@ -143,8 +143,8 @@ class StatusPart(BaseModel):
         populate_by_name=True,
         extra="ignore",
         frozen=True,
-        use_attribute_docstrings=True,
         protected_namespaces=(),
+        defer_build=True,
     )
 
 

@@ -9,18 +9,11 @@ from pydantic import Field, StringConstraints
 from alpaca_operator.api.corpus import Corpus
 from alpaca_operator.api.model import Spec
 from alpaca_operator.api.resource import JOB_COLUMNS, Job, JobSpec
-from alpaca_operator.api.sources import Source
+from alpaca_operator.api.sources import TokenizerSource
 
 ComparedName = Annotated[
     str, StringConstraints(min_length=1, max_length=40, pattern=r"^[A-Za-z0-9]([A-Za-z0-9._ -]*[A-Za-z0-9])?$")
 ]
-
-
-class TokenizerSource(Source):
-    """A tokenizer: a folder that holds one, or its file."""
-
-    content: ClassVar = "Tokenizer"
-    accepts: ClassVar = frozenset({"Tokenizer", "Model", "LoRAAdapter"})
 
 
 class ComparedTokenizer(TokenizerSource):

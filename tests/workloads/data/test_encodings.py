@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from alpaca_operator.api.conversations import DataSource
 from alpaca_operator.api.corpus import CorpusSource
-from alpaca_operator.api.sft import DataSource
 from workloads.data import corpus
 from workloads.data.encodings import encoding_of, first_undecodable
 from workloads.data.files import open_bytes, records

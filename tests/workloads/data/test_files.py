@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from alpaca_operator.api.conversations import DataSource
 from alpaca_operator.api.corpus import CorpusSource
-from alpaca_operator.api.sft import DataSource
 from workloads.data import corpus
 from workloads.data.corpus import Tally, texts
 from workloads.data.files import _json_values, files_of, records, saved_split

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alpaca_operator.api.sft import DataSource
+from alpaca_operator.api.conversations import DataSource
 from workloads.data.bad_rows import BadRows
 from workloads.data.layouts import LAYOUTS, Reading, join_segments, parse_human_assistant, read
 from workloads.errors import DataError, SpecError

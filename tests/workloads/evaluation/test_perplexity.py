@@ -29,7 +29,7 @@ CONVERSATIONS = [
 
 
 def prepared(template: Template, talks: list[Any] = CONVERSATIONS) -> list[conversations.Example]:
-    from alpaca_operator.api.sft import SFTDataset
+    from alpaca_operator.api.conversations import SFTDataset
 
     rows = [
         Row("rows.jsonl", number, tuple({"role": role, "content": text} for role, text in turns))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from alpaca_operator.api.sft import DataSource
+from alpaca_operator.api.conversations import DataSource
 from alpaca_operator.api.sources import AdapterSource, ModelSource, Source
 from alpaca_operator.api.status import ResolvedInput
 from tests.workloads.hub_server import TOKEN, Hub

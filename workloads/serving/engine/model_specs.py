@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from alpaca_operator.api.chat import ChatDeployment, ChatModel
-from alpaca_operator.api.sft import TemplateName
+from alpaca_operator.api.conversations import TemplateName
 from alpaca_operator.api.sources import AdapterSource
 from alpaca_operator.api.training import Load
 from workloads.errors import SpecError
