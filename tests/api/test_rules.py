@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from alpaca_operator.api import KINDS
+from alpaca_operator.api import KINDS, PLURALS
 from alpaca_operator.api.crd import crd
 from alpaca_operator.api.model import Spec
 from alpaca_operator.api.resource import Job
@@ -993,6 +993,19 @@ class TestImmutability:
         spec = KINDS[kind].model_fields["spec"].annotation
         aliases = {field.alias for field in spec.model_fields.values()}
         assert aliases == set(CHANGED[kind]) | spec.mutable
+
+    @pytest.mark.parametrize("kind", FULL)
+    @pytest.mark.parametrize("spec", [pytest.param(FULL, id="every field"), pytest.param({}, id="few")])
+    def test_what_is_applied_again_changes_nothing(self, served, kind, spec):
+        """A part that never changes has one owner, who replaces it by itself; its defaults are filled in again. Flux and Argo CD take
+        ownership over."""
+        text = json.dumps(manifest(kind, spec.get(kind, {}), "applied"))
+        for owner in (["kubectl"], ["kubectl"], ["flux", "--force-conflicts"]):
+            manager, *force = owner
+            served.kubectl("apply", "--server-side", f"--field-manager={manager}", *force, "-f", "-", input=text)
+        found = served.get(PLURALS[kind], "applied")
+        served.kubectl("delete", kind, "applied", "-n", "default")
+        assert found["metadata"]["generation"] == 1
 
     def test_every_kind_of_job_is_asked(self):
         assert set(FULL) == {name for name, kind in KINDS.items() if issubclass(kind, Job)}

@@ -262,7 +262,7 @@ class ChatSpec(ResourceSpec):
             message="nothing is served: set model, or engine to External and endpoint.url",
         ),
         Rule(
-            cel="self.engine != 'External' || !(has(self.model) || size(self.adapters) > 0 || has(self.load))",
+            cel="self.engine != 'External' || !(has(self.model) || (has(self.adapters) && size(self.adapters) > 0) || has(self.load))",
             holds=lambda spec: spec.engine != "External" or not (spec.model or spec.adapters or spec.load),
             message="engine External loads no model: remove model, adapters and load, or set engine to Auto",
         ),
@@ -289,7 +289,7 @@ class ChatSpec(ResourceSpec):
             message="compareWith is served as the first model is: give it endpoint with engine External, model with any other",
         ),
         Rule(
-            cel="self.engine != 'vLLM' || !(has(self.compareWith) || has(self.load) || size(self.adapters) > 1)",
+            cel="self.engine != 'vLLM' || !(has(self.compareWith) || has(self.load) || (has(self.adapters) && size(self.adapters) > 1))",
             holds=lambda spec: spec.engine != "vLLM" or not (spec.compare_with or spec.load or len(spec.adapters) > 1),
             message="vLLM serves one model with at most one adapter, in the bits that it was saved in: remove compareWith, load and further "
             "adapters, or set engine to Transformers",

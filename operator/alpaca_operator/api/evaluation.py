@@ -158,7 +158,7 @@ class EvaluationSpec(JobSpec):
 
     rules: ClassVar = (
         Rule(
-            cel="has(self.dataset) || has(self.prompts) || size(self.tasks) > 0",
+            cel="has(self.dataset) || has(self.prompts) || (has(self.tasks) && size(self.tasks) > 0)",
             holds=lambda spec: spec.dataset is not None or spec.prompts is not None or len(spec.tasks) > 0,
             message="nothing is measured: give dataset, prompts or tasks",
         ),
@@ -192,7 +192,7 @@ class EvaluationSpec(JobSpec):
             message="two of models have the same name: give each a name of its own",
         ),
         Rule(
-            cel="self.gates.all(gate, self.models.exists(model, model.name == gate.model))",
+            cel="!has(self.gates) || self.gates.all(gate, self.models.exists(model, model.name == gate.model))",
             holds=lambda spec: {gate.model for gate in spec.gates} <= {model.name for model in spec.models},
             message="a gate names a model that is not among models: correct gates[].model",
         ),

@@ -133,7 +133,7 @@ class PretrainSpec(JobSpec):
             message="dataset.streaming does not know how long the corpus is: set training.maxSteps",
         ),
         Rule(
-            cel="!has(self.training.evalSteps) || size(self.dataset.validation) > 0 || self.dataset.validationSplit > 0.0",
+            cel="!has(self.training.evalSteps) || (has(self.dataset.validation) && size(self.dataset.validation) > 0) || self.dataset.validationSplit > 0.0",
             holds=lambda spec: (
                 spec.training.eval_steps is None
                 or len(spec.dataset.validation) > 0
@@ -142,7 +142,7 @@ class PretrainSpec(JobSpec):
             message="training.evalSteps needs something to evaluate: set dataset.validationSplit above 0, or dataset.validation",
         ),
         Rule(
-            cel="!has(self.training.earlyStoppingPatience) || size(self.dataset.validation) > 0 || self.dataset.validationSplit > 0.0",
+            cel="!has(self.training.earlyStoppingPatience) || (has(self.dataset.validation) && size(self.dataset.validation) > 0) || self.dataset.validationSplit > 0.0",
             holds=lambda spec: (
                 spec.training.early_stopping_patience is None
                 or len(spec.dataset.validation) > 0

@@ -34,9 +34,13 @@ def resource_schema(kind: type[Resource]) -> dict[str, Any]:
     assert isinstance(spec_model, type)
     assert issubclass(spec_model, ResourceSpec)
     spec = structural(spec_model)
-    spec["x-kubernetes-validations"] = spec.get("x-kubernetes-validations", []) + [
-        immutable(field) for field in spec_model.fixed()
-    ]
+    fixed = spec_model.fixed()
+    spec["x-kubernetes-validations"] = spec.get("x-kubernetes-validations", []) + [immutable(field) for field in fixed]
+    for part in (spec["properties"][field] for field in fixed):
+        if (
+            part["type"] == "object"
+        ):  # it never changes, so nobody can own a piece of it: one owner, instead of one for each field
+            part["x-kubernetes-map-type"] = "atomic"
     status_model = next(arm for arm in typing.get_args(kind.model_fields["status"].annotation) if arm is not type(None))
     status = structural(status_model)
     # kstatus calls an object without status current; one that nobody has looked at yet must not look healthy.
@@ -119,18 +123,24 @@ def _annotate(schema: dict[str, Any], model: type[BaseModel]) -> None:
             child = schema["properties"][field.alias or name] = (
                 {"description": sentence} | child | {"description": sentence}
             )
-        if field.default_factory is not None and "default" not in child:
-            made = field.get_default(call_default_factory=True, validated_data={})
-            child["default"] = _default(made) if isinstance(made, BaseModel) else made
         for arm in _models(field.annotation):
             _annotate(child.get("items") or child.get("additionalProperties") or child, arm)
+        if field.default_factory is not None and "default" not in child:
+            made = field.get_default(call_default_factory=True, validated_data={})
+            default = _default(made, child) if isinstance(made, BaseModel) else made or None
+            if default is not None:
+                child["default"] = default
 
 
-def _default(made: BaseModel) -> dict[str, Any]:
-    """The default of an object. ``{}`` is enough where no rule reads its fields: the API server fills theirs in, but it checks
-    the rules on the default as it stands here."""
-    rules = isinstance(made, Spec) and made.rules
-    return made.model_dump(mode="json", by_alias=True, exclude_none=True) if rules else {}
+def _default(made: BaseModel, schema: dict[str, Any]) -> dict[str, Any] | None:
+    """The default of an object; None where nothing in it has one.
+
+    ``{}`` is enough where no rule reads its fields: the API server fills theirs in, but it checks the rules on the default as it
+    stands here. What is empty is filled in nowhere: absent says the same, and every write of an object pays for all that it holds.
+    """
+    if isinstance(made, Spec) and made.rules:
+        return made.model_dump(mode="json", by_alias=True, exclude_none=True)
+    return {} if any("default" in field for field in schema["properties"].values()) else None
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:

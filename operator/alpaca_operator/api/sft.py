@@ -93,7 +93,7 @@ class SFTSpec(JobSpec):
             message="dtype and maxShardSize are of a merged model: set merge to true, or remove them",
         ),
         Rule(
-            cel="!has(self.training.evalSteps) || size(self.dataset.validation) > 0 || self.dataset.validationSplit > 0.0",
+            cel="!has(self.training.evalSteps) || (has(self.dataset.validation) && size(self.dataset.validation) > 0) || self.dataset.validationSplit > 0.0",
             holds=lambda spec: (
                 spec.training.eval_steps is None
                 or len(spec.dataset.validation) > 0
@@ -102,7 +102,7 @@ class SFTSpec(JobSpec):
             message="training.evalSteps needs something to evaluate: set dataset.validationSplit above 0, or dataset.validation",
         ),
         Rule(
-            cel="!has(self.training.earlyStoppingPatience) || size(self.dataset.validation) > 0 || self.dataset.validationSplit > 0.0",
+            cel="!has(self.training.earlyStoppingPatience) || (has(self.dataset.validation) && size(self.dataset.validation) > 0) || self.dataset.validationSplit > 0.0",
             holds=lambda spec: (
                 spec.training.early_stopping_patience is None
                 or len(spec.dataset.validation) > 0

@@ -147,6 +147,18 @@ ADDONS = (
 )
 """Not part of a node: what some tests install on it."""
 
+PEERS = (
+    Product(
+        name="trainer",
+        module="github.com/kubeflow/trainer/v2",
+        version=pins.TRAINER,
+        packages=("cmd/trainer-controller-manager",),
+        program="trainer",
+        keep="manifests",
+    ),
+)
+"""What our operator is measured beside; it makes JobSets, so it needs that addon too."""
+
 CONTROL_PLANE = ("etcd", "kubernetes")
 """All that a control plane without a node needs."""
 
@@ -155,7 +167,7 @@ EVERYTHING = tuple(product.name for product in PRODUCTS)
 
 def ensure(names: Sequence[str] = EVERYTHING) -> list[Path]:
     """Folders with the programs of the named products, in the order of PRODUCTS; built now where the cache has none."""
-    wanted = [product for product in (*PRODUCTS, *ADDONS) if product.name in names]
+    wanted = [product for product in (*PRODUCTS, *ADDONS, *PEERS) if product.name in names]
     if any(not folder(product).exists() for product in wanted):
         cache.must_be_built(*map(folder, wanted))
         # The Go caches are shared: while one process builds, no other may find that all is built and remove them.

@@ -37,4 +37,14 @@ def node() -> None:
         images.make(role)
 
 
-PARTS: Mapping[str, Callable[[], None]] = {"control-plane": control_plane, "pages": pages, "node": node}
+def peer() -> None:
+    """A control plane, and the operator that ours is measured beside."""
+    binaries.ensure([*binaries.CONTROL_PLANE, "jobset", *(product.name for product in binaries.PEERS)])
+
+
+PARTS: Mapping[str, Callable[[], None]] = {
+    "control-plane": control_plane,
+    "pages": pages,
+    "node": node,
+    "peer": peer,
+}

