@@ -87,6 +87,7 @@ def run(job: MergeJob, runtime: Runtime) -> Metrics:
             runtime.progress.update(stage="Evaluating")
 
     dtype = base.dtype if spec.dtype == "Auto" else spec.dtype
+    runtime.must_have_room(result=inspect.with_rows(base, vocabulary.rows).bytes_as(dtype))
     metrics: Metrics = {}
     with runtime.output("Model", metrics) as folder:
         runtime.progress.update(stage="Merging")

@@ -79,6 +79,7 @@ def run(job: PretrainJob, runtime: Runtime) -> Metrics:
         load_model=lambda: _model(spec, start, policy),
         save=save,
         sizes=sizes,
+        dtype=policy.weights if spec.model is None else start.base.dtype,
         token_bytes=bytes_per_token(start.tokenizer, tokenizer_spec),
         rows=blocks.rows,
         evaluate_first=spec.model is not None,  # fresh weights know nothing

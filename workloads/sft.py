@@ -42,7 +42,7 @@ def run(job: SFTJob, runtime: Runtime) -> Metrics:
     base = rope.stretched(base, spec.model.rope_scaling, "spec.model.ropeScaling", trained)
     for line in rope.taken_over(base, spec.model.rope_scaling):
         runtime.progress.log(line)
-    merged_as = (base.dtype if spec.dtype == "Auto" else spec.dtype) if spec.merge else None
+    dtype = base.dtype if spec.dtype == "Auto" else spec.dtype
     sizes = memory_estimate.sizes(base, spec)
     libraries.quiet(**checks.optional_packages(spec))
     if spec.method != "Full":
@@ -75,15 +75,15 @@ def run(job: SFTJob, runtime: Runtime) -> Metrics:
     def save(trainer: Trainer, folder: Path) -> None:
         trainer.save_model(str(folder))
         if spec.method == "Full":
-            saved_dtype.convert(folder, base.dtype, runtime.progress.heartbeat)
+            shard_size = safetensors_io.byte_count(spec.max_shard_size)
+            saved_dtype.convert(folder, dtype, runtime.progress.heartbeat, shard_size)
         else:
             adapters.name_base(folder, spec.model, base)
         write_how_it_is_asked(folder)
 
     def merge(trained: Path, folder: Path, metrics: Metrics) -> None:
-        assert merged_as is not None
         sample = [[int(token) for token in ids[:PROOF_TOKENS]] for ids in rows.train[:PROOF_ROWS]["input_ids"]]
-        _merge(spec, runtime, base, trained, folder, merged_as, sample, metrics)
+        _merge(spec, runtime, base, trained, folder, dtype, sample, metrics)
         write_how_it_is_asked(folder)
 
     setup = training.TrainingSetup(
@@ -94,8 +94,8 @@ def run(job: SFTJob, runtime: Runtime) -> Metrics:
         load_model=load_model,
         save=save,
         sizes=sizes,
-        merge=merge if merged_as else None,
-        merged_as=merged_as,
+        dtype=dtype,
+        merge=merge if spec.merge else None,
     )
     return training.train(job, runtime, policy, setup)
 

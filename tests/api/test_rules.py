@@ -85,8 +85,8 @@ BROKEN = (
             ),
             pytest.param(
                 {"dtype": "float16"},
-                "dtype and maxShardSize are of a merged model: set merge to true, or remove them",
-                id="a dtype for a merged model, and none is asked for",
+                "dtype and maxShardSize are of a whole model: set merge to true, or remove them",
+                id="a dtype for a whole model, and none is asked for",
             ),
             pytest.param(
                 {"training": {"earlyStoppingPatience": 3}, "dataset": {"train": [{"uri": "a"}], "validationSplit": 0}},

@@ -7,8 +7,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from tests.workloads.runs import Ended, Place, job
 
 TRAINING = {"maxSteps": 4, "saveSteps": 2, "learningRate": 1e-3}
@@ -100,12 +98,6 @@ def test_checkpoints_of_a_version_that_digested_the_whole_spec_are_gone_on_from(
     assert min(resumed.losses) > 2
 
 
-def float64_base(place: Place) -> dict[str, Any]:
-    shutil.copytree(place.folder / "base", place.folder / "wide")
-    edit(place.folder / "wide" / "config.json", dtype="float64")
-    return {"model": {"uri": "wide"}}
-
-
 def adapter_of_another_kind(place: Place) -> dict[str, Any]:
     done = place.run(job(output={"uri": "pissa"}, training={"maxSteps": 1}))
     assert done.exit_code == 0, done.text
@@ -114,23 +106,25 @@ def adapter_of_another_kind(place: Place) -> dict[str, Any]:
     return {"adapter": {"uri": "pissa"}}
 
 
-@pytest.mark.parametrize(
-    ("prepare", "message"),
-    [
-        pytest.param(
-            float64_base,
-            "dtype Auto is that of the base, and config.json of spec.model wide gives float64, in which nothing is saved here: set dtype to "
-            "float32, bfloat16, float16",
-            id="a dtype that nothing is saved in",
-        ),
-        pytest.param(
-            adapter_of_another_kind,
-            "spec.adapter pissa (merge is true) was initialised by pissa, which takes its start out of the base: save it again as a plain "
-            "LoRA (path_initial_model_for_weight_conversion in PEFT)",
-            id="an adapter to start from that cannot be merged",
-        ),
-    ],
-)
-def test_what_merging_would_refuse_is_refused_before_the_first_step(prepare: Any, message: str, place: Place) -> None:
-    ended = place.run(job(merge=True, training={"maxSteps": 1}, **prepare(place)))
-    assert (ended.exit_code, ended.termination["message"], ended.losses) == (64, message, {})
+def test_an_adapter_to_start_from_that_cannot_be_merged_is_refused_before_the_first_step(place: Place) -> None:
+    ended = place.run(job(merge=True, training={"maxSteps": 1}, **adapter_of_another_kind(place)))
+    assert (ended.exit_code, ended.losses) == (64, {})
+    assert ended.termination["message"] == (
+        "spec.adapter pissa was initialised by pissa, which takes its start out of the base: save it again as a plain LoRA "
+        "(path_initial_model_for_weight_conversion in PEFT)"
+    )
+
+
+def test_another_dtype_publishes_a_whole_model_without_a_step(place: Place) -> None:
+    """Stopped at its last step, so that the training is finished and nothing is published."""
+    import signal
+
+    spec = {"method": "Full", "training": TRAINING}
+    stopped = place.run(job(**spec), at=lambda line: signal.SIGTERM if line.get("step") == 4 else None)
+    assert stopped.exit_code == 75, stopped.text
+    ended = place.run(job(dtype="float16", maxShardSize="0.05MB", **spec))
+    assert ended.exit_code == 0, ended.text
+    assert ended.losses == {}, "no step was made again"
+    out = place.folder / "out"
+    assert json.loads((out / "config.json").read_text())["dtype"] == "float16"
+    assert len(list(out.glob("model-*.safetensors"))) > 1

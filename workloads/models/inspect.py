@@ -7,6 +7,7 @@ stretched. So a wrong folder, a wrong vocabulary or a sequence that is too long 
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -31,8 +32,8 @@ ADAPTER_WEIGHTS = "adapter_model.safetensors"
 GENERATION_CONFIG = "generation_config.json"
 
 
-SAVED_AS = ("float32", "bfloat16", "float16")
-"""Types that a result is saved in, as torch calls them."""
+SAVED_AS = {"float32": 4, "bfloat16": 2, "float16": 2}
+"""Types that a result is saved in, as torch calls them, with the bytes of a value."""
 FLOATS = (*SAVED_AS, "float64", "float8_e4m3fn", "float8_e5m2")
 """Types that a config.json may give a model's weights."""
 
@@ -64,6 +65,10 @@ class Base:
     def files(self) -> list[Path]:
         """Those that its weights are in."""
         return sorted({tensor.file for tensor in self.tensors.values()})
+
+    def bytes_as(self, dtype: str) -> int:
+        """What its weights take in this type."""
+        return SAVED_AS[dtype] * sum(math.prod(shape) for shape in self.shapes.values())
 
     @property
     def dtype(self) -> str:

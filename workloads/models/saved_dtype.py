@@ -1,4 +1,4 @@
-"""A trained model in the type of its base: what trains is held wider than what is published."""
+"""A trained model in the type and the files that it is published in: what trains is held wider."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ if TYPE_CHECKING:
     import torch
 
 SHARD_SIZE = 5 * 10**9
-"""Bytes of the largest file of weights."""
+"""Bytes of the largest file of weights, where nothing else is asked for."""
 
 
-def convert(folder: Path, dtype: str, heartbeat: Callable[[], None]) -> bool:
-    """Let the model that was saved in ``folder`` have ``dtype``, as torch calls it; whether anything had to be changed.
+def convert(folder: Path, dtype: str, heartbeat: Callable[[], None], shard_size: int = SHARD_SIZE) -> bool:
+    """Let the model that was saved in ``folder`` have ``dtype``, as torch calls it, in files of at most ``shard_size`` bytes; whether
+    anything had to be changed.
 
     Tensor by tensor, into files that then take the place of the others: the weights are never in memory together.
     """
@@ -30,7 +31,11 @@ def convert(folder: Path, dtype: str, heartbeat: Callable[[], None]) -> bool:
         )
         for tensor in made.values()
     ]
-    if all(plan.dtype == made[plan.name].dtype for plan in planned):
+    files: dict[Path, list[int]] = {}
+    for tensor in made.values():
+        files.setdefault(tensor.file, []).append(tensor.size)
+    too_large = any(len(sizes) > 1 and sum(sizes) > shard_size for sizes in files.values())
+    if not too_large and all(plan.dtype == made[plan.name].dtype for plan in planned):
         return False
 
     def read(name: str) -> torch.Tensor:
@@ -39,8 +44,8 @@ def convert(folder: Path, dtype: str, heartbeat: Callable[[], None]) -> bool:
 
     beside = folder / "converted"
     beside.mkdir()
-    safetensors_io.write(beside, planned, SHARD_SIZE, read, lambda number, total: heartbeat())
-    for file in {tensor.file for tensor in made.values()} | {folder / safetensors_io.INDEX}:
+    safetensors_io.write(beside, planned, shard_size, read, lambda number, total: heartbeat())
+    for file in (*files, folder / safetensors_io.INDEX):
         file.unlink(missing_ok=True)
     for file in beside.iterdir():
         file.rename(folder / file.name)

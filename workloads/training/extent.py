@@ -5,12 +5,10 @@ from __future__ import annotations
 import math
 
 from alpaca_operator.api.training import Loop
+from workloads.models.inspect import SAVED_AS
 from workloads.training.auto import Policy
 from workloads.training.memory_estimate import Sizes
 from workloads.training.method import Method
-
-WIDTH = {"float32": 4, "bfloat16": 2, "float16": 2}
-"""Bytes of a value."""
 
 
 def optimizer_steps(settings: Loop, sequences: int, processes: int) -> int:
@@ -29,17 +27,19 @@ def checkpoints_at_once(settings: Loop, steps: int) -> int:
 
 def checkpoint_bytes(how: Method, sizes: Sizes, policy: Policy) -> int:
     """Weights that move, and the optimizer's two moments of each; DeepSpeed saves the weights once more, and its float32 copies."""
-    width = WIDTH[policy.weights] if how.trains == "Everything" else 4
+    width = SAVED_AS[policy.weights] if how.trains == "Everything" else 4
     if policy.parallel != "None":
         return sizes.trainable * (width + width + 4 + 8)
     moments = 2 if "8bit" in policy.optimizer else 0 if policy.optimizer == "adafactor" else 8
     return sizes.trainable * (width + moments)
 
 
-def result_bytes(how: Method, sizes: Sizes, policy: Policy, merged_as: str | None = None) -> int:
-    """What is published. With ``merged_as``, the dtype of a merged model, also the adapter that is published before it and what the
-    model is made from."""
-    adapter = 4 * sizes.trainable
-    if merged_as is not None:
-        return sizes.parameters * WIDTH[merged_as] + 3 * adapter
-    return adapter if how.trains == "Adapter" else sizes.parameters * WIDTH[policy.weights]
+def result_bytes(how: Method, sizes: Sizes, policy: Policy, dtype: str, *, merged: bool) -> int:
+    """What is published, and what lies beside it until it is: of a ``merged`` model the adapter that is published before it, and the one
+    that it is made from; of a model that was trained in another type than ``dtype``, its weights as they were trained."""
+    adapter, whole = 4 * sizes.trainable, SAVED_AS[dtype] * sizes.parameters
+    if merged:
+        return whole + 3 * adapter
+    if how.trains == "Adapter":
+        return adapter
+    return whole + (SAVED_AS[policy.weights] * sizes.parameters if policy.weights != dtype else 0)

@@ -47,10 +47,10 @@ class TrainingSetup:
     save: Callable[[Trainer, Path], None]
     """Write what was trained into the folder: weights, tokenizer and whatever belongs to them."""
     sizes: Sizes
+    dtype: str
+    """Of a whole model's weights, as they are published."""
     merge: Callable[[Path, Path, Metrics], None] | None = None
     """Where the result is a merged model: make it of what `save` wrote into the first folder, in the second; may add metrics."""
-    merged_as: str | None = None
-    """The dtype of that."""
     token_bytes: np.ndarray[Any, Any] | None = None
     """Bytes of text that each token stands for; given, evaluations tell bits per byte."""
     rows: str = ""
@@ -114,7 +114,7 @@ def _must_have_room(spec: Spec, runtime: Runtime, policy: Policy, setup: Trainin
     number, size = extent.checkpoints_at_once(settings, steps), extent.checkpoint_bytes(how, setup.sizes, policy)
     kept = f"training.keepCheckpoints is {settings.keep_checkpoints}, and one more is being written"
     runtime.must_have_room(
-        result=extent.result_bytes(how, setup.sizes, policy, setup.merged_as),
+        result=extent.result_bytes(how, setup.sizes, policy, setup.dtype, merged=setup.merge is not None),
         checkpoints=number * size,
         written=f"{number} checkpoints of {in_words(size)} each ({kept})"
         if number > 1

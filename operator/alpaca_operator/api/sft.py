@@ -54,9 +54,9 @@ class SFTSpec(JobSpec):
     """Publish the merged model, with the adapter in its folder `adapter`, instead of the adapter alone. The adapter is published first,
     and the model takes its place; should merging fail, `merge: false` or another `dtype` publishes without training again."""
     dtype: Literal["Auto", "float32", "bfloat16", "float16"] = "Auto"
-    """Type of a merged model's weights. `Auto` is that of the base; the sum is made in float32."""
+    """Type of a whole model's weights, merged or trained as a whole. `Auto` is that of the base; steps and sums are made in float32."""
     max_shard_size: ShardSize = "5GB"
-    """Largest file of a merged model's weights."""
+    """Largest file of a whole model's weights."""
     parallelism: Parallelism = Field(default_factory=Parallelism)
     """How many processes train together."""
 
@@ -88,9 +88,11 @@ class SFTSpec(JobSpec):
             message="merge has nothing to merge with method Full: remove merge, the output is a whole model already",
         ),
         Rule(
-            cel="self.merge || (self.dtype == 'Auto' && self.maxShardSize == '5GB')",
-            holds=lambda spec: spec.merge or (spec.dtype == "Auto" and spec.max_shard_size == "5GB"),
-            message="dtype and maxShardSize are of a merged model: set merge to true, or remove them",
+            cel="self.merge || self.method == 'Full' || (self.dtype == 'Auto' && self.maxShardSize == '5GB')",
+            holds=lambda spec: (
+                spec.merge or spec.method == "Full" or (spec.dtype == "Auto" and spec.max_shard_size == "5GB")
+            ),
+            message="dtype and maxShardSize are of a whole model: set merge to true, or remove them",
         ),
         Rule(
             cel="!has(self.training.evalSteps) || (has(self.dataset.validation) && size(self.dataset.validation) > 0) || self.dataset.validationSplit > 0.0",

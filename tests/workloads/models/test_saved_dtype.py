@@ -43,3 +43,13 @@ def test_shards_become_one_file_and_no_index(shelf: Path, tmp_path: Path) -> Non
     assert looked.dtype == "float16"
     assert looked.files == [folder / "model.safetensors"]
     assert looked.shapes == {name: tuple(value.shape) for name, value in held.items()}
+
+
+def test_a_file_that_is_larger_than_asked_for_is_cut_into_several(shelf: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(shelf / "base", tmp_path / "base"))
+    held = load_file(folder / "model.safetensors")
+    assert saved_dtype.convert(folder, "float32", silent, shard_size=50_000)
+    looked = inspect.inspect_model(folder, "spec.model.uri", "base")
+    assert len(looked.files) > 2
+    assert looked.shapes == {name: tuple(value.shape) for name, value in held.items()}
+    assert not saved_dtype.convert(folder, "float32", silent, shard_size=50_000), "nothing is left to do"
