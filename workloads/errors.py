@@ -30,6 +30,12 @@ class OutputExists(SpecError):
     reason = Reason.OUTPUT_EXISTS
 
 
+class DiskFull(SpecError):
+    """A volume has no room left. The next run would fill it again, unless somebody makes room: it is not tried again by itself."""
+
+    reason = Reason.DISK_FULL
+
+
 class GateFailed(SpecError):
     """A bound of the spec is broken by what was measured; the message has the values and the bounds, ``metrics`` all that was measured."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -68,7 +67,7 @@ def datasets_for(
 ) -> Prepared:
     """Tokenised sequences of ``spec.dataset``: made once and kept in ``cache``, found there by every later run of the same.
 
-    Several processes may call this at once: one prepares, the others wait. ``heartbeat`` is called while work goes on. Raises DataError
+    Several processes may call this at once: one prepares, the others wait, or, where a volume has no locks, each prepares and one is kept. ``heartbeat`` is called while work goes on. Raises DataError
     for a row that cannot be used, and where no example is left.
     """
     folder = cache / "datasets" / _cache_key(spec, inputs, template, seed)
@@ -77,13 +76,9 @@ def datasets_for(
         if prepared is not None:
             log(f"data: found prepared in {folder}")
         else:
-            partial = folder.with_suffix(".partial")
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
-            _prepare_into(partial, spec, inputs, template, seed, _ProgressLog(log, heartbeat))
-            shutil.rmtree(folder, ignore_errors=True)
-            atomic.sync_tree(partial)
-            partial.rename(folder)
+            atomic.discard(folder)
+            with atomic.made_once(folder, heartbeat) as partial:
+                _prepare_into(partial, spec, inputs, template, seed, _ProgressLog(log, heartbeat))
             prepared = _load(folder)
             assert prepared is not None, f"{folder} was just written"
     for line in (*(f"template: {note}" for note in template.notes), *prepared.report["lines"]):
@@ -141,7 +136,7 @@ def _prepare_into(
     record = {part: report.as_dict() for part, report in reports.items()}
     sizes = {path.name: path.stat().st_size for path in folder.glob("*.arrow")}
     (folder / "report.json").write_text(
-        json.dumps({"report": record | {"lines": lines}, "sizes": sizes}, ensure_ascii=False)
+        json.dumps({"report": record | {"lines": lines}, "sizes": sizes}, ensure_ascii=False), encoding="utf-8"
     )
 
 
@@ -192,7 +187,7 @@ def _cache_key(spec: SFTSpec, inputs: Mapping[str, ResolvedInput], template: Tem
 def _load(folder: Path) -> Prepared | None:
     """What lies there, or None unless it is whole."""
     try:
-        record = json.loads((folder / "report.json").read_text())
+        record = json.loads((folder / "report.json").read_text(encoding="utf-8"))
         whole = all((folder / name).stat().st_size == size for name, size in record["sizes"].items())
     except (OSError, ValueError, KeyError):
         return None

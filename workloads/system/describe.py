@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
+
+
+def shown(path: Path | str | bytes) -> str:
+    r"""A path for people, whatever the locale: as UTF-8, and bytes that are not as ``\xce``, since no text can hold them."""
+    return os.fsencode(path).decode(errors="backslashreplace")
 
 
 def some(names: Sequence[str], limit: int = 8) -> str:

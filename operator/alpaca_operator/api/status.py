@@ -75,6 +75,8 @@ class Reason(StrEnum):
     """A model or data path is missing or unreadable (exit 66)."""
     OUTPUT_EXISTS = "OutputExists"
     """Another artifact lies at the output (exit 64)."""
+    DISK_FULL = "DiskFull"
+    """A volume that the job writes to has no room left (exit 64)."""
     GATE_FAILED = "GateFailed"
     """The result was measured, and does not keep a bound of the spec; it is not published (exit 64)."""
     LOSS_DIVERGED = "LossDiverged"
