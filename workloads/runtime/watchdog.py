@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Protocol
 
 from alpaca_operator.api.contract import ExitCode
@@ -18,8 +19,26 @@ LAST_RESORT_SECONDS = 30
 """How long after the timeout the C library ends the process, when no Python code can run."""
 
 
+LOOK_SECONDS = 5.0
+"""How often it is looked whether bytes move."""
+MOVING = 256 * 1024
+"""Bytes a second that count as work: less than any volume gives, more than a process that hangs is asked for its metrics."""
+
+
+def bytes_moved() -> int:
+    """Bytes that this process has read and written so far, files mapped into memory included; 0 where the system does not tell."""
+    try:
+        lines = Path("/proc/self/io").read_text().splitlines()
+    except OSError:
+        return 0
+    counts = dict(line.split(": ") for line in lines)
+    return sum(int(counts.get(name, 0)) for name in ("rchar", "wchar", "read_bytes"))
+
+
 class Watchdog:
     """Counts the time since the last beat in a thread of its own.
+
+    Bytes that move are a beat too: a library that reads a large model from a slow volume, or writes a checkpoint to it, says nothing meanwhile.
 
     After ``timeout`` seconds the stacks of all threads go to stderr, the last words are said, and the process exits with 72, whatever the main thread is doing. A C function that never gives the interpreter lock back would
     keep that thread from running too; a timer in the C library then prints the stacks and exits 72 half a minute later.
@@ -71,10 +90,15 @@ class Watchdog:
         self._last_resort.close()
 
     def _watch(self) -> None:
-        while not self._stopped.wait(max(0.05, self._last_beat + self._timeout - time.monotonic())):
-            silence = time.monotonic() - self._last_beat
+        looks = max(0.05, min(LOOK_SECONDS, self._timeout / 4))
+        moved = bytes_moved()
+        while not self._stopped.wait(max(0.05, min(looks, self._last_beat + self._timeout - time.monotonic()))):
+            now, before, moved = time.monotonic(), moved, bytes_moved()
+            if moved - before >= MOVING * looks:
+                self.heartbeat()
+            silence = now - self._last_beat
             if self._rests:
-                self._last_beat = time.monotonic()
+                self._last_beat = now
             elif silence >= self._timeout:
                 faulthandler.dump_traceback(file=sys.__stderr__ or 2, all_threads=True)
                 try:

@@ -75,6 +75,36 @@ def test_beats_keep_a_slow_run_alive() -> None:
     assert (ended.returncode, ended.stderr) == (5, "")
 
 
+MOVES = """
+import os
+from pathlib import Path
+out = open({path!r}, "wb", 0)
+def move(seconds, size):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        out.write(bytes(size))
+        out.seek(0)
+        time.sleep(0.02)
+"""
+
+
+def test_bytes_that_move_are_signs_of_life_and_a_hang_after_them_is_noticed(tmp_path: Path) -> None:
+    body = (
+        MOVES.format(path=str(tmp_path / "out")) + "move(4, 1 << 20)\nprint('moved', file=sys.stderr)\ntime.sleep(600)"
+    )
+    ended = under_watch(body)
+
+    assert (ended.returncode, ended.stderr.splitlines()[0]) == (72, "moved")
+    assert ended.stderr.splitlines()[-1].startswith("silent for ")
+
+
+def test_a_few_bytes_are_none(tmp_path: Path) -> None:
+    """A process that hangs goes on answering to whoever asks for its metrics."""
+    ended = under_watch(MOVES.format(path=str(tmp_path / "out")) + "move(600, 100)")
+
+    assert ended.returncode == 72
+
+
 def test_a_job_that_hangs_says_at_which_step_and_what_to_do(place: Place) -> None:
     body = "runtime.progress.update(stage='Training', step=7, total_steps=9)\ntime.sleep(600)"
 
