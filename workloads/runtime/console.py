@@ -35,7 +35,7 @@ def display(in_pod: bool) -> Iterator[Display]:
         return
     sys.stdout.flush()
     if _is_file_descriptor_1():
-        lines = os.fdopen(os.dup(1), "w", encoding="utf-8", errors="replace")
+        lines = os.fdopen(os.dup(1), "w", encoding="utf-8", errors="backslashreplace")
         os.dup2(2, 1)
         try:
             yield JsonLines(lines)

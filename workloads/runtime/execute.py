@@ -8,12 +8,10 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from alpaca_operator.api import contract
@@ -25,6 +23,7 @@ from workloads.errors import Hung, SpecError, WorkloadError
 from workloads.runtime import exit_reports, exits, gpus, launcher
 from workloads.runtime.console import display, prepare_process
 from workloads.runtime.distributed import DistributedContext
+from workloads.runtime.places import Places
 from workloads.runtime.progress import Display, ProgressTracker
 from workloads.runtime.runtime import HASHES, Metrics, RunContext, Runtime
 from workloads.runtime.watchdog import Watchdog
@@ -32,12 +31,14 @@ from workloads.runtime.worker import Worker
 from workloads.storage import output, sources
 from workloads.storage.artifact import Publisher
 from workloads.storage.checkpoints import Checkpoints, Run
+from workloads.storage.contents import Verification
 from workloads.storage.hashing import HashCache
 from workloads.storage.output import OutputPlace
 from workloads.storage.sources import Inputs
-from workloads.storage.uri import local_path
+from workloads.system import atomic
 from workloads.system.clock import now
 from workloads.system.environment import Environment, share_processors
+from workloads.system.os_errors import FULL, sentence
 from workloads.system.signals import Stop
 
 Workload = Callable[[Any, Runtime], Metrics]
@@ -58,8 +59,10 @@ def execute(job: Job, workload: Workload, chain: Stop | None = None) -> contract
         exits.write_termination(ending, environment.termination_log)
 
     def work(tracker: ProgressTracker, watchdog: Watchdog) -> contract.Termination:
-        with _progress_served(tracker, environment):
-            return _reuse_or_make(job, workload, environment, Watched(stop, tracker, watchdog))
+        _make_cache(environment)
+        hashes = HashCache(environment.cache / HASHES, tracker.heartbeat)
+        with _progress_served(tracker, environment), closing(Verification(hashes)) as verification:
+            return _reuse_or_make(job, workload, environment, Watched(stop, tracker, watchdog), verification)
 
     with display(environment.in_pod) as console, stop.listening():
         ending, _ = _guarded(job, environment, console, work, write)
@@ -79,18 +82,20 @@ class Watched:
     watchdog: Watchdog
 
 
-def _reuse_or_make(job: Job, workload: Workload, environment: Environment, watched: Watched) -> contract.Termination:
-    stop, tracker = watched.stop, watched.tracker
-    _make_cache(environment)
+def _reuse_or_make(
+    job: Job, workload: Workload, environment: Environment, watched: Watched, verification: Verification
+) -> contract.Termination:
+    stop, tracker, hashes = watched.stop, watched.tracker, verification.hashes
     tracker.update(stage="Loading")
     share_processors()
-    hashes = HashCache(environment.cache / HASHES, tracker.heartbeat)
     processes = gpus.processes(job, environment)
     with stop.interruptible():
-        inputs = _inputs(job, environment, hashes, watched)
+        inputs = _inputs(job, environment, hashes, watched, verification)
         place = output.output_place(job.spec.output.uri, inputs, environment, tracker.heartbeat)
         publisher = Publisher(job, inputs, place, hashes, processes)
         notice = publisher.look()
+        if publisher.published is not None:  # it is not reused for inputs that have changed since
+            verification.finish(tracker.heartbeat)
         hashes.save()
     run = Run(
         run_id=environment.run_id,
@@ -111,20 +116,27 @@ def _reuse_or_make(job: Job, workload: Workload, environment: Environment, watch
     if notice:
         tracker.log(notice)
     _take_place(place, run, checkpoints, tracker)
-    ending = _make(context, watched)
+
+    def verify() -> None:
+        for line in verification.finish(tracker.heartbeat):
+            tracker.log(f"verified: {line}")
+
+    ending = _make(context, watched, verify)
     if ending.output is not None:
         tracker.finish(f"published {ending.output.uri} ({ending.output.digest})")
     return ending
 
 
-def _inputs(job: Job, environment: Environment, hashes: HashCache, watched: Watched) -> Inputs:
+def _inputs(
+    job: Job, environment: Environment, hashes: HashCache, watched: Watched, verification: Verification
+) -> Inputs:
     """Everything that the spec names, downloaded where it is far, and as it was when the job was applied."""
 
     def heartbeat() -> None:
         watched.tracker.heartbeat()
         watched.stop.check()  # in the threads that download, which no signal reaches
 
-    inputs = sources.collect(job.spec, environment, hashes, heartbeat)
+    inputs = sources.collect(job.spec, environment, hashes, heartbeat, verification)
     sources.must_be_as_published(inputs, noted(job.metadata.annotations))
     return inputs
 
@@ -145,9 +157,10 @@ def _take_place(place: OutputPlace, run: Run, checkpoints: Checkpoints, tracker:
 # ---- the workload, in one process or in several ----
 
 
-def _make(context: RunContext, watched: Watched) -> contract.Termination:
+def _make(context: RunContext, watched: Watched, verify: Callable[[], None]) -> contract.Termination:
     if context.processes == 1:
-        return _run_workload(context, watched.stop, watched.tracker, DistributedContext())
+        return _run_workload(context, watched.stop, watched.tracker, DistributedContext(), verify)
+    verify()
     share_processors(context.processes)
     watched.tracker.log(f"{context.processes} processes train together")
     with watched.watchdog.resting():  # each of them has its own
@@ -163,7 +176,7 @@ def _run_worker(context: RunContext, worker: Worker) -> contract.Termination:
 
     def work(tracker: ProgressTracker, _: Watchdog) -> contract.Termination:
         distributed = DistributedContext(worker.rank, worker.count, tracker.heartbeat)
-        return _run_workload(context, stop, tracker, distributed)
+        return _run_workload(context, stop, tracker, distributed, verify=lambda: None)  # done before it was started
 
     with stop.listening():
         ending, error = _guarded(context.job, context.environment, worker.display, work, worker.leave)
@@ -172,10 +185,14 @@ def _run_worker(context: RunContext, worker: Worker) -> contract.Termination:
 
 
 def _run_workload(
-    context: RunContext, stop: Stop, tracker: ProgressTracker, distributed: DistributedContext
+    context: RunContext,
+    stop: Stop,
+    tracker: ProgressTracker,
+    distributed: DistributedContext,
+    verify: Callable[[], None],
 ) -> contract.Termination:
     """To its published end."""
-    runtime = Runtime(context, stop, tracker, distributed)
+    runtime = Runtime(context, stop, tracker, distributed, verify)
     try:
         metrics = context.workload(context.job, runtime)
     except OSError:
@@ -210,7 +227,7 @@ def _guarded(
         return work(tracker, watchdog), None
     except BaseException as error:  # noqa: BLE001 - every way to end has to reach the exit code and the termination message
         cause = exit_reports.recognize_lost_sibling(error)
-        return exits.failed(cause, tracker.current, _written_folders(job, environment)), cause
+        return exits.failed(cause, tracker.current, Places.of(job, environment)), cause
     finally:
         sys.meta_path.remove(imports)
         watchdog.stop()
@@ -275,16 +292,13 @@ def _progress_served(tracker: ProgressTracker, environment: Environment) -> Iter
 
 
 def _make_cache(environment: Environment) -> None:
+    """Raises SpecError for a cache that cannot be made, or is there and cannot be written."""
     try:
         environment.cache.mkdir(parents=True, exist_ok=True)
-    except (PermissionError, FileExistsError, NotADirectoryError) as error:
+        atomic.must_be_writable(environment.cache)
+    except OSError as error:
+        if error.errno in FULL:
+            raise
         raise SpecError(
-            f"spec.cache: user {os.getuid()} cannot make {environment.cache}: {error.strerror}; set {contract.ENV_CACHE} to a folder that it may write"
+            f"spec.cache: {sentence(error, environment.cache, 'write')}; or set {contract.ENV_CACHE} to a folder that it may write"
         ) from error
-
-
-def _written_folders(job: Job, environment: Environment) -> tuple[Path, ...]:
-    """Folders that a run writes to."""
-    uri = job.spec.output.uri
-    output_folder = () if uri.startswith("s3://") else (local_path(uri, environment),)
-    return (*output_folder, environment.cache, Path(tempfile.gettempdir()))

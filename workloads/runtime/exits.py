@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import shutil
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
@@ -16,6 +15,7 @@ from alpaca_operator.api.contract import ExitCode
 from alpaca_operator.api.status import Reason
 from alpaca_operator.api.text import fitted
 from workloads.errors import OutOfMemory, WorkloadError
+from workloads.runtime.places import NOWHERE, Places
 from workloads.system.describe import first_line
 from workloads.system.environment import termination_log
 
@@ -27,26 +27,20 @@ MEMORY_REMEDY = (
 MEMORY_SIGNS = ("out of memory", "can't allocate memory", "cannot allocate memory", "cublas_status_alloc_failed")
 """What libraries say, in lower case, when they raise a plain RuntimeError for want of memory."""
 
-DISK_SIGNS = ("no space left on device", "disk quota exceeded", "os error 28")
 
-
-class DiskFull(WorkloadError):
-    """A volume is full. Room may be made meanwhile, so the run is tried again."""
-
-
-def explain(error: BaseException, places: tuple[Path, ...] = ()) -> WorkloadError:
-    """The failure in our own words. ``places`` are folders that a run writes to, for naming the one that is full."""
+def explain(error: BaseException, places: Places = NOWHERE) -> WorkloadError:
+    """The failure in our own words. ``places`` is where the run reads and writes, by which it is told whose error one of the system's is."""
     for cause in _causes(error):
         if isinstance(cause, WorkloadError):
             return cause
         if _is_out_of_memory(cause):
             return OutOfMemory(f"out of memory ({first_line(cause)[:500]}): {MEMORY_REMEDY}")
-        if _is_disk_full(cause):
-            return DiskFull(_disk_full(cause, places))
+        if (known := places.explain(cause)) is not None:
+            return known
     return WorkloadError(f"{type(error).__name__}: {first_line(error)[:500]} (the traceback is in the log)")
 
 
-def failed(error: BaseException, progress: contract.Progress, places: tuple[Path, ...] = ()) -> contract.Termination:
+def failed(error: BaseException, progress: contract.Progress, places: Places = NOWHERE) -> contract.Termination:
     """The termination of a run that ``error`` ended; the traceback of an unexpected one goes to stderr."""
     if not isinstance(error, WorkloadError):  # the one line of ours says it all
         traceback.print_exception(error, file=sys.stderr)
@@ -135,23 +129,3 @@ def _is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
     return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in MEMORY_SIGNS)
-
-
-def _is_disk_full(error: BaseException) -> bool:
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return True
-    return any(sign in str(error).lower() for sign in DISK_SIGNS)
-
-
-def _disk_full(error: BaseException, places: tuple[Path, ...]) -> str:
-    named = getattr(error, "filename", None)
-    candidates = [_existing(path) for path in ([Path(str(named))] if named else places)]
-    free = {path: shutil.disk_usage(path).free for path in candidates}
-    where = min(free, key=lambda path: free[path]) if free else None
-    on = f" on the volume of {where} ({free[where] // 2**20} MiB free)" if where is not None else ""
-    return f"no space left{on}: enlarge the volume, remove what is not needed, or lower training.keepCheckpoints"
-
-
-def _existing(path: Path) -> Path:
-    """The folder ``path`` lies in, or the nearest above it that exists."""
-    return next(folder for folder in (path, *path.absolute().parents) if folder.is_dir())

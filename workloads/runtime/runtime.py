@@ -48,7 +48,9 @@ class RunContext:
         """Digests of files, kept in the cache."""
         return HashCache(self.environment.cache / HASHES, heartbeat)
 
-    def checkpoints(self, place: OutputPlace, hashes: HashCache, tracker: ProgressTracker) -> Checkpoints:
+    def checkpoints(
+        self, place: OutputPlace, hashes: HashCache, tracker: ProgressTracker, verify: Callable[[], None] = lambda: None
+    ) -> Checkpoints:
         """Those of the job, over all its runs."""
         return Checkpoints(
             place,
@@ -56,6 +58,7 @@ class RunContext:
             hashes,
             log=tracker.log,
             on_complete=lambda checkpoint: tracker.update(checkpoint=checkpoint),
+            verify=verify,
         )
 
 
@@ -63,8 +66,14 @@ class Runtime:
     """What a workload's ``run`` is given."""
 
     def __init__(
-        self, context: RunContext, stop: Stop, progress: ProgressTracker, distributed: DistributedContext
+        self,
+        context: RunContext,
+        stop: Stop,
+        progress: ProgressTracker,
+        distributed: DistributedContext,
+        verify: Callable[[], None] = lambda: None,
     ) -> None:
+        """``verify`` raises where the inputs turn out not to be what the run took them for: nothing is published before."""
         self.job = context.job
         self.run_id = context.environment.run_id
         self.cache = context.environment.cache
@@ -77,7 +86,8 @@ class Runtime:
         """The processes that train together. What is written, published and logged, the first of them does."""
         self._place = place = context.place(progress.heartbeat)
         self._hashes = context.hashes(progress.heartbeat)
-        self.checkpoints = context.checkpoints(place, self._hashes, progress)
+        self._verify = verify
+        self.checkpoints = context.checkpoints(place, self._hashes, progress, verify)
         self._publisher = Publisher(context.job, context.inputs, place, self._hashes, context.processes)
         self._publisher.guard(place.fence(context.run))
 
@@ -98,6 +108,7 @@ class Runtime:
         self.progress.update(stage="Saving")
         with self._publisher.writing() as folder:
             yield folder
+            self._verify()
             policy = self.progress.current.resolved_policy or {}
             published = self._publisher.publish(folder, kind, metrics, policy, final=final)
         if not final:
@@ -126,6 +137,7 @@ class Runtime:
 
         The next result that is published there takes it away. Raises Superseded when another run took over.
         """
+        self._verify()
         return self._publisher.reject(report)
 
     @property

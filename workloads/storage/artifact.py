@@ -18,7 +18,8 @@ from workloads.errors import OutputExists
 from workloads.storage import hashing, lineage
 from workloads.storage.checkpoints import Fence
 from workloads.storage.contents import relevant
-from workloads.storage.hashing import HashCache, listing
+from workloads.storage.hashing import HashCache
+from workloads.storage.listing import listing
 from workloads.storage.output import OutputPlace
 from workloads.storage.sources import Inputs
 from workloads.system import atomic
@@ -148,7 +149,8 @@ class Publisher:
         atomic.discard(folder)
         folder.mkdir(parents=True)
         try:
-            yield folder
+            with atomic.failures_named(folder):
+                yield folder
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
@@ -168,11 +170,10 @@ class Publisher:
         """
         assert self._fence is not None, "publishing without a fence"
         self._fence.check()
+        digests = self._hashes.files(folder, listing(folder))
         files = [
-            contract.ArtifactFile(
-                path=path, size=(folder / path).stat().st_size, sha256=self._hashes.file(folder / path)
-            )
-            for path in listing(folder)
+            contract.ArtifactFile(path=path, size=(folder / path).stat().st_size, sha256=digest)
+            for path, digest in digests.items()
         ]
         # Curves and the card carry times and differ between two equal runs; what is loaded does not, and it is what consumers read.
         content = set(relevant([file.path for file in files], "Model" if kind in LOADED else "File"))

@@ -19,7 +19,8 @@ from pydantic import ValidationError
 from alpaca_operator.api import contract
 from workloads.errors import Superseded
 from workloads.storage import hashing
-from workloads.storage.hashing import HashCache, listing
+from workloads.storage.hashing import HashCache
+from workloads.storage.listing import listing
 from workloads.system import atomic
 from workloads.system.clock import now
 
@@ -127,8 +128,10 @@ class Checkpoints:
         hashes: HashCache,
         log: Callable[[str], None],
         on_complete: Callable[[contract.Checkpoint], None],
+        verify: Callable[[], None] = lambda: None,
     ) -> None:
-        """``on_complete`` hears of each checkpoint that is written, and of the one that a run goes on from."""
+        """``verify`` raises where the inputs turn out not to be what the run took them for: no checkpoint is complete before.
+        ``on_complete`` hears of each checkpoint that is written, and of the one that a run goes on from."""
         self._folder = output.checkpoints
         self._uri = f"{output.uri}.checkpoints"
         self._run = run
@@ -141,6 +144,7 @@ class Checkpoints:
         self._hashes = hashes
         self._log = log
         self._on_complete = on_complete
+        self._verify = verify
 
     @property
     def own(self) -> Path:
@@ -204,24 +208,28 @@ class Checkpoints:
         atomic.discard(partial)
         partial.mkdir(parents=True)
         try:
-            yield partial
-            files = [
-                contract.ArtifactFile(
-                    path=path, size=(partial / path).stat().st_size, sha256=self._hashes.compute(partial / path)
-                )
-                for path in listing(partial)
-            ]
-            record = Record(
-                step=step, run_id=self._run.run_id, spec_digest=self._made_from, files=files, created_at=now()
-            )
-            (partial / MARKER).write_text(record.to_json() + "\n", encoding="utf-8")
-            atomic.sync_tree(partial)
+            with atomic.failures_named(partial):
+                yield partial
+                self._complete_with_record(partial, step)
+            self._verify()
             self._fence.check()
             atomic.replace_dir(partial, target, self._run.run_id)
         except BaseException:
             atomic.discard(partial)
             raise
         self._on_complete(self._reported(target, step))
+
+    def _complete_with_record(self, folder: Path, step: int) -> None:
+        """Write the digest of every file beside it, and flush all."""
+        names = listing(folder)
+        digests = self._hashes.computed(folder, names)
+        files = [
+            contract.ArtifactFile(path=name, size=(folder / name).stat().st_size, sha256=digests[name])
+            for name in names
+        ]
+        record = Record(step=step, run_id=self._run.run_id, spec_digest=self._made_from, files=files, created_at=now())
+        (folder / MARKER).write_text(record.to_json() + "\n", encoding="utf-8")
+        atomic.sync_tree(folder, self._hashes.heartbeat)
 
     def prune(self, keep: int, protect: Collection[Path] = ()) -> None:
         """Remove all but the newest ``keep`` checkpoints of this job, over all its runs, and those in ``protect``."""
@@ -274,9 +282,11 @@ class Checkpoints:
             size = path.stat().st_size
             if size != file.size:
                 return f"{file.path} has {size} bytes instead of {file.size}"
-            if self._hashes.compute(path) != file.sha256:
-                return f"the content of {file.path} has changed"
-        return None
+        found = self._hashes.computed(folder, [file.path for file in record.files])
+        return next(
+            (f"the content of {file.path} has changed" for file in record.files if found[file.path] != file.sha256),
+            None,
+        )
 
     def _label(self, folder: Path) -> str:
         return f"{folder.parent.name}/{folder.name}"

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from alpaca_operator.api import contract
 from alpaca_operator.api.sources import Source
-from workloads.errors import InputError
+from workloads.errors import InputError, Interrupted
 from workloads.storage import hashing
 from workloads.storage.hashing import HashCache
+from workloads.storage.listing import listing
 
 MODEL_FILES = (".json", ".safetensors", ".model", ".txt", ".jinja", ".tiktoken")
 """What a model, adapter or tokenizer is loaded from. The rest of its folder (a README, pickled weights) shapes no result, and
@@ -55,23 +58,34 @@ def relevant(names: Sequence[str], content: str) -> list[str]:
     return [name for name in names if name.endswith(MODEL_FILES if has_safetensors else MODEL_FILES + PICKLED)]
 
 
-def content_digest(path: Path, source: Source, where: str, hashes: HashCache) -> str:
-    """The digest of an artifact where one lies there; else of the contents. Raises InputError for a damaged artifact."""
+def content_digest(path: Path, source: Source, where: str, hashes: HashCache, later: Verification | None) -> str:
+    """The digest of an artifact where one lies there; else of the contents. Raises InputError for a damaged artifact.
+
+    Of an artifact, ``later`` compares the files that take long to read; without it all are compared here.
+    """
     if path.is_file():
         return f"sha256:{hashes.file(path)}"
     artifact = read_artifact(path)
     if artifact is None:
         _must_not_be_half_copied(path, where)
-        return hashing.of_files(hashes.files(path, relevant(hashing.listing(path), source.content)))
+        return hashing.of_files(hashes.files(path, relevant(listing(path), source.content)))
     wanted = set(relevant([file.path for file in artifact.files], source.content))
     files = [file for file in artifact.files if file.path in wanted]
-    if damage := sizes_differ(path, files) or contents_differ(path, files, hashes):
-        by = " ".join(artifact.job[key] for key in ("kind", "name") if key in artifact.job) or "a job"
-        raise InputError(
-            f"{where}: what lies there is not what {by} published ({damage}): copy it again, or remove its {contract.ARTIFACT_FILE} to "
-            "take it as it is"
-        )
+    by = " ".join(artifact.job[key] for key in ("kind", "name") if key in artifact.job) or "a job"
+    now = files if later is None else cheap(path, files, hashes)
+    if damage := sizes_differ(path, files) or contents_differ(path, now, hashes):
+        raise damaged(where, by, damage)
+    if later is not None:
+        later.add(where, by, path, [file for file in files if file not in now], len(files))
     return artifact.digest
+
+
+def damaged(where: str, by: str, damage: str) -> InputError:
+    """The error of an input that is not what ``by`` published."""
+    return InputError(
+        f"{where}: what lies there is not what {by} published ({damage}): copy it again, or remove its {contract.ARTIFACT_FILE} to "
+        "take it as it is"
+    )
 
 
 def read_artifact(folder: Path) -> contract.Artifact | None:
@@ -106,20 +120,80 @@ def sizes_differ(folder: Path, files: Sequence[contract.ArtifactFile]) -> str | 
 
 
 CHEAP_BYTES = 1024 * 1024 * 1024
-"""About a second and a half of reading: as much as is verified on each start of a job whose output is there already."""
+"""About a second and a half of reading: as much of an input is compared before the run goes on."""
+
+
+def cheap(folder: Path, files: Sequence[contract.ArtifactFile], hashes: HashCache) -> list[contract.ArtifactFile]:
+    """Those files that are compared at once: whose digest is known, and the smallest others, CHEAP_BYTES together."""
+    budget = CHEAP_BYTES
+    chosen = []
+    for file in sorted(files, key=lambda file: file.size):
+        path = folder / file.path
+        known = path.is_file() and hashes.cached(path) is not None
+        budget -= 0 if known else file.size
+        if known or budget >= 0:
+            chosen.append(file)
+    return chosen
 
 
 def contents_differ(folder: Path, files: Sequence[contract.ArtifactFile], hashes: HashCache) -> str | None:
-    """A file whose content is not what artifact.json says. Small files first, and only as many as are cheap to read."""
-    budget = CHEAP_BYTES
-    for file in sorted(files, key=lambda file: file.size):
-        path = folder / file.path
-        digest = hashes.cached(path)
-        if digest is None:
-            budget -= file.size
-            if budget < 0:
-                return None
-            digest = hashes.file(path)
-        if digest != file.sha256:
-            return f"the content of {file.path} has changed"
-    return None
+    """A file whose content is not what artifact.json says. Every one is compared, but for those that are known not to have changed."""
+    found = hashes.files(folder, [file.path for file in sorted(files, key=lambda file: file.size)])
+    return next((changed(file) for file in files if found[file.path] != file.sha256), None)
+
+
+def changed(file: contract.ArtifactFile) -> str:
+    """What is said of a file that is another than was published."""
+    return f"the content of {file.path} has changed"
+
+
+class Verification:
+    """Compares what takes long to read with what its artifact.json says, in threads of its own, while the run gets ready and makes its first
+    steps. Nothing that the run makes may be trusted before `finish`."""
+
+    def __init__(self, hashes: HashCache) -> None:
+        self.hashes = hashes
+        self._threads = ThreadPoolExecutor(hashing.THREADS, "verifying")
+        self._stopped = threading.Event()
+        self._read = 0
+        self._pending: list[tuple[str, str, contract.ArtifactFile, Future[str]]] = []
+        self._told: list[str] = []
+
+    def add(self, where: str, by: str, folder: Path, files: Sequence[contract.ArtifactFile], of_how_many: int) -> None:
+        """``files`` are those of the artifact that ``by`` published in ``folder`` and that nobody has compared yet."""
+        for file in files:
+            self._pending.append(
+                (where, by, file, self._threads.submit(self.hashes.file, folder / file.path, self._beat))
+            )
+        size = sum(file.size for file in files)
+        beside = f", {len(files)} of them ({size / 2**30:.2f} GiB) beside the run" if files else ""
+        self._told.append(f"{where}: all {of_how_many} files are what {by} published{beside}")
+
+    def finish(self, heartbeat: Callable[[], None] = lambda: None) -> list[str]:
+        """Wait for what is still being read; returns a line for each artifact, once. Raises InputError for the first file that has changed."""
+        pending, self._pending = self._pending, []
+        for where, by, file, digest in pending:
+            while not wait([digest], POLL_SECONDS).done:
+                if self._read:
+                    self._read = 0
+                    heartbeat()
+            if digest.result() != file.sha256:
+                raise damaged(where, by, changed(file))
+        if pending:
+            self.hashes.save()
+        told, self._told = self._told, []
+        return told
+
+    def close(self) -> None:
+        """Read no further: the run is over."""
+        self._stopped.set()
+        self._threads.shutdown(wait=True, cancel_futures=True)
+
+    def _beat(self) -> None:
+        """Called for every piece. It is no sign of life of the run, only of what waits for it."""
+        self._read += 1
+        if self._stopped.is_set():
+            raise Interrupted("stopped while inputs were being verified")
+
+
+POLL_SECONDS = 1.0

@@ -7,12 +7,16 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from workloads.system import atomic
 
 CHUNK = 8 * 1024 * 1024
+
+THREADS = min(8, os.cpu_count() or 1)
+"""Files that are read at once: one thread reads slower than most volumes give."""
 
 REMEMBERED = 10_000
 """Files whose digests are kept in memory's file, the last learnt."""
@@ -22,8 +26,8 @@ RACY_SECONDS = 2.0
 
 
 def of_text(text: str) -> str:
-    """``sha256:…`` of a text."""
-    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+    """``sha256:…`` of a text; of a name that is not UTF-8, of its bytes."""
+    return "sha256:" + hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
 
 
 def of_json(value: Any) -> str:
@@ -33,24 +37,9 @@ def of_json(value: Any) -> str:
 
 def of_files(files: Mapping[str, str]) -> str:
     """``sha256:…`` over relative paths and the sha256 (hex) of each: the same for the same contents, wherever they lie."""
-    return of_text("".join(f"{files[path]}  {path}\n" for path in sorted(files)))
-
-
-def listing(folder: Path) -> list[str]:
-    """Relative paths (with ``/``) of the files below ``folder``, sorted. Hidden ones are left out; links are followed, once."""
-    found = []
-    seen: set[str] = set()
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        seen.add(os.path.realpath(parent))
-        folders[:] = [
-            name for name in folders if not name.startswith(".") and os.path.realpath(Path(parent, name)) not in seen
-        ]
-        for name in files:
-            path = Path(parent, name)
-            # A link to nothing is listed, so that whoever reads it says its name; a socket or pipe is no content.
-            if not name.startswith(".") and (path.is_file() or path.is_symlink()):
-                found.append(path.relative_to(folder).as_posix())
-    return sorted(found)
+    by_name = {os.fsencode(path): digest for path, digest in files.items()}  # bytes: whatever locale reads the names
+    lines = b"".join(by_name[name].encode() + b"  " + name + b"\n" for name in sorted(by_name))
+    return "sha256:" + hashlib.sha256(lines).hexdigest()
 
 
 class HashCache:
@@ -58,17 +47,18 @@ class HashCache:
 
     def __init__(self, memory: Path, heartbeat: Callable[[], None] = lambda: None) -> None:
         self._memory = memory
-        self._heartbeat = heartbeat
+        self.heartbeat = heartbeat
+        """Called for every piece that was read, in the threads that read."""
         self._entries: dict[str, list[Any]] = self._remembered()
         self._changed = False
 
-    def file(self, path: Path) -> str:
-        """sha256 (hex) of a file's content."""
+    def file(self, path: Path, heartbeat: Callable[[], None] | None = None) -> str:
+        """sha256 (hex) of a file's content. ``heartbeat`` is called instead of the cache's own."""
         cached = self.cached(path)
         if cached is not None:
             return cached
         before = _fingerprint(path)
-        digest = self.compute(path)
+        digest = self.compute(path, heartbeat)
         if _fingerprint(path) == before and time.time() - path.stat().st_mtime > RACY_SECONDS:
             self._entries[str(path.resolve())] = [*before, digest]
             self._changed = True
@@ -83,16 +73,21 @@ class HashCache:
         return digest if fingerprint == _fingerprint(path) else None
 
     def files(self, folder: Path, paths: Iterable[str]) -> dict[str, str]:
-        """sha256 (hex) of several files below ``folder``, by relative path."""
-        return {path: self.file(folder / path) for path in paths}
+        """sha256 (hex) of several files below ``folder``, by relative path. They are read in several threads."""
+        return _side_by_side(self.file, folder, paths)
 
-    def compute(self, path: Path) -> str:
+    def computed(self, folder: Path, paths: Iterable[str]) -> dict[str, str]:
+        """The same, read from the files whatever is remembered."""
+        return _side_by_side(self.compute, folder, paths)
+
+    def compute(self, path: Path, heartbeat: Callable[[], None] | None = None) -> str:
         """sha256 (hex), read from the file whatever is remembered."""
+        beat = heartbeat or self.heartbeat
         digest = hashlib.sha256()
         with path.open("rb", buffering=0) as handle:
             while chunk := handle.read(CHUNK):
                 digest.update(chunk)
-                self._heartbeat()
+                beat()
         return digest.hexdigest()
 
     def save(self) -> None:
@@ -101,7 +96,7 @@ class HashCache:
             return
         try:
             self._memory.parent.mkdir(parents=True, exist_ok=True)
-            entries = {**self._remembered(), **self._entries}
+            entries = {**self._remembered(), **dict(self._entries)}
             atomic.write_text(self._memory, json.dumps(dict(list(entries.items())[-REMEMBERED:])))
             self._changed = False
         except OSError:
@@ -113,6 +108,17 @@ class HashCache:
         except (OSError, ValueError):
             return {}
         return entries if isinstance(entries, dict) else {}
+
+
+def _side_by_side(digest: Callable[[Path], str], folder: Path, paths: Iterable[str]) -> dict[str, str]:
+    """hashlib gives the interpreter lock back while it computes. Raises the first error; what has not begun by then does not begin."""
+    names = list(paths)
+    with ThreadPoolExecutor(THREADS, "hashing") as threads:
+        pending = [threads.submit(digest, folder / name) for name in names]
+        try:
+            return {name: each.result() for name, each in zip(names, pending, strict=True)}
+        finally:
+            threads.shutdown(wait=True, cancel_futures=True)
 
 
 def _fingerprint(path: Path) -> list[int]:

@@ -14,6 +14,7 @@ from urllib.parse import unquote
 
 from workloads.errors import InputError, SpecError, WorkloadError
 from workloads.system.describe import first_line
+from workloads.system.os_errors import FULL, sentence
 
 Loaded = tuple[tuple[str, ...], tuple[str, ...]] | None
 """Endings of the files that a source is loaded from, and those that count too where it has no safetensors; None is every file."""
@@ -127,8 +128,13 @@ def _snapshot(
     except (httpx.HTTPError, errors.XetDownloadError) as error:
         raise HubUnreachable(f"{where}: {constants.ENDPOINT} broke off: {first_line(error)}") from error
     except OSError as error:
+        if error.errno is not None and error.errno not in FULL:  # of this machine
+            looked = cache or constants.HF_HUB_CACHE
+            raise SpecError(
+                f"{where}: {sentence(error, looked, 'write')}; or set HF_HOME to a folder for downloads"
+            ) from error
         if error.errno is not None:
-            raise  # of this machine
+            raise
         raise HubUnreachable(f"{where}: {first_line(error)}") from error  # a download that is not what was announced
 
 

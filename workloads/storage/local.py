@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from alpaca_operator.api import contract
@@ -15,15 +15,18 @@ from workloads.storage.hashing import HashCache
 from workloads.storage.uri import REJECTED, local_path
 from workloads.system import atomic
 from workloads.system.environment import Environment
+from workloads.system.os_errors import FULL, sentence
 
 
 class LocalFolder:
     """An output on a file system: written to a sibling and renamed."""
 
-    def __init__(self, uri: str, environment: Environment) -> None:
+    def __init__(self, uri: str, environment: Environment, heartbeat: Callable[[], None]) -> None:
         self.uri = uri
-        path = local_path(uri, environment)
-        self.path = path.resolve() if path.is_symlink() else path  # the folder is replaced, not the link to it
+        self._heartbeat = heartbeat
+        path = local_path(uri, environment, f"spec.output.uri: {uri}")
+        # The folder is replaced, not the link to it.
+        self.path = Path(os.path.realpath(path)) if path.is_symlink() else path
         self._run_id = environment.run_id
         if uri.startswith("pvc://") and self.path.parent == environment.claims:
             raise SpecError(
@@ -48,11 +51,9 @@ class LocalFolder:
             probe.mkdir()
             probe.rmdir()
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise  # room may be made; a wrong owner or a read-only volume stays
-            raise SpecError(
-                f"spec.output.uri: {self.uri}: user {os.getuid()} cannot write to {error.filename or self.path.parent}: {error.strerror}"
-            ) from error
+            if error.errno in FULL:
+                raise
+            raise SpecError(f"spec.output.uri: {self.uri}: {sentence(error, self.path.parent, 'write')}") from error
         for folder in (self.path, self.checkpoints, self._rejected):
             self._must_be_replaceable(folder)
 
@@ -94,12 +95,12 @@ class LocalFolder:
 
     def publish(self, folder: Path) -> None:
         _readable_alike(folder)
-        atomic.sync_tree(folder)
+        atomic.sync_tree(folder, self._heartbeat)
         atomic.replace_dir(folder, self.path, self._run_id)
         atomic.discard(self._rejected)
 
     def reject(self, folder: Path) -> str:
-        atomic.sync_tree(folder)
+        atomic.sync_tree(folder, self._heartbeat)
         atomic.replace_dir(folder, self._rejected, self._run_id)
         return f"{self.uri.rstrip('/')}.{REJECTED}"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Protocol
@@ -74,11 +75,15 @@ def output_place(
             },
         )
         return bucket
-    place = LocalFolder(uri, environment)
+    place = LocalFolder(uri, environment, heartbeat)
     _must_not_touch_inputs(
-        place.path.resolve(), uri, {field: (found.uri, found.path.resolve()) for field, found in inputs.items()}
+        _real(place.path), uri, {field: (found.uri, _real(found.path)) for field, found in inputs.items()}
     )
     return place
+
+
+def _real(path: Path) -> Path:
+    return Path(os.path.realpath(path))  # Path.resolve knows no way out of links in a circle
 
 
 def _must_not_touch_inputs(output: PurePath, uri: str, inputs: Mapping[str, tuple[str, PurePath]]) -> None:

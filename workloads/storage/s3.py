@@ -22,7 +22,8 @@ from alpaca_operator.api import contract
 from workloads.errors import InputError, SpecError, WorkloadError
 from workloads.storage import hashing
 from workloads.storage.checkpoints import FENCE, Fence, Run, named_run, refuse_unless_newest
-from workloads.storage.hashing import CHUNK, HashCache, listing
+from workloads.storage.hashing import CHUNK, HashCache
+from workloads.storage.listing import listing
 from workloads.storage.uri import REJECTED
 from workloads.system.environment import Environment
 
@@ -65,6 +66,8 @@ def connect(attempts: int) -> ArrowFSWrapper:
 
     endpoint = urlsplit(_endpoint())
     options: dict[str, Any] = {
+        # A part is on its way when its write returns: otherwise the whole file is read into memory, and closing it is silent for minutes.
+        "background_writes": False,
         "connect_timeout": 10,
         "request_timeout": 60,
         "retry_strategy": AwsStandardS3RetryStrategy(max_attempts=attempts),

@@ -17,11 +17,14 @@ from alpaca_operator.api.model import Model
 from alpaca_operator.api.sources import Source, sources
 from alpaca_operator.api.status import ResolvedInput
 from workloads.errors import InputError
-from workloads.storage.contents import LOADED, content_digest, relevant
+from workloads.storage.contents import LOADED, Verification, content_digest, relevant
 from workloads.storage.hashing import HashCache
+from workloads.storage.listing import listing
+from workloads.storage.pointers import refuse_pointers
 from workloads.storage.uri import local_path
 from workloads.system.describe import some
 from workloads.system.environment import Environment
+from workloads.system.os_errors import FULL, is_below, sentence
 
 
 @dataclass(frozen=True)
@@ -39,17 +42,26 @@ class Inputs(dict[str, Input]):
     """Inputs by the path of their field in the spec, such as ``model`` or ``dataset.train[0]``, in the order of the spec."""
 
 
-def collect(spec: Model, environment: Environment, hashes: HashCache, heartbeat: Callable[[], None]) -> Inputs:
-    """Find every source of the spec and digest it. Raises InputError for the first that is missing or cannot be read."""
+def collect(
+    spec: Model,
+    environment: Environment,
+    hashes: HashCache,
+    heartbeat: Callable[[], None],
+    later: Verification | None = None,
+) -> Inputs:
+    """Find every source of the spec and digest it. Raises InputError for the first that is missing or cannot be read.
+
+    Large files of what other jobs published are compared with their digests by ``later``; without it all are compared before this returns.
+    """
     inputs = Inputs()
     for field, source in sources(spec):
         try:
             path = locate(source, field, environment, heartbeat)
-            digest = content_digest(path, source, f"spec.{field}.uri: {source.uri}", hashes)
+            digest = content_digest(path, source, f"spec.{field}.uri: {source.uri}", hashes, later)
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise  # the cache is full; the input is not to blame
-            raise InputError(f"spec.{field}.uri: {source.uri}: {_cannot_read(error)}") from error
+            if error.errno in FULL or is_below(error.filename, environment.cache):
+                raise  # it is the cache, and the input is not to blame
+            raise InputError(f"spec.{field}.uri: {source.uri}: {sentence(error, source.uri or '', 'read')}") from error
         inputs[field] = Input(str(source.uri), path, digest)
     hashes.save()
     return inputs
@@ -82,10 +94,14 @@ def locate(source: Source, field: str, environment: Environment, heartbeat: Call
 
         path = s3.fetch(uri, where, environment.cache, lambda names: relevant(names, source.content), heartbeat)
     else:
-        path = local_path(uri, environment)
+        path = local_path(uri, environment, where)
     _must_be_readable(path, where)
     if source.content in ("Model", "Adapter"):
         _must_be_a_model(path, source, where)
+    if path.is_dir():
+        refuse_pointers(path, relevant(listing(path), source.content), where)
+    else:
+        refuse_pointers(path.parent, [path.name], where)
     return path
 
 
@@ -94,25 +110,12 @@ def _must_be_readable(path: Path, where: str) -> None:
         path.stat()
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"{where}: {_what_lies_there(path)}") from None
-    except OSError as error:
-        raise InputError(f"{where}: cannot look at {path}: {error.strerror}") from error
     if not os.access(path, os.R_OK | (os.X_OK if path.is_dir() else 0)):
-        raise InputError(f"{where}: {_may_not_be_read(path)}")
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
     if not (path.is_file() or path.is_dir()):
         raise InputError(f"{where}: {path} is neither a file nor a folder: a pipe or device cannot be read twice")
     if path.is_dir() and not any(path.iterdir()):
         raise InputError(f"{where}: the folder {path} is empty")
-
-
-def _cannot_read(error: OSError) -> str:
-    if isinstance(error, PermissionError) and error.filename:
-        return _may_not_be_read(error.filename)
-    return f"cannot read {error.filename or 'it'}: {error.strerror or error}"
-
-
-def _may_not_be_read(path: Path | str) -> str:
-    """safetensors writes files that only their owner may read, which in a pod is seldom the user that trains."""
-    return f"{path} may not be read by user {os.getuid()}: chmod -R a+rX {path}, or change its owner"
 
 
 def _what_lies_there(path: Path) -> str:
@@ -144,9 +147,3 @@ def _must_be_a_model(path: Path, source: Source, where: str) -> None:
         folders = sorted(str(found.parent.relative_to(path)) for found in path.glob(f"*/{config}"))
         hint = f"; {some(folders)} below it does" if folders else ""
         raise InputError(f"{where}: {path} has no {config}{hint}; it holds {some(sorted(os.listdir(path)))}")
-    for weights in path.glob("*.safetensors"):
-        with weights.open("rb") as handle:
-            if handle.read(24) == b"version https://git-lfs.":
-                raise InputError(
-                    f"{where}: {weights} is a Git LFS pointer, not the weights: run `git lfs pull` in {path}"
-                )

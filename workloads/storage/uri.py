@@ -13,21 +13,26 @@ REJECTED = "rejected"
 """Ending of the folder beside an output with the report on a result that was not published."""
 
 
-def local_path(uri: str, environment: Environment) -> Path:
+def local_path(uri: str, environment: Environment, where: str) -> Path:
     """The path behind ``pvc://``, ``file://`` or a plain path. Relative paths start in the current directory.
 
-    Raises SpecError for a path that climbs out of its claim.
+    Raises SpecError, which begins with ``where`` (the field and the uri), for what is no path, and for one that climbs out of its claim.
     """
+    if "\0" in (unquote(uri) if uri.startswith("file://") else uri):
+        raise SpecError(f"{where}: a path holds no NUL: remove it")
     if uri.startswith("pvc://"):
         claim, _, rest = uri.removeprefix("pvc://").partition("/")
         root = environment.claims / claim
         path = Path(os.path.normpath(root / rest))
         if not claim or claim in (".", "..") or not path.is_relative_to(root):
-            raise SpecError(f"{uri} leaves its claim: write pvc://<claim>/<path without ..>")
+            raise SpecError(f"{where} leaves its claim: write pvc://<claim>/<path without ..>")
         return path
     if uri.startswith("file://"):
         parts = urlsplit(uri)
         if parts.netloc not in ("", "localhost"):
-            raise SpecError(f"{uri} names the host {parts.netloc!r}: write file:///path, with three slashes")
+            raise SpecError(f"{where} names the host {parts.netloc!r}: write file:///path, with three slashes")
         return Path(unquote(parts.path))
-    return Path(os.path.normpath(Path(uri).expanduser().absolute()))
+    try:
+        return Path(os.path.normpath(Path(uri).expanduser().absolute()))
+    except RuntimeError as error:
+        raise SpecError(f"{where}: nobody knows this home directory: write the whole path") from error

@@ -10,8 +10,9 @@ import pytest
 
 from alpaca_operator.api.contract import TERMINATION_LIMIT, Checkpoint, Progress, Published, Termination
 from alpaca_operator.api.status import Reason
-from workloads.errors import GateFailed, OutOfMemory, SpecError
+from workloads.errors import DiskFull, GateFailed, OutOfMemory, SpecError
 from workloads.runtime import exits
+from workloads.runtime.places import Places
 
 PUBLISHED = Published(uri="pvc://models/poet", digest="sha256:" + "0" * 64, kind="LoRAAdapter")
 
@@ -127,9 +128,10 @@ def test_want_of_memory_is_known_in_every_form(error: BaseException) -> None:
     ],
 )  # fmt: skip
 def test_a_full_disk_is_known_in_every_form(error: BaseException, tmp_path: Path) -> None:
-    known = exits.explain(error, (tmp_path / "not" / "there",))
+    known = exits.explain(error, Places(written={"spec.cache": tmp_path / "not" / "there"}))
 
-    assert isinstance(known, exits.DiskFull)
+    assert isinstance(known, DiskFull)
+    assert (known.exit_code, known.reason) == (64, "DiskFull")
     assert str(known).startswith(f"no space left on the volume of {tmp_path} (")
 
 

@@ -288,7 +288,7 @@ def test_a_failure_becomes_an_exit_code_and_one_line(
 def test_a_full_disk_is_named_with_what_to_do(place: Place) -> None:
     ended = place.run('raise OSError(28, "No space left on device", str(pathlib.Path("out/weights")))')
 
-    assert (ended.code, ended.last_word["reason"]) == (70, "WorkloadError")
+    assert (ended.code, ended.last_word["reason"]) == (64, "DiskFull")
     assert ended.last_word["message"].startswith("no space left on the volume of ")
     assert ended.last_word["message"].endswith(
         "enlarge the volume, remove what is not needed, or lower training.keepCheckpoints"

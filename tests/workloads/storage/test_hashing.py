@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from workloads.storage import hashing
-from workloads.storage.hashing import HashCache, listing
+from workloads.storage.hashing import HashCache
 
 OLD = time.time() - 3600
 
@@ -87,30 +87,24 @@ def test_a_hub_blob_is_named_by_its_digest(memory: Path, tmp_path: Path) -> None
     assert HashCache(memory).file(link) == name
 
 
-def test_a_folder_s_listing_leaves_out_what_is_hidden(tmp_path: Path) -> None:
-    for name in ("b.txt", "a/c.txt", ".git/config", "a/.cache", ".hidden"):
-        written(tmp_path / name, name)
-
-    assert listing(tmp_path) == ["a/c.txt", "b.txt"]
-
-
-def test_links_are_followed_once_and_a_link_to_nothing_is_listed(tmp_path: Path) -> None:
-    written(tmp_path / "shelf" / "a.txt", "a")
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "folder" / "linked").symlink_to(tmp_path / "shelf")
-    (tmp_path / "shelf" / "back").symlink_to(tmp_path / "folder")
-    (tmp_path / "folder" / "gone.txt").symlink_to("nowhere")
-    os.mkfifo(tmp_path / "folder" / "pipe")
-
-    assert listing(tmp_path / "folder") == ["gone.txt", "linked/a.txt"]
-
-
 def test_the_digest_of_files_depends_on_names_and_contents_not_on_order() -> None:
     both = {"a": "1" * 64, "b": "2" * 64}
 
     assert hashing.of_files(both) == hashing.of_files(dict(reversed(both.items())))
     assert hashing.of_files(both) != hashing.of_files({"a": "2" * 64, "b": "1" * 64})
     assert hashing.of_files(both) != hashing.of_files({"a": "1" * 64, "c": "2" * 64})
+
+
+def test_a_name_that_is_not_utf_8_is_digested_by_its_bytes(tmp_path: Path) -> None:
+    name = "问答.jsonl".encode("gbk")
+    assert hashing.of_files({os.fsdecode(name): "1" * 64}) == (
+        "sha256:" + hashlib.sha256(b"1" * 64 + b"  " + name + b"\n").hexdigest()
+    )
+
+
+def test_the_digest_of_a_name_is_what_it_always_was() -> None:
+    lines = f"{'1' * 64}  a.txt\n{'2' * 64}  诗/问答.jsonl\n"
+    assert hashing.of_files({"诗/问答.jsonl": "2" * 64, "a.txt": "1" * 64}) == hashing.of_text(lines)
 
 
 def test_the_digest_of_a_json_value_does_not_depend_on_the_order_of_its_keys() -> None:

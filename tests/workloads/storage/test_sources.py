@@ -139,14 +139,14 @@ def test_a_model_is_found(shelves: Path, uri: str, path: str) -> None:
         pytest.param(
             ModelSource(uri="pvc://models/clone"),
             InputError,
-            "spec.model.uri: pvc://models/clone: {here}/storage/models/clone/model.safetensors is a Git LFS pointer, not the weights: run `git lfs pull` "
-            "in {here}/storage/models/clone",
+            "spec.model.uri: pvc://models/clone: {here}/storage/models/clone/model.safetensors is a Git LFS pointer, not the content: run `git lfs pull` "
+            "in {here}/storage/models/clone, or copy the files from where they are whole",
             id="a clone without its weights",
         ),
         pytest.param(
             ModelSource(uri="pvc://models/../../etc"),
             SpecError,
-            "pvc://models/../../etc leaves its claim: write pvc://<claim>/<path without ..>",
+            "spec.model.uri: pvc://models/../../etc leaves its claim: write pvc://<claim>/<path without ..>",
             id="out of the claim",
         ),
         pytest.param(
@@ -235,7 +235,7 @@ def test_a_place_that_cannot_be_written_is_found_before_the_work(place: Place) -
 
     assert (ended.code, ended.last_word["message"]) == (
         64,
-        f"spec.output.uri: /proc/1/out: user {os.getuid()} cannot write to /proc/1/.out.run.probe: No such file or directory",
+        "spec.output.uri: /proc/1/out: cannot write /proc/1/.out.run.probe: No such file or directory: name another place",
     )
 
 
@@ -283,7 +283,8 @@ def test_a_link_to_nothing_in_a_data_set_is_named(place: Place) -> None:
 
     assert ended.code == 66
     assert ended.last_word["message"] == (
-        f"spec.dataset.train[0].uri: rows: cannot read {place.folder}/rows/a.jsonl: No such file or directory"
+        f"spec.dataset.train[0].uri: rows: cannot read {place.folder}/rows/a.jsonl: No such file or directory: copy it there, or "
+        "mend the link to it"
     )
 
 
