@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import codecs
 import csv
-import json
+import io
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,18 +18,21 @@ from pathlib import Path
 from typing import Any
 
 from alpaca_operator.api.corpus import CorpusSource
-from workloads.data import json_text
+from workloads.data import columnar, json_text
 from workloads.data.encodings import MARK, REPLACEMENT, WIDER, encoding_of
-from workloads.data.files import DESCRIPTIONS, SEPARATOR, of_part, saved_split, visible
+from workloads.data.files import SEPARATOR
+from workloads.data.opening import Unpacked, ending, kind_of, must_be_text, open_bytes
+from workloads.data.selection import OTHER_SPLIT, archives, select
 from workloads.errors import DataError
-from workloads.system.describe import first_line, some
+from workloads.system.describe import shown, some
+from workloads.system.os_errors import is_below, unreadable
 
 ENDINGS = {
     ".txt": "Text", ".text": "Text",
     ".jsonl": "JSONL", ".ndjson": "JSONL", ".json": "JSONL",
     ".csv": "CSV", ".tsv": "CSV",
     ".parquet": "Parquet",
-    ".arrow": "Arrow",
+    ".arrow": "Arrow", ".feather": "Arrow",
 }  # fmt: skip
 BLOCK = 1 << 20
 """Bytes read at once, and about the most characters handed on at once."""
@@ -53,18 +56,20 @@ class CorpusFile:
     """Text, JSONL, CSV, Parquet or Arrow."""
     encoding: str = "Auto"
     column: str = "text"
+    is_read_anew: bool = False
+    """Whether versions that went by the last ending alone, and followed no links to folders, read it otherwise or not at all."""
 
     def encoding_used(self) -> str:
         """As Python calls it: told from the file for Auto. Raises DataError for what is no text."""
         if self.encoding == "Auto":
-            return encoding_of(self.path, remedy="name dataset.train[].encoding, or remove the file")
+            return encoding_of(self.path, open_bytes, "name dataset.train[].encoding, or remove the file")
         return WIDER.get(self.encoding, self.encoding)
 
     def is_marked(self) -> bool:
         """Whether the file begins with a byte order mark that the encoding named for it takes for a character."""
         if self.encoding == "Auto" or self.format in ("Parquet", "Arrow"):
             return False
-        with self.path.open("rb") as handle:
+        with open_bytes(self.path) as handle:
             start = handle.read(4)
         return codecs.getincrementaldecoder(self.encoding_used())("replace").decode(start).startswith(MARK)
 
@@ -85,6 +90,8 @@ class Tally:
     """What was passed over or mended, counted by a sentence that says how."""
     examples: dict[str, str] = field(default_factory=dict)
     """Where each problem was met first."""
+    left_out: list[str] = field(default_factory=list)
+    """What folders hold and is not read, a line a reason."""
 
     def note(self, problem: str, where: str, count: int = 1) -> None:
         self.problems[problem] += count
@@ -97,9 +104,13 @@ class Tally:
         return [read + (f" ({encodings})" if encodings else ""), *self.problem_lines()]
 
     def problem_lines(self) -> list[str]:
-        """A line a problem, the commonest first."""
+        """What was not read, then a line a problem, the commonest first."""
         return [
-            f"{count:,} {problem} (first: {self.examples[problem]})" for problem, count in self.problems.most_common()
+            *self.left_out,
+            *(
+                f"{count:,} {problem} (first: {self.examples[problem]})"
+                for problem, count in self.problems.most_common()
+            ),
         ]
 
 
@@ -128,60 +139,51 @@ def documents(files: Iterable[CorpusFile], tally: Tally) -> Iterator[str]:
                 tally.characters += len(text)
                 yield text
         except OSError as error:
-            raise DataError(f"{file.path}: cannot be read: {error.strerror or error}") from error
+            raise unreadable(error, file.path) from error
         tally.files += 1
         tally.bytes = before + file.path.stat().st_size
 
 
 def _files_of(source: CorpusSource, path: Path, tally: Tally, part: str) -> list[CorpusFile]:
     named = source.format != "Auto"
-    if path.is_file():
-        formats = {path: source.format if named else ENDINGS.get(path.suffix.lower(), "Text")}
-    else:
-        path = _saved_split(path, part, tally)
-        below = [entry for entry in visible(path) if entry.name not in DESCRIPTIONS]
-        formats = {entry: source.format if named else ENDINGS.get(entry.suffix.lower(), "") for entry in below}
-        for entry in [entry for entry, kind in formats.items() if not kind]:
-            tally.note(f"files left out, whose endings are not {', '.join(ENDINGS)}", str(entry))
-            del formats[entry]
-        if not formats:
-            raise DataError(
-                f"{path}: no file in it ends in {', '.join(ENDINGS)}: name the folder of the texts, or set dataset.train[].format"
-            )
-        chosen = of_part(list(formats), path, part)
-        for entry in [entry for entry in formats if entry not in chosen]:
-            tally.note(OTHER_SPLITS, str(entry))
-            del formats[entry]
-    return [CorpusFile(entry, kind, source.encoding, source.columns.text) for entry, kind in formats.items()]
+    chosen = select(path, None if named else ENDINGS, part)
+    if not chosen.files:
+        raise DataError(
+            f"{shown(path)}: no file in it ends in {', '.join(ENDINGS)}: name the folder of the texts, or set dataset.train[].format{archives(chosen)}"
+        )
+    for name, reason in chosen.left_out.items():
+        if reason == OTHER_SPLIT:
+            tally.note(OTHER_SPLITS, shown(path / name))
+    tally.left_out += [line for line in chosen.lines() if OTHER_SPLIT not in line]
+    return [_described(source, path, file) for file in chosen.files]
 
 
-def _saved_split(path: Path, part: str, tally: Tally) -> Path:
-    """The folder of the split to read, where the library `datasets` saved several; else ``path``."""
-    description = path / "dataset_dict.json"
-    if not description.is_file():
-        return path
-    splits = json.loads(description.read_text(encoding="utf-8"))["splits"]
-    wanted = saved_split(path, splits, part)
-    if len(splits) > 1:
-        tally.note(f"saved data sets of which the split {wanted} is read", str(path))
-    return path / wanted
+def _described(source: CorpusSource, folder: Path, file: Path) -> CorpusFile:
+    kind = source.format if source.format != "Auto" else ENDINGS[kind_of(file, ENDINGS) or ".txt"]
+    by_name = source.format if source.format != "Auto" else ENDINGS.get(file.suffix.lower(), "Text")
+    is_linked = folder.is_dir() and not is_below(str(file.parent), folder)
+    return CorpusFile(file, kind, source.encoding, source.columns.text, is_linked or kind != by_name)
 
 
 def _decoded(file: CorpusFile, tally: Tally) -> Iterator[str]:
     """A text file in blocks that end with a line, where lines are not longer than blocks. Line ends become ``\\n``."""
+    must_be_text(file.path)
     encoding = file.encoding_used()
     decoder = codecs.getincrementaldecoder(encoding)("replace")
     rest, row, characters, damaged, empty = "", 1, 0, 0, True
-    with file.path.open("rb") as handle:
+    before, unpacked = tally.bytes, Unpacked(file.path)
+    with io.BufferedReader(unpacked) as handle:
         while True:
             raw = handle.read(BLOCK)
-            tally.bytes += len(raw)
+            tally.bytes = before + unpacked.consumed
             text = decoder.decode(raw, final=not raw)
             if characters == 0:
                 text = text.removeprefix(MARK)
             characters += len(text)
             if REPLACEMENT in text:
-                place = f"{file.path}, row {row + (rest + text).count(chr(10), 0, (rest + text).index(REPLACEMENT))}"
+                place = (
+                    f"{shown(file.path)}, row {row + (rest + text).count(chr(10), 0, (rest + text).index(REPLACEMENT))}"
+                )
                 damaged += text.count(REPLACEMENT)
                 tally.note("undecodable characters left out", place, text.count(REPLACEMENT))
                 if damaged > DAMAGE_GRACE + characters * DAMAGE_LIMIT:
@@ -201,7 +203,7 @@ def _decoded(file: CorpusFile, tally: Tally) -> Iterator[str]:
     if text:
         yield _unix(text)
     if empty:
-        tally.note("empty files passed over", str(file.path))
+        tally.note("empty files passed over", shown(file.path))
     else:
         tally.encodings[encoding] += 1
 
@@ -231,7 +233,7 @@ def _read_jsonl(file: CorpusFile, tally: Tally) -> Iterator[str]:
     for number, line in enumerate(_rows(file, tally), start=1):
         if not line or line.isspace():
             continue
-        where = f"{file.path}, row {number}"
+        where = f"{shown(file.path)}, row {number}"
         try:
             row = json_text.loads(line)
         except ValueError as error:
@@ -263,7 +265,7 @@ def _without_surrogates(text: str, where: str, tally: Tally) -> str:
 
 def _read_csv(file: CorpusFile, tally: Tally) -> Iterator[str]:
     csv.field_size_limit(sys.maxsize)
-    delimiter = "\t" if file.path.suffix.lower() == ".tsv" else ","
+    delimiter = "\t" if ending(file.path) == ".tsv" else ","
     lines = _rows(file, tally)
     head = next(lines, "")
     if said := SEPARATOR.fullmatch(head):
@@ -277,11 +279,11 @@ def _read_csv(file: CorpusFile, tally: Tally) -> Iterator[str]:
             return
         if header.count(file.column) > 1:
             raise DataError(
-                f"{file.path}, row 1: the column {file.column!r} stands twice: rename or remove one of them"
+                f"{shown(file.path)}, row 1: the column {file.column!r} stands twice: rename or remove one of them"
             )
         if file.column not in header:
             raise DataError(
-                f"{file.path}, row 1: no column {file.column!r}; it has {_names(header)}: set dataset.train[].columns.text to one of them"
+                f"{shown(file.path)}, row 1: no column {file.column!r}; it has {_names(header)}: set dataset.train[].columns.text to one of them"
             )
         index = header.index(file.column)
         for number, row in enumerate(reader, start=2):
@@ -289,61 +291,34 @@ def _read_csv(file: CorpusFile, tally: Tally) -> Iterator[str]:
                 continue
             if len(row) != len(header):
                 raise DataError(
-                    f"{file.path}, row {number} (line {reader.line_num}): {len(row)} fields where the header has {len(header)}: quote fields that hold {delimiter!r}"
+                    f"{shown(file.path)}, row {number} (line {reader.line_num}): {len(row)} fields where the header has {len(header)}: quote fields that hold {delimiter!r}"
                 )
-            yield from _row(row[index], file.column, f"{file.path}, row {number}", tally)
+            yield from _row(row[index], file.column, f"{shown(file.path)}, row {number}", tally)
     except csv.Error as error:
-        raise DataError(f"{file.path}, line {reader.line_num}: not CSV ({error}): mend its quotes") from error
+        raise DataError(f"{shown(file.path)}, line {reader.line_num}: not CSV ({error}): mend its quotes") from error
 
 
-def _read_parquet(file: CorpusFile, tally: Tally) -> Iterator[str]:
-    import pyarrow
-    import pyarrow.parquet
-
-    number = 0
+def _read_columns(file: CorpusFile, tally: Tally) -> Iterator[str]:
+    """Parquet, Arrow and Feather."""
+    number, before, size = 0, tally.bytes, file.path.stat().st_size
     try:
-        with pyarrow.parquet.ParquetFile(file.path) as table:
-            if file.column not in table.schema_arrow.names:
-                raise DataError(
-                    f"{file.path}: no column {file.column!r}; it has {_names(table.schema_arrow.names)}: set dataset.train[].columns.text to one of them"
-                )
-            share = file.path.stat().st_size / max(1, table.metadata.num_rows)
-            for batch in table.iter_batches(batch_size=1024, columns=[file.column]):
-                tally.bytes += int(share * len(batch))
-                for text in batch.column(0).to_pylist():
-                    number += 1
-                    yield from _row(text, file.column, f"{file.path}, row {number}", tally)
-    except pyarrow.ArrowException as error:
-        raise DataError(f"{file.path}: cannot be read as Parquet after row {number}: {first_line(error)}") from error
-
-
-def _read_arrow(file: CorpusFile, tally: Tally) -> Iterator[str]:
-    """A file of a data set that the library `datasets` saved to disk."""
-    import pyarrow
-
-    number = 0
-    try:
-        with pyarrow.memory_map(str(file.path)) as source, pyarrow.ipc.open_stream(source) as table:
-            if file.column not in table.schema.names:
-                raise DataError(
-                    f"{file.path}: no column {file.column!r}; it has {_names(table.schema.names)}: set dataset.train[].columns.text to one of them"
-                )
-            before = tally.bytes
-            for batch in table:
-                for text in batch.column(file.column).to_pylist():
-                    number += 1
-                    yield from _row(text, file.column, f"{file.path}, row {number}", tally)
-                tally.bytes = before + source.tell()
-    except pyarrow.ArrowException as error:
-        raise DataError(f"{file.path}: cannot be read as Arrow after row {number}: {first_line(error)}") from error
+        for batch, share in columnar.batches(file.path, file.column):
+            tally.bytes = before + int(share * size)
+            for text in batch.column(file.column).to_pylist():
+                number += 1
+                yield from _row(text, file.column, f"{shown(file.path)}, row {number}", tally)
+    except columnar.NoColumn as error:
+        raise DataError(
+            f"{shown(file.path)}: no column {file.column!r}; it has {_names(error.names)}: set dataset.train[].columns.text to one of them"
+        ) from error
 
 
 READERS = {
     "Text": _read_text,
     "JSONL": _read_jsonl,
     "CSV": _read_csv,
-    "Parquet": _read_parquet,
-    "Arrow": _read_arrow,
+    "Parquet": _read_columns,
+    "Arrow": _read_columns,
 }
 
 

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +22,7 @@ from workloads.data.corpus import OTHER_SPLITS, Tally, documents, files_of
 from workloads.data.tokenize import TokenizerSpec
 from workloads.errors import DataError
 from workloads.system import atomic, cgroup
-from workloads.system.describe import some
+from workloads.system.describe import shown, some
 
 PREPARATION = 1
 """Raised whenever the same text would become other tokens, so that older caches are left alone."""
@@ -64,7 +62,7 @@ class Tokens:
             if len(kept) and kept["end"][-1] == self.count:
                 return kept
         found = document_split.index(document_split.in_pieces(self.ids(), heartbeat), eos)
-        partial = path.with_name(f".documents.{os.getpid()}.partial")
+        partial = atomic.partial_beside(path)  # every pod has the same process ids
         found.tofile(partial)
         partial.replace(path)
         return found
@@ -89,16 +87,9 @@ def tokenised(
         if tokens is not None:
             log(f"data: found {part} tokenised in {folder}")
             return tokens
-        partial = folder.with_suffix(".partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        try:
+        atomic.discard(folder)
+        with atomic.made_once(folder, heartbeat) as partial:
             _tokenise_into(partial, part, sources, inputs, recipe, log, heartbeat)
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
         tokens = _load(folder)
         assert tokens is not None, f"{folder} was just written"
         return tokens
@@ -129,7 +120,7 @@ def _tokenise_into(
                 log(f"data: {part}: {amount:,} tokens, {tally.bytes / max(1, whole):.0%} of {whole:,} bytes read")
     if amount < SHORTEST:
         raise DataError(
-            f"dataset.{part}: no text in {some([str(file.path) for file in files], 3)}: name files that hold some"
+            f"dataset.{part}: no text in {some([shown(file.path) for file in files], 3)}: name files that hold some"
         )
     seconds = time.monotonic() - began
     lines = [
@@ -174,10 +165,12 @@ def _key(part: str, sources: Sequence[CorpusSource], inputs: Mapping[str, Resolv
             for index, source in enumerate(sources)
         ],
     ]
-    # Tokens were once made of the other splits and of byte order marks too: what holds them must not be found.
+    # Tokens were once made of the other splits and of byte order marks too, of JSON lines as text, and without what is linked: what holds them
+    # must not be found.
     tally = Tally()
     files = files_of(located(part, sources, inputs), tally, part)
     material += [OTHER_SPLITS] if OTHER_SPLITS in tally.problems else []
+    material += ["links followed, content looked at"] if any(file.is_read_anew for file in files) else []
     material += ["byte order marks left out"] if any(file.is_marked() for file in files) else []
     return hashlib.sha256(json.dumps(material).encode()).hexdigest()[:32]
 

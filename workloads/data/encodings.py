@@ -9,6 +9,7 @@ from typing import IO
 from unicodedata import category
 
 from workloads.errors import DataError
+from workloads.system.describe import shown
 
 SAMPLE = 128 * 1024
 """Bytes that an encoding is told from, counted from the first that is not ASCII."""
@@ -68,7 +69,7 @@ def encoding_of(
         return "utf-8"
     guess = _by_common_characters(sample)
     if guess is None:
-        raise DataError(f"{path}: its encoding cannot be told, or it is no text: {remedy}")
+        raise DataError(f"{shown(path)}: its encoding cannot be told, or it is no text: {remedy}")
     return guess
 
 

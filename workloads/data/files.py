@@ -1,29 +1,29 @@
-"""Files of a data set to records: which files are read for what, and CSV, JSON, JSONL, Parquet and saved `datasets` in any encoding.
+"""Files of a data set to records: CSV, JSON and JSON lines in any encoding, Parquet, Arrow and Feather.
 
 A file is a stream of records with the number by which a person finds each.
 """
 
 from __future__ import annotations
 
-import codecs
 import csv
-import gzip
 import io
 import json
 import math
 import re
 import sys
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any, cast
 
-from alpaca_operator.api import contract
-from workloads.data import json_text
+from workloads.data import columnar, json_text
+from workloads.data.columnar import ENDINGS as COLUMNAR_ENDINGS
 from workloads.data.encodings import encoding_of, first_undecodable
-from workloads.errors import DataError, InputError
+from workloads.data.opening import ending, kind_of, must_be_text, open_bytes
+from workloads.data.selection import SPLITS_FOR, Selection, archives, saved_split, select
+from workloads.errors import DataError
+from workloads.system.describe import shown
 
 Record = Any
 """A row as its file has it: a dict of columns, or a list of utterances; or `Unusable`."""
@@ -44,101 +44,26 @@ def records(path: Path) -> Iterator[tuple[str, Record]]:
     """
     unit, _, numbered = open_records(path, "train")
     for number, record in numbered:
-        where = f"{path}, {unit} {number}"
+        where = f"{shown(path)}, {unit} {number}"
         if isinstance(record, Unusable):
             raise DataError(f"{where}: {record.reason}")
         yield where, record
 
 
-# Which files
+ROWS = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet", ".arrow", ".feather")
+"""Endings of the files that hold rows."""
 
 
-SPLITS = re.compile(r"(?<![a-z])(train|training|validation|valid|val|dev|eval|test)(?![a-z])", re.IGNORECASE)
-"""Names of splits in file names, as the Hugging Face hub reads them."""
-SPLITS_FOR = {"train": ("train", "training"), "validation": ("validation", "valid", "val", "dev", "eval", "test")}
-"""The names of the splits that are read for training and for validation, those that are preferred first."""
-DESCRIPTIONS = frozenset(
-    ("dataset_info.json", "dataset_infos.json", "state.json", "dataset_dict.json", contract.ARTIFACT_FILE)
-)
-"""JSON that describes a data set, and holds none of its rows."""
-
-
-def visible(folder: Path) -> list[Path]:
-    """All files below ``folder`` that are not hidden, sorted."""
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    )
-
-
-def of_part(files: Sequence[Path], folder: Path, part: str) -> list[Path]:
-    """The files of a folder that are for ``part``: all where none says what it is for; else those that say so.
-
-    A file that says nothing is for training where others name another split. Raises DataError where several splits lie there and none
-    is for ``part``, and for validation where they are for training.
-    """
-    named = {
-        file: match[1].lower()
-        for file in files
-        if file != folder and (match := SPLITS.search(str(file.relative_to(folder))))
-    }
-    if not named:
-        return list(files)
-    names = [named.get(file, "train") for file in files]
-    wanted = _wanted(names, part)
-    if not wanted:
-        there = ", ".join(sorted(set(names)))
+def files_of(path: Path, part: str) -> Selection:
+    """The data files below ``path`` that are for ``part``. Raises DataError where there is none."""
+    chosen = select(path, ROWS, part)
+    if not chosen.files:
+        names = ", ".join(shown(name) for name in list(chosen.left_out)[:8]) or "nothing"
         raise DataError(
-            f"{folder}: its files are of the splits {there}, and none of them is for {part}: name the file in uri, such as {files[0]}"
-        )
-    return [file for file, name in zip(files, names, strict=True) if name in wanted]
-
-
-def saved_split(path: Path, names: Sequence[str], part: str) -> str:
-    """Which split of a data set that was saved with several is for ``part``. Raises DataError where none says that it is."""
-    wanted = _wanted(names, part)
-    chosen = next((name for name in (*SPLITS_FOR[part], *names) if name in wanted), None)
-    if chosen is None:
-        raise DataError(
-            f"{path}: saved with the splits {', '.join(names)}: name one of them in uri, such as {path / names[0]}"
+            f"{shown(path)}: no data file ({', '.join(sorted(ROWS))}, or a folder saved by datasets) among {names}: "
+            f"name the file in uri{archives(chosen)}"
         )
     return chosen
-
-
-def _wanted(names: Sequence[str], part: str) -> set[str]:
-    """Those of the names of splits that are read for ``part``: its own, or the only one there is, if that is not for training alone."""
-    found = {name for name in names if name in SPLITS_FOR[part]}
-    if not found:
-        alone = len(set(names)) == 1 and (part == "train" or names[0] not in SPLITS_FOR["train"])
-        return set(names) if alone else set()
-    # Where there are both, the rows for validation are not those of the test.
-    return found if part == "train" else found - {"test"} or found
-
-
-def files_of(path: Path) -> list[Path]:
-    """The data files below ``path``, sorted; a folder saved by `datasets` counts as one."""
-    if path.is_file() or _is_saved_dataset(path):
-        return [path]
-    if not path.is_dir():
-        raise InputError(f"dataset: nothing at {path}: check the uri")
-    below = visible(path)
-    saved = [folder for folder in sorted({file.parent for file in below}) if _is_saved_dataset(folder)]
-    saved = [folder for folder in saved if not any(other in folder.parents for other in saved)]
-    loose = [file for file in below if not any(folder in file.parents for folder in saved)]
-    files = sorted([*saved, *(file for file in loose if _suffix(file) in READERS and file.name not in DESCRIPTIONS)])
-    if not files:
-        names = ", ".join(file.name for file in below[:8]) or "nothing"
-        raise DataError(
-            f"{path}: no data file ({', '.join(sorted(READERS))}, or a folder saved by datasets) among {names}: name the file in uri"
-        )
-    return files
-
-
-def _is_saved_dataset(path: Path) -> bool:
-    return (path / "dataset_dict.json").is_file() or (
-        (path / "state.json").is_file() and (path / "dataset_info.json").is_file()
-    )
 
 
 # Files to records
@@ -147,25 +72,24 @@ def _is_saved_dataset(path: Path) -> bool:
 def open_records(path: Path, part: str) -> tuple[str, str, Iterator[tuple[int, Record]]]:
     """What the numbers count (line or row), the encoding (of text), and the records with their numbers, from 1.
 
-    What is no value (null, and NaN as pandas has it) is None. Raises DataError, also while the records are read, with the file's name and
-    the place; a row that can be passed over comes as `Unusable` instead.
+    Raises DataError and InputError, also while the records are read, with the file's name and the place.
     """
     unit, encoding, records = _opened(path, part)
     return unit, encoding, _damage_told(records, path, unit)
 
 
 def _opened(path: Path, part: str) -> tuple[str, str, Iterator[tuple[int, Record]]]:
-    if path.is_dir():
-        return "row", "", _saved_dataset(path, part)
-    kind = _suffix(path)
-    if kind not in READERS:
-        kind = _sniff(path)
-    if kind in BINARY:
-        return "row", "", READERS[kind](path)
-    try:
-        encoding = encoding_of(path, open_bytes)
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(f"{path}: the gzip stream is damaged ({error}): copy the file again") from error
+    kind = kind_of(path, ROWS)
+    if kind is None and not ending(path):
+        kind = ".csv"
+    if kind is None:
+        raise DataError(
+            f"{shown(path)}: neither its name nor its content is that of a data file ({', '.join(sorted(ROWS))}): convert it to one of these"
+        )
+    if kind in COLUMNAR_ENDINGS:
+        return "row", "", _columns(path)
+    must_be_text(path)
+    encoding = encoding_of(path, open_bytes)
     if kind == ".json" and _is_lines(path, encoding):
         kind = ".jsonl"
     if kind == ".json":
@@ -174,22 +98,17 @@ def _opened(path: Path, part: str) -> tuple[str, str, Iterator[tuple[int, Record
 
 
 def _damage_told(records: Iterable[tuple[int, Record]], path: Path, unit: str) -> Iterator[tuple[int, Record]]:
-    """The same records; whatever is wrong with the file itself is told with its name and the place."""
-    number = 0
+    """The same records; whatever is wrong with the text itself is told with its name and the place."""
     try:
         for number, record in records:
             yield number, _without_nan(record)
     except _Damage as error:
-        raise DataError(f"{path}, {unit} {error.number}: {error.reason}") from error
+        raise DataError(f"{shown(path)}, {unit} {error.number}: {error.reason}") from error
     except UnicodeDecodeError as error:
         with open_bytes(path) as stream:
             line, bad = first_undecodable(stream, error.encoding)
         raise DataError(
-            f"{path}, line {line}: the bytes {bad} are not {error.encoding}, as the rest of the file is: save the file as UTF-8"
-        ) from error
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(
-            f"{path}, after {unit} {number}: the gzip stream is damaged ({error}): copy the file again"
+            f"{shown(path)}, line {line}: the bytes {bad} are not {error.encoding}, as the rest of the file is: save the file as UTF-8"
         ) from error
 
 
@@ -209,37 +128,6 @@ class _Damage(Exception):
     def __init__(self, number: int, reason: str) -> None:
         super().__init__(reason)
         self.number, self.reason = number, reason
-
-
-def _suffix(path: Path) -> str:
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    while suffixes and suffixes[-1] == ".gz":
-        suffixes.pop()
-    return suffixes[-1] if suffixes else ""
-
-
-def _sniff(path: Path) -> str:
-    """The kind of a file whose name does not say it."""
-    with open_bytes(path) as stream:
-        head = stream.read(4096)
-    if head.startswith(b"PAR1"):
-        return ".parquet"
-    if head.startswith(b"ARROW1"):
-        return ".arrow"
-    if head.lstrip(codecs.BOM_UTF8 + b" \r\n\t")[:1] in (b"{", b"["):
-        return ".json"
-    if not _suffix(path):
-        return ".csv"
-    raise DataError(
-        f"{path}: neither its name nor its content is that of a data file ({', '.join(sorted(READERS))}): convert it to one of these"
-    )
-
-
-def open_bytes(path: Path) -> IO[bytes]:
-    """The bytes of a file, unpacked where it is gzipped, whatever its name."""
-    with path.open("rb") as stream:
-        packed = stream.read(2) == b"\x1f\x8b"
-    return cast("IO[bytes]", gzip.open(path, "rb")) if packed else path.open("rb")
 
 
 def _open_text(path: Path, encoding: str, newline: str | None = None, errors: str = "strict") -> io.TextIOWrapper:
@@ -432,44 +320,11 @@ CUT_OFF = 16
 """Characters at the end of a text that one cut-off literal or escape (``\\ud83d\\ude00``) can take."""
 
 
-def _parquet(path: Path) -> Iterator[tuple[int, Record]]:
-    import pyarrow
-    from pyarrow import parquet
-
-    number = 0
-    try:
-        table = parquet.ParquetFile(path)
-        check_names(table.schema_arrow.names)
-        for batch in table.iter_batches(batch_size=512):
-            for record in batch.to_pylist():
-                number += 1
-                yield number, _without_padding(record)
-    except (pyarrow.ArrowInvalid, OSError) as error:
-        raise _Damage(number + 1, f"not Parquet ({_one_line(error)}): copy the file again") from error
-
-
-def _arrow(path: Path) -> Iterator[tuple[int, Record]]:
-    import datasets
-
-    return _rows(datasets.Dataset.from_file(str(path)))
-
-
-def _saved_dataset(path: Path, part: str) -> Iterator[tuple[int, Record]]:
-    import datasets
-
-    saved = datasets.load_from_disk(str(path))
-    if isinstance(saved, datasets.DatasetDict):
-        saved = saved[saved_split(path, list(saved), part)]
-    return _rows(saved)
-
-
-def _rows(saved: Any) -> Iterator[tuple[int, Record]]:
-    number = 0
-    check_names(saved.column_names)
-    for batch in saved.with_format("arrow").iter(batch_size=512):
-        for record in batch.to_pylist():
-            number += 1
-            yield number, _without_padding(record)
+def _columns(path: Path) -> Iterator[tuple[int, Record]]:
+    """Rows of Parquet, Arrow and Feather."""
+    check_names(columnar.names(path))
+    for number, record in columnar.records(path):
+        yield number, _without_padding(record)
 
 
 def _without_padding(value: Any, depth: int = 0) -> Any:
@@ -484,9 +339,8 @@ def _without_padding(value: Any, depth: int = 0) -> Any:
 
 
 READERS: dict[str, Callable[..., Iterator[tuple[int, Record]]]] = {
-    ".csv": _csv, ".tsv": _tsv, ".json": _json, ".jsonl": _jsonl, ".ndjson": _jsonl, ".parquet": _parquet, ".arrow": _arrow,
+    ".csv": _csv, ".tsv": _tsv, ".json": _json, ".jsonl": _jsonl, ".ndjson": _jsonl,
 }  # fmt: skip
-BINARY = (".parquet", ".arrow")
 
 
 def _one_line(error: Exception) -> str:

@@ -17,10 +17,11 @@ from typing import Any
 
 from alpaca_operator.api.conversations import DataSource
 from workloads.data.bad_rows import BadRows
-from workloads.data.files import Record, Unusable, files_of, of_part, open_records
+from workloads.data.files import Record, Unusable, files_of, open_records
 from workloads.data.supervision import ROW, check_preferences, is_trained
 from workloads.data.turns import REASONING, Message, Messages, list_of, text_of, tools_of, turns_of
 from workloads.errors import DataError, SpecError
+from workloads.system.describe import shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,19 +73,16 @@ def read(sources: Sequence[tuple[DataSource, Path]], reading: Reading, part: str
     ``part`` is what the rows are for: of a folder that holds several splits of a data set, ``train`` does not read the test set.
     """
     for source, path in sources:
-        files = files_of(path)
-        chosen = of_part(files, path, part)
-        if len(chosen) < len(files):
-            names = ", ".join(str(file.relative_to(path)) for file in files if file not in chosen)
-            reading.files.append(f"{path}: other splits not read: {names[:500]}")
-        for file in chosen:
+        chosen = files_of(path, part)
+        reading.files += chosen.lines()
+        for file in chosen.files:
             yield from _read_file(source, file, reading, part)
 
 
 def _read_file(source: DataSource, path: Path, reading: Reading, part: str) -> Iterator[Row]:
     unit, encoding, records = open_records(path, part)
     first = list(islice(records, LOOKED_AT))
-    file = str(path)
+    file = shown(path)
     if not first:
         reading.files.append(f"{file}: no rows")
         return

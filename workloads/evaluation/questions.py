@@ -11,7 +11,10 @@ from typing import Any
 
 from alpaca_operator.api.evaluation import EvaluationSpec, Prompts
 from workloads.data import encodings, files
+from workloads.data.opening import ending, must_be_text, open_bytes
+from workloads.data.selection import archives, select
 from workloads.errors import DataError, SpecError
+from workloads.system.describe import shown
 
 PRESETS = Path(__file__).with_name("prompts")
 SYSTEM_PROMPTS = {"llama2-zh": "You are a helpful assistant. 你是一个乐于助人的助手。"}
@@ -24,7 +27,8 @@ COLUMNS = {
     "reference": ("reference", "参考答案", "参考"),
 }
 """What a column may be called, most telling first. 答案 is not among them: in Llama-Chinese's tables it is what a model answered."""
-READ = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".md")
+TABLES = (".md", ".markdown")
+READ = (*files.ROWS, *TABLES)
 DIVIDER = re.compile(r"\s*\|?(\s*:?-+:?\s*\|)*\s*:?-+:?\s*\|?\s*")
 """The second line of a Markdown table."""
 BREAK = re.compile(r"\\n(?!abla\b|eq\b|u\b|ot\b|i\b|e\b)")
@@ -83,25 +87,23 @@ def _preset(name: str) -> list[Question]:
 
 def _own(file: Path | None) -> list[Question]:
     assert file is not None, "a rule of the spec"
-    files = [file]
-    if file.is_dir():
-        files = sorted(path for path in file.rglob("*") if path.suffix.lower() in READ and path.name != "artifact.json")
-    found = [question for path in files for question in _rows(path)]
+    chosen = select(file, READ, part=None)
+    found = [question for path in chosen.files for question in _rows(path)]
     if not found:
         raise DataError(
-            f"prompts.file: {file} holds no question: it needs rows with `question`, or a Markdown table with 问题"
+            f"prompts.file: {shown(file)} holds no question: it needs rows with `question`, or a Markdown table with 问题{archives(chosen)}"
         )
     return found
 
 
 def _rows(path: Path) -> Iterator[Question]:
-    if path.suffix.lower() in (".md", ".markdown"):
+    if ending(path) in TABLES:
         yield from _tables(path)
         return
     for where, record in files.records(path):
         if not isinstance(record, dict):
             raise DataError(f"{where}: not an object with `question`: mend or remove this line")
-        if path.suffix.lower() in (".csv", ".tsv") and not any(str(value or "").strip() for value in record.values()):
+        if ending(path) in (".csv", ".tsv") and not any(str(value or "").strip() for value in record.values()):
             continue  # spreadsheets leave such lines at the end
         yield _question({str(name).strip(): value for name, value in record.items()}, where)
 
@@ -127,7 +129,9 @@ def _tables(path: Path) -> Iterator[Question]:
     """Those of all tables in a Markdown file that have a column of questions, as Llama-Chinese's (一级分类, 二级分类, 问题, 答案)."""
     header: list[str] | None = None
     before: list[str] | None = None
-    lines = path.read_text(encoding=encodings.encoding_of(path)).splitlines()
+    must_be_text(path)
+    with open_bytes(path) as stream:
+        lines = stream.read().decode(encodings.encoding_of(path, open_bytes)).splitlines()
     asked = False
     for number, line in enumerate(lines, start=1):
         if "|" not in line:
@@ -142,9 +146,9 @@ def _tables(path: Path) -> Iterator[Question]:
         asked = True
         cells = dict(zip(header, before, strict=False))
         if any(cells.get(column) for column in COLUMNS["question"]):
-            yield _question(cells, f"{path}, line {number}")
+            yield _question(cells, f"{shown(path)}, line {number}")
     if not asked:
-        raise DataError(f"{path}: no table with a column `question` or 问题: name its columns so")
+        raise DataError(f"{shown(path)}: no table with a column `question` or 问题: name its columns so")
 
 
 def _cells(line: str) -> list[str]:

@@ -84,8 +84,8 @@ def test_a_folder_mixes_encodings_and_keeps_its_order(tmp_path: Path) -> None:
     assert content == "第一回。\n第二回，他们都来了。\n第三回，我们也在了。"
     assert tally.lines() == [
         "read 3 files, 56 bytes, 26 characters (1 in utf-8, 1 in gb18030, 1 in utf-16)",
-        "1 files left out, whose endings are not .txt, .text, .jsonl, .ndjson, .json, .csv, .tsv, .parquet, .arrow (first: "
-        f"{tmp_path / 'cover.jpg'})",
+        f"{tmp_path}: not read, as their names begin with a dot: .hidden.txt",
+        f"{tmp_path}: not read, each is a picture: cover.jpg",
     ]
 
 
@@ -245,7 +245,7 @@ def half_a_parquet(path: Path) -> None:
         pytest.param("a.parquet", parquet_of_numbers, ", row 1: 'text' is a int, not text: '1'", id="a column of numbers"),
         pytest.param(
             "a.parquet", half_a_parquet,
-            ": cannot be read as Parquet after row 0: Parquet magic bytes not found in footer. Either the file is corrupted or this is not a parquet file.",
+            ": cannot be read as Parquet after row 0: Parquet magic bytes not found in footer. Either the file is corrupted or this is not a parquet file.: copy the file again",
             id="half a Parquet file",
         ),
     ],
@@ -268,7 +268,7 @@ def test_a_folder_without_texts_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError) as error:
         read(tmp_path)
     assert str(error.value) == (
-        f"{tmp_path}: no file in it ends in .txt, .text, .jsonl, .ndjson, .json, .csv, .tsv, .parquet, .arrow: name the folder of the "
+        f"{tmp_path}: no file in it ends in .txt, .text, .jsonl, .ndjson, .json, .csv, .tsv, .parquet, .arrow, .feather: name the folder of the "
         "texts, or set dataset.train[].format"
     )
 

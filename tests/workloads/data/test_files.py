@@ -11,8 +11,9 @@ from alpaca_operator.api.conversations import DataSource
 from alpaca_operator.api.corpus import CorpusSource
 from workloads.data import corpus
 from workloads.data.corpus import Tally, texts
-from workloads.data.files import _json_values, files_of, records, saved_split
+from workloads.data.files import _json_values, files_of, records
 from workloads.data.layouts import Reading, read
+from workloads.data.selection import saved_split
 from workloads.errors import DataError, InputError
 
 SPLITS = pytest.mark.parametrize(("part", "names", "read_names"), [
@@ -128,14 +129,14 @@ def test_an_array_is_read_alike_in_pieces_of_any_size(tmp_path: Path, chunk: int
 def test_a_folder_without_data_says_what_it_has(tmp_path: Path) -> None:
     write(tmp_path / "notes.md", "x")
     with pytest.raises(DataError) as refusal:
-        files_of(tmp_path)
+        files_of(tmp_path, "train")
     assert str(refusal.value) == (
-        f"{tmp_path}: no data file (.arrow, .csv, .json, .jsonl, .ndjson, .parquet, .tsv, or a folder saved by datasets) among notes.md: name "
-        "the file in uri"
+        f"{tmp_path}: no data file (.arrow, .csv, .feather, .json, .jsonl, .ndjson, .parquet, .tsv, or a folder saved by datasets) among notes.md: "
+        "name the file in uri"
     )
 
 
 def test_a_path_without_anything_is_an_input_error(tmp_path: Path) -> None:
     with pytest.raises(InputError) as refusal:
-        files_of(tmp_path / "gone.csv")
+        files_of(tmp_path / "gone.csv", "train")
     assert str(refusal.value) == f"dataset: nothing at {tmp_path / 'gone.csv'}: check the uri"

@@ -580,13 +580,13 @@ DAMAGE = {
     ),
     "no Parquet": (
         "rows.parquet", b"PAR1 nothing",
-        "rows.parquet, row 1: not Parquet (Parquet magic bytes not found in footer. Either the file is corrupted or this is not a parquet "
-        "file.): copy the file again",
+        "rows.parquet: cannot be read as Parquet after row 0: Parquet magic bytes not found in footer. Either the file is corrupted or this is not "
+        "a parquet file.: copy the file again",
     ),
     "no data file": (
         "notes.md", "# Notes\n",
-        "notes.md: neither its name nor its content is that of a data file (.arrow, .csv, .json, .jsonl, .ndjson, .parquet, .tsv): convert it to "
-        "one of these",
+        "notes.md: neither its name nor its content is that of a data file (.arrow, .csv, .feather, .json, .jsonl, .ndjson, .parquet, .tsv): convert "
+        "it to one of these",
     ),
     "columns that nothing fits": (
         "rows.csv", "title,body\nx,y\n",
