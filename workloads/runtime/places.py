@@ -18,7 +18,7 @@ from workloads.system.describe import shown
 from workloads.system.environment import Environment
 from workloads.system.os_errors import FULL, is_below, sentence
 
-FULL_SIGNS = ("no space left on device", "disk quota exceeded", "os error 28", "os error 122")
+FULL_SIGNS = ("no space left on device", "disk quota exceeded", "not enough free space", "os error 28", "os error 122")
 """What libraries say of a full disk, in lower case, where they raise an error of their own."""
 OF_THE_PROCESS = (errno.EMFILE, errno.ENFILE, errno.EINTR, errno.EAGAIN)
 """Errors that name a file and are not about it."""

@@ -23,14 +23,16 @@ class CorpusColumns(Spec):
 
 
 class CorpusSource(Source):
-    """A file, or a folder of files (with its subfolders), of text: .txt, JSON lines, CSV, Parquet, or a data set saved by `datasets`."""
+    """A file, or a folder of files (with its subfolders, linked ones too), of text: .txt, JSON lines, CSV, each also as .gz or .zst, Parquet, Arrow,
+    or a data set saved by `datasets`."""
 
     content: ClassVar = "Dataset"
     accepts: ClassVar = frozenset({"Dataset"})
 
     format: CorpusFormat = "Auto"
     """How files are read. `Auto` goes by their endings: `.txt`, `.jsonl` or `.ndjson` or `.json`, `.csv` or `.tsv`, `.parquet`, `.arrow`; other
-    files of a folder are left out, and counted. Name it where the endings say something else."""
+    files of a folder are left out, and named. A single file with another ending, or none, is looked at. Name it where the endings say something
+    else."""
     columns: CorpusColumns = Field(default_factory=CorpusColumns)
     """Where the text is in rows of JSON lines, CSV and Parquet, such as `{text: 内容}`."""
     encoding: Encoding = "Auto"

@@ -125,6 +125,7 @@ def test_want_of_memory_is_known_in_every_form(error: BaseException) -> None:
         pytest.param(OSError(errno.ENOSPC, "No space left on device"), id="Python's"),
         pytest.param(OSError(errno.EDQUOT, "Disk quota exceeded"), id="a quota's"),
         pytest.param(RuntimeError("Error while serializing: IoError(Os { code: 28, message: No space left on device })"), id="safetensors'"),
+        pytest.param(OSError("Not enough free space to write 32000000 bytes"), id="numpy's"),
     ],
 )  # fmt: skip
 def test_a_full_disk_is_known_in_every_form(error: BaseException, tmp_path: Path) -> None:
