@@ -34,7 +34,7 @@ def run(job: EvaluationJob, runtime: Runtime) -> Metrics:
     """Look at everything, measure one model after the other, write the report, judge."""
     spec = job.spec
     gates.check(spec)
-    asked = questions.load(spec.prompts, _file(spec, runtime)) if spec.prompts else []
+    asked = questions.load(spec.prompts, _file(spec, runtime), runtime.progress.log) if spec.prompts else []
     runtime.progress.update(stage="Preparing")
     if spec.tasks:
         harness.keep_data_in(runtime.cache)  # before anything imports `datasets`

@@ -48,6 +48,8 @@ class Reading:
 
     files: list[str] = field(default_factory=list)
     """A sentence per file: the layout, how it was chosen, the encoding."""
+    not_read: list[str] = field(default_factory=list)
+    """What folders hold besides, a sentence per reason."""
     read: int = 0
     repaired: Counter[str] = field(default_factory=Counter)
     bad: BadRows = field(default_factory=BadRows)
@@ -74,7 +76,7 @@ def read(sources: Sequence[tuple[DataSource, Path]], reading: Reading, part: str
     """
     for source, path in sources:
         chosen = files_of(path, part)
-        reading.files += chosen.lines()
+        reading.not_read += chosen.lines()
         for file in chosen.files:
             yield from _read_file(source, file, reading, part)
 

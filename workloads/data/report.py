@@ -63,6 +63,7 @@ class Report(Reading):
         lines = self.files[:FILES_LISTED]
         if len(self.files) > FILES_LISTED:
             lines.append(f"and {len(self.files) - FILES_LISTED:,} files more")
+        lines += self.not_read
         lines.append(f"{self.read:,} conversations read")
         lines += self.bad.lines()
         lines += [f"repaired: {count:,} {what}" for what, count in sorted(self.repaired.items())]

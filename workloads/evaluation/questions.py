@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,12 +48,12 @@ class Question:
     """File and line."""
 
 
-def load(spec: Prompts, file: Path | None) -> list[Question]:
-    """The questions that ``spec`` asks for, in their order; ``file`` is where its `file` was found.
+def load(spec: Prompts, file: Path | None, log: Callable[[str], None] = lambda line: None) -> list[Question]:
+    """The questions that ``spec`` asks for, in their order; ``file`` is where its `file` was found. What is not read of a folder goes to ``log``.
 
     Raises DataError for a file without questions, SpecError for a category that there is not.
     """
-    found = _preset(spec.preset) if spec.preset is not None else _own(file)
+    found = _preset(spec.preset) if spec.preset is not None else _own(file, log)
     if spec.categories:
         there = list(dict.fromkeys(question.category for question in found))
         for category in spec.categories:
@@ -85,9 +85,11 @@ def _preset(name: str) -> list[Question]:
     return list(_rows(PRESETS / f"{name}.jsonl"))
 
 
-def _own(file: Path | None) -> list[Question]:
+def _own(file: Path | None, log: Callable[[str], None]) -> list[Question]:
     assert file is not None, "a rule of the spec"
     chosen = select(file, READ, part=None)
+    for line in chosen.lines():
+        log(f"prompts: {line}")
     found = [question for path in chosen.files for question in _rows(path)]
     if not found:
         raise DataError(

@@ -20,6 +20,10 @@ def local_path(uri: str, environment: Environment, where: str) -> Path:
     """
     if "\0" in (unquote(uri) if uri.startswith("file://") else uri):
         raise SpecError(f"{where}: a path holds no NUL: remove it")
+    try:
+        os.fsencode(uri)
+    except UnicodeEncodeError:
+        uri = os.fsdecode(uri.encode())  # a locale without these characters: names are UTF-8 all the same
     if uri.startswith("pvc://"):
         claim, _, rest = uri.removeprefix("pvc://").partition("/")
         root = environment.claims / claim

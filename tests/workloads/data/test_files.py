@@ -40,7 +40,7 @@ def test_of_a_folder_with_splits_only_those_for_the_purpose_are_read(
     reading = Reading()
     found = [row.messages[0]["content"] for row in read([(DataSource(uri="x"), tmp_path)], reading, part)]
     assert found == read_names
-    assert any("other splits not read: " in line for line in reading.files) == (len(found) < len(names))
+    assert any("other splits not read: " in line for line in reading.not_read) == (len(found) < len(names))
 
 
 @SPLITS

@@ -24,6 +24,7 @@ from alpaca_operator.api.sft import DataSource
 from workloads.data import corpus
 from workloads.data.layouts import Reading, read
 from workloads.data.opening import open_bytes
+from workloads.data.report import Report
 from workloads.errors import DataError, InputError
 from workloads.evaluation import questions
 
@@ -142,7 +143,7 @@ def test_in_a_folder_it_is_left_out_and_named(tmp_path: Path, content: bytes, wh
     reading, tally = Reading(), corpus.Tally()
     list(read([(DataSource(uri="x"), tmp_path)], reading))
     corpus.files_of([(CorpusSource(uri="x"), tmp_path)], tally)
-    assert (reading.files[0], tally.problem_lines()) == (line, [line])
+    assert (reading.not_read[0], tally.problem_lines()) == (line, [line])
 
 
 def parquet(path: Path) -> None:
@@ -225,8 +226,19 @@ def test_linked_folders_are_read_and_what_is_not_read_is_named(tmp_path: Path) -
     reading = Reading()
     assert len(list(read([(DataSource(uri="x"), tmp_path / "set")], reading))) == 6
     assert text_of(tmp_path / "set") == "\n".join([LINE] * 6)
-    assert reading.files[0].startswith(f"{tmp_path}/set: not read, as they end in none of .arrow, ")
-    assert reading.files[0].endswith(": more/README.md")
+    assert reading.not_read[0].startswith(f"{tmp_path}/set: not read, as they end in none of .arrow, ")
+    assert reading.not_read[0].endswith(": more/README.md")
+    assert reading.not_read[0] in Report(files=reading.files, not_read=reading.not_read).lines()
+
+
+def test_what_is_not_read_of_a_folder_of_questions_is_logged(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(JSONL)
+    (tmp_path / "b.jsonl.zip").write_bytes(zipped(JSONL))
+    said: list[str] = []
+    questions.load(Prompts.model_validate({"file": {"uri": str(tmp_path)}}), tmp_path, said.append)
+    assert said == [
+        f"prompts: {tmp_path}: not read, each is a ZIP archive (as .docx, .xlsx and .epub are): {UNPACK}: b.jsonl.zip"
+    ]
 
 
 def test_what_datasets_left_beside_the_rows_that_it_saved_is_not_read(tmp_path: Path) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.workloads.process import Place, train
+from tests.workloads.process import ROOT, Place, train
 from workloads.errors import SpecError
 from workloads.storage.uri import local_path
 from workloads.system.environment import Environment
@@ -22,6 +24,25 @@ def test_what_is_no_path_is_refused_with_the_field(tmp_path: Path, uri: str, mes
     with pytest.raises(SpecError) as refusal:
         local_path(uri, Environment.read({"ALPACA_STORAGE": str(tmp_path)}), "FIELD")
     assert str(refusal.value) == message
+
+
+def test_a_name_that_the_locale_cannot_write_is_found_all_the_same(tmp_path: Path) -> None:
+    (tmp_path / "诗.txt").write_text("床前明月光", encoding="utf-8")
+    program = (
+        "from workloads.storage.uri import local_path; from workloads.system.environment import Environment\n"
+        "print(ascii(local_path(chr(0x8bd7) + '.txt', Environment.read({}), 'FIELD').read_text(encoding='utf-8')))"
+    )
+    environ = {
+        "PYTHONPATH": f"{ROOT}:{ROOT / 'operator'}",
+        "LC_ALL": "C",
+        "PYTHONUTF8": "0",
+        "PYTHONCOERCECLOCALE": "0",
+        "HOME": str(tmp_path),
+    }
+    ended = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env=environ, capture_output=True, text=True, check=True
+    )
+    assert ended.stdout.strip() == ascii("床前明月光")
 
 
 @pytest.mark.parametrize(("output", "message"), [
