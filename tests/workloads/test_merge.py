@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from alpaca_operator.api import contract
 from tests.workloads import library, runs, tiny
 from tests.workloads.runs import Ended, Place, merged
 
@@ -106,6 +107,31 @@ def adapter(folder: Path, base: Path, **lora: Any) -> Path:
     from tests.workloads.models.test_merge_lora import adapter_of
 
     return adapter_of(base, folder, **lora)
+
+
+def of_our_own(folder: Path, spec: dict[str, Any]) -> Path:
+    """``folder`` with the artifact.json that a job of this spec would have left there."""
+    made = contract.Artifact.model_validate(
+        {"kind": "LoRAAdapter", "digest": "sha256:a", "spec_digest": "sha256:b", "spec": spec}
+    )
+    (folder / contract.ARTIFACT_FILE).write_text(made.model_dump_json(by_alias=True))
+    return folder
+
+
+def test_the_positions_that_an_adapter_was_trained_with_are_the_merged_models(place: Place) -> None:
+    folder = adapter(place.folder / "adapter", place.folder / "base")
+    of_our_own(folder, {"model": {"digest": "sha256:c", "ropeScaling": {"factor": 2.0}}})
+    ended = done(place.run(job({"uri": "adapter"})))
+    assert "ropeScaling linear by 2, as the adapter was trained with it" in ended.messages
+    config = json.loads((place.folder / "merged" / "config.json").read_text())
+    assert (config["rope_parameters"]["rope_type"], config["rope_parameters"]["factor"]) == ("linear", 2.0)
+    assert config["max_position_embeddings"] == 1024
+    other = place.run(job({"uri": "adapter"}, model={"ropeScaling": {"factor": 4}}, output={"uri": "other"}))
+    assert other.exit_code == 64
+    assert other.termination["message"] == (
+        "spec.adapters[0] adapter was trained with ropeScaling linear by 2, and spec.model.ropeScaling is ropeScaling linear by 4: set "
+        "spec.model.ropeScaling to what the adapter was trained with"
+    )
 
 
 def test_an_adapter_of_another_vocabulary_is_refused(place: Place, library_folder: Path) -> None:

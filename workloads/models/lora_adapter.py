@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from workloads.errors import DataError, InputError, SpecError
-from workloads.models import safetensors_io
+from workloads.models import safetensors_io, weight_files
 from workloads.models.inspect import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from workloads.models.weights import EMBEDDING, HEAD
 from workloads.system.describe import contents, nearby
@@ -90,6 +90,9 @@ class LoRAAdapter:
                 "LoRA (path_initial_model_for_weight_conversion in PEFT)"
             )
         tensors = safetensors_io.tensors(folder / ADAPTER_WEIGHTS, label)
+        for other in sorted(folder.glob(f"{Path(ADAPTER_WEIGHTS).stem}*")):
+            if other.name != ADAPTER_WEIGHTS:
+                weight_files.must_say_the_same(other, tensors, label)
         updates = _updates(tensors, config, label)
         if not updates:
             raise DataError(f"{label}: {ADAPTER_WEIGHTS} has no tensors: the training that made it saved nothing")

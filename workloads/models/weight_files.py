@@ -57,7 +57,7 @@ def tensors_of(folder: Path, config: Mapping[str, Any], label: str) -> dict[str,
         )
     for file in sorted(folder.iterdir()):
         if file not in files and file.is_file():
-            _must_say_the_same(file, found, label)
+            must_say_the_same(file, found, label)
     return found
 
 
@@ -87,7 +87,7 @@ def _set_of(folder: Path, config: Mapping[str, Any], label: str) -> tuple[list[P
     return [folder / name for name in names], places
 
 
-def _must_say_the_same(file: Path, ours: Mapping[str, Tensor], label: str) -> None:
+def must_say_the_same(file: Path, ours: Mapping[str, Tensor], label: str) -> None:
     """Raises InputError for a file beside the model's own that holds other weights."""
     remedy = "keep one of the two in the folder"
     for name, theirs in _others(file, label):

@@ -20,6 +20,11 @@ Loaded = tuple[tuple[str, ...], tuple[str, ...]] | None
 """Endings of the files that a source is loaded from, and those that count too where it has no safetensors; None is every file."""
 
 
+ORIGINALS = ["consolidated*", "*/consolidated*"]
+"""The same weights once more, under the names of their makers (Meta, Mistral): nobody here loads them, and two sets of weights in one
+folder are refused."""
+
+
 class HubUnreachable(WorkloadError):
     """The hub did not answer, or not sensibly. It may the next time, so the run is tried again."""
 
@@ -92,6 +97,7 @@ def _snapshot(
                 revision=repository.revision,
                 cache_dir=cache,
                 allow_patterns=patterns,
+                ignore_patterns=ORIGINALS if patterns is not None else None,
                 tqdm_class=_beating(heartbeat),
             )
         )

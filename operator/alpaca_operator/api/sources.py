@@ -124,7 +124,8 @@ class ModelSource(Source):
     accepts: ClassVar = frozenset({"Model"})
 
     rope_scaling: RopeScaling | None = None
-    """Set to train beyond the base's context length; absent keeps the base's own setting."""
+    """Set to train beyond the base's context length; absent keeps the base's own setting, or takes that of an adapter which was
+    trained with one. Refused where the base has a scaling of its own, and where an adapter was trained with another."""
 
 
 class Output(Spec):

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.workloads import tiny
 from tests.workloads.models.test_merge_lora import adapter_of
-from workloads.errors import DataError
+from workloads.errors import DataError, InputError
 from workloads.models import adapter_names, inspect, libraries
 from workloads.models.configuration import configuration
 from workloads.models.lora_adapter import LoRAAdapter
@@ -110,6 +110,18 @@ def test_a_configuration_that_is_not_its_file_is_refused(
     path = folder / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
     with pytest.raises(DataError, match=message.replace("(", r"\(")):
+        check(folder, shelf / "base")
+
+
+def test_two_adapters_in_one_folder_are_refused(shelf: Path, tmp_path: Path) -> None:
+    folder = adapter_of(shelf / "base", tmp_path / "adapter")
+    held = load_file(folder / FILE)
+    torch.save(held, folder / "adapter_model.bin")
+    check(folder, shelf / "base")
+    torch.save({name: value + 1 for name, value in held.items()}, folder / "adapter_model.bin")
+    with pytest.raises(
+        InputError, match=r"adapter: two sets of weights lie in one folder: the .* of adapter_model\.bin is not that of"
+    ):
         check(folder, shelf / "base")
 
 

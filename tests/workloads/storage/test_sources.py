@@ -304,6 +304,7 @@ BASE = {
 def hub() -> Iterator[Hub]:
     repositories = {
         "models/org/base": BASE,
+        "models/org/twice": {**BASE, "consolidated.safetensors": b"the same weights by other names"},
         "models/org/old": {"config.json": b"{}", "pytorch_model.bin": b"pickled", "README.md": b"words"},
         "models/org/gated": BASE,
         "datasets/org/poems": {"data/train.jsonl": b'{"text": "a"}\n', "README.md": b"words"},
@@ -329,6 +330,13 @@ def test_a_hub_model_is_downloaded_as_far_as_it_is_loaded(place: Place, hub: Hub
     assert [request for request in hub.requests if not request.startswith(("GET /api/models/org", "HEAD /org"))] == [
         request for request in hub.requests if request.startswith("GET /org/base/resolve/")
     ], "something else was asked of the hub"
+
+
+def test_weights_by_the_names_of_their_makers_are_not_downloaded(place: Place, hub: Hub) -> None:
+    """As Mistral publishes them: beside the same weights for everybody else, with which they cannot lie in one folder."""
+    ended = from_hub(place, hub, "--model.uri", "hf://org/twice")
+
+    assert "['config.json', 'model.safetensors', 'tokenizer.model']" in ended.messages[0]
 
 
 def test_a_model_has_one_digest_wherever_it_comes_from(place: Place, hub: Hub) -> None:
