@@ -189,6 +189,7 @@ def _encode_all(
     template: Template, kept: list[tuple[Row, _Conversation]], everything: bool, report: Report
 ) -> Iterator[tuple[Row, _Conversation, Encoded]]:
     """Those that fit the template; what does not is a bad row."""
+    found: Sequence[Encoded | None]
     try:
         found = template.encode_batch(
             [conversation.messages() for _, conversation in kept], [conversation.tools for _, conversation in kept]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 from workloads.data import json_text
 from workloads.data.supervision import is_trained
@@ -168,7 +168,7 @@ def _call(call: Any, name: str) -> dict[str, Any]:
     }
 
 
-def _is_named(function: Any) -> bool:
+def _is_named(function: Any) -> TypeGuard[dict[str, Any]]:
     return isinstance(function, dict) and isinstance(function.get("name"), str) and bool(function["name"])
 
 

@@ -22,9 +22,8 @@ def own_source(tokenizer: PreTrainedTokenizerBase, train_on_prompt: bool) -> str
     """
     from trl.chat_template_utils import get_training_chat_template
 
-    source = tokenizer.chat_template
-    if isinstance(source, dict):
-        source = source.get("default")
+    carried = tokenizer.chat_template
+    source: str | None = carried.get("default") if isinstance(carried, dict) else carried
     if source is None:
         raise SpecError(
             "template: FromModel, but the model's tokenizer has no chat template: set template to HumanAssistant "
@@ -32,6 +31,7 @@ def own_source(tokenizer: PreTrainedTokenizerBase, train_on_prompt: bool) -> str
         )
     if train_on_prompt:
         return source
+    masked: str | None
     try:
         masked = get_training_chat_template(tokenizer)
     except ValueError:  # not one that TRL knows
