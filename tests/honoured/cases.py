@@ -62,6 +62,14 @@ JOB: dict[str, Any] = {
 EVERYWHERE: dict[str, Any] = {"cache.claimName": "cache", **{f"pod.{name}": value for name, value in POD.items()}}
 NOTHING_SET_ASIDE = {"dataset.validationSplit": 0}
 CONVERSATIONS: dict[str, Any] = {"format": "Messages", "columns": {"output": "instruction", "instruction": "output"}}
+
+
+def bad_rows(part: str, sources: str) -> dict[str, Any]:
+    """Of three rows that cannot be used: borne or not, and how many are."""
+    borne = {f"{part}.{sources}": [{"uri": "pvc://desk/bad.jsonl"}], f"{part}.onBadRow": "Skip"}
+    return {f"{part}.onBadRow": Case("Fail", borne), f"{part}.maxBadRows": Case(2, borne)}
+
+
 MODEL: dict[str, Any] = {
     "model.ropeScaling.type": Case("yarn", {"model.ropeScaling": {"factor": 2}}),
     "model.ropeScaling.factor": Case(4, {"model.ropeScaling": {"factor": 2}}),
@@ -152,6 +160,7 @@ TABLES: dict[str, dict[str, Any]] = {
             "TruncateHistory", {"dataset.train": [{"uri": "pvc://desk/talks.json"}], "training.sequenceLength": 64}
         ),
         "dataset.packing": False,
+        **bad_rows("dataset", "train"),
         "dataset.trainOnPrompt": True,
         "dataset.systemPrompt": "你是诗人。",
         "template": "FromModel",
@@ -184,6 +193,7 @@ TABLES: dict[str, dict[str, Any]] = {
         "calibration.minTokens": 40,
         "calibration.systemPrompt": "你是诗人。",
         "calibration.seed": 7,
+        **bad_rows("calibration", "train"),
         **{
             f"evaluation.validation[].{name}": Case(value, {"evaluation.validation": [{"uri": "pvc://desk/more.json"}]})
             for name, value in CONVERSATIONS.items()
@@ -202,6 +212,7 @@ TABLES: dict[str, dict[str, Any]] = {
         **{f"dataset.validation[].{name}": value for name, value in CONVERSATIONS.items()},
         "dataset.sequenceLength": 32,
         "dataset.samples": 3,
+        **bad_rows("dataset", "validation"),
         "dataset.systemPrompt": "你是诗人。",
         "prompts.preset": Case("zh", {"prompts": {"file": {"uri": "pvc://desk/questions.jsonl"}}}),
         "prompts.categories": ["山"],
@@ -419,9 +430,15 @@ def fields(kind: str) -> list[str]:
 
 REFUSED: dict[str, frozenset[str]] = {
     "PretrainJob": frozenset({"parallelism.nodes", "dataset.train[].encoding", "dataset.validation[].encoding"}),
-    "SFTJob": frozenset({"parallelism.nodes", "dataset.train[].format", "dataset.validation[].format"}),
-    "QuantizeJob": frozenset({"method", "calibration.train[].format", "evaluation.validation[].format"}),
-    "EvaluationJob": frozenset({"dataset.validation[].format", "prompts.preset", "gates[].model"}),
+    "SFTJob": frozenset(
+        {"parallelism.nodes", "dataset.train[].format", "dataset.validation[].format", *bad_rows("dataset", "train")}
+    ),
+    "QuantizeJob": frozenset(
+        {"method", "calibration.train[].format", "evaluation.validation[].format", *bad_rows("calibration", "train")}
+    ),
+    "EvaluationJob": frozenset(
+        {"dataset.validation[].format", "prompts.preset", "gates[].model", *bad_rows("dataset", "validation")}
+    ),
 }
 """Fields whose other value cannot be honoured here, and is refused: where nothing else was to be shown, that is what they do."""
 

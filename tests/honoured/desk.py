@@ -36,7 +36,7 @@ class Desk:
 
     @classmethod
     def laid_out(cls, folder: Path, sentencepiece: Path) -> Desk:
-        """`base` and `other` (models), `adapter`, `rows.json`, `more.json`, `talks.json` (of several turns), `corpus` and `held.jsonl` (text), `template.jinja`,
+        """`base` and `other` (models), `adapter`, `rows.json`, `more.json`, `talks.json` (of several turns), `bad.jsonl` (three rows in it are no JSON), `corpus` and `held.jsonl` (text), `template.jinja`,
         `questions.jsonl`, and `sp` (a bare tokenizer.model)."""
         import peft
         from transformers import AutoModelForCausalLM
@@ -61,6 +61,8 @@ class Desk:
             for seed in range(8)
         ]
         (folder / "talks.json").write_text(json.dumps(talks, ensure_ascii=False), encoding="utf-8")
+        rows = [json.dumps(row, ensure_ascii=False) for row in tiny.rows(24, 5)]
+        (folder / "bad.jsonl").write_text("\n".join([*rows, *['{"instruction": "问"'] * 3]), encoding="utf-8")
         (folder / "corpus").mkdir()
         for name, part in (("corpus/text.jsonl", tiny.rows(60)), ("held.jsonl", tiny.rows(6, seed=3))):
             lines = [
