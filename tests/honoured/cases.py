@@ -141,6 +141,7 @@ TABLES: dict[str, dict[str, Any]] = {
         "dataset.validation[].columns.text": Case("other", {"dataset.validation": [{"uri": "pvc://desk/held.jsonl"}]}),
         "dataset.validation[].encoding": Case("gb18030", {"dataset.validation": [{"uri": "pvc://desk/held.jsonl"}]}),
         "dataset.validationSplit": 0.4,
+        **bad_rows("dataset", "train"),
         "dataset.streaming": Case(True, {"training.maxSteps": 4}),
         "trainable": "Embeddings",
         "load.bits": Case(8, {"trainable": "LoRA", "load": {"bits": 4}}),
@@ -429,7 +430,14 @@ def fields(kind: str) -> list[str]:
 
 
 REFUSED: dict[str, frozenset[str]] = {
-    "PretrainJob": frozenset({"parallelism.nodes", "dataset.train[].encoding", "dataset.validation[].encoding"}),
+    "PretrainJob": frozenset(
+        {
+            "parallelism.nodes",
+            "dataset.train[].encoding",
+            "dataset.validation[].encoding",
+            *bad_rows("dataset", "train"),
+        }
+    ),
     "SFTJob": frozenset(
         {"parallelism.nodes", "dataset.train[].format", "dataset.validation[].format", *bad_rows("dataset", "train")}
     ),

@@ -61,7 +61,7 @@ class Desk:
             for seed in range(8)
         ]
         (folder / "talks.json").write_text(json.dumps(talks, ensure_ascii=False), encoding="utf-8")
-        rows = [json.dumps(row, ensure_ascii=False) for row in tiny.rows(24, 5)]
+        rows = [json.dumps(row | {"text": row["output"]}, ensure_ascii=False) for row in tiny.rows(24, 5)]
         (folder / "bad.jsonl").write_text("\n".join([*rows, *['{"instruction": "问"'] * 3]), encoding="utf-8")
         (folder / "corpus").mkdir()
         for name, part in (("corpus/text.jsonl", tiny.rows(60)), ("held.jsonl", tiny.rows(6, seed=3))):

@@ -19,6 +19,7 @@ from typing import Any
 
 from alpaca_operator.api.corpus import CorpusSource
 from workloads.data import columnar, json_text
+from workloads.data.bad_rows import BadRows
 from workloads.data.encodings import MARK, REPLACEMENT, WIDER, encoding_of
 from workloads.data.files import SEPARATOR
 from workloads.data.opening import Unpacked, ending, kind_of, must_be_text, open_bytes
@@ -90,6 +91,8 @@ class Tally:
     """What was passed over or mended, counted by a sentence that says how."""
     examples: dict[str, str] = field(default_factory=dict)
     """Where each problem was met first."""
+    bad: BadRows = field(default_factory=BadRows)
+    """What becomes of rows that cannot be used."""
     left_out: list[str] = field(default_factory=list)
     """What folders hold and is not read, a line a reason."""
 
@@ -107,6 +110,7 @@ class Tally:
         """What was not read, then a line a problem, the commonest first."""
         return [
             *self.left_out,
+            *self.bad.lines(),
             *(
                 f"{count:,} {problem} (first: {self.examples[problem]})"
                 for problem, count in self.problems.most_common()
@@ -229,29 +233,38 @@ def _rows(file: CorpusFile, tally: Tally) -> Iterator[str]:
         yield parts[0]
 
 
+class _BadRow(Exception):
+    """A row that cannot be used, though those after it can; the message is the reason."""
+
+
 def _read_jsonl(file: CorpusFile, tally: Tally) -> Iterator[str]:
     for number, line in enumerate(_rows(file, tally), start=1):
         if not line or line.isspace():
             continue
         where = f"{shown(file.path)}, row {number}"
         try:
-            row = json_text.loads(line)
-        except ValueError as error:
-            hint = "; a file that is one JSON array has to be written as JSON lines first" if line[0] == "[" else ""
-            raise DataError(f"{where}: not JSON ({error}): {line[:60]!r}{hint}") from error
-        text = row if isinstance(row, str) else _field(row, file.column, where)
-        if isinstance(text, str) and "\\u" in line:
-            text = _without_surrogates(text, where, tally)
-        yield from _row(text, file.column, where, tally)
+            text = _of_line(line, file.column)
+            if isinstance(text, str) and "\\u" in line:
+                text = _without_surrogates(text, where, tally)
+            blocks = _blocks(text, file.column, where, tally)
+        except _BadRow as error:
+            tally.bad.take(where, str(error), error)
+        else:
+            yield from blocks
 
 
-def _field(row: Any, column: str, where: str) -> Any:
+def _of_line(line: str, column: str) -> Any:
+    try:
+        row = json_text.loads(line)
+    except (ValueError, RecursionError) as error:
+        hint = "; a file that is one JSON array has to be written as JSON lines first" if line[0] == "[" else ""
+        raise _BadRow(f"not JSON ({error}): {line[:60]!r}{hint}") from error
+    if isinstance(row, str):
+        return row
     if not isinstance(row, dict):
-        raise DataError(f"{where}: a {type(row).__name__} instead of an object with {column!r}: {str(row)[:60]!r}")
+        raise _BadRow(f"a {type(row).__name__} instead of an object with {column!r}: {str(row)[:60]!r}")
     if column not in row:
-        raise DataError(
-            f"{where}: no {column!r}; it has {_names(row)}: set dataset.train[].columns.text to one of them"
-        )
+        raise _BadRow(f"no {column!r}; it has {_names(row)}: set dataset.train[].columns.text to one of them")
     return row[column]
 
 
@@ -289,11 +302,13 @@ def _read_csv(file: CorpusFile, tally: Tally) -> Iterator[str]:
         for number, row in enumerate(reader, start=2):
             if not row:
                 continue
-            if len(row) != len(header):
-                raise DataError(
-                    f"{shown(file.path)}, row {number} (line {reader.line_num}): {len(row)} fields where the header has {len(header)}: quote fields that hold {delimiter!r}"
+            if len(row) == len(header):
+                yield from _blocks(row[index], file.column, f"{shown(file.path)}, row {number}", tally)
+            else:
+                tally.bad.take(
+                    f"{shown(file.path)}, row {number} (line {reader.line_num})",
+                    f"{len(row)} fields where the header has {len(header)}: quote fields that hold {delimiter!r}",
                 )
-            yield from _row(row[index], file.column, f"{shown(file.path)}, row {number}", tally)
     except csv.Error as error:
         raise DataError(f"{shown(file.path)}, line {reader.line_num}: not CSV ({error}): mend its quotes") from error
 
@@ -306,7 +321,13 @@ def _read_columns(file: CorpusFile, tally: Tally) -> Iterator[str]:
             tally.bytes = before + int(share * size)
             for text in batch.column(file.column).to_pylist():
                 number += 1
-                yield from _row(text, file.column, f"{shown(file.path)}, row {number}", tally)
+                where = f"{shown(file.path)}, row {number}"
+                try:
+                    blocks = _blocks(text, file.column, where, tally)
+                except _BadRow as error:
+                    tally.bad.take(where, str(error), error)
+                else:
+                    yield from blocks
     except columnar.NoColumn as error:
         raise DataError(
             f"{shown(file.path)}: no column {file.column!r}; it has {_names(error.names)}: set dataset.train[].columns.text to one of them"
@@ -322,18 +343,16 @@ READERS = {
 }
 
 
-def _row(text: Any, column: str, where: str, tally: Tally) -> Iterator[str]:
-    """A row's text, in blocks."""
+def _blocks(text: Any, column: str, where: str, tally: Tally) -> Iterator[str]:
+    """A row's text, in blocks, with its end. Raises _BadRow for what is no text."""
     if text is None or text == "":
         tally.note("rows without text passed over", where)
-        return
+        return iter(())
     if not isinstance(text, str):
-        raise DataError(f"{where}: {column!r} is a {type(text).__name__}, not text: {str(text)[:60]!r}")
+        raise _BadRow(f"{column!r} is a {type(text).__name__}, not text: {str(text)[:60]!r}")
     tally.rows += 1
-    text = _unix(text)
-    for start in range(0, len(text), BLOCK):
-        yield text[start : start + BLOCK]
-    yield END
+    whole = _unix(text)
+    return chain((whole[start : start + BLOCK] for start in range(0, len(whole), BLOCK)), (END,))
 
 
 def _names(columns: Iterable[str]) -> str:

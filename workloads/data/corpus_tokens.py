@@ -18,6 +18,7 @@ import tokenizers
 
 from alpaca_operator.api.corpus import CorpusSource
 from workloads.data import document_split, tokenize
+from workloads.data.bad_rows import BadRows, Choice
 from workloads.data.corpus import OTHER_SPLITS, Tally, documents, files_of
 from workloads.data.tokenize import TokenizerSpec
 from workloads.errors import DataError
@@ -74,6 +75,7 @@ def tokenised(
     inputs: Mapping[str, ResolvedInput],
     recipe: TokenizerSpec,
     cache: Path,
+    bad_rows: Choice,
     log: Callable[[str], None],
     heartbeat: Callable[[], None],
 ) -> Tokens:
@@ -81,7 +83,7 @@ def tokenised(
 
     Several processes may call this at once: one works, the others wait.
     """
-    folder = cache / "tokens" / _key(part, sources, inputs, recipe)
+    folder = cache / "tokens" / _key(part, sources, inputs, recipe, bad_rows)
     with atomic.file_lock(folder, heartbeat):
         tokens = _load(folder)
         if tokens is not None:
@@ -89,7 +91,7 @@ def tokenised(
             return tokens
         atomic.discard(folder)
         with atomic.made_once(folder, heartbeat) as partial:
-            _tokenise_into(partial, part, sources, inputs, recipe, log, heartbeat)
+            _tokenise_into(partial, part, sources, inputs, recipe, bad_rows, log, heartbeat)
         tokens = _load(folder)
         assert tokens is not None, f"{folder} was just written"
         return tokens
@@ -101,11 +103,12 @@ def _tokenise_into(
     sources: Sequence[CorpusSource],
     inputs: Mapping[str, ResolvedInput],
     recipe: TokenizerSpec,
+    bad_rows: Choice,
     log: Callable[[str], None],
     heartbeat: Callable[[], None],
 ) -> None:
     """Fills ``folder`` with tokens.bin and, last, report.json."""
-    tally = Tally()
+    tally = Tally(bad=BadRows.of(bad_rows))
     files = files_of(located(part, sources, inputs), tally, part)
     whole = sum(file.path.stat().st_size for file in files)
     began = logged_at = time.monotonic()
@@ -132,6 +135,7 @@ def _tokenise_into(
         "files": tally.files,
         "bytes": tally.bytes,
         "characters": tally.characters,
+        "badRows": dict(tally.bad.counted),
         "documents": ended,
         "tokens": amount,
         "charactersPerToken": round(tally.characters / amount, 4),
@@ -154,7 +158,13 @@ def _load(folder: Path) -> Tokens | None:
         return None
 
 
-def _key(part: str, sources: Sequence[CorpusSource], inputs: Mapping[str, ResolvedInput], recipe: TokenizerSpec) -> str:
+def _key(
+    part: str,
+    sources: Sequence[CorpusSource],
+    inputs: Mapping[str, ResolvedInput],
+    recipe: TokenizerSpec,
+    bad_rows: Choice,
+) -> str:
     material: list[Any] = [
         PREPARATION,
         tokenizers.__version__,
@@ -172,6 +182,8 @@ def _key(part: str, sources: Sequence[CorpusSource], inputs: Mapping[str, Resolv
     material += [OTHER_SPLITS] if OTHER_SPLITS in tally.problems else []
     material += ["links followed, content looked at"] if any(file.is_read_anew for file in files) else []
     material += ["byte order marks left out"] if any(file.is_marked() for file in files) else []
+    limit = BadRows.of(bad_rows).limit
+    material += [f"{limit} bad rows passed over"] if limit else []
     return hashlib.sha256(json.dumps(material).encode()).hexdigest()[:32]
 
 

@@ -20,6 +20,7 @@ from torch.utils.data import IterableDataset
 
 from alpaca_operator.api.pretrain import PretrainSpec
 from workloads.data import document_split, tokenize
+from workloads.data.bad_rows import BadRows
 from workloads.data.corpus import Tally, documents, files_of
 from workloads.data.corpus_tokens import SHORTEST, ResolvedInput, Tokens, located, tokenised
 from workloads.data.tokenize import TokenizerSpec
@@ -132,14 +133,14 @@ def prepare(
     report: dict[str, Any] = {}
     own: Tokens | None = None
     if spec.dataset.validation:
-        own = tokenised("validation", spec.dataset.validation, inputs, recipe, cache, log, heartbeat)
+        own = tokenised("validation", spec.dataset.validation, inputs, recipe, cache, spec.dataset, log, heartbeat)
         report["validation"] = own.report
         lines += [f"validation: {line}" for line in own.lines]
     parted: Parted
     if spec.dataset.streaming:
         parted = _streamed(spec, inputs, recipe, own, processes, heartbeat)
     else:
-        tokens = tokenised("train", spec.dataset.train, inputs, recipe, cache, log, heartbeat)
+        tokens = tokenised("train", spec.dataset.train, inputs, recipe, cache, spec.dataset, log, heartbeat)
         report["train"] = tokens.report
         lines += [f"train: {line}" for line in tokens.lines]
         parted = _stored(spec, tokens, recipe, own, heartbeat)
@@ -246,7 +247,7 @@ def _streamed(
     lines = [f"{len(files):,} files, {whole:,} bytes, tokenised while training", *tally.problem_lines()]
 
     def read() -> Iterator[np.ndarray[Any, Any]]:
-        return tokenize.encode(documents(files, Tally()), recipe, cgroup.cores(), heartbeat)
+        return tokenize.encode(documents(files, Tally(bad=BadRows.of(spec.dataset))), recipe, cgroup.cores(), heartbeat)
 
     validation = None
     digests: np.ndarray[Any, Any] = np.empty(0, dtype=np.uint64)

@@ -6,8 +6,8 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StringConstraints
 
-from alpaca_operator.api.model import ShortText, Spec
-from alpaca_operator.api.rules import Rule
+from alpaca_operator.api.model import ShortText
+from alpaca_operator.api.rows import RowPolicy
 from alpaca_operator.api.sources import Source
 
 DataFormat = Literal["Auto", "HumanAssistantText", "InputTarget", "Alpaca", "ShareGPT", "Messages", "LCCC", "Math23K"]
@@ -26,24 +26,6 @@ class DataSource(Source):
     """How rows are read. `Auto` decides by the columns of each file and says what it chose; name it when that is wrong."""
     columns: dict[ShortText, ShortText] = Field(default_factory=dict, max_length=16)
     """The format's column names mapped to the file's own, such as `{instruction: 问题, output: 答案}`."""
-
-
-class RowPolicy(Spec):
-    """What becomes of rows that cannot be used."""
-
-    on_bad_row: Literal["Fail", "Skip"] = "Fail"
-    """A row that cannot be read, or does not fit the template: `Fail` ends the job and names the first, `Skip` passes over them, and counts
-    them by reason in the log and the report. Damage after which the rest of a file is uncertain always ends it."""
-    max_bad_rows: int | None = Field(None, ge=1, le=10_000_000)
-    """Most rows that `Skip` passes over in a part of the data; the next ends the job. Absent is 100."""
-
-    rules: ClassVar = (
-        Rule(
-            cel="!has(self.maxBadRows) || self.onBadRow == 'Skip'",
-            holds=lambda rows: rows.max_bad_rows is None or rows.on_bad_row == "Skip",
-            message="maxBadRows is only read with onBadRow Skip: set onBadRow to Skip, or remove maxBadRows",
-        ),
-    )
 
 
 class SFTDataset(RowPolicy):

@@ -6,10 +6,11 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StringConstraints
 
-from alpaca_operator.api.conversations import DataSource, RowPolicy, SystemPrompt, TemplateName
+from alpaca_operator.api.conversations import DataSource, SystemPrompt, TemplateName
 from alpaca_operator.api.generation import Decoding
 from alpaca_operator.api.model import ModelName, ShortText, Spec
 from alpaca_operator.api.resource import JOB_COLUMNS, Job, JobSpec
+from alpaca_operator.api.rows import RowPolicy
 from alpaca_operator.api.rules import Rule
 from alpaca_operator.api.sources import AdapterSource, ServableSource, Source
 from alpaca_operator.api.training import Load

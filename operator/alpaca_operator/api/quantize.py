@@ -6,9 +6,10 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from alpaca_operator.api.conversations import DataSource, RowPolicy, SystemPrompt, TemplateName
+from alpaca_operator.api.conversations import DataSource, SystemPrompt, TemplateName
 from alpaca_operator.api.model import Spec
 from alpaca_operator.api.resource import JOB_COLUMNS, Job, JobSpec
+from alpaca_operator.api.rows import RowPolicy
 from alpaca_operator.api.rules import Rule
 from alpaca_operator.api.sources import ModelSource, Source
 

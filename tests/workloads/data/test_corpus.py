@@ -15,6 +15,7 @@ import pytest
 
 from alpaca_operator.api.corpus import CorpusSource
 from tests.workloads.literature import chinese, english
+from workloads.data.bad_rows import BadRows
 from workloads.data.corpus import BLOCK, SENTENCE_LIMIT, Tally, files_of, sentences, texts
 from workloads.data.encodings import encoding_of
 from workloads.errors import DataError
@@ -186,6 +187,23 @@ def test_one_nul_in_a_novel_is_a_character(tmp_path: Path) -> None:
         )
         assert content.replace("\0", "") == NOVEL.removesuffix("\n")
         assert sum(tally.encodings.values()) == 1
+
+
+def test_bad_rows_are_passed_over_and_counted(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.jsonl", '{"text": "一"}\n{"text": \n{"内容": "x"}\n{"text": 5}\n{"text": "二"}\n')
+    written(tmp_path / "b.csv", "id,text\n1,三\n2,四,五\n3,六\n")
+    tally = Tally(bad=BadRows(limit=4))
+    assert "\n".join(texts(files_of([(CorpusSource(uri="x"), tmp_path)], tally), tally)) == "一\n二\n三\n六"
+    assert tally.bad.counted.total() == 4
+    assert any(
+        f"{tmp_path / 'b.csv'}, row 3 (line 3): 3 fields where the header has 2" in line for line in tally.lines()
+    )
+    few = Tally(bad=BadRows(limit=2))
+    with pytest.raises(DataError) as refusal:
+        list(texts(files_of([(CorpusSource(uri="x"), path)], few), few))
+    assert str(refusal.value) == (
+        f"{path}, row 4: 'text' is a int, not text: '5' (row 3 that cannot be used, and maxBadRows is 2)"
+    )
 
 
 @pytest.mark.parametrize("ending", [".jsonl", ".csv", ".parquet"])
