@@ -5,26 +5,20 @@ Every field of SFTJob can be given or overridden as an option (``--training.epoc
 
 from __future__ import annotations
 
-import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alpaca_operator.api.sft import SFTJob, SFTSpec
-from workloads.models import adapters, libraries, load, rope, safetensors_io, saved_dtype
-from workloads.models.inspect import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from workloads.runtime import command
 from workloads.runtime.runtime import Metrics, Runtime
-from workloads.training import checks, memory_estimate
+from workloads.training import checks
 from workloads.training import run as training
+from workloads.training.tuned_model import TunedModel
 
 if TYPE_CHECKING:
-    from peft import PeftModel
-    from transformers import PreTrainedModel
-
     from workloads.data import prepared
     from workloads.data.chat_templates.template import Template
-    from workloads.models.inspect import Base
     from workloads.training.trainer import Trainer
 
 PROOF_ROWS = 8
@@ -33,57 +27,38 @@ PROOF_TOKENS = 256
 
 
 def run(job: SFTJob, runtime: Runtime) -> Metrics:
-    """Look, prepare, train, publish. The heavy libraries are imported once the folders and the spec were looked at."""
+    """Look, prepare, train, publish."""
     spec = job.spec
     checks.check_trackers(spec)
-    base = checks.inspect_trainable(runtime.inputs["model"].path, "spec.model.uri", str(spec.model.uri), spec)
-    adapter = adapters.open_adapter(runtime.inputs["adapter"].path, spec) if spec.adapter else None
-    trained = rope.trained_with([(adapter.label, adapter.folder)] if adapter else [])
-    base = rope.stretched(base, spec.model.rope_scaling, "spec.model.ropeScaling", trained)
-    for line in rope.taken_over(base, spec.model.rope_scaling):
-        runtime.progress.log(line)
-    dtype = base.dtype if spec.dtype == "Auto" else spec.dtype
-    sizes = memory_estimate.sizes(base, spec)
-    libraries.quiet(**checks.optional_packages(spec))
-    if spec.method != "Full":
-        adapters.check_fits(base, spec, adapter)
-    policy = training.resolve_policy(spec, runtime, base, sizes)
+    model = TunedModel.inspect(spec, runtime.inputs, runtime.progress.log, runtime.progress.heartbeat)
+    policy = training.resolve_policy(spec, runtime, model.base, model.sizes)
 
     from workloads.data import tokenizer_io
     from workloads.data.chat_templates import generation_prompt, loading
 
-    tokenizer = tokenizer_io.load_tokenizer(base.folder)
-    checks.check_tokenizer_and_length(base, tokenizer, spec.model, spec)
+    tokenizer = tokenizer_io.load_tokenizer(model.base.folder)
+    model.check_tokenizer(tokenizer)
     template_file = runtime.inputs["templateFile"].path if spec.template_file else None
     template = generation_prompt.consistent(
         loading.load(spec.template, template_file, tokenizer, train_on_prompt=spec.dataset.train_on_prompt)
     )
     rows = _rows(spec, runtime, template)
 
-    def load_model() -> PreTrainedModel | PeftModel:
-        model = load.load_base(base, f"spec.model {spec.model.uri}", policy)
-        return (
-            model
-            if spec.method == "Full"
-            else adapters.attach(model, spec.lora, policy, adapter.folder if adapter else None)
-        )
-
     def write_how_it_is_asked(folder: Path) -> None:
-        tokenizer_io.save_tokenizer(tokenizer, base.folder, folder, template)
+        tokenizer_io.save_tokenizer(tokenizer, model.base.folder, folder, template)
         _write_generation_config(folder, tokenizer, template.stop_ids)
 
     def save(trainer: Trainer, folder: Path) -> None:
         trainer.save_model(str(folder))
-        if spec.method == "Full":
-            shard_size = safetensors_io.byte_count(spec.max_shard_size)
-            saved_dtype.convert(folder, dtype, runtime.progress.heartbeat, shard_size)
-        else:
-            adapters.name_base(folder, spec.model, base)
+        model.finish(folder)
         write_how_it_is_asked(folder)
 
     def merge(trained: Path, folder: Path, metrics: Metrics) -> None:
+        runtime.progress.update(stage="Merging")
         sample = [[int(token) for token in ids[:PROOF_TOKENS]] for ids in rows.train[:PROOF_ROWS]["input_ids"]]
-        _merge(spec, runtime, base, trained, folder, dtype, sample, metrics)
+        check = model.merge(trained, folder, sample)
+        metrics["mergeLogitDifference"] = check.logit_difference
+        metrics["mergeTokenAgreement"] = check.token_agreement
         write_how_it_is_asked(folder)
 
     setup = training.TrainingSetup(
@@ -91,10 +66,10 @@ def run(job: SFTJob, runtime: Runtime) -> Metrics:
         validation=rows.validation.with_format("numpy") if rows.validation is not None else None,
         report=rows.report,
         pad_token_id=tokenizer.pad_token_id,
-        load_model=load_model,
+        load_model=lambda: model.load(policy),
         save=save,
-        sizes=sizes,
-        dtype=dtype,
+        sizes=model.sizes,
+        dtype=model.dtype,
         merge=merge if spec.merge else None,
     )
     return training.train(job, runtime, policy, setup)
@@ -115,40 +90,6 @@ def _rows(spec: SFTSpec, runtime: Runtime, template: Template) -> prepared.Prepa
             log=runtime.progress.log,
             heartbeat=runtime.progress.heartbeat,
         )
-
-
-def _merge(
-    spec: SFTSpec,
-    runtime: Runtime,
-    base: Base,
-    trained: Path,
-    folder: Path,
-    dtype: str,
-    sample: list[list[int]],
-    metrics: Metrics,
-) -> None:
-    """The base with the adapter in ``trained`` merged into it, saved in ``folder`` with the adapter and compared with both on ``sample``."""
-    from workloads.models import lora_adapter, merge_lora
-
-    runtime.progress.update(stage="Merging")
-    (folder / "adapter").mkdir()
-    for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
-        shutil.copyfile(trained / name, folder / "adapter" / name)
-    adapter = lora_adapter.LoRAAdapter.open(folder / "adapter", "the adapter that was trained")
-    target = merge_lora.Target(
-        folder,
-        dtype,
-        shard_size=safetensors_io.byte_count(spec.max_shard_size),
-        remedy=f"the adapter is whole at {spec.output.uri}: set merge to false, and it is the result, without training again",
-        heartbeat=runtime.progress.heartbeat,
-    )
-    check = merge_lora.merge(base, [merge_lora.Step(adapter)], target, sample)
-    metrics["mergeLogitDifference"] = check.logit_difference
-    metrics["mergeTokenAgreement"] = check.token_agreement
-    runtime.progress.log(
-        f"merged in float32, saved as {target.dtype}: largest logit difference {check.logit_difference:.3g}, the same likeliest token at "
-        f"{100 * check.token_agreement:.1f} % of the positions"
-    )
 
 
 def _write_generation_config(folder: Path, tokenizer: Any, stop_ids: list[int]) -> None:
