@@ -12,6 +12,7 @@ import time
 
 from alpaca_operator import apply, metrics, observe
 from alpaca_operator.api import Resource
+from alpaca_operator.api.status import Reason
 from alpaca_operator.cluster.queue import LONGEST_DELAY, RETRIED_LONGEST, Result
 from alpaca_operator.cluster.store import Key
 from alpaca_operator.diagnosis import refusals
@@ -22,6 +23,9 @@ from alpaca_operator.observe import Observed
 from alpaca_operator.outcomes.verdict import Desired
 from alpaca_operator.plan import PLANNERS
 from alpaca_operator.world import World
+
+NO_ROOM_SECONDS = 10.0
+"""Before a full quota is asked again: room comes when another job ends, and five hundred that ask are work that others wait for."""
 
 log = logging.getLogger(__name__)
 
@@ -93,6 +97,8 @@ def _again(exit: Exit) -> Result:
     match exit:
         case Unavailable():
             return Result(RETRIED_LONGEST, failed=True, not_before=exit.retry_after, outcome="unreachable")
+        case Waiting(Reason.QUOTA_EXCEEDED):
+            return Result(RETRIED_LONGEST, failed=True, not_before=NO_ROOM_SECONDS, outcome="refused")
         case Waiting():
             return Result(RETRIED_LONGEST, failed=True, outcome="refused")
     return Result(LONGEST_DELAY, failed=True, outcome="refused")

@@ -162,7 +162,7 @@ async def test_what_only_a_person_can_mend_is_stalled_at_once(answer: Exception,
 
 async def test_a_quota_is_waited_for() -> None:
     world, kube, _ = a_world(ApiError(403, "Forbidden", "exceeded quota: small, requested: count/jobs=1"))
-    assert await reconcile(POET, world) == Result(60.0, failed=True, outcome="refused")
+    assert await reconcile(POET, world) == Result(60.0, failed=True, not_before=10.0, outcome="refused")
     assert true(kube.statuses[0]) == {"Reconciling"}
     assert ready(kube.statuses[0])[0] == "QuotaExceeded"
 

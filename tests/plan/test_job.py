@@ -8,7 +8,7 @@ import pytest
 
 from alpaca_operator.api import SFTJob
 from alpaca_operator.api.contract import ANNOTATION_CONFIG, ANNOTATION_INPUTS
-from alpaca_operator.api.status import ResolvedInput
+from alpaca_operator.api.status import ResolvedInput, Status
 from alpaca_operator.plan import job as jobs
 from tests.plan.build import SETTINGS, sft_job
 
@@ -110,3 +110,21 @@ def test_another_queue_reaches_a_job_that_waits(suspended, patch):
     live = {**before, "spec": {**before["spec"], "suspend": suspended}}
     assert jobs.drift(after, live) == patch
     assert jobs.drift(before, live) is None
+
+
+def held(**status) -> dict:
+    """The Job of a resource that is resumed after this had become of its earlier ones."""
+    job = sft_job(activeDeadlineSeconds=3600, failurePolicy={"maxRestarts": 3})
+    return made(job.model_copy(update={"status": Status.model_validate(status)}))["spec"]
+
+
+def test_a_job_that_is_resumed_has_what_is_left_of_its_restarts():
+    assert held()["backoffLimit"] == 3
+    assert held(restarts={"user": 2, "infra": 5, "total": 7})["backoffLimit"] == 1
+    assert held(restarts={"user": 3})["backoffLimit"] == 0
+
+
+def test_a_job_that_is_resumed_has_what_is_left_of_its_time():
+    assert held()["activeDeadlineSeconds"] == 3600
+    assert held(activeTime={"seconds": 600, "child": "uid-a"})["activeDeadlineSeconds"] == 3000
+    assert held(activeTime={"seconds": 9000, "child": "uid-a"})["activeDeadlineSeconds"] == 1

@@ -209,6 +209,15 @@ class Restarts(StatusPart):
     """Both."""
 
 
+class ActiveTime(StatusPart):
+    """What a job has used up of its `activeDeadlineSeconds` by runs that were stopped: to hold a job does not give it more time."""
+
+    seconds: int
+    """Time of the Jobs that are gone."""
+    child: Short
+    """UID of the last of them."""
+
+
 class ResolvedInput(StatusPart):
     """An input as it was when the job started."""
 
@@ -300,6 +309,8 @@ class Status(ResourceStatus):
 
     restarts: Restarts | None = None
     """How often a new pod had to take over."""
+    active_time: ActiveTime | None = None
+    """What it has used up of its `activeDeadlineSeconds` by runs that were stopped."""
     progress: ProgressStatus | None = None
     """How far the running pod is."""
     metrics: dict[str, float | None] | None = Field(None, max_length=64)

@@ -9,6 +9,7 @@ from typing import Any
 from alpaca_operator.api.contract import IGNORED, NEVER_RETRIED, Termination
 from alpaca_operator.api.resource import Job
 from alpaca_operator.api.status import (
+    ActiveTime,
     Attempt,
     Condition,
     ConditionStatus,
@@ -96,6 +97,7 @@ def compute(resource: Job, observed: Observed, exit: Exit | None) -> dict[str, A
         observed_generation=generation,
         conditions=_conditions(case, verdict, generation),
         restarts=case.restarts,
+        active_time=_active_time(case),
         progress=_progress(case, verdict, termination),
         metrics=_metrics(termination) or before.metrics,
         resolved_inputs=_inputs(case, termination),
@@ -172,6 +174,19 @@ def _ttl_end(resource: Job) -> datetime | None:
     if ttl is None or status is None or status.completion_time is None:
         return None
     return parse_time(status.completion_time) + timedelta(seconds=ttl)
+
+
+def _active_time(case: Case) -> ActiveTime | None:
+    """With the present child, once, when it is told to stop: the next one has what is left of the deadline."""
+    before, child = case.before.active_time, case.child
+    if child is None or not (case.resource.spec.suspend or child["metadata"].get("deletionTimestamp")):
+        return before
+    uid = child["metadata"]["uid"]
+    if before is not None and before.child == uid:
+        return before
+    began = (child.get("status") or {}).get("startTime")
+    seconds = int((case.observed.now - parse_time(began)).total_seconds()) if began else 0
+    return ActiveTime(seconds=max(seconds, 0) + (before.seconds if before else 0), child=uid)
 
 
 def _attempts(case: Case) -> list[Attempt]:

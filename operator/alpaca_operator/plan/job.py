@@ -31,8 +31,7 @@ def plan_one_pod(resource: Job, inputs: Inputs, settings: Settings) -> Plan:
 
 def one_pod(resource: Job, template: Manifest, annotations: dict[str, str] | None = None) -> Manifest:
     """The Job, created once. Queueing systems write to it afterwards, so nothing but ``drift`` is ever changed by us."""
-    spec, metadata = resource.spec, resource.metadata
-    deadline = {} if spec.active_deadline_seconds is None else {"activeDeadlineSeconds": spec.active_deadline_seconds}
+    metadata = resource.metadata
     annotations = names.for_kueue(metadata.annotations) | (annotations or {})
     return {
         "apiVersion": "batch/v1",
@@ -49,14 +48,29 @@ def one_pod(resource: Job, template: Manifest, annotations: dict[str, str] | Non
         "spec": {
             "parallelism": 1,
             "completions": 1,
-            "backoffLimit": spec.failure_policy.max_restarts,
+            "backoffLimit": restarts_left(resource),
             "podFailurePolicy": {"rules": failure_rules()},
             # A pod that is being deleted may still save a checkpoint.
             "podReplacementPolicy": "Failed",
-            **deadline,
+            **deadline(resource),
             "template": template,
         },
     }
+
+
+def restarts_left(resource: Job) -> int:
+    """What earlier Jobs of it have used up, before it was held or its child lost, a new one does not get again."""
+    used = resource.status.restarts.user if resource.status and resource.status.restarts else 0
+    return max(0, resource.spec.failure_policy.max_restarts - used)
+
+
+def deadline(resource: Job) -> Manifest:
+    """The same of its time."""
+    limit = resource.spec.active_deadline_seconds
+    if limit is None:
+        return {}
+    used = resource.status.active_time.seconds if resource.status and resource.status.active_time else 0
+    return {"activeDeadlineSeconds": max(1, limit - used)}
 
 
 def failure_rules() -> list[Manifest]:

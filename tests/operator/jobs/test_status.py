@@ -427,3 +427,22 @@ def test_what_a_suspended_pod_saved_last_is_where_it_goes_on() -> None:
     assert ready(held)["message"] == "held by spec.suspend; set to false, it continues from the checkpoint at step 45"
     later = status.compute(resource(held, suspend=True), observed(progress=TRAINING), None)
     assert later["checkpoint"]["step"] == 45, "an older answer of /progress does not take it back"
+
+
+def ran(uid: str, since: float, **metadata: Any) -> dict[str, Any]:
+    """A child that runs since then."""
+    child = job()
+    return {**child, "metadata": {**child["metadata"], "uid": uid, **metadata}, "status": {"startTime": at(since)}}
+
+
+def test_the_time_of_a_run_counts_once_when_it_is_told_to_stop_and_not_while_the_job_is_held() -> None:
+    begun = status.compute(resource(STARTED), observed(running(), child=ran("a", 0), after=50), None)
+    assert "activeTime" not in begun
+    stops = status.compute(resource(begun, suspend=True), observed(running(), child=ran("a", 0), after=100), None)
+    assert stops["activeTime"] == {"seconds": 100, "child": "a"}
+    going = ran("a", 0, deletionTimestamp=at(120))
+    stops = status.compute(resource(stops, suspend=True), observed(running(), child=going, after=110), None)
+    assert stops["activeTime"] == {"seconds": 100, "child": "a"}
+    waits = status.compute(resource(stops, suspend=True), observed(after=5000), None)
+    again = status.compute(resource(waits, suspend=True), observed(running(), child=ran("b", 6000), after=6030), None)
+    assert again["activeTime"] == {"seconds": 130, "child": "b"}
