@@ -119,6 +119,16 @@ class TestTheEngine:
                 id="a place that vLLM cannot read",
             ),
             pytest.param(
+                {
+                    "engine": "vLLM",
+                    "pod": {"image": "vllm:1"},
+                    "model": {"uri": "hf://org/base", "secretRef": {"name": "hub"}},
+                    "adapters": [{"uri": "pvc://models/poet", "secretRef": {"name": "store"}}],
+                },
+                "vLLM takes the credentials of one Secret, and its sources name hub and store: set engine to Transformers",
+                id="two Secrets, whose keys nobody could tell apart",
+            ),
+            pytest.param(
                 {"pod": {"volumes": [{"name": "scratch"}]}},
                 "pod.volumes[0] has no mountPath: a volume needs name and mountPath besides its source",
                 id="a volume without a place",

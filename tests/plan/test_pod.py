@@ -74,7 +74,10 @@ def test_credentials_of_all_sources_come_once_each():
         {"secretRef": {"name": "hub"}},
         {"secretRef": {"name": "store"}},
         {"configMapRef": {"name": "proxy"}},
+        {"prefix": "ALPACA_SECRET_0_", "secretRef": {"name": "hub"}},
+        {"prefix": "ALPACA_SECRET_1_", "secretRef": {"name": "store"}},
     ]
+    assert env(job)["ALPACA_SECRETS"] == "hub,store"
 
 
 def test_labels_by_which_the_pod_is_found_cannot_be_overwritten():

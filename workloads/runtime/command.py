@@ -16,6 +16,7 @@ from workloads.manifest import chain, spec
 from workloads.manifest.cli import help_text, parse
 from workloads.runtime import exits
 from workloads.runtime.progress import JsonLines
+from workloads.system import credentials
 from workloads.system.environment import is_pod
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def serve(
         print(help_text(kind, shutil.get_terminal_size((100, 24)).columns, module), end="")
         return 0
     try:
+        credentials.check(os.environ)
         file, name, overrides = parse(kind, arguments)
         text = spec.read_text(file) if file else None  # once: standard input cannot be read again
         # In a pod the file is the operator's, which may be newer; on a laptop it is a person's, who may have misspelt a field.

@@ -78,6 +78,14 @@ ENV_API_KEY = "ALPACA_API_KEY"
 ENV_COMPARE_API_KEY = "ALPACA_COMPARE_API_KEY"
 ENV_USERNAME = "ALPACA_CHAT_USERNAME"
 ENV_PASSWORD = "ALPACA_CHAT_PASSWORD"
+ENV_SECRETS = "ALPACA_SECRETS"
+"""Where the sources of a job name several Secrets: their names, separated by commas. The keys of each then come a second time, with a prefix of
+its own."""
+
+
+def secret_prefix(number: int) -> str:
+    """Of the variables that come from one of ENV_SECRETS."""
+    return f"ALPACA_SECRET_{number}_"
 
 
 class ExitCode(IntEnum):

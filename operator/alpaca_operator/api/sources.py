@@ -43,7 +43,8 @@ class Source(Spec):
     from_: JobReference | None = Field(None, alias="from")
     """The output of another job, in place of `uri`. This job waits until that one is complete."""
     secret_ref: SecretReference | None = None
-    """Credentials for the source, from a Secret. Locally the same variables are read from the environment."""
+    """Credentials for the source, from a Secret. Locally the same variables are read from the environment. A key that two inputs' Secrets
+    have with different values is refused: one process has one `HF_TOKEN`."""
 
     rules: ClassVar = (
         Rule(

@@ -14,9 +14,11 @@ from alpaca_operator.api.contract import (
     ENV_CACHE,
     ENV_IN_POD,
     ENV_RUN_ID,
+    ENV_SECRETS,
     MOUNT_ROOT,
     PROGRESS_PORT,
     TERMINATION_PATH,
+    secret_prefix,
 )
 from alpaca_operator.api.pod import PodSettings
 from alpaca_operator.api.resource import Job
@@ -201,14 +203,23 @@ def env(resource: Resource, *more: Manifest) -> list[Manifest]:
         cache = f"{MOUNT_ROOT}/{spec.cache.claim_name}/{CACHE_FOLDER}"
         ours.append({"name": ENV_CACHE, "value": cache})
         ours += [{"name": variable, "value": f"{cache}/kernels/{name}"} for variable, name in KERNELS.items()]
+    if len(secrets := secrets_of(resource)) > 1:
+        ours.append({"name": ENV_SECRETS, "value": ",".join(secrets)})
     users = [variable.model_dump(by_alias=True, exclude_none=True) for variable in spec.pod.env]
     return list({variable["name"]: variable for variable in [*ours, *users]}.values())
 
 
 def env_from(resource: Resource) -> list[Manifest]:
-    """The credentials of the sources, once each, then what the user adds."""
-    secrets = dict.fromkeys(source.secret_ref.name for _, source in sources(resource.spec) if source.secret_ref)
-    return [*({"secretRef": {"name": name}} for name in secrets), *resource.spec.pod.env_from]
+    """The credentials of the sources, then what the user adds. Of several Secrets once more, kept apart: of two keys of one name the last
+    wins, whatever it is for, and the workload sees by these that there were two."""
+    secrets = secrets_of(resource)
+    ours: list[Manifest] = [{"secretRef": {"name": name}} for name in secrets]
+    apart = [{"prefix": secret_prefix(number), **one} for number, one in enumerate(ours)] if len(secrets) > 1 else []
+    return [*ours, *resource.spec.pod.env_from, *apart]
+
+
+def secrets_of(resource: Resource) -> list[str]:
+    return list(dict.fromkeys(source.secret_ref.name for _, source in sources(resource.spec) if source.secret_ref))
 
 
 def resources(pod: PodSettings) -> Manifest:

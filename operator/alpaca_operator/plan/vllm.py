@@ -23,6 +23,8 @@ def unable(spec: ChatSpec) -> str | None:
         return "vLLM puts no system prompt before conversations, and systemPrompt asks for one"
     if spec.limits.max_queue != Limits().max_queue:
         return "vLLM has no bound on its queue, and limits.maxQueue sets one"
+    if len(secrets := dict.fromkeys(source.secret_ref.name for _, source in sources(spec) if source.secret_ref)) > 1:
+        return f"vLLM takes the credentials of one Secret, and its sources name {' and '.join(secrets)}"
     for field, source in sources(spec):
         uri = source.uri or ""
         if claim_of(uri) is None and not uri.startswith("hf://"):
