@@ -10,7 +10,7 @@ from typing import Any
 from unittest.mock import MagicMock, patch
 
 from tests.honoured.desk import Desk, Reached
-from workloads import evaluate, merge, tokenizer
+from workloads import evaluate, merge, quantize, tokenizer
 from workloads.evaluation import gates
 
 
@@ -61,8 +61,7 @@ def quantize_run(job: Any, desk: Desk, scratch: Path) -> list[Any]:
     from workloads.quantization.report import Report
 
     spec, runtime = job.spec, desk.runtime(job, scratch)
-    base = prepare.inspect.inspect_model(runtime.inputs["model"].path, "spec.model.uri", str(spec.model.uri))
-    gptq.check(base, "spec.model", spec)
+    base = quantize._check(job, runtime)
     with patch.dict("sys.modules", {"gptqmodel": SimpleNamespace(QuantizeConfig=Settings)}):
         settings = gptq.settings(spec, scratch).given
     ready = prepare.prepare(job, runtime, base)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,8 +14,9 @@ from peft.tuners.lora import LoraLayer
 from transformers import TrainerControl, TrainerState
 
 from alpaca_operator.api.training import Loop
-from tests.honoured.desk import Desk
+from tests.honoured.desk import Desk, Reached
 from workloads import pretrain, sft
+from workloads.models import merge_lora
 from workloads.runtime import gpus
 from workloads.runtime.distributed import DistributedContext
 from workloads.system.environment import Environment
@@ -88,6 +91,12 @@ def reached(job: Any, desk: Desk, scratch: Path) -> list[Any]:
         found.append(policy)
         found.append([_rows(part) for part in (setup.train, setup.validation)])
         found.append(_described(setup.load_model()))
+        if setup.merge is not None:
+            scratch.mkdir(parents=True, exist_ok=True)
+            with patch.object(merge_lora, "merge", side_effect=Reached) as merged, suppress(Reached):
+                setup.merge(desk.folder / "adapter", Path(tempfile.mkdtemp(dir=scratch)), {})
+            target = merged.call_args.args[2]
+            found.append([target.dtype, target.shard_size])
         return {}
 
     command = sft if job.kind == "SFTJob" else pretrain

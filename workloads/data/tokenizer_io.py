@@ -43,7 +43,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     elif (folder / "tokenizer.model").is_file():
         tokenizer = _from_sentencepiece(folder, config)
     elif (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = _read(AutoTokenizer, folder, "vocab.json")
     else:
         names = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
         raise InputError(
@@ -104,15 +104,20 @@ def _must_be_whole(path: Path) -> None:
         raise InputError(f"model.uri: {path} is damaged ({len(content)} bytes): copy it again") from error
 
 
+def _read(kind: Any, folder: Path, name: str) -> PreTrainedTokenizerBase:
+    """What transformers makes of a folder, by the file ``name`` in it. Raises InputError for one that cannot be read."""
+    try:
+        tokenizer: PreTrainedTokenizerBase = kind.from_pretrained(folder)
+    except Exception as error:  # `tokenizers` raises nothing narrower
+        raise InputError(
+            f"model.uri: {folder / name} cannot be read ({type(error).__name__}: {error}): copy the model again"
+        ) from error
+    return tokenizer
+
+
 def _from_tokenizer_json(folder: Path, config: dict[str, Any]) -> PreTrainedTokenizerBase:
     _must_be_whole(folder / "tokenizer.model")
-    try:
-        tokenizer: PreTrainedTokenizerBase = PreTrainedTokenizerFast.from_pretrained(folder)
-    except Exception as error:  # `tokenizers` raises nothing narrower
-        path = folder / "tokenizer.json"
-        raise InputError(
-            f"model.uri: {path} cannot be read ({type(error).__name__}: {error}): copy the model again"
-        ) from error
+    tokenizer = _read(PreTrainedTokenizerFast, folder, "tokenizer.json")
     if not config:
         _name_special_tokens(tokenizer, folder)
     return tokenizer

@@ -15,6 +15,7 @@ from alpaca_operator.api.contract import ExitCode
 from alpaca_operator.api.status import Reason
 from alpaca_operator.api.text import fitted
 from workloads.errors import OutOfMemory, WorkloadError
+from workloads.runtime import refusals
 from workloads.runtime.places import NOWHERE, Places
 from workloads.system.describe import first_line
 from workloads.system.environment import termination_log
@@ -35,7 +36,7 @@ def explain(error: BaseException, places: Places = NOWHERE) -> WorkloadError:
             return cause
         if _is_out_of_memory(cause):
             return OutOfMemory(f"out of memory ({first_line(cause)[:500]}): {MEMORY_REMEDY}")
-        if (known := places.explain(cause)) is not None:
+        if (known := places.explain(cause) or refusals.explain(cause)) is not None:
             return known
     return WorkloadError(f"{type(error).__name__}: {first_line(error)[:500]} (the traceback is in the log)")
 
