@@ -162,6 +162,8 @@ TABLES: dict[str, dict[str, Any]] = {
         ),
         "dataset.packing": False,
         **bad_rows("dataset", "train"),
+        "dtype": Case("float16", {"merge": True}),
+        "maxShardSize": Case("1GB", {"merge": True}),
         "dataset.trainOnPrompt": True,
         "dataset.systemPrompt": "你是诗人。",
         "template": "FromModel",
@@ -174,7 +176,7 @@ TABLES: dict[str, dict[str, Any]] = {
     "MergeJob": {
         **MODEL,
         "adapters[].weight": 0.5,
-        "dtype": "float32",
+        "dtype": "float16",
         "maxShardSize": "1GB",
         "maxLogitDifference": 0.1,
     },
