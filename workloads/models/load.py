@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from workloads.errors import InputError
+from workloads.errors import InputError, SpecError
 from workloads.models.configuration import configuration
 from workloads.models.inspect import Base
 from workloads.system.describe import first_line
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 Bits = Literal[4, 8]
 """What bitsandbytes holds a weight in."""
+LONGEST_TEXT = 600
+"""Characters of what a library says; the word that matters (a key of DeepSpeed's) may stand behind its first line."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,8 @@ class LoadOptions:
 
 
 def load_base(base: Base, label: str, options: LoadOptions) -> PreTrainedModel:
-    """The base in memory, as the options say. Raises InputError, which begins with ``label``, when its files are not whole."""
+    """The base in memory, as the options say. Raises InputError, which begins with ``label``, when its files are not whole, and SpecError
+    when the libraries refuse to load it so."""
     model = _read_weights(base, configuration(base, label), options, label)
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
@@ -66,6 +69,11 @@ def _read_weights(base: Base, config: PretrainedConfig, options: LoadOptions, la
         )
     except (OSError, SafetensorError) as error:
         raise InputError(f"{label}: the weights cannot be read: {first_line(error)}: copy the model again") from error
+    except (ValueError, ImportError) as error:
+        # Names and sizes were held against config.json before: what is refused here is how it is to be loaded.
+        raise SpecError(
+            f"{label} cannot be loaded as it is to be ({_how(options)}): {' '.join(str(error).split())[:LONGEST_TEXT]}"
+        ) from error
     model: PreTrainedModel = loaded[0]
     missing = sorted(loaded[1]["missing_keys"])
     if missing:
@@ -75,6 +83,11 @@ def _read_weights(base: Base, config: PretrainedConfig, options: LoadOptions, la
             "model again"
         )
     return model
+
+
+def _how(options: LoadOptions) -> str:
+    bits = f", {options.bits} bits" if options.bits else ""
+    return f"attention {options.attention}, weights {options.weights}{bits}"
 
 
 def _quantization(options: LoadOptions) -> Any:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from workloads.errors import InputError
+from workloads.errors import InputError, SpecError
 from workloads.models import configuration, inspect, libraries, load, safetensors_io
 
 libraries.quiet()
@@ -222,6 +222,15 @@ def test_a_config_that_describes_no_model_or_another_one_is_refused(
     with pytest.raises(InputError) as caught:
         configuration.configuration(base, "spec.model base")
     assert message in str(caught.value)
+
+
+def test_what_is_wrong_with_the_loading_is_not_said_of_the_weights(shelf: Path) -> None:
+    how = load.LoadOptions(precision="fp32", weights="float32", bits=None, attention="no_such_kernel")
+    with pytest.raises(SpecError) as caught:
+        load.load_base(look(shelf / "base"), "spec.model base", how)
+    assert str(caught.value).startswith(
+        "spec.model base cannot be loaded as it is to be (attention no_such_kernel, weights float32): "
+    )
 
 
 def test_the_type_of_a_base_is_that_of_its_weights(shelf: Path, tmp_path: Path) -> None:
