@@ -105,8 +105,8 @@ def inspect_model(folder: Path, field: str, uri: str) -> Base:
 def _config(file: Path, label: str) -> dict[str, Any]:
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{label}: {file} is no JSON ({error}): copy the model again") from error
+    except (ValueError, OSError) as error:
+        raise InputError(f"{label}: {file} cannot be read as JSON ({error}): copy the model again") from error
     if not isinstance(config, dict):
         raise InputError(f"{label}: {file} is no JSON object: copy the model again")
     for key in ("dtype", "torch_dtype"):

@@ -80,8 +80,12 @@ class LoRAAdapter:
                 )
         try:
             config = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise InputError(f"{label}: {ADAPTER_CONFIG} is no JSON ({error}): copy the adapter again") from error
+        except (ValueError, OSError) as error:
+            raise InputError(
+                f"{label}: {ADAPTER_CONFIG} cannot be read as JSON ({error}): copy the adapter again"
+            ) from error
+        if not isinstance(config, dict):
+            raise InputError(f"{label}: {ADAPTER_CONFIG} is no JSON object: copy the adapter again")
         if config.get("peft_type") != "LORA":
             raise InputError(f"{label} is of type {config.get('peft_type')}: only LoRA adapters are read")
         if config.get("init_lora_weights", True) not in INITIALISED:
@@ -150,14 +154,21 @@ def _scale(name: str, update: LoRAUpdate, config: dict[str, Any], label: str) ->
     if update.lora_A is None or update.lora_B is None:
         return 1.0
     layer = name.removesuffix(".weight")
-    rank = int(_pattern(config, "rank_pattern", layer, config.get("r")))
+    try:
+        rank = int(_pattern(config, "rank_pattern", layer, config.get("r")))
+        alpha = float(_pattern(config, "alpha_pattern", layer, config.get("lora_alpha")))
+        scale = alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
+    except (TypeError, ValueError, AttributeError, ArithmeticError, re.error) as error:
+        raise DataError(
+            f"{label}: {ADAPTER_CONFIG} gives {layer} no rank and alpha that are numbers (r, lora_alpha and their patterns: {error}): copy "
+            "the adapter again"
+        ) from error
     if not update.lora_A.shape[0] == update.lora_B.shape[1] == rank:
         raise DataError(
             f"{label}: {ADAPTER_CONFIG} gives {layer} the rank {rank} and its matrices have {update.lora_A.shape[0]} and "
             f"{update.lora_B.shape[1]}: the two files do not belong together"
         )
-    alpha = float(_pattern(config, "alpha_pattern", layer, config.get("lora_alpha")))
-    return alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
+    return scale
 
 
 def _pattern(config: dict[str, Any], key: str, layer: str, default: Any) -> Any:

@@ -100,6 +100,9 @@ def test_a_file_that_is_not_what_its_configuration_says_is_refused(
         pytest.param({"modules_to_save": ["lm_head"]}, "it lacks base_model.model.lm_head.weight:", id="a head that is not there"),
         pytest.param({"target_modules": ["q_proj"]}, "and has 4 weights|it has 4 weights", id="fewer targets"),
         pytest.param({"target_modules": ["query"]}, "adapter_config.json does not fit the base", id="targets of another architecture"),
+        pytest.param({"r": None}, "no rank and alpha that are numbers", id="no rank"),
+        pytest.param({"lora_alpha": "much"}, "no rank and alpha that are numbers", id="an alpha in words"),
+        pytest.param({"rank_pattern": {"(": 2}}, "no rank and alpha that are numbers", id="a pattern that is none"),
         pytest.param({"rank_pattern": {"layers.1.self_attn.q_proj": 2}}, "the rank 2 and its matrices have 4 and 4", id="a rank of one layer"),
     ],
 )  # fmt: skip
