@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from alpaca_operator.api import contract
 from alpaca_operator.api.sources import RopeScaling
@@ -16,8 +16,19 @@ from workloads.errors import SpecError
 from workloads.models.inspect import ADAPTER_CONFIG, Base, own_scaling, rope_type
 from workloads.storage import contents
 
-Trained = tuple[str, RopeScaling | None]
-"""An adapter's name in messages, and the scaling that it was trained with."""
+RECORD = "ropeScaling"
+"""Its name in the policy of an artifact."""
+
+
+class Trained(NamedTuple):
+    """An adapter of ours, and the positions that it was trained at."""
+
+    label: str
+    """In messages."""
+    scaling: RopeScaling | None
+    """What the spec of its training put on the base."""
+    record: Mapping[str, Any] | None = None
+    """How the base's positions were stretched then, by the spec or by itself; None where they were not, or nobody wrote it down."""
 
 
 def stretched(base: Base, asked: RopeScaling | None, field: str, adapters: Sequence[Trained] = ()) -> Base:
@@ -25,27 +36,52 @@ def stretched(base: Base, asked: RopeScaling | None, field: str, adapters: Seque
 
     Raises SpecError where the base has one of its own, and where adapters were trained with another.
     """
-    wanted = asked
-    if asked is None and adapters:
-        wanted = adapters[0][1]
-    for label, trained in adapters:
-        if trained != wanted:
-            other = f"{field} is {_words(asked)}" if asked else f"{adapters[0][0]} with {_words(wanted)}"
+    wanted = adapters[0].scaling if asked is None and adapters else asked
+    for adapter in adapters:
+        if adapter.scaling != wanted:
+            other = f"{field} is {_words(asked)}" if asked else f"{adapters[0].label} with {_words(wanted)}"
             raise SpecError(
-                f"{label} was trained with {_words(trained)}, and {other}: "
+                f"{adapter.label} was trained with {_words(adapter.scaling)}, and {other}: "
                 f"{f'set {field} to what the adapter was trained with' if asked else 'adapters of one kind of positions go together'}"
             )
+    made = _with(base, wanted, field if asked else None, adapters)
+    for adapter in adapters:
+        _must_be_as_trained(made, adapter)
+    return made
+
+
+def _with(base: Base, wanted: RopeScaling | None, field: str | None, adapters: Sequence[Trained]) -> Base:
+    """``base`` with the scaling that ``field`` asks for, or else the adapters."""
     own = own_scaling(base.config)
     if wanted is None or own is None:
         return replace(base, rope_scaling=wanted)
-    if asked is None and _same(own, wanted):
+    if field is None and _agree({"type": wanted.type, "factor": wanted.factor}, own):
         return base
-    cause = f"{field} is {_words(asked)}" if asked else f"{adapters[0][0]} was trained with {_words(wanted)}"
-    remedy = f"remove {field} to keep the base's own" if asked else "name the base that the adapter was made from"
+    cause = f"{field} is {_words(wanted)}" if field else f"{adapters[0].label} was trained with {_words(wanted)}"
+    remedy = f"remove {field} to keep the base's own" if field else "name the base that the adapter was made from"
     raise SpecError(
         f"{cause}, and config.json of {base.folder} has a rope scaling of its own ({_described(own)}), which would be lost: {remedy}, or "
         "name a base without one"
     )
+
+
+def _must_be_as_trained(base: Base, adapter: Trained) -> None:
+    """Raises SpecError where the base that the adapter was trained on had another scaling of its own."""
+    now = recorded(base).get(RECORD)
+    if adapter.record is not None and (now is None or not _agree(adapter.record, now)):
+        raise SpecError(
+            f"{adapter.label} was trained with a rope scaling of {_described(adapter.record)}, and {base.folder} has "
+            f"{_described(now) if now else 'none'}: name the base that the adapter was made from"
+        )
+
+
+def recorded(base: Base) -> dict[str, Any]:
+    """How the positions of ``base`` are stretched, by itself or by the spec, for the artifact of what is trained on it."""
+    own = own_scaling(base.config) or {}
+    if base.rope_scaling is not None:
+        own = base.rope_scaling.model_dump()
+    numbers = {key: value for key, value in own.items() if key not in ("type", "rope_type", "rope_theta")}
+    return {RECORD: {"type": rope_type(own), **numbers}} if own else {}
 
 
 def taken_over(base: Base, asked: RopeScaling | None) -> list[str]:
@@ -61,7 +97,8 @@ def trained_with(adapters: Iterable[tuple[str, Path]]) -> list[Trained]:
     for label, folder in adapters:
         artifact = _artifact_of(folder)
         if artifact is not None:
-            found.append((label, _of_artifact(artifact.spec, artifact.inputs, artifact)))
+            scaling = _of_artifact(artifact.spec, artifact.inputs, artifact)
+            found.append(Trained(label, scaling, artifact.resolved_policy.get(RECORD)))
     return found
 
 
@@ -101,8 +138,11 @@ def apply(config: Any, scaling: RopeScaling) -> None:
         config.max_position_embeddings = int(original * scaling.factor)
 
 
-def _same(own: Mapping[str, Any], scaling: RopeScaling) -> bool:
-    return rope_type(own) == scaling.type and own.get("factor") == scaling.factor
+def _agree(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two scalings are one, as far as both say; a saved configuration has more numbers than a spec."""
+    return rope_type(one) == rope_type(other) and all(
+        one[key] == other[key] for key in one.keys() & other.keys() - {"type", "rope_type", "rope_theta"}
+    )
 
 
 def _words(scaling: RopeScaling | None) -> str:

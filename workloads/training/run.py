@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from alpaca_operator.api.status import OutputKind
 from workloads.errors import Interrupted
+from workloads.models import rope
 from workloads.models.inspect import Base
 from workloads.models.kernels import kernels_of
 from workloads.runtime.runtime import Metrics, Runtime
@@ -67,7 +68,7 @@ def resolve_policy(spec: Spec, runtime: Runtime, base: Base, sizes: Sizes) -> Po
     device = hardware.detect()
     policy = auto.resolve(spec, device, sizes, kernels_of(base.config))
     deepspeed_check.check(spec.deepspeed, on_gpu=device.kind == "cuda")
-    runtime.resolved(policy.as_dict())
+    runtime.resolved({**policy.as_dict(), **rope.recorded(base)})
     for note in (*policy.notes, *_idle_gpus(device, runtime.distributed.count)):
         runtime.progress.log(note)
     return policy

@@ -58,39 +58,39 @@ def test_a_base_without_one_takes_what_the_spec_asks_for(config: dict[str, Any])
 
 
 def test_what_an_adapter_was_trained_with_is_taken_over() -> None:
-    found = rope.stretched(base(), None, FIELD, [("adapter", LINEAR)])
+    found = rope.stretched(base(), None, FIELD, [rope.Trained("adapter", LINEAR)])
     assert found.rope_scaling == LINEAR
     assert rope.taken_over(found, None) == ["ropeScaling linear by 2, as the adapter was trained with it"]
-    assert rope.stretched(base(), LINEAR, FIELD, [("adapter", LINEAR)]).rope_scaling == LINEAR
+    assert rope.stretched(base(), LINEAR, FIELD, [rope.Trained("adapter", LINEAR)]).rope_scaling == LINEAR
 
 
 def test_a_base_that_was_saved_with_the_adapters_scaling_has_it() -> None:
     saved = base(rope_parameters={"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4})
-    assert rope.stretched(saved, None, FIELD, [("adapter", LINEAR)]).rope_scaling is None
+    assert rope.stretched(saved, None, FIELD, [rope.Trained("adapter", LINEAR)]).rope_scaling is None
 
 
 @pytest.mark.parametrize(
     ("asked", "config", "trained", "message"),
     [
         pytest.param(
-            YARN, {}, [("adapter", LINEAR)],
+            YARN, {}, [rope.Trained("adapter", LINEAR)],
             "adapter was trained with ropeScaling linear by 2, and spec.model.ropeScaling is ropeScaling yarn by 4: set "
             "spec.model.ropeScaling to what the adapter was trained with",
             id="the spec says something else",
         ),
         pytest.param(
-            LINEAR, {}, [("adapter", None)],
+            LINEAR, {}, [rope.Trained("adapter", None)],
             "adapter was trained with no ropeScaling, and spec.model.ropeScaling is ropeScaling linear by 2: set "
             "spec.model.ropeScaling to what the adapter was trained with",
             id="the adapter knows of none",
         ),
         pytest.param(
-            None, {}, [("one", LINEAR), ("two", None)],
+            None, {}, [rope.Trained("one", LINEAR), rope.Trained("two", None)],
             "two was trained with no ropeScaling, and one with ropeScaling linear by 2: adapters of one kind of positions go together",
             id="two adapters differ",
         ),
         pytest.param(
-            None, {"rope_scaling": {"rope_type": "llama3", **LLAMA3}}, [("adapter", LINEAR)],
+            None, {"rope_scaling": {"rope_type": "llama3", **LLAMA3}}, [rope.Trained("adapter", LINEAR)],
             "adapter was trained with ropeScaling linear by 2, and config.json of base has a rope scaling of its own (llama3 by 8), which "
             "would be lost: name the base that the adapter was made from, or name a base without one",
             id="another base",
@@ -103,6 +103,30 @@ def test_a_difference_is_refused(
     with pytest.raises(SpecError) as caught:
         rope.stretched(base(**config), asked, FIELD, trained)
     assert str(caught.value) == message
+
+
+def test_a_base_that_had_a_scaling_of_its_own_must_still_have_it() -> None:
+    trained = base(rope_scaling={"rope_type": "llama3", **LLAMA3}, rope_theta=5e5)
+    record = rope.recorded(trained)["ropeScaling"]
+    assert record == {"type": "llama3", **LLAMA3}
+    adapter = rope.Trained("adapter", None, record)
+    same = base(rope_parameters={"rope_type": "llama3", "rope_theta": 5e5, **LLAMA3})
+    assert rope.stretched(same, None, FIELD, [adapter]) == same
+    with pytest.raises(SpecError) as caught:
+        rope.stretched(base(), None, FIELD, [adapter])
+    assert str(caught.value) == (
+        "adapter was trained with a rope scaling of llama3 by 8, and base has none: name the base that the adapter was made from"
+    )
+    with pytest.raises(SpecError, match="of llama3 by 8, and base has llama3 by 32: name the base"):
+        rope.stretched(base(rope_scaling={"rope_type": "llama3", **LLAMA3, "factor": 32.0}), None, FIELD, [adapter])
+
+
+def test_what_a_spec_has_put_on_a_base_is_recorded_too() -> None:
+    made = rope.stretched(base(), YARN, FIELD)
+    assert rope.recorded(made) == {"ropeScaling": {"type": "yarn", "factor": 4.0}}
+    assert rope.recorded(base()) == {}
+    saved = base(rope_parameters={"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 512})
+    assert rope.stretched(saved, None, FIELD, [rope.Trained("adapter", YARN, {"type": "yarn", "factor": 4.0})]) == saved
 
 
 def artifact(folder: Path, spec: dict[str, Any], **fields: Any) -> Path:
@@ -131,7 +155,7 @@ def test_an_adapter_of_ours_says_what_it_was_trained_with(tmp_path: Path) -> Non
     )
     (tmp_path / "another").mkdir()
     found = rope.trained_with([("mine", mine), ("plain", plain), ("later", later), ("another", tmp_path / "another")])
-    assert found == [("mine", LINEAR), ("plain", None), ("later", LINEAR)]
+    assert found == [rope.Trained("mine", LINEAR), rope.Trained("plain", None), rope.Trained("later", LINEAR)]
 
 
 def test_the_adapter_beside_a_merged_model_is_known_by_the_two(tmp_path: Path) -> None:
@@ -142,7 +166,7 @@ def test_the_adapter_beside_a_merged_model_is_known_by_the_two(tmp_path: Path) -
     )
     (out / "adapter").mkdir()
     (out / "other").mkdir()
-    assert rope.trained_with([("a", out / "adapter"), ("b", out / "other")]) == [("a", YARN)]
+    assert rope.trained_with([("a", out / "adapter"), ("b", out / "other")]) == [rope.Trained("a", YARN)]
 
 
 def test_the_scaling_reaches_the_configuration(shelf: Path) -> None:
