@@ -34,13 +34,13 @@ def run(job: SFTJob, runtime: Runtime) -> Metrics:
     policy = training.resolve_policy(spec, runtime, model.base, model.sizes)
 
     from workloads.data import tokenizer_io
-    from workloads.data.chat_templates import generation_prompt, loading
+    from workloads.data.chat_templates import loading
 
     tokenizer = tokenizer_io.load_tokenizer(model.base.folder)
     model.check_tokenizer(tokenizer)
     template_file = runtime.inputs["templateFile"].path if spec.template_file else None
-    template = generation_prompt.consistent(
-        loading.load(spec.template, template_file, tokenizer, train_on_prompt=spec.dataset.train_on_prompt)
+    template = loading.load(
+        spec.template, template_file, tokenizer, train_on_prompt=spec.dataset.train_on_prompt, mend=True
     )
     rows = _rows(spec, runtime, template)
 

@@ -148,7 +148,7 @@ def tokenizer_of(state: str, model: str, source: str | None = None):
 
 @pytest.fixture
 def template(byte_level_state: str, model: str) -> Template:
-    return consistent(load("FromModel", None, tokenizer_of(byte_level_state, model)))
+    return load("FromModel", None, tokenizer_of(byte_level_state, model), mend=True)
 
 
 def trained(template: Template, messages: Messages, tools: list[dict[str, Any]] | None = None) -> list[str]:
@@ -211,6 +211,17 @@ def test_the_prompt_of_r1_is_mended_and_both_texts_are_told(byte_level_state: st
         assert saved == mended.render(TWICE[:-1], asked)
     after_tool = [*CALLING[:-1]]
     assert mended.prompt(after_tool) == own.prompt(after_tool)
+
+
+def test_a_template_without_marks_that_begins_the_thoughts_is_mended_alike(byte_level_state: str) -> None:
+    """As R1's is in other versions than the one that TRL knows."""
+    tokenizer = tokenizer_of(byte_level_state, "deepseek_r1_distill")
+    tokenizer.chat_template = "{#- another -#}" + tokenizer.chat_template
+    mended = load("FromModel", None, tokenizer, mend=True)
+    assert trained(mended, TWICE) == ["李白。<｜end▁of▁sentence｜>", "唐。<｜end▁of▁sentence｜>"]
+    assert "'<｜Assistant｜><think>\\n'" in mended.notes[0]
+    with pytest.raises(ValueError, match="content of message 2"):  # it drops the thoughts of an answer that is over
+        mended.encode([user("问"), assistant("<think>想</think>答")])
 
 
 MARKED = "{%% for m in messages %%}{%% if m.role == 'assistant' %%}%s{%% generation %%}{{ m.content + eos_token }}{%% endgeneration %%}{%% else %%}{{ '[INST]' + m.content }}{%% endif %%}{%% endfor %%}{%% if add_generation_prompt %%}%s{%% endif %%}"
@@ -356,6 +367,13 @@ def test_a_system_prompt_that_is_written_only_where_it_asks_is_refused(template:
         "out what the template writes only where it asks (some do so with the system prompt), or part the conversation, so that this answer "
         "is its last"
     )
+
+
+@pytest.mark.parametrize("model", ["mistral"])
+def test_a_chat_may_ask_what_would_not_be_trained(template: Template) -> None:
+    asked = [system("规"), *TWICE[:3]]
+    own = template.tokenizer.apply_chat_template(asked, return_dict=True)["input_ids"]
+    assert template.prompt(asked) == own
 
 
 @pytest.mark.parametrize("model", ["qwen3"])

@@ -18,9 +18,9 @@ import pyarrow.feather
 import pyarrow.parquet
 import pytest
 
+from alpaca_operator.api.conversations import DataSource
 from alpaca_operator.api.corpus import CorpusSource
 from alpaca_operator.api.evaluation import Prompts
-from alpaca_operator.api.sft import DataSource
 from workloads.data import corpus
 from workloads.data.layouts import Reading, read
 from workloads.data.opening import open_bytes

@@ -225,7 +225,7 @@ class Template:
         refusals = []
         for spelled in _spellings(plain):
             try:
-                text, spans = self._rendered_as(spelled, tools, generation_prompt)
+                text, spans = self._rendered_as(spelled, tools, generation_prompt, whole)
             except ValueError as error:
                 refusals.append(error)
                 continue
@@ -243,10 +243,17 @@ class Template:
         raise refusals[0]
 
     def _rendered_as(
-        self, messages: Sequence[Message], tools: Tools, generation_prompt: bool
+        self, messages: Sequence[Message], tools: Tools, generation_prompt: bool, whole: bool
     ) -> tuple[str, list[Span]]:
         text, spans = render(self.source, self._variables, messages, generation_prompt, tools)
-        return text, self._following_prompts(messages, tools, text) if self.after_prompt else spans
+        if not self.after_prompt:
+            return text, spans
+        try:
+            return text, self._following_prompts(messages, tools, text)
+        except ValueError:
+            if whole:
+                raise
+            return text, []  # what is only asked may have answers that this model was not asked for so
 
     def _in_own_role(self, message: Message, number: int) -> Message:
         if message["role"] != "tool":
