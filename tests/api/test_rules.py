@@ -64,7 +64,7 @@ BROKEN = (
                 id="QLoRA under ZeRO-3",
             ),
             pytest.param(
-                {"dataset": {"maxBadRows": 5}},
+                {"dataset": {"train": [{"uri": "pvc://data/rows.jsonl"}], "maxBadRows": 5}},
                 "maxBadRows is only read with onBadRow Skip: set onBadRow to Skip, or remove maxBadRows",
                 id="a bound of bad rows where none is borne",
             ),
