@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from workloads.errors import Interrupted
 from workloads.system import atomic
 
 CHUNK = 8 * 1024 * 1024
@@ -74,11 +76,11 @@ class HashCache:
 
     def files(self, folder: Path, paths: Iterable[str]) -> dict[str, str]:
         """sha256 (hex) of several files below ``folder``, by relative path. They are read in several threads."""
-        return _side_by_side(self.file, folder, paths)
+        return _side_by_side(self.file, folder, paths, self.heartbeat)
 
     def computed(self, folder: Path, paths: Iterable[str]) -> dict[str, str]:
         """The same, read from the files whatever is remembered."""
-        return _side_by_side(self.compute, folder, paths)
+        return _side_by_side(self.compute, folder, paths, self.heartbeat)
 
     def compute(self, path: Path, heartbeat: Callable[[], None] | None = None) -> str:
         """sha256 (hex), read from the file whatever is remembered."""
@@ -110,14 +112,25 @@ class HashCache:
         return entries if isinstance(entries, dict) else {}
 
 
-def _side_by_side(digest: Callable[[Path], str], folder: Path, paths: Iterable[str]) -> dict[str, str]:
-    """hashlib gives the interpreter lock back while it computes. Raises the first error; what has not begun by then does not begin."""
+Digest = Callable[[Path, Callable[[], None]], str]
+
+
+def _side_by_side(digest: Digest, folder: Path, paths: Iterable[str], heartbeat: Callable[[], None]) -> dict[str, str]:
+    """hashlib gives the interpreter lock back while it computes. Raises the first error, a request to stop among them, without reading on."""
+    stopped = threading.Event()
+
+    def beat() -> None:
+        heartbeat()
+        if stopped.is_set():
+            raise Interrupted("stopped while files were being read")
+
     names = list(paths)
     with ThreadPoolExecutor(THREADS, "hashing") as threads:
-        pending = [threads.submit(digest, folder / name) for name in names]
+        pending = [threads.submit(digest, folder / name, beat) for name in names]
         try:
             return {name: each.result() for name, each in zip(names, pending, strict=True)}
         finally:
+            stopped.set()
             threads.shutdown(wait=True, cancel_futures=True)
 
 

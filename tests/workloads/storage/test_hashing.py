@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -109,3 +110,25 @@ def test_the_digest_of_a_name_is_what_it_always_was() -> None:
 
 def test_the_digest_of_a_json_value_does_not_depend_on_the_order_of_its_keys() -> None:
     assert hashing.of_json({"a": 1, "b": ["诗"]}) == hashing.of_json({"b": ["诗"], "a": 1})
+
+
+def test_an_error_ends_what_is_read_beside_it(memory: Path, tmp_path: Path) -> None:
+    written(tmp_path / "endless", "x" * 64)
+    (tmp_path / "gone").symlink_to("nowhere")
+    beats = 0
+
+    def beat() -> None:
+        nonlocal beats
+        beats += 1
+        while not (tmp_path / "told").exists():
+            time.sleep(0.01)
+
+    hashes = HashCache(memory, beat)
+    with ThreadPoolExecutor() as threads:
+        found = threads.submit(hashes.files, tmp_path, ["gone", "endless"])
+        while not beats:
+            time.sleep(0.01)
+        written(tmp_path / "told", "")
+        with pytest.raises(FileNotFoundError):
+            found.result()
+    assert str((tmp_path / "endless").resolve()) not in hashes._entries  # it was not read to its end
