@@ -152,7 +152,7 @@ def test_a_model_is_found(shelves: Path, uri: str, path: str) -> None:
         pytest.param(
             ModelSource(uri="file://host/models"),
             SpecError,
-            "file://host/models names the host 'host': write file:///path, with three slashes",
+            "spec.model.uri: file://host/models names the host 'host': write file:///path, with three slashes",
             id="two slashes",
         ),
         pytest.param(
@@ -251,7 +251,7 @@ def test_a_place_that_cannot_be_replaced_is_found_before_the_work(
     out = tmp_path / "out"
     environment = Environment.read({"ALPACA_CACHE": str(tmp_path / "cache")})
     with pytest.raises(SpecError) as refused:
-        LocalFolder(str(out), environment).prepare()
+        LocalFolder(str(out), environment, lambda: None).prepare()
     assert str(refused.value) == (
         f"spec.output.uri: {out}: {out} cannot be replaced at once, as publishing does (Device or resource busy; is it a mount point?): name a "
         f"folder in it, such as {out}/result"
