@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from alpaca_operator.api.conversations import DataSource
 from alpaca_operator.api.corpus import CorpusSource
-from alpaca_operator.api.sft import DataSource
 from alpaca_operator.api.sources import AdapterSource, ModelSource, Source
 from alpaca_operator.api.tokenizer import TokenizerSource
 from workloads.errors import InputError
