@@ -36,8 +36,8 @@ class FailurePolicy(Spec):
     max_infra_restarts: int = Field(10, ge=0, le=1000)
     """Restarts after preemption, eviction or the loss of a node; each continues from the newest checkpoint."""
     hang_timeout_seconds: int = Field(1800, ge=10, le=604800)
-    """Seconds without a step after which the run counts as hung: it writes the stacks of all threads to its log and exits 72.
-    Raise it when one step, or one evaluation, takes longer than this."""
+    """Seconds without a step, and without bytes that are read or written, after which the run counts as hung: it writes the stacks of all
+    threads to its log and exits 72. Raise it when one step, or one evaluation, takes longer than this."""
 
 
 class Cache(Spec):
