@@ -78,9 +78,8 @@ def select(path: Path, endings: Collection[str] | None, part: str | None) -> Sel
             chosen.leave_out(file, reasons[kind])
     if part is not None:
         fitting = of_part(chosen.files, path, part)
-        for file in chosen.files:
-            if file not in fitting:
-                chosen.leave_out(file, OTHER_SPLIT)
+        for file in sorted(set(chosen.files).difference(fitting)):
+            chosen.leave_out(file, OTHER_SPLIT)
         chosen.files = fitting
     return chosen
 

@@ -219,6 +219,13 @@ class Checkpoints:
             raise
         self._on_complete(self._reported(target, step))
 
+    @contextmanager
+    def write_part(self, step: int) -> Iterator[Path]:
+        """For the processes beside the one that is in `write`: the same folder, to save their own part into."""
+        folder = self.partial(step)
+        with atomic.failures_named(folder):
+            yield folder
+
     def _complete_with_record(self, folder: Path, step: int) -> None:
         """Write the digest of every file beside it, and flush all."""
         names = listing(folder)

@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -311,7 +311,7 @@ class Trainer(transformers.Trainer):
                     "targets": self.resume_state.targets,
                 }
             )
-            with checkpoints.write(step) if distributed.is_main else nullcontext(checkpoints.partial(step)) as folder:
+            with checkpoints.write(step) if distributed.is_main else checkpoints.write_part(step) as folder:
                 distributed.barrier()  # now the folder is there
                 self._save_trainable(folder)
                 self._save_optimizer_and_scheduler(str(folder))

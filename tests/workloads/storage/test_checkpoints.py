@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -163,6 +165,20 @@ def test_a_write_that_fails_leaves_nothing(job: Job) -> None:
     with pytest.raises(OSError, match="disk"):
         fail()
     assert job.names == ["run-a/checkpoint-1"]
+
+
+def test_a_part_that_finds_no_room_says_so(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch.save names no reason, in whichever of several processes."""
+
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    run = job.run("a")
+    run.partial(3).mkdir(parents=True)
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left") as told, run.write_part(3):
+        raise RuntimeError("unexpected pos 64 vs 0")
+    assert told.value.filename == str(run.partial(3))
 
 
 def test_a_step_can_be_saved_again(job: Job) -> None:
