@@ -60,7 +60,10 @@ def test_a_merge_that_fails_costs_the_merge_alone(place: Place) -> None:
     again = place.run(merged(dtype="float32", maxShardSize="1MB"))
     assert again.exit_code == 0, again.text
     assert again.losses == {}, "no step was made again"
-    assert "out holds what was trained: it is published as this job says, without training again" in again.messages
+    assert (
+        "out holds what this training published before a merge that did not end: the result takes its place"
+        in again.messages
+    )
     assert artifact(out)["kind"] == "Model"
     assert artifact(out)["spec"].keys() >= {"merge", "dtype", "maxShardSize"}
     assert (out / "adapter" / "adapter_model.safetensors").read_bytes() == adapter

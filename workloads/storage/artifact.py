@@ -126,7 +126,9 @@ class Publisher:
                 return None
             return f"the artifact at {uri} is damaged ({damage}): it is made again"
         if artifact.spec_digest == self.training_digest == self._unfinished_training():
-            return f"{uri} holds what was trained: it is published as this job says, without training again"
+            return (
+                f"{uri} holds what this training published before a merge that did not end: the result takes its place"
+            )
         if not self._job.spec.output.overwrite:
             raise OutputExists(
                 f"spec.output.uri: {uri} holds another artifact ({self._described(artifact)}): name another folder, or set output.overwrite to true"
