@@ -521,3 +521,78 @@ async def test_a_typo_in_what_is_handed_on_is_refused_by_its_name(salon: Salon) 
     chat = await salon.state("InvalidSpec")
     assert conditions(chat)["Stalled"] == "True"
     assert "nodeAfinity" in ready(chat)["message"]
+
+
+async def test_what_a_policy_makes_of_a_child_is_not_applied_again_and_again(
+    salon: Salon, running: OperatorProcess
+) -> None:
+    """A cluster's policy has the last word on a Service; what the plan says of it was asked for once."""
+    plane, namespace = salon.team.plane, salon.team.namespace
+    plane.apply(*stubborn(namespace))
+    try:
+        probe = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "probe", "namespace": namespace}}
+        probe["spec"] = {"ports": [{"port": 1}]}
+
+        async def in_force() -> bool:
+            await asyncio.to_thread(plane.apply, probe)
+            found = await salon.found(SERVICES, "probe")
+            await salon.team.kube.delete(SERVICES, found)
+            return bool(found["spec"].get("publishNotReadyAddresses"))
+
+        async with asyncio.timeout(60):
+            while not await in_force():  # noqa: ASYNC110
+                await asyncio.sleep(0.2)
+        await salon.open(service={"annotations": {"example.org/who": "poet"}})
+        await salon.state("Serving")
+        assert (await salon.found(SERVICES))["metadata"]["annotations"]["example.org/who"] == "policy"
+        before = running.metric(APPLIED_SERVICES)
+        for number in range(5):
+            await salon.set(page={"title": f"Poet {number}"})
+            await salon.state("Serving")
+        assert running.metric(APPLIED_SERVICES) - before <= 1
+    finally:
+        kinds = ("mutatingadmissionpolicybinding", "mutatingadmissionpolicy")
+        for kind in kinds:
+            plane.kubectl("delete", "--ignore-not-found", kind, f"stubborn-{namespace}")
+
+
+APPLIED_SERVICES = 'alpaca_api_writes_total{resource="services",verb="apply"}'
+
+
+def stubborn(namespace: str) -> list[Object]:
+    """A policy that writes over what a Service of the namespace asks for."""
+    name = f"stubborn-{namespace}"
+    mutation = (
+        'Object{metadata: Object.metadata{annotations: {"example.org/who": "policy"}}, '
+        "spec: Object.spec{publishNotReadyAddresses: true}}"
+    )
+    api = "admissionregistration.k8s.io/v1"
+    return [
+        {
+            "apiVersion": api,
+            "kind": "MutatingAdmissionPolicy",
+            "metadata": {"name": name},
+            "spec": {
+                "failurePolicy": "Fail",
+                "reinvocationPolicy": "Never",
+                "matchConstraints": {
+                    "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}},
+                    "resourceRules": [
+                        {
+                            "apiGroups": [""],
+                            "apiVersions": ["v1"],
+                            "resources": ["services"],
+                            "operations": ["CREATE", "UPDATE"],
+                        }
+                    ],
+                },
+                "mutations": [{"patchType": "ApplyConfiguration", "applyConfiguration": {"expression": mutation}}],
+            },
+        },
+        {
+            "apiVersion": api,
+            "kind": "MutatingAdmissionPolicyBinding",
+            "metadata": {"name": name},
+            "spec": {"policyName": name},
+        },
+    ]
