@@ -10,7 +10,7 @@ from pydantic.alias_generators import to_camel
 from pydantic_core import from_json
 
 from alpaca_operator.api import tolerant
-from alpaca_operator.api.status import OutputKind, Reason, Short
+from alpaca_operator.api.status import OutputKind, PlaceBeside, Reason, Short
 
 GROUP_PREFIX = "literary-alpaca.io"
 
@@ -139,7 +139,7 @@ Count = Annotated[int, Field(ge=0, le=2**53)]
 class Checkpoint(Wire):
     """The newest complete checkpoint."""
 
-    uri: Short
+    uri: PlaceBeside
     step: Count
 
 

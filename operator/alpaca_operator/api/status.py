@@ -135,6 +135,8 @@ FailureClass = Literal["UserError", "DataError", "OutOfMemory", "Infrastructure"
 
 Text = Annotated[str, StringConstraints(max_length=32768)]
 Short = Annotated[str, StringConstraints(max_length=1024)]
+PlaceBeside = Annotated[str, StringConstraints(max_length=2048)]
+"""A folder that is named after the output's, which may have 1024 characters itself."""
 
 
 class StatusPart(BaseModel):
@@ -234,7 +236,7 @@ class ResolvedInput(StatusPart):
 class CheckpointStatus(StatusPart):
     """The newest complete checkpoint."""
 
-    uri: Short
+    uri: PlaceBeside
     """Its folder."""
     step: int
     """Optimizer steps that it holds."""

@@ -8,6 +8,7 @@ from alpaca_operator.api.chat import ChatDeployment
 from alpaca_operator.api.contract import LABEL_REVISION
 from alpaca_operator.api.serving import ServedModel, ServingStatus
 from alpaca_operator.api.status import ResolvedInput
+from alpaca_operator.api.text import fitted
 from alpaca_operator.chats.crash import crash
 from alpaca_operator.chats.updates import served_inputs
 from alpaca_operator.cluster.objects import Object, Pod, condition
@@ -16,6 +17,9 @@ from alpaca_operator.diagnosis.model import Diagnosis
 from alpaca_operator.exits import Exit
 from alpaca_operator.inputs import Inputs, short
 from alpaca_operator.outcomes.observed import Observed
+
+DISPLAY_LIMIT = 1024
+"""Characters of what kubectl shows of a model: a name may have as many itself, and there may be several."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +107,7 @@ def model_of(case: Case) -> ServedModel | None:
     return ServedModel(
         uri=model.uri,
         digest=model.digest or _reported_digest(case),
-        display=" + ".join(display(one) for one in (model, *adapters)),
+        display=fitted(" + ".join(display(one) for one in (model, *adapters)), DISPLAY_LIMIT),
     )
 
 

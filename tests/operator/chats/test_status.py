@@ -513,3 +513,15 @@ def test_the_newest_and_its_adapters_are_shown():
         pod(), child=deployment(), inputs={"model": ResolvedInput(uri="hf://me/base"), "adapters[0]": adapter}
     )
     assert status.compute(chat(), cluster, None)["model"]["display"] == "hf://me/base + pvc://models/lora"
+
+
+def test_names_of_a_kilobyte_fit_what_is_shown_of_them():
+    model, adapter = (f"pvc://models/{letter * 1011}" for letter in "ma")
+    digest = "sha256:" + "1" * 64
+    inputs = {
+        "model": ResolvedInput(uri=model, digest=digest),
+        "adapters[0]": ResolvedInput(uri=adapter, digest=digest),
+    }
+    shown = status.compute(chat(), observed(pod(), child=deployment(), inputs=inputs), None)["model"]["display"]
+    assert len(shown) <= 1024
+    assert shown.count("@sha256:111111111111") == 2

@@ -446,3 +446,12 @@ def test_the_time_of_a_run_counts_once_when_it_is_told_to_stop_and_not_while_the
     waits = status.compute(resource(stops, suspend=True), observed(after=5000), None)
     again = status.compute(resource(waits, suspend=True), observed(running(), child=ran("b", 6000), after=6030), None)
     assert again["activeTime"] == {"seconds": 130, "child": "b"}
+
+
+def test_a_checkpoint_beside_an_output_of_a_kilobyte_is_told() -> None:
+    uri = f"pvc://models/{'m' * 1011}.checkpoints/run-{'0' * 36}/checkpoint-40"
+    told = Progress.model_validate_json(
+        f'{{"stage": "Training", "step": 41, "checkpoint": {{"uri": "{uri}", "step": 40}}}}'
+    )
+    written = status.compute(resource(), observed(running(), child=job(), progress=told, progress_at=START), None)
+    assert written["checkpoint"] == {"uri": uri, "step": 40}
