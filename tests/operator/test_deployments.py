@@ -434,6 +434,17 @@ async def test_without_a_gateway_api_everything_but_the_route_is_served(salon: S
     assert conditions(chat)["Stalled"] == "True"
 
 
+async def test_a_route_that_is_not_supported_keeps_nothing_from_being_removed(salon: Salon) -> None:
+    route = {"parentRefs": [{"name": "web"}], "hostnames": ["chat.example.org"]}
+    await salon.open(httpRoute=route, podDisruptionBudget={"minAvailable": 1})
+    await salon.until(lambda chat: ready(chat).get("reason") == "RouteNotSupported", "told of the route")
+    assert (await salon.found(BUDGETS))["spec"]["minAvailable"] == 1
+    await salon.set(podDisruptionBudget=None)
+    async with asyncio.timeout(60):
+        while await salon.team.kube.get(BUDGETS, salon.team.namespace, "poet-chat"):  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+
+
 @pytest.fixture
 def gateway_api(plane: ControlPlane) -> Iterator[None]:
     """The kind as the API server sees it; its whole schema is nothing to us."""

@@ -9,21 +9,22 @@ from alpaca_operator.outcomes.observed import Observed
 
 
 def page(chat: ChatDeployment, observed: Observed) -> str | None:
-    return _by_route(chat) or _by_service(observed, PAGE_PORT)
+    return _by_route(chat, observed) or _by_service(observed, PAGE_PORT)
 
 
 def api(chat: ChatDeployment, observed: Observed) -> str | None:
     """The base for OpenAI's clients."""
     if chat.spec.endpoint is not None:
         return chat.spec.endpoint.url
-    base = _by_route(chat) or _by_service(observed, API_PORT)
+    base = _by_route(chat, observed) or _by_service(observed, API_PORT)
     return f"{base}/v1" if base else None
 
 
-def _by_route(chat: ChatDeployment) -> str | None:
-    """The Gateway is not ours to read: a listener that is called http speaks that, any other TLS."""
+def _by_route(chat: ChatDeployment, observed: Observed) -> str | None:
+    """Where there is one: a cluster without a Gateway API has none, whatever the spec asks for. The Gateway is not ours to read: a listener that is called http speaks that, any other TLS."""
     route = chat.spec.http_route
-    if route is None or not route.hostnames:
+    made = any(one["kind"] == "HTTPRoute" for one in observed.other_children)
+    if route is None or not route.hostnames or not made:
         return None
     plain = all(parent.section_name == "http" for parent in route.parent_refs)
     return f"{'http' if plain else 'https'}://{route.hostnames[0].removeprefix('*.')}"

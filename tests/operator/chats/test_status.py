@@ -114,6 +114,9 @@ SERVICE = {
 }
 
 
+ROUTE = {"kind": "HTTPRoute", "metadata": {"name": "poet-chat", "namespace": "poetry"}, "spec": {}}
+
+
 def observed(*pods: Object, child: Object | None = None, inputs: Object | None = None, **more: Any) -> Observed:
     return Observed(
         now=START + timedelta(seconds=100),
@@ -415,9 +418,9 @@ class TestWhatIsDesired:
 
 
 class TestWhereItIsReached:
-    def url(self, service: Object, **spec: Any) -> tuple[str, str]:
+    def url(self, *others: Object, **spec: Any) -> tuple[str, str]:
         cluster = Observed(
-            now=START, child=deployment(), pods=(Pod(pod()),), inputs={"model": NEW}, other_children=(service,)
+            now=START, child=deployment(), pods=(Pod(pod()),), inputs={"model": NEW}, other_children=others
         )
         written = status.compute(chat(**spec), cluster, None)
         return written["url"], written["apiUrl"]
@@ -451,7 +454,14 @@ class TestWhereItIsReached:
     def test_by_a_route(self, listener, scheme):
         parent = {"name": "web"} | ({"sectionName": listener} if listener else {})
         route = {"parentRefs": [parent], "hostnames": ["chat.example.org"]}
-        assert self.url(SERVICE, httpRoute=route) == (f"{scheme}://chat.example.org", f"{scheme}://chat.example.org/v1")
+        assert self.url(SERVICE, ROUTE, httpRoute=route) == (
+            f"{scheme}://chat.example.org",
+            f"{scheme}://chat.example.org/v1",
+        )
+
+    def test_not_by_a_route_that_the_cluster_has_no_kind_for(self):
+        route = {"parentRefs": [{"name": "web"}], "hostnames": ["chat.example.org"]}
+        assert self.url(SERVICE, httpRoute=route)[0] == "http://poet-chat.poetry.svc:7860"
 
     def test_an_api_elsewhere_is_where_it_is(self):
         spec = {"model": None, "engine": "External", "endpoint": {"url": "https://api.example.org/v1"}}
