@@ -79,10 +79,16 @@ def running(name: str = "poet-sft-a", **more: Any) -> Object:
 
 
 def beside(
-    obj: Object, state: Object, name: str = "istio-proxy", *, phase: str | None = None, init: bool = False
+    obj: Object,
+    state: Object,
+    name: str = "istio-proxy",
+    *,
+    phase: str | None = None,
+    init: bool = False,
+    last: Object | None = None,
 ) -> Object:
     """The pod with one container more, first in its list, which somebody put into it: in this ``state``."""
-    one = {"name": name, "state": state}
+    one = {"name": name, "state": state, "lastState": last or {}}
     status = obj["status"]
     where = "initContainerStatuses" if init else "containerStatuses"
     return {**obj, "status": {**status, "phase": phase or status["phase"], where: [one, *status.get(where, [])]}}

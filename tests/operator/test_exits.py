@@ -15,7 +15,7 @@ from alpaca_operator.cluster.kube import APIResource
 from alpaca_operator.cluster.queue import LONGEST_DELAY, Result
 from alpaca_operator.cluster.store import Key, Store
 from alpaca_operator.errors import ApiError, Unreachable
-from alpaca_operator.reconcile import reconcile, reconcile_or_report
+from alpaca_operator.reconcile import _work_on, reconcile, reconcile_or_report
 from alpaca_operator.settings import Settings
 from alpaca_operator.world import World
 from tests.operator import build
@@ -324,6 +324,25 @@ class TestTheStatusItself:
             "AdmissionRefused",
             'the operator has no right to list it (pods is forbidden: User "alpaca" cannot list resource "pods"): apply manifests/rbac',
         )
+
+
+async def test_what_is_answered_before_anything_can_be_said_is_an_event_once_it_lasts() -> None:
+    world, kube, clock = a_world(None)
+
+    async def other(_: Object) -> None:
+        raise ApiError(503, "ServiceUnavailable", "etcdserver: leader changed")
+
+    world.claims.other = other  # type: ignore[method-assign, assignment]
+    await _work_on(POET, world)
+    assert kube.events == []
+    clock.now += timedelta(seconds=11)
+    await _work_on(POET, world)
+    assert [(event["reason"], event["note"]) for event in kube.events] == [
+        (
+            "APIServerUnavailable",
+            "the API server cannot take the status now (503 ServiceUnavailable: etcdserver: leader changed): tried again by itself",
+        )
+    ]
 
 
 async def test_a_predecessors_child_is_waited_for_and_the_job_says_so() -> None:

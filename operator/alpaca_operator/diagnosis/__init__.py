@@ -23,6 +23,7 @@ from alpaca_operator.diagnosis.text import one_line
 from alpaca_operator.diagnosis.waiting import (
     PATIENCE,
     SILENCE,
+    held_up,
     not_created,
     not_mounted,
     silent_node,
@@ -82,6 +83,7 @@ CHECKS: tuple[Callable[[ExaminedPod], Diagnosis | None], ...] = (
     unschedulable,
     unpullable,
     not_created,
+    held_up,
     not_mounted,
 )
 """The first that speaks wins."""

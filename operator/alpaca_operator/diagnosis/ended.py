@@ -134,13 +134,13 @@ def by_signal(pod: ExaminedPod) -> Diagnosis | None:
 
 
 def failed_beside(pod: ExaminedPod) -> Diagnosis | None:
-    """A container that is not ours took the pod with it before the workload had run. Its exit code is no word of the workload's."""
+    """A container that is not ours took the pod with it, and none of ours says why. Its exit code is no word of the workload's."""
     if not pod.ended or pod.culprit is not None or pod.bystander is None:
         return None
     name, how = pod.bystander
     message = (
-        f"container {name}, which is not of the operator, ended with exit {how.exit_code} before the workload had run: see "
-        f"kubectl logs -n {pod.namespace} {pod.name} -c {name}, or ask who adds it to pods"
+        f"container {name}, which is not of the operator, failed (exit {how.exit_code}): see kubectl logs -n {pod.namespace} {pod.name} "
+        f"-c {name}, or ask who adds it to pods"
     )
     return Diagnosis("Internal", Reason.WORKLOAD_ERROR, message)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from datetime import datetime, timedelta
 
-from alpaca_operator.api.contract import PAGE_CONTAINER
+from alpaca_operator.api.contract import CONTAINER, CONTAINERS, PAGE_CONTAINER
 from alpaca_operator.api.status import Reason
 from alpaca_operator.cluster.objects import parse_time
 from alpaca_operator.diagnosis.model import Diagnosis
@@ -131,6 +131,22 @@ def unpullable(pod: ExaminedPod) -> Diagnosis | None:
             field = "page.image" if container.name == PAGE_CONTAINER else "pod.image"
             text = f"image {container.image} cannot be pulled: {cause.format(image=field)}"
             return Diagnosis("UserError", Reason.IMAGE_NOT_PULLABLE, text, ended=False)
+    return None
+
+
+def held_up(pod: ExaminedPod) -> Diagnosis | None:
+    """A container that others put before the workload fails again and again: it does not start before that one has."""
+    workload = pod.container(CONTAINER)
+    if workload is None or workload.waiting is None:
+        return None
+    for one, waiting in pod.waiting():
+        if one.name not in CONTAINERS and waiting.reason == "CrashLoopBackOff":
+            how = f" (exit {one.last_terminated.exit_code})" if one.last_terminated else ""
+            text = (
+                f"container {one.name}, which is not of the operator, fails again and again{how}, and the workload waits for it: see kubectl "
+                f"logs -n {pod.namespace} {pod.name} -c {one.name}, or ask who adds it to pods"
+            )
+            return Diagnosis("Infrastructure", Reason.CONTAINER_NOT_CREATED, text, ended=False)
     return None
 
 

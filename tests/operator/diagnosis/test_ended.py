@@ -335,8 +335,8 @@ def test_a_container_of_others_that_fails_before_the_workload_runs_is_named_and_
         True,
     )
     assert found.message == (
-        "container istio-proxy, which is not of the operator, ended with exit 64 before the workload had run: see kubectl logs -n "
-        "poetry poet-sft-a -c istio-proxy, or ask who adds it to pods (pod poet-sft-a)"
+        "container istio-proxy, which is not of the operator, failed (exit 64): see kubectl logs -n poetry poet-sft-a -c istio-proxy, or ask "
+        "who adds it to pods (pod poet-sft-a)"
     )
     assert found.finished_at == at(3)
 

@@ -8,7 +8,7 @@ import pytest
 
 from alpaca_operator.cluster.objects import Pod
 from alpaca_operator.diagnosis import diagnose
-from tests.operator.pods import START, at, placed, running, unplaced, waiting
+from tests.operator.pods import START, at, beside, failed_with, placed, running, unplaced, waiting
 
 LONG_AFTER = START + timedelta(hours=1)
 
@@ -124,6 +124,15 @@ PENDING = [
         ("UserError", "ContainerNotCreated"),
         "the container cannot be made: context deadline exceeded: see kubectl describe pod -n poetry poet-sft-a (pod poet-sft-a)",
         id="a container runtime that cannot",
+    ),
+    pytest.param(
+        beside(
+            waiting("PodInitializing"), {"waiting": {"reason": "CrashLoopBackOff"}}, init=True, last=failed_with(64)
+        ),
+        ("Infrastructure", "ContainerNotCreated"),
+        "container istio-proxy, which is not of the operator, fails again and again (exit 64), and the workload waits for it: see kubectl logs "
+        "-n poetry poet-sft-a -c istio-proxy, or ask who adds it to pods (pod poet-sft-a)",
+        id="a native sidecar that does not start",
     ),
     pytest.param(
         placed(ready="False"),
