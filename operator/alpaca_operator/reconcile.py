@@ -22,7 +22,7 @@ from alpaca_operator.lifecycle import LIFECYCLES
 from alpaca_operator.observe import Observed
 from alpaca_operator.outcomes.verdict import Desired
 from alpaca_operator.plan import PLANNERS
-from alpaca_operator.world import World
+from alpaca_operator.world import World, key_for
 
 NO_ROOM_SECONDS = 10.0
 """Before a full quota is asked again: room comes when another job ends, and five hundred that ask are work that others wait for."""
@@ -83,6 +83,9 @@ async def _act(desired: Desired, resource: Resource, observed: Observed, world: 
         await apply.end_pod(pod, world)
     match desired:
         case Desired.PRESENT:
+            # Nothing new is made next to a pod that still saves; the garbage collector ends it.
+            if observed.child is None and (strays := world.strays.pop(key_for(resource), ())):
+                return Waiting(Reason.STOPPING, f"waits for pod {', '.join(strays)} to stop, whose Job is gone")
             plan = PLANNERS[resource.kind](resource, observed.inputs, world.settings)
             return plan.refusal or await apply.converge(resource, plan, world)
         case Desired.STOPPED if observed.child:

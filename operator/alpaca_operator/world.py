@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Literal
 
 from pydantic import ValidationError
 
-from alpaca_operator.api import Resource, tolerant
+from alpaca_operator.api import KINDS, Resource, tolerant
 from alpaca_operator.api.contract import LABEL_UID, Progress
 from alpaca_operator.api.resource import Job
 from alpaca_operator.api.sources import JobReference
 from alpaca_operator.cluster.budget import WriteBudget
 from alpaca_operator.cluster.claims import Claims
 from alpaca_operator.cluster.kube import PODS, RESOURCES, WATCHED, Kube
-from alpaca_operator.cluster.objects import Object
+from alpaca_operator.cluster.objects import Object, Pod, controller_of
 from alpaca_operator.cluster.queue import Queue
 from alpaca_operator.cluster.store import Key, Store
 from alpaca_operator.exits import Exit, Unavailable, Unreadable
@@ -83,6 +83,9 @@ class World:
     """Of children: what was applied last, and what became of it."""
     refused: dict[Key, str] = field(default_factory=dict)
     """Leases of other operators that work on a resource, of which an Event tells."""
+    strays: dict[Key, tuple[str, ...]] = field(default_factory=dict)
+    """Pods that say they are of a resource's child, when everything was read last, and of none that is known: that one is gone, and this
+    operator has not seen it."""
     _unknown: dict[Key, tuple[tolerant.Path, ...]] = field(default_factory=dict)
     """Fields that were left out and told of."""
 
@@ -141,6 +144,7 @@ class World:
         self.without_pods.forget(key)
         self.completions_recorded.pop(key, None)
         self._unknown.pop(key, None)
+        self.strays.pop(key, None)
         self.budget.forget(key)
 
     async def refresh(self, key: Key) -> None:
@@ -164,6 +168,16 @@ class World:
                 if obj["metadata"]["uid"] not in listed and (relabelled := await self.kube.reread(obj)):
                     found.append(relabelled)
             self.store.replace(api.kind, uid, found)
+            if api is PODS:
+                self.strays[key] = tuple(self._strays(key, uid, found))
+
+    def _strays(self, key: Key, uid: str, found: list[Object]) -> Iterator[str]:
+        known = {pod["metadata"]["uid"] for pod in self.store.owned("Pod", uid)}
+        for pod in found:
+            owner = controller_of(pod)
+            ours = owner is not None and owner.get("name") == f"{key.name}-{KINDS[key.kind].workload}"
+            if ours and pod["metadata"]["uid"] not in known and not Pod(pod).is_over:
+                yield pod["metadata"]["name"]
 
 
 def key_for(resource: Resource) -> Key:

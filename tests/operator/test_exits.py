@@ -45,6 +45,8 @@ class Kube:
         self.live: Object | Literal["as known"] | None = "as known"
         """What a GET gives."""
         self.store: Store | None = None
+        self.more: dict[str, list[Object]] = {}
+        """What a LIST shows besides what is known."""
         self.events: list[Object] = []
 
     async def create(self, api: APIResource, body: Object, *, warnings: list[str] | None = None) -> Object:
@@ -65,8 +67,8 @@ class Kube:
         if self.list_answer is not None:
             raise self.list_answer
         assert self.store is not None
-        for key in self.store.keys(api.kind):
-            yield self.store.raw(key)
+        for obj in [*(self.store.raw(key) for key in self.store.keys(api.kind)), *self.more.get(api.kind, ())]:
+            yield obj
 
     async def put_status(self, api: APIResource, current: Object, status: Object) -> Object:
         answer = self.status_answers.pop(0) if len(self.status_answers) > 1 else self.status_answers[0]
@@ -343,6 +345,18 @@ async def test_what_is_answered_before_anything_can_be_said_is_an_event_once_it_
             "the API server cannot take the status now (503 ServiceUnavailable: etcdserver: leader changed): tried again by itself",
         )
     ]
+
+
+async def test_a_pod_that_a_child_has_left_while_nobody_looked_is_waited_for() -> None:
+    world, kube, _ = a_world(None)
+    world.store.put(build.newer(build.job(status={"startTime": "2026-01-01T00:00:00Z"})))
+    kube.more["Pod"] = [build.child("Pod", "poet-sft-x", status={"phase": "Running"})]
+    assert await reconcile(POET, world) == Result(60.0, failed=True, outcome="refused")
+    assert ready(kube.statuses[0]) == ("Stopping", "waits for pod poet-sft-x to stop, whose Job is gone")
+    assert world.child(world.resource(POET)) is None
+    world.store.remove(kube.more.pop("Pod")[0])
+    await reconcile(POET, world)
+    assert world.child(world.resource(POET)) is not None
 
 
 async def test_a_predecessors_child_is_waited_for_and_the_job_says_so() -> None:

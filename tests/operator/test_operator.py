@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import dataclass
+
 import pytest
 from aiohttp import web
 
 from alpaca_operator.api.contract import PROGRESS_PORT, ExitCode, Progress
 from alpaca_operator.api.status import Reason
+from alpaca_operator.errors import ApiError
 from tests.cluster.bed.cache import BedError
 from tests.cluster.bed.cluster import until
 from tests.operator.kubelet import Outcome
@@ -252,6 +256,49 @@ async def test_a_webhook_that_is_down_is_told_once_and_waited_for(team: Team) ->
     team.kubelet.default = DONE
     job = await team.state("poet", "Succeeded", seconds=180)
     assert [reason for reason, _ in await team.events(1)][:1] == ["APIServerUnavailable"]
+
+
+@dataclass(frozen=True)
+class Garbled(Outcome):
+    """A last word that no status can hold, but for some of it."""
+
+    def told(self) -> str:
+        return json.dumps(
+            {
+                "reason": "Succeeded",
+                "step": 2**63,
+                "totalSteps": -1,
+                "loss": 1e400,
+                "metrics": {"evalLoss": 1.5, "perplexity": "low", "huge": 10**400},
+                "checkpoint": {"uri": "x" * 1025, "step": 1},
+                "resolvedInputs": {"model": {"digest": "sha256:cd"}},
+                "resolvedPolicy": {"precision": "bf16", "seed": 10**30},
+                "output": {"uri": "s3://models/poet", "digest": "sha256:ab", "kind": "Distillate"},
+            }
+        )
+
+
+async def test_what_no_status_can_hold_of_a_last_word_does_not_hold_up_the_rest(team: Team) -> None:
+    team.kubelet.default = Garbled()
+    await team.apply()
+    job = await team.state("poet", "Succeeded")
+    assert job["status"]["output"] == {"uri": "s3://models/poet", "digest": "sha256:ab", "reused": False}
+    assert job["status"]["metrics"] == {"evalLoss": 1.5}
+    assert job["status"]["resolvedPolicy"]["precision"] == "bf16"
+
+
+@pytest.mark.parametrize("memory", ["16GB", "16 Gi", "-1"])
+async def test_a_quantity_that_is_none_is_refused_with_its_field(team: Team, memory: str) -> None:
+    with pytest.raises(ApiError, match=r"spec\.pod\.resources\.limits\.memory: Invalid value"):
+        await team.apply(pod={"resources": {"limits": {"memory": memory}}})
+
+
+async def test_a_quantity_that_is_passed_on_is_refused_on_the_job(team: Team) -> None:
+    volume = {"name": "x", "mountPath": "/x", "emptyDir": {"sizeLimit": "5 GB"}}
+    await team.apply(pod={"volumes": [volume]})
+    job = await team.state("poet", "InvalidSpec")
+    assert conditions(job)["Stalled"] == "True"
+    assert "quantities must match the regular expression" in ready(job)["message"]
 
 
 async def test_an_admission_policy_is_told_in_its_own_words(team: Team) -> None:

@@ -98,7 +98,16 @@ def of_unread(model: type[ResourceStatus], obj: Object, exit: Exit, now: datetim
     return dump(before.model_copy(update={"conditions": [*found, *others], "observed_generation": generation}))
 
 
-ESSENTIAL = ("operator", "observedGeneration", "conditions", "restarts", "output", "startTime", "completionTime")
+ESSENTIAL = (
+    "operator",
+    "observedGeneration",
+    "conditions",
+    "restarts",
+    "output",
+    "startTime",
+    "activeTime",
+    "completionTime",
+)
 """Fields that later looks go by."""
 
 
