@@ -115,5 +115,6 @@ class Desk:
             distributed=DistributedContext(),
             checkpoints=SimpleNamespace(own=scratch / "own", newest=nothing, trained_on=nothing),
             resolved=nothing,
+            must_have_room=nothing,
             output=output,
         )

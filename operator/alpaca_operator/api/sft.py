@@ -32,7 +32,8 @@ class SFTSpec(JobSpec):
     model: ModelSource
     """The base model: a folder with config.json, safetensors weights and a tokenizer."""
     adapter: AdapterSource | None = None
-    """A LoRA adapter to go on training, in place of a fresh one. Its rank, alpha and layers are kept; `lora` must agree or be left out."""
+    """A LoRA adapter to go on training, in place of a fresh one. Its rank, alpha and layers are kept; `lora` must agree or be left out, but
+    for `dropout`."""
     dataset: SFTDataset
     """The conversations."""
     template: TemplateName = "FromModel"

@@ -24,7 +24,8 @@ class LoRA(Spec):
     alpha: float = Field(32, gt=0, le=8192)
     """Scale of the update, divided by the rank (by its square root with `useRslora`)."""
     dropout: float = Field(0.05, ge=0, lt=1)
-    """Dropout on the adapter's input."""
+    """Dropout on the adapter's input, also where training goes on from an `adapter`, whatever that was trained with. 0 where experts of a
+    mixture get an adapter: PEFT gives those none."""
     target_modules: list[ShortText] = Field(default_factory=lambda: list(PROJECTIONS), min_length=1, max_length=32)
     """Layers that get an adapter: the seven projections of a Llama block."""
     modules_to_save: list[ShortText] = Field(default_factory=list, max_length=16)
@@ -109,7 +110,8 @@ class DeepSpeed(Spec):
     offload: Literal["None", "CPU"] = "None"
     """`CPU` keeps optimizer state (with `Zero3` weights too) in main memory: slower, and fits where the GPU is too small."""
     config: Raw | None = None
-    """A DeepSpeed configuration of your own, in place of a preset. Values of `auto` follow `training`."""
+    """A DeepSpeed configuration of your own, in place of a preset. Values of `auto`, and clipping, batch and precision where they are
+    absent, follow `training`. A key that DeepSpeed does not accept or does not read is refused by its name."""
 
     rules: ClassVar = (
         Rule(
