@@ -52,6 +52,17 @@ def test_a_task_of_the_users_own_is_run_and_its_metrics_are_known_before(folder:
     assert (tokenizer.padding_side, tokenizer.pad_token) == ("right", "<pad>")
 
 
+def test_examples_for_a_task_that_allows_none_are_refused(folder: Path) -> None:
+    evaluated.write_task(folder, num_fewshot=0)
+    (loaded,) = harness.load([Task(name="likes", num_fewshot=0)], folder)
+    assert loaded.metrics == ["likes/acc"]
+    with pytest.raises(SpecError) as refusal:
+        harness.load([Task(name="likes", num_fewshot=2)], folder)
+    assert str(refusal.value) == (
+        "spec.tasks[0].numFewshot likes: it is 2, and likes allows no examples: leave it out, or name the tasks that allow them"
+    )
+
+
 def test_what_a_model_writes_in_a_task_is_not_shaped_by_its_own_settings_and_can_be_stopped(
     folder: Path, tmp_path: Path
 ) -> None:

@@ -8,7 +8,8 @@ import pytest
 
 from alpaca_operator.api.training import DeepSpeed
 from workloads.errors import SpecError
-from workloads.training import deepspeed_check
+from workloads.training import deepspeed_check, deepspeed_config
+from workloads.training.auto import Policy
 
 WHOLE: dict[str, Any] = {
     "fp16": {"enabled": "auto", "loss_scale": 0, "initial_scale_power": 16, "loss_scale_window": 1000, "hysteresis": 2, "min_loss_scale": 1},
@@ -35,6 +36,26 @@ WHOLE: dict[str, Any] = {
 
 def check(**changes: Any) -> None:
     deepspeed_check.check(DeepSpeed(config=WHOLE | changes), on_gpu=False)
+
+
+@pytest.mark.parametrize(("own", "filled_in"), [
+    pytest.param(
+        {"zero_optimization": {"stage": 2}},
+        {"gradient_clipping": "auto", "train_batch_size": "auto", "bf16": {"enabled": "auto"}, "fp16": {"enabled": "auto"}},
+        id="training says what the configuration does not",
+    ),
+    pytest.param(
+        {"gradient_clipping": 0.5, "fp16": {"enabled": True}},
+        {"gradient_clipping": 0.5, "train_batch_size": "auto", "fp16": {"enabled": True}},
+        id="and nothing that it does",
+    ),
+])  # fmt: skip
+def test_a_configuration_of_ones_own_follows_training(own: dict[str, Any], filled_in: dict[str, Any]) -> None:
+    policy = Policy("fp32", "float32", None, "sdpa", "None", "adamw_torch", "Custom", 0)
+    found = deepspeed_config.config(DeepSpeed(config=own), policy, lambda line: None)
+    assert found is not None
+    assert {key: found.get(key) for key in filled_in} == filled_in
+    assert ("bf16" in found) == ("bf16" in filled_in)
 
 
 def test_what_the_library_reads_is_accepted() -> None:
