@@ -14,7 +14,7 @@ from typing import Any
 
 from alpaca_operator.api.merge import MergeJob, MergeSpec
 from workloads.errors import DataError, InputError
-from workloads.models import inspect, libraries, rope, safetensors_io
+from workloads.models import inspect, libraries, merge_card, rope, safetensors_io
 from workloads.runtime import command
 from workloads.runtime.runtime import Metrics, Runtime
 from workloads.storage import contents
@@ -114,7 +114,7 @@ def run(job: MergeJob, runtime: Runtime) -> Metrics:
         runtime.progress.update(stage="Saving")
         tokenizer_io.save_tokenizer(vocabulary.tokenizer, vocabulary.folder, folder)
         _write_generation_config(folder, base, steps, vocabulary)
-        _write_card(folder, job, runtime, base, dtype, vocabulary, metrics)
+        merge_card.write(folder, merge_card.MergedModel(job, runtime.inputs, dtype, base, vocabulary.grown, metrics))
     return metrics
 
 
@@ -187,53 +187,6 @@ def _write_generation_config(folder: Path, base: inspect.Base, steps: list[Any],
             kept = {"eos_token_id"} if isinstance(stops, list) and ids["eos_token_id"] in stops else set()
             content |= {name: number for name, number in ids.items() if name not in kept}
             path.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
-
-
-def _write_card(
-    folder: Path,
-    job: MergeJob,
-    runtime: Runtime,
-    base: inspect.Base,
-    dtype: str,
-    vocabulary: Vocabulary,
-    metrics: Metrics,
-) -> None:
-    """What was merged, how far the result is from it, and where it comes from."""
-    from workloads.system import markdown
-    from workloads.training import model_card
-
-    spec = job.spec
-    uri = str(spec.model.uri)
-    header = {
-        "library_name": "transformers",
-        "pipeline_tag": "text-generation",
-        "tags": ["literary-alpaca", "merge"],
-        **({"base_model": model_card.hub_name(uri)} if uri.startswith("hf://") else {}),
-    }
-    scaling = base.rope_scaling
-    parts = [
-        markdown.front_matter(header),
-        f"# {job.metadata.name}\n",
-        f"`{uri}` with {len(spec.adapters)} LoRA adapter{'s' if len(spec.adapters) > 1 else ''} merged into it by `MergeJob` "
-        f"`{job.metadata.name}` of Literary Alpaca, in float32, saved as {dtype}.\n",
-        markdown.table(("adapter", "weight"), [(str(adapter.uri), f"{adapter.weight:g}") for adapter in spec.adapters]),
-        *(f"The vocabulary is not the base's: {sentence}.\n" for sentence in vocabulary.grown),
-        f"Rope scaling `{scaling.type}` by {scaling.factor:g} is part of its configuration.\n" if scaling else "",
-        "## Use\n",
-        "```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-        'model = AutoModelForCausalLM.from_pretrained("path/of/this/folder")\n'
-        'tokenizer = AutoTokenizer.from_pretrained("path/of/this/folder")\n```\n',
-        "## Proof\n",
-        "The logits of this model beside those of base and adapters, on a few sentences in Chinese and English:\n",
-        markdown.table(
-            ("metric", "value"), [(name, f"{value:.6g}") for name, value in metrics.items() if value is not None]
-        ),
-        "## Lineage\n",
-        markdown.table(
-            ("input", "uri", "digest"), [(name, found.uri, found.digest) for name, found in runtime.inputs.items()]
-        ),
-    ]
-    (folder / "README.md").write_text("\n".join(part for part in parts if part), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -11,8 +11,8 @@ from pathlib import Path
 from workloads.quantization import error_heatmap
 from workloads.quantization.report import Report, percent
 from workloads.storage.contents import REPORT_FILE
+from workloads.storage.uri import hub_name
 from workloads.system.markdown import front_matter, table
-from workloads.training.model_card import hub_name
 
 MARKDOWN, PAGE, PICTURE = "report.md", "report.html", "layer-error.svg"
 WORST = 10

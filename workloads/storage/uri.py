@@ -40,3 +40,8 @@ def local_path(uri: str, environment: Environment, where: str) -> Path:
         return Path(os.path.normpath(Path(uri).expanduser().absolute()))
     except RuntimeError as error:
         raise SpecError(f"{where}: nobody knows this home directory: write the whole path") from error
+
+
+def hub_name(uri: str) -> str:
+    """``hf://owner/name@revision`` → ``owner/name``."""
+    return uri.removeprefix("hf://").partition("@")[0]

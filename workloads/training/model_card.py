@@ -12,6 +12,7 @@ from alpaca_operator.api.resource import Job, JobSpec
 from alpaca_operator.api.sources import RopeScaling
 from alpaca_operator.api.status import OutputKind
 from workloads.storage.sources import Inputs
+from workloads.storage.uri import hub_name
 from workloads.system.markdown import front_matter, table
 from workloads.training.curves import Curves, picture
 from workloads.training.model_card_kinds import About, about
@@ -151,8 +152,3 @@ def _number(value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, float):
         return "" if value is None else str(value)
     return f"{value:.6g}" if math.isfinite(value) else str(value)
-
-
-def hub_name(uri: str) -> str:
-    """``hf://owner/name@revision`` → ``owner/name``."""
-    return uri.removeprefix("hf://").partition("@")[0]
