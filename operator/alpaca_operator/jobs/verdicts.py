@@ -163,7 +163,8 @@ def queued(case: Case) -> Verdict | None:
     """Kueue suspends the Job until there is room. We never touch that field."""
     if case.child is None or not case.child["spec"].get("suspend"):
         return None
-    queue = case.resource.metadata.labels.get(f"{KUEUE_PREFIX}queue-name")
+    label = f"{KUEUE_PREFIX}queue-name"  # of the Job too: where a namespace has a default queue, Kueue writes it there
+    queue = case.child["metadata"].get("labels", {}).get(label) or case.resource.metadata.labels.get(label)
     if queue is None:
         name = case.child["metadata"]["name"]
         message = f"its Job {name} was suspended by someone else: set spec.suspend of the Job to false"

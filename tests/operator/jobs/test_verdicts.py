@@ -69,6 +69,14 @@ SITUATIONS = [
     ),
     pytest.param(
         resource(),
+        observed(child=job(spec={"suspend": True}, labels=QUEUE)),
+        WORKING,
+        "Queued",
+        "waits for room in Kueue's queue gpus: kubectl get workloads shows its place",
+        id="Kueue put its Job into the namespace's default queue",
+    ),
+    pytest.param(
+        resource(),
         observed(child=job(spec={"suspend": True})),
         WORKING,
         "Queued",
