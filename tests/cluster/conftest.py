@@ -88,6 +88,13 @@ def jobset(bed: Bed) -> Bed:
 
 
 @pytest.fixture(scope="session")
+def kueue(bed: Bed) -> Bed:
+    """The node with Kueue on it, for jobs that wait for their turn."""
+    addons.install_kueue(bed)
+    return bed
+
+
+@pytest.fixture(scope="session")
 def operator(bed: Bed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
     """The node with manifests/default on it: the operator's image under its own rights."""
     with installed(bed, tmp_path_factory.mktemp("overlay")) as installation:

@@ -144,6 +144,13 @@ ADDONS = (
         program="jobset",
         keep="config",
     ),
+    Product(
+        name="kueue",
+        module="sigs.k8s.io/kueue",
+        version=pins.KUEUE,
+        packages=("cmd/kueue",),
+        keep="config",
+    ),
 )
 """Not part of a node: what some tests install on it."""
 

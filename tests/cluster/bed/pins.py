@@ -5,6 +5,7 @@ ETCD = "v3.7.3"
 CONTAINERD = "v2.4.2"
 COREDNS = "v1.15.0"
 JOBSET = "v0.12.0"
+KUEUE = "v0.19.0"
 TRAINER = "v2.3.0"
 """What our operator is measured against."""
 
