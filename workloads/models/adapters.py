@@ -109,8 +109,8 @@ def attach(model: PreTrainedModel, lora: LoRA, options: LoadOptions, start_from:
     if options.bits:
         model = peft.prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     if start_from is not None:
-        made_with = peft.PeftConfig.from_pretrained(start_from)
-        made_with.lora_dropout = lora.dropout  # type: ignore[attr-defined]  # how it is trained on, and nothing that its weights know of
+        made_with: Any = peft.PeftConfig.from_pretrained(str(start_from))
+        made_with.lora_dropout = lora.dropout  # how it is trained on, and nothing that its weights know of
         return peft.PeftModel.from_pretrained(
             model,
             start_from,

@@ -14,10 +14,10 @@ def kernels_of(config: Mapping[str, Any]) -> tuple[str, ...]:
     refused where it is loaded."""
     from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
 
-    kind = config.get("model_type")
+    kind = str(config.get("model_type"))
     if kind not in CONFIG_MAPPING or CONFIG_MAPPING[kind] not in MODEL_FOR_CAUSAL_LM_MAPPING:
         return KERNELS
-    model = MODEL_FOR_CAUSAL_LM_MAPPING[CONFIG_MAPPING[kind]]
+    model: Any = MODEL_FOR_CAUSAL_LM_MAPPING[CONFIG_MAPPING[kind]]
     flash = bool(model._supports_flash_attn)
     able = {"flash_attention_3": flash, "flash_attention_2": flash, "sdpa": bool(model._supports_sdpa), "eager": True}
     return tuple(kernel for kernel in KERNELS if able[kernel])
