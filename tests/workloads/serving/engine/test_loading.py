@@ -251,7 +251,7 @@ def test_a_stretch_that_depends_on_the_length_is_that_of_the_text_and_not_of_the
     ("spec", "message"),
     [
         ({"engine": "vLLM", "template": "FromModel"}, "engine vLLM runs from its own image in a cluster: set engine to Auto or Transformers here, or start vLLM yourself and name it with engine External and endpoint.url"),
-        ({"engine": "External", "model": None, "endpoint": {"url": "http://a/v1"}}, "engine External loads no model: run the page alone (python -m workloads.chat_ui)"),
+        ({"engine": "External", "model": None, "template": "FromModel", "endpoint": {"url": "http://a/v1"}}, "engine External loads no model: run the page alone (python -m workloads.chat_ui)"),
         ({"compareWith": {"name": "tiny", "model": {"uri": "base"}}}, "compareWith.name tiny is the name of the deployment: give it another"),
     ],
 )  # fmt: skip
