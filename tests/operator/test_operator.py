@@ -222,9 +222,8 @@ async def test_a_quota_on_pods_which_only_the_job_controller_hears_of_is_told_to
     assert "tight" in ready(job)["message"]
 
 
-async def test_a_webhook_that_is_down_is_told_once_and_waited_for(team: Team) -> None:
-    name = f"down.{team.namespace}.example.org"
-    webhook = {
+def webhook_that_is_down(team: Team, name: str, group: str, resource: str) -> Object:
+    return {
         "apiVersion": "admissionregistration.k8s.io/v1",
         "kind": "ValidatingWebhookConfiguration",
         "metadata": {"name": name},
@@ -233,7 +232,7 @@ async def test_a_webhook_that_is_down_is_told_once_and_waited_for(team: Team) ->
                 "name": name,
                 "clientConfig": {"url": "https://127.0.0.1:1/"},
                 "rules": [
-                    {"apiGroups": ["batch"], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["jobs"]}
+                    {"apiGroups": [group], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": [resource]}
                 ],
                 "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": team.namespace}},
                 "failurePolicy": "Fail",
@@ -242,6 +241,11 @@ async def test_a_webhook_that_is_down_is_told_once_and_waited_for(team: Team) ->
             }
         ],
     }
+
+
+async def test_a_webhook_that_is_down_is_told_once_and_waited_for(team: Team) -> None:
+    name = f"down.{team.namespace}.example.org"
+    webhook = webhook_that_is_down(team, name, "batch", "jobs")
     team.plane.apply(webhook)
     try:
         await team.apply()
@@ -256,6 +260,22 @@ async def test_a_webhook_that_is_down_is_told_once_and_waited_for(team: Team) ->
     team.kubelet.default = DONE
     job = await team.state("poet", "Succeeded", seconds=180)
     assert [reason for reason, _ in await team.events(1)][:1] == ["APIServerUnavailable"]
+
+
+async def test_a_webhook_for_pods_that_is_down_is_waited_for_too(team: Team) -> None:
+    name = f"down.{team.namespace}.example.org"
+    team.plane.apply(webhook_that_is_down(team, name, "", "pods"))
+    try:
+        await team.apply()
+        job = await team.state("poet", "APIServerUnavailable", seconds=120)
+        assert ready(job)["message"] == (
+            f"admission webhook {name} does not answer the API server: ask who keeps it; tried again by itself"
+        )
+        assert (conditions(job)["Reconciling"], conditions(job)["Stalled"]) == ("True", "False")
+    finally:
+        team.plane.kubectl("delete", "validatingwebhookconfiguration", name)
+    team.kubelet.default = DONE
+    await team.state("poet", "Succeeded", seconds=180)
 
 
 @dataclass(frozen=True)
