@@ -222,8 +222,8 @@ def edited(old: str, new: str) -> str:
         ),
         pytest.param(
             edited("uri: pvc://models/base", "uri: gopher://models"),
-            "job.yaml:10: spec.model.uri: 'gopher://models' is not text such as pvc://models/llama-2-7b, "
-            "hf://meta-llama/Llama-2-7b-hf@main, s3://bucket/key, ./model",
+            "job.yaml:10: spec.model.uri: a place is hf://org/name, pvc://claim/path, s3://bucket/key, file:///path or a path: copy what lies "
+            "elsewhere to one of these",
             id="a place that is not read",
         ),
         pytest.param(
