@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from alpaca_operator.api import KINDS, PLURALS
 from alpaca_operator.api.crd import crd
-from alpaca_operator.api.model import Spec
+from alpaca_operator.api.model import IS_PLACE, Spec
 from alpaca_operator.api.resource import Job
 from alpaca_operator.api.rules import Rule
 from tests.api.minimal import MINIMAL
@@ -696,7 +696,7 @@ def _models(annotation: Any) -> Iterator[type[Spec]]:
         yield from _models(argument)
 
 
-EVERY_MESSAGE = {rule.message for kind in KINDS.values() for rule in rules(kind)}
+EVERY_MESSAGE = {rule.message for kind in KINDS.values() for rule in rules(kind)} | {IS_PLACE.message}
 
 
 def words_of_python(obj: dict[str, Any]) -> set[str]:
