@@ -696,7 +696,8 @@ def _models(annotation: Any) -> Iterator[type[Spec]]:
         yield from _models(argument)
 
 
-EVERY_MESSAGE = {rule.message for kind in KINDS.values() for rule in rules(kind)} | {IS_PLACE.message}
+EVERY_MESSAGE = {IS_PLACE.message} | {rule.message for kind in KINDS.values() for rule in rules(kind)}
+"""With that of a type, which stands at each of its fields."""
 
 
 def words_of_python(obj: dict[str, Any]) -> set[str]:

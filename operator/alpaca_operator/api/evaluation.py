@@ -169,7 +169,7 @@ class EvaluationSpec(JobSpec):
             message="systemPrompt and systemPromptPreset are put before questions, and there are none: set prompts, or dataset.systemPrompt for rows",
         ),
         Rule(
-            cel="size(self.tasks) > 0 || !has(self.taskFiles)",
+            cel="(has(self.tasks) && size(self.tasks) > 0) || !has(self.taskFiles)",
             holds=lambda spec: len(spec.tasks) > 0 or spec.task_files is None,
             message="taskFiles holds tasks that nothing runs: name them in tasks",
         ),

@@ -114,7 +114,7 @@ class PretrainSpec(JobSpec):
             message="init starts from random weights, which trainable Embeddings or LoRA would leave random: set trainable to Full",
         ),
         Rule(
-            cel=f"self.trainable == 'LoRA' || ({untouched('lora', PretrainLoRA)})",
+            cel=f"self.trainable == 'LoRA' || {untouched('lora', PretrainLoRA)}",
             holds=lambda spec: spec.trainable == "LoRA" or spec.lora == PretrainLoRA(),
             message="lora is an adapter's, and trainable says that none is trained: remove lora, or set trainable to LoRA",
         ),

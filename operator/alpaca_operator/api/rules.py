@@ -29,16 +29,24 @@ class Rule:
 
 def untouched(field: str, model: type[BaseModel], *, but: frozenset[str] = frozenset()) -> str:
     """CEL: every field of ``self.<field>``, which is a ``model`` without parts of its own, is as when nothing was said of it. ``but``:
-    fields (by their Python names) that may be anything. In Python it is a comparison with a part that was made of nothing."""
+    fields (by their Python names) that may be anything. In Python it is a comparison with a part that was made of nothing.
+
+    What is empty when nothing was said of it is absent on the server: the part itself, a list in it.
+    """
     checks = []
     for name, info in model.model_fields.items():
         if name in but:
             continue
         default = info.get_default(call_default_factory=True, validated_data={})
         here = f"self.{field}.{info.alias or name}"
-        number = float(default) if info.annotation is float else default
-        checks.append(f"!has({here})" if default is None else f"{here} == {json.dumps(number, ensure_ascii=False)}")
-    return " && ".join(checks)
+        if default is None:
+            checks.append(f"!has({here})")
+        elif default in ([], {}):
+            checks.append(f"(!has({here}) || size({here}) == 0)")
+        else:
+            number = float(default) if info.annotation is float else default
+            checks.append(f"{here} == {json.dumps(number, ensure_ascii=False)}")
+    return f"(!has(self.{field}) || ({' && '.join(checks)}))"
 
 
 def immutable(field: str) -> dict[str, str]:

@@ -69,7 +69,7 @@ class SFTSpec(JobSpec):
             message="QLoRA does not run under ZeRO-3: set deepspeed.preset to Zero2, or method to LoRA",
         ),
         Rule(
-            cel=f"self.method != 'Full' || ({untouched('lora', LoRA)})",
+            cel=f"self.method != 'Full' || {untouched('lora', LoRA)}",
             holds=lambda spec: spec.method != "Full" or spec.lora == LoRA(),
             message="lora is an adapter's, which method Full does not train: remove lora, or set method to LoRA",
         ),
