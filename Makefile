@@ -20,7 +20,7 @@ BUILDER ?= $(firstword $(notdir $(shell command -v docker podman buildah 2>/dev/
 PYTEST_ARGS ?=
 WORKERS ?= 2
 
-.PHONY: help quickstart run test test-programs lint unit benchmarks cluster-test generate golden verify images cluster-up cluster-down install deploy undeploy
+.PHONY: help quickstart run test test-programs lint unit benchmarks drills cluster-test generate golden verify images cluster-up cluster-down install deploy undeploy
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -34,7 +34,7 @@ run: $(VENV)/.all ## Run the operator on this machine against the cluster of you
 test: verify test-programs unit benchmarks cluster-test ## Everything: formatting, types, drift, unit tests, real training, a real Kubernetes node
 
 # What tests run on is built before them: a test has a limit of time, a build takes as long as the machine is busy.
-BUILDS := built-control-plane built-pages built-node
+BUILDS := built-control-plane built-pages built-node built-peer
 NODE := $(if $(ALPACA_TEST_CLUSTER),,built-node)
 .PHONY: $(BUILDS)
 
@@ -50,7 +50,11 @@ unit: built-control-plane built-pages ## The tier that needs no node and no root
 
 benchmarks: built-control-plane ## The figures, each a ratio to a baseline of the same run; nothing runs beside them
 	@echo "== benchmarks"
-	@$(RUN) -m pytest tests/benchmarks -s $(PYTEST_ARGS)
+	@$(RUN) -m pytest tests/benchmarks -m "not drill" -s $(PYTEST_ARGS)
+
+drills: built-peer ## Beside the peers, in one run with them: Kubeflow Trainer, LLaMA-Factory (root; half an hour, and more to build)
+	@echo "== beside the peers"
+	@$(RUN) -m pytest tests/benchmarks -m drill -s $(PYTEST_ARGS)
 
 cluster-test: $(NODE) $(VENV)/.all ## The tests on a real node (root), or on yours with ALPACA_TEST_CLUSTER=existing
 	@echo "== tests on a real node"

@@ -8,21 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
-import os
 import signal
-import statistics
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
 
-from alpaca_operator.cluster.kube import JOBS, PODS, APIResource, Kube
+from alpaca_operator.cluster.kube import JOBS, PODS, Kube
+from tests.benchmarks import load
+from tests.benchmarks.load import NAMESPACE, Audit, arrivals, at_once, cpu_seconds, milliseconds, resident_mib
 from tests.cluster.bed.cluster import until
 from tests.cluster.bed.controlplane import ControlPlane
 from tests.operator.conftest import install_crds
@@ -36,95 +34,8 @@ MANY = 500
 TRICKLE, TRICKLE_SECONDS = 50, 0.2
 COMPLETE = 20
 IDLE_SECONDS = 30
-AT_ONCE = 32
-NAMESPACE = "default"
-TICKS = os.sysconf("SC_CLK_TCK")
+OURS = ("literary-alpaca/", "kopf/")
 Object = dict[str, Any]
-
-AUDIT_POLICY = """
-apiVersion: audit.k8s.io/v1
-kind: Policy
-omitStages: [RequestReceived]
-rules:
-- {level: Metadata, verbs: [create, update, patch, delete]}
-- {level: None}
-"""
-
-
-class Audit:
-    """The operator's writes, as the API server wrote them down; its Lease apart, which is renewed by the clock."""
-
-    def __init__(self, log: Path) -> None:
-        self._log = log
-        self._read = 0
-
-    def new(self) -> Counter[str]:
-        """Since the last call."""
-        with self._log.open("rb") as log:
-            log.seek(self._read)
-            *lines, unfinished = log.read().split(b"\n")
-            self._read = log.tell() - len(unfinished)
-        events = [
-            event for event in map(json.loads, lines) if event["userAgent"].startswith(("literary-alpaca/", "kopf/"))
-        ]
-        kinds = [f"{event['verb']} {event['objectRef']['resource']}" for event in events]
-        return Counter(kind for kind in kinds if not kind.endswith(" leases"))
-
-
-class Arrivals:
-    """When a watch first brought each object of a type."""
-
-    def __init__(self) -> None:
-        self.at: dict[str, float] = {}
-
-    async def watch(self, kube: Kube, api: APIResource, ready: asyncio.Event) -> None:
-        version = (await kube.call("GET", api.path(NAMESPACE), query={"limit": "1"}))["metadata"]["resourceVersion"]
-        forever = aiohttp.ClientTimeout(total=None)
-        async with kube.request(
-            "GET", api.path(NAMESPACE), query={"watch": "true", "resourceVersion": version}, timeout=forever
-        ) as answer:
-            ready.set()
-            rest = b""
-            async for piece in answer.content.iter_any():
-                now = time.monotonic()
-                *lines, rest = (rest + piece).split(b"\n")
-                for event in map(json.loads, lines):
-                    if event["type"] == "ADDED":
-                        self.at.setdefault(event["object"]["metadata"]["name"], now)
-
-    async def count(self, wanted: int) -> float:
-        """When so many had come."""
-        async with asyncio.timeout(180):
-            while len(self.at) < wanted:  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
-        return max(self.at.values())
-
-
-@contextlib.asynccontextmanager
-async def arrivals(kube: Kube, api: APIResource) -> AsyncIterator[Arrivals]:
-    found, started = Arrivals(), asyncio.Event()
-    task = asyncio.create_task(found.watch(kube, api, started))
-    await started.wait()
-    try:
-        yield found
-    finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
-
-
-async def interruptible(names: list[str], make: Callable[[str], Awaitable[object]]) -> dict[str, float]:
-    """When each was asked for."""
-    asked: dict[str, float] = {}
-    places = asyncio.Semaphore(AT_ONCE)
-
-    async def one(name: str) -> None:
-        async with places:
-            asked[name] = time.monotonic()
-            await make(name)
-
-    await asyncio.gather(*map(one, names))
-    return asked
 
 
 def bare_job(name: str) -> Object:
@@ -135,21 +46,6 @@ def bare_job(name: str) -> Object:
         "metadata": {"name": name, "namespace": NAMESPACE},
         "spec": {"template": {"spec": {"restartPolicy": "Never", "containers": [container]}}},
     }
-
-
-def milliseconds(delays: Iterable[float]) -> str:
-    cuts = statistics.quantiles(delays, n=100)
-    return f"p50 {cuts[49] * 1000:.0f} ms, p99 {cuts[98] * 1000:.0f} ms"
-
-
-def cpu_seconds(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS
-
-
-def resident_mib(pid: int) -> float:
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
 
 
 @dataclass
@@ -168,9 +64,7 @@ class Bed:
 
 @contextlib.asynccontextmanager
 async def bed(folder: Path, update_status: list[str]) -> AsyncIterator[Bed]:
-    policy, log = folder / "policy.yaml", folder / f"audit-{len(update_status)}.log"
-    await asyncio.to_thread(policy.write_text, AUDIT_POLICY)
-    flags = [f"--audit-policy-file={policy}", f"--audit-log-path={log}"]
+    log, flags = await asyncio.to_thread(load.audited, folder, f"audit-{len(update_status)}")
     with ControlPlane.temporary(apiserver_flags=flags) as plane:
         install_crds(plane)
         kube = await Kube.connect(str(plane.kubeconfig))
@@ -191,7 +85,7 @@ async def bare_jobs(bed: Bed) -> float:
     names = [f"bare-{number}" for number in range(MANY)]
     async with arrivals(bed.kube, PODS) as pods:
         began = time.monotonic()
-        await interruptible(names, lambda name: bed.kube.create(JOBS, bare_job(name)))
+        await at_once(names, lambda name: bed.kube.create(JOBS, bare_job(name)))
         took = await pods.count(MANY) - began
     bed.tell(f"{MANY} bare Jobs at once: all have their Pod after {took:.1f} s")
     return took
@@ -214,7 +108,7 @@ class Bench:
     async def burst(self, bare: float) -> None:
         names = [f"burst-{number}" for number in range(MANY)]
         async with arrivals(self.kube, JOBS) as jobs, arrivals(self.kube, PODS) as pods:
-            asked = await interruptible(names, self.make)
+            asked = await at_once(names, self.make)
             began = min(asked.values())
             took = await jobs.count(MANY) - began
             with_pods = await pods.count(MANY) - began

@@ -18,7 +18,8 @@ from typing import Any
 
 import pytest
 
-from tests.benchmarks import contenders
+from tests.benchmarks import contenders, llama_factory
+from tests.cluster.bed import pins
 from tests.workloads import tiny
 from tests.workloads.runs import ROOT, SERVER, Line, Place, job
 from workloads.models import libraries
@@ -27,6 +28,7 @@ libraries.quiet()
 
 ROWS = 64
 REPEATS = 3
+LENGTH = 256
 CLOSE = 2e-5
 
 
@@ -88,6 +90,32 @@ def test_training_speed(place: Place, capsys: pytest.CaptureFixture[str]) -> Non
         )
 
 
+@pytest.mark.drill
+@pytest.mark.timeout(3600)
+def test_training_speed_beside_llama_factory(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    """Trained tokens a second: LLaMA-Factory cuts and tokenises rows in its own way, so that what it trains on is counted in its batches."""
+    trained = _tokens_by_step(place.folder, "labels")
+    useful = _tokens_by_step(place.folder)
+    ours, plain, trl, factory = [], [], [], []
+    for turn in range(REPEATS):
+        run = _ours(place, f"beside-{turn}", packing=False)
+        ours.append([speed * part / whole for speed, part, whole in zip(run["speeds"], trained, useful, strict=True)])
+        plain.append(_per_second(trained, _other(place, contenders.plain)["seconds"]))
+        trl.append(_per_second(trained, _other(place, contenders.trl)["seconds"]))
+        other = _llama_factory(place.folder)
+        factory.append(_per_second(other["tokens"], other["seconds"]))
+    speed = {
+        "workloads.sft": _speed(ours),
+        "transformers.Trainer": _speed(plain),
+        "trl.SFTTrainer": _speed(trl),
+        f"LLaMA-Factory {pins.LLAMA_FACTORY}": _speed(factory),
+    }
+    with capsys.disabled():
+        print(f"\n{time.strftime('%Y-%m-%d')}, trained tokens/s, one thread, not packed, best of {REPEATS} by step")
+        for name, value in speed.items():
+            print(f"  {name:24}{value:8,.0f}   ours / this {speed['workloads.sft'] / value:.2f}")
+
+
 def test_time_to_the_first_step(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     def ours(turn: int) -> float:
         start, first = time.monotonic(), []
@@ -129,7 +157,7 @@ def _ours(place: Place, name: str, packing: bool) -> dict[str, Any]:
                 "learningRate": contenders.LEARNING_RATE,
                 "batchSizePerDevice": 1 if packing else contenders.BATCH,
                 "gradientAccumulation": contenders.ACCUMULATION,
-                "sequenceLength": 256,
+                "sequenceLength": LENGTH,
                 "saveSteps": 1000,
                 "epochs": 3 if packing else 1,  # packed, an epoch has too few steps to take the best of
             },
@@ -151,6 +179,18 @@ def _other(place: Place, contender: Callable[[str, str], None]) -> dict[str, Any
     return dict(json.loads(report.read_text(encoding="utf-8")))
 
 
+def _llama_factory(folder: Path) -> dict[str, Any]:
+    report = folder / "llama-factory.json"
+    settings = llama_factory.settings(contenders.LEARNING_RATE, contenders.BATCH, contenders.ACCUMULATION, LENGTH)
+    command = [llama_factory.environment(), llama_factory.__file__, folder, json.dumps(settings), report]
+    alone = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "DISABLE_VERSION_CHECK": "1", "PYTHONPATH": ""}
+    ended = subprocess.run(
+        command, cwd=folder, env=os.environ | alone, check=False, timeout=1200, capture_output=True, text=True
+    )
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    return dict(json.loads(report.read_text(encoding="utf-8")))
+
+
 def _per_second(tokens: list[int], seconds: list[float]) -> list[float]:
     return [count / spent for count, spent in zip(tokens, seconds, strict=True)]
 
@@ -165,14 +205,14 @@ def _mib(runs: list[dict[str, Any]]) -> str:
     return f"{min(run['peak'] for run in runs) / 2**20:,.0f} MiB"
 
 
-def _tokens_by_step(folder: Path) -> list[int]:
-    """Unpadded tokens of each step, in the order that a seeded Trainer draws the rows."""
+def _tokens_by_step(folder: Path, column: str = "input_ids") -> list[int]:
+    """Unpadded tokens of each step, in the order that a seeded Trainer draws the rows; with ``labels``, those that are trained."""
     import datasets
     from accelerate.data_loader import SeedableRandomSampler
 
     rows = datasets.load_from_disk(str(folder / "rows"))
     sampler = SeedableRandomSampler(data_source=rows, data_seed=42)
-    lengths = [len(rows[index]["input_ids"]) for index in sampler]
+    lengths = [sum(token != -100 for token in rows[index][column]) for index in sampler]
     size = contenders.BATCH * contenders.ACCUMULATION
     return [sum(lengths[start : start + size]) for start in range(0, len(lengths), size)]
 
@@ -186,7 +226,7 @@ def _unpacked(folder: Path) -> Any:
     from workloads.data.chat_templates import loading
     from workloads.data.prepared import datasets_for
 
-    spec = SFTJob.model_validate(job(dataset={"packing": False}, training={"sequenceLength": 256})).spec
+    spec = SFTJob.model_validate(job(dataset={"packing": False}, training={"sequenceLength": LENGTH})).spec
     template = loading.load("HumanAssistant", None, tokenizer_io.load_tokenizer(folder / "base"))
     found = SimpleNamespace(path=folder / "train.json", digest="sha256:0", uri="train.json")
     prepared = datasets_for(spec, {"dataset.train[0]": found}, template, folder / "cache", 42, log=lambda line: None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 
+from tests.benchmarks import llama_factory
 from tests.cluster.bed import binaries, cache, debian, images
 from tests.cluster.bed.node import demand_host
 
@@ -38,8 +39,9 @@ def node() -> None:
 
 
 def peer() -> None:
-    """A control plane, and the operator that ours is measured beside."""
+    """A control plane, and the operator and the training that ours are measured beside."""
     binaries.ensure([*binaries.CONTROL_PLANE, "jobset", *(product.name for product in binaries.PEERS)])
+    llama_factory.environment()
 
 
 PARTS: Mapping[str, Callable[[], None]] = {
