@@ -18,12 +18,13 @@ def of(settings: TrainingArguments, optimizer: Optimizer, steps: int) -> LambdaL
     """
     warmup = settings.get_warmup_steps(steps)
     skipped = 1 if warmup else 0
+    particulars: Any = settings.lr_scheduler_kwargs  # a dict by now: a string is for the command line
     longer: Any = get_scheduler(
         settings.lr_scheduler_type,
         optimizer,
         num_warmup_steps=warmup,
         num_training_steps=steps + skipped,
-        scheduler_specific_kwargs=settings.lr_scheduler_kwargs,
+        scheduler_specific_kwargs=particulars,
     )
 
     def later(share: Any) -> Any:

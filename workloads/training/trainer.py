@@ -124,7 +124,8 @@ class Trainer(transformers.Trainer):
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """As the parent's, without steps at a learning rate of 0."""
         if self.lr_scheduler is None:
-            self.lr_scheduler = schedule.of(self.args, optimizer or self.optimizer, num_training_steps)
+            used: Any = optimizer or self.optimizer
+            self.lr_scheduler = schedule.of(self.args, used, num_training_steps)
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
