@@ -160,8 +160,8 @@ def child_lost(case: Case) -> Verdict | None:
 
 
 def queued(case: Case) -> Verdict | None:
-    """Kueue suspends the Job until there is room. We never touch that field."""
-    if case.child is None or not case.child["spec"].get("suspend"):
+    """Kueue suspends the Job until there is room. We never touch that field. A pod that it preempted still saves, and says so itself."""
+    if case.child is None or not case.child["spec"].get("suspend") or (case.live and case.live.deletion_timestamp):
         return None
     label = f"{KUEUE_PREFIX}queue-name"  # of the Job too: where a namespace has a default queue, Kueue writes it there
     queue = case.child["metadata"].get("labels", {}).get(label) or case.resource.metadata.labels.get(label)

@@ -156,6 +156,14 @@ SITUATIONS = [
         id="its pod is being evicted",
     ),
     pytest.param(
+        resource(prior(STARTED, "Running"), labels=QUEUE),
+        observed(running(metadata={"deletionTimestamp": at(700)}), child=job(spec={"suspend": True})),
+        WORKING,
+        "Stopping",
+        "pod poet-sft-a was told to stop; a running step is saved first",
+        id="Kueue preempts it, and its pod saves",
+    ),
+    pytest.param(
         resource(prior(STARTED, "Running")),
         observed(ended(75, disrupted="EvictionByEvictionAPI"), child=job()),
         WORKING,
