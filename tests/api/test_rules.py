@@ -54,11 +54,6 @@ BROKEN = (
                 id="an output on a hub",
             ),
             pytest.param(
-                {"parallelism": {"nodes": 2}},
-                "parallelism.nodes above 1 is not supported by this version: set nodes to 1 and use a node with more GPUs",
-                id="several nodes",
-            ),
-            pytest.param(
                 {"method": "QLoRA", "deepspeed": {"preset": "Zero3"}},
                 "QLoRA does not run under ZeRO-3: set deepspeed.preset to Zero2, or method to LoRA",
                 id="QLoRA under ZeRO-3",

@@ -34,10 +34,6 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         {"method": "Full", "merge": True},
         "merge has nothing to merge with method Full: remove merge, the output is a whole model already",
     ),
-    "what a later version will do": (
-        {"parallelism": {"nodes": 2}},
-        "parallelism.nodes above 1 is not supported by this version: set nodes to 1 and use a node with more GPUs",
-    ),
     "a hub as output": (
         {"output": {"uri": "hf://me/poet"}},
         "output.uri cannot be hf://: write to pvc://, s3:// or a path",

@@ -22,9 +22,19 @@ LONGEST_PAUSE = 0.25
 class DistributedContext:
     """One process of ``count``. Alone (of 1) everything here is free and nothing is imported."""
 
-    def __init__(self, rank: int = 0, count: int = 1, heartbeat: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        rank: int = 0,
+        count: int = 1,
+        heartbeat: Callable[[], None] = lambda: None,
+        *,
+        local_rank: int | None = None,
+        node: int = 0,
+    ) -> None:
         self.rank = rank
         self.count = count
+        self._is_first_here = (rank if local_rank is None else local_rank) == 0
+        self._node = node
         self._heartbeat = heartbeat
         self._events = 0
         self._store: Any = None
@@ -36,12 +46,12 @@ class DistributedContext:
 
     @contextmanager
     def main_process_first(self) -> Iterator[None]:
-        """The first process goes through this block before the others do, who find what it made."""
-        done = self._event()
-        if not self.is_main:
+        """The first process of each machine goes through this block before its others do, who find what it made."""
+        done = f"{self._event()}/node-{self._node}"
+        if not self._is_first_here:
             self._wait(done)
         yield
-        if self.is_main and self.count > 1:
+        if self._is_first_here and self.count > 1:
             self._rendezvous_store().set(done, "1")
 
     def broadcast_object(self, find: Callable[[], T]) -> T:

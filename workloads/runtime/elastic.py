@@ -1,11 +1,11 @@
-"""torch's elastic launcher, set up for one machine: a store on the loopback interface, no restarts, signals left to us."""
+"""torch's elastic launcher, set up by us: a store that is there already, no restarts, signals left to us."""
 
 from __future__ import annotations
 
 import logging
-import os
 import socket
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +17,40 @@ from torch.distributed.elastic.rendezvous.api import RendezvousStoreInfo, rendez
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 LOOPBACK = "127.0.0.1"
-BACKEND = "loopback"
+BACKEND = "given"
 QUIET = ("torch.distributed.elastic", "torch.distributed.launcher", "torch.multiprocessing")
 
 
-class Loopback(RendezvousHandler):
-    """The rendezvous of a single agent.
+@dataclass(frozen=True)
+class Meeting:
+    """Where the agents of all machines meet."""
+
+    store: Any
+    address: str
+    port: int
+    """Of the store, for the processes that the agents start."""
+    node: int = 0
+    nodes: int = 1
+
+    @classmethod
+    def alone(cls) -> Meeting:
+        """One machine: a store on its loopback interface, at a free port."""
+        listener = socket.create_server((LOOPBACK, 0))
+        port = int(listener.getsockname()[1])
+        store = TCPStore(LOOPBACK, port, is_master=True, wait_for_workers=False, master_listen_fd=listener.detach())
+        return cls(store, LOOPBACK, port)
+
+
+class GivenStore(RendezvousHandler):
+    """The rendezvous of agents that have met already.
 
     The launcher's own listen on every interface of a pod, on a port that may be taken by the time they open it, and the dynamic one
     unpickles what it is sent.
     """
 
-    def __init__(self, run_id: str) -> None:
+    def __init__(self, run_id: str, meeting: Meeting) -> None:
         self._run_id = run_id
-        listener = socket.create_server((LOOPBACK, 0))
-        self._port = int(listener.getsockname()[1])
-        self._store = TCPStore(
-            LOOPBACK, self._port, is_master=True, wait_for_workers=False, master_listen_fd=listener.detach()
-        )
+        self._meeting = meeting
 
     def get_backend(self) -> str:
         return BACKEND
@@ -44,8 +60,13 @@ class Loopback(RendezvousHandler):
         return True
 
     def next_rendezvous(self) -> RendezvousInfo:
-        info = RendezvousStoreInfo(LOOPBACK, self._port)
-        return RendezvousInfo(PrefixStore(self._run_id, self._store), rank=0, world_size=1, bootstrap_store_info=info)
+        meeting = self._meeting
+        return RendezvousInfo(
+            PrefixStore(self._run_id, meeting.store),
+            rank=meeting.node,
+            world_size=meeting.nodes,
+            bootstrap_store_info=RendezvousStoreInfo(meeting.address, meeting.port),
+        )
 
     def is_closed(self) -> bool:
         return False
@@ -63,28 +84,37 @@ class Loopback(RendezvousHandler):
         return True
 
 
-def _loopback(parameters: RendezvousParameters) -> Loopback:
-    return Loopback(parameters.run_id)
+def _given(parameters: RendezvousParameters) -> GivenStore:
+    return GivenStore(parameters.run_id, parameters.config["meeting"])
 
 
-def run(count: int, function: Callable[..., None], arguments: list[Any], start_method: str, folder: Path) -> bool:
+def run(
+    count: int,
+    function: Callable[..., None],
+    arguments: list[Any],
+    start_method: str,
+    folder: Path,
+    meeting: Meeting | None = None,
+) -> bool:
     """Call ``function`` in ``count`` processes with ``RANK`` and the like in their environment; returns whether all ended well.
 
-    When one fails, the others get SIGTERM, and SIGKILL half a minute later.
+    When one fails, the others get SIGTERM, and SIGKILL half a minute later. Without a ``meeting`` this machine is the only one.
     """
-    rendezvous_handler_registry.register(BACKEND, _loopback)
+    place = meeting or Meeting.alone()
+    rendezvous_handler_registry.register(BACKEND, _given)
     for name in list(logging.root.manager.loggerDict):
         if name.startswith(QUIET):
             logging.getLogger(name).setLevel(logging.CRITICAL)  # what failed is told by us, once
     config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
+        min_nodes=place.nodes,
+        max_nodes=place.nodes,
         nproc_per_node=count,
-        run_id=f"alpaca-{os.getpid()}",
+        run_id="alpaca",
         role="rank",
         rdzv_backend=BACKEND,
-        rdzv_endpoint=LOOPBACK,
-        local_addr=LOOPBACK,
+        rdzv_endpoint=place.address,
+        rdzv_configs={"meeting": place},
+        local_addr=place.address,
         max_restarts=0,  # the Job restarts, from the newest checkpoint
         monitor_interval=0.1,
         start_method=start_method,

@@ -23,6 +23,7 @@ from workloads.errors import Hung, SpecError, WorkloadError
 from workloads.runtime import exit_reports, exits, gpus, launcher
 from workloads.runtime.console import display, prepare_process
 from workloads.runtime.distributed import DistributedContext
+from workloads.runtime.nodes import NodeGroup
 from workloads.runtime.places import Places
 from workloads.runtime.progress import Display, ProgressTracker
 from workloads.runtime.runtime import HASHES, Metrics, RunContext, Runtime
@@ -89,10 +90,11 @@ def _reuse_or_make(
     tracker.update(stage="Loading")
     share_processors()
     processes = gpus.processes(job, environment)
+    nodes = _nodes(job, environment)
     with stop.interruptible():
         inputs = _inputs(job, environment, hashes, watched, verification)
         place = output.output_place(job.spec.output.uri, inputs, environment, tracker.heartbeat)
-        publisher = Publisher(job, inputs, place, hashes, processes)
+        publisher = Publisher(job, inputs, place, hashes, nodes * processes)
         notice = publisher.look()
         if publisher.published is not None:  # it is not reused for inputs that have changed since
             verification.finish(tracker.heartbeat)
@@ -104,18 +106,20 @@ def _reuse_or_make(
         training_digest=publisher.training_digest,
         started_at=now(),
     )
-    context = RunContext(job, workload, environment, inputs, run, processes)
+    context = RunContext(job, workload, environment, inputs, run, nodes, processes)
     checkpoints = context.checkpoints(place, hashes, tracker)
     if publisher.published is not None:
-        place.fence(run).release()
-        checkpoints.discard_all()  # a run that ended between publishing and tidying up leaves them
+        if environment.node == 0:
+            place.fence(run).release()
+            checkpoints.discard_all()  # a run that ended between publishing and tidying up leaves them
         tracker.finish(f"reused {place.uri}: it was made from the same settings and inputs")
         return _success(Reason.REUSED, publisher.published, inputs, tracker, dict(publisher.metrics))
     with stop.interruptible():
         gpus.must_have_gpus(job, environment, processes)
     if notice:
         tracker.log(notice)
-    _take_place(place, run, checkpoints, tracker)
+    if environment.node == 0:
+        _take_place(place, run, checkpoints, tracker)
 
     def verify() -> None:
         for line in verification.finish(tracker.heartbeat):
@@ -158,15 +162,50 @@ def _take_place(place: OutputPlace, run: Run, checkpoints: Checkpoints, tracker:
 
 
 def _make(context: RunContext, watched: Watched, verify: Callable[[], None]) -> contract.Termination:
-    if context.processes == 1:
+    if context.nodes * context.processes == 1:
         return _run_workload(context, watched.stop, watched.tracker, DistributedContext(), verify)
     verify()
     share_processors(context.processes)
-    watched.tracker.log(f"{context.processes} processes train together")
+    group = _join(context, watched) if context.nodes > 1 else None
+    watched.tracker.log(
+        f"{context.processes} processes train together"
+        if group is None
+        else f"node {group.index} of {group.count}, with {context.processes} of {context.nodes * context.processes} processes that train together"
+        + (": how far they are is told by node 0" if group.index else "")
+    )
     with watched.watchdog.resting():  # each of them has its own
         return launcher.run_workers(
-            context.processes, partial(_run_worker, context), context.environment, watched.tracker, watched.stop
+            context.processes, partial(_run_worker, context), context.environment, watched.tracker, watched.stop, group
         )
+
+
+def _nodes(job: Job, environment: Environment) -> int:
+    """How many machines train. Raises SpecError where this one was not told which of them it is."""
+    parallelism = getattr(job.spec, "parallelism", None)
+    count = 1 if parallelism is None else int(parallelism.nodes)
+    if count > 1 and (environment.coordinator is None or environment.node >= count):
+        raise SpecError(
+            f"spec.parallelism.nodes is {count}, and this machine was not told which of them it is: set "
+            f"{contract.ENV_NODE} (0 to {count - 1}), {contract.ENV_COORDINATOR} (a name or address of node 0) and one {contract.ENV_RUN_ID} on "
+            "each, over a storage that all of them see, or nodes to 1"
+        )
+    return count
+
+
+def _join(context: RunContext, watched: Watched) -> NodeGroup:
+    """Meet the other nodes of the run, over checkpoints that all of them see."""
+    tracker, stop = watched.tracker, watched.stop
+    place = context.place(tracker.heartbeat)
+
+    def heartbeat() -> None:
+        tracker.heartbeat()
+        stop.check()
+
+    with stop.interruptible():
+        patience = context.job.spec.failure_policy.hang_timeout_seconds
+        group = NodeGroup.join(context.environment, context.nodes, patience, tracker, stop)
+        group.prove_shared(place.checkpoints, f"spec.output.uri {place.uri}", patience, heartbeat)
+    return group
 
 
 def _run_worker(context: RunContext, worker: Worker) -> contract.Termination:
@@ -175,7 +214,13 @@ def _run_worker(context: RunContext, worker: Worker) -> contract.Termination:
     stop = Stop(context.job.spec.pod.termination_grace_period_seconds, signals=(signal.SIGTERM,))
 
     def work(tracker: ProgressTracker, _: Watchdog) -> contract.Termination:
-        distributed = DistributedContext(worker.rank, worker.count, tracker.heartbeat)
+        distributed = DistributedContext(
+            worker.rank,
+            worker.count,
+            tracker.heartbeat,
+            local_rank=worker.local_rank,
+            node=context.environment.node,
+        )
         return _run_workload(context, stop, tracker, distributed, verify=lambda: None)  # done before it was started
 
     with stop.listening():

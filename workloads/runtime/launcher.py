@@ -25,6 +25,7 @@ from alpaca_operator.api.contract import ExitCode
 from workloads.errors import SpecError
 from workloads.runtime import gpus
 from workloads.runtime.exit_reports import ExitReport, verdict
+from workloads.runtime.nodes import NodeGroup, interface_to
 from workloads.runtime.progress import ProgressTracker
 from workloads.runtime.worker import Worker, start
 from workloads.system import cgroup
@@ -38,8 +39,10 @@ def run_workers(
     environment: Environment,
     tracker: ProgressTracker,
     stop: Stop,
+    group: NodeGroup | None = None,
 ) -> contract.Termination:
-    """Run ``work`` (which can be pickled) in ``count`` processes; returns how the first of them ended, or the one that failed first.
+    """Run ``work`` (which can be pickled) in ``count`` processes here, and as many on each other node of the ``group``; returns how the first
+    of them ended, or the one that failed first.
 
     Raises SpecError where there are GPUs, and too few of them, and Interrupted for a stop before the processes were started.
     """
@@ -52,22 +55,28 @@ def run_workers(
             )
         from workloads.runtime import elastic
     killed_before = cgroup.kills()
-    with TemporaryDirectory(prefix="alpaca-ranks-") as name, _network():
+    first = count * group.index if group else 0
+    meeting = elastic.Meeting(group.store, group.address, group.port, group.index, group.count) if group else None
+    with TemporaryDirectory(prefix="alpaca-ranks-") as name, _network(group.address if group else None):
         folder = Path(name)
         ours, theirs = zip(*(multiprocessing.Pipe() for _ in range(count)), strict=True)
-        with Listener(ours, tracker, stop) as listener:
+        with Listener(ours, tracker, stop, group) as listener:
             went_well = elastic.run(
-                count, start, [work, list(theirs), folder], environment.start_method, folder / "elastic"
+                count, start, [work, list(theirs), folder], environment.start_method, folder / "elastic", meeting
             )
         ended = time.monotonic()
         reports = [ExitReport.read(folder, rank) for rank in range(count)]
     if went_well and reports[0] is not None:
-        return reports[0].ending
+        return group.conclude(reports[0].ending, is_collateral=False) if group else reports[0].ending
     signals = {rank: -code for rank, code in listener.exit_codes().items() if code is not None and code < 0}
     short = cgroup.kills() > killed_before
     rank, ending = verdict(reports, signals, ended=ended, stopped=stop.requested, short_of_memory=short)
-    blamed = None if ending.exit_code == ExitCode.INTERRUPTED else rank  # all of them stopped
-    return _with_progress(ending, tracker.current).model_copy(update={"rank": blamed})
+    blamed = None if ending.exit_code == ExitCode.INTERRUPTED else first + rank  # all of them stopped
+    ending = _with_progress(ending, tracker.current).model_copy(update={"rank": blamed})
+    if group is None:
+        return ending
+    report = reports[rank]
+    return group.conclude(ending, is_collateral=report is not None and report.is_collateral)
 
 
 def _with_progress(ending: contract.Termination, progress: contract.Progress) -> contract.Termination:
@@ -85,8 +94,11 @@ def _with_progress(ending: contract.Termination, progress: contract.Progress) ->
 class Listener:
     """A thread that passes on what the processes report, and tells them of a stop and of a lost sibling."""
 
-    def __init__(self, pipes: Sequence[Connection], tracker: ProgressTracker, stop: Stop) -> None:
+    def __init__(
+        self, pipes: Sequence[Connection], tracker: ProgressTracker, stop: Stop, group: NodeGroup | None = None
+    ) -> None:
         self._pipes = list(pipes)
+        self._group = group
         self._tracker = tracker
         self._stop = stop
         self._over = threading.Event()
@@ -149,7 +161,10 @@ class Listener:
 
     def _announce_loss(self) -> None:
         """Once one is gone the others can only fail, or wait for it forever."""
-        if self._loss_announced or not wait([child.sentinel for child in self._children.values()], timeout=0):
+        if self._loss_announced:
+            return
+        elsewhere = self._group is not None and self._group.lost is not None
+        if not elsewhere and not wait([child.sentinel for child in self._children.values()], timeout=0):
             return
         self._loss_announced = True
         for pipe in self._pipes:
@@ -160,10 +175,12 @@ class Listener:
 
 
 @contextmanager
-def _network() -> Iterator[None]:
-    """All processes are on this machine, so they speak over its loopback interface, whatever a pod's name resolves to."""
-    ours = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
-    ours = {name: value for name, value in ours.items() if name not in os.environ}
+def _network(first_node: str | None) -> Iterator[None]:
+    """Processes of one machine speak over its loopback interface, whatever a pod's name resolves to; those of several over the one that
+    reaches the first of them."""
+    name = interface_to(first_node) if first_node else "lo"
+    wanted = {variable: name for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME") if name}
+    ours = {variable: name for variable, name in wanted.items() if variable not in os.environ}
     os.environ.update(ours)
     try:
         yield

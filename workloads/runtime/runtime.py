@@ -37,8 +37,10 @@ class RunContext:
     environment: Environment
     inputs: Inputs
     run: Run
+    nodes: int
+    """Machines that take part."""
     processes: int
-    """That take part."""
+    """On each of them."""
 
     def place(self, heartbeat: Callable[[], None]) -> OutputPlace:
         """Where the output goes."""
@@ -88,7 +90,7 @@ class Runtime:
         self._hashes = context.hashes(progress.heartbeat)
         self._verify = verify
         self.checkpoints = context.checkpoints(place, self._hashes, progress, verify)
-        self._publisher = Publisher(context.job, context.inputs, place, self._hashes, context.processes)
+        self._publisher = Publisher(context.job, context.inputs, place, self._hashes, context.nodes * context.processes)
         self._publisher.guard(place.fence(context.run))
 
     def resolved(self, policy: dict[str, Any]) -> None:

@@ -27,8 +27,8 @@ def start(work: Callable[[Worker], contract.Termination], pipes: list[Connection
     # However the launching process ends, it takes this one along, as process 1 of a pod does.
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the launching process passes it on
-    rank = int(os.environ["RANK"])
-    worker = Worker(rank, len(pipes), pipes[rank], folder)
+    local_rank = int(os.environ["LOCAL_RANK"])
+    worker = Worker(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), local_rank, pipes[local_rank], folder)
     worker.arrive()
     ending = work(worker)
     if ending.exit_code != ExitCode.OK:
@@ -39,9 +39,11 @@ def start(work: Callable[[Worker], contract.Termination], pipes: list[Connection
 class Worker:
     """One of the processes: its place among them, and its pipe to the one that launched it."""
 
-    def __init__(self, rank: int, count: int, pipe: Connection, folder: Path) -> None:
+    def __init__(self, rank: int, count: int, local_rank: int, pipe: Connection, folder: Path) -> None:
         self.rank = rank
         self.count = count
+        self.local_rank = local_rank
+        """Its number among those of this machine."""
         self.display: Display = PipeDisplay(pipe) if rank == 0 else NullDisplay()
         self._pipe = pipe
         self._folder = folder
@@ -55,7 +57,7 @@ class Worker:
     def leave(self, ending: contract.Termination, *, is_collateral: bool = False) -> None:
         """Report how this process ended; the launching process weighs it against the others."""
         self._ended = True
-        ExitReport(ending, time.monotonic(), is_collateral).write(self._folder, self.rank)
+        ExitReport(ending, time.monotonic(), is_collateral).write(self._folder, self.local_rank)
 
     def _watch_siblings(self) -> None:
         try:

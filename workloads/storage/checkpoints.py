@@ -136,10 +136,8 @@ class Checkpoints:
         self._uri = f"{output.uri}.checkpoints"
         self._run = run
         self._made_from = run.training_digest
-        self._ours = {
-            run.training_digest,
-            run.spec_digest,
-        }  # a version before this one wrote the digest of the whole spec
+        # A version before this one wrote the digest of the whole spec.
+        self._ours = {run.training_digest, run.spec_digest}
         self._fence = FileFence(self._folder / FENCE, run)
         self._hashes = hashes
         self._log = log

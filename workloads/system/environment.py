@@ -65,6 +65,10 @@ class Environment:
     """How several processes of a run are started; see multiprocessing. A GPU needs `spawn`, as it cannot be used in a fork."""
     cpu_for_gpu: bool
     """Whether a pod goes on on the CPU where the GPUs that it was to have are not there."""
+    node: int = 0
+    """Number of this machine among several that train one model."""
+    coordinator: tuple[str, int] | None = None
+    """Name or address of the first of them, and its port; None where nothing said that there are others."""
 
     @classmethod
     def read(cls, environ: Mapping[str, str]) -> Environment:
@@ -87,7 +91,30 @@ class Environment:
             progress_address=_progress_address(environ.get(contract.ENV_PROGRESS_PORT), in_pod),
             start_method=_start_method(environ.get(contract.ENV_START_METHOD)),
             cpu_for_gpu=environ.get(contract.ENV_CPU_FOR_GPU) == "1",
+            node=_node(environ.get(contract.ENV_NODE)),
+            coordinator=_coordinator(environ.get(contract.ENV_COORDINATOR)),
         )
+
+
+def _coordinator(text: str | None) -> tuple[str, int] | None:
+    if not text:
+        return None
+    host, colon, port = text.rpartition(":")
+    if not colon:
+        return text, contract.NODES_PORT
+    if not host or not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+        raise SpecError(
+            f"{contract.ENV_COORDINATOR} is {text!r}: give a name or an address of node 0, with or without :port"
+        )
+    return host, int(port)
+
+
+def _node(text: str | None) -> int:
+    if not text:
+        return 0
+    if not (text.isascii() and text.isdigit()):
+        raise SpecError(f"{contract.ENV_NODE} is {text!r}: give the number of this node, from 0")
+    return int(text)
 
 
 def termination_log(environ: Mapping[str, str]) -> Path | None:

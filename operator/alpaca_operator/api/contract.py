@@ -46,6 +46,8 @@ API_PORT = 8000
 """The engine: OpenAI's API under /v1, /health, /livez, /metrics."""
 PAGE_PORT = 7860
 """The chat page."""
+NODES_PORT = 29500
+"""Where the first of several nodes keeps the store that their launching processes meet in."""
 CONFIG_PATH = "/etc/alpaca/job.json"
 MOUNT_ROOT = "/mnt"
 """`pvc://claim/path` is `/mnt/<claim>/path` in a pod."""
@@ -59,7 +61,12 @@ ARTIFACT_FILE = "artifact.json"
 """Written last into an output: without it a folder is no artifact."""
 
 ENV_RUN_ID = "ALPACA_RUN_ID"
-"""In a pod: its UID. Checkpoints lie under `run-<id>`, and a run that is no longer the newest publishes nothing."""
+"""In a pod: its UID; on several machines that train together, the same on all. Checkpoints lie under `run-<id>`, and a run that is no longer
+the newest publishes nothing."""
+ENV_NODE = "ALPACA_NODE"
+"""Of several nodes the number of this one, from 0."""
+ENV_COORDINATOR = "ALPACA_COORDINATOR"
+"""Name or address under which the others reach the first of several nodes; `:port` where it is not NODES_PORT."""
 ENV_IN_POD = "ALPACA_IN_POD"
 """Set to 1 in a pod: `pvc://` is under MOUNT_ROOT, JSON lines on standard output, a termination message."""
 ENV_STORAGE = "ALPACA_STORAGE"

@@ -51,20 +51,14 @@ class Parallelism(Spec):
     """How many processes train together."""
 
     nodes: int = Field(1, ge=1, le=1024)
-    """Pods that train together."""
+    """Machines that train together over one storage (docs/processes.md). The operator runs a job in one pod: there, 1."""
     processes_per_node: int | None = Field(None, ge=1, le=64)
     """Processes in each pod, each with a GPU of its own. Absent, there is one for each GPU of `pod.resources.limits`, or one. They share
     the rows, so that an optimizer step sees as many times `batchSizePerDevice` × `gradientAccumulation` sequences."""
 
-    non_semantic: ClassVar = frozenset({"processes_per_node"})  # the number that trained counts, wherever it came from
-
-    rules: ClassVar = (
-        Rule(
-            cel="self.nodes == 1",
-            holds=lambda parallelism: parallelism.nodes == 1,
-            message="parallelism.nodes above 1 is not supported by this version: set nodes to 1 and use a node with more GPUs",
-        ),
-    )
+    non_semantic: ClassVar = frozenset(
+        {"nodes", "processes_per_node"}
+    )  # the number that trained counts, wherever they ran
 
 
 class ResourceSpec(Spec):

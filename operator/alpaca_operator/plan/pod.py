@@ -38,7 +38,24 @@ CACHE_FOLDER = ".literary-alpaca"
 
 def unfit(resource: Job, settings: Settings) -> Exit | None:
     """Why a valid spec cannot run in a pod: known before one is made, and cheaper to hear than from a pod that ran for hours."""
-    return unmountable(resource) or _without_image(resource, settings) or _lost_with_the_pod(resource)
+    return (
+        _beyond_one_pod(resource)
+        or unmountable(resource)
+        or _without_image(resource, settings)
+        or _lost_with_the_pod(resource)
+    )
+
+
+def _beyond_one_pod(resource: Job) -> Exit | None:
+    """The workload trains on several machines that somebody else starts; this operator starts one pod."""
+    nodes = getattr(getattr(resource.spec, "parallelism", None), "nodes", 1)
+    if nodes == 1:
+        return None
+    return invalid(
+        f"parallelism.nodes is {nodes}, and this operator runs a job in one pod: set nodes to 1 and ask for more GPUs of one node, or start the "
+        "machines yourself (docs/processes.md)",
+        resource,
+    )
 
 
 def unmountable(resource: Resource) -> Exit | None:

@@ -1,0 +1,132 @@
+"""Two machines that train one model, here two launching processes that only the network and a folder connect: they start, stop and
+fail as one."""
+
+from __future__ import annotations
+
+import re
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.workloads.process import Place, Process
+
+TRAIN = """
+import torch.distributed as dist
+dist.init_process_group("gloo")
+where = runtime.distributed
+for step in range(1, job.spec.training.max_steps + 1):
+    runtime.progress.update(step=step, total_steps=job.spec.training.max_steps, log=True)
+    ranks = where.all_reduce_sum(where.rank, 1)
+    if where.any(runtime.stop.requested):
+        raise Interrupted(f"stopped after step {step}")
+    WHAT
+    time.sleep(0.02)
+if not where.is_main:
+    where.barrier()
+    return {}
+with runtime.output("LoRAAdapter", {}) as folder:
+    (folder / "adapter.safetensors").write_text(f"ranks sum to {ranks[0]:.0f}, {ranks[1]:.0f} of them")
+where.barrier()
+return {}
+"""
+BAD_ROW = 'if where.rank == 1 and step == 2: raise DataError("rows.jsonl, row 7: no answer")'
+FOREVER = "1000000"
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    made = Place(tmp_path)
+    yield made
+    made.close()
+
+
+class Nodes:
+    """Both, started."""
+
+    def __init__(self, place: Place, what: str = "pass", steps: str = "3", run: tuple[str, str] = ("a", "a")) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        self.first, self.second = (
+            self._start(place, node, what, steps, f"127.0.0.1:{port}", run[node]) for node in range(2)
+        )
+
+    def _start(self, place: Place, node: int, what: str, steps: str, coordinator: str, run: str) -> Process:
+        output = "elsewhere" if what == "a folder of its own" and node else "out"
+        return place.start(
+            TRAIN.replace("WHAT", "pass" if what == "a folder of its own" else what),
+            *("--training.maxSteps", steps, "--parallelism.nodes", "2", "--output.uri", output),
+            tag=f"node-{node}-",
+            ALPACA_NODE=str(node),
+            ALPACA_COORDINATOR=coordinator,
+            ALPACA_RUN_ID=run,
+            ALPACA_CACHE=str(place.folder / f"cache-{node}"),
+            ALPACA_START_METHOD="fork",
+        )
+
+
+def test_they_are_one_run_with_one_result(place: Place) -> None:
+    nodes = Nodes(place)
+    first, second = nodes.first.end(), nodes.second.end()
+    assert (first.code, second.code) == (0, 0), first.err + second.err
+    assert (place.output / "adapter.safetensors").read_text() == "ranks sum to 1, 2 of them"
+    assert first.last_word["output"]["uri"] == "out"
+    assert "output" not in second.last_word, "one of them publishes"
+    assert "how far they are is told by node 0" in second.out + second.err
+    assert not list(place.folder.glob("out.checkpoints/*")), "the proof that the folder is shared is gone, too"
+
+
+def test_a_stop_of_one_stops_both(place: Place) -> None:
+    nodes = Nodes(place, steps=FOREVER)
+    nodes.first.until_step(2)
+    nodes.second.send(signal.SIGTERM)
+    first, second = nodes.first.end(), nodes.second.end()
+    assert (first.code, second.code) == (75, 75)
+    assert re.fullmatch(r"stopped after step \d+", first.last_word["message"])
+
+
+def test_a_failure_of_one_is_told_by_both(place: Place) -> None:
+    nodes = Nodes(place, BAD_ROW, steps=FOREVER)
+    first, second = nodes.first.end(), nodes.second.end()
+    assert (first.code, second.code) == (65, 65), first.err + second.err
+    assert second.last_word["message"] == "rows.jsonl, row 7: no answer"
+    assert first.last_word["message"] == "node 1: rows.jsonl, row 7: no answer"
+    assert first.last_word["rank"] == second.last_word["rank"] == 1
+
+
+@pytest.mark.parametrize("killed", [0, 1])
+def test_one_that_is_gone_without_a_word_is_named_and_is_nobody_s_error(place: Place, killed: int) -> None:
+    nodes = Nodes(place, steps=FOREVER)
+    nodes.first.until_step(2)
+    lost, left = (nodes.first, nodes.second) if killed == 0 else (nodes.second, nodes.first)
+    lost.send(signal.SIGKILL)
+    lost.end()
+    ended = left.end()
+    assert ended.code == 75, ended.err
+    assert ended.last_word["message"].startswith(f"node {killed} is gone without a word: ")
+
+
+def test_a_folder_that_is_not_the_same_for_both_is_found_before_the_first_step(place: Place) -> None:
+    nodes = Nodes(place, "a folder of its own")
+    for ended in (nodes.first.end(), nodes.second.end()):
+        assert ended.code == 66, ended.err
+        assert "node 1 (" in ended.last_word["message"]
+        assert "does not see what node 0 wrote there" in ended.last_word["message"]
+        assert '"step"' not in ended.out
+
+
+def test_a_node_of_an_older_run_writes_nothing(place: Place) -> None:
+    nodes = Nodes(place, run=("new", "old"))
+    ended = nodes.second.end()
+    assert ended.code == 75
+    assert "node 0 (127.0.0.1) is in run new, and this node 1 in run old" in ended.last_word["message"]
+
+
+def test_a_machine_that_was_not_told_which_it_is_refuses(place: Place) -> None:
+    ended = place.run("raise SystemExit", "--parallelism.nodes", "2")
+    assert ended.code == 64
+    assert "spec.parallelism.nodes is 2" in ended.last_word["message"]
+    assert "ALPACA_COORDINATOR" in ended.last_word["message"]
