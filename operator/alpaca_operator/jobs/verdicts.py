@@ -160,11 +160,15 @@ def child_lost(case: Case) -> Verdict | None:
 
 
 def queued(case: Case) -> Verdict | None:
-    """Kueue suspends the Job until there is room. We never touch that field. A pod that it preempted still saves, and says so itself."""
-    if case.child is None or not case.child["spec"].get("suspend") or (case.live and case.live.deletion_timestamp):
+    """Kueue suspends the Job until there is room. We never touch that field."""
+    if case.child is None or not case.child["spec"].get("suspend"):
         return None
     label = f"{KUEUE_PREFIX}queue-name"  # of the Job too: where a namespace has a default queue, Kueue writes it there
     queue = case.child["metadata"].get("labels", {}).get(label) or case.resource.metadata.labels.get(label)
+    if case.live is not None:
+        who = f"Kueue's queue {queue} wants its place back" if queue else "its Job was suspended by someone else"
+        message = f"{who}: pod {case.live.name} stops, a running step is saved first"
+        return Verdict(Standing.WORKING, Reason.STOPPING, message)
     if queue is None:
         name = case.child["metadata"]["name"]
         message = f"its Job {name} was suspended by someone else: set spec.suspend of the Job to false"

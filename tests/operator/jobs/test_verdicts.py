@@ -157,10 +157,10 @@ SITUATIONS = [
     ),
     pytest.param(
         resource(prior(STARTED, "Running"), labels=QUEUE),
-        observed(running(metadata={"deletionTimestamp": at(700)}), child=job(spec={"suspend": True})),
+        observed(running(), child=job(spec={"suspend": True})),
         WORKING,
         "Stopping",
-        "pod poet-sft-a was told to stop; a running step is saved first",
+        "Kueue's queue gpus wants its place back: pod poet-sft-a stops, a running step is saved first",
         id="Kueue preempts it, and its pod saves",
     ),
     pytest.param(
