@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from workloads.errors import InputError
-from workloads.models import rope
+from workloads.models import libraries, rope
 from workloads.models.inspect import Base
 from workloads.system.describe import first_line
 
@@ -46,7 +46,7 @@ def _check_shapes(base: Base, config: Any, label: str) -> None:
 
     file = base.folder / "config.json"
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), libraries.whole_models():
             empty = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except Exception as error:  # nothing but the configuration goes into it
         raise InputError(f"{label}: no model can be made of {file}: {_line(error)}: correct that value") from error

@@ -70,6 +70,20 @@ def prepare_gptqmodel() -> None:
 
 
 @contextlib.contextmanager
+def whole_models() -> Iterator[None]:
+    """Models that are made within are whole in this process. Once a run under ZeRO-3 has its settings, transformers has DeepSpeed deal out
+    the weights of every model, which those on the meta device do not have."""
+    from transformers.integrations import deepspeed
+
+    reference = deepspeed._hf_deepspeed_config_weak_ref
+    deepspeed.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        deepspeed._hf_deepspeed_config_weak_ref = reference
+
+
+@contextlib.contextmanager
 def silenced() -> Iterator[None]:
     """Keep what the library prints off the log; where it fails, its last lines go to standard error."""
     last_lines: deque[str] = deque(maxlen=KEPT_LINES)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from alpaca_operator.api.status import OutputKind
 from workloads.errors import Interrupted
-from workloads.models import rope
+from workloads.models import libraries, rope
 from workloads.models.inspect import Base
 from workloads.models.kernels import kernels_of
 from workloads.runtime.runtime import Metrics, Runtime
@@ -148,7 +148,8 @@ def _publish(
         return
     trainer.release_model()  # merging needs the memory
     with runtime.output(job.output_kind, metrics) as folder:
-        with runtime.stop.interruptible("stopped while merging; the adapter is published: run again, and it is merged"):
+        told = "stopped while merging; the adapter is published: run again, and it is merged"
+        with libraries.whole_models(), runtime.stop.interruptible(told):
             setup.merge(trained, folder, metrics)
         _describe(folder, job, job.output_kind, runtime, policy, setup, trainer, metrics)
 
