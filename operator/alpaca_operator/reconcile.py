@@ -58,8 +58,10 @@ async def reconcile(key: Key, world: World, *, live: bool = False) -> Result:
     if desired is Desired.PRESENT and observed.child is not None:
         observed = observe.children(observed, resource, world)
     after = lifecycle.compute(resource, observed, outage or exit)
-    if not live and lifecycle.is_final(after) and not lifecycle.is_terminal(resource):
-        # The end is told once: the last pod's last word must be in.
+    ends = lifecycle.is_final(after) and not lifecycle.is_terminal(resource)
+    if not live and (ends or lifecycle.counts(resource, after)):
+        # Both are told once. The last pod's last word must be in; and whether a pod's end counts depends on its Job as it was then, which
+        # another watch brings: evicted by a queue, it does not.
         if unseen := await apply.attempt(world.refresh(key), resource):
             return await _tell_what_hinders(key, unseen, world)
         return await reconcile(key, world, live=True)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 import pytest
 
 from alpaca_operator.api import KINDS
-from alpaca_operator.api.contract import Published, Termination
+from alpaca_operator.api.contract import CONTAINER, Published, Termination
 from alpaca_operator.api.status import Reason
 from alpaca_operator.cluster.kube import APIResource
 from alpaca_operator.cluster.queue import LONGEST_DELAY, Result
@@ -357,6 +357,28 @@ async def test_a_pod_that_a_child_has_left_while_nobody_looked_is_waited_for() -
     world.store.remove(kube.more.pop("Pod")[0])
     await reconcile(POET, world)
     assert world.child(world.resource(POET)) is not None
+
+
+@pytest.mark.parametrize(("suspended", "counted"), [(True, 0), (False, 1)])
+async def test_whether_the_end_of_a_pod_counts_is_asked_of_its_job_as_it_is_now(suspended: bool, counted: int) -> None:
+    """Watches of Jobs and pods are two: the pod that a queue evicted may be seen to end before its Job is seen to be suspended."""
+    world, kube, _ = a_world(None)
+    world.store.put(build.newer(build.job(status={"startTime": "2026-01-01T00:00:00Z"})))
+    running = build.child("Job", "poet-sft", spec={"backoffLimit": 3}, status={"startTime": "2026-01-01T00:00:00Z"})
+    ended = {"terminated": {"exitCode": 75, "finishedAt": "2026-01-01T00:10:05Z"}}
+    pod = build.child(
+        "Pod",
+        "poet-sft-x",
+        metadata={"deletionTimestamp": "2026-01-01T00:10:30Z", "deletionGracePeriodSeconds": 30},
+        spec={"containers": [{"name": CONTAINER}]},
+        status={"phase": "Failed", "containerStatuses": [{"name": CONTAINER, "state": ended}]},
+    )
+    world.store.put(running)
+    world.store.put(pod)
+    kube.more["Job"] = [build.newer(running, spec={"backoffLimit": 3, "suspend": suspended})]
+    await reconcile(POET, world)
+    assert len(kube.statuses[-1].get("attempts", [])) == counted
+    assert kube.statuses[-1].get("restarts", {}).get("infra", 0) == counted
 
 
 async def test_a_predecessors_child_is_waited_for_and_the_job_says_so() -> None:

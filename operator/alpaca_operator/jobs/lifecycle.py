@@ -17,4 +17,5 @@ JOBS = Lifecycle(
     requeue_after=status.requeue_after,
     is_terminal=status.is_terminal,
     is_final=status.is_final,
+    counts=status.counts,
 )

@@ -122,6 +122,12 @@ def is_final(written: dict[str, Any]) -> bool:
     return _is_final(read(Status, written))
 
 
+def counts(job: Job, after: dict[str, Any]) -> bool:
+    """Whether a computed status tells of an attempt that the present one does not know."""
+    known = {attempt.uid for attempt in (job.status or Status()).attempts}
+    return any(attempt.get("uid") not in known for attempt in after.get("attempts", ()))
+
+
 def requeue_after(resource: Job, observed: Observed) -> timedelta | None:
     """When time alone will change something, the time until then."""
     if is_terminal(resource):

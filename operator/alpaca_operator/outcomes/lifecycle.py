@@ -38,3 +38,5 @@ class Lifecycle:
     """Whether the resource's status has its end."""
     is_final: Callable[[dict[str, Any]], bool]
     """Whether a computed status ends it for good."""
+    counts: Callable[[Any, dict[str, Any]], bool]
+    """(resource, computed status) -> whether that tells of an attempt that ended, and was not told of before."""
