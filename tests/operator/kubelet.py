@@ -100,7 +100,7 @@ class Kubelet:
         elif phase == "Pending" and pod["spec"].get("nodeName"):
             if uid not in self._seen:
                 self.started[name] += 1
-                self.children[name].add(metadata["ownerReferences"][0]["uid"])
+                self.children[name].update(owner["uid"] for owner in metadata.get("ownerReferences", []))
                 self._seen[uid] = now
             await self._set(pod, "Running", {"running": {"startedAt": stamp()}})
         elif phase == "Running" and pod["spec"]["restartPolicy"] == "Always":

@@ -58,6 +58,7 @@ async def test_a_queue_may_evict_a_job_as_often_as_it_likes(
         await team.quiet()
         await team.suspend_child(False)
     job = await team.state("poet", *states)
+    assert job["status"].get("attempts", []) == []
     assert job["status"]["restarts"] == {"user": 0, "infra": 0, "total": 0}
     assert conditions(job)["Failed"] == "False"
 

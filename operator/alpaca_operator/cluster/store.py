@@ -48,6 +48,23 @@ class Owner(NamedTuple):
     uid: str
 
 
+def as_first_asked_to_stop(pod: Object, known: Object) -> Object:
+    """``pod``, with the request to stop as it was ``known`` before.
+
+    The last delete of a pod is the kubelet's. It has no grace, and writes its own time over that of the request: seconds after the
+    containers ended, so that a pod which did as it was told would look like one that failed by itself and was cleared away.
+    """
+    now, before = pod["metadata"], known["metadata"]
+    if (
+        now["uid"] != before["uid"]
+        or now.get("deletionGracePeriodSeconds")
+        or not before.get("deletionGracePeriodSeconds")
+    ):
+        return pod
+    kept = {name: before[name] for name in ("deletionTimestamp", "deletionGracePeriodSeconds")}
+    return {**pod, "metadata": {**now, **kept}}
+
+
 class Store:
     """Every lookup is one or two steps in a dict, however many objects there are."""
 
@@ -77,7 +94,7 @@ class Store:
                 return None
             if known["metadata"]["uid"] != metadata["uid"]:
                 self.remove(known)
-        trimmed = trim(obj)
+        trimmed = trim(obj) if known is None else as_first_asked_to_stop(trim(obj), known)
         self._objects[key] = trimmed
         if key.kind in KINDS:
             self._resources[metadata["uid"]] = key
@@ -124,7 +141,8 @@ class Store:
             if resource is None:
                 self._forget(uid)
         elif resource is not None:
-            self._remember(resource, trim(obj) if is_newer(version(obj), version(known)) else known)
+            last = as_first_asked_to_stop(trim(obj), known) if is_newer(version(obj), version(known)) else known
+            self._remember(resource, last)
         return resource or self._successor(known)
 
     def replace(self, kind: str, uid: str, found: list[Object]) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from alpaca_operator.api.contract import ANNOTATION_CONFIG, LABEL_KIND, LABEL_NAME, LABEL_UID
+from alpaca_operator.cluster.objects import Pod
 from alpaca_operator.cluster.store import LAST_APPLIED, Key, Store, trim
 from tests.operator import build
 
@@ -320,3 +322,21 @@ def test_a_resource_is_new_until_it_has_a_child_or_a_status(store: Store) -> Non
     assert raw is not None
     store.put(build.newer(raw, status={"conditions": []}))
     assert not store.is_new(POET)
+
+
+def test_when_a_pod_was_told_to_stop_is_not_overwritten_by_its_last_delete(store: Store) -> None:
+    """The kubelet's, without grace and with a time of its own; of another pod of that name nothing is known."""
+    told = {"deletionTimestamp": "2026-01-01T00:10:30Z", "deletionGracePeriodSeconds": 30}
+    last = {"deletionTimestamp": "2026-01-01T00:10:02Z", "deletionGracePeriodSeconds": 0}
+    pod = build.child("Pod", "poet-sft-x", metadata=told, status={"phase": "Running"})
+    store.put(build.child("Job", "poet-sft"))
+    store.put(pod)
+    store.put(build.newer(pod, metadata=last, status={"phase": "Failed"}))
+    kept = store.raw(Key("Pod", "team", "poet-sft-x"))
+    assert kept is not None
+    assert Pod(kept).told_to_stop_at == datetime(2026, 1, 1, 0, 10, tzinfo=UTC)
+    assert kept["status"] == {"phase": "Failed"}
+    store.put(build.child("Pod", "poet-sft-x", uid="another", metadata=last))
+    other = store.raw(Key("Pod", "team", "poet-sft-x"))
+    assert other is not None
+    assert other["metadata"]["deletionGracePeriodSeconds"] == 0
