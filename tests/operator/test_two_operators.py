@@ -81,8 +81,10 @@ async def found(kube: Kube, kind: str, namespace: str) -> Object:
 
 
 async def deployment(team: Team) -> Object:
-    made = await team.kube.get(DEPLOYMENTS, team.namespace, "poet-chat")
-    assert made is not None
+    """Once it is made: the status that names the operator comes before it."""
+    async with asyncio.timeout(60):
+        while (made := await team.kube.get(DEPLOYMENTS, team.namespace, "poet-chat")) is None:  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
     return made
 
 
