@@ -37,6 +37,10 @@ def audited(folder: Path, name: str = "audit") -> tuple[Path, list[str]]:
     return log, [f"--audit-policy-file={policy}", f"--audit-log-path={log}"]
 
 
+OUR_AGENTS = ("literary-alpaca/", "kopf/")
+"""How the user agents of our operator begin: its own, and that of kopf, which watches for it."""
+
+
 class Audit:
     """An operator's writes, as the API server wrote them down; its Lease apart, which is renewed by the clock."""
 

@@ -20,7 +20,16 @@ import pytest
 
 from alpaca_operator.cluster.kube import JOBS, PODS, Kube
 from tests.benchmarks import load
-from tests.benchmarks.load import NAMESPACE, Audit, arrivals, at_once, cpu_seconds, milliseconds, resident_mib
+from tests.benchmarks.load import (
+    NAMESPACE,
+    OUR_AGENTS,
+    Audit,
+    arrivals,
+    at_once,
+    cpu_seconds,
+    milliseconds,
+    resident_mib,
+)
 from tests.cluster.bed.cluster import until
 from tests.cluster.bed.controlplane import ControlPlane
 from tests.operator.conftest import install_crds
@@ -73,7 +82,7 @@ async def bed(folder: Path, update_status: list[str]) -> AsyncIterator[Bed]:
         beating = asyncio.create_task(player.beat_only())
         try:
             await player.wait_ready()
-            yield Bed(plane, kube, player, Audit(log), update_status)
+            yield Bed(plane, kube, player, Audit(log, OUR_AGENTS), update_status)
         finally:
             beating.cancel()
             await asyncio.wait([beating])

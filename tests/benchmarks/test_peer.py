@@ -19,7 +19,7 @@ import pytest
 
 from alpaca_operator.cluster.kube import JOBS, APIResource, Kube
 from tests.benchmarks import load, trainer_peer
-from tests.benchmarks.load import NAMESPACE, Audit, arrivals, at_once, cpu_seconds, resident_mib
+from tests.benchmarks.load import NAMESPACE, OUR_AGENTS, Audit, arrivals, at_once, cpu_seconds, resident_mib
 from tests.cluster.bed import pins
 from tests.cluster.bed.controlplane import ControlPlane
 from tests.operator.conftest import install_crds
@@ -66,7 +66,7 @@ def nobody(plane: ControlPlane, folder: Path) -> Iterator[list[int]]:
     yield []
 
 
-OURS = Contender("ours", SFTJOBS, sft_job, "{}-sft", ("literary-alpaca/", "kopf/"), ours)
+OURS = Contender("ours", SFTJOBS, sft_job, "{}-sft", OUR_AGENTS, ours)
 PEER = Contender(
     f"Trainer {pins.TRAINER}",
     TRAINJOBS,
