@@ -101,8 +101,7 @@ def _arguments() -> dict[str, Any]:
         "per_device_train_batch_size": BATCH,
         "gradient_accumulation_steps": ACCUMULATION,
         "learning_rate": LEARNING_RATE,
-        "lr_scheduler_type": "cosine",
-        "warmup_steps": 0.03,
+        "lr_scheduler_type": "constant",  # the one that all of them make alike: ours has no step of a rate of 0
         "optim": "adamw_torch",
         "weight_decay": 0.0,
         "max_grad_norm": 1.0,

@@ -95,7 +95,7 @@ def settings(rate: float, batch: int, accumulation: int, length: int) -> dict[st
         "per_device_train_batch_size": batch,
         "gradient_accumulation_steps": accumulation,
         "learning_rate": rate,
-        "lr_scheduler_type": "cosine",
+        "lr_scheduler_type": "constant",
         "seed": 42,
         "bf16": False,
         "use_cpu": True,

@@ -155,6 +155,7 @@ def _ours(place: Place, name: str, packing: bool) -> dict[str, Any]:
             lora={"dropout": 0},
             training={
                 "learningRate": contenders.LEARNING_RATE,
+                "scheduler": "constant",
                 "batchSizePerDevice": 1 if packing else contenders.BATCH,
                 "gradientAccumulation": contenders.ACCUMULATION,
                 "sequenceLength": LENGTH,
