@@ -87,11 +87,13 @@ def jobset(bed: Bed) -> Bed:
     return bed
 
 
-@pytest.fixture(scope="session")
-def kueue(bed: Bed) -> Bed:
-    """The node with Kueue on it, for jobs that wait for their turn."""
+@pytest.fixture(scope="module")
+def kueue(bed: Bed) -> Iterator[Bed]:
+    """The node with Kueue on it, for jobs that wait for their turn. Its webhooks judge every pod, and while it is away none is made: the
+    modules of tests that kill an API server come before those with Kueue."""
     addons.install_kueue(bed)
-    return bed
+    yield bed
+    addons.remove_kueue(bed)
 
 
 @pytest.fixture(scope="session")

@@ -72,6 +72,13 @@ def install_kueue(bed: Bed) -> None:
     until(lambda: bed.create(KUEUE_PROBE, flags=["--dry-run=server"]), "Kueue's webhooks to answer")
 
 
+def remove_kueue(bed: Bed) -> None:
+    """What of it stands between others and the API server; its types stay."""
+    for kind in ("mutating", "validating"):
+        bed.kubectl("delete", f"{kind}webhookconfiguration", f"kueue-{kind}-webhook-configuration", check=False)
+    bed.kubectl("delete", "namespace", "kueue-system", "--wait=false", check=False)
+
+
 def _on_one_node(manifest: dict[str, Any]) -> dict[str, Any]:
     """Without its aggregated API of who waits where, which the bed's API server has no aggregator for; ready as soon as it is."""
     if manifest["kind"] != "Deployment":
