@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from alpaca_operator.api.corpus import CorpusSource
+from alpaca_operator.api.rows import RowPolicy
 from tests.workloads import library, literature
 from tests.workloads.runs import Place
 from workloads.data import corpus_tokens
@@ -146,7 +147,8 @@ def test_a_corpus_is_tokenised_at_the_speed_of_the_tokenizer(
     sources = [CorpusSource(uri="corpus")]
 
     def tokenise(cache: Path) -> corpus_tokens.Tokens:
-        return corpus_tokens.tokenised("train", sources, inputs, recipe, cache, lambda line: None, lambda: None)
+        rows = RowPolicy()
+        return corpus_tokens.tokenised("train", sources, inputs, recipe, cache, rows, lambda line: None, lambda: None)
 
     monkeypatch.setattr(cgroup, "cores", lambda: 1)
     began = time.process_time()
