@@ -13,7 +13,7 @@ from alpaca_operator.api.rows import RowPolicy
 from alpaca_operator.api.rules import Rule, untouched
 from alpaca_operator.api.sources import ModelSource, Source, TokenizerSource
 from alpaca_operator.api.status import OutputKind
-from alpaca_operator.api.training import PROJECTIONS, DeepSpeed, Load, Loop, LoRA
+from alpaca_operator.api.training import PROJECTIONS, DeepSpeed, Load, Loop, LoRA, needs_validation
 
 
 class ConfigSource(Source):
@@ -133,24 +133,8 @@ class PretrainSpec(JobSpec):
             holds=lambda spec: not spec.dataset.streaming or spec.training.max_steps is not None,
             message="dataset.streaming does not know how long the corpus is: set training.maxSteps",
         ),
-        Rule(
-            cel="!has(self.training.evalSteps) || (has(self.dataset.validation) && size(self.dataset.validation) > 0) || self.dataset.validationSplit > 0.0",
-            holds=lambda spec: (
-                spec.training.eval_steps is None
-                or len(spec.dataset.validation) > 0
-                or spec.dataset.validation_split > 0
-            ),
-            message="training.evalSteps needs something to evaluate: set dataset.validationSplit above 0, or dataset.validation",
-        ),
-        Rule(
-            cel="!has(self.training.earlyStoppingPatience) || (has(self.dataset.validation) && size(self.dataset.validation) > 0) || self.dataset.validationSplit > 0.0",
-            holds=lambda spec: (
-                spec.training.early_stopping_patience is None
-                or len(spec.dataset.validation) > 0
-                or spec.dataset.validation_split > 0
-            ),
-            message="training.earlyStoppingPatience needs validation text: set dataset.validationSplit above 0, or dataset.validation",
-        ),
+        needs_validation("evalSteps", "something to evaluate"),
+        needs_validation("earlyStoppingPatience", "validation text"),
     )
 
 

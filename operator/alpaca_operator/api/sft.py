@@ -12,7 +12,7 @@ from alpaca_operator.api.resource import JOB_COLUMNS, Job, JobSpec, Parallelism
 from alpaca_operator.api.rules import Rule, untouched
 from alpaca_operator.api.sources import AdapterSource, ModelSource, Source
 from alpaca_operator.api.status import OutputKind
-from alpaca_operator.api.training import DeepSpeed, Load, Loop, LoRA
+from alpaca_operator.api.training import DeepSpeed, Load, Loop, LoRA, needs_validation
 
 
 class Training(Loop):
@@ -95,24 +95,8 @@ class SFTSpec(JobSpec):
             ),
             message="dtype and maxShardSize are of a whole model: set merge to true, or remove them",
         ),
-        Rule(
-            cel="!has(self.training.evalSteps) || (has(self.dataset.validation) && size(self.dataset.validation) > 0) || self.dataset.validationSplit > 0.0",
-            holds=lambda spec: (
-                spec.training.eval_steps is None
-                or len(spec.dataset.validation) > 0
-                or spec.dataset.validation_split > 0
-            ),
-            message="training.evalSteps needs something to evaluate: set dataset.validationSplit above 0, or dataset.validation",
-        ),
-        Rule(
-            cel="!has(self.training.earlyStoppingPatience) || (has(self.dataset.validation) && size(self.dataset.validation) > 0) || self.dataset.validationSplit > 0.0",
-            holds=lambda spec: (
-                spec.training.early_stopping_patience is None
-                or len(spec.dataset.validation) > 0
-                or spec.dataset.validation_split > 0
-            ),
-            message="training.earlyStoppingPatience needs validation rows: set dataset.validationSplit above 0, or dataset.validation",
-        ),
+        needs_validation("evalSteps", "something to evaluate"),
+        needs_validation("earlyStoppingPatience", "validation rows"),
         Rule(
             cel="!has(self.templateFile) || self.template == 'FromModel'",
             holds=lambda spec: spec.template_file is None or spec.template == "FromModel",

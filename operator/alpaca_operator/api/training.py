@@ -125,3 +125,18 @@ class DeepSpeed(Spec):
             message="deepspeed.offload is only read with preset: name offload_optimizer and offload_param in config, or remove offload",
         ),
     )
+
+
+def needs_validation(field: str, what: str) -> Rule:
+    """Of a kind with `training` and `dataset`: ``training.<field>`` needs ``what``, so something has to be evaluated."""
+    name = next(name for name, info in Loop.model_fields.items() if info.alias == field)
+    return Rule(
+        cel=f"!has(self.training.{field}) || (has(self.dataset.validation) && size(self.dataset.validation) > 0) || "
+        "self.dataset.validationSplit > 0.0",
+        holds=lambda spec: (
+            getattr(spec.training, name) is None
+            or len(spec.dataset.validation) > 0
+            or spec.dataset.validation_split > 0
+        ),
+        message=f"training.{field} needs {what}: set dataset.validationSplit above 0, or dataset.validation",
+    )
