@@ -20,8 +20,9 @@ from kubernetes.aio.config import ConfigException
 from alpaca_operator import logs, probes
 from alpaca_operator.cluster import watches
 from alpaca_operator.cluster.budget import WriteBudget
-from alpaca_operator.cluster.kube import Kube, wait_for_kinds
+from alpaca_operator.cluster.kube import JOB_SETS, Kube, wait_for_kinds
 from alpaca_operator.cluster.leader import LeaderElector
+from alpaca_operator.cluster.optional import OptionalWatch
 from alpaca_operator.cluster.resync import Resync
 from alpaca_operator.errors import ApiError, Unreachable
 from alpaca_operator.polling.events import EventReader
@@ -50,6 +51,7 @@ class Operator:
         budget = WriteBudget(settings.progress_writes_per_second, settings.progress_write_seconds)
         self.world = World(settings, kube, budget=budget)
         self.resync = Resync(settings, kube, self.world.store, self.world.queue)
+        self.job_sets = OptionalWatch(JOB_SETS, settings, kube, self.world.store, self.world.queue)
         reads = ReadBudget(READS_PER_SECOND, AT_ONCE)
         self.scraper = Scraper(settings, kube, self.world.store, self.world.queue, self.world.scrapes, reads)
         self.events = EventReader(kube, self.world.queue, self.world.without_pods, reads)
@@ -102,6 +104,11 @@ class Operator:
     async def _watch(self) -> None:
         # kopf brings everything once more as it starts, which would only delay the first reconciles.
         await self.synced.wait()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._watch_by_kopf(), name="kopf's watches")
+            group.create_task(self.job_sets.run(), name="watch of JobSets")
+
+    async def _watch_by_kopf(self) -> None:
         ours = asyncio.all_tasks()
         tasks = await kopf.spawn_tasks(
             registry=watches.registry(self.world.store, self.world.queue, self.world.kube.reread),

@@ -11,7 +11,7 @@ from alpaca_operator.api import KINDS, Resource
 from alpaca_operator.api.resource import ObjectMeta
 from alpaca_operator.api.status import Reason
 from alpaca_operator.cluster.claims import Other, claim_of
-from alpaca_operator.cluster.kube import APIS, OPTIONAL, RESOURCES
+from alpaca_operator.cluster.kube import APIS, JOB_SETS, OPTIONAL, RESOURCES, ROUTES, APIResource
 from alpaca_operator.cluster.objects import Object, Pod, controller_of
 from alpaca_operator.cluster.queue import LONGEST_DELAY, RETRIED_LONGEST, Result
 from alpaca_operator.cluster.store import Key, key_of
@@ -24,6 +24,7 @@ from alpaca_operator.outcomes import conditions
 from alpaca_operator.outcomes.conditions import Change
 from alpaca_operator.plan import Manifest, Plan, keep
 from alpaca_operator.plan.job import STOP_PATCH, STOP_POD_PATCH, drift
+from alpaca_operator.plan.jobset import INSTALL
 from alpaca_operator.world import World, key_for
 
 CREATED_ONCE = frozenset({"Job", "JobSet"})
@@ -124,9 +125,10 @@ async def converge(resource: Resource, plan: Plan, world: World) -> Exit | None:
 
 
 async def end(child: Object, world: World) -> None:
-    """Stops a child for good; its pods get their grace period, and stay for their logs."""
-    if drift(STOP_PATCH, child):
-        await _merge(child, STOP_PATCH, world)
+    """Stops a child for good; its pods get their grace period, and stay for their logs. A JobSet ends with its Job."""
+    for job in world.jobs(child) or [child]:
+        if job["kind"] == "Job" and drift(STOP_PATCH, job):
+            await _merge(job, STOP_PATCH, world)
 
 
 async def end_pod(pod: Pod, world: World) -> None:
@@ -247,6 +249,8 @@ async def _create_once(resource: Resource, manifest: Manifest, world: World) -> 
             await _pass_on(warnings, resource, manifest, world)
             return None
         except ApiError as error:
+            if api in OPTIONAL and error.status == 404:
+                return _not_installed(api)
             if error.reason != "AlreadyExists":
                 raise
             metadata = manifest["metadata"]
@@ -300,13 +304,25 @@ async def _apply(resource: Resource, manifest: Manifest, world: World) -> Exit |
         world.store.put(answer)
     except ApiError as error:
         if api in OPTIONAL and error.status == 404:
-            return Refused(
-                Reason.ROUTE_NOT_SUPPORTED,
-                f"the cluster has no {api.kind} of {api.group}/{api.version}: install the Gateway API, or remove httpRoute",
-            )
+            return _not_installed(api)
         raise
     await _pass_on(warnings, resource, manifest, world)
     return None
+
+
+NOT_INSTALLED = {
+    ROUTES: (Reason.ROUTE_NOT_SUPPORTED, "install the Gateway API, or remove httpRoute"),
+    JOB_SETS: (
+        Reason.JOB_SET_NOT_INSTALLED,
+        f"install JobSet, which runs jobs of several nodes ({INSTALL}), or set parallelism.nodes to 1 in a job of another name; with JobSet "
+        "there it starts by itself",
+    ),
+}
+
+
+def _not_installed(api: APIResource) -> Exit:
+    reason, remedy = NOT_INSTALLED.get(api, (Reason.NOT_ACCEPTED, "the operator cannot do without"))
+    return Refused(reason, f"the cluster has no {api.kind} of {api.group}/{api.version}: {remedy}")
 
 
 async def _pass_on(warnings: list[str], resource: Resource, manifest: Manifest, world: World) -> None:

@@ -24,7 +24,13 @@ class World(Protocol):
         """The time, in UTC."""
 
     def child(self, resource: Resource) -> Object | None:
-        """The Job or Deployment that the resource owns, by the UID of its owner; also while it is being deleted."""
+        """The Job, JobSet or Deployment that the resource owns, by the UID of its owner; also while it is being deleted."""
+
+    def jobs(self, child: Object) -> Sequence[Object]:
+        """The Jobs that belong to the child."""
+
+    def family(self, child: Object) -> frozenset[str]:
+        """UIDs of all that belongs to the child, or did."""
 
     def other_children(self, resource: Resource) -> Sequence[Object]:
         """What the resource owns besides, but for its pods."""
@@ -56,6 +62,8 @@ def gather(resource: Resource, world: World) -> Observed:
     return Observed(
         now=world.now(),
         child=child,
+        jobs=tuple(world.jobs(child)) if child else (),
+        family=world.family(child) if child else frozenset(),
         pods=tuple(pods),
         progress=progress,
         progress_at=read_at,
@@ -70,7 +78,14 @@ def gather(resource: Resource, world: World) -> Observed:
 
 def children(observed: Observed, resource: Resource, world: World) -> Observed:
     """The same look, with the children as they are after what was just written."""
-    return replace(observed, child=world.child(resource), other_children=tuple(world.other_children(resource)))
+    child = world.child(resource)
+    return replace(
+        observed,
+        child=child,
+        jobs=tuple(world.jobs(child)) if child else (),
+        family=world.family(child) if child else frozenset(),
+        other_children=tuple(world.other_children(resource)),
+    )
 
 
 __all__ = ["Observed", "World", "children", "gather"]

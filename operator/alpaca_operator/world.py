@@ -16,20 +16,22 @@ from alpaca_operator.api.resource import Job
 from alpaca_operator.api.sources import JobReference
 from alpaca_operator.cluster.budget import WriteBudget
 from alpaca_operator.cluster.claims import Claims
-from alpaca_operator.cluster.kube import PODS, RESOURCES, WATCHED, Kube
+from alpaca_operator.cluster.kube import ABSENT, APIS, JOB_SETS, OPTIONAL, PODS, RESOURCES, APIResource, Kube
 from alpaca_operator.cluster.objects import Object, Pod, controller_of
 from alpaca_operator.cluster.queue import Queue
 from alpaca_operator.cluster.store import Key, Store
+from alpaca_operator.errors import ApiError
 from alpaca_operator.exits import Exit, Unavailable, Unreadable
 from alpaca_operator.lifecycle import LIFECYCLES
 from alpaca_operator.outcomes.observed import Sample
+from alpaca_operator.plan.names import job_of_set
 from alpaca_operator.polling.answers import ScrapeCache
 from alpaca_operator.polling.events import WithoutPods
 from alpaca_operator.settings import Settings
 
 log = logging.getLogger(__name__)
 
-MAKES_PODS = frozenset({"Job", "Deployment"})
+MAKES_PODS = frozenset({"Job", "JobSet", "Deployment"})
 OUTAGE_SECONDS = 10.0
 """An API server that is restarted or has a new leader is back within this."""
 
@@ -108,6 +110,12 @@ class World:
     def child(self, resource: Resource) -> Object | None:
         return next((one for one in self.store.children(resource) if one["kind"] in MAKES_PODS), None)
 
+    def jobs(self, child: Object) -> list[Object]:
+        return self.store.of("Job", child)
+
+    def family(self, child: Object) -> frozenset[str]:
+        return self.store.family(child)
+
     def other_children(self, resource: Resource) -> list[Object]:
         return [one for one in self.store.children(resource) if one["kind"] not in MAKES_PODS]
 
@@ -124,8 +132,16 @@ class World:
         return self.without_pods.refusal(key_for(resource))
 
     def expect_pods(self, resource: Resource) -> None:
-        """A child that has no pod is asked about, beside the workers."""
-        self.without_pods.look(key_for(resource), self.child(resource), bool(self.store.pods(resource)))
+        """A child that lacks pods is asked about, beside the workers; of a JobSet its Job."""
+        child, pods = self.child(resource), self.store.pods(resource)
+        job = (
+            next((one for one in self.jobs(child) if one["metadata"].get("deletionTimestamp") is None), child)
+            if child
+            else None
+        )
+        if job is not child:
+            pods = self.store.of("Pod", job) if job else []
+        self.without_pods.look(key_for(resource), job, len(pods) >= getattr(resource, "nodes", 1))
 
     def named(self, reference: JobReference, resource: Resource) -> Job | None:
         """Raises Unreadable."""
@@ -161,8 +177,8 @@ class World:
         if self.store.put(live):
             self.enqueue_consumers(key)
         uid = live["metadata"]["uid"]
-        for api in (*(WATCHED[kind] for kind in LIFECYCLES[key.kind].children if kind in WATCHED), PODS):
-            found = [obj async for obj in self.kube.list(api, key.namespace, labels=f"{LABEL_UID}={uid}")]
+        for api in (*(APIS[kind] for kind in self._kinds_of_children(key)), PODS):
+            found = await self._labelled(api, key.namespace, uid)
             listed = {obj["metadata"]["uid"] for obj in found}
             for obj in self.store.owned(api.kind, uid):
                 if obj["metadata"]["uid"] not in listed and (relabelled := await self.kube.reread(obj)):
@@ -171,11 +187,26 @@ class World:
             if api is PODS:
                 self.strays[key] = tuple(self._strays(key, uid, found))
 
+    def _kinds_of_children(self, key: Key) -> list[str]:
+        """Those that tell of the resource's pods: optional ones where it may have one."""
+        several = getattr(self.resource(key), "nodes", 1) > 1
+        unread = {api.kind for api in OPTIONAL} - ({JOB_SETS.kind} if several else set())
+        return [kind for kind in LIFECYCLES[key.kind].children if kind not in unread]
+
+    async def _labelled(self, api: APIResource, namespace: str, uid: str) -> list[Object]:
+        try:
+            return [obj async for obj in self.kube.list(api, namespace, labels=f"{LABEL_UID}={uid}")]
+        except ApiError as error:
+            if api in OPTIONAL and error.status in ABSENT:
+                return []
+            raise
+
     def _strays(self, key: Key, uid: str, found: list[Object]) -> Iterator[str]:
         known = {pod["metadata"]["uid"] for pod in self.store.owned("Pod", uid)}
         for pod in found:
             owner = controller_of(pod)
-            ours = owner is not None and owner.get("name") == f"{key.name}-{KINDS[key.kind].workload}"
+            child = f"{key.name}-{KINDS[key.kind].workload}"
+            ours = owner is not None and owner.get("name") in (child, job_of_set(child))
             if ours and pod["metadata"]["uid"] not in known and not Pod(pod).is_over:
                 yield pod["metadata"]["name"]
 

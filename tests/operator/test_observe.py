@@ -13,7 +13,7 @@ from tests.operator import build
 from tests.operator.pods import START, job, pod
 from tests.plan.build import sft_job
 
-NEW, OLD, CHILD = pod("b", made=20), pod("a", made=10), job()
+NEW, OLD, CHILD, OF_SET = pod("b", made=20), pod("a", made=10), job(), job(uid="uid-of-job")
 SERVICE, SAMPLE = build.child("Service", "poet-chat"), Sample(requests=3)
 PROGRESS = Progress(step=3)
 REFUSAL = Waiting(Reason.QUOTA_EXCEEDED, "full")
@@ -25,6 +25,12 @@ class World:
 
     def child(self, resource):
         return CHILD
+
+    def jobs(self, child):
+        return [OF_SET]
+
+    def family(self, child):
+        return frozenset({"uid-of-job"})
 
     def pods(self, resource):
         return [NEW, OLD]
@@ -49,6 +55,8 @@ def test_everything_is_seen_pods_oldest_first():
     assert observe.gather(sft_job(), World()) == Observed(
         now=START,
         child=CHILD,
+        jobs=(OF_SET,),
+        family=frozenset({"uid-of-job"}),
         pods=(Pod(OLD), Pod(NEW)),
         progress=PROGRESS,
         progress_at=START,

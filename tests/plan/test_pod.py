@@ -110,12 +110,6 @@ UNFIT = [
         id="an output in the pod's scratch space",
     ),
     pytest.param(
-        {"parallelism": {"nodes": 2}},
-        "parallelism.nodes is 2, and this operator runs a job in one pod: set nodes to 1 and ask for more GPUs of one node, or start the "
-        "machines yourself (docs/processes.md); the spec is immutable, so in a job of another name",
-        id="several nodes",
-    ),
-    pytest.param(
         {"output": {"uri": "pvc://models/"}},
         "output.uri pvc://models/ names no folder within a claim: write pvc://<claim>/<folder>; the spec is immutable, so in a job of "
         "another name",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StringConstraints
@@ -10,13 +9,12 @@ from pydantic import Field, StringConstraints
 from alpaca_operator.api.conversations import SystemPrompt, TemplateName
 from alpaca_operator.api.model import IntOrPercent, ModelName, Name, ShortText, Spec
 from alpaca_operator.api.pod import PodSettings, ResourceRequirements
-from alpaca_operator.api.resource import Cache, Resource, ResourceSpec
+from alpaca_operator.api.resource import HOST_NAME, Cache, Resource, ResourceSpec
 from alpaca_operator.api.rules import Rule, untouched
 from alpaca_operator.api.serving import ServingStatus
 from alpaca_operator.api.sources import AdapterSource, JobReference, RopeScaling, ServableSource, Source
 from alpaca_operator.api.training import Load
 
-SERVICE_NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 """What the API server takes for the name of a Service: no dots, and no digit in front."""
 EngineName = Literal["Auto", "Transformers", "vLLM", "External"]
 Url = Annotated[str, StringConstraints(min_length=8, max_length=1024, pattern=r"^https?://[^\s/]+(/\S*)?$")]
@@ -326,8 +324,8 @@ class ChatDeployment(Resource):
     name_limit: ClassVar = 40
     name_rules: ClassVar = (
         Rule(
-            cel="self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
-            holds=lambda chat: SERVICE_NAME.fullmatch(chat.metadata.name) is not None,
+            cel=f"self.metadata.name.matches('^{HOST_NAME.pattern}$')",
+            holds=lambda chat: HOST_NAME.fullmatch(chat.metadata.name) is not None,
             message="metadata.name becomes the name of a Service: it starts with a letter and has a-z, 0-9 and - only",
         ),
     )

@@ -34,6 +34,8 @@ ANNOTATION_REPLICAS = f"{GROUP_PREFIX}/replicas"
 LABEL_REVISION = f"{GROUP_PREFIX}/revision"
 """On pods of a Deployment: which plan they are of."""
 KUEUE_PREFIX = "kueue.x-k8s.io/"
+LABEL_INDEX = "batch.kubernetes.io/job-completion-index"
+"""On each of several pods that train together: the number of its node."""
 
 CONTAINER = "workload"
 ENGINE_CONTAINER = "engine"
@@ -61,8 +63,8 @@ ARTIFACT_FILE = "artifact.json"
 """Written last into an output: without it a folder is no artifact."""
 
 ENV_RUN_ID = "ALPACA_RUN_ID"
-"""In a pod: its UID; on several machines that train together, the same on all. Checkpoints lie under `run-<id>`, and a run that is no longer
-the newest publishes nothing."""
+"""In a pod: its UID; in several that train together, that of their JobSet and how often it was started again. Checkpoints lie under
+`run-<id>`, and a run that is no longer the newest publishes nothing."""
 ENV_NODE = "ALPACA_NODE"
 """Of several nodes the number of this one, from 0."""
 ENV_COORDINATOR = "ALPACA_COORDINATOR"

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from alpaca_operator.api.corpus import Corpus, CorpusSource
 from alpaca_operator.api.model import ShortText, Spec
-from alpaca_operator.api.resource import JOB_COLUMNS, Job, JobSpec, Parallelism
+from alpaca_operator.api.resource import JOB_COLUMNS, NODES_NAME_RULE, Job, JobSpec, Parallelism
 from alpaca_operator.api.rows import RowPolicy
 from alpaca_operator.api.rules import Rule, untouched
 from alpaca_operator.api.sources import ModelSource, Source, TokenizerSource
@@ -146,8 +146,14 @@ class PretrainJob(Job):
     workload: ClassVar = "pretrain"
     name_limit: ClassVar = 45
 
+    name_rules: ClassVar = (NODES_NAME_RULE,)
+
     kind: Literal["PretrainJob"] = "PretrainJob"
     spec: PretrainSpec
+
+    @property
+    def nodes(self) -> int:
+        return self.spec.parallelism.nodes
 
     @property
     def output_kind(self) -> OutputKind:

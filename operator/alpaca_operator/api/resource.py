@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -51,7 +52,8 @@ class Parallelism(Spec):
     """How many processes train together."""
 
     nodes: int = Field(1, ge=1, le=1024)
-    """Machines that train together over one storage (docs/processes.md). The operator runs a job in one pod: there, 1."""
+    """Machines that train together over one storage, which all of them mount (docs/processes.md). Above 1 the operator makes a JobSet with a
+    pod for each, and the cluster needs JobSet."""
     processes_per_node: int | None = Field(None, ge=1, le=64)
     """Processes in each pod, each with a GPU of its own. Absent, there is one for each GPU of `pod.resources.limits`, or one. They share
     the rows, so that an optimizer step sees as many times `batchSizePerDevice` × `gradientAccumulation` sequences."""
@@ -187,9 +189,44 @@ class Job(Resource):
         return self.status is not None and self.status.start_time is not None
 
     @property
+    def nodes(self) -> int:
+        """Pods that work on it at the same time."""
+        return 1
+
+    @property
+    def restarts_left(self) -> int:
+        """What earlier children of it have used up, before it was held or its child lost, a new one does not get again."""
+        used = self.status.restarts.user if self.status and self.status.restarts else 0
+        return max(0, self.spec.failure_policy.max_restarts - used)
+
+    @property
+    def seconds_left(self) -> int | None:
+        """The same of its time."""
+        limit = self.spec.active_deadline_seconds
+        used = self.status.active_time.seconds if self.status and self.status.active_time else 0
+        return None if limit is None else max(1, limit - used)
+
+    @property
     def output_kind(self) -> OutputKind:
         """What this job publishes: known from its spec, so that a chain that cannot fit is refused before it starts."""
         return self.yields
+
+
+HOST_NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
+"""A label of DNS as RFC 1035 has it, which the names of Services are."""
+NODES_NAME_LIMIT = 34
+"""With the longest noun and what JobSet puts behind it, the name of a pod and of its Service fit one label, which is how JobSet tells where
+node 0 is (`<name>-pretrain-node-0-0.n-12345678`)."""
+NODES_NAME_RULE = Rule(
+    cel="!has(self.spec.parallelism) || self.spec.parallelism.nodes == 1 || "
+    f"(size(self.metadata.name) <= {NODES_NAME_LIMIT} && self.metadata.name.matches('^{HOST_NAME.pattern}$'))",
+    holds=lambda job: (
+        job.spec.parallelism.nodes == 1
+        or (len(job.metadata.name) <= NODES_NAME_LIMIT and HOST_NAME.fullmatch(job.metadata.name) is not None)
+    ),
+    message=f"metadata.name of a job of several nodes becomes the name of hosts: at most {NODES_NAME_LIMIT} characters, a letter first, and "
+    "a-z, 0-9 and - only",
+)
 
 
 JOB_COLUMNS: tuple[dict[str, Any], ...] = (
@@ -203,6 +240,6 @@ JOB_COLUMNS: tuple[dict[str, Any], ...] = (
     {"name": "From", "type": "string", "jsonPath": ".spec.model.from.name", "priority": 1},
     {"name": "Output", "type": "string", "jsonPath": ".spec.output.uri", "priority": 1},
     {"name": "Queue", "type": "string", "jsonPath": ".metadata.labels.kueue\\.x-k8s\\.io/queue-name", "priority": 1},
-    {"name": "Nodes", "type": "integer", "jsonPath": ".spec.parallelism.nodes", "priority": 1},
+    {"name": "Nodes", "type": "string", "jsonPath": ".status.nodes.display", "priority": 1},
     {"name": "Message", "type": "string", "jsonPath": '.status.conditions[?(@.type=="Ready")].message', "priority": 1},
 )

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from alpaca_operator.api.conversations import SFTDataset, TemplateName
 from alpaca_operator.api.model import ShardSize
-from alpaca_operator.api.resource import JOB_COLUMNS, Job, JobSpec, Parallelism
+from alpaca_operator.api.resource import JOB_COLUMNS, NODES_NAME_RULE, Job, JobSpec, Parallelism
 from alpaca_operator.api.rules import Rule, untouched
 from alpaca_operator.api.sources import AdapterSource, ModelSource, Source
 from alpaca_operator.api.status import OutputKind
@@ -112,8 +112,14 @@ class SFTJob(Job):
     columns: ClassVar = JOB_COLUMNS
     workload: ClassVar = "sft"
 
+    name_rules: ClassVar = (NODES_NAME_RULE,)
+
     kind: Literal["SFTJob"] = "SFTJob"
     spec: SFTSpec
+
+    @property
+    def nodes(self) -> int:
+        return self.spec.parallelism.nodes
 
     @property
     def output_kind(self) -> OutputKind:

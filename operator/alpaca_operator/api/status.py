@@ -121,6 +121,8 @@ class Reason(StrEnum):
     """A new model is there and not served: `updatePolicy` is Manual, or a gate does not let it pass. The old one is served."""
     SCALED_TO_ZERO = "ScaledToZero"
     """No pods are wanted."""
+    JOB_SET_NOT_INSTALLED = "JobSetNotInstalled"
+    """The cluster has no JobSet, which jobs of several nodes need."""
     ROUTE_NOT_SUPPORTED = "RouteNotSupported"
     """The cluster has no Gateway API; all but the route is served."""
 
@@ -211,6 +213,17 @@ class Restarts(StatusPart):
     """Both."""
 
 
+class NodesStatus(StatusPart):
+    """The pods of a job of several nodes."""
+
+    ready: int
+    """Pods that run."""
+    total: int
+    """Pods that are wanted at the same time."""
+    display: Short
+    """`3/4`."""
+
+
 class ActiveTime(StatusPart):
     """What a job has used up of its `activeDeadlineSeconds` by runs that were stopped: to hold a job does not give it more time."""
 
@@ -273,12 +286,13 @@ class Failure(StatusPart):
 
 
 class Attempt(StatusPart):
-    """A pod that ended without success; the newest are kept, so that a deleted pod is not forgotten."""
+    """A pod that ended without success, or the one of several that was the cause; the newest are kept, so that a deleted pod is not
+    forgotten."""
 
     pod: Short
     """Its name."""
     uid: Short
-    """Its UID."""
+    """Its UID; that of their Job where there are several."""
     failure_class: FailureClass | None = Field(None, alias="class")
     """Who can help."""
     reason: Short
@@ -311,6 +325,8 @@ class Status(ResourceStatus):
 
     restarts: Restarts | None = None
     """How often a new pod had to take over."""
+    nodes: NodesStatus | None = None
+    """How many of its pods run, of a job of several nodes."""
     active_time: ActiveTime | None = None
     """What it has used up of its `activeDeadlineSeconds` by runs that were stopped."""
     progress: ProgressStatus | None = None

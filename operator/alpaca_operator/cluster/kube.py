@@ -25,6 +25,7 @@ from kubernetes.aio.client.configuration import Configuration
 
 from alpaca_operator import __version__, metrics
 from alpaca_operator.api import GROUP, KINDS, PLURALS, VERSION
+from alpaca_operator.api.contract import PROGRESS_LIMIT
 from alpaca_operator.cluster.objects import Object
 from alpaca_operator.errors import ApiError, Unreachable
 
@@ -32,6 +33,8 @@ TIMEOUT = aiohttp.ClientTimeout(total=30, connect=5)
 LARGEST_PAGE = 500
 """Objects per page of a LIST: about as many as etcd reads at once without hurting others."""
 FIRST_PAGE = 50
+WATCH_SECONDS = 300
+"""After which a watch is begun anew, and what it may have missed is found."""
 PAGE_BYTES = 4 * 1024 * 1024
 """What a page should have: of objects that turn out to be large the next has fewer."""
 
@@ -73,13 +76,18 @@ REPLICA_SETS = APIResource("apps", "v1", "replicasets", "ReplicaSet")
 SERVICES = APIResource("", "v1", "services", "Service")
 BUDGETS = APIResource("policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget")
 ROUTES = APIResource("gateway.networking.k8s.io", "v1", "httproutes", "HTTPRoute")
+JOB_SETS = APIResource("jobset.x-k8s.io", "v1alpha2", "jobsets", "JobSet")
+NETWORK_POLICIES = APIResource("networking.k8s.io", "v1", "networkpolicies", "NetworkPolicy")
 EVENTS = APIResource("events.k8s.io", "v1", "events", "Event")
 LEASES = APIResource("coordination.k8s.io", "v1", "leases", "Lease")
 
 CHILDREN = (JOBS, DEPLOYMENTS, REPLICA_SETS, SERVICES, BUDGETS, PODS)
 """What belongs to our resources, and is watched. ReplicaSets stand between a Deployment and its pods: by them its pods are known."""
-OPTIONAL = (ROUTES,)
-"""What may belong to them in a cluster that has it: a watch on what does not exist would be no watch."""
+OPTIONAL = (ROUTES, JOB_SETS, NETWORK_POLICIES)
+"""What may belong to them in a cluster that has it, and is not watched by kopf: a watch on what does not exist would be no watch, and policies
+are few and nobody waits for them."""
+ABSENT = (403, 404)
+"""How the API server answers for a kind that it does not have, or that we may not read: an older role may lack it."""
 WATCHED = {api.kind: api for api in (*RESOURCES.values(), *CHILDREN)}
 APIS = WATCHED | {api.kind: api for api in OPTIONAL}
 """What the operator knows of, by kind."""
@@ -176,6 +184,27 @@ class Kube:
             query["continue"] = page["metadata"].get("continue", "")
             if not query["continue"]:
                 return
+
+    async def watch(
+        self, api: APIResource, namespace: str | None, *, labels: str = ""
+    ) -> AsyncIterator[tuple[str, Object]]:
+        """What is there, as ADDED, then what happens to it, each with its type, until the server ends the answer. Raises ApiError, Unreachable."""
+        query = {"watch": "true", "labelSelector": labels, "timeoutSeconds": str(WATCH_SECONDS)}
+        path, timeout = api.path(namespace), aiohttp.ClientTimeout(total=WATCH_SECONDS + 30, connect=5)
+        async with self.request("GET", path, query=query, timeout=timeout) as response:
+            if response.status != 200:
+                raise _error(response, await read_capped(response, PROGRESS_LIMIT))
+            try:
+                async for line in _lines(response):
+                    event = json.loads(line)
+                    if event["type"] == "ERROR":
+                        status = event["object"]
+                        raise ApiError(
+                            int(status.get("code", 500)), status.get("reason", ""), status.get("message", "")
+                        )
+                    yield event["type"], event["object"]
+            except (aiohttp.ClientError, TimeoutError) as error:
+                raise Unreachable(f"watch of {path}: {error_text(error)}") from error
 
     async def text(self, path: str, *, limit: int, seconds: float, query: Mapping[str, str] | None = None) -> bytes:
         """At most ``limit`` bytes of an answer that need not be JSON: a pod's log, or a pod reached through the server."""
@@ -382,6 +411,15 @@ def _proxy_of_environment(host: str) -> str | None:
 def in_cluster() -> bool:
     """A KUBECONFIG given explicitly wins, so that a pod can run an operator for another cluster."""
     return "KUBERNETES_SERVICE_HOST" in os.environ and not os.environ.get("KUBECONFIG")
+
+
+async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    """However long they are: aiohttp's own refuse those above its buffer."""
+    rest = b""
+    async for piece in response.content.iter_any():
+        *lines, rest = (rest + piece).split(b"\n")
+        for line in lines:
+            yield line
 
 
 async def read_capped(response: aiohttp.ClientResponse, limit: int) -> bytes:

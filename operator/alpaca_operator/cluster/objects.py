@@ -8,6 +8,8 @@ from datetime import datetime, timedelta
 from functools import cached_property
 from typing import Any, Self
 
+from alpaca_operator.api.contract import LABEL_INDEX
+
 Object = dict[str, Any]
 
 
@@ -128,6 +130,12 @@ class Pod:
     @property
     def labels(self) -> dict[str, str]:
         return self.raw["metadata"].get("labels") or {}
+
+    @property
+    def index(self) -> int:
+        """The number of its node among pods that work together; 0 where it is alone."""
+        number = self.labels.get(LABEL_INDEX, "0")
+        return int(number) if number.isdecimal() else 0
 
     @property
     def created_at(self) -> str:

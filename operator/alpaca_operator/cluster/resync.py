@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from alpaca_operator import metrics
 from alpaca_operator.api import KINDS
-from alpaca_operator.cluster.kube import OPTIONAL, WATCHED, APIResource, Kube
+from alpaca_operator.cluster.kube import ABSENT, OPTIONAL, WATCHED, APIResource, Kube
 from alpaca_operator.cluster.objects import Object
 from alpaca_operator.cluster.queue import Queue
 from alpaca_operator.cluster.store import Key, Store, is_newer, key_of, version
@@ -25,8 +25,6 @@ log = logging.getLogger(__name__)
 
 CATCH_UP_SECONDS = 5.0
 """What a watch may lag behind a LIST before it counts as having missed something."""
-ABSENT = (403, 404)
-"""How the API server answers for a kind that it does not have, or that we may not read: an older role may lack it."""
 STALLED_AFTER = 2
 """Passes in a row in which the same watch missed something."""
 

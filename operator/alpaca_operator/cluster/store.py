@@ -26,8 +26,8 @@ WHOLE = frozenset({"Deployment"})
 """Children that are held against their plan in every field; there are few."""
 SHARED_LENGTH = 64
 """Longer strings are messages and URIs, of which there is one each."""
-DELETED_PODS = 32
-"""Ended pods kept per resource after their deletion, until its status has their end."""
+DELETED_PODS = 2048
+"""Ended pods kept per resource after their deletion, until its status has their end: all of a job of many nodes, and those before."""
 
 
 class Key(NamedTuple):
@@ -255,10 +255,22 @@ class Store:
         live = self.owned("Pod", owner.uid)
         departed = self._deleted_pods.get(owner)
         if departed:
-            for attempt in resource.status.attempts if isinstance(resource.status, Status) else ():
-                departed.pop(attempt.uid, None)
+            attempts = resource.status.attempts if isinstance(resource.status, Status) else ()
+            told = {attempt.uid for attempt in attempts}
+            for uid, pod in list(departed.items()):
+                if uid in told or Pod(pod).controller_uid in told:  # of several pods the attempt is their Job's
+                    del departed[uid]
             live += departed.values()
         return sorted(live, key=lambda pod: (pod["metadata"].get("creationTimestamp", ""), pod["metadata"]["name"]))
+
+    def of(self, kind: str, parent: Object) -> list[Object]:
+        """What belongs to an object itself."""
+        owner = Owner(parent["metadata"]["namespace"], parent["metadata"]["uid"])
+        return [self._objects[key] for key in self._owned.get(owner, ()) if key.kind == kind]
+
+    def family(self, child: Object) -> frozenset[str]:
+        """UIDs of all that belongs to a child and is no pod; of what is gone too, as long as there is its resource."""
+        return frozenset(self._descendants(child["metadata"]["uid"]))
 
     def owned(self, kind: str, uid: str) -> list[Object]:
         """All of one kind that belongs to the resource with this UID, near or far."""

@@ -28,14 +28,7 @@ def registry(store: Store, queue: Queue[Key], reread: Reread) -> kopf.OperatorRe
 
     async def on_event(event: kopf.RawEvent, **_: Any) -> None:
         obj: Any = event["object"]
-        if event["type"] == "DELETED":
-            key = await _take_the_end(obj, store, reread)
-        else:
-            key = store.put(obj)
-        if key is not None:
-            queue.add(key, ahead=store.is_new(key))  # many at once: first a child for each, then what becomes of them
-            for consumer in store.consumers(key):
-                queue.add(consumer)
+        wake(await _take_the_end(obj, store, reread) if event["type"] == "DELETED" else store.put(obj), store, queue)
 
     for api in WATCHED.values():
         kopf.on.event(api.group, api.version, api.plural, registry=handlers)(on_event)
@@ -58,6 +51,14 @@ def registry(store: Store, queue: Queue[Key], reread: Reread) -> kopf.OperatorRe
         )
 
     return handlers
+
+
+def wake(key: Key | None, store: Store, queue: Queue[Key]) -> None:
+    """Something became of a resource, or of what belongs to it."""
+    if key is not None:
+        queue.add(key, ahead=store.is_new(key))  # many at once: first a child for each, then what becomes of them
+        for consumer in store.consumers(key):
+            queue.add(consumer)
 
 
 async def _take_the_end(obj: Any, store: Store, reread: Reread) -> Key | None:

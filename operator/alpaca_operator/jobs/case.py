@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from alpaca_operator.api.contract import Termination
 from alpaca_operator.api.resource import Job
 from alpaca_operator.api.status import CheckpointStatus, Condition, Reason, Restarts, Status
-from alpaca_operator.cluster.objects import Object, ObjectCondition, Pod, parse_time, true_condition
+from alpaca_operator.cluster.objects import Pod
 from alpaca_operator.diagnosis import diagnose
 from alpaca_operator.diagnosis.model import Diagnosis
 from alpaca_operator.diagnosis.pod import ExaminedPod, ended_well, parse_termination, workload_ended
 from alpaca_operator.exits import Exit
+from alpaca_operator.jobs import several
+from alpaca_operator.jobs.child import Child, child_of
 from alpaca_operator.outcomes.observed import Observed
 
-DEADLINE = "DeadlineExceeded"
-"""The Job controller's word for it."""
 ATTEMPTS_KEPT = 32
 """As many as `status.attempts` may hold."""
 
@@ -26,24 +26,33 @@ class Case:
 
     resource: Job
     observed: Observed
+    child: Child | None
     exit: Exit | None
     before: Status
     ended: tuple[Diagnosis, ...]
     """Attempts of the present child that failed, oldest first."""
     unrecorded: tuple[Diagnosis, ...]
     """Those of them that the status does not know yet."""
-    live: Pod | None
-    """The newest pod that has not ended."""
+    pods: tuple[Pod, ...]
+    """Those that have not ended; of several that work together the first node's is the first."""
+    failing: Diagnosis | None
+    """Why they stop, where another that works with them has failed."""
     trouble: Diagnosis | None
-    """What the live pod waits for."""
+    """What they wait for."""
     restarts: Restarts
     """As they are with the unrecorded attempts. `user` is never above `maxRestarts`: the last failure is no restart."""
     infra: int
     """Disruptions, without that limit."""
 
     @property
-    def child(self) -> Object | None:
-        return self.observed.child
+    def live(self) -> Pod | None:
+        """The pod that has not ended; of several the first node's."""
+        return self.pods[0] if self.pods else None
+
+    @property
+    def overdue_since(self) -> str | None:
+        """Since when the child has run as long as the job may."""
+        return _overdue_since(self.resource, self.child, self.observed)
 
     @property
     def last(self) -> Diagnosis | None:
@@ -76,70 +85,66 @@ class Case:
 
 def case_of(resource: Job, observed: Observed, exit: Exit | None) -> Case:
     before = resource.status or Status()
-    uid = (observed.child or {}).get("metadata", {}).get("uid")
+    child = child_of(observed)
     diagnosed = [(pod, diagnose(pod, observed.now)) for pod in observed.pods]
     mine = [
-        found
+        (pod, found)
         for pod, found in diagnosed
-        if found
-        and found.ended
-        and uid
-        and pod.controller_uid == uid
-        and not _stopped_with_its_job(pod, resource, observed)
+        if child and child.owns(pod) and not _stopped_with_its_job(pod, child, resource, observed)
     ]
-    ended = sorted(mine, key=lambda found: found.finished_at or "")
+    ended = several.attempts(mine, child) if child else []
+    failing = several.failing(mine, child) if child else None
     unrecorded = tuple(found for found in ended if not _known(before, found))
-    running = [(pod, found) for pod, found in diagnosed if _is_live(pod, found)]
-    live, trouble = running[-1] if running else (None, None)
+    running = several.together([(pod, found) for pod, found in diagnosed if _is_live(pod, found)])
     # After the deadline no pod follows: what became of the last one is no restart.
-    followed = () if giving_up(observed.child, DEADLINE) else unrecorded
+    followed = () if _overdue_since(resource, child, observed) else unrecorded
     infra = (before.restarts or Restarts()).infra + sum(one.failure_class == "Infrastructure" for one in followed)
     return Case(
         resource=resource,
         observed=observed,
+        child=child,
         exit=exit,
         before=before,
         ended=tuple(ended),
         unrecorded=unrecorded,
-        live=live,
-        trouble=trouble,
+        pods=tuple(pod for pod, _ in running),
+        failing=failing,
+        trouble=several.trouble(running, resource.nodes),
         restarts=_restarts(resource, before, followed, infra),
         infra=infra,
     )
 
 
-def _stopped_with_its_job(pod: Pod, resource: Job, observed: Observed) -> bool:
+def _stopped_with_its_job(pod: Pod, child: Child, resource: Job, observed: Observed) -> bool:
     """Whether the pod stopped because its job was to: deleted or suspended, by us, by Kueue or by anyone. That is no failure, and counts
     towards nothing, however often it happens."""
-    child = observed.child
-    if child is None or resource.spec.suspend or child["metadata"].get("deletionTimestamp"):
+    if resource.spec.suspend or child.is_being_deleted:
         return True
     asked = pod.told_to_stop_at
     if asked is None or not ExaminedPod(pod.raw, observed.now).killed_on_request:
         return False
-    # Resumed, a Job starts anew; between the two its status lags behind its spec.
-    started = child.get("status", {}).get("startTime")
-    suspended = child["spec"].get("suspend") or true_condition(child, "Suspended")
-    return bool(suspended) or (started is not None and pod.created_at < started and asked <= parse_time(started))
+    return child.was_stopped_with(pod, asked)
 
 
-def out_of_restarts(child: Object | None, ended: tuple[Diagnosis, ...]) -> bool:
+def _overdue_since(resource: Job, child: Child | None, observed: Observed) -> str | None:
+    return child.past_deadline(observed.now, resource.seconds_left) if child is not None else None
+
+
+def out_of_restarts(child: Child | None, ended: tuple[Diagnosis, ...]) -> bool:
     """Whether the present child has failed more often than it may."""
     counted = sum(one.retried and one.failure_class != "Infrastructure" for one in ended)
-    return child is not None and counted > child["spec"].get("backoffLimit", 6)
+    return child is not None and not child.may_fail(counted)
 
 
 def leftovers(observed: Observed) -> list[str]:
     """What must be gone before a child is made: a child that is being deleted, pods of an earlier one."""
-    child = (observed.child or {}).get("metadata", {})
+    child = child_of(observed)
     pods = [
-        pod
-        for pod in observed.pods
-        if _is_live(pod, diagnose(pod, observed.now)) and pod.controller_uid != child.get("uid")
+        pod for pod in observed.pods if _is_live(pod, diagnose(pod, observed.now)) and not (child and child.owns(pod))
     ]
     names = [f"pod {pod.name}" for pod in pods]
-    if child.get("deletionTimestamp"):
-        names.append(f"Job {child['name']}")
+    if child and child.is_being_deleted:
+        names.append(child.name)
     return names
 
 
@@ -151,11 +156,10 @@ def _restarts(resource: Job, before: Status, unrecorded: tuple[Diagnosis, ...], 
     return Restarts(user=user, infra=infra, total=user + infra)
 
 
-def _remembered(before: Status, child: Object | None) -> Diagnosis | None:
+def _remembered(before: Status, child: Child | None) -> Diagnosis | None:
     """The last attempt that the status has, if it was one of this child and no pod has run since: how a later pod ended, of which
     nothing is left, is not known."""
-    made = (child or {}).get("metadata", {}).get("creationTimestamp", "")
-    if child is None or not before.attempts or (before.attempts[-1].finished_at or "") < made:
+    if child is None or not before.attempts or (before.attempts[-1].finished_at or "") < child.made_at:
         return None
     if ready_reason(before) != Reason.RESTARTING:
         return None
@@ -188,12 +192,6 @@ def _is_live(pod: Pod, found: Diagnosis | None) -> bool:
     return not pod.is_over and not ended_well(pod) and not (found and found.ended)
 
 
-def giving_up(child: Object | None, reason: str) -> ObjectCondition | None:
-    """The condition that the child has failed, or will have once its pods have stopped, for this reason."""
-    found = true_condition(child, "Failed") or true_condition(child, "FailureTarget")
-    return found if found and found.reason == reason else None
-
-
 def termination_of(pod: Pod | None) -> Termination | None:
     """What its workload said last."""
     ended = workload_ended(pod) if pod else None
@@ -201,7 +199,8 @@ def termination_of(pod: Pod | None) -> Termination | None:
 
 
 def pod_that_succeeded(observed: Observed) -> Pod | None:
-    return next((pod for pod in observed.pods if ended_well(pod)), None)
+    """Of several the first node's, which publishes."""
+    return next((pod for pod in observed.pods if pod.index == 0 and ended_well(pod)), None)
 
 
 def ready_reason(status: Status) -> str | None:

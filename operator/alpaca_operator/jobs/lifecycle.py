@@ -8,7 +8,7 @@ from alpaca_operator.jobs.inputs import resolve
 from alpaca_operator.outcomes.lifecycle import Lifecycle
 
 JOBS = Lifecycle(
-    children=("Job",),
+    children=("Job", "JobSet"),
     status=Status,
     resolve_inputs=resolve,
     desired=status.desired,

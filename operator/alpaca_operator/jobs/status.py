@@ -13,13 +13,14 @@ from alpaca_operator.api.status import (
     Attempt,
     Condition,
     ConditionStatus,
+    NodesStatus,
     OutputStatus,
     ProgressStatus,
     Reason,
     ResolvedInput,
     Status,
 )
-from alpaca_operator.cluster.objects import Pod, parse_time, true_condition
+from alpaca_operator.cluster.objects import Pod, parse_time
 from alpaca_operator.diagnosis import changes_at, diagnose
 from alpaca_operator.diagnosis.pod import is_spent
 from alpaca_operator.exits import Exit
@@ -33,6 +34,7 @@ from alpaca_operator.jobs.case import (
     pod_that_succeeded,
     termination_of,
 )
+from alpaca_operator.jobs.child import Child, child_of
 from alpaca_operator.jobs.verdicts import judge
 from alpaca_operator.outcomes.conditions import InputsReady, conditions, dump, inputs_ready, read, stamp
 from alpaca_operator.outcomes.observed import Observed
@@ -72,10 +74,13 @@ def desired(resource: Job, observed: Observed) -> Desired:
         return Desired.UNCHANGED  # the garbage collector deletes them
     if is_terminal(resource):
         return _desired_after_the_end(resource, observed)
-    if judge(case_of(resource, observed, None)).standing in (Standing.DONE, Standing.FAILED):
+    case = case_of(resource, observed, None)
+    if judge(case).standing in (Standing.DONE, Standing.FAILED):
         return Desired.UNCHANGED  # also when it was suspended in its last moment: the end is told first
     if resource.spec.suspend:
         return Desired.ABSENT
+    if case.overdue_since and case.child and not case.child.ends_by_itself:
+        return Desired.STOPPED
     if leftovers(observed) or observed.missing:
         return Desired.UNCHANGED
     return Desired.PRESENT
@@ -97,6 +102,7 @@ def compute(resource: Job, observed: Observed, exit: Exit | None) -> dict[str, A
         observed_generation=generation,
         conditions=_conditions(case, verdict, generation),
         restarts=case.restarts,
+        nodes=_nodes(case, verdict),
         active_time=_active_time(case),
         progress=_progress(case, verdict, termination),
         metrics=_metrics(termination) or before.metrics,
@@ -134,6 +140,8 @@ def requeue_after(resource: Job, observed: Observed) -> timedelta | None:
         moments = [_ttl_end(resource)] if observed.child else []
     else:
         moments = [changes_at(pod, observed.now) for pod in observed.pods]
+        if child := child_of(observed):
+            moments.append(child.deadline(resource.seconds_left))
     ahead = [moment - observed.now for moment in moments if moment and moment > observed.now]
     return min(ahead, default=None)
 
@@ -141,33 +149,32 @@ def requeue_after(resource: Job, observed: Observed) -> timedelta | None:
 def _desired_after_the_end(resource: Job, observed: Observed) -> Desired:
     """Failed by our own count, the child must stop; after the TTL it must go. Its own TTL is not used: a child that is
     gone before its end was recorded would be run again."""
-    ttl_end = _ttl_end(resource)
-    if observed.child is None or observed.child["metadata"].get("deletionTimestamp"):
+    ttl_end, child = _ttl_end(resource), child_of(observed)
+    if child is None or child.is_being_deleted:
         return Desired.UNCHANGED
     if ttl_end is not None and observed.now >= ttl_end:
         return Desired.ABSENT
-    if true_condition(observed.child, "Complete") or true_condition(observed.child, "Failed"):
+    if child.has_ended:
         return Desired.UNCHANGED
     status = resource.status or Status()
     if status.failure is None:
-        return Desired.STOPPED if _is_taken_for_a_failure(observed) else Desired.UNCHANGED
-    # The Job ends by itself at these exit codes (podFailurePolicy), above its own limit, and after its deadline; stopping it
+        return Desired.STOPPED if _is_taken_for_a_failure(observed, child) else Desired.UNCHANGED
+    # The child ends by itself at these exit codes (podFailurePolicy), above its own limit, and after its deadline; stopping it
     # too would be one write for nothing.
     counted = tuple(one for one in case_of(resource, observed, None).ended if one.exit_code not in IGNORED)
-    by_itself = (
-        status.failure.exit_code in NEVER_RETRIED
-        or out_of_restarts(observed.child, counted)
-        or true_condition(observed.child, "FailureTarget")
-    )
+    by_itself = status.failure.exit_code in NEVER_RETRIED or out_of_restarts(child, counted) or child.ends_by_itself
     # A pod whose container has ended and whose phase has not: ended now, the Job would delete it with its log.
     dying = any(_ends(pod, observed.now) for pod in observed.pods)
     return Desired.UNCHANGED if by_itself or dying else Desired.STOPPED
 
 
-def _is_taken_for_a_failure(observed: Observed) -> bool:
-    """Whether the Job would run once more what is done: the pod failed by what became of containers that others put into it."""
+def _is_taken_for_a_failure(observed: Observed, child: Child) -> bool:
+    """Whether the child would run once more what is done: the pod failed by what became of containers that others put into it, or another
+    failed that worked with it."""
     done = pod_that_succeeded(observed)
-    return done is not None and done.phase == "Failed"
+    return done is not None and any(
+        pod.phase == "Failed" and child.attempt_of(pod) == child.attempt_of(done) for pod in observed.pods
+    )
 
 
 def _ends(pod: Pod, now: datetime) -> bool:
@@ -185,14 +192,22 @@ def _ttl_end(resource: Job) -> datetime | None:
 def _active_time(case: Case) -> ActiveTime | None:
     """With the present child, once, when it is told to stop: the next one has what is left of the deadline."""
     before, child = case.before.active_time, case.child
-    if child is None or not (case.resource.spec.suspend or child["metadata"].get("deletionTimestamp")):
+    if child is None or not (case.resource.spec.suspend or child.is_being_deleted):
         return before
-    uid = child["metadata"]["uid"]
-    if before is not None and before.child == uid:
+    if before is not None and before.child == child.uid:
         return before
-    began = (child.get("status") or {}).get("startTime")
+    began = child.started_at
     seconds = int((case.observed.now - parse_time(began)).total_seconds()) if began else 0
-    return ActiveTime(seconds=max(seconds, 0) + (before.seconds if before else 0), child=uid)
+    return ActiveTime(seconds=max(seconds, 0) + (before.seconds if before else 0), child=child.uid)
+
+
+def _nodes(case: Case, verdict: Verdict) -> NodesStatus | None:
+    """While several pods work, or are to."""
+    total = case.resource.nodes
+    if total == 1 or case.child is None or verdict.standing is not Standing.WORKING:
+        return None
+    ready = sum(pod.is_ready for pod in case.pods)
+    return NodesStatus(ready=ready, total=total, display=f"{ready}/{total}")
 
 
 def _attempts(case: Case) -> list[Attempt]:

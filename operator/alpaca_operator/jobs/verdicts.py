@@ -6,14 +6,12 @@ from collections.abc import Callable
 
 from alpaca_operator.api.contract import KUEUE_PREFIX
 from alpaca_operator.api.status import Reason
-from alpaca_operator.cluster.objects import Pod, true_condition
+from alpaca_operator.cluster.objects import Pod
 from alpaca_operator.diagnosis.model import Diagnosis
 from alpaca_operator.diagnosis.pod import workload_ended
 from alpaca_operator.exits import Exit, Refused, Unavailable
 from alpaca_operator.jobs.case import (
-    DEADLINE,
     Case,
-    giving_up,
     leftovers,
     out_of_restarts,
     pod_that_succeeded,
@@ -27,12 +25,12 @@ from alpaca_operator.outcomes.verdict import Standing, Verdict
 def succeeded(case: Case) -> Verdict | None:
     """A pod that ended well settles it, also when its child was deleted in the same moment: the output is published."""
     done = pod_that_succeeded(case.observed)
-    complete = true_condition(case.child, "Complete")
+    complete = case.child.complete if case.child else None
     if done is None and complete is None:
         return None
     output = case.resource.spec.output.uri
     termination = termination_of(done)
-    finished = _finished(done) or (case.child or {}).get("status", {}).get("completionTime") or stamp(case.observed.now)
+    finished = _finished(done) or (complete and complete.last_transition_time) or stamp(case.observed.now)
     if termination and termination.reason is Reason.REUSED:
         message = f"{output} already holds the result of the same spec and inputs: nothing was run"
         return Verdict(Standing.DONE, Reason.REUSED, message, ended_at=finished)
@@ -67,34 +65,32 @@ def too_many_failures(case: Case) -> Verdict | None:
 
 def deadline_passed(case: Case) -> Verdict | None:
     """The Job controller stops the pod; its last word is waited for."""
-    failed = giving_up(case.child, DEADLINE)
-    if failed is None:
+    since = case.overdue_since
+    if since is None:
         return None
     limit = case.resource.spec.active_deadline_seconds
     if case.live is not None:
-        name = case.live.name
-        message = (
-            f"still running after activeDeadlineSeconds ({limit} s): pod {name} stops, a running step is saved first"
-        )
+        message = f"still running after activeDeadlineSeconds ({limit} s): {_stop(case)}, a running step is saved first"
         return Verdict(Standing.WORKING, Reason.STOPPING, message)
     message = (
         f"still running after activeDeadlineSeconds ({limit} s): a job of another name with a longer one and the same "
         f"output {case.resumption}"
     )
-    at = failed.last_transition_time
-    return _failed(case, Reason.DEADLINE_EXCEEDED, message, Refused(Reason.DEADLINE_EXCEEDED, message), at)
+    return _failed(case, Reason.DEADLINE_EXCEEDED, message, Refused(Reason.DEADLINE_EXCEEDED, message), since)
 
 
 def child_failed(case: Case) -> Verdict | None:
     """The Job controller gave up."""
-    failed = true_condition(case.child, "Failed")
-    if failed is None:
+    failed = case.child.failed if case.child else None
+    if case.child is None or failed is None:
         return None
+    if case.failing is not None:
+        return others_stop(case)
     at = failed.last_transition_time
     if case.last is None:
-        message = f"its Job failed and left no pod to ask ({failed.reason}: {failed.message})"
+        message = f"its {case.child.kind} failed and left no pod to ask ({failed.reason}: {failed.message})"
         return _failed(case, Reason.WORKLOAD_ERROR, message, Diagnosis("Internal", Reason.WORKLOAD_ERROR, message), at)
-    if failed.reason == "BackoffLimitExceeded":
+    if case.child.out_of_restarts:
         return _gave_up(case, case.last, at)
     return _failed(case, case.last.reason, case.last.message, case.last, at)
 
@@ -111,9 +107,8 @@ def suspended(case: Case) -> Verdict | None:
     if not case.resource.spec.suspend:
         return None
     if case.child is not None or case.live is not None:
-        who = f"pod {case.live.name} " if case.live else "its Job "
         return Verdict(
-            Standing.WORKING, Reason.STOPPING, f"spec.suspend is true: {who}stops, a running step is saved first"
+            Standing.WORKING, Reason.STOPPING, f"spec.suspend is true: {_stop(case)}, a running step is saved first"
         )
     resume = f"; set to false, it {case.resumption}" if case.before.start_time else ": set it to false to start"
     return Verdict(Standing.HELD, Reason.SUSPENDED, f"held by spec.suspend{resume}")
@@ -140,7 +135,7 @@ def inputs_missing(case: Case) -> Verdict | None:
 
 
 def refused(case: Case) -> Verdict | None:
-    refusal = case.exit or (case.observed.refusal if case.live is None else None)
+    refusal = case.exit or (case.observed.refusal if len(case.pods) < case.resource.nodes else None)
     if refusal is None or isinstance(refusal, Unavailable):
         return None
     standing = Standing.WORKING if refusal.transient else Standing.STUCK
@@ -155,28 +150,42 @@ def child_lost(case: Case) -> Verdict | None:
     return Verdict(
         Standing.WORKING,
         Reason.CHILD_LOST,
-        f"its Job was deleted by someone else and is made again; it {case.resumption}",
+        f"its {KINDS[case.resource.nodes > 1]} was deleted by someone else and is made again; it {case.resumption}",
     )
 
 
 def queued(case: Case) -> Verdict | None:
-    """Kueue suspends the Job until there is room. We never touch that field."""
-    if case.child is None or not case.child["spec"].get("suspend"):
+    """Kueue suspends the child until there is room. We never touch that field."""
+    child = case.child
+    if child is None or not child.is_suspended:
         return None
-    label = f"{KUEUE_PREFIX}queue-name"  # of the Job too: where a namespace has a default queue, Kueue writes it there
-    queue = case.child["metadata"].get("labels", {}).get(label) or case.resource.metadata.labels.get(label)
+    label = (
+        f"{KUEUE_PREFIX}queue-name"  # of the child too: where a namespace has a default queue, Kueue writes it there
+    )
+    queue = child.labels.get(label) or case.resource.metadata.labels.get(label)
     if case.live is not None:
-        who = f"Kueue's queue {queue} wants its place back" if queue else "its Job was suspended by someone else"
-        message = f"{who}: pod {case.live.name} stops, a running step is saved first"
+        who = (
+            f"Kueue's queue {queue} wants its place back"
+            if queue
+            else f"its {child.kind} was suspended by someone else"
+        )
+        message = f"{who}: {_stop(case)}, a running step is saved first"
         return Verdict(Standing.WORKING, Reason.STOPPING, message)
     if queue is None:
-        name = case.child["metadata"]["name"]
-        message = f"its Job {name} was suspended by someone else: set spec.suspend of the Job to false"
+        message = f"its {child.name} was suspended by someone else: set spec.suspend of the {child.kind} to false"
     elif case.before.start_time:
         message = f"waits for room in Kueue's queue {queue}, then {case.resumption}"
     else:
         message = f"waits for room in Kueue's queue {queue}: kubectl get workloads shows its place"
     return Verdict(Standing.WORKING, Reason.QUEUED, message)
+
+
+def others_stop(case: Case) -> Verdict | None:
+    """One of several pods has failed, and the others end with it: the last may know more than the first."""
+    if case.failing is None:
+        return None
+    message = f"{case.failing.message}: {len(case.pods)} of {case.resource.nodes} pods still stop"
+    return Verdict(Standing.WORKING, Reason.STOPPING, message, case.failing)
 
 
 def pod_troubled(case: Case) -> Verdict | None:
@@ -187,25 +196,29 @@ def pod_troubled(case: Case) -> Verdict | None:
 
 
 def pod_stops(case: Case) -> Verdict | None:
-    if case.live is None or not case.live.deletion_timestamp:
+    told = [pod.name for pod in case.pods if pod.deletion_timestamp]
+    if not told:
         return None
-    name = case.live.name
-    return Verdict(Standing.WORKING, Reason.STOPPING, f"pod {name} was told to stop; a running step is saved first")
+    return Verdict(Standing.WORKING, Reason.STOPPING, f"pod {told[0]} was told to stop; a running step is saved first")
 
 
 def pod_runs(case: Case) -> Verdict | None:
     """Running from the first step on; what comes before is starting, and says so."""
     if case.live is None or case.live.phase != "Running":
         return None
+    wanted, up = case.resource.nodes, sum(pod.phase == "Running" for pod in case.pods)
+    if up < wanted:
+        return Verdict(Standing.WORKING, Reason.STARTING, f"{up} of {wanted} pods run, they wait for the others")
     pod, node = case.live.name, case.live.node
+    others = f", {wanted - 1} more with it" if wanted > 1 else ""
     progress = case.observed.progress
     if progress is None:
         steps = ready_reason(case.before) == Reason.RUNNING
     else:
         steps = progress.stage not in ("Loading", "Preparing")
     if steps:
-        return Verdict(Standing.WORKING, Reason.RUNNING, f"pod {pod} runs on node {node}")
-    return Verdict(Standing.WORKING, Reason.STARTING, f"pod {pod} on node {node} loads model and data")
+        return Verdict(Standing.WORKING, Reason.RUNNING, f"pod {pod} runs on node {node}{others}")
+    return Verdict(Standing.WORKING, Reason.STARTING, f"pod {pod} on node {node} loads model and data{others}")
 
 
 def restarting(case: Case) -> Verdict | None:
@@ -225,6 +238,9 @@ def pending(case: Case) -> Verdict:
     return Verdict(Standing.WORKING, Reason.PENDING, "waits for its pod to start")
 
 
+KINDS = ("Job", "JobSet")
+"""What makes its pods: of one node, of several."""
+
 VERDICTS: tuple[Callable[[Case], Verdict | None], ...] = (
     succeeded,  # before any failure: what is published is published
     not_worth_retrying,
@@ -238,6 +254,7 @@ VERDICTS: tuple[Callable[[Case], Verdict | None], ...] = (
     refused,
     child_lost,
     queued,
+    others_stop,
     pod_troubled,
     pod_stops,
     pod_runs,
@@ -259,6 +276,13 @@ def _failed(case: Case, reason: Reason, message: str, cause: Diagnosis | Exit, a
 def _finished(pod: Pod | None) -> str | None:
     ended = workload_ended(pod) if pod else None
     return ended.finished_at if ended else None
+
+
+def _stop(case: Case) -> str:
+    """Who stops."""
+    if case.live is None:
+        return f"its {case.child.kind} stops" if case.child else "its pods stop"
+    return f"pod {case.live.name} stops" if len(case.pods) == 1 else f"{len(case.pods)} pods stop"
 
 
 def _times(count: int, what: str) -> str:

@@ -15,7 +15,7 @@ from alpaca_operator.exits import Exit
 from alpaca_operator.inputs import MissingInput
 from alpaca_operator.outcomes.verdict import Verdict
 
-FIGURES = ("progress", "checkpoint", "traffic")
+FIGURES = ("progress", "checkpoint", "traffic", "nodes")
 """Fields of a status that change while nothing happens."""
 
 ASIDE = ("startTime", "operator")

@@ -39,6 +39,10 @@ class Observed:
 
     now: datetime
     child: Object | None = None
+    jobs: tuple[Object, ...] = ()
+    """Jobs that belong to the child, where it is none itself."""
+    family: frozenset[str] = frozenset()
+    """UIDs of all that has ever belonged to the child and makes pods; of what is gone too."""
     pods: tuple[Pod, ...] = ()
     """Oldest first."""
     progress: Progress | None = None

@@ -1,4 +1,4 @@
-"""Pure: (resource, inputs, settings) -> Plan. A planner for each kind; what they share lies in pod.py, job.py and volumes.py."""
+"""Pure: (resource, inputs, settings) -> Plan. A planner for each kind; what they share lies in pod.py, job.py, jobset.py and volumes.py."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from alpaca_operator.inputs import Inputs
 from alpaca_operator.plan import chat
 from alpaca_operator.plan.base import Manifest, Plan
 from alpaca_operator.plan.job import plan_one_pod
+from alpaca_operator.plan.jobset import plan_nodes
 from alpaca_operator.settings import Settings
 
 PLANNERS: dict[str, Callable[[Any, Inputs, Settings], Plan]] = {
     "TokenizerJob": plan_one_pod,  # trains a vocabulary, on CPUs
-    "PretrainJob": plan_one_pod,  # trains
-    "SFTJob": plan_one_pod,  # trains
+    "PretrainJob": plan_nodes,  # trains
+    "SFTJob": plan_nodes,  # trains
     "MergeJob": plan_one_pod,  # merges, on CPUs
     "QuantizeJob": plan_one_pod,  # quantizes, on a GPU or on CPUs
     "EvaluationJob": plan_one_pod,  # measures models, one after the other

@@ -48,40 +48,26 @@ def one_pod(resource: Job, template: Manifest, annotations: dict[str, str] | Non
         "spec": {
             "parallelism": 1,
             "completions": 1,
-            "backoffLimit": restarts_left(resource),
+            "backoffLimit": resource.restarts_left,
             "podFailurePolicy": {"rules": failure_rules()},
             # A pod that is being deleted may still save a checkpoint.
             "podReplacementPolicy": "Failed",
-            **deadline(resource),
+            **pod.given(activeDeadlineSeconds=resource.seconds_left),
             "template": template,
         },
     }
 
 
-def restarts_left(resource: Job) -> int:
-    """What earlier Jobs of it have used up, before it was held or its child lost, a new one does not get again."""
-    used = resource.status.restarts.user if resource.status and resource.status.restarts else 0
-    return max(0, resource.spec.failure_policy.max_restarts - used)
-
-
-def deadline(resource: Job) -> Manifest:
-    """The same of its time."""
-    limit = resource.spec.active_deadline_seconds
-    if limit is None:
-        return {}
-    used = resource.status.active_time.seconds if resource.status and resource.status.active_time else 0
-    return {"activeDeadlineSeconds": max(1, limit - used)}
+def on_exit(action: str, *codes: int) -> Manifest:
+    """A rule of a podFailurePolicy on the exit code of the workload."""
+    return {
+        "action": action,
+        "onExitCodes": {"containerName": CONTAINER, "operator": "In", "values": sorted(map(int, codes))},
+    }
 
 
 def failure_rules() -> list[Manifest]:
     """The first that matches decides; what none matches counts towards backoffLimit."""
-
-    def on_exit(action: str, *codes: int) -> Manifest:
-        return {
-            "action": action,
-            "onExitCodes": {"containerName": CONTAINER, "operator": "In", "values": sorted(map(int, codes))},
-        }
-
     return [
         # First: a pod killed on its way out may end with any exit code.
         {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},

@@ -15,10 +15,18 @@ from alpaca_operator.api.contract import (
 )
 from alpaca_operator.plan.base import Manifest
 
+NODE = "node"
+"""The replicated Job of a JobSet: its pods are `<set>-node-0-<n>-xxxxx`."""
+
 
 def child_name(resource: Resource) -> str:
     """`<resource>-<noun>`. One child has one name, so that creating it twice cannot make two."""
     return f"{resource.metadata.name}-{resource.workload}"
+
+
+def job_of_set(child: str) -> str:
+    """As JobSet names the one Job of a set."""
+    return f"{child}-{NODE}-0"
 
 
 def labels(resource: Resource) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 from alpaca_operator.api import Resource
@@ -38,24 +38,7 @@ CACHE_FOLDER = ".literary-alpaca"
 
 def unfit(resource: Job, settings: Settings) -> Exit | None:
     """Why a valid spec cannot run in a pod: known before one is made, and cheaper to hear than from a pod that ran for hours."""
-    return (
-        _beyond_one_pod(resource)
-        or unmountable(resource)
-        or _without_image(resource, settings)
-        or _lost_with_the_pod(resource)
-    )
-
-
-def _beyond_one_pod(resource: Job) -> Exit | None:
-    """The workload trains on several machines that somebody else starts; this operator starts one pod."""
-    nodes = getattr(getattr(resource.spec, "parallelism", None), "nodes", 1)
-    if nodes == 1:
-        return None
-    return invalid(
-        f"parallelism.nodes is {nodes}, and this operator runs a job in one pod: set nodes to 1 and ask for more GPUs of one node, or start the "
-        "machines yourself (docs/processes.md)",
-        resource,
-    )
+    return unmountable(resource) or _without_image(resource, settings) or _lost_with_the_pod(resource)
 
 
 def unmountable(resource: Resource) -> Exit | None:
@@ -111,9 +94,20 @@ def invalid(message: str, resource: Resource) -> Exit:
     return Refused(Reason.INVALID_SPEC, f"{message}{again}")
 
 
-def template(resource: Job, settings: Settings, found: Mapping[str, str] | None = None) -> Manifest:
-    """A pod template for a Job. ``found``: what other jobs had made, as an annotation of the manifest that the workload reads."""
-    frame = pod_frame(resource, config(resource, found or {}), [_container(resource, settings)], volumes(resource))
+POD_IDENTITY: tuple[Manifest, ...] = ({"name": ENV_RUN_ID, "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}},)
+"""Which run a pod is, where it is alone."""
+
+
+def template(
+    resource: Job,
+    settings: Settings,
+    found: Mapping[str, str] | None = None,
+    identity: Sequence[Manifest] = POD_IDENTITY,
+) -> Manifest:
+    """A pod template for a Job. ``found``: what other jobs had made, as an annotation of the manifest that the workload reads; ``identity``:
+    variables that say which run the pod is, and which part of it."""
+    container = _container(resource, settings, identity)
+    frame = pod_frame(resource, config(resource, found or {}), [container], volumes(resource))
     frame["spec"] = {"restartPolicy": "Never", **frame["spec"]}
     return frame
 
@@ -168,7 +162,7 @@ def config(resource: Resource, annotations: Mapping[str, str], *, without: Set[s
     return json.dumps(manifest, ensure_ascii=False, separators=(",", ":"))
 
 
-def _container(resource: Resource, settings: Settings) -> Manifest:
+def _container(resource: Resource, settings: Settings, identity: Sequence[Manifest]) -> Manifest:
     # No probes: a long step, an evaluation or a save is no reason to kill a training. The watchdog within the workload knows
     # what a hang is; no limit on ephemeral storage either, where a download would end the run.
     pod = resource.spec.pod
@@ -177,7 +171,7 @@ def _container(resource: Resource, settings: Settings) -> Manifest:
         "image": pod.image or settings.images[resource.kind],
         **given(imagePullPolicy=pod.image_pull_policy),
         "command": ["python", "-m", f"workloads.{resource.workload}", CONFIG_PATH],
-        "env": env(resource),
+        "env": env(resource, household(identity)),
         **given(envFrom=env_from(resource)),
         "ports": [{"name": "progress", "containerPort": PROGRESS_PORT, "protocol": "TCP"}],
         "resources": resources(pod),
@@ -199,23 +193,24 @@ RESTRICTED: Manifest = {
 """Of every container of ours."""
 
 
-HOUSEHOLD: list[Manifest] = [
-    {"name": ENV_IN_POD, "value": "1"},
-    {"name": ENV_RUN_ID, "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}},
-    {"name": "HOME", "value": "/tmp"},
-    {"name": "USER", "value": "alpaca"},  # torch asks for the user's name, and a numeric user has none
-]
-"""The environment of every container of ours."""
+def household(identity: Sequence[Manifest] = POD_IDENTITY) -> list[Manifest]:
+    """The environment of every container of ours."""
+    return [
+        {"name": ENV_IN_POD, "value": "1"},
+        *identity,
+        {"name": "HOME", "value": "/tmp"},
+        {"name": "USER", "value": "alpaca"},  # torch asks for the user's name, and a numeric user has none
+    ]
 
 
 KERNELS = {"GPTQMODEL_TORCH_EXTENSIONS_DIR": "gptqmodel", "TRITON_CACHE_DIR": "triton"}
 """Where libraries keep what they compile on the first use of a GPU, minutes of work. Both file it by their own version and torch's."""
 
 
-def env(resource: Resource, *more: Manifest) -> list[Manifest]:
-    """Ours first; a variable of the same name in the spec takes its place."""
+def env(resource: Resource, ours: Sequence[Manifest]) -> list[Manifest]:
+    """``ours`` first; a variable of the same name in the spec takes its place."""
     spec = resource.spec
-    ours: list[Manifest] = [*HOUSEHOLD, *more]
+    ours = list(ours)
     if spec.cache:
         cache = f"{MOUNT_ROOT}/{spec.cache.claim_name}/{CACHE_FOLDER}"
         ours.append({"name": ENV_CACHE, "value": cache})

@@ -19,21 +19,23 @@ from alpaca_operator.polling.schedule import ReadBudget, Schedule, poll
 
 log = logging.getLogger(__name__)
 
-REPORTS_IN_EVENTS = frozenset({"Job"})
-"""Children whose controller tells of a refused pod in Events alone; the others do in their status."""
+REPORTS_IN_EVENTS = {"Job": "FailedCreate", "JobSet": "JobCreationFailed"}
+"""Children whose controller tells of a refused pod, or Job, in Events alone, and the reason of those; the others do in their status."""
 FIRST_SECONDS = 3.0
 """A Job controller makes the first pod well within this, unless it is refused."""
 LONGEST_SECONDS = 60.0
-END_CONDITIONS = ("Complete", "Failed", "Suspended", "FailureTarget", "SuccessCriteriaMet")
+END_CONDITIONS = ("Complete", "Completed", "Failed", "Suspended", "FailureTarget", "SuccessCriteriaMet")
 
 
 @dataclass
 class WithoutPods:
-    """Resources whose Job has no pod, by the Job's UID, and what was found out of each."""
+    """Resources whose Job lacks pods, or whose JobSet has no Job, by its UID, and what was found out of each."""
 
     schedule: Schedule[str] = field(default_factory=Schedule)
     """Namespaces."""
     _jobs: dict[str, dict[str, Key]] = field(default_factory=dict)
+    _kinds: dict[str, str] = field(default_factory=dict)
+    """Of the children, by UID."""
     _uids: dict[Key, str] = field(default_factory=dict)
     _pauses: dict[str, float] = field(default_factory=dict)
     _refusals: dict[Key, Exit] = field(default_factory=dict)
@@ -46,14 +48,16 @@ class WithoutPods:
         self.forget(key)
         if uid is not None:
             self._uids[key] = uid
+            self._kinds[uid] = str(child["kind"]) if child else ""
             self._jobs.setdefault(key.namespace, {})[uid] = key
             self._pauses[key.namespace] = FIRST_SECONDS
             self.schedule.set_sooner(key.namespace, FIRST_SECONDS)
 
     def forget(self, key: Key) -> None:
         self._refusals.pop(key, None)
-        jobs = self._jobs.get(key.namespace, {})
-        jobs.pop(self._uids.pop(key, ""), None)
+        jobs, uid = self._jobs.get(key.namespace, {}), self._uids.pop(key, "")
+        jobs.pop(uid, None)
+        self._kinds.pop(uid, None)
         if not jobs:
             self._jobs.pop(key.namespace, None)
             self._pauses.pop(key.namespace, None)
@@ -65,6 +69,10 @@ class WithoutPods:
     def jobs(self, namespace: str) -> dict[str, Key]:
         """By the Job's UID."""
         return self._jobs.get(namespace, {})
+
+    def kinds(self, namespace: str) -> set[str]:
+        """Of those children."""
+        return {self._kinds[uid] for uid in self.jobs(namespace)}
 
     def take(self, namespace: str, notes: dict[str, str]) -> list[Key]:
         """What the newest Event of each Job says, by UID; the resources for which that is news."""
@@ -109,21 +117,22 @@ class EventReader:
 
     async def _notes(self, namespace: str) -> dict[str, str]:
         newest: dict[str, Object] = {}
-        fields = "regarding.kind=Job,reason=FailedCreate"
-        async for event in self.kube.list(EVENTS, namespace, fields=fields):
-            uid = (event.get("regarding") or {}).get("uid", "")
-            if uid not in newest or is_newer(version(event), version(newest[uid])):
-                newest[uid] = event
+        for kind in self.without_pods.kinds(namespace):
+            fields = f"regarding.kind={kind},reason={REPORTS_IN_EVENTS[kind]}"
+            async for event in self.kube.list(EVENTS, namespace, fields=fields):
+                uid = (event.get("regarding") or {}).get("uid", "")
+                if uid not in newest or is_newer(version(event), version(newest[uid])):
+                    newest[uid] = event
         return {uid: event.get("note") or "" for uid, event in newest.items()}
 
 
 def _waits_for_pods(child: Object) -> bool:
-    status = child.get("status") or {}
+    spec, status = child.get("spec") or {}, child.get("status") or {}
     return not (
         child["kind"] not in REPORTS_IN_EVENTS
         or "deletionTimestamp" in child["metadata"]
-        or child.get("spec", {}).get("suspend")
-        or status.get("active")
+        or spec.get("suspend")
+        or (status.get("active") or 0) >= spec.get("parallelism", 1)
         or status.get("succeeded")
         or any(condition(child, kind).is_true for kind in END_CONDITIONS)
     )
