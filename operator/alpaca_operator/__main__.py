@@ -28,6 +28,7 @@ from alpaca_operator.errors import ApiError, Unreachable
 from alpaca_operator.polling.events import EventReader
 from alpaca_operator.polling.pods import AT_ONCE, READS_PER_SECOND, Scraper
 from alpaca_operator.polling.schedule import ReadBudget
+from alpaca_operator.polling.workloads import WorkloadReader
 from alpaca_operator.reconcile import run_workers
 from alpaca_operator.settings import SettingError, Settings, describe
 from alpaca_operator.world import World
@@ -54,7 +55,8 @@ class Operator:
         self.job_sets = OptionalWatch(JOB_SETS, settings, kube, self.world.store, self.world.queue)
         reads = ReadBudget(READS_PER_SECOND, AT_ONCE)
         self.scraper = Scraper(settings, kube, self.world.store, self.world.queue, self.world.scrapes, reads)
-        self.events = EventReader(kube, self.world.queue, self.world.without_pods, reads)
+        self.events = EventReader(self.world.queue, self.world.without_pods, reads, kube)
+        self.workloads = WorkloadReader(self.world.queue, self.world.in_queues, reads, kube)
         self.synced = asyncio.Event()
         self.stop = asyncio.Event()
 
@@ -90,6 +92,7 @@ class Operator:
             group.create_task(run_workers(self.world), name="workers")
             group.create_task(self.scraper.run(), name="scraper")
             group.create_task(self.events.run(), name="events")
+            group.create_task(self.workloads.run(), name="workloads")
             group.create_task(self.resync.run(), name="resync")
 
     async def _sync(self) -> None:

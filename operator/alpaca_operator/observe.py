@@ -14,7 +14,7 @@ from alpaca_operator.api.sources import JobReference
 from alpaca_operator.cluster.objects import Object, Pod
 from alpaca_operator.exits import Exit
 from alpaca_operator.lifecycle import LIFECYCLES
-from alpaca_operator.outcomes.observed import Observed, Sample
+from alpaca_operator.outcomes.observed import Observed, QueueWords, Sample
 
 
 class World(Protocol):
@@ -48,6 +48,9 @@ class World(Protocol):
     def refusal(self, resource: Resource) -> Exit | None:
         """Why the child has no pods, from the events of the Job controller; None when it has some, or nothing was said."""
 
+    def queue_words(self, resource: Resource) -> QueueWords | None:
+        """What Kueue says of the child, while it holds it."""
+
     def named(self, reference: JobReference, resource: Resource) -> Job | None:
         """The job that a ``from`` of the resource names."""
 
@@ -68,6 +71,7 @@ def gather(resource: Resource, world: World) -> Observed:
         progress=progress,
         progress_at=read_at,
         refusal=world.refusal(resource),
+        queue=world.queue_words(resource),
         inputs=inputs.inputs,
         missing=inputs.missing,
         held=inputs.held,

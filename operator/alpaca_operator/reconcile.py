@@ -37,7 +37,7 @@ async def reconcile(key: Key, world: World, *, live: bool = False) -> Result:
         world.forget(key)
         return Result.never
     lifecycle = LIFECYCLES[key.kind]
-    world.expect_pods(resource)
+    world.expect(resource)
     observed = observe.gather(resource, world)
     desired = lifecycle.desired(resource, observed)
     if not live and _starts_or_ends_a_run(desired, resource, observed):

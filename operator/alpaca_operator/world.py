@@ -23,10 +23,11 @@ from alpaca_operator.cluster.store import Key, Store
 from alpaca_operator.errors import ApiError
 from alpaca_operator.exits import Exit, Unavailable, Unreadable
 from alpaca_operator.lifecycle import LIFECYCLES
-from alpaca_operator.outcomes.observed import Sample
+from alpaca_operator.outcomes.observed import QueueWords, Sample
 from alpaca_operator.plan.names import job_of_set
 from alpaca_operator.polling.answers import ScrapeCache
 from alpaca_operator.polling.events import WithoutPods
+from alpaca_operator.polling.workloads import InQueues
 from alpaca_operator.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -75,6 +76,7 @@ class World:
     queue: Queue[Key] = field(default_factory=lambda: Queue(tenant=lambda key: key.namespace))
     scrapes: ScrapeCache = field(default_factory=ScrapeCache)
     without_pods: WithoutPods = field(default_factory=WithoutPods)
+    in_queues: InQueues = field(default_factory=InQueues)
     budget: WriteBudget = field(default_factory=lambda: WriteBudget(10, 15))
     now: Callable[[], datetime] = utc_now
     completions_recorded: dict[Key, str] = field(default_factory=dict)
@@ -129,10 +131,14 @@ class World:
         return self.scrapes.samples(resource.metadata.uid or "")
 
     def refusal(self, resource: Resource) -> Exit | None:
-        return self.without_pods.refusal(key_for(resource))
+        return self.without_pods.found(key_for(resource))
 
-    def expect_pods(self, resource: Resource) -> None:
-        """A child that lacks pods is asked about, beside the workers; of a JobSet its Job."""
+    def queue_words(self, resource: Resource) -> QueueWords | None:
+        return self.in_queues.found(key_for(resource))
+
+    def expect(self, resource: Resource) -> None:
+        """A child that lacks pods is asked about, beside the workers, of a JobSet its Job; and one that a queue holds."""
+        self.in_queues.look(key_for(resource), self.child(resource))
         child, pods = self.child(resource), self.store.pods(resource)
         job = (
             next((one for one in self.jobs(child) if one["metadata"].get("deletionTimestamp") is None), child)
@@ -158,6 +164,7 @@ class World:
         self.outages.forget(key)
         self.refused.pop(key, None)
         self.without_pods.forget(key)
+        self.in_queues.forget(key)
         self.completions_recorded.pop(key, None)
         self._unknown.pop(key, None)
         self.strays.pop(key, None)

@@ -8,7 +8,7 @@ from alpaca_operator.api.status import Reason
 from alpaca_operator.cluster.objects import Pod
 from alpaca_operator.exits import Waiting
 from alpaca_operator.inputs import MissingInput
-from alpaca_operator.outcomes.observed import Observed, Sample
+from alpaca_operator.outcomes.observed import Observed, QueueWords, Sample
 from tests.operator import build
 from tests.operator.pods import START, job, pod
 from tests.plan.build import sft_job
@@ -16,6 +16,7 @@ from tests.plan.build import sft_job
 NEW, OLD, CHILD, OF_SET = pod("b", made=20), pod("a", made=10), job(), job(uid="uid-of-job")
 SERVICE, SAMPLE = build.child("Service", "poet-chat"), Sample(requests=3)
 PROGRESS = Progress(step=3)
+WORDS = QueueWords(place=3)
 REFUSAL = Waiting(Reason.QUOTA_EXCEEDED, "full")
 
 
@@ -47,6 +48,9 @@ class World:
     def refusal(self, resource):
         return REFUSAL
 
+    def queue_words(self, resource):
+        return WORDS
+
     def named(self, reference, resource):
         return None
 
@@ -61,6 +65,7 @@ def test_everything_is_seen_pods_oldest_first():
         progress=PROGRESS,
         progress_at=START,
         refusal=REFUSAL,
+        queue=WORDS,
         other_children=(SERVICE,),
         traffic=((SAMPLE, START),),
     )
@@ -90,6 +95,9 @@ def test_a_world_in_which_nothing_happened_yet():
             return []
 
         def refusal(self, resource):
+            return None
+
+        def queue_words(self, resource):
             return None
 
     assert observe.gather(sft_job(), Fresh()) == Observed(now=START)

@@ -163,20 +163,26 @@ def queued(case: Case) -> Verdict | None:
         f"{KUEUE_PREFIX}queue-name"  # of the child too: where a namespace has a default queue, Kueue writes it there
     )
     queue = child.labels.get(label) or case.resource.metadata.labels.get(label)
+    words = case.observed.queue
     if case.live is not None:
-        who = (
-            f"Kueue's queue {queue} wants its place back"
-            if queue
-            else f"its {child.kind} was suspended by someone else"
-        )
+        who = f"its {child.kind} was suspended by someone else"
+        if queue is not None:
+            why = f" ({words.evicted.rstrip('.')})" if words and words.evicted else ""
+            who = f"Kueue's queue {queue} wants its place back{why}"
         message = f"{who}: {_stop(case)}, a running step is saved first"
         return Verdict(Standing.WORKING, Reason.STOPPING, message)
     if queue is None:
         message = f"its {child.name} was suspended by someone else: set spec.suspend of the {child.kind} to false"
-    elif case.before.start_time:
-        message = f"waits for room in Kueue's queue {queue}, then {case.resumption}"
+    elif words is not None and not words.known:
+        message = f"Kueue has not taken it up yet: see whether its controller runs, and whether it manages {child.kind}s in queue {queue}"
     else:
-        message = f"waits for room in Kueue's queue {queue}: kubectl get workloads shows its place"
+        message = f"waits for room in Kueue's queue {queue}"
+        message += f", at place {words.place}" if words and words.place else ""
+        message += f", then {case.resumption}" if case.before.start_time else ""
+        if words and words.why:
+            message += f": {words.why}"
+        elif not case.before.start_time:
+            message += ": kubectl get workloads shows its place"
     return Verdict(Standing.WORKING, Reason.QUEUED, message)
 
 
@@ -235,6 +241,9 @@ def restarting(case: Case) -> Verdict | None:
 
 
 def pending(case: Case) -> Verdict:
+    if case.child is not None and case.resource.nodes > 1 and not case.observed.jobs:
+        message = f"waits for JobSet's controller to start {case.child.name}: see whether it runs"
+        return Verdict(Standing.WORKING, Reason.PENDING, message)
     return Verdict(Standing.WORKING, Reason.PENDING, "waits for its pod to start")
 
 

@@ -34,6 +34,20 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
+class QueueWords:
+    """What a queueing system says of a child that it holds."""
+
+    known: bool = True
+    """Whether it has taken it up."""
+    why: str = ""
+    """Why there is no room yet, in its own words."""
+    evicted: str = ""
+    """Why it took the place back."""
+    place: int | None = None
+    """In its queue, from 1, where that is told."""
+
+
+@dataclass(frozen=True, slots=True)
 class Observed:
     """The cluster as one reconcile sees it."""
 
@@ -50,6 +64,8 @@ class Observed:
     progress_at: datetime | None = None
     refusal: Exit | None = None
     """Why the child has no pod, where its controller was refused one."""
+    queue: QueueWords | None = None
+    """What the queue says that holds the child, where it was asked."""
     inputs: Inputs = field(default_factory=dict)
     """Those that other jobs make: as they were at the start, or as they are now before it."""
     missing: MissingInput | None = None

@@ -61,7 +61,9 @@ def plan_nodes(resource: Job, inputs: Inputs, settings: Settings) -> Plan:
     spec = resolved(resource.spec, {field: found.uri for field, found in inputs.items()})
     resource = resource.model_copy(update={"spec": spec})
     found = note(inputs)
-    return Plan((network_policy(resource), several_pods(resource, pod.template(resource, settings, found, IDENTITY), found)))
+    return Plan(
+        (network_policy(resource), several_pods(resource, pod.template(resource, settings, found, IDENTITY), found))
+    )
 
 
 def several_pods(resource: Job, template: Manifest, annotations: dict[str, str] | None = None) -> Manifest:

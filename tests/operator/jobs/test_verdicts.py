@@ -9,6 +9,7 @@ from alpaca_operator.api.status import Reason, Status
 from alpaca_operator.exits import Refused, Waiting
 from alpaca_operator.jobs import status
 from alpaca_operator.outcomes.conditions import Change, change
+from alpaca_operator.outcomes.observed import QueueWords
 from tests.operator.cases import (
     BAD_ROW,
     DONE,
@@ -58,6 +59,34 @@ SITUATIONS = [
         "Queued",
         "waits for room in Kueue's queue gpus: kubectl get workloads shows its place",
         id="Kueue has not admitted it",
+    ),
+    pytest.param(
+        resource(labels=QUEUE),
+        observed(child=job(spec={"suspend": True}), queue=QueueWords(why="insufficient unused quota for cpu", place=3)),
+        WORKING,
+        "Queued",
+        "waits for room in Kueue's queue gpus, at place 3: insufficient unused quota for cpu",
+        id="Kueue says why, and where it stands",
+    ),
+    pytest.param(
+        resource(labels=QUEUE),
+        observed(child=job(spec={"suspend": True}), queue=QueueWords(known=False)),
+        WORKING,
+        "Queued",
+        "Kueue has not taken it up yet: see whether its controller runs, and whether it manages Jobs in queue gpus",
+        id="Kueue is away",
+    ),
+    pytest.param(
+        resource(prior(STARTED, "Running"), labels=QUEUE),
+        observed(
+            running(),
+            child=job(spec={"suspend": True}),
+            queue=QueueWords(evicted="Preempted to accommodate a workload."),
+        ),
+        WORKING,
+        "Stopping",
+        "Kueue's queue gpus wants its place back (Preempted to accommodate a workload): pod poet-sft-a stops, a running step is saved first",
+        id="Kueue says why it preempts it",
     ),
     pytest.param(
         resource(prior(STARTED, "Running", checkpoint={"uri": "x", "step": 40}), labels=QUEUE),

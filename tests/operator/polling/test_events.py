@@ -65,7 +65,7 @@ class Clock:
 def reader(kube: Kube) -> tuple[EventReader, Clock]:
     clock = Clock()
     without_pods = WithoutPods(Schedule(clock))
-    return EventReader(kube, Queue(), without_pods, ReadBudget(1000, 8)), clock  # type: ignore[arg-type]
+    return EventReader(Queue(), without_pods, ReadBudget(1000, 8), kube), clock  # type: ignore[arg-type]
 
 
 def job(name: str, **changes: Any) -> Object:
@@ -75,32 +75,32 @@ def job(name: str, **changes: Any) -> Object:
 async def test_one_list_tells_of_every_job_of_a_namespace() -> None:
     kube = Kube(event("uid-poet", "no root"), event("uid-critic", "no latest"), event("uid-of-nobody", "x"))
     found, _ = reader(kube)
-    found.without_pods.look(POET, job("poet"), False)
-    found.without_pods.look(CRITIC, job("critic"), False)
+    found.lookout.look(POET, job("poet"), False)
+    found.lookout.look(CRITIC, job("critic"), False)
     assert await found.read("team") == 6.0
     assert kube.lists == [("team", "regarding.kind=Job,reason=FailedCreate")]
-    assert found.without_pods.refusal(POET) == refused("no root")
-    assert found.without_pods.refusal(CRITIC) == refused("no latest")
+    assert found.lookout.found(POET) == refused("no root")
+    assert found.lookout.found(CRITIC) == refused("no latest")
     assert {await found.queue.get(), await found.queue.get()} == {POET, CRITIC}
 
 
 async def test_the_newest_event_holds_and_what_is_known_wakes_nobody() -> None:
     kube = Kube(event("uid-poet", "no root"), event("uid-poet", "no latest"))
     found, _ = reader(kube)
-    found.without_pods.look(POET, job("poet"), False)
+    found.lookout.look(POET, job("poet"), False)
     await found.read("team")
     found.queue.done(await found.queue.get())
     await found.read("team")
-    assert found.without_pods.refusal(POET) == refused("no latest")
+    assert found.lookout.found(POET) == refused("no latest")
     assert len(found.queue) == 0
 
 
 async def test_it_is_read_after_three_seconds_and_ever_less_often() -> None:
     found, clock = reader(Kube())
-    found.without_pods.look(POET, job("poet"), False)
-    assert found.without_pods.schedule.pop() is None
+    found.lookout.look(POET, job("poet"), False)
+    assert found.lookout.schedule.pop() is None
     clock.now = 3.0
-    assert found.without_pods.schedule.pop() == "team"
+    assert found.lookout.schedule.pop() == "team"
     assert [await found.read("team") for _ in range(6)] == [6.0, 12.0, 24.0, 48.0, 60.0, 60.0]
 
 
@@ -120,13 +120,13 @@ async def test_it_is_read_after_three_seconds_and_ever_less_often() -> None:
 async def test_who_waits_for_no_pod_is_let_go_of(child: Object | None, has_pods: bool) -> None:
     kube = Kube(event("uid-poet", "no root"))
     found, clock = reader(kube)
-    found.without_pods.look(POET, job("poet"), False)
+    found.lookout.look(POET, job("poet"), False)
     await found.read("team")
-    found.without_pods.look(POET, child, has_pods)
+    found.lookout.look(POET, child, has_pods)
     clock.now = 1000.0
-    assert found.without_pods.refusal(POET) is None
+    assert found.lookout.found(POET) is None
     assert await found.read("team") is None
-    assert found.without_pods.schedule.pop() is None
+    assert found.lookout.schedule.pop() is None
     assert len(kube.lists) == 1
 
 
@@ -134,8 +134,8 @@ async def test_events_that_cannot_be_read_are_tried_again() -> None:
     kube = Kube(event("uid-poet", "no root"))
     kube.broken = True
     found, _ = reader(kube)
-    found.without_pods.look(POET, job("poet"), False)
+    found.lookout.look(POET, job("poet"), False)
     assert await found.read("team") == 6.0
     kube.broken = False
     await found.read("team")
-    assert found.without_pods.refusal(POET) == refused("no root")
+    assert found.lookout.found(POET) == refused("no root")
