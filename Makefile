@@ -52,13 +52,13 @@ benchmarks: built-control-plane ## The figures, each a ratio to a baseline of th
 	@echo "== benchmarks"
 	@$(RUN) -m pytest tests/benchmarks -m "not drill" -s $(PYTEST_ARGS)
 
-drills: built-peer ## Beside the peers, in one run with them: Kubeflow Trainer, LLaMA-Factory (root; half an hour, and more to build)
-	@echo "== beside the peers"
-	@$(RUN) -m pytest tests/benchmarks -m drill -s $(PYTEST_ARGS)
+drills: built-peer $(NODE) ## What takes longer: several nodes that lose each other; the peers, in one run with ours (root; an hour, and more to build)
+	@echo "== drills: several nodes, and the peers"
+	@$(RUN) -m pytest tests/cluster tests/benchmarks -m drill -s $(PYTEST_ARGS)
 
 cluster-test: $(NODE) $(VENV)/.all ## The tests on a real node (root), or on yours with ALPACA_TEST_CLUSTER=existing
 	@echo "== tests on a real node"
-	@$(RUN) -m pytest -m cluster $(PYTEST_ARGS)
+	@$(RUN) -m pytest -m "cluster and not drill" $(PYTEST_ARGS)
 
 lint: $(VENV)/.all ## Formatting, types and import contracts
 	@echo "== ruff, mypy, import-linter"

@@ -3,7 +3,9 @@ ends and restarts all."""
 
 from __future__ import annotations
 
+import random
 import signal
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,14 +13,17 @@ import pytest
 from alpaca_operator.api.contract import LABEL_INDEX
 from tests.cluster.bed.cluster import Manifest, until
 from tests.cluster.bed.node import Bed
-from tests.cluster.team import PATIENCE, Team, ready
-from tests.cluster.test_disruption import STEPS, begins_after, weights
+from tests.cluster.installation import Installation
+from tests.cluster.team import PATIENCE, Team, ended, progress, ready
+from tests.cluster.test_disruption import begins_after, weights
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(3600)]
 
 PAIR = {"nodes": 2, "processesPerNode": 1}
-SLOW = 2 * PATIENCE
-"""Two pods import torch at once, twice where they start again."""
+STEPS = 100
+"""Enough that every pod is met in the middle."""
+SLOW = 3 * PATIENCE
+"""Two pods import torch at once, and once more where they start again."""
 
 
 @pytest.fixture(scope="module")
@@ -30,15 +35,8 @@ def pairs(jobset: Bed, shared: Team) -> Team:
 
 
 def start(team: Team, name: str, **spec: Any) -> None:
-    team.start(
-        name,
-        **{
-            "training": {"maxSteps": STEPS, "saveSteps": 20},
-            "failurePolicy": {"maxRestarts": 0},
-            "parallelism": PAIR,
-            **spec,
-        },
-    )
+    training = {"maxSteps": STEPS, "saveSteps": 10}
+    team.start(name, **{"training": training, "failurePolicy": {"maxRestarts": 0}, "parallelism": PAIR, **spec})
 
 
 def of_node(team: Team, name: str, index: int) -> Manifest:
@@ -46,11 +44,37 @@ def of_node(team: Team, name: str, index: int) -> Manifest:
     return [pod for pod in team.pods(name) if pod["metadata"]["labels"].get(LABEL_INDEX) == str(index)][-1]
 
 
+def name_of(pod: Manifest) -> str:
+    return str(pod["metadata"]["name"])
+
+
+IN_POD = 'for p in /proc/[0-9]*; do grep -qs "$1" "$p/cgroup" && grep -qs workloads "$p/cmdline" && '
+"""A shell's loop over the processes of a pod's workload, as the node sees them."""
+
+
 def kill(team: Team, pod: Manifest) -> None:
     """SIGKILL to every process of the pod, as when the kernel is short of memory; the kubelet hears of nothing before."""
-    uid = pod["metadata"]["uid"].replace("-", "[-_]")
-    script = 'for p in /proc/[0-9]*; do grep -qs "$1" "$p/cgroup" && grep -qs workloads "$p/cmdline" && kill -9 "${p#/proc/}"; done; true'
-    team.bed.node_exec("sh", "-c", script, "kill", uid)
+    script = IN_POD + 'kill -9 "${p#/proc/}"; done; true'
+    team.bed.node_exec("sh", "-c", script, "kill", pod["metadata"]["uid"].replace("-", "[-_]"))
+
+
+def cut_off(team: Team, pod: Manifest, other: Manifest) -> None:
+    """Nothing passes any more between two pods; everything else does."""
+    address = other["status"]["podIP"]
+    rules = f"table inet cut {{ chain in {{ type filter hook input priority 0; ip saddr {address} drop; }} "
+    rules += f"chain out {{ type filter hook output priority 0; ip daddr {address} drop; }} }}"
+    script = IN_POD + 'nsenter --net="$p/ns/net" nft "$2" && exit 0; done; exit 1'
+    team.bed.node_exec("sh", "-c", script, "cut", pod["metadata"]["uid"].replace("-", "[-_]"), f"add {rules}")
+
+
+def next_first_pod(team: Team, name: str, before: Manifest) -> str:
+    """Of node 0, once it is another."""
+
+    def there() -> str | None:
+        found = of_node(team, name, 0)
+        return name_of(found) if found["metadata"]["uid"] != before["metadata"]["uid"] else None
+
+    return str(until(there, "the next pods", SLOW))
 
 
 def test_two_pods_learn_what_two_processes_of_one_pod_do(pairs: Team) -> None:
@@ -60,91 +84,123 @@ def test_two_pods_learn_what_two_processes_of_one_pod_do(pairs: Team) -> None:
     assert ready(job)["message"].endswith("runs on node node1, 1 more with it")
     assert pairs.table("-o", "wide")[-1]["NODES"] == "2/2"
     job = pairs.state("pair", "Succeeded", seconds=SLOW)
-    assert weights(pairs, "pair") == weights(pairs, "calm")
+    assert weights(pairs, "pair", STEPS) == weights(pairs, "calm", STEPS)
     assert job["status"]["restarts"]["total"] == 0
     # However they are spread, it is the same job.
     start(pairs, "same", output={"uri": "pvc://models/pair"}, parallelism={"processesPerNode": 2})
-    pairs.state("same", "Reused")
+    pairs.state("same", "Reused", seconds=SLOW)
 
 
-@pytest.mark.parametrize("index", [0, 1])
-def test_a_killed_pod_ends_the_other_within_seconds_and_both_go_on(pairs: Team, index: int) -> None:
-    name = f"killed-{index}"
-    start(pairs, name, failurePolicy={"maxRestarts": 1})
-    pairs.at_step(name, 30)
-    victim = of_node(pairs, name, index)
+def test_a_killed_pod_ends_the_other_within_seconds_and_both_go_on(pairs: Team) -> None:
+    start(pairs, "killed", failurePolicy={"maxRestarts": 1})
+    pairs.at_step("killed", 20)
+    first, victim = of_node(pairs, "killed", 0), of_node(pairs, "killed", 1)
     kill(pairs, victim)
-    job = pairs.until(name, lambda job: job["status"]["restarts"]["total"], "restarted", SLOW)
+    job = pairs.until("killed", lambda job: job["status"]["restarts"]["total"], "restarted", SLOW)
     [attempt] = job["status"]["attempts"]
-    assert (attempt["pod"], attempt["exitCode"]) == (victim["metadata"]["name"], 128 + signal.SIGKILL), (
+    assert (attempt["pod"], attempt["exitCode"]) == (name_of(victim), 128 + signal.SIGKILL), (
         "the other only stopped with it"
     )
     assert job["status"]["restarts"]["user"] == 1
-    second = until(
-        lambda: (
-            (found := of_node(pairs, name, 0))["metadata"]["uid"] != victim["metadata"]["uid"]
-            and found["metadata"]["name"]
-        ),
-        "the next pods",
-        SLOW,
-    )
-    assert begins_after(pairs, second) >= 20
-    pairs.state(name, "Succeeded", seconds=SLOW)
-    assert weights(pairs, name) == weights(pairs, "calm")
-
-
-def test_an_evicted_pod_saves_for_both_and_counts_as_a_disruption(pairs: Team) -> None:
-    start(pairs, "evicted")
-    pairs.at_step("evicted", 30)
-    pairs.bed.evict(of_node(pairs, "evicted", 1)["metadata"]["name"], pairs.namespace)
-    job = pairs.until("evicted", lambda job: job["status"]["restarts"]["infra"], "told as evicted", SLOW)
-    saved = job["status"]["checkpoint"]["step"]
-    assert saved >= 30
-    [attempt] = job["status"]["attempts"]
-    assert attempt["message"].startswith("evicted from node node1, as when a node is drained; a checkpoint was saved")
-    job = pairs.state("evicted", "Succeeded", seconds=SLOW)
-    assert job["status"]["restarts"] == {"user": 0, "infra": 1, "total": 1}
-    assert weights(pairs, "evicted") == weights(pairs, "calm")
-
-
-def test_held_and_resumed_they_go_on(pairs: Team) -> None:
-    start(pairs, "held")
-    pairs.at_step("held", 30)
-    pairs.set("held", suspend=True)
-    job = pairs.state("held", "Suspended", seconds=SLOW)
-    saved = job["status"]["checkpoint"]["step"]
-    assert saved >= 30
-    assert pairs.pods("held") == []
-    pairs.set("held", suspend=False)
-    until(lambda: len(pairs.pods("held")) == 2, "the next pods", SLOW)
-    assert begins_after(pairs, of_node(pairs, "held", 0)["metadata"]["name"]) == saved
-    job = pairs.state("held", "Succeeded", seconds=SLOW)
-    assert job["status"]["restarts"]["total"] == 0
-    assert weights(pairs, "held") == weights(pairs, "calm")
+    assert begins_after(pairs, next_first_pod(pairs, "killed", first)) >= 10
+    pairs.state("killed", "Succeeded", seconds=SLOW)
+    assert weights(pairs, "killed", STEPS) == weights(pairs, "calm", STEPS)
 
 
 def test_a_bad_row_ends_both_at_once_and_is_told_by_one_line(pairs: Team) -> None:
-    (pairs.data / "bad.json").write_text(
-        '[{"instruction": "a", "input": "", "output": "b"}, {"instruction": "c"}]', encoding="utf-8"
-    )
-    start(pairs, "bad", dataset={"train": [{"uri": "pvc://data/bad.json"}]}, failurePolicy={"maxRestarts": 3})
+    rows = '[{"instruction": "a", "input": "", "output": "b"}, {"instruction": "c"}]'
+    (pairs.data / "bad.json").write_text(rows, encoding="utf-8")
+    train = {"train": [{"uri": "pvc://data/bad.json"}]}
+    start(pairs, "bad", dataset=train, failurePolicy={"maxRestarts": 3})
     job = pairs.state("bad", "InvalidData", seconds=SLOW)
     assert "bad.json" in ready(job)["message"]
     assert job["status"]["restarts"]["total"] == 0
     assert len(job["status"]["attempts"]) == 1
-    until(
-        lambda: pairs.bed.get("jobset", "bad-sft", "-n", pairs.namespace)["status"].get("terminalState") == "Failed",
-        "the set to end",
-    )
+    until(lambda: set_of(pairs, "bad")["status"].get("terminalState") == "Failed", "the set to end", SLOW)
 
 
+def set_of(team: Team, name: str) -> Manifest:
+    return team.bed.get("jobset", f"{name}-sft", "-n", team.namespace)
+
+
+@pytest.mark.drill
+def test_an_evicted_pod_saves_for_both_and_counts_as_a_disruption(pairs: Team) -> None:
+    start(pairs, "evicted")
+    pairs.at_step("evicted", 20)
+    pairs.bed.evict(name_of(of_node(pairs, "evicted", 1)), pairs.namespace)
+    job = pairs.until("evicted", lambda job: job["status"]["restarts"]["infra"], "told as evicted", SLOW)
+    saved = job["status"]["checkpoint"]["step"]
+    assert saved >= 20
+    [attempt] = job["status"]["attempts"]
+    assert attempt["message"].startswith("evicted from node node1, as when a node is drained; a checkpoint was saved")
+    job = pairs.state("evicted", "Succeeded", seconds=SLOW)
+    assert job["status"]["restarts"] == {"user": 0, "infra": 1, "total": 1}
+    assert weights(pairs, "evicted", STEPS) == weights(pairs, "calm", STEPS)
+
+
+@pytest.mark.drill
+def test_held_and_resumed_they_go_on(pairs: Team) -> None:
+    start(pairs, "held")
+    pairs.at_step("held", 20)
+    pairs.set("held", suspend=True)
+    job = pairs.state("held", "Suspended", seconds=SLOW)
+    saved = job["status"]["checkpoint"]["step"]
+    assert saved >= 20
+    assert pairs.pods("held") == []
+    pairs.set("held", suspend=False)
+    until(lambda: len(pairs.pods("held")) == 2, "the next pods", SLOW)
+    assert begins_after(pairs, name_of(of_node(pairs, "held", 0))) == saved
+    job = pairs.state("held", "Succeeded", seconds=SLOW)
+    assert job["status"]["restarts"]["total"] == 0
+    assert weights(pairs, "held", STEPS) == weights(pairs, "calm", STEPS)
+
+
+@pytest.mark.drill
 def test_after_its_deadline_the_set_ends(pairs: Team) -> None:
     start(pairs, "late")
     pairs.at_step("late", 10)
     pairs.set("late", activeDeadlineSeconds=1)
     job = pairs.state("late", "DeadlineExceeded", seconds=SLOW)
     assert job["status"]["restarts"]["total"] == 0
-    until(
-        lambda: pairs.bed.get("jobset", "late-sft", "-n", pairs.namespace)["status"].get("terminalState") == "Failed",
-        "the set to end",
-    )
+    until(lambda: set_of(pairs, "late")["status"].get("terminalState") == "Failed", "the set to end", SLOW)
+
+
+@pytest.mark.drill
+def test_a_partition_ends_both_and_they_go_on_together(pairs: Team) -> None:
+    start(pairs, "parted")
+    pairs.at_step("parted", 20)
+    first, second = of_node(pairs, "parted", 0), of_node(pairs, "parted", 1)
+    cut_off(pairs, second, first)
+    assert begins_after(pairs, next_first_pod(pairs, "parted", first)) >= 10
+    job = pairs.state("parted", "Succeeded", seconds=SLOW)
+    assert job["status"]["restarts"] == {"user": 0, "infra": 1, "total": 1}, "nobody's failure, and one restart"
+    assert weights(pairs, "parted", STEPS) == weights(pairs, "calm", STEPS)
+
+
+@pytest.mark.drill
+def test_whatever_is_killed_at_whatever_step_it_is_trained_once(operator: Installation, pairs: Team) -> None:
+    """Pod 1, pod 0, both, the operator, JobSet's controller: each at some step, one after the other."""
+    start(pairs, "hunted", training={"maxSteps": 3 * STEPS, "saveSteps": 10}, failurePolicy={"maxRestarts": 10})
+    start(pairs, "quiet", training={"maxSteps": 3 * STEPS, "saveSteps": 10}, parallelism={"processesPerNode": 2})
+    deeds: dict[str, Callable[[], object]] = {
+        "pod 1": lambda: kill(pairs, of_node(pairs, "hunted", 1)),
+        "pod 0": lambda: kill(pairs, of_node(pairs, "hunted", 0)),
+        "both": lambda: [kill(pairs, of_node(pairs, "hunted", index)) for index in (0, 1)],
+        "the operator": lambda: operator.kill_process(operator.leader()),
+        "JobSet": lambda: pairs.bed.kubectl(
+            "delete", "pod", "-n", "jobset-system", "--all", "--grace-period=0", "--force"
+        ),
+    }
+    chance = random.Random(7)
+    for what, deed in chance.sample(sorted(deeds.items()), len(deeds)):
+        reached = max(progress(pairs.job("hunted")), 0)
+        pairs.at_step("hunted", min(reached + chance.randint(5, 25), 3 * STEPS - 20))
+        print(f"kills {what} at step {progress(pairs.job('hunted'))}")
+        deed()
+    job = pairs.until("hunted", ended, "at its end", SLOW)
+    assert ready(job)["reason"] == "Succeeded"
+    pairs.state("quiet", "Succeeded", seconds=SLOW)
+    assert weights(pairs, "hunted", 3 * STEPS) == weights(pairs, "quiet", 3 * STEPS)
+    told = [reason for reason, _ in pairs.events("hunted")]
+    assert told.count("Succeeded") == 1
+    assert job["status"]["restarts"]["user"] == 3
