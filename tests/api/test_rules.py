@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from alpaca_operator.api import KINDS, PLURALS
 from alpaca_operator.api.crd import crd
 from alpaca_operator.api.model import IS_PLACE, Spec
-from alpaca_operator.api.resource import Job
+from alpaca_operator.api.resource import NODES_NAME_LIMIT, NODES_NAME_RULE, Job
 from alpaca_operator.api.rules import Rule
 from tests.api.minimal import MINIMAL
 from tests.cluster.bed.cache import BedError
@@ -793,6 +793,19 @@ def test_a_name_that_no_service_may_have(name):
 def test_a_name_that_no_service_may_have_is_refused_by_the_server_too(served, name):
     said = words_of_the_server(served, manifest("ChatDeployment", {}, name))
     assert "metadata.name becomes the name of a Service: it starts with a letter and has a-z, 0-9 and - only" in said
+
+
+NODES = {"parallelism": {"nodes": 2}}
+
+
+@pytest.mark.controlplane
+@pytest.mark.parametrize("kind", ["SFTJob", "PretrainJob"])
+@pytest.mark.parametrize("name", [*BAD_NAMES, "a" * (NODES_NAME_LIMIT + 1)])
+def test_a_name_that_hosts_may_not_have_is_refused_to_a_job_of_several_nodes_alone(served, kind, name):
+    said = words_of_the_server(served, manifest(kind, NODES, name))
+    assert NODES_NAME_RULE.message in said
+    assert words_of_the_server(served, manifest(kind, NODES, "a" * NODES_NAME_LIMIT)) == ""
+    assert words_of_the_server(served, manifest(kind, {"parallelism": {"processesPerNode": 2}}, name)) == ""
 
 
 COMMON: dict[str, Any] = {

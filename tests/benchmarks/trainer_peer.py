@@ -21,6 +21,7 @@ from typing import Any
 import yaml
 
 from tests.cluster.bed import binaries
+from tests.cluster.bed.addons import JOBSET_PROBE
 from tests.cluster.bed.cluster import documents, until
 from tests.cluster.bed.controlplane import ControlPlane, free_ports
 
@@ -142,14 +143,15 @@ def trainer_config(program: Program) -> dict[str, Any]:
 @contextlib.contextmanager
 def trainer(plane: ControlPlane, folder: Path) -> Iterator[list[int]]:
     """Both controllers, ready; gives their process ids."""
-    jobset_folder, trainer_folder = binaries.ensure(["jobset", "trainer"])
-    ports = free_ports(6)
-    jobset = Program("jobset", "jobset-system", "jobset-webhook-service", "jobset-webhook-server-cert", *ports[:3])
+    (trainer_folder,) = binaries.ensure(["trainer"])
     trainer = Program(
-        "trainer", "kubeflow-system", "kubeflow-trainer-controller-manager", "kubeflow-trainer-webhook-cert", *ports[3:]
+        "trainer",
+        "kubeflow-system",
+        "kubeflow-trainer-controller-manager",
+        "kubeflow-trainer-webhook-cert",
+        *free_ports(3),
     )
     plane.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": trainer.namespace}})
-    plane.apply(*jobset.manifests(plane, jobset_folder / "config" / "default"))
     plane.apply(*trainer.manifests(plane, _trainer_kustomization(trainer_folder / "manifests", trainer, folder)))
     in_namespace = {"namespace": trainer.namespace}
     plane.apply(
@@ -162,16 +164,25 @@ def trainer(plane: ControlPlane, folder: Path) -> Iterator[list[int]]:
         },
     )
     with contextlib.ExitStack() as running:
-        started = [
-            running.enter_context(_running(plane, jobset, jobset_folder / "jobset", jobset_config(jobset), folder)),
-            running.enter_context(
-                _running(plane, trainer, trainer_folder / "trainer", trainer_config(trainer), folder)
-            ),
-        ]
-        for program, process in zip((jobset, trainer), started, strict=True):
-            until(lambda: _ready(program, process, folder), f"{program.name} to be ready", 180)  # noqa: B023 - called here
+        sets = running.enter_context(jobset(plane, folder))
+        process = running.enter_context(
+            _running(plane, trainer, trainer_folder / "trainer", trainer_config(trainer), folder)
+        )
+        until(lambda: _ready(trainer, process, folder), "trainer to be ready", 180)
         until(lambda: plane.apply(RUNTIME), "the peer's webhooks to let a runtime in", 60)
-        yield [process.pid for process in started]
+        yield [*sets, process.pid]
+
+
+@contextlib.contextmanager
+def jobset(plane: ControlPlane, folder: Path) -> Iterator[list[int]]:
+    """JobSet's controller, ready, which the peer needs, and our jobs of several nodes; gives its process id."""
+    (jobset_folder,) = binaries.ensure(["jobset"])
+    program = Program("jobset", "jobset-system", "jobset-webhook-service", "jobset-webhook-server-cert", *free_ports(3))
+    plane.apply(*program.manifests(plane, jobset_folder / "config" / "default"))
+    with _running(plane, program, jobset_folder / "jobset", jobset_config(program), folder) as process:
+        until(lambda: _ready(program, process, folder), "jobset to be ready", 180)
+        until(lambda: plane.create(JOBSET_PROBE, flags=["--dry-run=server"]), "JobSet's webhooks to answer", 60)
+        yield [process.pid]
 
 
 def _trainer_kustomization(manifests: Path, program: Program, folder: Path) -> Path:
