@@ -114,7 +114,7 @@ class PretrainSpec(JobSpec):
             message="init starts from random weights, which trainable Embeddings or LoRA would leave random: set trainable to Full",
         ),
         Rule(
-            cel=f"self.trainable == 'LoRA' || {untouched('lora', PretrainLoRA)}",
+            cel=untouched("lora", PretrainLoRA, unless="self.trainable == 'LoRA'"),
             holds=lambda spec: spec.trainable == "LoRA" or spec.lora == PretrainLoRA(),
             message="lora is an adapter's, and trainable says that none is trained: remove lora, or set trainable to LoRA",
         ),
@@ -129,7 +129,7 @@ class PretrainSpec(JobSpec):
             message="a base in 4 or 8 bits does not run under ZeRO-3: set deepspeed.preset to Zero2, or remove load",
         ),
         Rule(
-            cel="!self.dataset.streaming || has(self.training.maxSteps)",
+            cel="!self.dataset.streaming || (has(self.training) && has(self.training.maxSteps))",
             holds=lambda spec: not spec.dataset.streaming or spec.training.max_steps is not None,
             message="dataset.streaming does not know how long the corpus is: set training.maxSteps",
         ),

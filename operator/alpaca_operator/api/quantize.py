@@ -99,7 +99,7 @@ class QuantizeSpec(JobSpec):
             message="template and templateFile both name a template: remove one",
         ),
         Rule(
-            cel="!has(self.minStopRate) || self.evaluation.answers > 0",
+            cel="!has(self.minStopRate) || !has(self.evaluation) || self.evaluation.answers > 0",
             holds=lambda spec: spec.min_stop_rate is None or spec.evaluation.answers > 0,
             message="minStopRate needs answers: set evaluation.answers above 0, or remove minStopRate",
         ),

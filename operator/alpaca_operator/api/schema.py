@@ -1,7 +1,8 @@
 """From a typed model to the structural schema of a CustomResourceDefinition.
 
 Kubernetes wants less than pydantic gives: no ``$ref``, no ``null`` branches, bounds in the older boolean form, every
-default on the object that holds it.
+default on the object that holds it. A part that nothing was said of is absent, and so is what is empty: the models know what
+that stands for, and every write of an object pays for all that it holds.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pydantic import BaseModel
 
 from alpaca_operator.api.model import Spec
 from alpaca_operator.api.resource import Resource, ResourceSpec
-from alpaca_operator.api.rules import immutable
+from alpaca_operator.api.rules import keep
 from alpaca_operator.api.sentences import sentences
 
 DROPPED = ("title", "examples", "$defs", "format", "pattern_properties")
@@ -34,13 +35,7 @@ def resource_schema(kind: type[Resource]) -> dict[str, Any]:
     assert isinstance(spec_model, type)
     assert issubclass(spec_model, ResourceSpec)
     spec = structural(spec_model)
-    fixed = spec_model.fixed()
-    spec["x-kubernetes-validations"] = spec.get("x-kubernetes-validations", []) + [immutable(field) for field in fixed]
-    for part in (spec["properties"][field] for field in fixed):
-        if (
-            part["type"] == "object"
-        ):  # it never changes, so nobody can own a piece of it: one owner, instead of one for each field
-            part["x-kubernetes-map-type"] = "atomic"
+    keep(spec, spec_model.fixed())
     status_model = next(arm for arm in typing.get_args(kind.model_fields["status"].annotation) if arm is not type(None))
     status = structural(status_model)
     # kstatus calls an object without status current; one that nobody has looked at yet must not look healthy.
@@ -127,20 +122,8 @@ def _annotate(schema: dict[str, Any], model: type[BaseModel]) -> None:
             _annotate(child.get("items") or child.get("additionalProperties") or child, arm)
         if field.default_factory is not None and "default" not in child:
             made = field.get_default(call_default_factory=True, validated_data={})
-            default = _default(made, child) if isinstance(made, BaseModel) else made or None
-            if default is not None:
-                child["default"] = default
-
-
-def _default(made: BaseModel, schema: dict[str, Any]) -> dict[str, Any] | None:
-    """The default of an object; None where nothing in it has one.
-
-    ``{}`` is enough where no rule reads its fields: the API server fills theirs in, but it checks the rules on the default as it
-    stands here. What is empty is filled in nowhere: absent says the same, and every write of an object pays for all that it holds.
-    """
-    if isinstance(made, Spec) and made.rules:
-        return made.model_dump(mode="json", by_alias=True, exclude_none=True)
-    return {} if any("default" in field for field in schema["properties"].values()) else None
+            if made and not isinstance(made, BaseModel):
+                child["default"] = made
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:

@@ -64,12 +64,12 @@ class SFTSpec(JobSpec):
     publishing: ClassVar = frozenset({"merge", "dtype", "max_shard_size"})
     rules: ClassVar = (
         Rule(
-            cel="self.method != 'QLoRA' || !has(self.deepspeed) || !has(self.deepspeed.preset) || self.deepspeed.preset != 'Zero3'",
+            cel="!has(self.deepspeed) || self.method != 'QLoRA' || !has(self.deepspeed.preset) || self.deepspeed.preset != 'Zero3'",
             holds=lambda spec: spec.method != "QLoRA" or spec.deepspeed is None or spec.deepspeed.preset != "Zero3",
             message="QLoRA does not run under ZeRO-3: set deepspeed.preset to Zero2, or method to LoRA",
         ),
         Rule(
-            cel=f"self.method != 'Full' || {untouched('lora', LoRA)}",
+            cel=untouched("lora", LoRA, unless="self.method != 'Full'"),
             holds=lambda spec: spec.method != "Full" or spec.lora == LoRA(),
             message="lora is an adapter's, which method Full does not train: remove lora, or set method to LoRA",
         ),
@@ -89,7 +89,7 @@ class SFTSpec(JobSpec):
             message="merge has nothing to merge with method Full: remove merge, the output is a whole model already",
         ),
         Rule(
-            cel="self.merge || self.method == 'Full' || (self.dtype == 'Auto' && self.maxShardSize == '5GB')",
+            cel="(self.dtype == 'Auto' && self.maxShardSize == '5GB') || self.merge || self.method == 'Full'",
             holds=lambda spec: (
                 spec.merge or spec.method == "Full" or (spec.dtype == "Auto" and spec.max_shard_size == "5GB")
             ),

@@ -131,7 +131,8 @@ def needs_validation(field: str, what: str) -> Rule:
     """Of a kind with `training` and `dataset`: ``training.<field>`` needs ``what``, so something has to be evaluated."""
     name = next(name for name, info in Loop.model_fields.items() if info.alias == field)
     return Rule(
-        cel=f"!has(self.training.{field}) || (has(self.dataset.validation) && size(self.dataset.validation) > 0) || "
+        cel=f"!has(self.training) || !has(self.training.{field}) || "
+        "(has(self.dataset.validation) && size(self.dataset.validation) > 0) || "
         "self.dataset.validationSplit > 0.0",
         holds=lambda spec: (
             getattr(spec.training, name) is None
