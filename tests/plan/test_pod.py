@@ -133,6 +133,22 @@ UNFIT = [
         "so in a job of another name",
         id="a volume of two sources",
     ),
+    pytest.param(
+        {"pod": {"volumes": [{"name": "a", "mountPath": "/a", "emptyDir": {"sizeLimit": "5 GB"}}]}},
+        "pod.volumes[0].emptyDir.sizeLimit is '5 GB', which is no quantity: write a number, such as 5Gi or 500M; the spec is immutable, "
+        "so in a job of another name",
+        id="a volume of a size that is none",
+    ),
+    pytest.param(
+        {
+            "pod": {
+                "env": [{"name": "A", "valueFrom": {"resourceFieldRef": {"resource": "limits.cpu", "divisor": "1x"}}}]
+            }
+        },
+        "pod.env[0].valueFrom.resourceFieldRef.divisor is '1x', which is no quantity: write a number, such as 5Gi or 500M; the spec is "
+        "immutable, so in a job of another name",
+        id="a divisor that is none",
+    ),
     *(
         pytest.param(
             {"output": {"uri": uri}, "pod": {"volumes": volumes}},

@@ -109,7 +109,7 @@ def compute(resource: Job, observed: Observed, exit: Exit | None) -> dict[str, A
         resolved_inputs=_inputs(case, termination),
         resolved_policy=_policy(case, termination) or before.resolved_policy,
         checkpoint=None if verdict.standing is Standing.DONE else case.checkpoint,  # removed by what published
-        output=_output(termination) or before.output,
+        output=_output(resource, termination) or before.output,
         failure=failure_of(verdict.cause),
         attempts=_attempts(case),
         start_time=before.start_time or _first_pod_made(observed),
@@ -288,10 +288,12 @@ def _policy(case: Case, termination: Termination | None) -> dict[str, Any] | Non
     )
 
 
-def _output(termination: Termination | None) -> OutputStatus | None:
+def _output(resource: Job, termination: Termination | None) -> OutputStatus | None:
+    """What lies where the spec says: a pod does not choose what others read."""
     if termination is None or termination.output is None:
         return None
-    return OutputStatus.model_validate(termination.output.model_dump(by_alias=True))
+    told = termination.output.model_copy(update={"uri": resource.spec.output.uri})
+    return OutputStatus.model_validate(told.model_dump(by_alias=True))
 
 
 def _first_pod_made(observed: Observed) -> str | None:

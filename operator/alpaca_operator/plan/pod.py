@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence, Set
+import re
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 
 from alpaca_operator.api import Resource
@@ -20,6 +21,7 @@ from alpaca_operator.api.contract import (
     TERMINATION_PATH,
     secret_prefix,
 )
+from alpaca_operator.api.model import QUANTITY
 from alpaca_operator.api.pod import PodSettings
 from alpaca_operator.api.resource import Job
 from alpaca_operator.api.sources import sources
@@ -41,6 +43,30 @@ def unfit(resource: Job, settings: Settings) -> Exit | None:
     return unmountable(resource) or _without_image(resource, settings) or _lost_with_the_pod(resource)
 
 
+QUANTITIES = ("emptyDir.sizeLimit", "requests.storage", "limits.storage", "resourceFieldRef.divisor")
+"""Fields in the pieces of a pod that are handed on as they are. Of a wrong one the API server names neither field nor value."""
+
+
+def _unreadable_quantity(settings: PodSettings) -> str | None:
+    pieces = {f"pod.volumes[{number}]": volume for number, volume in enumerate(settings.volumes)}
+    pieces |= {f"pod.env[{number}].valueFrom": one.value_from for number, one in enumerate(settings.env)}
+    for path, value in (found for place, piece in pieces.items() for found in _leaves(piece, place)):
+        if path.endswith(QUANTITIES) and not (isinstance(value, int | float) or re.fullmatch(QUANTITY, str(value))):
+            return f"{path} is {value!r}, which is no quantity: write a number, such as 5Gi or 500M"
+    return None
+
+
+def _leaves(piece: Any, path: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(piece, dict):
+        for name, value in piece.items():
+            yield from _leaves(value, f"{path}.{name}")
+    elif isinstance(piece, list):
+        for number, value in enumerate(piece):
+            yield from _leaves(value, f"{path}[{number}]")
+    elif piece is not None:
+        yield path, piece
+
+
 def unmountable(resource: Resource) -> Exit | None:
     """Volumes are handed on as they are, but for what we read of them."""
     for number, volume in enumerate(resource.spec.pod.volumes):
@@ -52,7 +78,8 @@ def unmountable(resource: Resource) -> Exit | None:
             has = f"has {len(found)} sources ({', '.join(found)})" if found else "has no source"
             problem = f"pod.volumes[{number}] ({volume['name']}) {has}: name one, such as persistentVolumeClaim: {{claimName: …}}"
             return invalid(problem, resource)
-    return None
+    problem = _unreadable_quantity(resource.spec.pod)
+    return invalid(problem, resource) if problem else None
 
 
 def _without_image(resource: Job, settings: Settings) -> Exit | None:

@@ -328,6 +328,12 @@ class TestTheResult:
         assert "checkpoint" not in written, "it is gone with the run that published"
         assert "failure" not in written
 
+    def test_where_it_lies_is_for_the_spec_to_say(self):
+        assert DONE.output is not None
+        elsewhere = DONE.model_copy(update={"output": DONE.output.model_copy(update={"uri": "pvc://others/model"})})
+        written = status.compute(resource(), observed(ended(0, says=elsewhere), child=job()), None)
+        assert written["output"]["uri"] == "pvc://models/poet"
+
     def test_a_failure_names_its_cause(self):
         said = BAD_ROW.model_copy(update={"rank": 0})
         written = status.compute(resource(), observed(ended(65, says=said), child=job()), None)
