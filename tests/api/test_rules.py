@@ -123,11 +123,38 @@ BROKEN = (
                 "deepspeed needs either preset (Zero2 or Zero3) or config, not both: remove one",
                 id="DeepSpeed told twice",
             ),
+            pytest.param(
+                {"parallelism": {"nodes": 2, "minNodes": 4}},
+                "parallelism.minNodes is above parallelism.nodes: lower it, or raise nodes",
+                id="at least more nodes than are asked for",
+            ),
+            pytest.param(
+                {"parallelism": {"nodes": 2, "rescaleAfterSeconds": 60}},
+                "parallelism.rescaleAfterSeconds is only read with minNodes: set minNodes, or remove rescaleAfterSeconds",
+                id="a time after which nothing happens",
+            ),
+            pytest.param(
+                {"parallelism": {"nodes": 4, "minNodes": 3}, "training": {"gradientAccumulation": 4}},
+                "training.gradientAccumulation × parallelism.nodes has to be a multiple of parallelism.minNodes, so that fewer machines make the "
+                "same steps: change one of them",
+                id="a step that fewer nodes cannot share",
+            ),
         ],
     )
     + of(
         "PretrainJob",
         [
+            pytest.param(
+                {"parallelism": {"nodes": 2, "minNodes": 3}, "training": {"gradientAccumulation": 3}},
+                "parallelism.minNodes is above parallelism.nodes: lower it, or raise nodes",
+                id="at least more nodes than are asked for",
+            ),
+            pytest.param(
+                {"parallelism": {"nodes": 8, "minNodes": 5}},
+                "training.gradientAccumulation × parallelism.nodes has to be a multiple of parallelism.minNodes, so that fewer machines make the "
+                "same steps: change one of them",
+                id="a step that fewer nodes cannot share",
+            ),
             pytest.param(
                 {"init": {"config": {"uri": "pvc://models/base"}}, "tokenizer": {"uri": "a"}},
                 "a PretrainJob needs either model (go on with a base) or init (start from scratch), not both",
@@ -412,6 +439,14 @@ TAKEN = (
             pytest.param({"output": {"uri": "s3://bucket/poet"}}, id="an output in an object store"),
             pytest.param({"parallelism": {"nodes": 1, "processesPerNode": 1}}, id="one process, said aloud"),
             pytest.param({"parallelism": {"processesPerNode": 8}}, id="a process for each of eight GPUs"),
+            pytest.param({"parallelism": {"nodes": 4, "minNodes": 4}}, id="all nodes, said twice"),
+            pytest.param(
+                {
+                    "parallelism": {"nodes": 4, "minNodes": 3, "rescaleAfterSeconds": 0},
+                    "training": {"gradientAccumulation": 3},
+                },
+                id="three nodes of four that can share a step",
+            ),
             pytest.param(
                 {"method": "QLoRA", "load": {"bits": 8}, "deepspeed": {"preset": "Zero2"}}, id="QLoRA under ZeRO-2"
             ),

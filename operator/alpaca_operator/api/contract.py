@@ -67,6 +67,8 @@ ENV_RUN_ID = "ALPACA_RUN_ID"
 `run-<id>`, and a run that is no longer the newest publishes nothing."""
 ENV_NODE = "ALPACA_NODE"
 """Of several nodes the number of this one, from 0."""
+ENV_NODES = "ALPACA_NODES"
+"""How many nodes there are, where it is fewer than the spec asks for, and no fewer than its `minNodes`."""
 ENV_COORDINATOR = "ALPACA_COORDINATOR"
 """Name or address under which the others reach the first of several nodes; `:port` where it is not NODES_PORT."""
 ENV_IN_POD = "ALPACA_IN_POD"
@@ -159,6 +161,18 @@ Word = Annotated[str, StringConstraints(max_length=64, pattern="^[A-Z][A-Za-z]*$
 """A stage of a newer version."""
 
 
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Goodput(Wire):
+    """How much of what a job has done, over all its attempts, was not lost to their ends."""
+
+    steps: Share
+    """Optimizer steps that the present weights are made of, of all that were made."""
+    time: Share | None = None
+    """Seconds spent in these steps, of all since the first attempt began."""
+
+
 class Progress(Wire):
     """The answer of `/progress` on rank 0. Lines of the JSON log carry the same fields."""
 
@@ -172,6 +186,7 @@ class Progress(Wire):
     grad_norm: float | None = None
     tokens_per_second: float | None = None
     eta_seconds: Count | None = None
+    goodput: Goodput | None = None
     checkpoint: Checkpoint | None = None
     resolved_policy: dict[str, Any] | None = None
 
@@ -239,6 +254,19 @@ class ArtifactInput(Wire):
     """`sha256:…`: the digest of an artifact, or of the contents of what lay there."""
 
 
+class Attempt(Wire):
+    """A run of a job that made steps: the job goes on from the newest checkpoint of the one before."""
+
+    run_id: str
+    started_at: str
+    processes: int
+    """That trained together."""
+    first_step: Count
+    """The step of the checkpoint that it went on from; 0 is the beginning."""
+    last_step: Count
+    """The last that it is known to have made."""
+
+
 class Ancestor(Wire):
     """The part of an input's own artifact.json that says what it was made from."""
 
@@ -269,5 +297,9 @@ class Artifact(Wire):
     versions: dict[str, str] = Field(default_factory=dict)
     metrics: dict[str, float | None] = Field(default_factory=dict)
     spec: dict[str, Any] = Field(default_factory=dict)
+    processes: int = 1
+    """Processes that the spec asked for: a step saw as many times `batchSizePerDevice` × `gradientAccumulation` sequences."""
+    attempts: list[Attempt] = Field(default_factory=list)
+    """The runs that trained it, with the number of processes that each really had."""
     resolved_policy: dict[str, Any] = Field(default_factory=dict)
     created_at: str = ""

@@ -13,7 +13,15 @@ from alpaca_operator.api.rows import RowPolicy
 from alpaca_operator.api.rules import Rule, untouched
 from alpaca_operator.api.sources import ModelSource, Source, TokenizerSource
 from alpaca_operator.api.status import OutputKind
-from alpaca_operator.api.training import PROJECTIONS, DeepSpeed, Load, Loop, LoRA, needs_validation
+from alpaca_operator.api.training import (
+    FEWER_NODES_SHARE_A_STEP,
+    PROJECTIONS,
+    DeepSpeed,
+    Load,
+    Loop,
+    LoRA,
+    needs_validation,
+)
 
 
 class ConfigSource(Source):
@@ -133,6 +141,7 @@ class PretrainSpec(JobSpec):
             holds=lambda spec: not spec.dataset.streaming or spec.training.max_steps is not None,
             message="dataset.streaming does not know how long the corpus is: set training.maxSteps",
         ),
+        FEWER_NODES_SHARE_A_STEP,
         needs_validation("evalSteps", "something to evaluate"),
         needs_validation("earlyStoppingPatience", "validation text"),
     )

@@ -54,13 +54,34 @@ class Parallelism(Spec):
     nodes: int = Field(1, ge=1, le=1024)
     """Machines that train together over one storage, which all of them mount (docs/processes.md). Above 1 the operator makes a JobSet with a
     pod for each, and the cluster needs JobSet."""
+    min_nodes: int | None = Field(None, ge=1, le=1024)
+    """With fewer machines than asked for the run goes on with at least this many: each then makes more of a step, which stays as it is.
+    Absent, all of `nodes` have to be there. `gradientAccumulation` × `nodes` has to be a multiple of it."""
+    rescale_after_seconds: int = Field(600, ge=0, le=604800)
+    """Seconds without room for all of `nodes` after which fewer of them start. Only read with `minNodes`."""
     processes_per_node: int | None = Field(None, ge=1, le=64)
     """Processes in each pod, each with a GPU of its own. Absent, there is one for each GPU of `pod.resources.limits`, or one. They share
     the rows, so that an optimizer step sees as many times `batchSizePerDevice` × `gradientAccumulation` sequences."""
 
-    non_semantic: ClassVar = frozenset(
-        {"nodes", "processes_per_node"}
-    )  # the number that trained counts, wherever they ran
+    # The number that was asked for counts, wherever they ran, and however many of them could.
+    non_semantic: ClassVar = frozenset({"nodes", "min_nodes", "rescale_after_seconds", "processes_per_node"})
+    rules: ClassVar = (
+        Rule(
+            cel="!has(self.minNodes) || self.minNodes <= self.nodes",
+            holds=lambda asked: asked.min_nodes is None or asked.min_nodes <= asked.nodes,
+            message="parallelism.minNodes is above parallelism.nodes: lower it, or raise nodes",
+        ),
+        Rule(
+            cel="has(self.minNodes) || self.rescaleAfterSeconds == 600",
+            holds=lambda asked: asked.min_nodes is not None or asked.rescale_after_seconds == 600,
+            message="parallelism.rescaleAfterSeconds is only read with minNodes: set minNodes, or remove rescaleAfterSeconds",
+        ),
+    )
+
+    def numbers_of_nodes(self, gradient_accumulation: int) -> list[int]:
+        """How many nodes may train, the most first: those among which the passes of a step can be divided evenly."""
+        passes = gradient_accumulation * self.nodes
+        return [number for number in range(self.nodes, (self.min_nodes or self.nodes) - 1, -1) if passes % number == 0]
 
 
 class ResourceSpec(Spec):

@@ -12,7 +12,7 @@ from alpaca_operator.api.resource import JOB_COLUMNS, NODES_NAME_RULE, Job, JobS
 from alpaca_operator.api.rules import Rule, untouched
 from alpaca_operator.api.sources import AdapterSource, ModelSource, Source
 from alpaca_operator.api.status import OutputKind
-from alpaca_operator.api.training import DeepSpeed, Load, Loop, LoRA, needs_validation
+from alpaca_operator.api.training import FEWER_NODES_SHARE_A_STEP, DeepSpeed, Load, Loop, LoRA, needs_validation
 
 
 class Training(Loop):
@@ -95,6 +95,7 @@ class SFTSpec(JobSpec):
             ),
             message="dtype and maxShardSize are of a whole model: set merge to true, or remove them",
         ),
+        FEWER_NODES_SHARE_A_STEP,
         needs_validation("evalSteps", "something to evaluate"),
         needs_validation("earlyStoppingPatience", "validation rows"),
         Rule(

@@ -171,6 +171,15 @@ class ConditionStatus(StatusPart):
     """Generation of the spec that it speaks of."""
 
 
+class GoodputStatus(StatusPart):
+    """How much of what a job has done, over all its pods, was not lost to their ends."""
+
+    steps: float
+    """Share of the steps made that count (0–1): the others were made after a checkpoint, and lost with a pod."""
+    time: float | None = None
+    """Share of the seconds since the first pod began that were spent in steps that count (0–1)."""
+
+
 class ProgressStatus(StatusPart):
     """How far a running job is, as its rank 0 last told."""
 
@@ -194,6 +203,8 @@ class ProgressStatus(StatusPart):
     """Seconds to the end, at the present speed."""
     eta: Short | None = None
     """The same as `2h05m`."""
+    goodput: GoodputStatus | None = None
+    """Useful work, over all pods of the job."""
     display: Short | None = None
     """`1200/5000 24%`."""
     stage: Short | None = None
@@ -332,7 +343,7 @@ class Status(ResourceStatus):
     progress: ProgressStatus | None = None
     """How far the running pod is."""
     metrics: dict[str, float | None] | None = Field(None, max_length=64)
-    """Final metrics: `evalLoss`, `perplexity`, `meanTokenAccuracy`. One that was not a number is left out; the reason `LossDiverged` tells of it."""
+    """Final metrics: `evalLoss`, `perplexity`, `meanTokenAccuracy`, `goodputSteps`, `goodputTime`. One that was not a number is left out; the reason `LossDiverged` tells of it."""
     resolved_inputs: dict[str, ResolvedInput] | None = Field(None, max_length=INPUTS_KEPT)
     """The inputs by the name of their field, with digests."""
     resolved_policy: dict[str, Any] | None = Field(

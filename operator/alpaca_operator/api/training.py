@@ -141,3 +141,15 @@ def needs_validation(field: str, what: str) -> Rule:
         ),
         message=f"training.{field} needs {what}: set dataset.validationSplit above 0, or dataset.validation",
     )
+
+
+FEWER_NODES_SHARE_A_STEP = Rule(
+    cel="!has(self.parallelism.minNodes) || (self.training.gradientAccumulation * self.parallelism.nodes) % self.parallelism.minNodes == 0",
+    holds=lambda spec: (
+        spec.parallelism.min_nodes is None
+        or spec.training.gradient_accumulation * spec.parallelism.nodes % spec.parallelism.min_nodes == 0
+    ),
+    message="training.gradientAccumulation × parallelism.nodes has to be a multiple of parallelism.minNodes, so that fewer machines make the same "
+    "steps: change one of them",
+)
+"""Of a kind with `training` and `parallelism`."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from alpaca_operator.api.contract import Progress, Termination
-from alpaca_operator.api.status import ProgressStatus
+from alpaca_operator.api.contract import Goodput, Progress, Termination
+from alpaca_operator.api.status import GoodputStatus, ProgressStatus
 
 
 def running(progress: Progress, at: str) -> ProgressStatus:
@@ -21,6 +21,7 @@ def running(progress: Progress, at: str) -> ProgressStatus:
         tokens_per_second=progress.tokens_per_second,
         eta_seconds=progress.eta_seconds,
         eta=None if progress.eta_seconds is None else duration(progress.eta_seconds),
+        goodput=_goodput(progress.goodput),
         display=_display(progress.step, progress.total_steps),
         stage=progress.stage,
         updated_at=at,
@@ -55,6 +56,13 @@ def final(termination: Termination | None, last: ProgressStatus | None) -> Progr
 def metric(value: float) -> float:
     """Six figures: kubectl shows a number with all that it has, and artifact.json keeps the rest. A count stays whole."""
     return value if value.is_integer() else float(f"{value:.6g}")
+
+
+def _goodput(told: Goodput | None) -> GoodputStatus | None:
+    """Three figures: more would change with every look."""
+    if told is None:
+        return None
+    return GoodputStatus(steps=round(told.steps, 3), time=None if told.time is None else round(told.time, 3))
 
 
 OVER = {"eta": None, "eta_seconds": None, "stage": None}

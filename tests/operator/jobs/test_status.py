@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from alpaca_operator.api.contract import Checkpoint, Progress, Termination
+from alpaca_operator.api.contract import Checkpoint, Goodput, Progress, Termination
 from alpaca_operator.api.status import Reason, Status
 from alpaca_operator.exits import Refused
 from alpaca_operator.jobs import status
@@ -270,6 +270,15 @@ class TestProgress:
             "updatedAt": at(95),
         }
         assert written["checkpoint"] == {"uri": CHECKPOINT.uri, "step": 40}
+
+    def test_goodput_is_told_in_as_many_figures_as_it_has_meaning(self):
+        def told(goodput: Goodput) -> dict[str, float]:
+            scraped = TRAINING.model_copy(update={"goodput": goodput})
+            written = status.compute(resource(), observed(running(), child=job(), progress=scraped), None)
+            return written["progress"]["goodput"]
+
+        assert told(Goodput(steps=1200 / 1237, time=0.81249)) == {"steps": 0.97, "time": 0.812}
+        assert told(Goodput(steps=1)) == {"steps": 1}
 
     def test_a_loss_that_is_no_number_is_said_and_not_written(self):
         cluster = observed(running(), child=job(), progress=Progress(stage="Training", step=3, loss=float("nan")))
