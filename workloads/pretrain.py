@@ -150,7 +150,7 @@ def _blocks(spec: PretrainSpec, runtime: Runtime, tokenizer_spec: TokenizerSpec)
             runtime.inputs,
             tokenizer_spec,
             runtime.cache,
-            processes=runtime.distributed.count,
+            processes=runtime.scale.asked,
             log=runtime.progress.log,
             heartbeat=runtime.progress.heartbeat,
         )

@@ -13,7 +13,7 @@ from alpaca_operator.api import contract
 from alpaca_operator.api.resource import Job
 from workloads.errors import Interrupted, OutputExists, WorkloadError
 from workloads.manifest.chain import Key, Step
-from workloads.runtime import exits, gpus
+from workloads.runtime import exits, scale
 from workloads.runtime.execute import Workload, execute
 from workloads.runtime.runtime import HASHES
 from workloads.storage import sources
@@ -63,7 +63,8 @@ def _published_before(job: Job, environment: Environment, hashes: HashCache) -> 
     try:
         inputs = sources.collect(job.spec, environment, hashes, lambda: None)
         place = output_place(job.spec.output.uri, inputs, environment, lambda: None)
-        publisher = Publisher(job, inputs, place, hashes, gpus.processes(job, environment))
+        asked = scale.as_begun(scale.of(job, environment), job, inputs, place).asked
+        publisher = Publisher(job, inputs, place, hashes, asked)
         publisher.look()
     except OutputExists:
         return None

@@ -21,6 +21,7 @@ from alpaca_operator.api.resource import Job
 from alpaca_operator.api.status import Reason
 from workloads.errors import Hung, SpecError, WorkloadError
 from workloads.runtime import exit_reports, exits, gpus, launcher
+from workloads.runtime import scale as scales
 from workloads.runtime.console import display, prepare_process
 from workloads.runtime.distributed import DistributedContext
 from workloads.runtime.nodes import NodeGroup
@@ -87,14 +88,15 @@ def _reuse_or_make(
     job: Job, workload: Workload, environment: Environment, watched: Watched, verification: Verification
 ) -> contract.Termination:
     stop, tracker, hashes = watched.stop, watched.tracker, verification.hashes
+    began = now()
     tracker.update(stage="Loading")
     share_processors()
-    processes = gpus.processes(job, environment)
-    nodes = _nodes(job, environment)
+    there = scales.of(job, environment)
     with stop.interruptible():
         inputs = _inputs(job, environment, hashes, watched, verification)
         place = output.output_place(job.spec.output.uri, inputs, environment, tracker.heartbeat)
-        publisher = Publisher(job, inputs, place, hashes, nodes * processes)
+        scale = scales.as_begun(there, job, inputs, place)
+        publisher = Publisher(job, inputs, place, hashes, scale.asked)
         notice = publisher.look()
         if publisher.published is not None:  # it is not reused for inputs that have changed since
             verification.finish(tracker.heartbeat)
@@ -104,9 +106,10 @@ def _reuse_or_make(
         job=f"{job.kind} {job.metadata.name}",
         spec_digest=publisher.spec_digest,
         training_digest=publisher.training_digest,
-        started_at=now(),
+        processes=scale.asked,
+        started_at=began,
     )
-    context = RunContext(job, workload, environment, inputs, run, nodes, processes)
+    context = RunContext(job, workload, environment, inputs, run, scale)
     checkpoints = context.checkpoints(place, hashes, tracker)
     if publisher.published is not None:
         if environment.node == 0:
@@ -115,7 +118,7 @@ def _reuse_or_make(
         tracker.finish(f"reused {place.uri}: it was made from the same settings and inputs")
         return _success(Reason.REUSED, publisher.published, inputs, tracker, dict(publisher.metrics))
     with stop.interruptible():
-        gpus.must_have_gpus(job, environment, processes)
+        gpus.must_have_gpus(job, environment, scale.processes)
     if notice:
         tracker.log(notice)
     if environment.node == 0:
@@ -162,34 +165,22 @@ def _take_place(place: OutputPlace, run: Run, checkpoints: Checkpoints, tracker:
 
 
 def _make(context: RunContext, watched: Watched, verify: Callable[[], None]) -> contract.Termination:
-    if context.nodes * context.processes == 1:
+    scale = context.scale
+    if scale.count == 1:
         return _run_workload(context, watched.stop, watched.tracker, DistributedContext(), verify)
     verify()
-    share_processors(context.processes)
-    group = _join(context, watched) if context.nodes > 1 else None
+    share_processors(scale.processes)
+    group = _join(context, watched) if scale.nodes > 1 else None
     watched.tracker.log(
-        f"{context.processes} processes train together"
+        f"{scale.processes} processes train together"
         if group is None
-        else f"node {group.index} of {group.count}, with {context.processes} of {context.nodes * context.processes} processes that train together"
+        else f"node {group.index} of {group.count}, with {scale.processes} of {scale.count} processes that train together"
         + (": how far they are is told by node 0" if group.index else "")
     )
     with watched.watchdog.resting():  # each of them has its own
         return launcher.run_workers(
-            context.processes, partial(_run_worker, context), context.environment, watched.tracker, watched.stop, group
+            scale.processes, partial(_run_worker, context), context.environment, watched.tracker, watched.stop, group
         )
-
-
-def _nodes(job: Job, environment: Environment) -> int:
-    """How many machines train. Raises SpecError where this one was not told which of them it is."""
-    parallelism = getattr(job.spec, "parallelism", None)
-    count = 1 if parallelism is None else int(parallelism.nodes)
-    if count > 1 and (environment.coordinator is None or environment.node >= count):
-        raise SpecError(
-            f"spec.parallelism.nodes is {count}, and this machine was not told which of them it is: set "
-            f"{contract.ENV_NODE} (0 to {count - 1}), {contract.ENV_COORDINATOR} (a name or address of node 0) and one {contract.ENV_RUN_ID} on "
-            "each, over a storage that all of them see, or nodes to 1"
-        )
-    return count
 
 
 def _join(context: RunContext, watched: Watched) -> NodeGroup:
@@ -203,7 +194,7 @@ def _join(context: RunContext, watched: Watched) -> NodeGroup:
 
     with stop.interruptible():
         patience = context.job.spec.failure_policy.hang_timeout_seconds
-        group = NodeGroup.join(context.environment, context.nodes, patience, tracker, stop)
+        group = NodeGroup.join(context.environment, context.scale.nodes, patience, tracker, stop)
         group.prove_shared(place.checkpoints, f"spec.output.uri {place.uri}", patience, heartbeat)
     return group
 

@@ -12,6 +12,7 @@ from alpaca_operator.api import contract
 from alpaca_operator.api.resource import Job
 from workloads.runtime.distributed import DistributedContext
 from workloads.runtime.progress import ProgressTracker
+from workloads.runtime.scale import Scale
 from workloads.storage import room
 from workloads.storage.artifact import Publisher
 from workloads.storage.checkpoints import Checkpoints, Run
@@ -37,10 +38,7 @@ class RunContext:
     environment: Environment
     inputs: Inputs
     run: Run
-    nodes: int
-    """Machines that take part."""
-    processes: int
-    """On each of them."""
+    scale: Scale
 
     def place(self, heartbeat: Callable[[], None]) -> OutputPlace:
         """Where the output goes."""
@@ -86,11 +84,13 @@ class Runtime:
         self.progress = progress
         self.distributed = distributed
         """The processes that train together. What is written, published and logged, the first of them does."""
+        self.scale = context.scale
+        """How many they are, and how many were asked for."""
         self._place = place = context.place(progress.heartbeat)
         self._hashes = context.hashes(progress.heartbeat)
         self._verify = verify
         self.checkpoints = context.checkpoints(place, self._hashes, progress, verify)
-        self._publisher = Publisher(context.job, context.inputs, place, self._hashes, context.nodes * context.processes)
+        self._publisher = Publisher(context.job, context.inputs, place, self._hashes, context.scale.asked)
         self._publisher.guard(place.fence(context.run))
 
     def resolved(self, policy: dict[str, Any]) -> None:

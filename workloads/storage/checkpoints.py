@@ -37,6 +37,8 @@ class Run(contract.Wire):
     """What the result is made from."""
     training_digest: str = ""
     """The part of that which shapes the checkpoints."""
+    processes: int = 0
+    """That were asked for; 0 in a run of a version that did not say."""
     started_at: str = ""
 
 
@@ -47,6 +49,10 @@ class Record(contract.Wire):
     run_id: str
     spec_digest: str
     """What shaped the training so far; a job in which that is different must not go on from here."""
+    training_digest: str = ""
+    """The part of that which follows from spec and inputs, without the rows that were set aside."""
+    processes: int = 0
+    """That were asked for, as in Run."""
     files: list[contract.ArtifactFile]
     created_at: str = ""
 
@@ -182,7 +188,7 @@ class Checkpoints:
                 continue
             damage = self._damage(folder, record)
             if damage:
-                self._log(f"checkpoint {self._label(folder)} is damaged ({damage}): going back to the one before")
+                self._log(f"checkpoint {_label(folder)} is damaged ({damage}): going back to the one before")
                 continue
             self._on_complete(self._reported(folder, record.step))
             return folder
@@ -232,7 +238,15 @@ class Checkpoints:
             contract.ArtifactFile(path=name, size=(folder / name).stat().st_size, sha256=digests[name])
             for name in names
         ]
-        record = Record(step=step, run_id=self._run.run_id, spec_digest=self._made_from, files=files, created_at=now())
+        record = Record(
+            step=step,
+            run_id=self._run.run_id,
+            spec_digest=self._made_from,
+            training_digest=self._run.training_digest,
+            processes=self._run.processes,
+            files=files,
+            created_at=now(),
+        )
         (folder / MARKER).write_text(record.to_json() + "\n", encoding="utf-8")
         atomic.sync_tree(folder, self._hashes.heartbeat)
 
@@ -255,7 +269,7 @@ class Checkpoints:
 
     def tidy(self) -> None:
         """Remove what interrupted writes of earlier runs left behind."""
-        for run in self._runs():
+        for run in runs(self._folder):
             for leftover in [*run.glob(".*.partial"), *run.glob(".*.discarded"), *run.glob(".*.replaced")]:
                 atomic.discard(leftover)
 
@@ -265,19 +279,10 @@ class Checkpoints:
 
     def _complete(self) -> list[tuple[Path, Record]]:
         """Complete checkpoints, the highest step first, among equals the one written last."""
-        found = []
-        for run in self._runs():
-            for folder in run.glob("checkpoint-*"):
-                try:
-                    record = Record.model_validate_json((folder / MARKER).read_text(encoding="utf-8"))
-                except (OSError, ValidationError):
-                    self._log(f"checkpoint {self._label(folder)} has no readable {MARKER}: it is passed over")
-                    continue
-                found.append((folder, record))
-        return sorted(found, key=lambda entry: (entry[1].step, entry[1].created_at), reverse=True)
-
-    def _runs(self) -> list[Path]:
-        return sorted(path for path in self._folder.glob("run-*") if path.is_dir())
+        return _complete(
+            self._folder,
+            lambda folder: self._log(f"checkpoint {_label(folder)} has no readable {MARKER}: it is passed over"),
+        )
 
     def _damage(self, folder: Path, record: Record) -> str | None:
         for file in record.files:
@@ -293,8 +298,31 @@ class Checkpoints:
             None,
         )
 
-    def _label(self, folder: Path) -> str:
-        return f"{folder.parent.name}/{folder.name}"
-
     def _reported(self, folder: Path, step: int) -> contract.Checkpoint:
-        return contract.Checkpoint(uri=f"{self._uri}/{self._label(folder)}", step=step)
+        return contract.Checkpoint(uri=f"{self._uri}/{_label(folder)}", step=step)
+
+
+def records(folder: Path) -> list[Record]:
+    """Of the complete checkpoints of all runs in ``folder``, the highest step first; those that cannot be read are for the run to tell of."""
+    return [record for _, record in _complete(folder, lambda _: None)]
+
+
+def runs(folder: Path) -> list[Path]:
+    """The folder of each run."""
+    return sorted(path for path in folder.glob("run-*") if path.is_dir())
+
+
+def _complete(folder: Path, unreadable: Callable[[Path], None]) -> list[tuple[Path, Record]]:
+    found = []
+    for checkpoint in (path for run in runs(folder) for path in run.glob("checkpoint-*")):
+        try:
+            record = Record.model_validate_json((checkpoint / MARKER).read_text(encoding="utf-8"))
+        except (OSError, ValidationError):
+            unreadable(checkpoint)
+            continue
+        found.append((checkpoint, record))
+    return sorted(found, key=lambda entry: (entry[1].step, entry[1].created_at), reverse=True)
+
+
+def _label(folder: Path) -> str:
+    return f"{folder.parent.name}/{folder.name}"

@@ -65,8 +65,10 @@ class Environment:
     """How several processes of a run are started; see multiprocessing. A GPU needs `spawn`, as it cannot be used in a fork."""
     cpu_for_gpu: bool
     """Whether a pod goes on on the CPU where the GPUs that it was to have are not there."""
+    nodes: int | None = None
+    """How many machines train one model, where that is said apart from the spec."""
     node: int = 0
-    """Number of this machine among several that train one model."""
+    """Number of this machine among them."""
     coordinator: tuple[str, int] | None = None
     """Name or address of the first of them, and its port; None where nothing said that there are others."""
 
@@ -91,6 +93,7 @@ class Environment:
             progress_address=_progress_address(environ.get(contract.ENV_PROGRESS_PORT), in_pod),
             start_method=_start_method(environ.get(contract.ENV_START_METHOD)),
             cpu_for_gpu=environ.get(contract.ENV_CPU_FOR_GPU) == "1",
+            nodes=_nodes(environ.get(contract.ENV_NODES)),
             node=_node(environ.get(contract.ENV_NODE)),
             coordinator=_coordinator(environ.get(contract.ENV_COORDINATOR)),
         )
@@ -114,6 +117,14 @@ def _node(text: str | None) -> int:
         return 0
     if not (text.isascii() and text.isdigit()):
         raise SpecError(f"{contract.ENV_NODE} is {text!r}: give the number of this node, from 0")
+    return int(text)
+
+
+def _nodes(text: str | None) -> int | None:
+    if not text:
+        return None
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise SpecError(f"{contract.ENV_NODES} is {text!r}: give the number of nodes that train together")
     return int(text)
 
 

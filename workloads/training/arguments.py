@@ -8,15 +8,14 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
+from workloads.runtime.scale import Scale
 from workloads.training import method
 from workloads.training.auto import Policy
 from workloads.training.method import Spec
 
 
-def of(
-    spec: Spec, policy: Policy, scratch: Path, deepspeed: dict[str, Any] | None, processes: int = 1
-) -> TrainingArguments:
-    """Every setting of the Trainer that shapes the result or is on by itself, set from the spec and from nowhere else."""
+def of(spec: Spec, policy: Policy, scratch: Path, deepspeed: dict[str, Any] | None, scale: Scale) -> TrainingArguments:
+    """Every setting of the Trainer that shapes the result or is on by itself, set from the spec and from the number of processes alone."""
     training = spec.training
     checkpointing = policy.gradient_checkpointing == "Full"
     arguments = TrainingArguments(
@@ -25,7 +24,7 @@ def of(
         max_steps=training.max_steps or -1,
         per_device_train_batch_size=training.batch_size_per_device,
         per_device_eval_batch_size=training.batch_size_per_device,
-        gradient_accumulation_steps=training.gradient_accumulation,
+        gradient_accumulation_steps=scale.accumulation(training.gradient_accumulation),
         learning_rate=training.learning_rate,
         lr_scheduler_type=training.scheduler,
         lr_scheduler_kwargs={"min_lr_rate": 0.1} if training.scheduler == "cosine_with_min_lr" else {},
@@ -38,7 +37,7 @@ def of(
         max_grad_norm=training.max_grad_norm,
         label_smoothing_factor=0.0,
         average_tokens_across_devices=True,
-        ddp_backend=_backend() if processes > 1 else None,
+        ddp_backend=_backend() if scale.count > 1 else None,
         # The watchdog is to speak first: it knows where the run stood.
         ddp_timeout=spec.failure_policy.hang_timeout_seconds + 60,
         ddp_find_unused_parameters=False,

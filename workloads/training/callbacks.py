@@ -34,6 +34,9 @@ class TrainingLoop(Protocol):
     def continue_log_window(self) -> None:
         """The mean of the losses that are logged next goes on where the run before was."""
 
+    def forget_universal(self) -> None:
+        """What was made to load the checkpoint has been read."""
+
     def evaluate_start(self) -> None:
         """Evaluate before the first step."""
 
@@ -65,6 +68,7 @@ class EvalSaveStopCallback(TrainerCallback):
     ) -> None:
         trainer = self.trainer
         self.steps_per_epoch = trainer.steps_in_pass(len(kwargs["train_dataloader"]))
+        trainer.forget_universal()
         trainer.continue_log_window()
         trainer.watch_weights()
         trainer.runtime.progress.update(stage="Training", step=state.global_step, total_steps=state.max_steps)

@@ -12,7 +12,7 @@ from workloads.training.method import Method
 
 
 def optimizer_steps(settings: Loop, sequences: int, processes: int) -> int:
-    """Of the whole run, over so many training sequences."""
+    """Of the whole run, over so many training sequences; ``processes`` are those that were asked for."""
     batches = math.ceil(sequences / settings.batch_size_per_device / processes)
     per_epoch = math.ceil(batches / settings.gradient_accumulation)
     return settings.max_steps or math.ceil(per_epoch * settings.epochs)

@@ -24,6 +24,8 @@ class ResumeState:
     correct: int = 0
     targets: int = 0
     """Its trained tokens since the last logged step, and those of them that the model guessed."""
+    seconds: float | None = 0.0
+    """Spent in the steps so far, over all runs; None where a run of a version before did not count."""
     tokens: int = 0
     """Tokens seen by all processes, over all runs, padding not counted."""
     best_loss: float | None = None
@@ -42,9 +44,25 @@ class ResumeState:
     def read(cls, checkpoint: Path, distributed: DistributedContext) -> ResumeState:
         saved = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
         saved.setdefault("moved", True)  # in a checkpoint of a version that did not look
-        return cls(**{name: value[distributed.rank] if name in LOG_WINDOW else value for name, value in saved.items()})
+        saved.setdefault("seconds", None)
+        window = {name: saved.pop(name) for name in LOG_WINDOW}
+        return cls(**saved, **_own_part(window, distributed))
 
     def write(self, checkpoint: Path, windows: list[dict[str, Any]]) -> None:
         """``windows``: the fields named in LOG_WINDOW, of each process."""
         whole = asdict(self) | {name: [window[name] for window in windows] for name in LOG_WINDOW}
         (checkpoint / STATE_FILE).write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+
+
+def processes_of(checkpoint: Path) -> int:
+    """How many processes made it."""
+    saved = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
+    return len(saved[LOG_WINDOW[0]])
+
+
+def _own_part(window: dict[str, list[Any]], distributed: DistributedContext) -> dict[str, Any]:
+    """This process's part of what all had counted; of another number of processes, so that the mean and the sums stay what they were."""
+    if len(window["loss_sum"]) == distributed.count:
+        return {name: values[distributed.rank] for name, values in window.items()}
+    counts = {name: sum(window[name]) if distributed.is_main else 0 for name in ("correct", "targets")}
+    return {"loss_sum": sum(window["loss_sum"]) / len(window["loss_sum"]), **counts}

@@ -111,7 +111,7 @@ def train(job: SFTJob | PretrainJob, runtime: Runtime, policy: Policy, setup: Tr
 def _must_have_room(spec: Spec, runtime: Runtime, policy: Policy, setup: TrainingSetup) -> None:
     """Raises SpecError where the volume of the output is too small for the checkpoints and what is made of the last of them."""
     how, settings = method.of(spec), spec.training
-    steps = extent.optimizer_steps(settings, len(setup.train), runtime.distributed.count)
+    steps = extent.optimizer_steps(settings, len(setup.train), runtime.scale.asked)
     number, size = extent.checkpoints_at_once(settings, steps), extent.checkpoint_bytes(how, setup.sizes, policy)
     kept = f"training.keepCheckpoints is {settings.keep_checkpoints}, and one more is being written"
     runtime.must_have_room(
@@ -160,15 +160,17 @@ def _trainer(spec: Spec, runtime: Runtime, policy: Policy, setup: TrainingSetup)
     from transformers import set_seed
 
     from workloads.data import collator
-    from workloads.training import arguments, deepspeed_config
+    from workloads.training import arguments, deepspeed_config, reshard
     from workloads.training.trainer import FLASH, Trainer, newest_checkpoint
 
     deepspeed = deepspeed_config.config(spec.deepspeed, policy, runtime.progress.log)
     if deepspeed is not None:
         deepspeed_config.start(on_gpu=torch.cuda.is_available(), timeout=spec.failure_policy.hang_timeout_seconds)
-    settings = arguments.of(spec, policy, runtime.cache / "scratch", deepspeed, runtime.distributed.count)
     runtime.checkpoints.trained_on(setup.rows)
     checkpoint = newest_checkpoint(runtime)
+    if deepspeed is not None and checkpoint is not None:
+        deepspeed = reshard.configured(deepspeed, checkpoint, runtime.distributed.count)
+    settings = arguments.of(spec, policy, runtime.cache / "scratch", deepspeed, runtime.scale)
 
     set_seed(spec.training.seed)
     trainer = Trainer(

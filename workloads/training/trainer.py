@@ -21,20 +21,22 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors.torch
 import torch
 import transformers
 from accelerate.data_loader import SeedableRandomSampler
 from torch.utils.data import IterableDataset, SequentialSampler
-from transformers import PrinterCallback, TrainerState
+from transformers import PrinterCallback, TrainerState, set_seed
 
 from alpaca_operator.api.training import Loop
 from workloads.data.samplers import PaddedDataset, PadToMultipleSampler
 from workloads.errors import Interrupted, LossDiverged, SpecError
 from workloads.runtime.runtime import Metrics, Runtime
-from workloads.training import extent, movement, schedule
+from workloads.system import atomic
+from workloads.training import extent, movement, reshard, schedule
 from workloads.training.callbacks import EvalSaveStopCallback, ThroughputMeter
-from workloads.training.resume_state import ResumeState
+from workloads.training.resume_state import ResumeState, processes_of
 
 FEW_STEPS = 20
 """Below this many optimizer steps a run is told to be short: packing makes it easy to train less than one meant to."""
@@ -89,6 +91,8 @@ class Trainer(transformers.Trainer):
         self._token_bytes = None if token_bytes is None else token_bytes.to(self.args.device)
         self._eval_bytes = 0
         self._start: list[int] | None = None
+        self._universal: Path | None = None
+        """The checkpoint in DeepSpeed's universal form, until it is read."""
         self.evaluate_first = evaluate_first and self.eval_dataset is not None
         self.stopping = False
         """A stop was requested, and every process knows it."""
@@ -376,7 +380,37 @@ class Trainer(transformers.Trainer):
             self.state = saved
             return
         with suppress(_NoStepLeft):
-            self.train(resume_from_checkpoint=str(self.checkpoint))
+            self.train(resume_from_checkpoint=str(self._cut_for_these_processes(self.checkpoint)))
+
+    def _cut_for_these_processes(self, checkpoint: Path) -> Path:
+        """The checkpoint as DeepSpeed loads it here: where another number of processes made it, in the form that fits all, until it is read."""
+        distributed, checkpoints = self.runtime.distributed, self.runtime.checkpoints
+        if not self.is_deepspeed_enabled or not reshard.needed(checkpoint, distributed.count):
+            return checkpoint
+        self._universal = checkpoints.own / f".{checkpoint.name}.universal.partial"
+        if distributed.is_main:
+            self.runtime.progress.log(f"cutting the optimizer's state for {distributed.count} process(es)")
+            atomic.discard(self._universal)
+            reshard.to_universal(checkpoint, self._universal)
+        distributed.barrier()
+        return self._universal
+
+    def forget_universal(self) -> None:
+        """Remove the form that fits all: every process has read its part."""
+        if self._universal is not None:
+            self.runtime.distributed.barrier()
+            if self.runtime.distributed.is_main:
+                atomic.discard(self._universal)
+            self._universal = None
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """As the parent's; of another number of processes there is no state for each, and each begins with one of its own."""
+        distributed = self.runtime.distributed
+        if self.checkpoint is None or processes_of(self.checkpoint) == distributed.count:
+            super()._load_rng_state(checkpoint)
+            return
+        drawn = np.random.SeedSequence([self.args.seed, self.state.global_step, distributed.count, distributed.rank])
+        set_seed(int(drawn.generate_state(1)[0]))
 
     def evaluate_start(self) -> None:
         """The evaluation before the first step. Raises Interrupted when it is stopped: there is nothing to save yet."""
@@ -397,20 +431,24 @@ class Trainer(transformers.Trainer):
     def tell_plan(self, sequences: int) -> None:
         """What is going to happen, in numbers."""
         settings, log = self.settings, self.runtime.progress.log
-        total = extent.optimizer_steps(settings, sequences, self.runtime.distributed.count)
+        total = extent.optimizer_steps(settings, sequences, self.runtime.scale.asked)
         sizes = [  # under ZeRO-3 the tensors themselves are empty between uses
             (getattr(weight, "ds_numel", weight.numel()), weight.requires_grad) for weight in self.model.parameters()
         ]
         trained, everything = sum(size for size, moves in sizes if moves), sum(size for size, _ in sizes)
         log(f"{trained:,} of {everything:,} weights are trained ({100 * trained / everything:.2f} %)")
         if total < FEW_STEPS:
-            per_step = settings.batch_size_per_device * settings.gradient_accumulation * self.runtime.distributed.count
+            per_step = settings.batch_size_per_device * settings.gradient_accumulation * self.runtime.scale.asked
             log(
                 f"warning: {total} optimizer steps in all ({per_step} sequences each): for more, lower training.gradientAccumulation "
                 f"(now {settings.gradient_accumulation}) or raise training.epochs (now {settings.epochs:g})"
             )
+        if told := self.runtime.scale.told(settings.gradient_accumulation):
+            log(told)
         if self.checkpoint is not None:
-            log(f"going on from {self.checkpoint.parent.name}/{self.checkpoint.name}")
+            made_by = processes_of(self.checkpoint)
+            others = "" if made_by == self.runtime.distributed.count else f", which {made_by} process(es) made"
+            log(f"going on from {self.checkpoint.parent.name}/{self.checkpoint.name}{others}")
 
     def metrics(self) -> Metrics:
         """The numbers of the weights that are published: those of the best evaluation where early stopping chose it."""
