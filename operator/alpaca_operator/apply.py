@@ -27,8 +27,8 @@ from alpaca_operator.plan.job import STOP_PATCH, STOP_POD_PATCH, drift
 from alpaca_operator.plan.jobset import INSTALL
 from alpaca_operator.world import World, key_for
 
-CREATED_ONCE = frozenset({"Job", "JobSet"})
-"""Children that queueing systems and their controllers write to. All others are ours for life, and kept as they are planned."""
+CREATED_ONCE = frozenset({"Job", "JobSet", "NetworkPolicy"})
+"""Children that queueing systems and their controllers write to, or whose plan never changes. All others are kept as they are planned."""
 
 LEFT_ALONE_SECONDS = 30.0
 """Between two looks at who works on a resource of another operator."""

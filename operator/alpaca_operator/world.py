@@ -147,7 +147,7 @@ class World:
         )
         if job is not child:
             pods = self.store.of("Pod", job) if job else []
-        self.without_pods.look(key_for(resource), job, len(pods) >= getattr(resource, "nodes", 1))
+        self.without_pods.look(key_for(resource), job, len(pods) >= getattr(resource, "size", 1))
 
     def named(self, reference: JobReference, resource: Resource) -> Job | None:
         """Raises Unreadable."""

@@ -10,6 +10,7 @@ import contextlib
 import os
 import statistics
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,12 +90,12 @@ async def connected(plane: ControlPlane) -> AsyncIterator[Kube]:
         await kube.close()
 
 
-async def settled(audit: Audit) -> int:
-    """Waits until the operator writes nothing more; how much it wrote meanwhile."""
-    writes, last = 0, time.monotonic()
+async def settled(audit: Audit) -> Counter[str]:
+    """Waits until the operator writes nothing more; what it wrote meanwhile."""
+    writes, last = Counter[str](), time.monotonic()
     while time.monotonic() - last < QUIET_SECONDS:
         await asyncio.sleep(0.5)
-        if new := audit.new().total():
+        if new := audit.new():
             writes, last = writes + new, time.monotonic()
     return writes
 
@@ -109,7 +110,7 @@ async def measured(contender: Contender, folder: Path) -> Figures:
             await settled(audit)
             cpu, server_cpu = sum(map(cpu_seconds, pids)), cpu_seconds(server)
             figures = await burst(contender, kube)
-            figures["writes for each job"] = await settled(audit) / MANY
+            figures["writes for each job"] = (await settled(audit)).total() / MANY
             figures["CPU s of the operator for all"] = sum(map(cpu_seconds, pids)) - cpu
             figures["CPU s of the API server for all"] = cpu_seconds(server) - server_cpu
             figures |= await trickle(contender, kube)
@@ -180,18 +181,18 @@ async def test_beside_the_peer(tmp_path: Path, capsys: pytest.CaptureFixture[str
                 )
         alone.append(await created_alone(tmp_path))
     with capsys.disabled():
-        print("\n\n" + table(runs))
+        print("\n\n" + table(f"{MANY} jobs", runs))
         print(f"our {MANY} created with no operator at work: {statistics.median(alone):.1f} s")
     assert all(run["writes while idle"] == 0 for run in runs[OURS.name])
 
 
-def table(runs: dict[str, list[Figures]]) -> str:
+def table(what: str, runs: dict[str, list[Figures]]) -> str:
     """Medians and their ratio."""
     (first, ours), (second, theirs) = runs.items()
     when = time.strftime("%Y-%m-%d")
     lines = [
         f"{when}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the end, Kubernetes {pins.KUBERNETES}, JobSet {pins.JOBSET}; "
-        f"{MANY} jobs, medians of {len(ours)}",
+        f"{what}, medians of {len(ours)}",
         "",
         f"| | {first} | {second} | ratio |",
         "|---|---|---|---|",

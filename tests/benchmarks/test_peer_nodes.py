@@ -67,10 +67,14 @@ async def measured(contender: Contender, folder: Path) -> Figures:
                 last = await pods.count(SETS * NODES, 1800)
             began = min(asked.values())
             complete = sorted(_last_pod(pods.at, name) - asked[name] for name in names)
+            writes = await settled(audit)
+            print(
+                f"\n{contender.name} wrote, for each job: { ({kind: count / SETS for kind, count in writes.most_common()}) }"
+            )
             return {
                 "s until all have all their pods": last - began,
                 "s to a job's last pod, p50": statistics.median(complete),
-                "writes for each job, JobSet's with them": await settled(audit) / SETS,
+                "writes for each job, JobSet's with them": writes.total() / SETS,
                 "CPU s of operator and JobSet": sum(map(cpu_seconds, pids)) - cpu,
                 "CPU s of the API server": cpu_seconds(server) - server_cpu,
             }
@@ -96,4 +100,4 @@ async def test_many_sets_beside_the_peer(tmp_path: Path, capsys: pytest.CaptureF
                     f"\n{contender.name}, turn {turn + 1}: {', '.join(f'{key} {value:.3g}' for key, value in figures.items())}"
                 )
     with capsys.disabled():
-        print(f"\n\n{SETS} jobs of {NODES} nodes: {table(runs)}")
+        print("\n\n" + table(f"{SETS} jobs of {NODES} nodes", runs))

@@ -204,3 +204,24 @@ def test_whatever_is_killed_at_whatever_step_it_is_trained_once(operator: Instal
     told = [reason for reason, _ in pairs.events("hunted")]
     assert told.count("Succeeded") == 1
     assert job["status"]["restarts"]["user"] == 3
+
+
+@pytest.mark.drill
+def test_without_room_for_two_one_goes_on(pairs: Team) -> None:
+    """The node has room for one pod of this size, whatever the machine has."""
+    cores = pairs.bed.items("nodes")[0]["status"]["allocatable"]["cpu"]
+    start(
+        pairs,
+        "fewer",
+        parallelism={**PAIR, "minNodes": 1, "rescaleAfterSeconds": 5},
+        pod={"resources": {"requests": {"cpu": f"{int(cores) * 600}m"}}},
+    )
+    pairs.state("fewer", "Unschedulable", "Stopping", "Pending", seconds=SLOW)
+    job = pairs.until("fewer", lambda job: ready(job)["reason"] == "Running", "running", SLOW)
+    assert job["status"]["nodes"]["total"] == 1
+    assert ready(job)["message"].endswith("(1 of 2 nodes: there was no room for more)")
+    job = pairs.state("fewer", "Succeeded", seconds=SLOW)
+    assert job["status"]["restarts"]["total"] == 0
+    # It is the same job, however many could take part.
+    start(pairs, "all", output={"uri": "pvc://models/fewer"})
+    pairs.state("all", "Reused", seconds=SLOW)

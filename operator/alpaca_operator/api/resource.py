@@ -215,6 +215,12 @@ class Job(Resource):
         return 1
 
     @property
+    def size(self) -> int:
+        """With how many it is to go on: fewer where there was no room for all, as its status says."""
+        planned = self.status.nodes.total if self.status and self.status.nodes else self.nodes
+        return min(planned, self.nodes)
+
+    @property
     def restarts_left(self) -> int:
         """What earlier children of it have used up, before it was held or its child lost, a new one does not get again."""
         used = self.status.restarts.user if self.status and self.status.restarts else 0

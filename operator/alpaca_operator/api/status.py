@@ -230,7 +230,7 @@ class NodesStatus(StatusPart):
     ready: int
     """Pods that run."""
     total: int
-    """Pods that are wanted at the same time."""
+    """Pods that are to work at the same time: fewer than `parallelism.nodes` where there was no room for all."""
     display: Short
     """`3/4`."""
 

@@ -364,8 +364,16 @@ def trim(obj: Object) -> Object:
         ]
     elif obj["kind"] not in KINDS and obj["kind"] not in WHOLE:
         trimmed["spec"] = {name: value for name, value in spec.items() if name != "template"}
+        if sets := spec.get("replicatedJobs"):
+            trimmed["spec"]["replicatedJobs"] = [_without_pod(one) for one in sets]
     shared: Object = _shared(trimmed)
     return shared
+
+
+def _without_pod(replicated: Object) -> Object:
+    """A Job of a JobSet."""
+    spec = {name: value for name, value in replicated["template"]["spec"].items() if name != "template"}
+    return {**replicated, "template": {"spec": spec}}
 
 
 def _shared(value: Any) -> Any:

@@ -14,6 +14,7 @@ from alpaca_operator.diagnosis.pod import ExaminedPod, ended_well, parse_termina
 from alpaca_operator.exits import Exit
 from alpaca_operator.jobs import several
 from alpaca_operator.jobs.child import Child, child_of
+from alpaca_operator.jobs.rescale import Shortage, shortage
 from alpaca_operator.outcomes.observed import Observed
 
 ATTEMPTS_KEPT = 32
@@ -48,6 +49,33 @@ class Case:
     def live(self) -> Pod | None:
         """The pod that has not ended; of several the first node's."""
         return self.pods[0] if self.pods else None
+
+    @property
+    def size(self) -> int:
+        """Pods that work at the same time."""
+        return self.child.size if self.child else self.resource.size
+
+    @property
+    def starts_late(self) -> bool:
+        """Whether the child's controller has not begun with it, though it had the time."""
+        return (
+            not self.observed.jobs
+            and self.child is not None
+            and self.child.begins_by is not None
+            and self.observed.now >= self.child.begins_by
+        )
+
+    @property
+    def shortage(self) -> Shortage | None:
+        """Of nodes that the present child asks for."""
+        return shortage(self.resource, self.child, self.pods)
+
+    @property
+    def next_size(self) -> int:
+        """With how many nodes the job goes on: as the status says, or fewer."""
+        short = self.shortage
+        lasts = short is not None and self.observed.now >= short.ends_at
+        return short.next_size if short and lasts and short.next_size < self.resource.size else self.resource.size
 
     @property
     def overdue_since(self) -> str | None:
@@ -109,7 +137,7 @@ def case_of(resource: Job, observed: Observed, exit: Exit | None) -> Case:
         unrecorded=unrecorded,
         pods=tuple(pod for pod, _ in running),
         failing=failing,
-        trouble=several.trouble(running, resource.nodes),
+        trouble=several.trouble(running, child.size if child else resource.size),
         restarts=_restarts(resource, before, followed, infra),
         infra=infra,
     )

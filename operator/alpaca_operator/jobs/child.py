@@ -12,6 +12,8 @@ from alpaca_operator.cluster.objects import Object, ObjectCondition, Pod, condit
 from alpaca_operator.outcomes.conditions import stamp
 from alpaca_operator.outcomes.observed import Observed
 
+CONTROLLER_PATIENCE = timedelta(seconds=20)
+"""JobSet's controller has made the Job of a set well within this, when it runs."""
 DEADLINE = "DeadlineExceeded"
 """The Job controller's word for it."""
 
@@ -56,6 +58,21 @@ class Child:
     @property
     def made_at(self) -> str:
         return str(self.raw["metadata"].get("creationTimestamp", ""))
+
+    @property
+    def size(self) -> int:
+        """Pods that it makes at the same time."""
+        return 1
+
+    @property
+    def begins_by(self) -> datetime | None:
+        """When its controller has begun with it at the latest, where that is a component of its own."""
+        return None
+
+    @property
+    def held_since(self) -> str | None:
+        """Since when a queue holds it, where it does."""
+        return None
 
     @property
     def complete(self) -> ObjectCondition | None:
@@ -143,6 +160,21 @@ class JobSetChild(Child):
     """A JobSet of one Job. It has no deadline: the operator counts."""
 
     complete_condition: ClassVar[str] = "Completed"
+
+    @property
+    def size(self) -> int:
+        return sum(int(one["template"]["spec"]["completions"]) for one in self.raw["spec"].get("replicatedJobs", ()))
+
+    @property
+    def begins_by(self) -> datetime | None:
+        return parse_time(self.made_at) + CONTROLLER_PATIENCE
+
+    @property
+    def held_since(self) -> str | None:
+        if not self.is_suspended:
+            return None
+        held = condition(self.raw, "Suspended")
+        return held.last_transition_time if held.is_true else self.made_at
 
     @property
     def started_at(self) -> str | None:

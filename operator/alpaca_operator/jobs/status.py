@@ -81,6 +81,8 @@ def desired(resource: Job, observed: Observed) -> Desired:
         return Desired.ABSENT
     if case.overdue_since and case.child and not case.child.ends_by_itself:
         return Desired.STOPPED
+    if case.child and case.child.size != resource.size:
+        return Desired.ABSENT
     if leftovers(observed) or observed.missing:
         return Desired.UNCHANGED
     return Desired.PRESENT
@@ -141,7 +143,9 @@ def requeue_after(resource: Job, observed: Observed) -> timedelta | None:
     else:
         moments = [changes_at(pod, observed.now) for pod in observed.pods]
         if child := child_of(observed):
-            moments.append(child.deadline(resource.seconds_left))
+            moments += [child.deadline(resource.seconds_left), None if observed.jobs else child.begins_by]
+            if short := case_of(resource, observed, None).shortage:
+                moments.append(short.ends_at)
     ahead = [moment - observed.now for moment in moments if moment and moment > observed.now]
     return min(ahead, default=None)
 
@@ -203,8 +207,9 @@ def _active_time(case: Case) -> ActiveTime | None:
 
 def _nodes(case: Case, verdict: Verdict) -> NodesStatus | None:
     """While several pods work, or are to."""
-    total = case.resource.nodes
-    if total == 1 or case.child is None or verdict.standing is not Standing.WORKING:
+    total = case.next_size
+    began = case.child or total < case.resource.nodes
+    if case.resource.nodes == 1 or not began or verdict.standing is not Standing.WORKING:
         return None
     ready = sum(pod.is_ready for pod in case.pods)
     return NodesStatus(ready=ready, total=total, display=f"{ready}/{total}")

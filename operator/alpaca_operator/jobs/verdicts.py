@@ -135,7 +135,7 @@ def inputs_missing(case: Case) -> Verdict | None:
 
 
 def refused(case: Case) -> Verdict | None:
-    refusal = case.exit or (case.observed.refusal if len(case.pods) < case.resource.nodes else None)
+    refusal = case.exit or (case.observed.refusal if len(case.pods) < case.size else None)
     if refusal is None or isinstance(refusal, Unavailable):
         return None
     standing = Standing.WORKING if refusal.transient else Standing.STUCK
@@ -186,11 +186,23 @@ def queued(case: Case) -> Verdict | None:
     return Verdict(Standing.WORKING, Reason.QUEUED, message)
 
 
+def rescaled(case: Case) -> Verdict | None:
+    """There is no room for all nodes, and fewer go on."""
+    if case.child is None or case.next_size == case.child.size:
+        return None
+    limit = case.resource.spec.parallelism.rescale_after_seconds  # type: ignore[attr-defined]
+    message = (
+        f"no room for {case.child.size} nodes in {limit} s (parallelism.rescaleAfterSeconds): {case.child.name} is made anew with "
+        f"{case.next_size}, and {case.resumption}"
+    )
+    return Verdict(Standing.WORKING, Reason.STOPPING, message)
+
+
 def others_stop(case: Case) -> Verdict | None:
     """One of several pods has failed, and the others end with it: the last may know more than the first."""
     if case.failing is None:
         return None
-    message = f"{case.failing.message}: {len(case.pods)} of {case.resource.nodes} pods still stop"
+    message = f"{case.failing.message}: {len(case.pods)} of {case.size} pods still stop"
     return Verdict(Standing.WORKING, Reason.STOPPING, message, case.failing)
 
 
@@ -212,11 +224,13 @@ def pod_runs(case: Case) -> Verdict | None:
     """Running from the first step on; what comes before is starting, and says so."""
     if case.live is None or case.live.phase != "Running":
         return None
-    wanted, up = case.resource.nodes, sum(pod.phase == "Running" for pod in case.pods)
+    wanted, up = case.size, sum(pod.phase == "Running" for pod in case.pods)
     if up < wanted:
         return Verdict(Standing.WORKING, Reason.STARTING, f"{up} of {wanted} pods run, they wait for the others")
     pod, node = case.live.name, case.live.node
     others = f", {wanted - 1} more with it" if wanted > 1 else ""
+    if wanted < case.resource.nodes:
+        others += f" ({wanted} of {case.resource.nodes} nodes: there was no room for more)"
     progress = case.observed.progress
     if progress is None:
         steps = ready_reason(case.before) == Reason.RUNNING
@@ -241,8 +255,8 @@ def restarting(case: Case) -> Verdict | None:
 
 
 def pending(case: Case) -> Verdict:
-    if case.child is not None and case.resource.nodes > 1 and not case.observed.jobs:
-        message = f"waits for JobSet's controller to start {case.child.name}: see whether it runs"
+    if case.starts_late:
+        message = "waits for JobSet's controller to start its pods: see whether it runs"
         return Verdict(Standing.WORKING, Reason.PENDING, message)
     return Verdict(Standing.WORKING, Reason.PENDING, "waits for its pod to start")
 
@@ -258,6 +272,7 @@ VERDICTS: tuple[Callable[[Case], Verdict | None], ...] = (
     deadline_passed,
     child_failed,
     suspended,  # after the ends: suspending a finished job does not undo it
+    rescaled,
     old_pods_stop,
     inputs_missing,
     refused,

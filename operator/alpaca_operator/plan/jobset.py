@@ -11,6 +11,7 @@ from alpaca_operator.api.contract import (
     CONTAINER,
     ENV_COORDINATOR,
     ENV_NODE,
+    ENV_NODES,
     ENV_RUN_ID,
     IGNORED,
     LABEL_INDEX,
@@ -49,7 +50,6 @@ IDENTITY: tuple[Manifest, ...] = (
     {"name": ENV_NODE, "valueFrom": from_pod(f"metadata.labels['{LABEL_INDEX}']")},
     {"name": ENV_COORDINATOR, "valueFrom": from_pod(f"metadata.annotations['{ANNOTATION_COORDINATOR}']")},
 )
-"""Which run a pod is, and which node of it."""
 
 
 def plan_nodes(resource: Job, inputs: Inputs, settings: Settings) -> Plan:
@@ -61,9 +61,14 @@ def plan_nodes(resource: Job, inputs: Inputs, settings: Settings) -> Plan:
     spec = resolved(resource.spec, {field: found.uri for field, found in inputs.items()})
     resource = resource.model_copy(update={"spec": spec})
     found = note(inputs)
-    return Plan(
-        (network_policy(resource), several_pods(resource, pod.template(resource, settings, found, IDENTITY), found))
-    )
+    template = pod.template(resource, settings, found, identity(resource))
+    return Plan((network_policy(resource), several_pods(resource, template, found)))
+
+
+def identity(resource: Job) -> list[Manifest]:
+    """Which run a pod is, which node of it, and of how many where they are fewer than the spec asks for."""
+    fewer: list[Manifest] = [{"name": ENV_NODES, "value": str(resource.size)}] if resource.size < resource.nodes else []
+    return [*IDENTITY, *fewer]
 
 
 def several_pods(resource: Job, template: Manifest, annotations: dict[str, str] | None = None) -> Manifest:

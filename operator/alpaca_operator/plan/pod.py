@@ -48,7 +48,7 @@ QUANTITIES = ("emptyDir.sizeLimit", "requests.storage", "limits.storage", "resou
 
 
 def _unreadable_quantity(settings: PodSettings) -> str | None:
-    pieces = {f"pod.volumes[{number}]": volume for number, volume in enumerate(settings.volumes)}
+    pieces: dict[str, Any] = {f"pod.volumes[{number}]": volume for number, volume in enumerate(settings.volumes)}
     pieces |= {f"pod.env[{number}].valueFrom": one.value_from for number, one in enumerate(settings.env)}
     for path, value in (found for place, piece in pieces.items() for found in _leaves(piece, place)):
         if path.endswith(QUANTITIES) and not (isinstance(value, int | float) or re.fullmatch(QUANTITY, str(value))):
@@ -78,8 +78,8 @@ def unmountable(resource: Resource) -> Exit | None:
             has = f"has {len(found)} sources ({', '.join(found)})" if found else "has no source"
             problem = f"pod.volumes[{number}] ({volume['name']}) {has}: name one, such as persistentVolumeClaim: {{claimName: …}}"
             return invalid(problem, resource)
-    problem = _unreadable_quantity(resource.spec.pod)
-    return invalid(problem, resource) if problem else None
+    unreadable = _unreadable_quantity(resource.spec.pod)
+    return invalid(unreadable, resource) if unreadable else None
 
 
 def _without_image(resource: Job, settings: Settings) -> Exit | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -45,13 +46,19 @@ def up(index: int, of: str = FIRST, **more: Any) -> Object:
     return made
 
 
-def jobset(condition: str = "", reason: str = "", *, spec: Object | None = None, **metadata: Any) -> Object:
+def jobset(
+    condition: str = "", reason: str = "", *, nodes: int = 2, spec: Object | None = None, **metadata: Any
+) -> Object:
     conditions = [{"type": condition, "status": "True", "reason": reason, "lastTransitionTime": at(90)}]
     return {
         "apiVersion": "jobset.x-k8s.io/v1alpha2",
         "kind": "JobSet",
         "metadata": {"name": "poet-sft", "namespace": "poetry", "uid": SET, "creationTimestamp": at(0), **metadata},
-        "spec": {"failurePolicy": {"maxRestarts": 3}, **(spec or {})},
+        "spec": {
+            "failurePolicy": {"maxRestarts": 3},
+            "replicatedJobs": [{"template": {"spec": {"completions": nodes}}}],
+            **(spec or {}),
+        },
         "status": {"conditions": conditions if condition else []},
     }
 
@@ -64,7 +71,7 @@ def told(
     *pods: Object, before: Object | None = None, nodes: int = 2, spec: Object | None = None, **more: Any
 ) -> Object:
     job = resource(before or prior(STARTED, "Running"), parallelism={"nodes": nodes}, **(spec or {}))
-    return status.compute(job, looked(*pods, **more), None)
+    return status.compute(job, looked(*pods, **{"child": jobset(nodes=nodes), **more}), None)
 
 
 def test_all_run():
@@ -212,3 +219,82 @@ def test_the_controller_s_last_word_of_a_set():
     after = told(node(ended(70), 0), node(ended(70), 1), child=over)
     assert ready(after)["reason"] == "RestartsExceeded"
     assert ready(told(child=jobset("Completed", "AllJobsCompleted")))["reason"] == "Succeeded"
+
+
+FEWER = {"nodes": 4, "minNodes": 2, "rescaleAfterSeconds": 300}
+
+
+def without_room(index: int, when: float = 20) -> Object:
+    made = node(unplaced("0/2 nodes are available: 2 Insufficient nvidia.com/gpu."), index)
+    (condition,) = made["status"]["conditions"]
+    return {**made, "status": {**made["status"], "conditions": [{**condition, "lastTransitionTime": at(when)}]}}
+
+
+def short(*pods: Object, before: Object | None = None, size: int = 4, **more: Any) -> tuple[Any, Any]:
+    """The job, and what is seen of it."""
+    job = resource(before or prior({}, "Unschedulable"), parallelism=FEWER, training={"gradientAccumulation": 3})
+    return job, looked(*pods, **{"child": jobset(nodes=size), **more})
+
+
+def test_without_room_for_all_fewer_go_on_once_it_has_lasted():
+    pods = [up(0), up(1), up(2), without_room(3)]
+    job, early = short(*pods, after=319)
+    assert ready(status.compute(job, early, None))["reason"] == "Unschedulable"
+    assert status.requeue_after(job, early).total_seconds() == 1
+    job, late = short(*pods, after=320)
+    assert status.desired(job, late) is Desired.PRESENT, "the status says so first"
+    after = status.compute(job, late, None)
+    assert after["nodes"] == {"ready": 3, "total": 3, "display": "3/3"}
+    assert ready(after)["message"] == (
+        "no room for 4 nodes in 300 s (parallelism.rescaleAfterSeconds): JobSet poet-sft is made anew with 3, and starts from the newest "
+        "checkpoint, if there is one"
+    )
+    job, told_so = short(*pods, before=after, after=321)
+    assert status.desired(job, told_so) is Desired.ABSENT
+    assert status.compute(job, told_so, None)["nodes"]["total"] == 3
+    job, gone = short(before=after, after=400)
+    gone = replace(gone, child=None, family=frozenset())
+    assert status.desired(job, gone) is Desired.PRESENT
+    assert status.compute(job, gone, None)["nodes"]["total"] == 3
+    assert job.size == 3
+
+
+def test_fewer_run_and_say_so():
+    before = prior({"nodes": {"ready": 3, "total": 3, "display": "3/3"}, **STARTED}, "Running")
+    job, seen = short(up(0), up(1), up(2), before=before, size=3, progress=TRAINING)
+    assert status.desired(job, seen) is Desired.PRESENT
+    assert ready(status.compute(job, seen, None))["message"] == (
+        "pod poet-sft-node-0-0-1 runs on node n1, 2 more with it (3 of 4 nodes: there was no room for more)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("pods", "why"),
+    [
+        pytest.param(
+            [up(0), without_room(1), without_room(2), without_room(3)], "fewer than minNodes", id="room for one"
+        ),
+        pytest.param([up(0), up(1), without_room(2)], "one is not made yet", id="who knows how many find a place"),
+        pytest.param([up(0), up(1), up(2), up(3)], "there is room", id="all run"),
+    ],
+)
+def test_when_the_number_stays(pods, why):
+    job, seen = short(*pods, after=1000)
+    assert status.desired(job, seen) is Desired.PRESENT
+    assert status.compute(job, seen, None)["nodes"]["total"] == 4, why
+
+
+def test_a_queue_is_asked_for_one_node_less_each_time():
+    held = jobset("Suspended", "SuspendedJobs", nodes=4, spec={"suspend": True}, labels=QUEUE)
+    held["spec"]["replicatedJobs"] = jobset(nodes=4)["spec"]["replicatedJobs"]
+    job, seen = short(child=held, after=389)
+    assert ready(status.compute(job, seen, None))["reason"] == "Queued"
+    job, seen = short(child=held, after=390)
+    assert status.compute(job, seen, None)["nodes"]["total"] == 3
+
+
+def test_held_and_resumed_all_are_asked_for_again():
+    before = prior({"nodes": {"ready": 3, "total": 3, "display": "3/3"}, **STARTED}, "Stopping")
+    job = resource(before, parallelism=FEWER, suspend=True)
+    after = status.compute(job, replace(looked(), child=None), None)
+    assert "nodes" not in after
