@@ -109,10 +109,10 @@ $(UV):
 
 $(VENV)/.train: pyproject.toml uv.lock | $(UV)
 	@echo "== packages for training (about 3 GB the first time)"
-	@$(SYNC) --inexact --no-default-groups --extra quantize
+	@$(SYNC) --inexact --no-default-groups --extra quantize --extra corpus
 	@touch $@
 
 $(VENV)/.all: pyproject.toml uv.lock | $(UV)
 	@echo "== packages for training, operator and tests (about 3 GB the first time)"
-	@$(SYNC) --extra operator --extra quantize --extra serve --extra chat --group models
+	@$(SYNC) --extra operator --extra quantize --extra corpus --extra serve --extra chat --group models
 	@touch $@ $(VENV)/.train

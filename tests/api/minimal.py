@@ -8,6 +8,10 @@ MINIMAL: dict[str, dict[str, Any]] = {
     "ChatDeployment": {
         "model": {"uri": "pvc://models/poet"},
     },
+    "DatasetJob": {
+        "sources": [{"uri": "pvc://data/raw"}],
+        "output": {"uri": "pvc://data/corpus"},
+    },
     "TokenizerJob": {
         "base": {"uri": "pvc://models/base"},
         "dataset": {"train": [{"uri": "pvc://data/corpus"}]},

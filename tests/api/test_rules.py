@@ -233,6 +233,21 @@ BROKEN = (
         ],
     )
     + of(
+        "DatasetJob",
+        [
+            pytest.param(
+                {"clean": {"rules": [{"name": "a", "pattern": "b", "action": "DropLine", "replacement": "c"}]}},
+                "replacement is only read with action Replace: remove one of them",
+                id="a replacement of a line that is dropped",
+            ),
+            pytest.param(
+                {"split": {"validationShare": 0.1, "validationDocuments": 10}},
+                "validationShare and validationDocuments both say how much is set aside: remove one",
+                id="two sizes of a split",
+            ),
+        ],
+    )
+    + of(
         "TokenizerJob",
         [
             pytest.param(
@@ -521,6 +536,19 @@ TAKEN = (
         ],
     )
     + of(
+        "DatasetJob",
+        [
+            pytest.param({}, id="the smallest"),
+            pytest.param(
+                {
+                    "clean": {"rules": [{"name": "a", "pattern": "b", "replacement": "c"}]},
+                    "split": {"validationShare": 0.1},
+                },
+                id="a rule of one's own, and a split",
+            ),
+        ],
+    )
+    + of(
         "TokenizerJob",
         [
             pytest.param({}, id="the smallest"),
@@ -660,6 +688,14 @@ OUT_OF_BOUNDS = (
         ],
     )
     + of(
+        "DatasetJob",
+        [
+            pytest.param({"clean": {"presets": ["Poetry"]}}, "presets", id="a preset that there is not"),
+            pytest.param({"filters": {"minChineseShare": 0}}, "minChineseShare", id="a filter of nothing"),
+            pytest.param({"shardSize": "256"}, "shardSize", id="a size without its unit"),
+        ],
+    )
+    + of(
         "TokenizerJob",
         [
             pytest.param({"merge": {"maxSize": 50000}}, "maxSize", id="a size that is no multiple of 64"),
@@ -796,6 +832,7 @@ class TestOnTheApiServer:
     @pytest.mark.parametrize(
         ("kind", "limit"),
         [
+            ("DatasetJob", 46),
             ("TokenizerJob", 44),
             ("PretrainJob", 45),
             ("SFTJob", 50),
@@ -854,6 +891,7 @@ FULL: dict[str, dict[str, Any]] = {
     | optional
     | {"cache": {"claimName": "cache"}, "activeDeadlineSeconds": 3600, "ttlSecondsAfterFinished": 60}
     for kind, optional in {
+        "DatasetJob": {"maxBadRows": 5, "onBadRow": "Skip"},
         "TokenizerJob": {},
         "PretrainJob": {
             "tokenizer": {"uri": "pvc://models/a"},
@@ -886,6 +924,21 @@ FULL: dict[str, dict[str, Any]] = {
 THE_ONLY_VALUE = object()
 """Of a field that has one choice so far."""
 CHANGED: dict[str, dict[str, Any]] = {
+    "DatasetJob": COMMON
+    | {
+        "sources": [{"uri": "pvc://data/other"}],
+        "clean": {"presets": ["Web"]},
+        "filters": {"minCharacters": 5},
+        "deduplicate": {"exact": "None"},
+        "privacy": {"mask": ["Email"]},
+        "split": {"validationShare": 0.1},
+        "seed": 7,
+        "shardSize": "1GB",
+        "compression": "gzip",
+        "parallelism": {"processesPerNode": 3},
+        "onBadRow": "Fail",
+        "maxBadRows": 6,
+    },
     "TokenizerJob": COMMON
     | {
         "base": {"uri": "pvc://models/other"},

@@ -115,7 +115,41 @@ LOOP: dict[str, Any] = {
 }
 """Of every kind that trains."""
 
+OWN_RULE = {"clean.rules": [{"name": "one", "pattern": "山"}]}
 TABLES: dict[str, dict[str, Any]] = {
+    "DatasetJob": {
+        "sources[].name": "诗",
+        "sources[].format": "Text",
+        "sources[].columns.text": "other",
+        "sources[].columns.title": "other",
+        "sources[].encoding": "gb18030",
+        "sources[].maxDocuments": 3,
+        "sources[].maxBytes": 50,
+        "clean.presets": ["Advertisements"],
+        "clean.rules[].name": Case("two", OWN_RULE),
+        "clean.rules[].pattern": Case("水", OWN_RULE),
+        "clean.rules[].action": Case("DropLine", OWN_RULE),
+        "clean.rules[].replacement": Case("川", OWN_RULE),
+        "clean.normalize.width": "HalfLetters",
+        "clean.normalize.traditional": "ToSimplified",
+        "filters.minCharacters": 15,
+        "filters.maxCharacters": 15,
+        "filters.minChineseShare": 0.9,
+        "filters.maxSymbolShare": 0.1,
+        "filters.maxDuplicateLineShare": 0.1,
+        "filters.maxDuplicateNgramShare": 0.1,
+        "filters.blocklist": ["山"],
+        "deduplicate.exact": "None",
+        "privacy.mask": ["Email"],
+        "split.validationShare": 0.5,
+        "split.validationDocuments": 3,
+        "seed": Case(7, {"split.validationShare": 0.5}),
+        "shardSize": "0.0001MB",
+        "compression": "gzip",
+        "parallelism.processesPerNode": 3,
+        "onBadRow": Case("Fail", {"sources": [{"uri": "pvc://desk/bad.jsonl"}], "onBadRow": "Skip"}),
+        "maxBadRows": Case(2, {"sources": [{"uri": "pvc://desk/bad.jsonl"}], "onBadRow": "Skip"}),
+    },
     "TokenizerJob": {
         "dataset.train[].format": "Text",
         "dataset.train[].columns.text": "other",
@@ -311,6 +345,10 @@ TABLES["ChatDeployment"] |= {
 
 HELD = {"dataset.validation": [{"uri": "pvc://desk/held.jsonl"}]}
 SOURCES: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
+    "DatasetJob": {
+        "sources[]": ("raw.jsonl", {}),
+        "clean.rulesFile": ("rules.yaml", {"clean.rulesFile": {"uri": "pvc://desk/rules.yaml"}}),
+    },
     "TokenizerJob": {
         "base": ("sp", {}),
         "dataset.train[]": ("corpus", {}),
@@ -387,6 +425,7 @@ def of_sources(kind: str) -> dict[str, Case]:
 
 
 SPECS: dict[str, dict[str, Any]] = {
+    "DatasetJob": {"sources": [{"uri": "pvc://desk/raw.jsonl"}]},
     "TokenizerJob": {"base": {"uri": "pvc://desk/sp"}, "dataset": {"train": [{"uri": "pvc://desk/corpus"}]}},
     "PretrainJob": {
         "model": {"uri": "pvc://desk/base"},
@@ -432,6 +471,7 @@ def fields(kind: str) -> list[str]:
 
 
 REFUSED: dict[str, frozenset[str]] = {
+    "DatasetJob": frozenset({"sources[].encoding", "onBadRow", "maxBadRows"}),
     "PretrainJob": frozenset(
         {
             "parallelism.nodes",

@@ -22,6 +22,19 @@ PLACES = ("pvc://desk/", "pvc://other/")
 """Where the specs under test say that the inputs lie; the same files are in both claims."""
 
 
+RAW = [
+    ("白日依山尽，黄河入海流。\0", "登鹳雀楼"),
+    ("白日依山尽，黄河入海流。", "又一首"),
+    ("写信到 libai@example.com，編號 Ａ１。", "信"),
+    ("春眠不觉晓\n春眠不觉晓\n处处闻啼鸟", "春晓"),
+    ("关注我们的公众号\n夜来风雨声，花落知多少。", "广告"),
+    ("★★★★ ☆☆☆ hello", "符号"),
+    ("床前明月光，疑是地上霜。", "静夜思"),
+    ("离离原上草，一岁一枯荣。离离原上草，一岁一枯荣。", "草"),
+    ("举头望明月，低头思故乡。", "静夜思"),
+]
+
+
 class Reached(Exception):
     """What there was to see has been seen: the rest of the run is not needed."""
 
@@ -37,7 +50,7 @@ class Desk:
     @classmethod
     def laid_out(cls, folder: Path, sentencepiece: Path) -> Desk:
         """`base` and `other` (models), `adapter`, `rows.json`, `more.json`, `talks.json` (of several turns), `bad.jsonl` (three rows in it are no JSON), `corpus` and `held.jsonl` (text), `template.jinja`,
-        `questions.jsonl`, and `sp` (a bare tokenizer.model)."""
+        `questions.jsonl`, `raw.jsonl` (text with something for every rule and filter), `rules.yaml`, and `sp` (a bare tokenizer.model)."""
         import peft
         from transformers import AutoModelForCausalLM
 
@@ -75,6 +88,9 @@ class Desk:
             for number in range(6)
         ]
         (folder / "questions.jsonl").write_text("\n".join(questions), encoding="utf-8")
+        raw = [json.dumps({"text": text, "other": other}, ensure_ascii=False) for text, other in RAW]
+        (folder / "raw.jsonl").write_text("\n".join(raw), encoding="utf-8")
+        (folder / "rules.yaml").write_text("- {name: mine, pattern: 山}\n", encoding="utf-8")
         (folder / "tasks").mkdir()
         (folder / "sp").symlink_to(sentencepiece)
         return cls(folder)
@@ -107,6 +123,7 @@ class Desk:
             job=resource,
             run_id="run",
             cache=scratch / "cache",
+            cache_is_kept=True,
             inputs=self.inputs(resource),
             stop=SimpleNamespace(
                 interruptible=lambda *_: nullcontext(), check=nothing, requested=False, listening=nullcontext

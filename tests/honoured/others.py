@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,8 +11,26 @@ from typing import Any
 from unittest.mock import MagicMock, patch
 
 from tests.honoured.desk import Desk, Reached
-from workloads import evaluate, merge, quantize, tokenizer
+from workloads import dataset, evaluate, merge, quantize, tokenizer
 from workloads.evaluation import gates
+
+
+def dataset_run(job: Any, desk: Desk, scratch: Path) -> list[Any]:
+    """The corpus itself, with its report, and how many processes were to make it."""
+    from workloads.curation import make
+    from workloads.curation.crew import Crew
+
+    processes: list[int] = []
+
+    def crew(count: int) -> Crew:
+        processes.append(count)
+        return Crew(1)
+
+    shutil.rmtree(scratch, ignore_errors=True)
+    with patch.object(make, "Crew", crew):
+        dataset.run(job, desk.runtime(job, scratch))
+    files = sorted(path for path in (scratch / "out").rglob("*") if path.is_file())
+    return [processes, [(path.name, hashlib.sha256(path.read_bytes()).hexdigest()) for path in files]]
 
 
 def tokenizer_run(job: Any, desk: Desk, scratch: Path) -> list[Any]:

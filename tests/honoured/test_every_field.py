@@ -35,6 +35,7 @@ def observers(kind: str, desk: Desk, scratch: Path) -> Iterator[Observer]:
         yield from (lambda job: training.settings(job, desk), run(training.reached))
     else:
         runs = {
+            "DatasetJob": others.dataset_run,
             "TokenizerJob": others.tokenizer_run,
             "MergeJob": others.merge_run,
             "QuantizeJob": others.quantize_run,

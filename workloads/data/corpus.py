@@ -57,13 +57,15 @@ class CorpusFile:
     """Text, JSONL, CSV, Parquet or Arrow."""
     encoding: str = "Auto"
     column: str = "text"
+    field: str = "dataset.train[]"
+    """Where the spec says how it is read."""
     is_read_anew: bool = False
     """Whether versions that went by the last ending alone, and followed no links to folders, read it otherwise or not at all."""
 
     def encoding_used(self) -> str:
         """As Python calls it: told from the file for Auto. Raises DataError for what is no text."""
         if self.encoding == "Auto":
-            return encoding_of(self.path, open_bytes, "name dataset.train[].encoding, or remove the file")
+            return encoding_of(self.path, open_bytes, f"name {self.field}.encoding, or remove the file")
         return WIDER.get(self.encoding, self.encoding)
 
     def is_marked(self) -> bool:
@@ -166,7 +168,7 @@ def _described(source: CorpusSource, folder: Path, file: Path) -> CorpusFile:
     kind = source.format if source.format != "Auto" else ENDINGS[kind_of(file, ENDINGS) or ".txt"]
     by_name = source.format if source.format != "Auto" else ENDINGS.get(file.suffix.lower(), "Text")
     is_linked = folder.is_dir() and not is_below(str(file.parent), folder)
-    return CorpusFile(file, kind, source.encoding, source.columns.text, is_linked or kind != by_name)
+    return CorpusFile(file, kind, source.encoding, source.columns.text, is_read_anew=is_linked or kind != by_name)
 
 
 def _decoded(file: CorpusFile, tally: Tally) -> Iterator[str]:
@@ -192,7 +194,7 @@ def _decoded(file: CorpusFile, tally: Tally) -> Iterator[str]:
                 tally.note("undecodable characters left out", place, text.count(REPLACEMENT))
                 if damaged > DAMAGE_GRACE + characters * DAMAGE_LIMIT:
                     raise DataError(
-                        f"{place}: {damaged} of the first {characters} characters are not valid {encoding}: name dataset.train[].encoding, or mend the file"
+                        f"{place}: {damaged} of the first {characters} characters are not valid {encoding}: name {file.field}.encoding, or mend the file"
                     )
                 text = text.replace(REPLACEMENT, "")
             text = rest + text
@@ -221,14 +223,14 @@ def _read_text(file: CorpusFile, tally: Tally) -> Iterator[str]:
     yield END
 
 
-def _rows(file: CorpusFile, tally: Tally) -> Iterator[str]:
-    """Lines, each whole however long, without their ends."""
+def lines(file: CorpusFile, tally: Tally) -> Iterator[str]:
+    """Lines of a file of rows, each whole however long, without their ends."""
     parts: list[str] = []
     for block in _decoded(file, tally):
-        lines = block.split("\n")
-        lines[0] = "".join([*parts, lines[0]])
-        parts = [lines.pop()]
-        yield from lines
+        found = block.split("\n")
+        found[0] = "".join([*parts, found[0]])
+        parts = [found.pop()]
+        yield from found
     if parts and parts[0]:
         yield parts[0]
 
@@ -238,7 +240,7 @@ class _BadRow(Exception):
 
 
 def _read_jsonl(file: CorpusFile, tally: Tally) -> Iterator[str]:
-    for number, line in enumerate(_rows(file, tally), start=1):
+    for number, line in enumerate(lines(file, tally), start=1):
         if not line or line.isspace():
             continue
         where = f"{shown(file.path)}, row {number}"
@@ -279,13 +281,11 @@ def _without_surrogates(text: str, where: str, tally: Tally) -> str:
 def _read_csv(file: CorpusFile, tally: Tally) -> Iterator[str]:
     csv.field_size_limit(sys.maxsize)
     delimiter = "\t" if ending(file.path) == ".tsv" else ","
-    lines = _rows(file, tally)
-    head = next(lines, "")
+    rows = lines(file, tally)
+    head = next(rows, "")
     if said := SEPARATOR.fullmatch(head):
-        delimiter, head = said[1], next(lines, "")
-    reader = csv.reader(
-        (line + "\n" for line in chain([head] if head else [], lines)), delimiter=delimiter, strict=True
-    )
+        delimiter, head = said[1], next(rows, "")
+    reader = csv.reader((line + "\n" for line in chain([head] if head else [], rows)), delimiter=delimiter, strict=True)
     try:
         header = next(reader, None)
         if header is None:

@@ -69,17 +69,23 @@ def files_of(path: Path, part: str) -> Selection:
 # Files to records
 
 
-def open_records(path: Path, part: str) -> tuple[str, str, Iterator[tuple[int, Record]]]:
+def open_records(
+    path: Path, part: str, kind: str | None = None, encoding: str | None = None
+) -> tuple[str, str, Iterator[tuple[int, Record]]]:
     """What the numbers count (line or row), the encoding (of text), and the records with their numbers, from 1.
+
+    ``kind`` (an ending of ROWS) and ``encoding`` (Python's name) say how the file is read, where it is not to be looked at for that.
 
     Raises DataError and InputError, also while the records are read, with the file's name and the place.
     """
-    unit, encoding, records = _opened(path, part)
-    return unit, encoding, _damage_told(records, path, unit)
+    unit, used, records = _opened(path, part, kind, encoding)
+    return unit, used, _damage_told(records, path, unit)
 
 
-def _opened(path: Path, part: str) -> tuple[str, str, Iterator[tuple[int, Record]]]:
-    kind = kind_of(path, ROWS)
+def _opened(
+    path: Path, part: str, kind: str | None, encoding: str | None
+) -> tuple[str, str, Iterator[tuple[int, Record]]]:
+    kind = kind or kind_of(path, ROWS)
     if kind is None and not ending(path):
         kind = ".csv"
     if kind is None:
@@ -89,7 +95,7 @@ def _opened(path: Path, part: str) -> tuple[str, str, Iterator[tuple[int, Record
     if kind in COLUMNAR_ENDINGS:
         return "row", "", _columns(path)
     must_be_text(path)
-    encoding = encoding_of(path, open_bytes)
+    encoding = encoding or encoding_of(path, open_bytes)
     if kind == ".json" and _is_lines(path, encoding):
         kind = ".jsonl"
     if kind == ".json":

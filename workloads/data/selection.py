@@ -12,6 +12,7 @@ from typing import Any
 from alpaca_operator.api import contract
 from workloads.data.opening import REPACK, UNPACK, ending, foreign
 from workloads.errors import DataError, InputError
+from workloads.storage.contents import REPORT_FILE
 from workloads.storage.listing import listed
 from workloads.system.describe import shown, some
 from workloads.system.os_errors import unreadable
@@ -66,8 +67,9 @@ def select(path: Path, endings: Collection[str] | None, part: str | None) -> Sel
     chosen = Selection(path, [], {name: f"not read, {why}" for name, why in below.left_out.items()})
     files = _without_stale([path / name for name in below.files], chosen, part)
     reasons: dict[str, str] = {}
+    reports = {file.with_name(REPORT_FILE) for file in files if file.name == contract.ARTIFACT_FILE}
     for file in files:
-        if file.name in DESCRIPTIONS:
+        if file.name in DESCRIPTIONS or file in reports:
             chosen.leave_out(file, DESCRIBES)
         elif endings is None or ending(file) in endings:
             chosen.files.append(file)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from alpaca_operator.api import Resource
+from alpaca_operator.api.resource import Parallelism
 from workloads.errors import SpecError, WorkloadError
 from workloads.system.environment import Environment
 
@@ -19,7 +20,7 @@ def processes(job: Resource, environment: Environment) -> int:
     """How many train: as many as the spec says, or one for each GPU that the pod asks for, or, outside a pod, for each of those that this
     machine has."""
     parallelism = getattr(job.spec, "parallelism", None)
-    if parallelism is None:
+    if not isinstance(parallelism, Parallelism):
         return 1
     if parallelism.processes_per_node is not None:
         return int(parallelism.processes_per_node)

@@ -78,6 +78,8 @@ class Runtime:
         self.run_id = context.environment.run_id
         self.cache = context.environment.cache
         """A writable folder for tokenised data and downloads."""
+        self.cache_is_kept = context.environment.cache_is_kept
+        """Whether the next run finds what lies there."""
         self.inputs = context.inputs
         """Every source of the spec by its path there: ``model``, ``dataset.train[0]``, ``templateFile``."""
         self.stop = stop

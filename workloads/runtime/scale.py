@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from alpaca_operator.api import contract
-from alpaca_operator.api.resource import Job
+from alpaca_operator.api.resource import Job, Parallelism
 from workloads.errors import SpecError
 from workloads.runtime import gpus
 from workloads.storage.artifact import spec_digest
@@ -62,7 +62,7 @@ def of(job: Job, environment: Environment) -> Scale:
     """
     parallelism = getattr(job.spec, "parallelism", None)
     processes = gpus.processes(job, environment)
-    if parallelism is None:
+    if not isinstance(parallelism, Parallelism):
         return Scale(processes=processes, asked=processes)
     return Scale(_nodes(parallelism, environment), processes, int(parallelism.nodes) * processes)
 
@@ -72,7 +72,7 @@ def as_begun(scale: Scale, job: Job, inputs: Inputs, place: OutputPlace) -> Scal
 
     Raises SpecError where the processes that are there cannot share a step.
     """
-    if getattr(job.spec, "parallelism", None) is None:
+    if not isinstance(getattr(job.spec, "parallelism", None), Parallelism):
         return scale
     scale = replace(scale, asked=_asked(scale, job, inputs, place))
     _must_share_a_step(job, scale, place)

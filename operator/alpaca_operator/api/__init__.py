@@ -13,6 +13,7 @@ from alpaca_operator.api.resource import GROUP, PLURALS, VERSION, Resource
 
 if TYPE_CHECKING:
     from alpaca_operator.api.chat import ChatDeployment
+    from alpaca_operator.api.dataset import DatasetJob
     from alpaca_operator.api.evaluation import EvaluationJob
     from alpaca_operator.api.merge import MergeJob
     from alpaca_operator.api.pretrain import PretrainJob
@@ -43,6 +44,7 @@ class Kinds(Mapping[str, type[Resource]]):
 
 KINDS = Kinds(
     {
+        "DatasetJob": "dataset",
         "TokenizerJob": "tokenizer",
         "PretrainJob": "pretrain",
         "SFTJob": "sft",
@@ -60,6 +62,7 @@ __all__ = [
     "PLURALS",
     "VERSION",
     "ChatDeployment",
+    "DatasetJob",
     "EvaluationJob",
     "MergeJob",
     "PretrainJob",

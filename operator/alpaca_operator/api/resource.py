@@ -18,6 +18,7 @@ GROUP = "literary-alpaca.io"
 VERSION = "v1alpha1"
 API_VERSION = f"{GROUP}/{VERSION}"
 PLURALS = {
+    "DatasetJob": "datasetjobs",
     "TokenizerJob": "tokenizerjobs",
     "PretrainJob": "pretrainjobs",
     "SFTJob": "sftjobs",

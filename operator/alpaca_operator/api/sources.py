@@ -22,7 +22,7 @@ class SecretReference(Spec):
 class JobReference(Spec):
     """Another job in the same namespace (locally: in the same file), whose output is read once it is published."""
 
-    kind: Literal["TokenizerJob", "PretrainJob", "SFTJob", "MergeJob", "QuantizeJob", "EvaluationJob"]
+    kind: Literal["DatasetJob", "TokenizerJob", "PretrainJob", "SFTJob", "MergeJob", "QuantizeJob", "EvaluationJob"]
     """Its kind."""
     name: Name
     """Its name."""

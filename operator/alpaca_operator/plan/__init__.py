@@ -13,6 +13,7 @@ from alpaca_operator.plan.jobset import plan_nodes
 from alpaca_operator.settings import Settings
 
 PLANNERS: dict[str, Callable[[Any, Inputs, Settings], Plan]] = {
+    "DatasetJob": plan_one_pod,  # cleans text, on CPUs
     "TokenizerJob": plan_one_pod,  # trains a vocabulary, on CPUs
     "PretrainJob": plan_nodes,  # trains
     "SFTJob": plan_nodes,  # trains

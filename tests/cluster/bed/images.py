@@ -31,7 +31,7 @@ HOST_PYTHON = "/usr/bin/python3"
 """Where the base has its Python too: an environment made with another could not find it in a pod."""
 
 SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-EXTRAS = {"train": ("train",), "quantize": ("quantize", "serve"), "chat": ("chat",)}
+EXTRAS = {"train": ("train", "corpus"), "quantize": ("quantize", "serve"), "chat": ("chat",)}
 """What of pyproject.toml is in a linked environment; its Containerfile's last `uv sync` says the same, but for what only a GPU wants.
 GPTQModel is where it is needed: peft imports it wherever it is installed, which costs every training 9 s and 500 MB."""
 

@@ -1,0 +1,203 @@
+"""DatasetJob: raw text of many origins made into a corpus."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, StringConstraints
+
+from alpaca_operator.api.corpus import Encoding
+from alpaca_operator.api.model import ShardSize, ShortText, Spec
+from alpaca_operator.api.resource import JOB_COLUMNS, Job, JobSpec
+from alpaca_operator.api.rows import RowPolicy
+from alpaca_operator.api.rules import Rule
+from alpaca_operator.api.sources import Source
+
+RawFormat = Literal["Auto", "Text", "JSONL", "JSON", "CSV", "Parquet", "Arrow"]
+Preset = Literal["Characters", "Web", "Advertisements", "Scans"]
+Mask = Literal["PhoneNumber", "IDCard", "Email", "IPAddress"]
+SourceName = Annotated[str, StringConstraints(min_length=1, max_length=60, pattern=r"^[^\s/\\][^/\\\n]*$")]
+RuleName = Annotated[str, StringConstraints(min_length=1, max_length=60, pattern=r"^[A-Za-z][A-Za-z0-9-]*$")]
+Pattern = Annotated[str, StringConstraints(min_length=1, max_length=2048)]
+Word = Annotated[str, StringConstraints(min_length=1, max_length=253)]
+
+
+class RawColumns(Spec):
+    """The fields of a row."""
+
+    text: ShortText = "text"
+    """Column, or JSON key, that holds the text."""
+    title: ShortText | None = None
+    """Column, or JSON key, of a title: it becomes the first line of the document, unless the text begins with it."""
+
+
+class RawSource(Source):
+    """A file, or a folder of files (with its subfolders, linked ones too), of text as it came: .txt, JSON lines, JSON arrays, CSV, each also as
+    .gz or .zst, Parquet, Arrow. It is never changed."""
+
+    content: ClassVar = "Dataset"
+    accepts: ClassVar = frozenset({"Dataset"})
+
+    name: SourceName | None = None
+    """How the report and each document call it. Absent, it is the last part of the uri, or the name of the job that makes it."""
+    format: RawFormat = "Auto"
+    """How files are read. `Auto` goes by their endings, and looks into files that have none; files of another kind are left out, and named.
+    A named format reads every file of the folder so."""
+    columns: RawColumns = Field(default_factory=RawColumns)
+    """Where the text is in rows of JSON, CSV and Parquet, such as `{text: 内容}`."""
+    encoding: Encoding = "Auto"
+    """Encoding of text files, JSON and CSV. `Auto` tells it for each file from a sample; name it where that is wrong."""
+    max_documents: int | None = Field(None, ge=1, le=10_000_000_000)
+    """Read so many documents at most, the first of the files by name. A source with a bound is read by one process."""
+    max_bytes: int | None = Field(None, ge=1, le=1_000_000_000_000_000)
+    """Read documents until their text has so many bytes (in UTF-8); the document that passes the bound is the last."""
+
+
+class CleaningRule(Spec):
+    """A regular expression, and what is done to text that it finds."""
+
+    name: RuleName
+    """How counts and examples call it."""
+    pattern: Pattern
+    """A regular expression as Python's `re` reads it; `^` and `$` are the ends of a line."""
+    action: Literal["Replace", "DropLine", "DropDocument"] = "Replace"
+    """`Replace` puts `replacement` in the place of each match, `DropLine` leaves out lines that have one, `DropDocument` documents."""
+    replacement: Word | None = None
+    """With `Replace`: what a match becomes, with `\\1` for its first group; absent removes the match."""
+
+    rules: ClassVar = (
+        Rule(
+            cel="!has(self.replacement) || self.action == 'Replace'",
+            holds=lambda rule: rule.replacement is None or rule.action == "Replace",
+            message="replacement is only read with action Replace: remove one of them",
+        ),
+    )
+
+
+class Normalization(Spec):
+    """One way to write a character."""
+
+    width: Literal["Keep", "HalfLetters"] = "Keep"
+    """`HalfLetters` writes full-width Latin letters and digits (Ａ１) in half width, and leaves Chinese punctuation as it is."""
+    traditional: Literal["Keep", "ToSimplified", "ToTraditional"] = "Keep"
+    """Traditional characters to simplified ones, or the other way, by OpenCC's dictionaries."""
+
+
+class Cleaning(Spec):
+    """What is mended or taken out of documents. Rules work in the order: width and script, presets, `rulesFile`, `rules`."""
+
+    presets: list[Preset] = Field(["Characters"], max_length=8)
+    """Named sets of rules. `Characters` mends what is no text (control and zero-width characters, line ends, runs of spaces and empty lines).
+    The others take text out: `Web` rests of markup and navigation, `Advertisements` lines that advertise or ask to share, `Scans` page
+    numbers and debris of character recognition, and joins lines that the page had broken."""
+    rules_file: Source | None = None
+    """More rules, as a YAML file: a list of entries with `name`, `sentence`, `pattern`, `action`, `replacement`, and `examples`
+    (`[{before, after}]`), which are tried before anything is read."""
+    rules_: list[CleaningRule] = Field(default_factory=list, max_length=64, alias="rules")
+    """Rules of your own."""
+    normalize: Normalization = Field(default_factory=Normalization)
+    """Width and script of characters."""
+
+
+class Filters(Spec):
+    """Documents that are left out, measured after cleaning. A filter that is absent leaves none out."""
+
+    min_characters: int | None = Field(None, ge=1, le=1_000_000_000)
+    """Fewest characters."""
+    max_characters: int | None = Field(None, ge=1, le=1_000_000_000)
+    """Most characters."""
+    min_chinese_share: float | None = Field(None, gt=0, le=1)
+    """Least share of Chinese characters among those that are no space."""
+    max_symbol_share: float | None = Field(None, ge=0, lt=1)
+    """Largest share of characters that are neither letters (of any script), digits, spaces nor punctuation."""
+    max_duplicate_line_share: float | None = Field(None, ge=0, lt=1)
+    """Largest share of the characters that stand in lines which repeat an earlier line of the document."""
+    max_duplicate_ngram_share: float | None = Field(None, ge=0, lt=1)
+    """Largest share of the runs of ten characters that repeat an earlier run of the document."""
+    blocklist: list[Word] = Field(default_factory=list, max_length=1024)
+    """Words; a document that holds one of them is left out."""
+
+
+class Deduplication(Spec):
+    """Documents that say what another one says. Of equal ones that of the source named first stays."""
+
+    exact: Literal["Document", "None"] = "Document"
+    """`Document` leaves out documents that are equal to another after cleaning, spaces and line ends aside."""
+
+
+class Privacy(Spec):
+    """What tells of persons."""
+
+    mask: list[Mask] = Field(default_factory=list, max_length=4)
+    """Kinds of numbers and addresses that are written as `[电话]`, `[身份证]`, `[邮箱]`, `[IP]`. None unless asked for."""
+
+
+class Split(Spec):
+    """Documents that are set aside for validation, drawn by `seed` after duplicates are out, whole ones."""
+
+    validation_share: float | None = Field(None, gt=0, lt=1)
+    """Share of the documents; one at least."""
+    validation_documents: int | None = Field(None, ge=1, le=100_000_000)
+    """Their number; half of all at most."""
+
+    rules: ClassVar = (
+        Rule(
+            cel="!has(self.validationShare) || !has(self.validationDocuments)",
+            holds=lambda split: split.validation_share is None or split.validation_documents is None,
+            message="validationShare and validationDocuments both say how much is set aside: remove one",
+        ),
+    )
+
+
+class CorpusParallelism(Spec):
+    """How many processes work at once. The result is the same, byte for byte, whatever their number."""
+
+    processes_per_node: int | None = Field(None, ge=1, le=256)
+    """Processes in the pod. Absent, there is one for each processor that it may use. Each needs up to 2 GB of memory."""
+
+    non_semantic: ClassVar = frozenset({"processes_per_node"})
+
+
+class DatasetSpec(RowPolicy, JobSpec):
+    """What to read, what to take out, and where the corpus goes."""
+
+    sources: list[RawSource] = Field(min_length=1, max_length=64)
+    """Text as it came."""
+    clean: Cleaning = Field(default_factory=Cleaning)
+    """What is mended or taken out of documents."""
+    filters: Filters = Field(default_factory=Filters)
+    """Documents that are left out."""
+    deduplicate: Deduplication = Field(default_factory=Deduplication)
+    """Documents that say what another one says."""
+    privacy: Privacy = Field(default_factory=Privacy)
+    """What tells of persons."""
+    split: Split = Field(default_factory=Split)
+    """What is set aside for validation: the folder `validation` of the output, which a PretrainJob reads that names this job in
+    `dataset.validation`."""
+    seed: int = Field(42, ge=0, le=2**31 - 1)
+    """Draws what is set aside, and the examples of the report."""
+    shard_size: ShardSize = "256MB"
+    """Size, before compression, at which a file of the output is full."""
+    compression: Literal["zstd", "gzip", "None"] = "zstd"
+    """How files of the output are packed; each reader of ours opens all three."""
+    parallelism: CorpusParallelism = Field(default_factory=CorpusParallelism)
+    """How many processes work at once."""
+
+    non_semantic: ClassVar = JobSpec.non_semantic | {"parallelism"}
+
+
+class DatasetJob(Job):
+    """Cleans, filters and de-duplicates raw text into a corpus, and reports what became of every document."""
+
+    short_names: ClassVar = ("dataj",)
+    columns: ClassVar = (
+        *(column for column in JOB_COLUMNS if column["name"] not in ("Loss", "Model", "From", "Nodes")),
+        {"name": "Kept", "type": "number", "jsonPath": ".status.metrics.documentsKept"},
+        {"name": "Duplicates", "type": "number", "jsonPath": ".status.metrics.duplicates"},
+    )
+    workload: ClassVar = "dataset"
+    yields: ClassVar = "Dataset"
+    name_limit: ClassVar = 46
+
+    kind: Literal["DatasetJob"] = "DatasetJob"
+    spec: DatasetSpec

@@ -1,0 +1,122 @@
+"""Which files are read, how each is, and how they are dealt out."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from alpaca_operator.api.dataset import RawSource
+from workloads.curation import reading, shares
+from workloads.curation.reading import Raw
+from workloads.curation.shares import RawFile
+from workloads.data.corpus import Tally
+from workloads.errors import DataError, SpecError
+
+
+def source(**given: Any) -> RawSource:
+    return RawSource.model_validate({"uri": "pvc://data/raw", **given})
+
+
+def read(path: Path, **given: Any) -> list[Any]:
+    """Every document of a file or folder, with the names of its files."""
+    files, _ = shares.files_of(0, source(**given), path)
+    tally = Tally()
+    found: list[Any] = []
+    for file in files:
+        for item in reading.documents(file, source(**given), tally):
+            found.append((file.name, item.place, item.text) if isinstance(item, Raw) else (file.name, *item))
+    return found
+
+
+def row(**values: Any) -> str:
+    return json.dumps(values, ensure_ascii=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "given", "found"),
+    [
+        pytest.param("a.txt", "白日\r\n依山尽".encode("gbk") * 9, {}, [("part 1", "白日\n依山尽" * 9)], id="text in another encoding"),
+        pytest.param("wiki_00", row(text="白日").encode(), {}, [("line 1", "白日")], id="JSON lines without an ending"),
+        pytest.param("a.jsonl", b'\n{"text": "a"}\n\n"b"\n', {}, [("line 2", "a"), ("line 4", "b")], id="lines that are texts"),
+        pytest.param("a.jsonl.gz", gzip.compress(row(text="白日").encode()), {}, [("line 1", "白日")], id="packed lines"),
+        pytest.param("a.json", f"[{row(text='一')},\n{row(text='二')}]".encode(), {}, [("row 1", "一"), ("row 2", "二")], id="an array"),
+        pytest.param("a.csv", "内容,题\n白日,登楼\n".encode("utf-8-sig"), {"columns": {"text": "内容", "title": "题"}, "encoding": "utf-8"},
+                     [("line 2", "登楼\n白日")], id="a table with a byte order mark, in an encoding that is named"),
+        pytest.param("a.tsv", "text\tb\n白,日\t1\n".encode(), {"format": "CSV"}, [("line 2", "白,日")], id="a table with tabs, named"),
+        pytest.param("a.jsonl", row(text="登楼 白日", title="登楼").encode(), {"columns": {"title": "title"}}, [("line 1", "登楼 白日")],
+                     id="a title that the text begins with"),
+        pytest.param("a.jsonl", b'{"text": "\\ud83d\xe5\xb1\xb1"}', {}, [("line 1", "山")], id="half a character"),
+        pytest.param("a.jsonl", b'{"text": null}', {}, [("line 1", "")], id="a text that is null is empty"),
+        pytest.param("a.jsonl", b'{"content": "a"}', {}, [("line 1", "no 'text'; it has 'content': set columns.text to one of them")], id="no such column"),
+        pytest.param("a.jsonl", b'{"text": 5}', {}, [("line 1", "'text' is a int, not text")], id="a number"),
+        pytest.param("a.jsonl", b"[1]", {}, [("line 1", "a list where an object with 'text' is looked for")], id="a list"),
+    ],
+)  # fmt: skip
+def test_documents_of_a_file(tmp_path: Path, name: str, content: bytes, given: Any, found: list[Any]) -> None:
+    (tmp_path / name).write_bytes(content)
+    assert read(tmp_path, **given) == [(name, *each) for each in found]
+
+
+def test_a_long_text_becomes_several_documents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "LONGEST", 10)
+    (tmp_path / "a.jsonl").write_text(row(text="一二三四五\n六七八九十\n" + "山" * 12), encoding="utf-8")
+    parts = read(tmp_path)
+    assert [text for _, _, text in parts] == ["一二三四五\n", "六七八九十\n", "山" * 10, "山" * 2]
+    assert parts[0][1] == "line 1, part 1"
+
+
+def test_what_is_not_read_is_named(tmp_path: Path) -> None:
+    for name, content in {"a.txt": b"a", "b.docx": b"PK\x03\x04", "c.md": b"text", ".d.txt": b"hidden"}.items():
+        (tmp_path / name).write_bytes(content)
+    files, told = shares.files_of(0, source(), tmp_path)
+    assert [file.name for file in files] == ["a.txt"]
+    assert any("b.docx" in line and "ZIP" in line for line in told)
+    assert any("c.md" in line for line in told)
+    assert any(".d.txt" in line for line in told)
+
+
+def test_the_report_of_another_corpus_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "a.jsonl").write_text(row(text="a"), encoding="utf-8")
+    for name in ("artifact.json", "report.json"):
+        (tmp_path / name).write_text("{}", encoding="utf-8")
+    assert read(tmp_path) == [("train/a.jsonl", "line 1", "a")]
+
+
+def test_a_folder_with_nothing_to_read_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.zip").write_bytes(b"PK\x03\x04")
+    with pytest.raises(DataError, match="no file in it that is read"):
+        shares.files_of(0, source(), tmp_path)
+
+
+def files(*sizes: int, source: int = 0) -> list[RawFile]:
+    return [RawFile(source, Path(f"{number}"), f"{number}", "Text", size) for number, size in enumerate(sizes)]
+
+
+def test_shares_are_filled_with_neighbours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shares, "SHARE_BYTES", 10)
+    dealt = shares.deal(files(4, 4, 4, 20, 1), [source()])
+    assert [[file.size for file in share] for share in dealt] == [[4, 4, 4], [20], [1]]
+
+
+def test_there_are_not_more_shares_than_are_useful(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shares, "SHARE_BYTES", 1)
+    assert len(shares.deal(files(*[5] * 1000), [source()])) <= shares.MOST_SHARES
+
+
+def test_a_source_with_a_bound_is_one_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shares, "SHARE_BYTES", 10)
+    every = [*files(20), *files(20, 20, source=1), *files(1, source=2)]
+    dealt = shares.deal(every, [source(), source(maxDocuments=5), source()])
+    assert [[file.source for file in share] for share in dealt] == [[0], [1, 1], [2]]
+
+
+def test_sources_are_called_by_their_places() -> None:
+    given = [source(), source(name="诗"), source(), source(uri=None, **{"from": {"kind": "DatasetJob", "name": "old"}})]
+    assert [origin.name for origin in shares.origins(given)] == ["raw", "诗", "raw-2", "old"]
+    with pytest.raises(SpecError, match=r"sources\[1\].name: a is taken"):
+        shares.origins([source(name="a"), source(name="a")])

@@ -1,0 +1,99 @@
+"""Which documents are set aside for validation: those whose numbers are the smallest, drawn by the seed, after duplicates are out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datatrove.pipeline.base import PipelineStep
+
+from alpaca_operator.api.dataset import Split
+from workloads.curation.steps import HASHES, number_of
+from workloads.system import atomic
+
+CHOICE = "choice.json"
+MASK = (1 << 64) - 1
+Numbers = np.ndarray[Any, np.dtype[np.uint64]]
+
+
+def draw(numbers: Numbers, seed: int) -> Numbers:
+    """Another number for each, under each seed (the last steps of splitmix64): equal texts get equal ones."""
+    with np.errstate(over="ignore"):
+        mixed = numbers + np.uint64(seed + 1) * np.uint64(0x9E3779B97F4A7C15)
+        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return np.asarray(mixed ^ (mixed >> np.uint64(31)), dtype=np.uint64)
+
+
+def draw_one(number: int, seed: int) -> int:
+    """The same for a single number, which numpy takes ten times as long for."""
+    mixed = (number + (seed + 1) * 0x9E3779B97F4A7C15) & MASK
+    mixed = (mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9 & MASK
+    mixed = (mixed ^ (mixed >> 27)) * 0x94D049BB133111EB & MASK
+    return mixed ^ (mixed >> 31)
+
+
+class Removed:
+    """What the comparisons leave out of a share, by the number of the document."""
+
+    def __init__(self, exact: Path | None, near: Path | None = None) -> None:
+        self._exact, self._near = exact, near
+
+    def kept(self, rank: int, count: int) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        """Which of the ``count`` documents of a share stay."""
+        stays = np.ones(count, dtype=bool)
+        if self._exact is not None:
+            for file in sorted(self._exact.glob(f"*/{rank:05d}.c4_dup")):
+                stays[np.fromfile(file, dtype="<u4")] = False
+        if self._near is not None and (file := self._near / f"{rank:06d}.remove").is_file():
+            left = np.flatnonzero(stays)  # the second comparison counts what the first had left
+            stays[left[np.fromfile(file, dtype="<u4")]] = False
+        return stays
+
+
+class Choose(PipelineStep):
+    """One share over all: finds the number up to which documents are for validation."""
+
+    type = "Corpus"
+    name = "choose"
+
+    def __init__(self, cleaned: Path, folder: Path, removed: Removed, split: Split, seed: int, shares: int) -> None:
+        super().__init__()
+        self.cleaned, self.folder, self.removed = cleaned, folder, removed
+        self.split, self.seed, self.shares = split, seed, shares
+
+    def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> None:
+        kept = sum(len(self._numbers(share)) for share in range(self.shares))
+        wanted = self._wanted(kept)
+        smallest: Numbers = np.empty(0, dtype=np.uint64)
+        for share in range(self.shares if wanted else 0):
+            smallest = np.concatenate([smallest, draw(self._numbers(share), self.seed)])
+            if len(smallest) > wanted:
+                smallest = np.partition(smallest, wanted - 1)[:wanted]
+        limit = int(smallest.max()) if wanted else None
+        text = json.dumps({"documents": kept, "validation": wanted, "limit": limit})
+        atomic.write_text(self.folder / CHOICE, text)
+
+    def _numbers(self, share: int) -> Numbers:
+        numbers = np.load(self.cleaned / HASHES / f"{share:05d}.npy")
+        return np.asarray(numbers[self.removed.kept(share, len(numbers))], dtype=np.uint64)
+
+    def _wanted(self, kept: int) -> int:
+        """Documents to set aside. One at least, where there are two, and half of them at most."""
+        asked = self.split.validation_documents
+        if self.split.validation_share is not None:
+            asked = max(1, round(self.split.validation_share * kept))
+        return 0 if asked is None else min(asked, kept // 2)
+
+
+class Chooser:
+    """Tells of a text whether it is for validation."""
+
+    def __init__(self, file: Path, seed: int) -> None:
+        self._limit = json.loads(file.read_text(encoding="utf-8"))["limit"]
+        self._seed = seed
+
+    def is_validation(self, text: str) -> bool:
+        return self._limit is not None and draw_one(number_of(text), self._seed) <= self._limit

@@ -1,0 +1,79 @@
+"""One document through all rules, in their order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, Protocol
+
+from alpaca_operator.api.dataset import DatasetSpec
+from workloads.curation import rules
+
+HALF_LETTERS = {
+    full: full - 0xFEE0
+    for first, last in ((0xFF10, 0xFF19), (0xFF21, 0xFF3A), (0xFF41, 0xFF5A))
+    for full in range(first, last + 1)
+}
+"""Full-width digits and Latin letters. Punctuation is not among them: in Chinese it is full-width for good."""
+SCRIPTS = {"ToSimplified": "t2s", "ToTraditional": "s2t"}
+"""OpenCC's names."""
+
+
+class Rule(Protocol):
+    """What may be done to a document."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def sentence(self) -> str: ...
+    def apply(self, text: str) -> str | None:
+        """What becomes of a text; None where the document is left out."""
+
+
+class Width:
+    """Letters and digits in half width."""
+
+    name = "half-width-letters"
+    sentence = "Full-width Latin letters and digits are written in half width."
+
+    def apply(self, text: str) -> str:
+        return text.translate(HALF_LETTERS)
+
+
+class Script:
+    """Traditional characters to simplified ones, or the other way."""
+
+    def __init__(self, wanted: str) -> None:
+        self._configuration = SCRIPTS[wanted]
+        self.name = "to-simplified" if wanted == "ToSimplified" else "to-traditional"
+        self.sentence = (
+            f"Characters are written {self.name.replace('-', ' ')} by OpenCC's dictionaries ({self._configuration})."
+        )
+
+    def apply(self, text: str) -> str:
+        return str(_converter(self._configuration).convert(text))
+
+
+@cache
+def _converter(configuration: str) -> Any:
+    import opencc
+
+    return opencc.OpenCC(configuration)
+
+
+def all_rules(spec: DatasetSpec, inputs: Mapping[str, Any]) -> list[Rule]:
+    """Everything that is done to a document. Raises SpecError for a rule that cannot be used."""
+    clean = spec.clean
+    found: list[Rule] = []
+    if clean.normalize.width == "HalfLetters":
+        found.append(Width())
+    if clean.normalize.traditional != "Keep":
+        found.append(Script(clean.normalize.traditional))
+    named = [rule for name in dict.fromkeys(clean.presets) for rule in rules.preset(name)]
+    if clean.rules_file is not None:
+        named += rules.load(Path(inputs["clean.rulesFile"].path), "spec.clean.rulesFile")
+    named += rules.given(clean.rules_)
+    named += rules.masks(spec.privacy.mask)
+    rules.must_differ(named)
+    return [*found, *named]

@@ -1,0 +1,83 @@
+"""The stages of a corpus made one after the other, by as many processes as may work; what is there already is found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from alpaca_operator.api.dataset import DatasetJob
+from workloads.curation import reading, stages, steps
+from workloads.curation.crew import Crew
+from workloads.curation.executor import Stage
+from workloads.curation.ledger import READ
+from workloads.curation.result import Corpus
+from workloads.curation.stages import Work
+from workloads.runtime.runtime import Runtime
+from workloads.system import atomic, cgroup
+
+HOME = "curation"
+
+
+def home(runtime: Runtime) -> Path:
+    """Where stages are kept: the cache, where it outlives this run; else beside the output, until that is published."""
+    return runtime.cache / HOME if runtime.cache_is_kept else runtime.checkpoints.own.parent / HOME
+
+
+def corpus(work: Work, runtime: Runtime) -> Corpus:
+    """Everything up to the files of the output. Raises what reading raises, and Interrupted after the shares at hand are lost: what was
+    complete is gone on from."""
+    job = runtime.job
+    assert isinstance(job, DatasetJob)
+    processes = job.spec.parallelism.processes_per_node or cgroup.cores()
+    maker = _Maker(work, runtime, processes)
+    with (
+        runtime.stop.interruptible("stopped: run again to go on after the shares that are complete"),
+        Crew(processes) as crew,
+    ):
+        read = stages.reading(work)
+        maker.make("Reading", read, crew)
+        found = steps.ledgers(read.folder, read.tasks)
+        reading.must_fit(steps.bad_rows_of(found), work.bad_rows)
+        maker.documents = found.total(READ).documents - found.total("dropped").documents
+        exact = stages.exact(work, read)
+        if exact is not None:
+            maker.make("Comparing", exact, crew)
+        choosing = stages.choosing(work, read, exact)
+        maker.make("Choosing", choosing, crew)
+        written = stages.writing(work, read, exact, choosing)
+        maker.make("Writing", written, crew)
+    found.merge(steps.ledgers(written.folder, written.tasks))
+    return Corpus(work, found, written.folder)
+
+
+class _Maker:
+    """Makes stages, and tells how far they are."""
+
+    def __init__(self, work: Work, runtime: Runtime, processes: int) -> None:
+        self._work, self._runtime, self._processes = work, runtime, processes
+        self.documents: int | None = None
+        """That a stage goes over, once known."""
+
+    def make(self, name: str, stage: Stage, crew: Crew) -> None:
+        progress = self._runtime.progress
+        progress.update(stage=name, step=0, total_steps=self.documents)
+        stage.folder.mkdir(parents=True, exist_ok=True)
+        done = 0
+
+        def tell(documents: int) -> None:
+            nonlocal done
+            done += documents
+            progress.update(step=done)
+
+        with atomic.file_lock(stage.folder, progress.heartbeat):
+            todo = stage.missing(progress.log)
+            if len(todo) < stage.tasks:
+                progress.log(
+                    f"{stage.name}: found {stage.tasks - len(todo)} of {stage.tasks} shares made in {stage.folder}"
+                )
+            if todo:
+                helpers = min(self._processes, len(todo))
+                progress.log(
+                    f"{stage.name}: {len(todo)} shares in {helpers} {'process' if helpers == 1 else 'processes'}"
+                )
+                crew.make(stage, todo, tell, self._runtime.stop.check)
+        progress.update(step=self.documents or done, total_steps=self.documents or done)

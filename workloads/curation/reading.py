@@ -1,0 +1,163 @@
+"""From a file to its documents: text with the place where it stands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from alpaca_operator.api.dataset import RawSource
+from workloads.curation.shares import RawFile
+from workloads.data import corpus, json_text
+from workloads.data.corpus import CorpusFile, Tally
+from workloads.data.encodings import REPLACEMENT, WIDER
+from workloads.data.files import Unusable, open_records
+from workloads.data.opening import ending
+from workloads.errors import DataError
+from workloads.system.describe import shown, some
+
+LONGEST = 4 << 20
+"""Characters of a document. What is longer is several: rules and comparisons hold all of a document in memory."""
+
+
+@dataclass(frozen=True)
+class Raw:
+    """A document as its file has it."""
+
+    place: str
+    """Where in its file: `line 3`."""
+    text: str
+
+
+Item = Raw | tuple[str, str]
+"""A document; or the place of a row that cannot be used, and why."""
+
+
+def documents(file: RawFile, source: RawSource, tally: Tally) -> Iterator[Item]:
+    """The documents of a file. What was mended is counted in ``tally``.
+
+    Raises DataError and InputError, with file and place, for a file that cannot be read.
+    """
+    items = _texts(file, source, tally) if file.kind == "Text" else _rows(file, source, tally)
+    for item in items:
+        if isinstance(item, tuple):
+            yield item
+            continue
+        text = _encodable(item, file, tally)
+        if len(text) <= LONGEST:
+            yield Raw(item.place, text)
+            continue
+        tally.note(
+            "documents were longer than 4,194,304 characters and became several", f"{shown(file.path)}, {item.place}"
+        )
+        for number, part in enumerate(_parts(text), start=1):
+            yield Raw(f"{item.place}, part {number}", part)
+
+
+def _texts(file: RawFile, source: RawSource, tally: Tally) -> Iterator[Item]:
+    """A text file is one document."""
+    parts: list[str] = []
+    size = number = 0
+    for block in corpus.documents([CorpusFile(file.path, "Text", source.encoding, field=file.field)], tally):
+        parts.append(block)
+        size += len(block)
+        if size >= LONGEST or (block == corpus.END and size):
+            number += 1
+            yield Raw(f"part {number}", "".join(parts))
+            parts, size = [], 0
+
+
+def _rows(file: RawFile, source: RawSource, tally: Tally) -> Iterator[Item]:
+    for place, record in _records(file, source, tally):
+        if isinstance(record, Unusable):
+            yield place, record.reason
+            continue
+        text = _text_of(record, source)
+        yield (place, text.reason) if isinstance(text, Unusable) else Raw(place, text)
+
+
+def _records(file: RawFile, source: RawSource, tally: Tally) -> Iterator[tuple[str, Any]]:
+    """Each row with its place. JSON lines bear damaged bytes, as text does; of other formats nobody knows what they would have said."""
+    if file.kind == "JSONL":
+        rows = CorpusFile(file.path, "JSONL", source.encoding, field=file.field)
+        for number, line in enumerate(corpus.lines(rows, tally), start=1):
+            if line and not line.isspace():
+                yield f"line {number}", _parsed(line)
+        return
+    kind = ".tsv" if file.kind == "CSV" and ending(file.path) == ".tsv" else FORMATS[file.kind]
+    unit, _, numbered = open_records(file.path, "train", kind, ENCODINGS.get(source.encoding, source.encoding))
+    for number, record in numbered:
+        yield f"{unit} {number}", record
+
+
+FORMATS = {"JSON": ".json", "CSV": ".csv", "Parquet": ".parquet", "Arrow": ".arrow"}
+"""The ending that stands for a format."""
+ENCODINGS = {"Auto": None, "utf-8": "utf-8-sig", **WIDER}
+"""What a file is opened as, where that is not what the spec calls it: a byte order mark may stand before UTF-8."""
+
+
+def _parsed(line: str) -> Any:
+    try:
+        return json_text.loads(line)
+    except (ValueError, RecursionError) as error:
+        return Unusable(f"not JSON ({' '.join(str(error).split())[:200]}): mend or remove this line")
+
+
+def _text_of(record: Any, source: RawSource) -> str | Unusable:
+    """What a row says. A row that is nothing but a text is that text."""
+    if isinstance(record, str):
+        return record
+    columns = source.columns
+    if not isinstance(record, dict):
+        return Unusable(f"a {type(record).__name__} where an object with {columns.text!r} is looked for")
+    if columns.text not in record:
+        return Unusable(
+            f"no {columns.text!r}; it has {some([repr(name) for name in record], 12)}: set columns.text to one of them"
+        )
+    text = record[columns.text]
+    title = record.get(columns.title) if columns.title is not None else None
+    if text is None:
+        text = ""
+    if not isinstance(text, str):
+        return Unusable(f"{columns.text!r} is a {type(text).__name__}, not text")
+    if title is not None and not isinstance(title, str):
+        return Unusable(f"{columns.title!r} is a {type(title).__name__}, not text")
+    return with_title(title or "", text)
+
+
+def with_title(title: str, text: str) -> str:
+    """A title is the first line, unless it is that already."""
+    title = title.strip()
+    return text if not title or text.lstrip().startswith(title) else f"{title}\n{text}"
+
+
+def _encodable(raw: Raw, file: RawFile, tally: Tally) -> str:
+    r"""JSON can hold half a character (``\ud83d``), which no encoding can write."""
+    if raw.text.isascii():
+        return raw.text
+    try:
+        raw.text.encode()
+    except UnicodeEncodeError:
+        whole = raw.text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        tally.note("undecodable characters left out", f"{shown(file.path)}, {raw.place}", whole.count(REPLACEMENT))
+        return whole.replace(REPLACEMENT, "")
+    return raw.text
+
+
+def _parts(text: str) -> Iterator[str]:
+    """A text in pieces, cut at the ends of lines where it has them."""
+    start = 0
+    while len(text) - start > LONGEST:
+        cut = text.rfind("\n", start, start + LONGEST) + 1
+        end = cut if cut > start else start + LONGEST
+        yield text[start:end]
+        start = end
+    yield text[start:]
+
+
+def must_fit(found: int, limit: int) -> None:
+    """Raises DataError where more rows cannot be used than may be passed over."""
+    if found > limit:
+        raise DataError(
+            f"{found:,} rows cannot be used, and maxBadRows is {limit:,}: raise it, or mend the files that the log names"
+        )

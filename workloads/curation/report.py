@@ -1,0 +1,113 @@
+"""The report on a corpus: report.json, whose numbers add up, and a card of the data set."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from alpaca_operator.api.dataset import DatasetJob
+from workloads.curation.ledger import KEPT, READ, VALIDATION, Amount, Ledger
+from workloads.curation.result import Corpus
+from workloads.storage.contents import REPORT_FILE
+from workloads.system.markdown import front_matter, table
+
+CARD = "README.md"
+
+
+def write(job: DatasetJob, corpus: Corpus, folder: Path) -> None:
+    """Both files. Neither holds a time or a place of this machine: equal corpora have equal reports."""
+    text = json.dumps(as_dict(corpus), ensure_ascii=False, indent=2) + "\n"
+    (folder / REPORT_FILE).write_text(text, encoding="utf-8")
+    (folder / CARD).write_text(card(job, corpus), encoding="utf-8")
+
+
+def as_dict(corpus: Corpus) -> dict[str, Any]:
+    """Of each source: read = train + validation + dropped by each reason, in documents; and in characters and bytes with what rules took out."""
+    ledger = corpus.ledger
+    return {
+        "total": {"read": corpus.read.as_dict(), "kept": corpus.kept.as_dict()},
+        "sources": {origin.name: _of_source(ledger, origin.name) for origin in corpus.work.origins},
+        "dropped": {
+            reason: {**amount.as_dict(), "examples": _examples(ledger, "dropped", reason)}
+            for reason, amount in corpus.dropped().items()
+        },
+        "changed": {
+            rule: {
+                "sentence": _sentence(corpus, rule),
+                "documents": amount.documents,
+                "charactersRemoved": amount.characters,
+                "bytesRemoved": amount.bytes,
+                "examples": _examples(ledger, "changed", rule),
+            }
+            for rule, amount in corpus.changed().items()
+        },
+        "notes": [
+            {"what": sentence, "count": count, "first": Path(where).name}
+            for sentence, (count, where) in ledger.notes.items()
+        ],
+    }
+
+
+def _of_source(ledger: Ledger, name: str) -> dict[str, Any]:
+    def amount(what: str) -> dict[str, int]:
+        return ledger.amounts.get((name, what, ""), Amount()).as_dict()
+
+    def reasons(what: str) -> dict[str, dict[str, int]]:
+        return {
+            reason: found.as_dict()
+            for (source, happened, reason), found in sorted(ledger.amounts.items())
+            if source == name and happened == what
+        }
+
+    return {
+        "read": amount(READ),
+        "train": amount(KEPT),
+        "validation": amount(VALIDATION),
+        "dropped": reasons("dropped"),
+        "removedByRules": reasons("changed"),
+    }
+
+
+def _examples(ledger: Ledger, what: str, reason: str) -> list[dict[str, str]]:
+    return [example for _, example in ledger.samples.get((what, reason), [])]
+
+
+def _sentence(corpus: Corpus, name: str) -> str:
+    return next((rule.sentence for rule in corpus.work.rules if rule.name == name), "")
+
+
+def card(job: DatasetJob, corpus: Corpus) -> str:
+    """What is in the folder, for whoever finds it: on a hub, or on a volume years later."""
+    ledger = corpus.ledger
+    header = {"language": ["zh"], "task_categories": ["text-generation"], "tags": ["literary-alpaca"]}
+    rows = [
+        [
+            origin.name,
+            f"{ledger.amounts[origin.name, READ, ''].documents:,}",
+            f"{ledger.amounts[origin.name, KEPT, ''].documents:,}",
+            f"{ledger.amounts[origin.name, VALIDATION, ''].documents:,}",
+            f"{ledger.amounts[origin.name, KEPT, ''].characters:,}",
+        ]
+        for origin in corpus.work.origins
+    ]
+    dropped = [
+        [reason, f"{amount.documents:,}", f"{amount.characters:,}"] for reason, amount in corpus.dropped().items()
+    ]
+    changed = [
+        [rule, f"{amount.documents:,}", f"{amount.characters:,}", _sentence(corpus, rule)]
+        for rule, amount in corpus.changed().items()
+    ]
+    parts = [
+        front_matter(header),
+        f"# {job.metadata.name}\n",
+        f"{corpus.kept.documents:,} documents of {corpus.read.documents:,} that were read, {corpus.kept.characters:,} characters. A line a "
+        "document, as JSON: `text`, `source`, `id` (where it stood). Made by Literary Alpaca's DatasetJob; report.json has all counts and examples.\n",
+        "## Sources\n",
+        table(["source", "documents read", "for training", "for validation", "characters for training"], rows),
+    ]
+    if dropped:
+        parts += ["## Left out\n", table(["reason", "documents", "characters"], dropped)]
+    if changed:
+        parts += ["## Changed\n", table(["rule", "documents", "characters taken out", "what it does"], changed)]
+    return "\n".join(parts)

@@ -1,0 +1,80 @@
+"""A corpus that is made: what became of its documents, and its files."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from workloads.curation.ledger import KEPT, READ, VALIDATION, Amount, Ledger
+from workloads.curation.shards import TRAIN_FOLDER, VALIDATION_FOLDER
+from workloads.curation.stages import EXACT, Work
+
+
+class Corpus:
+    """What the stages made."""
+
+    def __init__(self, work: Work, ledger: Ledger, folder: Path) -> None:
+        self.work = work
+        self.ledger = ledger
+        self._folder = folder
+
+    @property
+    def read(self) -> Amount:
+        return self.ledger.total(READ)
+
+    @property
+    def kept(self) -> Amount:
+        """For training and for validation."""
+        found = self.ledger.total(KEPT)
+        held = self.ledger.total(VALIDATION)
+        found.add(held.documents, held.characters, held.bytes)
+        return found
+
+    def dropped(self) -> dict[str, Amount]:
+        """By reason, the most frequent first."""
+        return self._by_reason("dropped")
+
+    def changed(self) -> dict[str, Amount]:
+        """What each rule took out, by its name, the most frequent first."""
+        return self._by_reason("changed")
+
+    def _by_reason(self, what: str) -> dict[str, Amount]:
+        reasons = {reason for _, happened, reason in self.ledger.amounts if happened == what}
+        found = {reason: self.ledger.total(what, reason) for reason in reasons}
+        return dict(sorted(found.items(), key=lambda entry: (-entry[1].documents, entry[0])))
+
+    def metrics(self) -> dict[str, float | None]:
+        """For the status and the artifact."""
+        dropped = self.dropped()
+        return {
+            "documentsRead": self.read.documents,
+            "documentsKept": self.kept.documents,
+            "charactersKept": self.kept.characters,
+            "bytesKept": self.kept.bytes,
+            "documentsDropped": sum(amount.documents for amount in dropped.values()),
+            "duplicates": dropped[EXACT].documents if EXACT in dropped else 0,
+            "validationDocuments": self.ledger.total(VALIDATION).documents,
+        }
+
+    def lines(self) -> Iterator[str]:
+        """For the log."""
+        yield f"read {_told(self.read)}; kept {_told(self.kept)}"
+        for reason, amount in self.dropped().items():
+            yield f"dropped: {_told(amount)}: {reason}"
+        for rule, amount in self.changed().items():
+            yield f"changed by {rule}: {amount.documents:,} documents, {amount.characters:,} characters fewer"
+        for sentence, (count, where) in self.ledger.notes.items():
+            yield f"{count:,} {sentence} (first: {where})"
+
+    def move_to(self, folder: Path) -> None:
+        """The files of the corpus into the output: they are moved, as a corpus may be large, and the stage makes them again where a run ends
+        before it has published them."""
+        for part in (TRAIN_FOLDER, VALIDATION_FOLDER):
+            if (self._folder / part).is_dir():
+                shutil.move(self._folder / part, folder / part)
+        shutil.rmtree(self._folder)
+
+
+def _told(amount: Amount) -> str:
+    return f"{amount.documents:,} documents ({amount.characters:,} characters)"

@@ -1,0 +1,131 @@
+"""The files of all sources, dealt out in shares: how depends on the files alone, so that any number of processes makes the same corpus."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from alpaca_operator.api.dataset import RawSource
+from workloads.data.corpus import ENDINGS
+from workloads.data.opening import ending, foreign, kind_of
+from workloads.data.selection import archives, select
+from workloads.errors import DataError, SpecError
+from workloads.system.describe import shown
+
+SHARE_BYTES = 1 << 20
+"""Of files in a share at least, where there are so many."""
+MOST_SHARES = 256
+KINDS = {**ENDINGS, ".json": "JSON"}
+"""How files are read, by their endings."""
+
+
+@dataclass(frozen=True)
+class RawFile:
+    """A file, and how it is read."""
+
+    source: int
+    """Number of the source in the spec."""
+    path: Path
+    name: str
+    """Within its source; part of the names of its documents."""
+    kind: str
+    size: int
+
+    @property
+    def field(self) -> str:
+        """What the spec says of it."""
+        return f"sources[{self.source}]"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A source as documents and reports call it."""
+
+    name: str
+    spec: RawSource
+
+
+def origins(sources: Sequence[RawSource]) -> list[Origin]:
+    """The sources with a name each. Raises SpecError for a name that is given twice."""
+    found: list[Origin] = []
+    for index, source in enumerate(sources):
+        place = source.from_.name if source.from_ is not None else str(source.uri).rstrip("/").rpartition("/")[2]
+        name, number = source.name or place.partition("@")[0] or "source", 1
+        taken = {origin.name for origin in found}
+        if source.name in taken:
+            raise SpecError(f"sources[{index}].name: {source.name} is taken: give each source a name of its own")
+        base = name
+        while name in taken:
+            number += 1
+            name = f"{base}-{number}"
+        found.append(Origin(name, source))
+    return found
+
+
+def files_of(index: int, source: RawSource, path: Path) -> tuple[list[RawFile], list[str]]:
+    """The files of a source that are read, and what is said of the others. Raises DataError for a source without any."""
+    chosen = select(path, None, None)
+    found: list[RawFile] = []
+    for file in chosen.files:
+        kind = source.format if source.format != "Auto" else _kind(file, is_alone=path.is_file())
+        if kind is None:
+            chosen.leave_out(file, _why_not(file))
+            continue
+        found.append(RawFile(index, file, file.relative_to(chosen.source).as_posix(), kind, file.stat().st_size))
+    if not found:
+        raise DataError(
+            f"{shown(path)}: no file in it that is read ({', '.join(KINDS)}, or text without an ending): name the folder of the texts, or set "
+            f"sources[{index}].format{archives(chosen)}"
+        )
+    return found, list(chosen.lines())
+
+
+def _kind(file: Path, is_alone: bool) -> str | None:
+    """How a file is read; None for one of a folder that is none of ours. A file that is named by itself is looked at whatever its ending."""
+    if (named := ending(file)) in KINDS:
+        return KINDS[named]
+    if (named and not is_alone) or (not is_alone and foreign(file) is not None):
+        return None
+    return KINDS[kind_of(file, KINDS) or ".txt"]
+
+
+def _why_not(file: Path) -> str:
+    found = foreign(file)
+    return f"not read, as they end in none of {', '.join(KINDS)}" if found is None else f"not read, each is {found[0]}"
+
+
+def deal(files: Sequence[RawFile], sources: Sequence[RawSource]) -> list[list[RawFile]]:
+    """Neighbouring files together, until a share is full. A source with a bound is one share: who reads it has to know what was read of it."""
+    full = max(SHARE_BYTES, -(-sum(file.size for file in files) // MOST_SHARES))
+    shares: list[list[RawFile]] = []
+    size = 0
+    for file in files:
+        bounded = is_bounded(sources[file.source])
+        same = bool(shares) and shares[-1][-1].source == file.source
+        if (
+            not shares
+            or (bounded and not same)
+            or (not bounded and (size >= full or is_bounded(sources[shares[-1][-1].source])))
+        ):
+            shares.append([])
+            size = 0
+        shares[-1].append(file)
+        size += file.size
+    return shares
+
+
+def is_bounded(source: RawSource) -> bool:
+    return source.max_documents is not None or source.max_bytes is not None
+
+
+def all_files(sources: Sequence[RawSource], inputs: Mapping[str, Any]) -> tuple[list[list[RawFile]], list[str]]:
+    """The shares of all sources, and a line for what is left out of each."""
+    found: list[RawFile] = []
+    told: list[str] = []
+    for index, source in enumerate(sources):
+        files, lines = files_of(index, source, Path(inputs[f"sources[{index}]"].path))
+        found += files
+        told += lines
+    return deal(found, sources), told

@@ -1,0 +1,163 @@
+"""The stages of a corpus, one after the other, each in a folder that is named after all that shapes what it makes.
+
+A stage that is whole is not made again: not after a kill, and not for a job whose settings differ only in what comes later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from datatrove.pipeline.dedup.exact_dedup import (
+    ExactDedupConfig,
+    ExactDedupFilter,
+    ExactDedupSignature,
+    ExactFindDedups,
+)
+
+from alpaca_operator.api.dataset import DatasetSpec
+from workloads.curation import choice, shards, steps
+from workloads.curation.cleaning import Rule
+from workloads.curation.executor import Stage
+from workloads.curation.ledger import Ledger
+from workloads.curation.shares import Origin, RawFile
+from workloads.storage import hashing
+from workloads.storage.artifact import fingerprint_fields
+from workloads.storage.sources import Inputs
+
+VERSION = 1
+"""Raised whenever the same settings and sources would become another corpus."""
+EXACT = "duplicate of another document"
+BUCKETS = 8
+"""Parts that equal documents are looked for in, where there are several shares."""
+UNITS = {"MB": 10**6, "GB": 10**9}
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is made of what."""
+
+    spec: DatasetSpec
+    inputs: Inputs
+    origins: list[Origin]
+    shares: list[list[RawFile]]
+    rules: Sequence[Rule]
+    bad_rows: int
+    home: Path
+    """Where the folders of stages lie."""
+
+    def ledger(self) -> Ledger:
+        return Ledger(seed=self.spec.seed)
+
+    @property
+    def buckets(self) -> int:
+        return 1 if len(self.shares) == 1 else BUCKETS
+
+    def reading_key(self) -> str:
+        """Of all that shapes the cleaned documents. The sources stand as their contents: the same files elsewhere are the same."""
+        spec = self.spec
+        parts: dict[str, Any] = {
+            name: fingerprint_fields(part, self.inputs, name)
+            for name, part in (
+                ("sources", spec.sources),
+                ("clean", spec.clean),
+                ("filters", spec.filters),
+                ("privacy", spec.privacy),
+            )
+        }
+        return hashing.of_json(
+            {
+                **parts,
+                "version": VERSION,
+                "seed": spec.seed,
+                "badRows": self.bad_rows,
+                "names": [origin.name for origin in self.origins],
+                "rules": [
+                    {name: str(value) for name, value in vars(rule).items() if name != "found"} for rule in self.rules
+                ],
+                "shares": [[file.name for file in share] for share in self.shares],
+                "opencc": metadata.version("opencc"),
+            }
+        )
+
+    def folder(self, name: str, *made_from: Any) -> Path:
+        """Of a stage that is made from these keys and settings."""
+        return self.home / f"{name}-{hashing.of_json([VERSION, *made_from]).removeprefix('sha256:')[:24]}"
+
+
+def text_of(document: Any) -> str:
+    """What two documents have to have in common to be equal."""
+    return "".join(document.text.split())
+
+
+def priority_of(document: Any) -> int:
+    """Of equal documents that of the source named first stays."""
+    return 65535 - int(document.metadata["source"])
+
+
+COMPARED = ExactDedupConfig(content_getter=text_of, document_priority=priority_of)
+
+
+def reading(work: Work) -> Stage:
+    """Read, clean and filter; what is left is stored, with a number for each text to compare."""
+    folder = work.folder("reading", work.reading_key())
+    ledger = work.ledger()
+    return Stage(
+        "reading",
+        folder,
+        [
+            steps.Read(work.shares, work.origins, work.bad_rows, ledger),
+            steps.Clean(work.rules, work.origins, ledger),
+            steps.Filter(work.spec.filters, work.origins, ledger),
+            steps.Store(folder, ledger),
+            ExactDedupSignature(str(folder / "signatures"), COMPARED, finder_workers=work.buckets),
+        ],
+        tasks=len(work.shares),
+        products=[
+            "cleaned/{rank:05d}.*",
+            "hashes/{rank:05d}.npy",
+            "ledgers/{rank:05d}.json",
+            "signatures/*/{rank:05d}.*",
+        ],
+    )
+
+
+def exact(work: Work, reading: Stage) -> Stage | None:
+    """Which documents are equal to another; None where nobody asks."""
+    if work.spec.deduplicate.exact == "None":
+        return None
+    folder = work.folder("exact", reading.folder.name)
+    finder = ExactFindDedups(
+        str(reading.folder / "signatures"), str(folder / "duplicates"), COMPARED, lines_to_buffer=4096
+    )
+    return Stage("comparing", folder, [finder], tasks=work.buckets, products=["duplicates/{rank:05d}/*"])
+
+
+def choosing(work: Work, reading: Stage, exact: Stage | None) -> Stage:
+    """Which documents are for validation."""
+    split = fingerprint_fields(work.spec.split, work.inputs)
+    compared = exact.folder.name if exact else None
+    folder = work.folder("choosing", reading.folder.name, compared, split, work.spec.seed)
+    removed = choice.Removed(exact.folder / "duplicates" if exact else None)
+    step = choice.Choose(reading.folder, folder, removed, work.spec.split, work.spec.seed, len(work.shares))
+    return Stage("choosing", folder, [step], tasks=1, products=[choice.CHOICE])
+
+
+def writing(work: Work, reading: Stage, exact: Stage | None, choosing: Stage) -> Stage:
+    """The files of the corpus."""
+    spec = work.spec
+    folder = work.folder("writing", choosing.folder.name, spec.shard_size, spec.compression)
+    ledger = work.ledger()
+    pipeline: list[Any] = [steps.Load(reading.folder)]
+    if exact is not None:
+        dropped: Any = steps.Dropped(EXACT, work.origins, ledger)
+        pipeline.append(ExactDedupFilter(str(exact.folder / "duplicates"), COMPARED, exclusion_writer=dropped))
+    size = int(float(spec.shard_size[:-2]) * UNITS[spec.shard_size[-2:]])
+    pipeline.append(
+        shards.Write(folder, choosing.folder / choice.CHOICE, spec.seed, size, spec.compression, work.origins, ledger)
+    )
+    products = [f"{name}/{{rank:05d}}-*" for name in (shards.TRAIN_FOLDER, shards.VALIDATION_FOLDER)]
+    return Stage("writing", folder, pipeline, tasks=len(work.shares), products=[*products, "ledgers/{rank:05d}.json"])

@@ -1,0 +1,229 @@
+"""The steps of datatrove's pipelines that are ours: read, clean, filter, store; load, count what a comparison left out, write."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datatrove.data import Document
+from datatrove.pipeline.base import PipelineStep
+
+from alpaca_operator.api.dataset import Filters
+from workloads.curation import measures, reading
+from workloads.curation.cleaning import Rule
+from workloads.curation.ledger import READ, Ledger, size_of
+from workloads.curation.packing import LinesWriter
+from workloads.curation.shares import Origin, RawFile, is_bounded
+from workloads.data.corpus import Tally
+from workloads.data.opening import open_bytes
+from workloads.errors import DataError
+from workloads.system import atomic
+from workloads.system.describe import shown
+
+CLEANED, HASHES, LEDGERS = "cleaned", "hashes", "ledgers"
+"""Folders of a stage: documents, a number for each document's text, counts; a file a share."""
+BAD_ROW, EMPTY = "row that cannot be used", "empty"
+"""Why a document goes no further, besides the names of filters and rules."""
+
+Documents = Iterable[Document]
+
+
+class Step(PipelineStep):
+    """A step that counts in a ledger, which all steps of a share have in common."""
+
+    type = "Corpus"
+    name = "step"
+
+    def __init__(self, ledger: Ledger) -> None:
+        super().__init__()
+        self.ledger = ledger
+
+
+class Read(Step):
+    """Documents of the files of a share."""
+
+    name = "read"
+
+    def __init__(
+        self, shares: Sequence[Sequence[RawFile]], origins: Sequence[Origin], bad_rows: int, ledger: Ledger
+    ) -> None:
+        """``bad_rows`` is how many rows may be passed over."""
+        super().__init__(ledger)
+        self.shares, self.origins, self.bad_rows = shares, origins, bad_rows
+
+    def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
+        taken: dict[int, list[int]] = {}
+        bad = 0
+        for file in self.shares[rank]:
+            origin = self.origins[file.source]
+            so_far = taken.setdefault(file.source, [0, 0])
+            if is_bounded(origin.spec) and _is_enough(origin, so_far):
+                continue
+            tally = Tally()
+            for item in reading.documents(file, origin.spec, tally):
+                if isinstance(item, tuple):
+                    place, reason = item
+                    bad += 1
+                    self._bad_row(file, place, reason, bad)
+                    self.ledger.count(origin.name, READ, "", "", 0)
+                    self.ledger.dropped(origin.name, BAD_ROW, f"{origin.name}/{file.name}, {place}", "", 0)
+                    continue
+                size = size_of(item.text)
+                self.ledger.count(origin.name, READ, "", item.text, size)
+                so_far[0] += 1
+                so_far[1] += size
+                name = f"{origin.name}/{file.name}, {item.place}"
+                yield Document(text=item.text, id=name, metadata={"source": file.source})
+                if is_bounded(origin.spec) and _is_enough(origin, so_far):
+                    break
+            for problem, count in tally.problems.items():
+                self.ledger.note(problem, tally.examples[problem], count)
+
+    def _bad_row(self, file: RawFile, place: str, reason: str, number: int) -> None:
+        where = f"{shown(file.path)}, {place}: {reason}"
+        if number > self.bad_rows:
+            more = f" (row {number} that cannot be used, and maxBadRows is {self.bad_rows})" if self.bad_rows else ""
+            raise DataError(f"{where}{more}")
+        self.ledger.note("rows that cannot be used were passed over", where)
+
+
+def _is_enough(origin: Origin, so_far: Sequence[int]) -> bool:
+    source = origin.spec
+    documents, size = so_far
+    return (source.max_documents is not None and documents >= source.max_documents) or (
+        source.max_bytes is not None and size >= source.max_bytes
+    )
+
+
+class Clean(Step):
+    """Every rule, in order."""
+
+    name = "clean"
+
+    def __init__(self, rules: Sequence[Rule], origins: Sequence[Origin], ledger: Ledger) -> None:
+        super().__init__(ledger)
+        self.rules, self.origins = rules, origins
+
+    def run(self, data: Documents, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
+        for document in data:
+            source = self.origins[document.metadata["source"]].name
+            if self._cleaned(document, source):
+                yield document
+
+    def _cleaned(self, document: Document, source: str) -> bool:
+        """Whether something is left of it."""
+        for rule in self.rules:
+            after = rule.apply(document.text)
+            if after is None:
+                self.ledger.dropped(source, rule.name, document.id, document.text)
+                return False
+            if after is not document.text and after != document.text:
+                self.ledger.changed(source, rule.name, document.id, document.text, after)
+                document.text = after
+        if not document.text or document.text.isspace():
+            self.ledger.dropped(source, EMPTY, document.id, document.text)
+            return False
+        return True
+
+
+class Filter(Step):
+    """Documents that pass every filter."""
+
+    name = "filter"
+
+    def __init__(self, filters: Filters, origins: Sequence[Origin], ledger: Ledger) -> None:
+        super().__init__(ledger)
+        self.filters, self.origins = filters, origins
+
+    def run(self, data: Documents, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
+        for document in data:
+            reason = measures.failed(self.filters, document.text)
+            if reason is None:
+                yield document
+            else:
+                self.ledger.dropped(self.origins[document.metadata["source"]].name, reason, document.id, document.text)
+
+
+class Store(Step):
+    """Documents into a file of the stage, and on to the next step; then what was counted."""
+
+    name = "store"
+
+    def __init__(self, folder: Path, ledger: Ledger) -> None:
+        super().__init__(ledger)
+        self.folder = folder
+
+    def run(self, data: Documents, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
+        hashes: list[int] = []
+        for name in (CLEANED, HASHES):
+            (self.folder / name).mkdir(parents=True, exist_ok=True)
+        with LinesWriter(self.folder / CLEANED / f"{rank:05d}.jsonl", "zstd") as out:
+            for document in data:
+                out.write({"id": document.id, "source": document.metadata["source"], "text": document.text})
+                hashes.append(number_of(document.text))
+                yield document
+        np.save(self.folder / HASHES / f"{rank:05d}.npy", np.array(hashes, dtype=np.uint64))
+        save_ledger(self.folder, rank, self.ledger)
+
+
+def number_of(text: str) -> int:
+    """64 bits that stand for a text."""
+    import xxhash
+
+    return int(xxhash.xxh3_64_intdigest(text.encode()))
+
+
+def save_ledger(folder: Path, rank: int, ledger: Ledger) -> None:
+    (folder / LEDGERS).mkdir(parents=True, exist_ok=True)
+    text = json.dumps(ledger.as_json(), ensure_ascii=False)
+    atomic.write_text(folder / LEDGERS / f"{rank:05d}.json", text)
+
+
+def ledgers(folder: Path, tasks: int) -> Ledger:
+    """What all shares of a stage counted."""
+    whole = Ledger()
+    for rank in range(tasks):
+        found = json.loads((folder / LEDGERS / f"{rank:05d}.json").read_text(encoding="utf-8"))
+        whole.merge(Ledger.of_json(found))
+    return whole
+
+
+class Load(PipelineStep):
+    """The documents that `Store` wrote, in their order: comparisons speak of them by number."""
+
+    type = "Corpus"
+    name = "load"
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
+
+    def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
+        with open_bytes(self.folder / CLEANED / f"{rank:05d}.jsonl.zst") as stream:
+            for line in stream:
+                row = json.loads(line)
+                yield Document(text=row["text"], id=row["id"], metadata={"source": row["source"]})
+
+
+class Dropped:
+    """Takes the place of datatrove's writer of what a comparison leaves out: counts it, and keeps examples."""
+
+    def __init__(self, reason: str, origins: Sequence[Origin], ledger: Ledger) -> None:
+        self.reason, self.origins, self.ledger = reason, origins, ledger
+
+    def __enter__(self) -> Dropped:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def write(self, document: Document, rank: int = 0, **_: Any) -> None:
+        source = self.origins[document.metadata["source"]].name
+        self.ledger.dropped(source, self.reason, document.id, document.text)
+
+
+def bad_rows_of(ledger: Ledger) -> int:
+    return ledger.total("dropped", BAD_ROW).documents
