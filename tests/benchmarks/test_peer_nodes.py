@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import os
 import statistics
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -50,8 +51,8 @@ OURS = Contender("ours", SFTJOBS, ours_of_nodes, "", (*OUR_AGENTS, *AGENTS), wit
 PEER = Contender(f"Trainer {pins.TRAINER}", TRAINJOBS, theirs_of_nodes, "", ("trainer/", *AGENTS), trainer_peer.trainer)
 
 
-async def measured(contender: Contender, folder: Path) -> Figures:
-    """All at once, on a fresh control plane."""
+async def measured(contender: Contender, folder: Path) -> tuple[Counter[str], Figures]:
+    """What was written, all at once, on a fresh control plane."""
     log, flags = await asyncio.to_thread(load.audited, folder)
     with ControlPlane.temporary(apiserver_flags=flags) as plane, contender.up(plane, folder) as pids:
         audit = Audit(log, contender.agents)
@@ -68,10 +69,7 @@ async def measured(contender: Contender, folder: Path) -> Figures:
             began = min(asked.values())
             complete = sorted(_last_pod(pods.at, name) - asked[name] for name in names)
             writes = await settled(audit)
-            print(
-                f"\n{contender.name} wrote, for each job: { ({kind: count / SETS for kind, count in writes.most_common()}) }"
-            )
-            return {
+            return writes, {
                 "s until all have all their pods": last - began,
                 "s to a job's last pod, p50": statistics.median(complete),
                 "writes for each job, JobSet's with them": writes.total() / SETS,
@@ -93,9 +91,11 @@ async def test_many_sets_beside_the_peer(tmp_path: Path, capsys: pytest.CaptureF
         for number, contender in enumerate((OURS, PEER)):
             folder = tmp_path / f"{turn}-{number}"
             folder.mkdir()
-            figures = await measured(contender, folder)
+            writes, figures = await measured(contender, folder)
             runs[contender.name].append(figures)
             with capsys.disabled():
+                kinds = ", ".join(f"{kind} {count / SETS:.2f}" for kind, count in writes.most_common())
+                print(f"\n{contender.name}, turn {turn + 1}, wrote for each job: {kinds}")
                 print(
                     f"\n{contender.name}, turn {turn + 1}: {', '.join(f'{key} {value:.3g}' for key, value in figures.items())}"
                 )

@@ -144,7 +144,9 @@ def needs_validation(field: str, what: str) -> Rule:
 
 
 FEWER_NODES_SHARE_A_STEP = Rule(
-    cel="!has(self.parallelism.minNodes) || (self.training.gradientAccumulation * self.parallelism.nodes) % self.parallelism.minNodes == 0",
+    cel="!has(self.parallelism) || !has(self.parallelism.minNodes) || "
+    f"((has(self.training) ? self.training.gradientAccumulation : {Loop.model_fields['gradient_accumulation'].default}) * self.parallelism.nodes) % "
+    "self.parallelism.minNodes == 0",
     holds=lambda spec: (
         spec.parallelism.min_nodes is None
         or spec.training.gradient_accumulation * spec.parallelism.nodes % spec.parallelism.min_nodes == 0

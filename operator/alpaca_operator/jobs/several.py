@@ -72,7 +72,8 @@ def together(running: Sequence[Examined]) -> list[Examined]:
 def trouble(running: Sequence[Examined], nodes: int) -> Diagnosis | None:
     """What pods wait for: what holds up most of them, and how many that are."""
     waiting = [found for _, found in running if found is not None]
-    if not waiting:
+    undecided = any(found is None and not pod.node for pod, found in running)
+    if not waiting or undecided:  # each that follows would be another number, and another write
         return None
     by_reason: dict[Reason, list[Diagnosis]] = {}
     for found in waiting:

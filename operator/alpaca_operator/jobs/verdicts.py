@@ -226,7 +226,7 @@ def pod_runs(case: Case) -> Verdict | None:
         return None
     wanted, up = case.size, sum(pod.phase == "Running" for pod in case.pods)
     if up < wanted:
-        return Verdict(Standing.WORKING, Reason.STARTING, f"{up} of {wanted} pods run, they wait for the others")
+        return Verdict(Standing.WORKING, Reason.STARTING, "the first pods run, and wait for the others")
     pod, node = case.live.name, case.live.node
     others = f", {wanted - 1} more with it" if wanted > 1 else ""
     if wanted < case.resource.nodes:

@@ -87,9 +87,16 @@ def test_some_run_and_wait_for_the_others():
     after = told(up(0), node(pod(), 1), before=prior({}, "Pending"))
     assert (ready(after)["reason"], ready(after)["message"]) == (
         "Starting",
-        "1 of 2 pods run, they wait for the others",
+        "the first pods run, and wait for the others",
     )
     assert after["nodes"]["display"] == "1/2"
+
+
+def test_that_some_have_no_room_is_told_once_all_are_judged():
+    full = unplaced("0/4 nodes are available: 4 Insufficient nvidia.com/gpu.")
+    unjudged = node(pod(spec={"nodeName": ""}), 3)
+    after = told(up(0), up(1), node(full, 2), unjudged, nodes=4, before=prior({}, "Pending"))
+    assert ready(after)["reason"] == "Starting"
 
 
 def test_how_many_have_no_room_and_what_they_lack():
