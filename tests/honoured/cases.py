@@ -111,6 +111,8 @@ LOOP: dict[str, Any] = {
         {"deepspeed": {"config": {"zero_optimization": {"stage": 1}}}},
     ),
     "parallelism.nodes": 2,
+    "parallelism.minNodes": 2,
+    "parallelism.rescaleAfterSeconds": 60,
     "parallelism.processesPerNode": 2,
 }
 """Of every kind that trains."""
@@ -470,18 +472,20 @@ def fields(kind: str) -> list[str]:
     return list(leaves(spec))
 
 
+SEVERAL_NODES = ("parallelism.nodes", "parallelism.minNodes", "parallelism.rescaleAfterSeconds")
+
 REFUSED: dict[str, frozenset[str]] = {
     "DatasetJob": frozenset({"sources[].encoding", "onBadRow", "maxBadRows"}),
     "PretrainJob": frozenset(
         {
-            "parallelism.nodes",
+            *SEVERAL_NODES,
             "dataset.train[].encoding",
             "dataset.validation[].encoding",
             *bad_rows("dataset", "train"),
         }
     ),
     "SFTJob": frozenset(
-        {"parallelism.nodes", "dataset.train[].format", "dataset.validation[].format", *bad_rows("dataset", "train")}
+        {*SEVERAL_NODES, "dataset.train[].format", "dataset.validation[].format", *bad_rows("dataset", "train")}
     ),
     "QuantizeJob": frozenset(
         {"method", "calibration.train[].format", "evaluation.validation[].format", *bad_rows("calibration", "train")}

@@ -15,6 +15,7 @@ from alpaca_operator.api import Resource
 from alpaca_operator.api.sources import sources
 from tests.workloads import tiny
 from workloads.runtime.distributed import DistributedContext
+from workloads.runtime.scale import ALONE
 from workloads.storage.sources import Input, Inputs
 
 TEMPLATE = "{% for m in messages %}{% if m.role == 'assistant' %}A:{% generation %}{{ m.content }}{{ eos_token }}{% endgeneration %}{% else %}Q:{{ m.content }}{% endif %}{% endfor %}"
@@ -130,6 +131,7 @@ class Desk:
             ),
             progress=SimpleNamespace(log=nothing, update=nothing, heartbeat=nothing, current=current),
             distributed=DistributedContext(),
+            scale=ALONE,
             checkpoints=SimpleNamespace(own=scratch / "own", newest=nothing, trained_on=nothing),
             resolved=nothing,
             must_have_room=nothing,

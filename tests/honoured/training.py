@@ -19,6 +19,7 @@ from workloads import pretrain, sft
 from workloads.models import merge_lora
 from workloads.runtime import gpus
 from workloads.runtime.distributed import DistributedContext
+from workloads.runtime.scale import Scale
 from workloads.system.environment import Environment
 from workloads.system.hardware import Device
 from workloads.training import arguments, auto, checks, deepspeed_config, memory_estimate, run
@@ -43,7 +44,7 @@ def settings(job: Any, desk: Desk) -> list[Any]:
         found.append(policy)
     config = deepspeed_config.config(spec.deepspeed, policy, lambda line: None)
     with patch.object(arguments, "TrainingArguments", side_effect=lambda **given: MagicMock(**given, n_gpu=1)) as made:
-        arguments.of(spec, policy, Path("scratch"), config, 1)
+        arguments.of(spec, policy, Path("scratch"), config, Scale())
     found.append(sorted((name, str(value)) for name, value in made.call_args.kwargs.items()))
     found.append(gpus.processes(job, Environment.read({"ALPACA_IN_POD": "1"})))
     with patch.object(run, "_tensorboard_folder"), patch("workloads.training.tensorboard.TensorBoard"):
@@ -55,8 +56,12 @@ def rhythm(loop: Loop) -> list[Any]:
     """When it evaluates, saves and stops in twelve steps, where no evaluation is better than the first."""
     trainer = MagicMock(settings=loop, evaluate_first=False, eval_dataset=[1], step_tokens=0)
     trainer.runtime = SimpleNamespace(
-        distributed=DistributedContext(), stop=SimpleNamespace(requested=False), progress=MagicMock()
+        distributed=DistributedContext(),
+        stop=SimpleNamespace(requested=False),
+        progress=MagicMock(),
+        attempts=MagicMock(),
     )
+    trainer.throughput.add.return_value = 1.0
     trainer.resume_state = ResumeState()
     trainer.stopped_early = lambda: Trainer.stopped_early(trainer)
     callback = EvalSaveStopCallback(trainer)

@@ -42,6 +42,15 @@ class Ended:
         return [line["message"] for line in self.lines if "message" in line]
 
     @property
+    def metrics(self) -> Line:
+        """Those of the result that are the same however often the run was stopped and gone on with."""
+        return {
+            name: value
+            for name, value in self.termination["metrics"].items()
+            if name not in ("goodputSteps", "goodputTime")
+        }
+
+    @property
     def losses(self) -> dict[int, float]:
         """Training loss by step."""
         return {line["step"]: line["loss"] for line in self.lines if "loss" in line and line["stage"] == "Training"}

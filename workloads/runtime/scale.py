@@ -55,6 +55,10 @@ class Scale:
         )
 
 
+ALONE = Scale()
+"""One process, as asked for."""
+
+
 def of(job: Job, environment: Environment) -> Scale:
     """What the spec asks for, and what there is of it.
 

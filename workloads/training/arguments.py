@@ -8,13 +8,15 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
-from workloads.runtime.scale import Scale
+from workloads.runtime.scale import ALONE, Scale
 from workloads.training import method
 from workloads.training.auto import Policy
 from workloads.training.method import Spec
 
 
-def of(spec: Spec, policy: Policy, scratch: Path, deepspeed: dict[str, Any] | None, scale: Scale) -> TrainingArguments:
+def of(
+    spec: Spec, policy: Policy, scratch: Path, deepspeed: dict[str, Any] | None, scale: Scale = ALONE
+) -> TrainingArguments:
     """Every setting of the Trainer that shapes the result or is on by itself, set from the spec and from the number of processes alone."""
     training = spec.training
     checkpointing = policy.gradient_checkpointing == "Full"

@@ -62,7 +62,10 @@ def to_universal(checkpoint: Path, target: Path) -> None:
     found = pieces(checkpoint)
     _must_be_adam(found[0])
     target.mkdir(parents=True)
-    with contextlib.redirect_stdout(io.StringIO()):  # it tells of every parameter
+    with (
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+    ):  # it tells of every parameter
         ds_to_universal.main(
             Namespace(
                 input_folder=str(found[0].parent),

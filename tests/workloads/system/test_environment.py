@@ -36,6 +36,8 @@ POD = {"ALPACA_IN_POD": "1", "ALPACA_RUN_ID": "uid-1", "HOME": "/tmp"}
         pytest.param({"ALPACA_STORAGE": "/data"}, "claims", Path("/data"), id="or elsewhere"),
         pytest.param({}, "termination_log", None, id="nobody reads a last word"),
         pytest.param({}, "progress_address", None, id="a laptop opens no port"),
+        pytest.param({}, "nodes", None, id="the spec says how many nodes there are"),
+        pytest.param({"ALPACA_NODES": "3"}, "nodes", 3, id="unless there are fewer"),
         pytest.param({"ALPACA_PROGRESS_PORT": "0"}, "progress_address", ("127.0.0.1", 0), id="unless asked, and for itself alone"),
     ],
 )  # fmt: skip
@@ -92,3 +94,11 @@ def test_what_was_shared_out_before_is_shared_out_anew(monkeypatch: pytest.Monke
     share_processors()
     share_processors(3)
     assert environment.os.environ["OMP_NUM_THREADS"] == "2"
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "two"])
+def test_a_number_of_nodes_that_is_none_is_refused(number: str) -> None:
+    with pytest.raises(SpecError) as refused:
+        Environment.read({"ALPACA_NODES": number})
+
+    assert str(refused.value) == f"ALPACA_NODES is {number!r}: give the number of nodes that train together"

@@ -104,7 +104,7 @@ def test_an_evaluation_that_a_stop_cuts_short_is_made_by_the_next_run(training: 
     assert ended.exit_code == 0
     assert attempt > 0
     assert evaluations == whole.evaluations
-    assert ended.termination["metrics"] == whole.termination["metrics"]
+    assert ended.metrics == whole.metrics
     assert _weights(place.folder / "broken") == _weights(place.folder / "whole")
 
 
