@@ -13,7 +13,7 @@ from alpaca_operator.api.status import Reason
 from alpaca_operator.plan import PLANNERS
 from tests.golden import SAMPLES, SETTINGS, load_all
 from tests.manifests.build import MANIFESTS, kustomized, read
-from workloads.runtime.metrics_server import GAUGES
+from workloads.runtime.metrics_server import GAUGES, GOODPUT
 
 FOLDER = MANIFESTS / "monitoring"
 ALERTS = [rule for group in read(FOLDER / "alerts.yaml")[0]["spec"]["groups"] for rule in group["rules"]]
@@ -27,7 +27,13 @@ def exported() -> set[str]:
     families = [family for metric in own for family in metric.describe()]
     names = {f"{family.name}_total" if family.type == "counter" else family.name for family in families}
     names |= {f"{family.name}_bucket" for family in families if family.type == "histogram"}
-    return names | {f"alpaca_{field}" for field in GAUGES} | {"alpaca_stage"}
+    names |= {f"alpaca_{field}" for field in GAUGES} | {f"alpaca_goodput_{field}_ratio" for field in GOODPUT}
+    return names | {"alpaca_stage"}
+
+
+def test_goodput_is_shown():
+    asked = [expression.split("{")[0] for expression in EXPRESSIONS]
+    assert {"alpaca_goodput_steps_ratio", "alpaca_goodput_time_ratio"} <= set(asked)
 
 
 def test_every_figure_exists():

@@ -17,7 +17,7 @@ from typing import Any
 from alpaca_operator.api import contract
 from alpaca_operator.api.chain import noted
 from alpaca_operator.api.contract import ExitCode
-from alpaca_operator.api.resource import Job
+from alpaca_operator.api.resource import Job, Parallelism
 from alpaca_operator.api.status import Reason
 from workloads.errors import Hung, SpecError, WorkloadError
 from workloads.runtime import exit_reports, exits, gpus, launcher
@@ -123,6 +123,8 @@ def _reuse_or_make(
         tracker.log(notice)
     if environment.node == 0:
         _take_place(place, run, checkpoints, tracker)
+        if isinstance(getattr(job.spec, "parallelism", None), Parallelism):  # of a kind that trains
+            context.attempts(place, tracker.log).begin()
 
     def verify() -> None:
         for line in verification.finish(tracker.heartbeat):

@@ -27,6 +27,11 @@ GAUGES = {
     "eta_seconds": "Seconds to the end at the present speed",
 }
 """Fields of contract.Progress that are numbers; each becomes the metric ``alpaca_<field>``."""
+GOODPUT = {
+    "steps": "Optimizer steps that the present weights are made of, of all that the job has made",
+    "time": "Seconds spent in these steps, of all since the first run of the job began",
+}
+"""Fields of contract.Goodput; each becomes the metric ``alpaca_goodput_<field>_ratio``."""
 
 
 @contextmanager
@@ -70,6 +75,10 @@ class _Collector:
             value = getattr(current, field)
             if value is not None:
                 yield GaugeMetricFamily(f"alpaca_{field}", help_text, value=value)
+        for field, help_text in GOODPUT.items():
+            share = getattr(current.goodput, field, None)
+            if share is not None:
+                yield GaugeMetricFamily(f"alpaca_goodput_{field}_ratio", help_text, value=share)
         stage = GaugeMetricFamily("alpaca_stage", "1 for what the workload is doing now", labels=["stage"])
         stage.add_metric([current.stage], 1)
         yield stage

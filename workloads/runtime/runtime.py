@@ -15,6 +15,7 @@ from workloads.runtime.progress import ProgressTracker
 from workloads.runtime.scale import Scale
 from workloads.storage import room
 from workloads.storage.artifact import Publisher
+from workloads.storage.attempts import Attempts
 from workloads.storage.checkpoints import Checkpoints, Run
 from workloads.storage.hashing import HashCache
 from workloads.storage.output import OutputPlace, output_place
@@ -47,6 +48,10 @@ class RunContext:
     def hashes(self, heartbeat: Callable[[], None]) -> HashCache:
         """Digests of files, kept in the cache."""
         return HashCache(self.environment.cache / HASHES, heartbeat)
+
+    def attempts(self, place: OutputPlace, log: Callable[[str], None]) -> Attempts:
+        """The runs that the job has had, and this one."""
+        return Attempts(place.checkpoints, self.run, self.scale.count, log)
 
     def checkpoints(
         self, place: OutputPlace, hashes: HashCache, tracker: ProgressTracker, verify: Callable[[], None] = lambda: None
@@ -92,6 +97,8 @@ class Runtime:
         self._hashes = context.hashes(progress.heartbeat)
         self._verify = verify
         self.checkpoints = context.checkpoints(place, self._hashes, progress, verify)
+        self.attempts = context.attempts(place, progress.log)
+        """The runs of the job, in which the first process notes the steps that are made."""
         self._publisher = Publisher(context.job, context.inputs, place, self._hashes, context.scale.asked)
         self._publisher.guard(place.fence(context.run))
 
@@ -114,10 +121,12 @@ class Runtime:
             yield folder
             self._verify()
             policy = self.progress.current.resolved_policy or {}
-            published = self._publisher.publish(folder, kind, metrics, policy, final=final)
+            attempts = [one for one in self.attempts.all() or () if one.last_step > one.first_step]
+            published = self._publisher.publish(folder, kind, metrics, policy, attempts, final=final)
         if not final:
             self.progress.log(f"published what was trained at {published.uri} ({published.digest})")
             return
+        self.attempts.close()
         self.checkpoints.discard_all()
         self._hashes.save()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -91,6 +91,7 @@ class Publisher:
         self._place = place
         self._hashes = hashes
         self._fence: Fence | None = None
+        self._processes = processes
         self.spec_digest = spec_digest(job, inputs, processes)
         self.training_digest = spec_digest(job, inputs, processes, published=False)
         """Of the result as well, where every field that shapes only the publishing is at its default."""
@@ -163,10 +164,12 @@ class Publisher:
         kind: str,
         metrics: Mapping[str, float | None],
         resolved_policy: dict[str, Any],
+        attempts: Sequence[contract.Attempt] = (),
         *,
         final: bool = True,
     ) -> contract.Published:
-        """Complete ``folder`` with its artifact.json and put it in place. Raises Superseded when another run took over.
+        """Complete ``folder`` with its artifact.json and put it in place; ``attempts`` are the runs that made it. Raises Superseded when another
+        run took over.
 
         Not ``final``, it is what was trained, which the result that is made of it will replace.
         """
@@ -194,6 +197,8 @@ class Publisher:
                 "versions": versions(),
                 "metrics": dict(metrics),
                 "spec": fingerprint_fields(self._job.spec, self._inputs, published=final),
+                "processes": self._processes,
+                "attempts": [contract.Attempt.model_validate(one.model_dump()) for one in attempts],
                 "resolved_policy": resolved_policy,
                 "created_at": now(),
             }

@@ -72,6 +72,8 @@ class EvalSaveStopCallback(TrainerCallback):
         trainer.continue_log_window()
         trainer.watch_weights()
         trainer.runtime.progress.update(stage="Training", step=state.global_step, total_steps=state.max_steps)
+        if trainer.runtime.distributed.is_main:
+            trainer.runtime.attempts.train_from(state.global_step)
         if trainer.resume_state.evaluation_due:
             trainer.evaluate_late()
         elif trainer.evaluate_first and state.global_step == 0:
@@ -92,7 +94,10 @@ class EvalSaveStopCallback(TrainerCallback):
         )
         trainer.resume_state.moved = moved > 0
         trainer.stopping = stopping = stops > 0
-        trainer.throughput.add(int(tokens))
+        seconds = trainer.throughput.add(int(tokens))
+        if trainer.resume_state.seconds is not None:
+            trainer.resume_state.seconds += seconds
+        trainer.runtime.attempts.made(step)
         trainer.resume_state.tokens += int(tokens)
         trainer.step_tokens = 0
         if not control.should_log:
@@ -142,12 +147,14 @@ class ThroughputMeter:
         """The next step begins now."""
         self._since = time.perf_counter()
 
-    def add(self, tokens: int) -> None:
-        """A step with ``tokens`` ended now."""
+    def add(self, tokens: int) -> float:
+        """A step with ``tokens`` ended now; returns its seconds."""
         now = time.perf_counter()
+        seconds = now - self._since
         self._tokens, self.total_tokens = self._tokens + tokens, self.total_tokens + tokens
-        self._seconds, self.total_seconds = self._seconds + now - self._since, self.total_seconds + now - self._since
+        self._seconds, self.total_seconds = self._seconds + seconds, self.total_seconds + seconds
         self._since = now
+        return seconds
 
     def read(self) -> float:
         """Tokens a second since the last reading."""

@@ -101,6 +101,7 @@ def train(job: SFTJob | PretrainJob, runtime: Runtime, policy: Policy, setup: Tr
     trainer.load_best()
 
     metrics = trainer.metrics()
+    trainer.tell_goodput()
     if not runtime.distributed.is_main:
         trainer.join_save()
         return metrics

@@ -29,10 +29,12 @@ from accelerate.data_loader import SeedableRandomSampler
 from torch.utils.data import IterableDataset, SequentialSampler
 from transformers import PrinterCallback, TrainerState, set_seed
 
+from alpaca_operator.api.contract import Goodput
 from alpaca_operator.api.training import Loop
 from workloads.data.samplers import PaddedDataset, PadToMultipleSampler
 from workloads.errors import Interrupted, LossDiverged, SpecError
 from workloads.runtime.runtime import Metrics, Runtime
+from workloads.storage.attempts import goodput
 from workloads.system import atomic
 from workloads.training import extent, movement, reshard, schedule
 from workloads.training.callbacks import EvalSaveStopCallback, ThroughputMeter
@@ -295,6 +297,7 @@ class Trainer(transformers.Trainer):
                 learning_rate=logs["learning_rate"],
                 grad_norm=logs.get("grad_norm"),
                 tokens_per_second=round(logs["tokens_per_second"], 1),
+                goodput=self.goodput(),
             )
         elif "eval_loss" in logs:
             self.runtime.progress.update(log=True, stage="Evaluating", eval_loss=logs["eval_loss"])
@@ -323,6 +326,7 @@ class Trainer(transformers.Trainer):
                 self._save_rng_state(str(folder))
                 if distributed.is_main:
                     self._save_scaler(str(folder))
+                    self.runtime.attempts.flush()
                     self.state.save_to_json(str(folder / "trainer_state.json"))
                     self.resume_state.write(folder, windows)
                 distributed.barrier()  # now everybody's part lies in it
@@ -450,6 +454,23 @@ class Trainer(transformers.Trainer):
             others = "" if made_by == self.runtime.distributed.count else f", which {made_by} process(es) made"
             log(f"going on from {self.checkpoint.parent.name}/{self.checkpoint.name}{others}")
 
+    def goodput(self) -> Goodput | None:
+        """How much of what the job has done is in these weights; known to the first process."""
+        if not self.runtime.distributed.is_main:
+            return None
+        return goodput(self.runtime.attempts.all(), self.state.global_step, self.resume_state.seconds)
+
+    def tell_goodput(self) -> None:
+        """In words, at the end."""
+        told, attempts = self.goodput(), self.runtime.attempts.all()
+        if told is not None and attempts:
+            made = sum(one.last_step - one.first_step for one in attempts)
+            time = (
+                "" if told.time is None else f", and {told.time:.1%} of the time since the first began went into them"
+            )
+            runs = "1 run" if len(attempts) == 1 else f"{len(attempts)} runs"
+            self.runtime.progress.log(f"goodput: {told.steps:.1%} of the {made:,} steps of {runs} count{time}")
+
     def metrics(self) -> Metrics:
         """The numbers of the weights that are published: those of the best evaluation where early stopping chose it."""
         history = self.state.log_history
@@ -462,6 +483,8 @@ class Trainer(transformers.Trainer):
             "trainLoss": sum(losses) / len(losses) if losses else None,
             "finalLoss": losses[-1] if losses else None,
         }
+        if (told := self.goodput()) is not None:
+            found |= {"goodputSteps": told.steps, "goodputTime": told.time}
         if evaluations:
             best = self.resume_state.best_step if self.settings.early_stopping_patience is not None else None
             chosen = next((entry for entry in evaluations if entry["step"] == best), evaluations[-1])

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from alpaca_operator.api.contract import Progress
+from alpaca_operator.api.contract import Goodput, Progress
 from tests.workloads.process import STEP_SECONDS, Place, train
 from workloads.runtime import metrics_server
 from workloads.runtime.progress import JsonLines, ProgressTracker
@@ -68,7 +68,7 @@ def test_a_loss_that_is_no_number_is_null_not_broken_json(tracker: ProgressTrack
 
 
 def test_metrics_are_prometheus_s(tracker: ProgressTracker, port: int) -> None:
-    tracker.update(stage="Evaluating", step=3, total_steps=10, loss=2.5)
+    tracker.update(stage="Evaluating", step=3, total_steps=10, loss=2.5, goodput=Goodput(steps=0.75, time=0.5))
 
     content_type, body = get(port, "/metrics")
 
@@ -77,6 +77,8 @@ def test_metrics_are_prometheus_s(tracker: ProgressTracker, port: int) -> None:
         "alpaca_step 3.0",
         "alpaca_total_steps 10.0",
         "alpaca_loss 2.5",
+        "alpaca_goodput_steps_ratio 0.75",
+        "alpaca_goodput_time_ratio 0.5",
         'alpaca_stage{stage="Evaluating"} 1.0',
     ]
 
