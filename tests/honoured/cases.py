@@ -117,6 +117,10 @@ LOOP: dict[str, Any] = {
 }
 """Of every kind that trains."""
 
+NEARLY = {
+    "sources": [{"uri": "pvc://desk/raw.jsonl"}, {"uri": "pvc://desk/nearly.jsonl"}],
+    "deduplicate.near": {"threshold": 0.5},
+}
 OWN_RULE = {"clean.rules": [{"name": "one", "pattern": "山"}]}
 TABLES: dict[str, dict[str, Any]] = {
     "DatasetJob": {
@@ -142,6 +146,9 @@ TABLES: dict[str, dict[str, Any]] = {
         "filters.maxDuplicateNgramShare": 0.1,
         "filters.blocklist": ["山"],
         "deduplicate.exact": "None",
+        "deduplicate.near.ngram": Case(20, NEARLY),
+        "deduplicate.near.threshold": Case(0.95, NEARLY),
+        "deduplicate.near.keep": Case("FirstSource", NEARLY),
         "privacy.mask": ["Email"],
         "split.validationShare": 0.5,
         "split.validationDocuments": 3,

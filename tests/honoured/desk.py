@@ -51,7 +51,7 @@ class Desk:
     @classmethod
     def laid_out(cls, folder: Path, sentencepiece: Path) -> Desk:
         """`base` and `other` (models), `adapter`, `rows.json`, `more.json`, `talks.json` (of several turns), `bad.jsonl` (three rows in it are no JSON), `corpus` and `held.jsonl` (text), `template.jinja`,
-        `questions.jsonl`, `raw.jsonl` (text with something for every rule and filter), `rules.yaml`, and `sp` (a bare tokenizer.model)."""
+        `questions.jsonl`, `raw.jsonl` (text with something for every rule and filter), `nearly.jsonl` (a text that is much like one of them), `rules.yaml`, and `sp` (a bare tokenizer.model)."""
         import peft
         from transformers import AutoModelForCausalLM
 
@@ -91,6 +91,8 @@ class Desk:
         (folder / "questions.jsonl").write_text("\n".join(questions), encoding="utf-8")
         raw = [json.dumps({"text": text, "other": other}, ensure_ascii=False) for text, other in RAW]
         (folder / "raw.jsonl").write_text("\n".join(raw), encoding="utf-8")
+        alike = json.dumps({"text": f"{RAW[-2][0]}野火烧不尽，春风吹又生。"}, ensure_ascii=False)
+        (folder / "nearly.jsonl").write_text(alike, encoding="utf-8")
         (folder / "rules.yaml").write_text("- {name: mine, pattern: 山}\n", encoding="utf-8")
         (folder / "tasks").mkdir()
         (folder / "sp").symlink_to(sentencepiece)

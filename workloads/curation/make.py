@@ -41,12 +41,16 @@ def corpus(work: Work, runtime: Runtime) -> Corpus:
         exact = stages.exact(work, read)
         if exact is not None:
             maker.make("Comparing", exact, crew)
-        choosing = stages.choosing(work, read, exact)
+        asked = job.spec.deduplicate.near
+        near = stages.Near(work, read, exact, asked) if asked is not None else None
+        for stage in near.stages() if near is not None else ():
+            maker.make("Comparing", stage, crew)
+        choosing = stages.choosing(work, read, exact, near)
         maker.make("Choosing", choosing, crew)
-        written = stages.writing(work, read, exact, choosing)
+        written = stages.writing(work, read, exact, near, choosing)
         maker.make("Writing", written, crew)
     found.merge(steps.ledgers(written.folder, written.tasks))
-    return Corpus(work, found, written.folder)
+    return Corpus(work, found, written.folder, near.folder if near else None)
 
 
 class _Maker:

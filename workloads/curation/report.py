@@ -42,6 +42,7 @@ def as_dict(corpus: Corpus) -> dict[str, Any]:
             }
             for rule, amount in corpus.changed().items()
         },
+        **({"clusters": corpus.clusters} if corpus.clusters is not None else {}),
         "notes": [
             {"what": sentence, "count": count, "first": Path(where).name}
             for sentence, (count, where) in ledger.notes.items()

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from workloads.curation.ledger import KEPT, READ, VALIDATION, Amount, Ledger
+from workloads.curation.near import CLUSTERS
 from workloads.curation.shards import TRAIN_FOLDER, VALIDATION_FOLDER
-from workloads.curation.stages import EXACT, Work
+from workloads.curation.stages import ALIKE, EXACT, Work
 
 
 class Corpus:
     """What the stages made."""
 
-    def __init__(self, work: Work, ledger: Ledger, folder: Path) -> None:
+    def __init__(self, work: Work, ledger: Ledger, folder: Path, near: Path | None = None) -> None:
         self.work = work
         self.ledger = ledger
         self._folder = folder
+        self.clusters: dict[str, Any] | None = (
+            None if near is None else json.loads((near / CLUSTERS).read_text("utf-8"))
+        )
+        """Of documents that are nearly alike: how many, and the largest."""
 
     @property
     def read(self) -> Amount:
@@ -53,7 +60,7 @@ class Corpus:
             "charactersKept": self.kept.characters,
             "bytesKept": self.kept.bytes,
             "documentsDropped": sum(amount.documents for amount in dropped.values()),
-            "duplicates": dropped[EXACT].documents if EXACT in dropped else 0,
+            "duplicates": sum(dropped[reason].documents for reason in (EXACT, ALIKE) if reason in dropped),
             "validationDocuments": self.ledger.total(VALIDATION).documents,
         }
 

@@ -17,9 +17,10 @@ from datatrove.pipeline.dedup.exact_dedup import (
     ExactDedupSignature,
     ExactFindDedups,
 )
+from datatrove.pipeline.dedup.minhash import MinhashDedupBuckets, MinhashDedupFilter
 
-from alpaca_operator.api.dataset import DatasetSpec
-from workloads.curation import choice, shards, steps
+from alpaca_operator.api.dataset import DatasetSpec, NearDuplicates
+from workloads.curation import choice, near, shards, steps
 from workloads.curation.cleaning import Rule
 from workloads.curation.executor import Stage
 from workloads.curation.ledger import Ledger
@@ -30,7 +31,7 @@ from workloads.storage.sources import Inputs
 
 VERSION = 1
 """Raised whenever the same settings and sources would become another corpus."""
-EXACT = "duplicate of another document"
+EXACT, ALIKE = "duplicate of another document", "nearly like another document"
 BUCKETS = 8
 """Parts that equal documents are looked for in, where there are several shares."""
 UNITS = {"MB": 10**6, "GB": 10**9}
@@ -136,17 +137,62 @@ def exact(work: Work, reading: Stage) -> Stage | None:
     return Stage("comparing", folder, [finder], tasks=work.buckets, products=["duplicates/{rank:05d}/*"])
 
 
-def choosing(work: Work, reading: Stage, exact: Stage | None) -> Stage:
+class Near:
+    """The four stages by which near-duplicates are found."""
+
+    def __init__(self, work: Work, reading: Stage, exact: Stage | None, asked: NearDuplicates) -> None:
+        shares = len(work.shares)
+        compared = exact.folder.name if exact else None
+        minhash = near.config(asked)
+
+        def documents() -> list[Any]:
+            """What the comparison of equal ones left: near-duplicates are told by their numbers among these."""
+            loaded: list[Any] = [steps.Load(reading.folder)]
+            return [*loaded, ExactDedupFilter(str(exact.folder / "duplicates"), COMPARED)] if exact else loaded
+
+        signed = work.folder("signing", reading.folder.name, compared, str(minhash))
+        self.signing = Stage(
+            "signing",
+            signed,
+            [*documents(), near.Signatures(signed / "signatures", minhash)],
+            tasks=shares,
+            products=["signatures/*/{rank:05d}.minhash.sig"],
+        )
+        banded = work.folder("banding", signed.name)
+        finder = MinhashDedupBuckets(
+            str(signed / "signatures"), str(banded / "pairs"), config=minhash, lines_to_buffer=4096
+        )
+        self.banding = Stage(
+            "banding", banded, [finder], tasks=minhash.num_buckets, products=["pairs/{rank:05d}_00.dups"]
+        )
+        sketched = work.folder("sketching", banded.name)
+        self.sketching = Stage(
+            "sketching",
+            sketched,
+            [*documents(), near.Sketches(banded / "pairs", sketched, asked.ngram)],
+            tasks=shares,
+            products=["{rank:05d}.npy", "{rank:05d}.json"],
+        )
+        self.folder = work.folder("clustering", sketched.name, asked.threshold, asked.keep)
+        cluster = near.Cluster(banded / "pairs", sketched, self.folder, asked)
+        self.clustering = Stage("clustering", self.folder, [cluster], tasks=1, products=["*.remove", near.CLUSTERS])
+
+    def stages(self) -> list[Stage]:
+        """In the order in which they are made."""
+        return [self.signing, self.banding, self.sketching, self.clustering]
+
+
+def choosing(work: Work, reading: Stage, exact: Stage | None, alike: Near | None) -> Stage:
     """Which documents are for validation."""
     split = fingerprint_fields(work.spec.split, work.inputs)
-    compared = exact.folder.name if exact else None
+    compared = [stage.folder.name for stage in (exact, alike) if stage]
     folder = work.folder("choosing", reading.folder.name, compared, split, work.spec.seed)
-    removed = choice.Removed(exact.folder / "duplicates" if exact else None)
+    removed = choice.Removed(exact.folder / "duplicates" if exact else None, alike.folder if alike else None)
     step = choice.Choose(reading.folder, folder, removed, work.spec.split, work.spec.seed, len(work.shares))
     return Stage("choosing", folder, [step], tasks=1, products=[choice.CHOICE])
 
 
-def writing(work: Work, reading: Stage, exact: Stage | None, choosing: Stage) -> Stage:
+def writing(work: Work, reading: Stage, exact: Stage | None, alike: Near | None, choosing: Stage) -> Stage:
     """The files of the corpus."""
     spec = work.spec
     folder = work.folder("writing", choosing.folder.name, spec.shard_size, spec.compression)
@@ -155,6 +201,9 @@ def writing(work: Work, reading: Stage, exact: Stage | None, choosing: Stage) ->
     if exact is not None:
         dropped: Any = steps.Dropped(EXACT, work.origins, ledger)
         pipeline.append(ExactDedupFilter(str(exact.folder / "duplicates"), COMPARED, exclusion_writer=dropped))
+    if alike is not None:
+        left_out: Any = steps.Dropped(ALIKE, work.origins, ledger)
+        pipeline.append(MinhashDedupFilter(str(alike.folder), exclusion_writer=left_out))
     size = int(float(spec.shard_size[:-2]) * UNITS[spec.shard_size[-2:]])
     pipeline.append(
         shards.Write(folder, choosing.folder / choice.CHOICE, spec.seed, size, spec.compression, work.origins, ledger)

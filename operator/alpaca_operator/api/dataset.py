@@ -118,11 +118,25 @@ class Filters(Spec):
     """Words; a document that holds one of them is left out."""
 
 
+class NearDuplicates(Spec):
+    """Documents that are nearly alike: the similarity of two is the share of all their runs of characters that both have."""
+
+    ngram: int = Field(5, ge=2, le=20)
+    """Characters of a run; letters and digits alone count. Longer runs tell more, and find less in short documents."""
+    threshold: float = Field(0.8, ge=0.5, le=0.95)
+    """Similarity from which one of two is left out. Of the pairs 0.05 above it 99 in 100 are found; a document that is not as similar as this
+    to one that stays is never left out for it, within 0.02 or so for long documents."""
+    keep: Literal["Longest", "FirstSource"] = "Longest"
+    """Which stays: the longest, or that of the source named first (the longest of them)."""
+
+
 class Deduplication(Spec):
     """Documents that say what another one says. Of equal ones that of the source named first stays."""
 
     exact: Literal["Document", "None"] = "Document"
     """`Document` leaves out documents that are equal to another after cleaning, spaces and line ends aside."""
+    near: NearDuplicates | None = None
+    """Leave out documents that are nearly like another, by MinHash over runs of characters. Absent, they stay; `{}` takes the defaults."""
 
 
 class Privacy(Spec):
