@@ -151,6 +151,12 @@ def mounts(source: str, content: Any = None) -> dict[str, Any]:
             id="as requests",
         ),
         pytest.param(
+            {"pod": asks(**{"nvidia.com/gpu": 5}), "parallelism": {"nodes": 2}},
+            True,
+            "pod.resources.limits asks for more than 8 GPUs in 2 pods, which is not allowed: lower it",
+            id="GPUs of several nodes",
+        ),
+        pytest.param(
             CLAIM,
             True,
             "pod.resourceClaims has more claims (1) than are allowed (0), for each may be of any number of devices: use pod.resources.limits",
