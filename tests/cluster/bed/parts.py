@@ -18,8 +18,8 @@ def demand_built() -> None:
 
 
 def control_plane() -> None:
-    """etcd and Kubernetes, for tests against a real API server."""
-    binaries.ensure(binaries.CONTROL_PLANE)
+    """etcd and Kubernetes, for tests against a real API server, and JobSet, whose types come and go on it."""
+    binaries.ensure([*binaries.CONTROL_PLANE, "jobset"])
 
 
 def pages() -> None:
