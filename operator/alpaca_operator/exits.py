@@ -34,6 +34,11 @@ class Waiting(Exit):
 
 
 @dataclass(frozen=True, slots=True)
+class NamespaceGoing(Waiting):
+    """Nothing is made any more in the resource's namespace, and the resource goes with it: told once, and not tried again."""
+
+
+@dataclass(frozen=True, slots=True)
 class Refused(Exit):
     """Only a person can help: the API server, a policy or the planner does not take a child, or its pod."""
 

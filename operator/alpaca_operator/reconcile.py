@@ -17,7 +17,7 @@ from alpaca_operator.cluster.queue import LONGEST_DELAY, RETRIED_LONGEST, Result
 from alpaca_operator.cluster.store import Key
 from alpaca_operator.diagnosis import refusals
 from alpaca_operator.errors import ApiError, NotLeading, Unreachable
-from alpaca_operator.exits import Exit, Unavailable, Unreadable, Waiting
+from alpaca_operator.exits import Exit, NamespaceGoing, Unavailable, Unreadable, Waiting
 from alpaca_operator.lifecycle import LIFECYCLES
 from alpaca_operator.observe import Observed
 from alpaca_operator.outcomes.verdict import Desired
@@ -36,6 +36,8 @@ async def reconcile(key: Key, world: World, *, live: bool = False) -> Result:
     if resource is None or resource.metadata.deletion_timestamp:  # its children go with it, by their owner references
         world.forget(key)
         return Result.never
+    if world.going.get(key, "") == resource.metadata.uid:  # its children go one by one, and none can be made anew
+        return Result.never
     lifecycle = LIFECYCLES[key.kind]
     world.expect(resource)
     observed = observe.gather(resource, world)
@@ -46,6 +48,8 @@ async def reconcile(key: Key, world: World, *, live: bool = False) -> Result:
             return await reconcile(key, world, live=True)
     else:
         exit = await apply.attempt(_act(desired, resource, observed, world), resource)
+    if isinstance(exit, NamespaceGoing):
+        world.going[key] = resource.metadata.uid
     outage = world.outages.lasting(key, "child", exit) if isinstance(exit, Unavailable) else None
     if outage is None and not isinstance(exit, Unavailable):
         world.outages.over(key, "child")
@@ -102,6 +106,8 @@ def _again(exit: Exit) -> Result:
     match exit:
         case Unavailable():
             return Result(RETRIED_LONGEST, failed=True, not_before=exit.retry_after, outcome="unreachable")
+        case NamespaceGoing():
+            return Result.never
         case Waiting(Reason.QUOTA_EXCEEDED):
             return Result(RETRIED_LONGEST, failed=True, not_before=NO_ROOM_SECONDS, outcome="refused")
         case Waiting():

@@ -87,6 +87,8 @@ class World:
     """Of children: what was applied last, and what became of it."""
     refused: dict[Key, str] = field(default_factory=dict)
     """Leases of other operators that work on a resource, of which an Event tells."""
+    going: dict[Key, str | None] = field(default_factory=dict)
+    """UIDs of those in whose namespace nothing is made any more."""
     strays: dict[Key, tuple[str, ...]] = field(default_factory=dict)
     """Pods that say they are of a resource's child, when everything was read last, and of none that is known: that one is gone, and this
     operator has not seen it."""
@@ -163,6 +165,7 @@ class World:
         """The resource is gone."""
         self.outages.forget(key)
         self.refused.pop(key, None)
+        self.going.pop(key, None)
         self.without_pods.forget(key)
         self.in_queues.forget(key)
         self.completions_recorded.pop(key, None)

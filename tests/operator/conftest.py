@@ -50,7 +50,9 @@ async def team(plane: ControlPlane, kube: Kube, request: pytest.FixtureRequest) 
     name = f"t-{abs(hash(request.node.nodeid)) % 10**10}"
     with plane.namespace(name):
         async with kubelet(kube, name) as player:
-            yield Team(plane, kube, name, player)
+            made = Team(plane, kube, name, player)
+            yield made
+            await made.clear()
 
 
 __all__ = ["Kubelet", "kube", "plane", "running", "team"]

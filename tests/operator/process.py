@@ -80,8 +80,19 @@ class OperatorProcess:
 
     def metric(self, name: str) -> float:
         """The value of a line of /metrics, labels included in its name; 0 when there is none."""
-        lines = self.probe("/metrics")[1].splitlines()
-        return next((float(line.rpartition(" ")[2]) for line in lines if line.rpartition(" ")[0] == name), 0.0)
+        return next((float(line.rpartition(" ")[2]) for line in self.metrics() if line.rpartition(" ")[0] == name), 0.0)
+
+    def metrics(self) -> list[str]:
+        """The lines of /metrics; none of a process that has ended. One that is busy is asked again, for no answer is no 0."""
+        return [] if self.ended() is not None else until(self._metrics, "the operator's /metrics")
+
+    def resources(self) -> int:
+        """How many resources it knows of."""
+        return int(sum(float(line.rpartition(" ")[2]) for line in self.metrics() if line.startswith("alpaca_jobs{")))
+
+    def _metrics(self) -> list[str]:
+        status, text = self.probe("/metrics")
+        return text.splitlines() if status == 200 else []
 
     def wait_ready(self) -> None:
         until(lambda: self.probe("/readyz")[0] == 200, "the operator's /readyz")

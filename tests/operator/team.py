@@ -11,6 +11,7 @@ from typing import Any
 from alpaca_operator.cluster.kube import EVENTS, JOBS, PODS, RESOURCES, Kube
 from tests.cluster.bed.controlplane import ControlPlane
 from tests.operator.kubelet import Kubelet
+from tests.operator.process import OperatorProcess
 
 Object = dict[str, Any]
 SFTJOBS = RESOURCES["SFTJob"]
@@ -69,6 +70,19 @@ class Team:
         async with asyncio.timeout(60):
             while any("deletionTimestamp" in one["metadata"] for one in [*await self.pods(), *await self.children()]):  # noqa: ASYNC110
                 await asyncio.sleep(0.1)
+
+    async def alone(self, operator: OperatorProcess) -> None:
+        """Waits until the operator knows of nothing in other namespaces: its writes for all of them are counted together."""
+        ours = sum([1 for api in RESOURCES.values() async for _ in self.kube.list(api, self.namespace)])
+        async with asyncio.timeout(60):
+            while operator.resources() > ours:  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+
+    async def clear(self) -> None:
+        """Its resources go. When a namespace goes its pods go first, and without a kubelet they never do: until then the operator would go
+        on working for what is left in it."""
+        for api in RESOURCES.values():
+            await self.kube.call("DELETE", api.path(self.namespace))
 
     async def children(self) -> list[Object]:
         return [job async for job in self.kube.list(JOBS, self.namespace)]

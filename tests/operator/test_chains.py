@@ -204,7 +204,9 @@ class TestTheUsualWay:
         team.kubelet.outcomes["base"] = made("base")
         await team.apply("base", merge=True)
         await team.state("base", "Succeeded")
+        await team.events(1)  # the last write for it
         team.kubelet.starts_others = False
+        await team.alone(running)
         before = writes()
         await team.apply("reader", **reads("base"))
         job = await team.state("reader", "Pending")

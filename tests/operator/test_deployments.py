@@ -150,9 +150,11 @@ async def test_what_kubectl_shows(salon: Salon) -> None:
 
 async def test_nothing_is_written_while_nothing_happens(salon: Salon, running: OperatorProcess) -> None:
     def writes() -> list[str]:
-        lines = running.probe("/metrics")[1].splitlines()
-        return [line for line in lines if line.startswith("alpaca_api_writes_total{") and "leases" not in line]
+        return [
+            line for line in running.metrics() if line.startswith("alpaca_api_writes_total{") and "leases" not in line
+        ]
 
+    await salon.team.alone(running)
     await salon.open(
         replicas=2, podDisruptionBudget={"minAvailable": 1}, pod={"resources": {"limits": {"cpu": "1000m"}}}
     )
@@ -556,6 +558,7 @@ async def test_what_a_policy_makes_of_a_child_is_not_applied_again_and_again(
         await salon.open(service={"annotations": {"example.org/who": "poet"}})
         await salon.state("Serving")
         assert (await salon.found(SERVICES))["metadata"]["annotations"]["example.org/who"] == "policy"
+        await salon.team.alone(running)
         before = running.metric(APPLIED_SERVICES)
         for number in range(5):
             await salon.set(page={"title": f"Poet {number}"})

@@ -169,6 +169,21 @@ async def test_a_quota_is_waited_for() -> None:
     assert ready(kube.statuses[0])[0] == "QuotaExceeded"
 
 
+async def test_in_a_namespace_that_goes_nothing_is_made_again_and_again() -> None:
+    """Its children go one by one, each a reason to look again."""
+    forbidden = 'jobs.batch "poet-sft" is forbidden: unable to create new content in namespace team because it is being terminated'
+    world, kube, _ = a_world(ApiError(403, "Forbidden", forbidden))
+    assert await reconcile(POET, world) == Result.never
+    assert ready(kube.statuses[0]) == (
+        "Stopping",
+        "namespace team is being deleted, and nothing is made in it any more; where it stays, kubectl get namespace team -o yaml shows "
+        "what holds it",
+    )
+    kube.answers = [AssertionError("it was made once more")]
+    assert await reconcile(POET, world) == Result.never
+    assert len(kube.statuses) == 1
+
+
 UNAVAILABLE = [
     pytest.param(
         Unreachable("POST /apis/batch/v1: Connection reset by peer"),

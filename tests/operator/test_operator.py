@@ -60,6 +60,7 @@ async def test_a_healthy_job_costs_two_writes_until_its_job_exists_and_five_to_i
         return sum(running.metric(name) for name in names)
 
     team.kubelet.starts_others = False
+    await team.alone(running)
     before = writes()
     await team.apply()
     await team.state("poet", "Pending")

@@ -112,5 +112,5 @@ async def told(team: Team, at_least: int) -> list[tuple[str, str]]:
 
 def writes(process: OperatorProcess) -> set[str]:
     """What it has written to."""
-    lines = [line for line in process.probe("/metrics")[1].splitlines() if line.startswith("alpaca_api_writes_total{")]
+    lines = [line for line in process.metrics() if line.startswith("alpaca_api_writes_total{")]
     return {line.partition('resource="')[2].partition('"')[0] for line in lines}

@@ -7,7 +7,7 @@ import re
 from alpaca_operator.api.status import Reason
 from alpaca_operator.diagnosis.text import one_line
 from alpaca_operator.errors import ApiError, Unreachable
-from alpaca_operator.exits import Exit, Refused, Unavailable, Waiting
+from alpaca_operator.exits import Exit, NamespaceGoing, Refused, Unavailable, Waiting
 
 QUOTA = re.compile(r"exceeded quota: (?P<quota>[^,]+), (?P<figures>requested: .*)")
 QUOTA_UNCOUNTED = re.compile(r"status unknown for quota: (?P<quota>[^,]+)")
@@ -20,6 +20,7 @@ POLICIES = (
 
 
 NO_RIGHT = re.compile(r"cannot (?P<verb>\w+) resource")
+GOING = re.compile(r"in namespace (?P<which>\S+) because it is being terminated")
 
 
 def refusal(code: int, message: str, *, again: str = " in a job of another name") -> Exit | None:
@@ -57,7 +58,7 @@ def refusal(code: int, message: str, *, again: str = " in a job of another name"
             Reason.ADMISSION_REFUSED,
             f"the operator has no right to {found['verb']} it ({one_line(message)}): apply manifests/rbac",
         )
-    if code == 403 and "being terminated" in message:
+    if GOING.search(message):
         return None
     if code == 403:
         return Refused(
@@ -76,7 +77,7 @@ WEBHOOK_DOWN = re.compile(r'failed calling (admission )?webhook "(?P<who>[^"]+)"
 UNTYPED = "failed to create typed patch object"
 """Of an apply whose object the API server cannot read: it answers with a 500, whatever the field."""
 BUSY = frozenset({401, 403, 408, 425, 429})
-"""Of the client's errors those that pass: a token is renewed, a namespace that is going goes, too many requests become fewer."""
+"""Of the client's errors those that pass: a token is renewed, too many requests become fewer."""
 
 
 def exit_of(
@@ -93,10 +94,16 @@ def exit_of(
         )
     if down := _webhook_down(error.message):
         return Unavailable(Reason.API_SERVER_UNAVAILABLE, down, error.retry_after)
-    if found := refusal(error.status, error.message, again=again):
-        return found
+    if refused := refusal(error.status, error.message, again=again):
+        return refused
     if error.status == 409:
         return None
+    if found := GOING.search(error.message):
+        return NamespaceGoing(
+            Reason.STOPPING,
+            f"namespace {found['which']} is being deleted, and nothing is made in it any more; where it stays, kubectl get namespace "
+            f"{found['which']} -o yaml shows what holds it",
+        )
     unread = error.status == 400 or UNTYPED in error.message
     if not unread and (error.status >= 500 or error.status in BUSY):
         message = f"the API server cannot take {what} now ({one_line(str(error))}): tried again by itself"
@@ -119,7 +126,7 @@ FORMS = {" is forbidden: ": 403, " is invalid: ": 422}
 def exit_of_report(words: str, *, again: str = " in a job of another name") -> Exit | None:
     """The same of what a controller passes on when it cannot make a pod: the API server's words, without its code. What is no refusal by
     these words passes: the controller tries again by itself."""
-    if "being terminated" in words:
+    if GOING.search(words):
         return None
     if down := _webhook_down(words):
         return Waiting(Reason.API_SERVER_UNAVAILABLE, down)
@@ -135,7 +142,7 @@ def exit_of_status(error: ApiError | Unreachable) -> Exit | None:
     if isinstance(error, ApiError) and error.status == 409:
         return None
     found = exit_of(error, what="the status")
-    if isinstance(found, Unavailable):
+    if isinstance(found, Unavailable | NamespaceGoing):
         return found
     return Refused(Reason.NOT_ACCEPTED, f"the API server does not take all of the status ({one_line(str(error))})")
 
