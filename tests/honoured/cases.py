@@ -111,8 +111,8 @@ LOOP: dict[str, Any] = {
         {"deepspeed": {"config": {"zero_optimization": {"stage": 1}}}},
     ),
     "parallelism.nodes": 2,
-    "parallelism.minNodes": 2,
-    "parallelism.rescaleAfterSeconds": 60,
+    "parallelism.minNodes": Case(2, {"parallelism": {"nodes": 4}}),
+    "parallelism.rescaleAfterSeconds": Case(60, {"parallelism": {"nodes": 4, "minNodes": 2}}),
     "parallelism.processesPerNode": 2,
 }
 """Of every kind that trains."""
@@ -479,21 +479,16 @@ def fields(kind: str) -> list[str]:
     return list(leaves(spec))
 
 
-SEVERAL_NODES = ("parallelism.nodes", "parallelism.minNodes", "parallelism.rescaleAfterSeconds")
-
 REFUSED: dict[str, frozenset[str]] = {
     "DatasetJob": frozenset({"sources[].encoding", "onBadRow", "maxBadRows"}),
     "PretrainJob": frozenset(
         {
-            *SEVERAL_NODES,
             "dataset.train[].encoding",
             "dataset.validation[].encoding",
             *bad_rows("dataset", "train"),
         }
     ),
-    "SFTJob": frozenset(
-        {*SEVERAL_NODES, "dataset.train[].format", "dataset.validation[].format", *bad_rows("dataset", "train")}
-    ),
+    "SFTJob": frozenset({"dataset.train[].format", "dataset.validation[].format", *bad_rows("dataset", "train")}),
     "QuantizeJob": frozenset(
         {"method", "calibration.train[].format", "evaluation.validation[].format", *bad_rows("calibration", "train")}
     ),

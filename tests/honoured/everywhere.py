@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from contextlib import suppress
 from pathlib import Path
@@ -16,7 +15,7 @@ from alpaca_operator.api.contract import ANNOTATION_CONFIG, LABEL_REVISION
 from alpaca_operator.api.resource import Job
 from alpaca_operator.api.status import ResolvedInput
 from alpaca_operator.chats import updates
-from alpaca_operator.jobs import status, verdicts
+from alpaca_operator.jobs import rescale, status, verdicts
 from alpaca_operator.plan import PLANNERS
 from alpaca_operator.settings import Settings
 from tests.honoured.desk import Desk, Reached
@@ -33,17 +32,24 @@ def plan(resource: Resource) -> str:
     planned = PLANNERS[resource.kind](resource, made, SETTINGS)
     if planned.refusal is not None:
         raise SpecError(str(planned.refusal))
-    manifests = copy.deepcopy(list(planned.manifests))
-    for manifest in manifests:
-        metadata = manifest["spec"].get("template", {}).get("metadata", {})
-        metadata.get("annotations", {}).pop(ANNOTATION_CONFIG, None)
-        metadata.get("labels", {}).pop(LABEL_REVISION, None)
-    return json.dumps(manifests, sort_keys=True, default=str)
+    return json.dumps(_without_copies(list(planned.manifests)), sort_keys=True, default=str)
+
+
+def _without_copies(part: Any) -> Any:
+    """The part of a manifest without the copy of the spec, however deep the template of a pod lies in it."""
+    if isinstance(part, dict):
+        copies = (ANNOTATION_CONFIG, LABEL_REVISION)
+        return {name: _without_copies(value) for name, value in part.items() if name not in copies}
+    return [_without_copies(each) for each in part] if isinstance(part, list) else part
 
 
 def waits_for(resource: Resource) -> list[str]:
     """The jobs whose outputs it reads."""
     return [f"{link.field}: {link.producer.kind} {link.producer.name}" for link in links(resource)]
+
+
+WITHOUT_ROOM: Any = SimpleNamespace(is_being_deleted=False, has_ended=False, held_since="2026-01-01T00:00:00Z", size=4)
+"""A child of four nodes that waits in a queue."""
 
 
 def operator_of_jobs(job: Any) -> list[Any]:
@@ -54,6 +60,7 @@ def operator_of_jobs(job: Any) -> list[Any]:
         status._ttl_end(ended),
         verdicts.too_many_disruptions(case) is None,
         verdicts.suspended(case) is None,
+        rescale.shortage(job, WITHOUT_ROOM, []),
     ]
 
 

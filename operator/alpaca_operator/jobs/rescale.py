@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from alpaca_operator.api.resource import Job
+from alpaca_operator.api.resource import Job, Parallelism
 from alpaca_operator.cluster.objects import Pod, parse_time
 from alpaca_operator.jobs.child import Child
 
@@ -35,7 +35,7 @@ def shortage(job: Job, child: Child | None, pods: Sequence[Pod]) -> Shortage | N
     """``pods``: those of the present attempt that have not ended."""
     parallelism = getattr(job.spec, "parallelism", None)
     if (
-        parallelism is None
+        not isinstance(parallelism, Parallelism)  # of a kind whose processes share no step
         or parallelism.min_nodes is None
         or child is None
         or child.is_being_deleted

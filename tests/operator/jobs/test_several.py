@@ -7,12 +7,15 @@ from typing import Any
 
 import pytest
 
+from alpaca_operator.api import KINDS
 from alpaca_operator.api.contract import LABEL_INDEX, Termination
+from alpaca_operator.api.resource import Job
 from alpaca_operator.api.status import Reason
 from alpaca_operator.jobs import status
 from alpaca_operator.outcomes.verdict import Desired
+from tests.api.minimal import MINIMAL
 from tests.operator.cases import CHECKPOINT, DONE, QUEUE, STARTED, TRAINING, observed, prior, ready, resource, true
-from tests.operator.pods import at, ended, pod, running, stopped, unplaced
+from tests.operator.pods import at, ended, job, pod, running, stopped, unplaced
 
 Object = dict[str, Any]
 
@@ -264,6 +267,15 @@ def test_without_room_for_all_fewer_go_on_once_it_has_lasted():
     assert status.desired(job, gone) is Desired.PRESENT
     assert status.compute(job, gone, None)["nodes"]["total"] == 3
     assert job.size == 3
+
+
+@pytest.mark.parametrize("kind", [name for name, kind in KINDS.items() if issubclass(kind, Job)])
+def test_every_kind_waits_for_room(kind: str):
+    """Also one whose `parallelism` is of another sort."""
+    manifest = {"kind": kind, "metadata": {"name": "poet", "uid": "uid-poet"}, "spec": MINIMAL[kind]}
+    waiting = observed(unplaced("0/2 nodes are available"), child=job())
+    written = status.compute(KINDS[kind].model_validate(manifest), waiting, None)
+    assert ready(written)["reason"] == "Unschedulable"
 
 
 def test_fewer_run_and_say_so():
