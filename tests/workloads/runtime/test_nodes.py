@@ -3,6 +3,7 @@ fail as one."""
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import socket
@@ -46,25 +47,44 @@ def place(tmp_path: Path) -> Iterator[Place]:
 class Nodes:
     """Both, started."""
 
-    def __init__(self, place: Place, what: str = "pass", steps: str = "3", run: tuple[str, str] = ("a", "a")) -> None:
+    def __init__(
+        self,
+        place: Place,
+        what: str = "pass",
+        steps: str = "3",
+        run: tuple[str, str] = ("a", "a"),
+        asked: str = "{nodes: 2}",
+        **environ: str,
+    ) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         self.first, self.second = (
-            self._start(place, node, what, steps, f"127.0.0.1:{port}", run[node]) for node in range(2)
+            self._start(place, node, what, steps, f"127.0.0.1:{port}", run[node], asked, environ) for node in range(2)
         )
 
-    def _start(self, place: Place, node: int, what: str, steps: str, coordinator: str, run: str) -> Process:
+    def _start(
+        self,
+        place: Place,
+        node: int,
+        what: str,
+        steps: str,
+        coordinator: str,
+        run: str,
+        asked: str,
+        environ: dict[str, str],
+    ) -> Process:
         output = "elsewhere" if what == "a folder of its own" and node else "out"
         return place.start(
             TRAIN.replace("WHAT", "pass" if what == "a folder of its own" else what),
-            *("--training.maxSteps", steps, "--parallelism.nodes", "2", "--output.uri", output),
+            *("--training.maxSteps", steps, "--parallelism", asked, "--output.uri", output),
             tag=f"node-{node}-",
             ALPACA_NODE=str(node),
             ALPACA_COORDINATOR=coordinator,
             ALPACA_RUN_ID=run,
             ALPACA_CACHE=str(place.folder / f"cache-{node}"),
             ALPACA_START_METHOD="fork",
+            **environ,
         )
 
 
@@ -77,6 +97,22 @@ def test_they_are_one_run_with_one_result(place: Place) -> None:
     assert "output" not in second.last_word, "one of them publishes"
     assert "how far they are is told by node 0" in second.out + second.err
     assert not list(place.folder.glob("out.checkpoints/*")), "the proof that the folder is shared is gone, too"
+
+
+def test_two_of_four_that_were_asked_for_make_the_job_of_four(place: Place) -> None:
+    nodes = Nodes(place, asked="{nodes: 4, minNodes: 2}", ALPACA_NODES="2")
+    first, second = nodes.first.end(), nodes.second.end()
+    assert (first.code, second.code) == (0, 0), first.err + second.err
+    assert (place.output / "adapter.safetensors").read_text() == "ranks sum to 1, 2 of them"
+    assert json.loads((place.output / "artifact.json").read_text())["processes"] == 4
+    on_one = place.run(
+        "raise SystemExit", "--parallelism.processesPerNode", "4", "--training.maxSteps", "3", "--output.uri", "out"
+    )
+    assert (on_one.code, on_one.last_word["reason"]) == (0, "Reused"), on_one.err
+    of_two = place.run(
+        "raise SystemExit", "--parallelism.processesPerNode", "2", "--training.maxSteps", "3", "--output.uri", "out"
+    )
+    assert (of_two.code, of_two.last_word["reason"]) == (64, "OutputExists"), "its steps are others"
 
 
 def test_a_stop_of_one_stops_both(place: Place) -> None:
