@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from alpaca_operator.api.dataset import RawSource
+from workloads.curation import layouts, markup
 from workloads.curation.shares import RawFile
 from workloads.data import corpus, json_text
 from workloads.data.corpus import CorpusFile, Tally
@@ -38,8 +39,7 @@ def documents(file: RawFile, source: RawSource, tally: Tally) -> Iterator[Item]:
 
     Raises DataError and InputError, with file and place, for a file that cannot be read.
     """
-    items = _texts(file, source, tally) if file.kind == "Text" else _rows(file, source, tally)
-    for item in items:
+    for item in _items(file, source, tally):
         if isinstance(item, tuple):
             yield item
             continue
@@ -52,6 +52,26 @@ def documents(file: RawFile, source: RawSource, tally: Tally) -> Iterator[Item]:
         )
         for number, part in enumerate(_parts(text), start=1):
             yield Raw(f"{item.place}, part {number}", part)
+
+
+def _items(file: RawFile, source: RawSource, tally: Tally) -> Iterator[Item]:
+    if file.kind == "EPUB":
+        return iter([Raw("book", markup.book(file.path))])
+    if file.kind == "WikiXML":
+        return (Raw(f"page {number}", text) for number, text in markup.pages(file.path))
+    if file.kind == "Text" and file.corpus == "CLUE":
+        return _apart(layouts.paragraphs_apart(_lines(file, source, tally)))
+    if file.kind == "Text" and file.corpus == "WikiExtractor":
+        return _apart(markup.extracted(_lines(file, source, tally), file.path))
+    return _texts(file, source, tally) if file.kind == "Text" else _rows(file, source, tally)
+
+
+def _apart(documents: Iterator[tuple[int, str]]) -> Iterator[Item]:
+    return (Raw(f"line {number}", text) for number, text in documents)
+
+
+def _lines(file: RawFile, source: RawSource, tally: Tally) -> Iterator[str]:
+    return corpus.lines(CorpusFile(file.path, "JSONL", source.encoding, field=file.field), tally)
 
 
 def _texts(file: RawFile, source: RawSource, tally: Tally) -> Iterator[Item]:
@@ -72,15 +92,14 @@ def _rows(file: RawFile, source: RawSource, tally: Tally) -> Iterator[Item]:
         if isinstance(record, Unusable):
             yield place, record.reason
             continue
-        text = _text_of(record, source)
+        text = _text_of(record, file, source, lambda what, count, place=place: _noted(tally, file, place, what, count))
         yield (place, text.reason) if isinstance(text, Unusable) else Raw(place, text)
 
 
 def _records(file: RawFile, source: RawSource, tally: Tally) -> Iterator[tuple[str, Any]]:
     """Each row with its place. JSON lines bear damaged bytes, as text does; of other formats nobody knows what they would have said."""
     if file.kind == "JSONL":
-        rows = CorpusFile(file.path, "JSONL", source.encoding, field=file.field)
-        for number, line in enumerate(corpus.lines(rows, tally), start=1):
+        for number, line in enumerate(_lines(file, source, tally), start=1):
             if line and not line.isspace():
                 yield f"line {number}", _parsed(line)
         return
@@ -103,11 +122,24 @@ def _parsed(line: str) -> Any:
         return Unusable(f"not JSON ({' '.join(str(error).split())[:200]}): mend or remove this line")
 
 
-def _text_of(record: Any, source: RawSource) -> str | Unusable:
+def _noted(tally: Tally, file: RawFile, place: str, what: str, count: int) -> None:
+    tally.note(what, f"{shown(file.path)}, {place}", count)
+
+
+def _text_of(record: Any, file: RawFile, source: RawSource, note: layouts.Note) -> str | Unusable:
     """What a row says. A row that is nothing but a text is that text."""
-    if isinstance(record, str):
+    if isinstance(record, str) and file.corpus is None:
         return record
     columns = source.columns
+    if isinstance(record, dict) and (file.corpus or columns.text not in record):
+        layout = layouts.layout_of(record, file.corpus)
+        if layout is not None:
+            return layout.text(record, note)
+    if file.corpus:
+        has = some([repr(name) for name in record], 12) if isinstance(record, dict) else f"a {type(record).__name__}"
+        return Unusable(
+            f"no row of {file.corpus}, which has {layouts.fields_of(file.corpus)}; it has {has}: set format to another"
+        )
     if not isinstance(record, dict):
         return Unusable(f"a {type(record).__name__} where an object with {columns.text!r} is looked for")
     if columns.text not in record:
@@ -122,13 +154,7 @@ def _text_of(record: Any, source: RawSource) -> str | Unusable:
         return Unusable(f"{columns.text!r} is a {type(text).__name__}, not text")
     if title is not None and not isinstance(title, str):
         return Unusable(f"{columns.title!r} is a {type(title).__name__}, not text")
-    return with_title(title or "", text)
-
-
-def with_title(title: str, text: str) -> str:
-    """A title is the first line, unless it is that already."""
-    title = title.strip()
-    return text if not title or text.lstrip().startswith(title) else f"{title}\n{text}"
+    return layouts.with_title(title or "", text)
 
 
 def _encodable(raw: Raw, file: RawFile, tally: Tally) -> str:

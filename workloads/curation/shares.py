@@ -17,8 +17,10 @@ from workloads.system.describe import shown
 SHARE_BYTES = 1 << 20
 """Of files in a share at least, where there are so many."""
 MOST_SHARES = 256
-KINDS = {**ENDINGS, ".json": "JSON"}
+KINDS = {**ENDINGS, ".json": "JSON", ".xml": "WikiXML", ".epub": "EPUB"}
 """How files are read, by their endings."""
+CORPORA = ("WikiExtractor", "WuDao", "MNBVC", "CLUE")
+"""Formats that say what rows have; what a file is made of, its ending says, or its content."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ class RawFile:
     """Within its source; part of the names of its documents."""
     kind: str
     size: int
+    corpus: str | None = None
+    """One of CORPORA, where the spec names it."""
 
     @property
     def field(self) -> str:
@@ -69,11 +73,16 @@ def files_of(index: int, source: RawSource, path: Path) -> tuple[list[RawFile], 
     chosen = select(path, None, None)
     found: list[RawFile] = []
     for file in chosen.files:
-        kind = source.format if source.format != "Auto" else _kind(file, is_alone=path.is_file())
+        corpus = source.format if source.format in CORPORA else None
+        kind = source.format
+        if source.format == "Auto" or corpus:
+            kind = _kind(file, is_alone=path.is_file() or corpus is not None)
         if kind is None:
             chosen.leave_out(file, _why_not(file))
             continue
-        found.append(RawFile(index, file, file.relative_to(chosen.source).as_posix(), kind, file.stat().st_size))
+        found.append(
+            RawFile(index, file, file.relative_to(chosen.source).as_posix(), kind, file.stat().st_size, corpus)
+        )
     if not found:
         raise DataError(
             f"{shown(path)}: no file in it that is read ({', '.join(KINDS)}, or text without an ending): name the folder of the texts, or set "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
 import json
@@ -16,15 +17,17 @@ from workloads.errors import DataError
 from workloads.system.describe import shown
 from workloads.system.os_errors import unreadable
 
-PACKED = {".gz": "gzip", ".zst": "zstd", ".zstd": "zstd"}
+PACKED = {".gz": "gzip", ".bz2": "bzip2", ".zst": "zstd", ".zstd": "zstd"}
 """Endings that are looked behind: rows.jsonl.gz is JSON lines."""
 PACKERS = (
     (b"\x1f\x8b", "gzip"),
+    *((b"BZh%d1AY&SY" % level, "bzip2") for level in range(1, 10)),
     (b"\x28\xb5\x2f\xfd", "zstd"),
     *(
         (bytes([first]) + b"\x2a\x4d\x18", "zstd") for first in range(0x50, 0x60)
     ),  # a frame to be skipped, as pzstd begins
 )
+MAGIC = max(len(magic) for magic, _ in PACKERS)
 HEAD = 4096
 """Bytes by which a file is known for what it is."""
 
@@ -65,7 +68,7 @@ COLUMNAR = {"Parquet": ".parquet", "Arrow": ".arrow"}
 
 
 def ending(path: Path) -> str:
-    """The ending that says what a file holds, in lower case: that before .gz or .zst."""
+    """The ending that says what a file holds, in lower case: that before .gz, .bz2 or .zst."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
     while suffixes and suffixes[-1] in PACKED:
         suffixes.pop()
@@ -73,7 +76,7 @@ def ending(path: Path) -> str:
 
 
 def open_bytes(path: Path) -> IO[bytes]:
-    """The bytes of a file, unpacked where it begins as gzip or zstd, whatever its name.
+    """The bytes of a file, unpacked where it begins as gzip, bzip2 or zstd, whatever its name.
 
     Opening and reading raise InputError for what the system cannot read, DataError for a stream that is damaged.
     """
@@ -87,7 +90,7 @@ class Unpacked(io.RawIOBase):
         self._path = path
         try:
             self._file = path.open("rb")
-            head = self._file.read(4)
+            head = self._file.read(MAGIC)
             self._file.seek(0)
         except OSError as error:
             raise unreadable(error, path) from error
@@ -95,6 +98,8 @@ class Unpacked(io.RawIOBase):
         self._stream: Any = self._file
         if self._packer == "gzip":
             self._stream = gzip.GzipFile(fileobj=self._file)
+        elif self._packer == "bzip2":
+            self._stream = bz2.BZ2File(self._file)
         elif self._packer == "zstd":
             import pyarrow  # unlike zstandard, it tells a stream that breaks off
 

@@ -16,7 +16,7 @@ SystemPrompt = Annotated[str, StringConstraints(max_length=8192)]
 
 
 class DataSource(Source):
-    """A file, or a folder of files (with its subfolders, linked ones too), with conversations: CSV, JSON, JSONL, each also as .gz or .zst, Parquet,
+    """A file, or a folder of files (with its subfolders, linked ones too), with conversations: CSV, JSON, JSONL, each also as .gz, .bz2 or .zst, Parquet,
     Arrow, or a data set saved by `datasets`."""
 
     content: ClassVar = "Dataset"

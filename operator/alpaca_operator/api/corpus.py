@@ -23,7 +23,7 @@ class CorpusColumns(Spec):
 
 
 class CorpusSource(Source):
-    """A file, or a folder of files (with its subfolders, linked ones too), of text: .txt, JSON lines, CSV, each also as .gz or .zst, Parquet, Arrow,
+    """A file, or a folder of files (with its subfolders, linked ones too), of text: .txt, JSON lines, CSV, each also as .gz, .bz2 or .zst, Parquet, Arrow,
     or a data set saved by `datasets`."""
 
     content: ClassVar = "Dataset"

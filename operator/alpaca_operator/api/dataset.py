@@ -13,7 +13,21 @@ from alpaca_operator.api.rows import RowPolicy
 from alpaca_operator.api.rules import Rule
 from alpaca_operator.api.sources import Source
 
-RawFormat = Literal["Auto", "Text", "JSONL", "JSON", "CSV", "Parquet", "Arrow"]
+RawFormat = Literal[
+    "Auto",
+    "Text",
+    "JSONL",
+    "JSON",
+    "CSV",
+    "Parquet",
+    "Arrow",
+    "WikiExtractor",
+    "WikiXML",
+    "WuDao",
+    "MNBVC",
+    "CLUE",
+    "EPUB",
+]
 Preset = Literal["Characters", "Web", "Advertisements", "Scans"]
 Mask = Literal["PhoneNumber", "IDCard", "Email", "IPAddress"]
 SourceName = Annotated[str, StringConstraints(min_length=1, max_length=60, pattern=r"^[^\s/\\][^/\\\n]*$")]
@@ -28,12 +42,12 @@ class RawColumns(Spec):
     text: ShortText = "text"
     """Column, or JSON key, that holds the text."""
     title: ShortText | None = None
-    """Column, or JSON key, of a title: it becomes the first line of the document, unless the text begins with it."""
+    """Column, or JSON key, of a title: it becomes the first line of the document, unless it is that already."""
 
 
 class RawSource(Source):
-    """A file, or a folder of files (with its subfolders, linked ones too), of text as it came: .txt, JSON lines, JSON arrays, CSV, each also as
-    .gz or .zst, Parquet, Arrow. It is never changed."""
+    """A file, or a folder of files (with its subfolders, linked ones too), of text as it came: .txt, JSON lines, JSON arrays, CSV, MediaWiki's
+    XML, each also as .gz, .bz2 or .zst, Parquet, Arrow, EPUB. It is never changed."""
 
     content: ClassVar = "Dataset"
     accepts: ClassVar = frozenset({"Dataset"})
@@ -42,7 +56,8 @@ class RawSource(Source):
     """How the report and each document call it. Absent, it is the last part of the uri, or the name of the job that makes it."""
     format: RawFormat = "Auto"
     """How files are read. `Auto` goes by their endings, and looks into files that have none; files of another kind are left out, and named.
-    A named format reads every file of the folder so."""
+    A named format reads every file of the folder so. Rows without `columns.text` that have the fields of WuDao, MNBVC or CLUE are read as
+    these; books (`.epub`) and dumps of MediaWiki (`.xml`) are known by their endings."""
     columns: RawColumns = Field(default_factory=RawColumns)
     """Where the text is in rows of JSON, CSV and Parquet, such as `{text: 内容}`."""
     encoding: Encoding = "Auto"

@@ -47,7 +47,7 @@ def row(**values: Any) -> str:
         pytest.param("a.csv", "内容,题\n白日,登楼\n".encode("utf-8-sig"), {"columns": {"text": "内容", "title": "题"}, "encoding": "utf-8"},
                      [("line 2", "登楼\n白日")], id="a table with a byte order mark, in an encoding that is named"),
         pytest.param("a.tsv", "text\tb\n白,日\t1\n".encode(), {"format": "CSV"}, [("line 2", "白,日")], id="a table with tabs, named"),
-        pytest.param("a.jsonl", row(text="登楼 白日", title="登楼").encode(), {"columns": {"title": "title"}}, [("line 1", "登楼 白日")],
+        pytest.param("a.jsonl", row(text="登楼\n白日", title="登楼").encode(), {"columns": {"title": "title"}}, [("line 1", "登楼\n白日")],
                      id="a title that the text begins with"),
         pytest.param("a.jsonl", b'{"text": "\\ud83d\xe5\xb1\xb1"}', {}, [("line 1", "山")], id="half a character"),
         pytest.param("a.jsonl", b'{"text": null}', {}, [("line 1", "")], id="a text that is null is empty"),

@@ -1,0 +1,210 @@
+"""The known corpora, in small files that are laid out as theirs are."""
+
+from __future__ import annotations
+
+import bz2
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from alpaca_operator.api.dataset import RawSource
+from tests.workloads.curation.corpora import run
+from workloads.curation import layouts, reading, shares
+from workloads.curation.reading import Raw
+from workloads.data.corpus import Tally
+from workloads.errors import DataError
+
+MNBVC = {
+    "文件名": "a.txt", "是否待查文件": False, "是否重复文件": False, "文件大小": 100, "simhash": 1, "最长段落长度": 9, "段落数": 3,
+    "去重段落数": 2, "低质量段落数": 0,
+    "段落": [
+        {"行号": 1, "是否重复": False, "是否跨文件重复": False, "md5": "a", "内容": "白日依山尽，"},
+        {"行号": 2, "是否重复": True, "是否跨文件重复": False, "md5": "a", "内容": "白日依山尽，"},
+        {"行号": 3, "是否重复": False, "是否跨文件重复": True, "md5": "b", "内容": "版权所有"},
+        {"行号": 4, "是否重复": False, "是否跨文件重复": False, "md5": "c", "内容": "黄河入海流。"},
+    ],
+}  # fmt: skip
+WUDAO = {
+    "id": 5,
+    "uniqueKey": "5a",
+    "titleUkey": "5b",
+    "dataType": "百科",
+    "title": "登鹳雀楼",
+    "content": "白日依山尽",
+}
+NEWS = {
+    "news_id": "1",
+    "keywords": "诗",
+    "title": "登楼",
+    "desc": "一首诗",
+    "source": "报",
+    "time": "2014",
+    "content": "白日依山尽",
+}
+BAIKE = {"qid": "1", "category": "文学", "title": "谁写了登鹳雀楼？", "desc": "", "answer": "王之涣。"}
+FORUM = {
+    "qid": 1,
+    "title": "谁写了？",
+    "desc": "这首诗",
+    "topic": "诗",
+    "star": 3,
+    "content": "王之涣。",
+    "answer_id": 2,
+    "answerer_tags": "",
+}
+WIKI = {
+    "id": "13",
+    "url": "https://zh.wikipedia.org/wiki?curid=13",
+    "title": "数学",
+    "text": "数学\n\n数学是研究数量的学科。",
+}
+
+EXTRACTED = """\
+<doc id="13" url="https://zh.wikipedia.org/wiki?curid=13" title="数学">
+数学
+
+数学是研究数量的学科。
+
+</doc>
+<doc id="18" url="https://zh.wikipedia.org/wiki?curid=18" title="A &amp; B">
+又一篇。
+</doc>
+"""
+DUMP = """\
+<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.11/" version="0.11" xml:lang="zh">
+  <siteinfo><sitename>Wikipedia</sitename></siteinfo>
+  <page><title>数学</title><ns>0</ns><id>13</id>
+    <revision><id>1</id><text bytes="9" xml:space="preserve">旧</text></revision>
+    <revision><id>2</id><text bytes="99" xml:space="preserve">{{Infobox|名=数学}}
+'''数学'''是研究[[数量]]、[[结构 (数学)|结构]]的[[学科]]。&lt;ref&gt;某书&lt;/ref&gt;
+[[File:a.png|thumb|一张[[图]]]]
+== 历史 ==
+* 很久。
+{| class="wikitable"
+| 表
+|}
+[[Category:数学]]</text></revision></page>
+  <page><title>数</title><ns>0</ns><redirect title="数学" /><revision><text>#重定向 [[数学]]</text></revision></page>
+  <page><title>Talk:数学</title><ns>1</ns><revision><text>讨论</text></revision></page>
+</mediawiki>
+"""
+
+
+def read(path: Path, format: str = "Auto") -> tuple[list[Any], Tally]:
+    source = RawSource.model_validate({"uri": "pvc://data/raw", "format": format})
+    files, _ = shares.files_of(0, source, path)
+    tally, found = Tally(), list[Any]()
+    for file in files:
+        for item in reading.documents(file, source, tally):
+            found.append((item.place, item.text) if isinstance(item, Raw) else item)
+    return found, tally
+
+
+def lines(*rows: Any) -> bytes:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+
+
+@pytest.mark.parametrize(
+    ("format", "name", "content", "found"),
+    [
+        pytest.param("WikiExtractor", "AA/wiki_00", EXTRACTED.encode(),
+                     [("line 1", "数学\n\n数学是研究数量的学科。"), ("line 7", "A & B\n又一篇。")], id="what WikiExtractor writes"),
+        pytest.param("WikiExtractor", "AA/wiki_00", lines(WIKI), [("line 1", WIKI["text"])], id="the same as JSON"),
+        pytest.param("WikiXML", "zhwiki.xml", DUMP.encode(), [("page 1", "数学\n数学是研究数量、结构的学科。\n\n 历史 \n 很久。")], id="a dump"),
+        pytest.param("WikiXML", "zhwiki.xml.bz2", bz2.compress(DUMP.encode()),
+                     [("page 1", "数学\n数学是研究数量、结构的学科。\n\n 历史 \n 很久。")], id="a dump as it is offered"),
+        pytest.param("WuDao", "part-1.json", json.dumps([WUDAO, WUDAO], ensure_ascii=False).encode(),
+                     [("row 1", "登鹳雀楼\n白日依山尽"), ("row 2", "登鹳雀楼\n白日依山尽")], id="arrays of WuDao"),
+        pytest.param("MNBVC", "1.jsonl", lines(MNBVC), [("line 1", "白日依山尽，\n黄河入海流。")], id="MNBVC without what it flags"),
+        pytest.param("MNBVC", "1.jsonl", lines(MNBVC | {"是否重复文件": True}), [("line 1", "")], id="a file that MNBVC flags"),
+        pytest.param("CLUE", "news.json", lines(NEWS, NEWS), [("line 1", "登楼\n白日依山尽"), ("line 2", "登楼\n白日依山尽")], id="news of CLUE"),
+        pytest.param("CLUE", "baike.json", lines(BAIKE, BAIKE), [("line 1", "谁写了登鹳雀楼？\n王之涣。"), ("line 2", "谁写了登鹳雀楼？\n王之涣。")], id="questions of CLUE"),
+        pytest.param("CLUE", "web.jsonl", lines(FORUM), [("line 1", "谁写了？\n这首诗\n王之涣。")], id="a forum of CLUE"),
+        pytest.param("CLUE", "wiki_00", lines(WIKI), [("line 1", WIKI["text"])], id="the encyclopedia of CLUE"),
+        pytest.param("CLUE", "a.txt", "一句。\n二句。\n\n\n三句。\n".encode(), [("line 1", "一句。\n二句。"), ("line 5", "三句。")], id="documents between empty lines"),
+        pytest.param("WuDao", "a.jsonl", lines({"text": "a"}),
+                     [("line 1", "no row of WuDao, which has content dataType title or content title uniqueKey; it has 'text': set format to another")], id="another corpus"),
+        pytest.param("MNBVC", "a.jsonl", lines({"段落": ["a"]}), [("line 1", "a paragraph of '段落' has no text '内容'")], id="paragraphs of another shape"),
+    ],
+)  # fmt: skip
+def test_a_corpus_is_read_as_it_is_laid_out(tmp_path: Path, format: str, name: str, content: bytes, found: Any) -> None:
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(content)
+    assert read(tmp_path, format)[0] == found
+
+
+@pytest.mark.parametrize(("row", "text"), [
+    pytest.param(MNBVC, "白日依山尽，\n黄河入海流。", id="MNBVC"),
+    pytest.param(WUDAO, "登鹳雀楼\n白日依山尽", id="WuDao"),
+    pytest.param(NEWS, "登楼\n白日依山尽", id="CLUE"),
+])  # fmt: skip
+def test_rows_of_known_corpora_are_known_without_a_name(tmp_path: Path, row: Any, text: str) -> None:
+    (tmp_path / "a.jsonl").write_bytes(lines(row))
+    assert read(tmp_path)[0] == [("line 1", text)]
+
+
+def test_what_mnbvc_flags_is_counted(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(lines(MNBVC, MNBVC))
+    assert read(tmp_path)[1].problems[layouts.FLAGGED] == 4
+
+
+def epub(path: Path, chapters: dict[str, str], order: list[str]) -> None:
+    container = '<container xmlns="urn:oasis:names:tc:opendocument:xmlns:container"><rootfiles><rootfile full-path="OEBPS/content.opf"/></rootfiles></container>'
+    items = "".join(
+        f'<item id="{name}" href="text/{name}.xhtml" media-type="application/xhtml+xml"/>' for name in chapters
+    )
+    spine = "".join(f'<itemref idref="{name}"/>' for name in order)
+    package = (
+        f'<package xmlns="http://www.idpf.org/2007/opf"><manifest>{items}</manifest><spine>{spine}</spine></package>'
+    )
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("mimetype", "application/epub+zip")
+        archive.writestr("META-INF/container.xml", container)
+        archive.writestr("OEBPS/content.opf", package)
+        for name, body in chapters.items():
+            page = f'<?xml version="1.0" encoding="utf-8"?><html><head><title>题</title><style>p {{}}</style></head><body>{body}</body></html>'
+            archive.writestr(f"OEBPS/text/{name}.xhtml", page)
+
+
+def test_a_book_is_read_in_the_order_of_its_chapters(tmp_path: Path) -> None:
+    chapters = {
+        "two": "<h1>第二章</h1><p>黄河<b>入海</b>流。</p>",
+        "one": "<h1>第一章</h1>\n<p>白日依山尽，</p><p>&nbsp;&amp;<br/>又一行<ruby>字<rt>zì</rt></ruby></p>",
+    }
+    epub(tmp_path / "book.epub", chapters, ["one", "two"])
+    assert read(tmp_path)[0] == [("book", "第一章\n白日依山尽，\n\xa0&\n又一行字\n\n第二章\n黄河入海流。")]
+
+
+@pytest.mark.parametrize(
+    ("name", "format", "content", "message"),
+    [
+        pytest.param("a.epub", "Auto", b"PK\x03\x04 broken", "no EPUB that can be read", id="a broken book"),
+        pytest.param("a.xml", "Auto", DUMP.encode()[:700], "no XML after page", id="a dump that is cut"),
+        pytest.param("wiki_00", "WikiExtractor", EXTRACTED.encode()[:110], "the article does not end: the file is cut", id="an article that is cut"),
+        pytest.param("wiki_00", "WikiExtractor", "一行字\n".encode(), "text outside of <doc", id="another text"),
+    ],
+)  # fmt: skip
+def test_a_damaged_file_is_told(tmp_path: Path, name: str, format: str, content: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        read(tmp_path, format)
+    assert str(caught.value).startswith(str(tmp_path / name))
+    assert message in str(caught.value)
+
+
+def test_a_folder_of_all_of_them_becomes_a_corpus(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    (raw / "m.jsonl").write_bytes(lines(MNBVC))
+    (raw / "w.json").write_text(json.dumps([WUDAO], ensure_ascii=False), encoding="utf-8")
+    (raw / "n.jsonl").write_bytes(lines(NEWS | {"content": "又一首诗"}))
+    (raw / "zhwiki.xml").write_text(DUMP, encoding="utf-8")
+    epub(raw / "b.epub", {"one": "<p>春眠不觉晓</p>"}, ["one"])
+    made = run(tmp_path, sources=[{"uri": str(raw)}], onBadRow="Fail")
+    assert {row["id"].partition(",")[0] for row in made.rows()} == {
+        f"raw/{name}" for name in ("m.jsonl", "w.json", "n.jsonl", "zhwiki.xml", "b.epub")
+    }

@@ -1,0 +1,188 @@
+"""Documents in markup: what WikiExtractor writes, MediaWiki's own dumps, and books as EPUB."""
+
+from __future__ import annotations
+
+import html
+import posixpath
+import re
+import zipfile
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote
+from xml.etree import ElementTree
+
+from workloads.curation.layouts import with_title
+from workloads.data.opening import open_bytes
+from workloads.errors import DataError
+from workloads.system.describe import first_line, shown
+
+OPENING = re.compile(r'<doc\s[^>]*?title="(?P<title>[^"]*)"[^>]*>\s*')
+CLOSING = "</doc>"
+
+
+def extracted(lines: Iterator[str], path: Path) -> Iterator[tuple[int, str]]:
+    """The articles of a file that WikiExtractor wrote (``<doc id=… title=…>``), with the numbers of their first lines."""
+    title, start, held = "", 0, list[str]()
+    for number, line in enumerate(lines, start=1):
+        opening = OPENING.fullmatch(line)
+        if opening is not None and start:
+            raise DataError(
+                f"{shown(path)}, line {number}: an article begins before that of line {start} ends: copy the file again"
+            )
+        if opening is not None:
+            title, start, held = html.unescape(opening["title"]), number, []
+        elif line.strip() == CLOSING and start:
+            yield start, with_title(title, "\n".join(held).strip())
+            start = 0
+        elif start:
+            held.append(line)
+        elif line.strip():
+            raise DataError(
+                f"{shown(path)}, line {number}: text outside of <doc …> and </doc>: this is no file of WikiExtractor"
+            )
+    if start:
+        raise DataError(f"{shown(path)}, line {start}: the article does not end: the file is cut, copy it again")
+
+
+ARTICLES = "0"
+"""The name space of articles; others hold talk, users, templates."""
+UNTOLD = re.compile(
+    r"(?is)<(ref|gallery|timeline|math|syntaxhighlight)\b[^>]*?(?:/>|>.*?</\1\s*>)|\{\|.*?^\|\}", re.MULTILINE
+)
+MEDIA = re.compile(
+    r"(?im)\[\[(?:file|image|category|文件|檔案|图像|圖像|分类|分類):[^\[\]]*(?:\[\[[^\[\]]*\]\][^\[\]]*)*\]\]"
+)
+
+
+def pages(path: Path) -> Iterator[tuple[int, str]]:
+    """The articles of a dump of MediaWiki with the numbers of their pages: no redirects, no other name spaces; markup taken off."""
+    number = 0
+    try:
+        with open_bytes(path) as stream:
+            for _, element in ElementTree.iterparse(stream):
+                if _local(element.tag) != "page":
+                    continue
+                number += 1
+                if _inner(element, "ns") == ARTICLES and not any(_local(each.tag) == "redirect" for each in element):
+                    yield number, with_title(_inner(element, "title"), _without_markup(_inner(element, "text")))
+                element.clear()
+    except ElementTree.ParseError as error:
+        raise DataError(
+            f"{shown(path)}: no XML after page {number} ({first_line(error)}): copy the file again"
+        ) from error
+
+
+def _local(tag: str) -> str:
+    return tag.rpartition("}")[2]
+
+
+def _inner(element: ElementTree.Element, name: str) -> str:
+    """The text of the last descendant of this name: of a page's revisions the newest."""
+    return next((each.text or "" for each in reversed(list(element.iter())) if _local(each.tag) == name), "")
+
+
+def _without_markup(text: str) -> str:
+    import mwparserfromhell
+
+    parsed = mwparserfromhell.parse(MEDIA.sub("", UNTOLD.sub("", text)), skip_style_tags=True)
+    plain = str(parsed.strip_code(normalize=True, collapse=True))
+    return re.sub(r"'{2,}", "", plain).strip()
+
+
+CONTAINER = "META-INF/container.xml"
+BLOCKS = frozenset(
+    [
+        "address",
+        "article",
+        "aside",
+        "blockquote",
+        "br",
+        "dd",
+        "div",
+        "dl",
+        "dt",
+        "figure",
+        "h1",
+        "h2",
+        "h3",
+        "h4",
+        "h5",
+        "h6",
+        "hr",
+        "li",
+        "ol",
+        "p",
+        "pre",
+        "section",
+        "table",
+        "tr",
+        "ul",
+    ]
+)
+SILENT = frozenset({"head", "script", "style", "svg", "rt", "rp"})
+"""Elements whose text is none of the book's; ``rt`` and ``rp`` tell how a character is read."""
+
+
+def book(path: Path) -> str:
+    """The text of an EPUB, its chapters in the order in which they are read. Raises DataError for a file that is none."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            root = ElementTree.fromstring(archive.read(CONTAINER))
+            package = next(each.attrib["full-path"] for each in root.iter() if _local(each.tag) == "rootfile")
+            return "\n\n".join(filter(None, (_chapter(archive.read(name)) for name in _spine(archive, package))))
+    except (zipfile.BadZipFile, ElementTree.ParseError, KeyError, StopIteration, UnicodeDecodeError) as error:
+        raise DataError(
+            f"{shown(path)}: no EPUB that can be read ({first_line(error)}): copy the file again"
+        ) from error
+
+
+def _spine(archive: zipfile.ZipFile, package: str) -> Iterator[str]:
+    """The names of the chapters' files."""
+    root = ElementTree.fromstring(archive.read(package))
+    items = {each.attrib["id"]: each.attrib["href"] for each in root.iter() if _local(each.tag) == "item"}
+    for each in root.iter():
+        if _local(each.tag) == "itemref" and each.attrib.get("linear", "yes") != "no":
+            yield posixpath.normpath(posixpath.join(posixpath.dirname(package), unquote(items[each.attrib["idref"]])))
+
+
+def _chapter(content: bytes) -> str:
+    declared = re.search(rb"encoding=[\"']([A-Za-z0-9_-]+)", content[:200])
+    try:
+        text = content.decode(declared[1].decode() if declared else "utf-8-sig")
+    except LookupError:
+        text = content.decode("utf-8-sig")
+    reader = _Reader()
+    reader.feed(text)
+    reader.close()
+    lines = ("".join(reader.parts)).split("\n")
+    return "\n".join(line for line in (" ".join(line.split(" ")).strip("\r\n\t ") for line in lines) if line)
+
+
+class _Reader(HTMLParser):
+    """Text with a line for each block."""
+
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.parts: list[str] = []
+        self._silent = 0
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag in SILENT:
+            self._silent += 1
+        if tag in BLOCKS:
+            self.parts.append("\n")
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag in BLOCKS:
+            self.parts.append("\n")
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in SILENT and self._silent:
+            self._silent -= 1
+        if tag in BLOCKS:
+            self.parts.append("\n")
+
+    def handle_data(self, data: str) -> None:
+        if not self._silent:
+            self.parts.append(data.replace("\r", " ").replace("\n", " "))
