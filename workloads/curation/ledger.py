@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import heapq
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,6 +45,9 @@ class Ledger:
     rule took out, which is negative where it put in more."""
     samples: dict[tuple[str, str], list[tuple[int, dict[str, str]]]] = field(default_factory=lambda: defaultdict(list))
     """The examples of a happening and a reason, each with the number that it was drawn by."""
+    spread: Counter[tuple[str, str, int]] = field(default_factory=Counter)
+    """Documents that are kept, by source, by what was measured (``length``: bits of the number of characters; ``chinese``: tenths of the share
+    of Chinese characters) and by its value."""
     notes: dict[str, list[Any]] = field(default_factory=dict)
     """What was mended or passed over in files: how often, and where first."""
 
@@ -82,6 +85,7 @@ class Ledger:
             self.amounts[key].add(amount.documents, amount.characters, amount.bytes)
         for reason, found in other.samples.items():
             self.samples[reason] = heapq.nsmallest(EXAMPLES, [*self.samples[reason], *found], key=lambda one: one[0])
+        self.spread.update(other.spread)
         for sentence, (count, where) in other.notes.items():
             self.note(sentence, where, count)
 
@@ -98,6 +102,7 @@ class Ledger:
             "seed": self.seed,
             "amounts": [[*key, *amount.as_dict().values()] for key, amount in sorted(self.amounts.items())],
             "samples": [[*key, found] for key, found in sorted(self.samples.items())],
+            "spread": [[*key, count] for key, count in sorted(self.spread.items())],
             "notes": self.notes,
         }
 
@@ -106,6 +111,8 @@ class Ledger:
         ledger = cls(seed=value["seed"], notes=value["notes"])
         for source, what, reason, *amount in value["amounts"]:
             ledger.amounts[source, what, reason] = Amount(*amount)
+        for source, measure, bucket, count in value["spread"]:
+            ledger.spread[source, measure, bucket] = count
         for what, reason, found in value["samples"]:
             ledger.samples[what, reason] = [(number, example) for number, example in found]
         return ledger

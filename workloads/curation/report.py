@@ -1,4 +1,4 @@
-"""The report on a corpus: report.json, whose numbers add up, and a card of the data set."""
+"""The report on a corpus: report.json, whose numbers add up, a page that shows them, and a card of the data set."""
 
 from __future__ import annotations
 
@@ -7,18 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from alpaca_operator.api.dataset import DatasetJob
+from workloads.curation import page
 from workloads.curation.ledger import KEPT, READ, VALIDATION, Amount, Ledger
 from workloads.curation.result import Corpus
 from workloads.storage.contents import REPORT_FILE
 from workloads.system.markdown import front_matter, table
 
-CARD = "README.md"
+CARD, PAGE = "README.md", "report.html"
 
 
 def write(job: DatasetJob, corpus: Corpus, folder: Path) -> None:
-    """Both files. Neither holds a time or a place of this machine: equal corpora have equal reports."""
-    text = json.dumps(as_dict(corpus), ensure_ascii=False, indent=2) + "\n"
-    (folder / REPORT_FILE).write_text(text, encoding="utf-8")
+    """All three. None holds a time or a place of this machine: equal corpora have equal reports."""
+    content = as_dict(corpus)
+    (folder / REPORT_FILE).write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+    (folder / PAGE).write_text(page.render(job.metadata.name, content), encoding="utf-8")
     (folder / CARD).write_text(card(job, corpus), encoding="utf-8")
 
 
@@ -67,7 +69,21 @@ def _of_source(ledger: Ledger, name: str) -> dict[str, Any]:
         "validation": amount(VALIDATION),
         "dropped": reasons("dropped"),
         "removedByRules": reasons("changed"),
+        "charactersOfDocuments": {
+            f"up to {2**bits - 1}": count for bits, count in spread_of(ledger, name, "length").items()
+        },
+        "chineseShareOfDocuments": {
+            f"{tenth / 10:.1f}": count for tenth, count in spread_of(ledger, name, "chinese").items()
+        },
     }
+
+
+def spread_of(ledger: Ledger, name: str, measure: str) -> dict[int, int]:
+    """Documents that are kept by what was measured."""
+    found = {
+        value: count for (source, what, value), count in ledger.spread.items() if (source, what) == (name, measure)
+    }
+    return dict(sorted(found.items()))
 
 
 def _examples(ledger: Ledger, what: str, reason: str) -> list[dict[str, str]]:

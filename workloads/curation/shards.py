@@ -8,6 +8,7 @@ from typing import Any
 
 from datatrove.data import Document
 
+from workloads.curation import measures
 from workloads.curation.choice import Chooser
 from workloads.curation.ledger import KEPT, VALIDATION, Ledger, size_of
 from workloads.curation.packing import LinesWriter
@@ -48,6 +49,8 @@ class Write(Step):
             part = parts[VALIDATION_FOLDER if held_out else TRAIN_FOLDER]
             part.write({"text": document.text, "source": source, "id": document.id})
             self.ledger.count(source, VALIDATION if held_out else KEPT, "", document.text, size_of(document.text))
+            self.ledger.spread[source, "length", len(document.text).bit_length()] += 1
+            self.ledger.spread[source, "chinese", int(10 * measures.chinese_share(document.text))] += 1
             yield document
         for part in parts.values():
             part.close()

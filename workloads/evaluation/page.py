@@ -1,22 +1,16 @@
-"""The page of an evaluation's report: one file, nothing loaded from anywhere, everything that a model wrote escaped.
-
-The page's policy (Content-Security-Policy) allows its own script by digest and nothing else, so that even text that slipped through
-could run nothing.
-"""
+"""What an evaluation's report shows on its page: everything that a model wrote is escaped."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from html import escape
-from pathlib import Path
-from string import Template
 from typing import Any
 
 from workloads.evaluation.metrics import AS_SHARE, MEANINGS, format_value
 from workloads.evaluation.report import ENDINGS, Report, format_bounds
+from workloads.system import report_page
+from workloads.system.report_page import articles, both, definitions, table
 
 CHINESE = {
     "perplexity": "困惑度：每个词元损失的指数；只在词表相同的模型之间可比",
@@ -40,20 +34,8 @@ BY_CATEGORY = ("stopRate", "repetitionRate", "chineseShare", "answerTokens")
 
 def render(report: Report) -> str:
     """The whole page."""
-    script = Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return Template(Path(__file__).with_suffix(".html").read_text(encoding="utf-8")).substitute(
-        policy=f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'",
-        title=escape(report.content["name"]),
-        body="\n".join([_gates(report), _models(report), _categories(report), _questions(report)]),
-        footer=_footer(report.content),
-        script=script,
-    )
-
-
-def _both(english: str, chinese: str) -> str:
-    """A label in both languages, of which the page shows one. Markup is taken as it is."""
-    return f'<span class="en">{english}</span><span class="zh" lang="zh">{chinese}</span>'
+    body = "\n".join([_gates(report), _models(report), _categories(report), _questions(report)])
+    return report_page.render(report.content["name"], body, _footer(report.content))
 
 
 def _gates(report: Report) -> str:
@@ -63,20 +45,18 @@ def _gates(report: Report) -> str:
     items = []
     for verdict in report.verdicts:
         gate, passed = verdict.gate, verdict.broken is None
-        word = _both("passed", "通过") if passed else _both("broken", "未通过")
+        word = both("passed", "通过") if passed else both("broken", "未通过")
         items.append(
             f'<li class="{"passed" if passed else "broken"}"><b>{word}</b> · {escape(gate.metric)} · {escape(gate.model)}: '
             f'{format_value(gate.metric, verdict.value)} <span class="soft">({escape(format_bounds(verdict))})</span></li>'
         )
     summary = (
-        _both(
+        both(
             f"{broken} of {len(items)} gates broken: nothing was published",
             f"{len(items)} 道关卡中有 {broken} 道未通过：结果没有发布",
         )
         if broken
-        else _both(
-            f"{len(items)} gates passed" if len(items) > 1 else "The gate passed", f"{len(items)} 道关卡全部通过"
-        )
+        else both(f"{len(items)} gates passed" if len(items) > 1 else "The gate passed", f"{len(items)} 道关卡全部通过")
     )
     return f'<section><h2>{summary}</h2><ul class="gates">{"".join(items)}</ul></section>'
 
@@ -88,12 +68,12 @@ def _models(report: Report) -> str:
         values = {model: report.metrics[model][name] for model in models if name in report.metrics[model]}
         top = report.best(name)
         cells = "".join(_figure(name, values.get(model), values, model in top) for model in models)
-        what = _both(
+        what = both(
             escape(MEANINGS.get(name, "lm-evaluation-harness")), CHINESE.get(name, "lm-evaluation-harness 任务")
         )
         rows.append(f'<tr><th scope="row">{escape(name)}<small>{what}</small></th>{cells}</tr>')
-    table = _table([_both("metric", "指标"), *map(escape, models)], rows)
-    return f"<section><h2>{_both('Models side by side', '模型对比')}</h2>{table}</section>"
+    figures = table([both("metric", "指标"), *map(escape, models)], rows)
+    return f"<section><h2>{both('Models side by side', '模型对比')}</h2>{figures}</section>"
 
 
 def _figure(name: str, value: float | None, values: Mapping[str, float], is_best: bool) -> str:
@@ -122,17 +102,8 @@ def _categories(report: Report) -> str:
             cells = "".join(f"<td>{format_value(name, model['categories'][category][name])}</td>" for model in models)
             rows.append(f'<tr><th scope="row">{first}</th><td>{escape(name)}</td>{cells}</tr>')
     names = [escape(model["name"]) for model in models]
-    table = _table([_both("category", "类别"), _both("metric", "指标"), *names], rows)
-    return f"<details><summary>{_both('Figures by category', '按类别的指标')}</summary>{table}</details>"
-
-
-def _table(head: Iterable[str], rows: Iterable[str]) -> str:
-    """Scrolls by itself where the page is narrower. Cells of the head, and rows, are markup."""
-    cells = "".join(f'<th scope="col">{cell}</th>' for cell in head)
-    return (
-        f'<div class="wide" tabindex="0"><table><thead><tr>{cells}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div>"
-    )
+    figures = table([both("category", "类别"), both("metric", "指标"), *names], rows)
+    return f"<details><summary>{both('Figures by category', '按类别的指标')}</summary>{figures}</details>"
 
 
 def _questions(report: Report) -> str:
@@ -140,17 +111,9 @@ def _questions(report: Report) -> str:
     if "questions" not in content:
         return ""
     categories = list(dict.fromkeys(question["category"] for question in content["questions"]))
-    buttons = [f'<button type="button" data-category="">{_both("All", "全部")}</button>']
-    buttons += [
-        f'<button type="button" data-category="{escape(category)}">{escape(category)}</button>'
-        for category in categories
-    ]
-    articles = [_question(number, question) for number, question in enumerate(content["questions"], start=1)]
-    return (
-        f"<section><h2>{_both('Questions', '问题')} <span class=soft id=count></span></h2>{_decoding(content)}"
-        f'<div class="tools"><div class="choices" role="group">{"".join(buttons)}</div>'
-        f'<input id="search" type="search" placeholder="🔍" aria-label="Search questions and answers / 搜索"></div>{"".join(articles)}</section>'
-    )
+    entries = [_question(number, question) for number, question in enumerate(content["questions"], start=1)]
+    labels = [(category, escape(category)) for category in categories]
+    return articles(both("Questions", "问题"), _decoding(content), labels, entries)
 
 
 def _decoding(content: Mapping[str, Any]) -> str:
@@ -166,14 +129,14 @@ def _decoding(content: Mapping[str, Any]) -> str:
         "每次取最可能的词元。" if greedy else f"温度 {generation['temperature']:g}，随机种子 {generation['seed']}。"
     )
     system = content["systemPrompt"]
-    prompt = f"<br>{_both('System prompt', '系统提示')}: {escape(system)}" if system else ""
-    return f'<p class="soft">{_both(english, chinese)}{prompt}</p>'
+    prompt = f"<br>{both('System prompt', '系统提示')}: {escape(system)}" if system else ""
+    return f'<p class="soft">{both(english, chinese)}{prompt}</p>'
 
 
 def _question(number: int, question: Mapping[str, Any]) -> str:
     reference = ""
     if question["reference"]:
-        reference = f"<details><summary>{_both('What a good answer says', '参考答案')}</summary><p>{escape(question['reference'])}</p></details>"
+        reference = f"<details><summary>{both('What a good answer says', '参考答案')}</summary><p>{escape(question['reference'])}</p></details>"
     answers = "".join(_answer(name, answer) for name, answer in question["answers"].items())
     return (
         f'<article data-category="{escape(question["category"])}"><span class="soft">{number} · {escape(question["category"])}</span>'
@@ -183,16 +146,16 @@ def _question(number: int, question: Mapping[str, Any]) -> str:
 
 def _answer(name: str, answer: Mapping[str, Any]) -> str:
     text = (
-        f"<p>{escape(answer['text'])}</p>" if answer["text"] else f'<p class="empty">{_both("(nothing)", "（空）")}</p>'
+        f"<p>{escape(answer['text'])}</p>" if answer["text"] else f'<p class="empty">{both("(nothing)", "（空）")}</p>'
     )
-    ending = _both(escape(ENDINGS[answer["ending"]]), ENDINGS_ZH[answer["ending"]])
+    ending = both(escape(ENDINGS[answer["ending"]]), ENDINGS_ZH[answer["ending"]])
     facts = [
         f'<span class="{"soft" if answer["ending"] == "Stopped" else "soft cut"}">{ending}</span>',
-        _fact(_both(f"{answer['tokens']} tokens", f"{answer['tokens']} 词元")),
+        _fact(both(f"{answer['tokens']} tokens", f"{answer['tokens']} 词元")),
     ]
     if answer["repetition"] >= 0.1:
         repeated = f"{100 * answer['repetition']:.0f} %"
-        facts.append(_fact(_both(f"{repeated} repeated", f"重复 {repeated}")))
+        facts.append(_fact(both(f"{repeated} repeated", f"重复 {repeated}")))
     return f'<section class="answer"><header><h4>{escape(name)}</h4>{"".join(facts)}</header>{text}</section>'
 
 
@@ -208,8 +171,4 @@ def _footer(content: Mapping[str, Any]) -> str:
         facts += [f"template {model['template']}"] if model["template"] else []
         rows.append((model["name"], " · ".join(fact for fact in facts if fact) + f" · {model['digest']}"))
     rows += [("", line) for line in content.get("heldOut", {}).get("lines", ())]
-    return f"<footer><dl>{_definitions(rows)}</dl></footer>"
-
-
-def _definitions(rows: Iterable[tuple[str, str]]) -> str:
-    return "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in rows)
+    return f"<footer><dl>{definitions(rows)}</dl></footer>"
