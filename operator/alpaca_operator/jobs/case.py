@@ -168,7 +168,7 @@ def leftovers(observed: Observed) -> list[str]:
     """What must be gone before a child is made: a child that is being deleted, pods of an earlier one."""
     child = child_of(observed)
     pods = [
-        pod for pod in observed.pods if _is_live(pod, diagnose(pod, observed.now)) and not (child and child.owns(pod))
+        pod for pod in observed.pods if not (child and child.owns(pod)) and _is_live(pod, diagnose(pod, observed.now))
     ]
     names = [f"pod {pod.name}" for pod in pods]
     if child and child.is_being_deleted:

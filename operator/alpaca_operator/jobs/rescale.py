@@ -31,17 +31,18 @@ class Shortage:
         return self.since + self.patience
 
 
+def may_shrink(job: Job) -> bool:
+    """Whether it may go on with fewer nodes than it asks for."""
+    parallelism = getattr(job.spec, "parallelism", None)
+    # DatasetJob has one of its own: its processes share no step.
+    return isinstance(parallelism, Parallelism) and parallelism.min_nodes is not None
+
+
 def shortage(job: Job, child: Child | None, pods: Sequence[Pod]) -> Shortage | None:
     """``pods``: those of the present attempt that have not ended."""
-    parallelism = getattr(job.spec, "parallelism", None)
-    if (
-        not isinstance(parallelism, Parallelism)  # of a kind whose processes share no step
-        or parallelism.min_nodes is None
-        or child is None
-        or child.is_being_deleted
-        or child.has_ended
-    ):
+    if not may_shrink(job) or child is None or child.is_being_deleted or child.has_ended:
         return None
+    parallelism: Parallelism = job.spec.parallelism  # type: ignore[attr-defined]
     found = _without_quota(child, pods) or _unplaced(child, pods)
     if found is None:
         return None

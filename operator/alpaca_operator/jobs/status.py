@@ -35,6 +35,7 @@ from alpaca_operator.jobs.case import (
     termination_of,
 )
 from alpaca_operator.jobs.child import Child, child_of
+from alpaca_operator.jobs.rescale import may_shrink
 from alpaca_operator.jobs.verdicts import judge
 from alpaca_operator.outcomes.conditions import InputsReady, conditions, dump, inputs_ready, read, stamp
 from alpaca_operator.outcomes.observed import Observed
@@ -144,7 +145,7 @@ def requeue_after(resource: Job, observed: Observed) -> timedelta | None:
         moments = [changes_at(pod, observed.now) for pod in observed.pods]
         if child := child_of(observed):
             moments += [child.deadline(resource.seconds_left), None if observed.jobs else child.begins_by]
-            if short := case_of(resource, observed, None).shortage:
+            if may_shrink(resource) and (short := case_of(resource, observed, None).shortage):
                 moments.append(short.ends_at)
     ahead = [moment - observed.now for moment in moments if moment and moment > observed.now]
     return min(ahead, default=None)
