@@ -131,6 +131,15 @@ def test_a_checkpoint_of_other_settings_is_nobody_s_step(beside: Any) -> None:
     assert begun(job({"processesPerNode": 2}), beside) == Scale(1, 2, 2)
 
 
+def test_a_version_that_did_not_say_how_many_it_asked_for_is_not_guessed_at(beside: Any) -> None:
+    asked = job({"processesPerNode": 4})
+    beside.checkpoint(asked, 4, step=10)
+    marker = beside.checkpoints / "run-a" / "checkpoint-10" / MARKER
+    older = Record.model_validate_json(marker.read_text()).model_copy(update={"processes": 0, "training_digest": ""})
+    marker.write_text(older.to_json())
+    assert begun(job({"processesPerNode": 2}), beside) == Scale(1, 2, 2)
+
+
 def test_those_who_cannot_share_the_step_are_told_how_many_could(beside: Any) -> None:
     asked = job({"processesPerNode": 4})
     beside.checkpoint(asked, 4, step=10)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.workloads import library
 from tests.workloads.runs import Ended, Line, Place, job, merged
 
 CLOSE = 2e-5
@@ -63,6 +64,18 @@ def test_it_goes_on_with_fewer_and_with_more(case: str, place: Place) -> None:
             assert loss == pytest.approx(whole.evaluations[step], abs=CLOSE)
     assert set().union(*(ended.losses for ended in chain)) == set(whole.losses)
     assert chain[-1].termination["metrics"]["tokens"] == whole.termination["metrics"]["tokens"]
+
+
+def test_a_streamed_corpus_goes_on_where_it_was(study: Place) -> None:
+    spec = {"dataset": {"streaming": True}, "training": {"maxSteps": 9, "saveSteps": 2, "gradientAccumulation": 2}}
+    whole = done(study.run(library.job(**merged(spec, processes(2)), output={"uri": "whole"})))
+    for count, step in ((2, 3), (4, 6)):
+        killed(study.run(library.job(**merged(spec, processes(count)), output={"uri": "broken"}), at=at_step(step)))
+    ended = done(study.run(library.job(**merged(spec, processes(1)), output={"uri": "broken"})))
+    assert min(ended.losses) > 4
+    for step, loss in ended.losses.items():
+        assert loss == pytest.approx(whole.losses[step], abs=CLOSE)
+    assert ended.metrics["tokens"] == whole.metrics["tokens"]
 
 
 def test_one_goes_on_in_the_steps_of_two_and_the_result_is_both_jobs_own(place: Place) -> None:

@@ -20,10 +20,16 @@ def test_what_kills_cost_is_told_and_is_never_more_than_save_steps(place: Place)
     seed = SEEDS.randrange(1 << 30)
     print(f"\nseed {seed}")
     draw = random.Random(seed)
-    spec = {"training": {"epochs": 6, "saveSteps": SAVE_STEPS, "gradientAccumulation": 2}}
+    spec = {"training": {"epochs": 6, "saveSteps": SAVE_STEPS, "gradientAccumulation": 2}, "lora": {"dropout": 0}}
+    processes: dict[int, int] = {}
     runs: list[Ended] = []
     while not runs or runs[-1].exit_code:
-        ended = place.run(job(**spec), at=_killer(draw) if len(runs) < KILLS else lambda line: None)
+        count = draw.choice([1, 2, 4]) if runs else 2
+        ended = place.run(
+            job(**spec, parallelism={"processesPerNode": count}),
+            at=_killer(draw, 1 if runs else SAVE_STEPS + 1) if len(runs) < KILLS else lambda line: None,
+        )
+        processes[id(ended)] = count
         assert ended.exit_code in (0, -signal.SIGKILL), ended.text
         runs.append(ended)
     print([(min(run.losses), max(run.losses)) for run in runs if run.losses])
@@ -44,7 +50,7 @@ def test_what_kills_cost_is_told_and_is_never_more_than_save_steps(place: Place)
 
     artifact = json.loads((place.folder / "out" / "artifact.json").read_text())
     assert [(one["firstStep"], one["processes"]) for one in artifact["attempts"]] == [
-        (min(run.losses) - 1, 1) for run in trained
+        (min(run.losses) - 1, processes[id(run)]) for run in trained
     ]
     for one, run in zip(artifact["attempts"], trained, strict=True):
         assert 0 <= one["lastStep"] - max(run.losses) <= 1
@@ -59,9 +65,9 @@ def test_a_run_that_nothing_disturbs_loses_no_step(place: Place) -> None:
     assert 0 < ended.termination["metrics"]["goodputTime"] < 1
 
 
-def _killer(draw: random.Random) -> Callable[[Line], int | None]:
-    """Kills the run at one of its next steps."""
-    left = draw.randint(1, 2 * SAVE_STEPS)
+def _killer(draw: random.Random, first: int) -> Callable[[Line], int | None]:
+    """Kills the run at one of its next steps, from the ``first`` on: without a checkpoint there is nothing that others could go on with."""
+    left = draw.randint(first, 2 * SAVE_STEPS)
 
     def at(line: Line) -> int | None:
         nonlocal left
