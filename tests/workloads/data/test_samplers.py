@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from accelerate.data_loader import BatchSamplerShard
+from accelerate.data_loader import BatchSamplerShard, SeedableRandomSampler
 from torch.utils.data import BatchSampler, SequentialSampler
 
 from workloads.data.collator import IGNORED, Collator
@@ -29,6 +29,30 @@ def test_every_row_is_there_once_and_all_have_as_many(rows: int, batch: int, pro
     assert len({tuple(map(len, share)) for share in shares}) == 1
     seen = [row for share in shares for numbers in share for row in numbers if row != EMPTY]
     assert sorted(seen) == list(range(rows))
+
+
+@pytest.mark.parametrize("rows", [64, 61, 33, 17, 5])
+def test_a_step_sees_the_same_rows_however_many_processes_share_it(rows: int) -> None:
+    def steps(processes: int) -> list[list[int]]:
+        """The rows of each step of two passes: eight batches of two, shared by ``processes``."""
+        found = []
+        for epoch in range(2):
+            shares = []
+            for rank in range(processes):
+                shuffled = SeedableRandomSampler(data_source=range(rows), data_seed=7)
+                sampler = PadToMultipleSampler(shuffled, 2 * processes)
+                sampler.set_epoch(epoch)
+                shares.append(list(BatchSamplerShard(BatchSampler(sampler, 2, drop_last=False), processes, rank)))
+            passes = 8 // processes
+            for start in range(0, len(shares[0]), passes):
+                seen = [row for share in shares for batch in share[start : start + passes] for row in batch]
+                found.append(sorted(row for row in seen if row != EMPTY))
+        return found
+
+    of_one = steps(1)
+    assert sorted(row for step in of_one for row in step) == sorted(2 * list(range(rows)))
+    for processes in (2, 4, 8):
+        assert steps(processes) == of_one
 
 
 def test_a_row_that_fills_up_has_nothing_to_learn_and_is_not_counted() -> None:
