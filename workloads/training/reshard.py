@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from workloads.errors import SpecError
+from workloads.storage import room
 
 PIECES = "*_optim_states.pt"
 """Files of the pieces, in the folder of a checkpoint that DeepSpeed names after its step."""
@@ -52,20 +53,19 @@ def configured(deepspeed: dict[str, Any], checkpoint: Path, processes: int) -> d
     return {**deepspeed, "checkpoint": {**deepspeed.get("checkpoint", {}), "load_universal": True}}
 
 
-def to_universal(checkpoint: Path, target: Path) -> None:
+def to_universal(checkpoint: Path, target: Path, output: str) -> None:
     """Make ``target``, a new folder, of ``checkpoint``: the optimizer's state in the universal form, all else as links.
 
-    Raises SpecError where the optimizer has states that this form does not hold.
+    Raises SpecError where the optimizer has states that this form does not hold, and where the volume of ``output`` (a URI) has no room.
     """
     from deepspeed.checkpoint import ds_to_universal
 
     found = pieces(checkpoint)
     _must_be_adam(found[0])
+    _must_have_room(found, target, output)
     target.mkdir(parents=True)
-    with (
-        contextlib.redirect_stdout(io.StringIO()),
-        contextlib.redirect_stderr(io.StringIO()),
-    ):  # it tells of every parameter
+    silence = io.StringIO()  # it tells of every parameter
+    with contextlib.redirect_stdout(silence), contextlib.redirect_stderr(silence):
         ds_to_universal.main(
             Namespace(
                 input_folder=str(found[0].parent),
@@ -83,6 +83,17 @@ def to_universal(checkpoint: Path, target: Path) -> None:
     for entry in checkpoint.iterdir():
         if entry != found[0].parent:
             (target / entry.name).symlink_to(os.path.relpath(entry, target))
+
+
+def _must_have_room(found: list[Path], target: Path, output: str) -> None:
+    """For the state in fragments, and for what is made of them before they go."""
+    size = sum(piece.stat().st_size for piece in found)
+    what = f"the optimizer's state of {room.in_words(size)}, twice while it is cut anew,"
+    room.must_suffice(
+        [room.Need(target, 2 * size, what)],
+        f"spec.output.uri: {output}",
+        f"go on with the {len(found)} process(es) that made the checkpoint",
+    )
 
 
 def _must_be_adam(piece: Path) -> None:

@@ -395,7 +395,7 @@ class Trainer(transformers.Trainer):
         if distributed.is_main:
             self.runtime.progress.log(f"cutting the optimizer's state for {distributed.count} process(es)")
             atomic.discard(self._universal)
-            reshard.to_universal(checkpoint, self._universal)
+            reshard.to_universal(checkpoint, self._universal, self.runtime.job.spec.output.uri)
         distributed.barrier()
         return self._universal
 
