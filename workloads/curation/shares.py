@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from alpaca_operator.api.dataset import RawSource
+from workloads.curation import archives
 from workloads.data.corpus import ENDINGS
 from workloads.data.opening import ending, foreign, kind_of
-from workloads.data.selection import archives, select
+from workloads.data.selection import archives as unread_archives
+from workloads.data.selection import select
 from workloads.errors import DataError, SpecError
 from workloads.system.describe import shown
 
@@ -73,26 +75,33 @@ def files_of(index: int, source: RawSource, path: Path) -> tuple[list[RawFile], 
     chosen = select(path, None, None)
     found: list[RawFile] = []
     for file in chosen.files:
-        corpus = source.format if source.format in CORPORA else None
-        kind = source.format
-        if source.format == "Auto" or corpus:
-            kind = _kind(file, is_alone=path.is_file() or corpus is not None)
-        if kind is None:
+        name = file.relative_to(chosen.source).as_posix()
+        described = raw_file(index, source, file, name, is_alone=path.is_file())
+        if described is None:
             chosen.leave_out(file, _why_not(file))
-            continue
-        found.append(
-            RawFile(index, file, file.relative_to(chosen.source).as_posix(), kind, file.stat().st_size, corpus)
-        )
+        else:
+            found.append(described)
     if not found:
         raise DataError(
-            f"{shown(path)}: no file in it that is read ({', '.join(KINDS)}, or text without an ending): name the folder of the texts, or set "
-            f"sources[{index}].format{archives(chosen)}"
+            f"{shown(path)}: no file in it that is read ({', '.join([*KINDS, *archives.ENDINGS])}, or text without an ending): name the folder of the texts, or set "
+            f"sources[{index}].format{unread_archives(chosen)}"
         )
     return found, list(chosen.lines())
 
 
+def raw_file(index: int, source: RawSource, file: Path, name: str, *, is_alone: bool = False) -> RawFile | None:
+    """A file of a source with how it is read; None for one that is none of ours. A file that is named by itself (``is_alone``) is looked at
+    whatever its ending, and so are those of a source that names a corpus."""
+    corpus = source.format if source.format in CORPORA else None
+    kind: str | None = archives.kind_of(file)
+    if kind is None:
+        kind = source.format
+        if source.format == "Auto" or corpus:
+            kind = _kind(file, is_alone or corpus is not None)
+    return None if kind is None else RawFile(index, file, name, kind, file.stat().st_size, corpus)
+
+
 def _kind(file: Path, is_alone: bool) -> str | None:
-    """How a file is read; None for one of a folder that is none of ours. A file that is named by itself is looked at whatever its ending."""
     if (named := ending(file)) in KINDS:
         return KINDS[named]
     if (named and not is_alone) or (not is_alone and foreign(file) is not None):
@@ -102,7 +111,11 @@ def _kind(file: Path, is_alone: bool) -> str | None:
 
 def _why_not(file: Path) -> str:
     found = foreign(file)
-    return f"not read, as they end in none of {', '.join(KINDS)}" if found is None else f"not read, each is {found[0]}"
+    return (
+        f"not read, as they end in none of {', '.join([*KINDS, *archives.ENDINGS])}"
+        if found is None
+        else f"not read, each is {found[0]}"
+    )
 
 
 def deal(files: Sequence[RawFile], sources: Sequence[RawSource]) -> list[list[RawFile]]:

@@ -110,7 +110,7 @@ def reading(work: Work) -> Stage:
         "reading",
         folder,
         [
-            steps.Read(work.shares, work.origins, work.bad_rows, ledger),
+            steps.Read(work.shares, work.origins, work.bad_rows, folder / "unpacked", ledger),
             steps.Clean(work.rules, work.origins, ledger),
             steps.Filter(work.spec.filters, work.origins, ledger),
             steps.Store(folder, ledger),

@@ -12,7 +12,7 @@ from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
 
 from alpaca_operator.api.dataset import Filters
-from workloads.curation import measures, reading
+from workloads.curation import archives, measures, reading, shares
 from workloads.curation.cleaning import Rule
 from workloads.curation.ledger import READ, Ledger, size_of
 from workloads.curation.packing import LinesWriter
@@ -48,46 +48,73 @@ class Read(Step):
     name = "read"
 
     def __init__(
-        self, shares: Sequence[Sequence[RawFile]], origins: Sequence[Origin], bad_rows: int, ledger: Ledger
+        self,
+        shares: Sequence[Sequence[RawFile]],
+        origins: Sequence[Origin],
+        bad_rows: int,
+        scratch: Path,
+        ledger: Ledger,
     ) -> None:
-        """``bad_rows`` is how many rows may be passed over."""
+        """``bad_rows`` is how many rows may be passed over; in ``scratch`` archives are unpacked, a file at a time."""
         super().__init__(ledger)
-        self.shares, self.origins, self.bad_rows = shares, origins, bad_rows
+        self.shares, self.origins, self.bad_rows, self.scratch = shares, origins, bad_rows, scratch
+        self._bad = 0
 
     def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         taken: dict[int, list[int]] = {}
-        bad = 0
         for file in self.shares[rank]:
-            origin = self.origins[file.source]
             so_far = taken.setdefault(file.source, [0, 0])
-            if is_bounded(origin.spec) and _is_enough(origin, so_far):
-                continue
-            tally = Tally()
-            for item in reading.documents(file, origin.spec, tally):
-                if isinstance(item, tuple):
-                    place, reason = item
-                    bad += 1
-                    self._bad_row(file, place, reason, bad)
-                    self.ledger.count(origin.name, READ, "", "", 0)
-                    self.ledger.dropped(origin.name, BAD_ROW, f"{origin.name}/{file.name}, {place}", "", 0)
-                    continue
-                size = size_of(item.text)
-                self.ledger.count(origin.name, READ, "", item.text, size)
-                so_far[0] += 1
-                so_far[1] += size
-                name = f"{origin.name}/{file.name}, {item.place}"
-                yield Document(text=item.text, id=name, metadata={"source": file.source})
-                if is_bounded(origin.spec) and _is_enough(origin, so_far):
-                    break
-            for problem, count in tally.problems.items():
-                self.ledger.note(problem, tally.examples[problem], count)
+            if file.kind in archives.KINDS:
+                yield from self._unpacked(file, so_far, self.scratch / f"{rank:05d}")
+            else:
+                yield from self._read(file, so_far)
 
-    def _bad_row(self, file: RawFile, place: str, reason: str, number: int) -> None:
-        where = f"{shown(file.path)}, {place}: {reason}"
-        if number > self.bad_rows:
-            more = f" (row {number} that cannot be used, and maxBadRows is {self.bad_rows})" if self.bad_rows else ""
+    def _unpacked(self, archive: RawFile, so_far: list[int], scratch: Path) -> Iterator[Document]:
+        """What tells of the unpacked file tells of its place in the archive instead."""
+        source = self.origins[archive.source].spec
+        for name, path in archives.members(archive.path, archive.kind, scratch):
+            where = f"{shown(archive.path)}, {name}"
+            file = shares.raw_file(archive.source, source, path, f"{archive.name}/{name}")
+            if file is None or file.kind in archives.KINDS:
+                self.ledger.note("files of archives were not read", where)
+                continue
+            try:
+                yield from self._read(file, so_far, where)
+            except DataError as error:
+                raise DataError(str(error).replace(shown(path), where)) from error
+
+    def _read(self, file: RawFile, so_far: list[int], where: str = "") -> Iterator[Document]:
+        """The documents of a file, until its source has enough."""
+        origin = self.origins[file.source]
+        if is_bounded(origin.spec) and _is_enough(origin, so_far):
+            return
+        tally = Tally()
+        for item in reading.documents(file, origin.spec, tally):
+            if isinstance(item, tuple):
+                self._bad_row(file, *item, where or shown(file.path))
+                continue
+            size = size_of(item.text)
+            self.ledger.count(origin.name, READ, "", item.text, size)
+            so_far[0] += 1
+            so_far[1] += size
+            name = f"{origin.name}/{file.name}, {item.place}"
+            yield Document(text=item.text, id=name, metadata={"source": file.source})
+            if is_bounded(origin.spec) and _is_enough(origin, so_far):
+                break
+        for problem, count in tally.problems.items():
+            first = tally.examples[problem]
+            self.ledger.note(problem, first.replace(shown(file.path), where) if where else first, count)
+
+    def _bad_row(self, file: RawFile, place: str, reason: str, path: str) -> None:
+        self._bad += 1
+        where = f"{path}, {place}: {reason}"
+        if self._bad > self.bad_rows:
+            more = f" (row {self._bad} that cannot be used, and maxBadRows is {self.bad_rows})" if self.bad_rows else ""
             raise DataError(f"{where}{more}")
+        origin = self.origins[file.source].name
         self.ledger.note("rows that cannot be used were passed over", where)
+        self.ledger.count(origin, READ, "", "", 0)
+        self.ledger.dropped(origin, BAD_ROW, f"{origin}/{file.name}, {place}", "", 0)
 
 
 def _is_enough(origin: Origin, so_far: Sequence[int]) -> bool:

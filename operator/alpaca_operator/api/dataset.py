@@ -47,7 +47,7 @@ class RawColumns(Spec):
 
 class RawSource(Source):
     """A file, or a folder of files (with its subfolders, linked ones too), of text as it came: .txt, JSON lines, JSON arrays, CSV, MediaWiki's
-    XML, each also as .gz, .bz2 or .zst, Parquet, Arrow, EPUB. It is never changed."""
+    XML, each also as .gz, .bz2 or .zst, Parquet, Arrow, EPUB; and what lies in .zip and .tar. It is never changed."""
 
     content: ClassVar = "Dataset"
     accepts: ClassVar = frozenset({"Dataset"})

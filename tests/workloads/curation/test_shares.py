@@ -88,7 +88,7 @@ def test_the_report_of_another_corpus_is_no_text(tmp_path: Path) -> None:
 
 
 def test_a_folder_with_nothing_to_read_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "a.zip").write_bytes(b"PK\x03\x04")
+    (tmp_path / "a.7z").write_bytes(b"7z\xbc\xaf\x27\x1c")
     with pytest.raises(DataError, match="no file in it that is read"):
         shares.files_of(0, source(), tmp_path)
 

@@ -1,0 +1,113 @@
+"""Archives: their files are read as others are, told by their names in them, and leave nothing behind."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import json
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tests.workloads.curation.corpora import run
+from workloads.curation import archives
+from workloads.errors import DataError
+
+FILES = {
+    "诗/a.jsonl": "".join(
+        json.dumps({"text": f"第{number}首"}, ensure_ascii=False) + "\n" for number in range(3)
+    ).encode(),
+    "b.txt": "白日依山尽".encode("gbk") * 40,
+    "c.txt.gz": gzip.compress("黄河入海流".encode() * 40),
+    "README.md": b"about",
+    "__MACOSX/._a.jsonl": b"rubbish",
+    ".hidden.txt": b"rubbish",
+}
+
+
+def zipped(path: Path) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in FILES.items():
+            archive.writestr(name, content)
+    return path
+
+
+def tarred(path: Path, pack: str = "") -> Path:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        for name, content in FILES.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+        link = tarfile.TarInfo("link.txt")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        archive.addfile(link)
+    path.write_bytes({"": bytes, "gz": gzip.compress, "bz2": bz2.compress}[pack](out.getvalue()))
+    return path
+
+
+def names(folder: Path) -> list[str]:
+    made = run(folder, sources=[{"uri": str(folder / "raw"), "name": "raw"}], deduplicate={"exact": "None"})
+    assert not list((folder / "cache").rglob("unpacked/*"))
+    assert [note["what"] for note in made.report["notes"]] == ["files of archives were not read"]
+    return [row["id"] for row in made.rows()]
+
+
+@pytest.mark.parametrize("name", ["a.zip", "a.tar", "a.tar.gz", "a.tgz", "a.tar.bz2"])
+def test_the_files_of_an_archive_are_read(tmp_path: Path, name: str) -> None:
+    (tmp_path / "raw").mkdir()
+    path = tmp_path / "raw" / name
+    if name.endswith(".zip"):
+        zipped(path)
+    else:
+        tarred(path, {".tar": "", ".gz": "gz", ".tgz": "gz", ".bz2": "bz2"}[path.suffix])
+    assert names(tmp_path) == [
+        *(f"raw/{name}/诗/a.jsonl, line {number}" for number in (1, 2, 3)),
+        f"raw/{name}/b.txt, part 1",
+        f"raw/{name}/c.txt.gz, part 1",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        pytest.param(lambda data: data[: len(data) // 2], "the archive is damaged or locked", id="cut"),
+        pytest.param(lambda data: data[:200] + bytes(60) + data[260:], "", id="overwritten"),
+    ],
+)
+@pytest.mark.parametrize("name", ["a.zip", "a.tar.gz"])
+def test_a_damaged_archive_is_told_with_its_name(tmp_path: Path, name: str, spoil, message: str) -> None:
+    (tmp_path / "raw").mkdir()
+    path = tmp_path / "raw" / name
+    zipped(path) if name == "a.zip" else tarred(path, "gz")
+    path.write_bytes(spoil(path.read_bytes()))
+    with pytest.raises(DataError) as caught:
+        run(tmp_path, sources=[{"uri": str(tmp_path / "raw")}])
+    assert str(path) in str(caught.value)
+    assert "damaged" in str(caught.value)
+    assert message in str(caught.value) or "the gzip stream is damaged" in str(caught.value)
+
+
+def test_what_is_wrong_in_a_file_is_told_with_its_place(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("x/broken.jsonl", '{"text": "a"}\n{')
+    with pytest.raises(DataError) as caught:
+        run(tmp_path, sources=[{"uri": str(tmp_path / "a.zip")}])
+    assert str(caught.value).startswith(f"{tmp_path / 'a.zip'}, x/broken.jsonl, line 2: not JSON")
+
+
+def test_a_bound_holds_within_an_archive(tmp_path: Path) -> None:
+    zipped(tmp_path / "a.zip")
+    made = run(tmp_path, sources=[{"uri": str(tmp_path / "a.zip"), "maxDocuments": 2}])
+    assert len(made.rows()) == 2
+
+
+def test_a_name_in_gbk_is_read_as_such() -> None:
+    entry = zipfile.ZipInfo("诗.txt".encode("gbk").decode("cp437"))
+    assert archives._name(entry) == "诗.txt"
+    entry = zipfile.ZipInfo("诗.txt")
+    entry.flag_bits |= archives.UTF8_FLAG
+    assert archives._name(entry) == "诗.txt"

@@ -1,0 +1,89 @@
+"""Archives as they come: each file in them is unpacked, read, and removed again, so that none takes more room than its largest file."""
+
+from __future__ import annotations
+
+import lzma
+import shutil
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import IO, cast
+
+from workloads.data.opening import ending, open_bytes
+from workloads.errors import DataError
+from workloads.system.describe import first_line, shown
+
+ENDINGS = {".zip": "ZIP", ".tar": "Tar", ".tgz": "Tar", ".tbz2": "Tar"}
+"""Endings of archives; ``.tar`` also before .gz, .bz2 or .zst."""
+KINDS = frozenset(ENDINGS.values())
+DAMAGES = (
+    zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, NotImplementedError, RuntimeError, UnicodeDecodeError
+)  # fmt: skip
+"""What the libraries raise for an archive that is cut, damaged, encrypted, or packed in a way of its own."""
+
+
+def kind_of(path: Path) -> str | None:
+    """Of an archive how it is read; None for anything else."""
+    return ENDINGS.get(ending(path))
+
+
+def members(path: Path, kind: str, folder: Path) -> Iterator[tuple[str, Path]]:
+    """The files of an archive by their names in it, each at a path in ``folder`` until the next is asked for.
+
+    Raises DataError for an archive that is damaged. Hidden files and what is no file (links, devices) are passed over.
+    """
+    opened = _zipped if kind == "ZIP" else _tarred
+    name = ""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        for number, (name, stream) in enumerate(opened(path)):
+            target = folder / f"{number}{''.join(PurePosixPath(name).suffixes[-2:])[-20:]}"
+            with stream, target.open("wb") as out:
+                shutil.copyfileobj(stream, out, 1 << 20)
+            yield name, target
+            target.unlink()
+    except DAMAGES as error:
+        after = f" after {name}" if name else ""
+        raise DataError(
+            f"{shown(path)}: the archive is damaged or locked{after} ({first_line(error)}): copy it again, or unpack it"
+        ) from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _zipped(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
+    with zipfile.ZipFile(path) as archive:
+        for entry in archive.infolist():
+            name = _name(entry)
+            if not entry.is_dir() and _is_visible(name):
+                yield name, archive.open(entry)
+
+
+UTF8_FLAG = 0x800
+
+
+def _name(entry: zipfile.ZipInfo) -> str:
+    """Chinese systems write GBK where the format says nothing; zipfile takes it for the code page of 1981."""
+    if entry.flag_bits & UTF8_FLAG:
+        return entry.filename
+    try:
+        return entry.filename.encode("cp437").decode("gb18030")
+    except UnicodeError:
+        return entry.filename
+
+
+def _tarred(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
+    with (
+        open_bytes(path) as stream,
+        tarfile.open(fileobj=stream, mode="r|", encoding="utf-8", errors="replace") as archive,
+    ):
+        for entry in archive:
+            if entry.isfile() and _is_visible(entry.name):
+                yield entry.name, cast("IO[bytes]", archive.extractfile(entry))
+
+
+def _is_visible(name: str) -> bool:
+    """Not what macOS and the shell put beside what was packed."""
+    return not any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(name).parts)
