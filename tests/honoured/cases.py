@@ -121,6 +121,7 @@ NEARLY = {
     "sources": [{"uri": "pvc://desk/raw.jsonl"}, {"uri": "pvc://desk/nearly.jsonl"}],
     "deduplicate.near": {"threshold": 0.5},
 }
+MEASURED = {"decontaminate": {"against": [{"uri": "pvc://desk/nearly.jsonl"}]}}
 OWN_RULE = {"clean.rules": [{"name": "one", "pattern": "山"}]}
 TABLES: dict[str, dict[str, Any]] = {
     "DatasetJob": {
@@ -131,6 +132,7 @@ TABLES: dict[str, dict[str, Any]] = {
         "sources[].encoding": "gb18030",
         "sources[].maxDocuments": 3,
         "sources[].maxBytes": 50,
+        "sources[].weight": 2.5,
         "clean.presets": ["Advertisements"],
         "clean.rules[].name": Case("two", OWN_RULE),
         "clean.rules[].pattern": Case("水", OWN_RULE),
@@ -149,6 +151,8 @@ TABLES: dict[str, dict[str, Any]] = {
         "deduplicate.near.ngram": Case(20, NEARLY),
         "deduplicate.near.threshold": Case(0.95, NEARLY),
         "deduplicate.near.keep": Case("FirstSource", NEARLY),
+        "decontaminate.ngram": Case(20, MEASURED),
+        "decontaminate.share": Case(1, MEASURED),
         "privacy.mask": ["Email"],
         "split.validationShare": 0.5,
         "split.validationDocuments": 3,
@@ -356,6 +360,7 @@ HELD = {"dataset.validation": [{"uri": "pvc://desk/held.jsonl"}]}
 SOURCES: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
     "DatasetJob": {
         "sources[]": ("raw.jsonl", {}),
+        "decontaminate.against[]": ("nearly.jsonl", MEASURED),
         "clean.rulesFile": ("rules.yaml", {"clean.rulesFile": {"uri": "pvc://desk/rules.yaml"}}),
     },
     "TokenizerJob": {

@@ -70,6 +70,9 @@ def job(**spec: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
+NEARLY = job(deduplicate={"near": {}})
+
+
 def start(place: Path, manifest: dict[str, Any], *flags: str) -> Process:
     (place / "job.json").write_text(json.dumps(manifest, ensure_ascii=False), encoding="utf-8")
     environ = ProcessPlace.environ(_At(place))  # type: ignore[arg-type]
@@ -166,21 +169,22 @@ def test_who_trains_reads_one_part_and_validates_on_the_other(place: Path) -> No
     ("stage", "number"),
     [
         pytest.param("reading", signal.SIGKILL, id="killed while reading"),
+        pytest.param("sketching", signal.SIGKILL, id="killed while comparing"),
         pytest.param("writing", signal.SIGKILL, id="killed while writing"),
         pytest.param("reading", signal.SIGTERM, id="stopped while reading"),
     ],
 )
 def test_an_interrupted_run_goes_on_to_the_same_bytes(place: Path, stage: str, number: signal.Signals) -> None:
-    assert run(place, job(), "--output.uri", "whole", "--parallelism.processesPerNode", "1").code == 0
+    assert run(place, NEARLY, "--output.uri", "whole", "--parallelism.processesPerNode", "1").code == 0
     (place / "cache").rename(place / "cache-of-the-whole")
-    process = start(place, job(), "--parallelism.processesPerNode", "2")
+    process = start(place, NEARLY, "--parallelism.processesPerNode", "2")
     process.until(lambda _: any((place / "cache").glob(f"curation/{stage}-*/completions/*")), seconds=300)
     process.send(number)
     ended = process.end(300)
     assert ended.code == (-signal.SIGKILL if number == signal.SIGKILL else 75)
     assert not (place / "out").exists()
 
-    ended = run(place, job(), "--parallelism.processesPerNode", "4")
+    ended = run(place, NEARLY, "--parallelism.processesPerNode", "4")
     assert ended.code == 0
     assert any(message.startswith(f"{stage}: found ") for message in ended.messages)
     assert published(place / "out") == published(place / "whole")

@@ -15,6 +15,8 @@ from workloads.system import atomic
 
 CHOICE = "choice.json"
 MASK = (1 << 64) - 1
+FOR_WEIGHTS = 0x5DEECE66D
+"""Draws by weight are others than those for validation."""
 Numbers = np.ndarray[Any, np.dtype[np.uint64]]
 
 
@@ -97,3 +99,8 @@ class Chooser:
 
     def is_validation(self, text: str) -> bool:
         return self._limit is not None and draw_one(number_of(text), self._seed) <= self._limit
+
+    def copies(self, text: str, weight: float) -> int:
+        """How often a document of a source with this weight stands in the corpus: on the average as often as it says."""
+        whole, rest = divmod(weight, 1)
+        return int(whole) + (rest > 0 and draw_one(number_of(text) ^ FOR_WEIGHTS, self._seed) < rest * (MASK + 1))

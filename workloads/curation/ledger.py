@@ -15,7 +15,7 @@ EXCERPT = 400
 AROUND = 60
 """Characters that an example of a change shows before and after it."""
 
-READ, KEPT, VALIDATION = "read", "kept", "validation"
+READ, KEPT, VALIDATION, REPEATED = "read", "kept", "validation", "repeated"
 
 
 @dataclass
@@ -41,7 +41,7 @@ class Ledger:
 
     seed: int = 0
     amounts: dict[tuple[str, str, str], Amount] = field(default_factory=lambda: defaultdict(Amount))
-    """By source, by what happened (``read``, ``kept``, ``validation``, ``dropped``, ``changed``) and by reason or rule. Of ``changed`` it is what the
+    """By source, by what happened (``read``, ``kept``, ``validation``, ``repeated``, ``dropped``, ``changed``) and by reason or rule. Of ``changed`` it is what the
     rule took out, which is negative where it put in more."""
     samples: dict[tuple[str, str], list[tuple[int, dict[str, str]]]] = field(default_factory=lambda: defaultdict(list))
     """The examples of a happening and a reason, each with the number that it was drawn by."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from alpaca_operator.api.dataset import DatasetJob
-from workloads.curation import reading, stages, steps
+from workloads.curation import held_out, reading, stages, steps
 from workloads.curation.crew import Crew
 from workloads.curation.executor import Stage
 from workloads.curation.ledger import READ
@@ -33,6 +33,7 @@ def corpus(work: Work, runtime: Runtime) -> Corpus:
         runtime.stop.interruptible("stopped: run again to go on after the shares that are complete"),
         Crew(processes) as crew,
     ):
+        maker.look_at_held_out()
         read = stages.reading(work)
         maker.make("Reading", read, crew)
         found = steps.ledgers(read.folder, read.tasks)
@@ -60,6 +61,17 @@ class _Maker:
         self._work, self._runtime, self._processes = work, runtime, processes
         self.documents: int | None = None
         """That a stage goes over, once known."""
+
+    def look_at_held_out(self) -> None:
+        """Rows of evaluation sets become numbers, once."""
+        asked, file = self._work.spec.decontaminate, self._work.held_out
+        if asked is None or file is None or file.is_file():
+            return
+        progress = self._runtime.progress
+        progress.update(stage="Preparing")
+        rows, short = held_out.save(asked, self._work.inputs, file)
+        without = f"; {short:,} are too short to be looked for" if short else ""
+        progress.log(f"decontaminating: {rows:,} texts of evaluation sets{without}")
 
     def make(self, name: str, stage: Stage, crew: Crew) -> None:
         progress = self._runtime.progress

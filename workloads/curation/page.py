@@ -24,6 +24,8 @@ CHINESE = {
     "maxDuplicateLineShare": "重复的行太多",
     "maxDuplicateNgramShare": "重复的片段太多",
     "blocklist": "含有屏蔽词",
+    "holds what is measured on": "含有评测内容",
+    "not drawn by the weight of its source": "按来源权重未抽中",
 }
 ALIKE = "clusters"
 """The category of clusters among the examples."""

@@ -88,7 +88,7 @@ def _texts(file: RawFile, source: RawSource, tally: Tally) -> Iterator[Item]:
 
 
 def _rows(file: RawFile, source: RawSource, tally: Tally) -> Iterator[Item]:
-    for place, record in _records(file, source, tally):
+    for place, record in records(file, source, tally):
         if isinstance(record, Unusable):
             yield place, record.reason
             continue
@@ -96,7 +96,7 @@ def _rows(file: RawFile, source: RawSource, tally: Tally) -> Iterator[Item]:
         yield (place, text.reason) if isinstance(text, Unusable) else Raw(place, text)
 
 
-def _records(file: RawFile, source: RawSource, tally: Tally) -> Iterator[tuple[str, Any]]:
+def records(file: RawFile, source: RawSource, tally: Tally) -> Iterator[tuple[str, Any]]:
     """Each row with its place. JSON lines bear damaged bytes, as text does; of other formats nobody knows what they would have said."""
     if file.kind == "JSONL":
         for number, line in enumerate(_lines(file, source, tally), start=1):

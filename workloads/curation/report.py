@@ -8,7 +8,7 @@ from typing import Any
 
 from alpaca_operator.api.dataset import DatasetJob
 from workloads.curation import page
-from workloads.curation.ledger import KEPT, READ, VALIDATION, Amount, Ledger
+from workloads.curation.ledger import KEPT, READ, REPEATED, VALIDATION, Amount, Ledger
 from workloads.curation.result import Corpus
 from workloads.storage.contents import REPORT_FILE
 from workloads.system.markdown import front_matter, table
@@ -67,6 +67,7 @@ def _of_source(ledger: Ledger, name: str) -> dict[str, Any]:
         "read": amount(READ),
         "train": amount(KEPT),
         "validation": amount(VALIDATION),
+        "repeated": amount(REPEATED),
         "dropped": reasons("dropped"),
         "removedByRules": reasons("changed"),
         "charactersOfDocuments": {

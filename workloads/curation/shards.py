@@ -10,12 +10,13 @@ from datatrove.data import Document
 
 from workloads.curation import measures
 from workloads.curation.choice import Chooser
-from workloads.curation.ledger import KEPT, VALIDATION, Ledger, size_of
+from workloads.curation.ledger import KEPT, REPEATED, VALIDATION, Ledger, size_of
 from workloads.curation.packing import LinesWriter
 from workloads.curation.shares import Origin
 from workloads.curation.steps import Documents, Step, save_ledger
 
 TRAIN_FOLDER, VALIDATION_FOLDER = "train", "validation"
+NOT_DRAWN = "not drawn by the weight of its source"
 
 
 class Write(Step):
@@ -39,36 +40,49 @@ class Write(Step):
 
     def run(self, data: Documents, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         chooser = Chooser(self.choice, self.seed)
-        parts = {
-            name: _Part(self.folder / name, rank, self.shard_bytes, self.compression)
-            for name in (TRAIN_FOLDER, VALIDATION_FOLDER)
-        }
+        parts: dict[tuple[str, int], _Part] = {}
         for document in data:
-            source = self.origins[document.metadata["source"]].name
+            origin = self.origins[document.metadata["source"]]
             held_out = chooser.is_validation(document.text)
-            part = parts[VALIDATION_FOLDER if held_out else TRAIN_FOLDER]
-            part.write({"text": document.text, "source": source, "id": document.id})
-            self.ledger.count(source, VALIDATION if held_out else KEPT, "", document.text, size_of(document.text))
-            self.ledger.spread[source, "length", len(document.text).bit_length()] += 1
-            self.ledger.spread[source, "chinese", int(10 * measures.chinese_share(document.text))] += 1
+            copies = 1 if held_out else chooser.copies(document.text, origin.spec.weight)
+            for number in range(copies):
+                key = (VALIDATION_FOLDER if held_out else TRAIN_FOLDER, number)
+                if key not in parts:
+                    parts[key] = _Part(self.folder / key[0], rank, number, self.shard_bytes, self.compression)
+                parts[key].write({"text": document.text, "source": origin.name, "id": document.id})
+            self._count(document, origin.name, held_out, copies)
             yield document
         for part in parts.values():
             part.close()
         save_ledger(self.folder, rank, self.ledger)
 
+    def _count(self, document: Document, source: str, held_out: bool, copies: int) -> None:
+        text = document.text
+        if not copies:
+            self.ledger.dropped(source, NOT_DRAWN, document.id, text)
+            return
+        size = size_of(text)
+        self.ledger.count(source, VALIDATION if held_out else KEPT, "", text, size)
+        for _ in range(copies - 1):
+            self.ledger.count(source, REPEATED, "", text, size)
+        self.ledger.spread[source, "length", len(text).bit_length()] += 1
+        self.ledger.spread[source, "chinese", int(10 * measures.chinese_share(text))] += 1
+
 
 class _Part:
-    """Files of one part of the corpus that a share makes, each up to a size."""
+    """Files of one part of the corpus that a share makes, each up to a size. Copies of documents stand apart, so that no block of training
+    holds one twice."""
 
-    def __init__(self, folder: Path, rank: int, shard_bytes: int, compression: str) -> None:
-        self._folder, self._rank, self._limit, self._compression = folder, rank, shard_bytes, compression
+    def __init__(self, folder: Path, rank: int, copy: int, shard_bytes: int, compression: str) -> None:
+        self._folder, self._limit, self._compression = folder, shard_bytes, compression
+        self._name = f"{rank:05d}-" + (f"copy-{copy}-" if copy else "")
         self._out: LinesWriter | None = None
         self._number = 0
 
     def write(self, row: dict[str, Any]) -> None:
         if self._out is None:
             self._folder.mkdir(parents=True, exist_ok=True)
-            path = self._folder / f"{self._rank:05d}-{self._number:05d}.jsonl"
+            path = self._folder / f"{self._name}{self._number:05d}.jsonl"
             self._out = LinesWriter(path, self._compression)
             self._number += 1
         self._out.write(row)

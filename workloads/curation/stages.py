@@ -63,10 +63,11 @@ class Work:
         parts: dict[str, Any] = {
             name: fingerprint_fields(part, self.inputs, name)
             for name, part in (
-                ("sources", spec.sources),
+                ("sources", [source.model_copy(update={"weight": 1.0}) for source in spec.sources]),
                 ("clean", spec.clean),
                 ("filters", spec.filters),
                 ("privacy", spec.privacy),
+                ("decontaminate", spec.decontaminate),
             )
         }
         return hashing.of_json(
@@ -83,6 +84,14 @@ class Work:
                 "opencc": metadata.version("opencc"),
             }
         )
+
+    @property
+    def held_out(self) -> Path | None:
+        """Where the runs of evaluation sets lie, which no document may hold; None where nobody asks."""
+        asked = self.spec.decontaminate
+        if asked is None:
+            return None
+        return self.folder("held-out", fingerprint_fields(asked, self.inputs, "decontaminate")).with_suffix(".npz")
 
     def folder(self, name: str, *made_from: Any) -> Path:
         """Of a stage that is made from these keys and settings."""
@@ -106,6 +115,9 @@ def reading(work: Work) -> Stage:
     """Read, clean and filter; what is left is stored, with a number for each text to compare."""
     folder = work.folder("reading", work.reading_key())
     ledger = work.ledger()
+    clean: list[Any] = []
+    if work.spec.decontaminate is not None and work.held_out is not None:
+        clean.append(steps.Decontaminate(work.spec.decontaminate, work.held_out, work.origins, ledger))
     return Stage(
         "reading",
         folder,
@@ -113,6 +125,7 @@ def reading(work: Work) -> Stage:
             steps.Read(work.shares, work.origins, work.bad_rows, folder / "unpacked", ledger),
             steps.Clean(work.rules, work.origins, ledger),
             steps.Filter(work.spec.filters, work.origins, ledger),
+            *clean,
             steps.Store(folder, ledger),
             ExactDedupSignature(str(folder / "signatures"), COMPARED, finder_workers=work.buckets),
         ],
@@ -195,7 +208,8 @@ def choosing(work: Work, reading: Stage, exact: Stage | None, alike: Near | None
 def writing(work: Work, reading: Stage, exact: Stage | None, alike: Near | None, choosing: Stage) -> Stage:
     """The files of the corpus."""
     spec = work.spec
-    folder = work.folder("writing", choosing.folder.name, spec.shard_size, spec.compression)
+    weights = [source.weight for source in spec.sources]
+    folder = work.folder("writing", choosing.folder.name, spec.shard_size, spec.compression, weights)
     ledger = work.ledger()
     pipeline: list[Any] = [steps.Load(reading.folder)]
     if exact is not None:

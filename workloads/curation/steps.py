@@ -11,9 +11,10 @@ import numpy as np
 from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
 
-from alpaca_operator.api.dataset import Filters
-from workloads.curation import archives, measures, reading, shares
+from alpaca_operator.api.dataset import Decontamination, Filters
+from workloads.curation import archives, measures, near, reading, shares
 from workloads.curation.cleaning import Rule
+from workloads.curation.held_out import HeldOut
 from workloads.curation.ledger import READ, Ledger, size_of
 from workloads.curation.packing import LinesWriter
 from workloads.curation.shares import Origin, RawFile, is_bounded
@@ -25,7 +26,7 @@ from workloads.system.describe import shown
 
 CLEANED, HASHES, LEDGERS = "cleaned", "hashes", "ledgers"
 """Folders of a stage: documents, a number for each document's text, counts; a file a share."""
-BAD_ROW, EMPTY = "row that cannot be used", "empty"
+BAD_ROW, EMPTY, HELD_OUT = "row that cannot be used", "empty", "holds what is measured on"
 """Why a document goes no further, besides the names of filters and rules."""
 
 Documents = Iterable[Document]
@@ -172,6 +173,25 @@ class Filter(Step):
                 yield document
             else:
                 self.ledger.dropped(self.origins[document.metadata["source"]].name, reason, document.id, document.text)
+
+
+class Decontaminate(Step):
+    """Documents that hold no row of an evaluation set."""
+
+    name = "decontaminate"
+
+    def __init__(self, asked: Decontamination, rows: Path, origins: Sequence[Origin], ledger: Ledger) -> None:
+        super().__init__(ledger)
+        self.asked, self.rows, self.origins = asked, rows, origins
+
+    def run(self, data: Documents, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
+        held_out = HeldOut.load(self.rows, self.asked.share)
+        for document in data:
+            if held_out.is_in(near.runs(document.text, self.asked.ngram)):
+                source = self.origins[document.metadata["source"]].name
+                self.ledger.dropped(source, HELD_OUT, document.id, document.text)
+            else:
+                yield document
 
 
 class Store(Step):

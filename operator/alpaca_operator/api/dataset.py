@@ -66,6 +66,8 @@ class RawSource(Source):
     """Read so many documents at most, the first of the files by name. A source with a bound is read by one process."""
     max_bytes: int | None = Field(None, ge=1, le=1_000_000_000_000_000)
     """Read documents until their text has so many bytes (in UTF-8); the document that passes the bound is the last."""
+    weight: float = Field(1.0, ge=0.001, le=100)
+    """How often its documents stand in the training part: 2 is twice, in files of their own, 0.5 is one of two, drawn by `seed`."""
 
 
 class CleaningRule(Spec):
@@ -154,6 +156,24 @@ class Deduplication(Spec):
     """Leave out documents that are nearly like another, by MinHash over runs of characters. Absent, they stay; `{}` takes the defaults."""
 
 
+class HeldOutSource(Source):
+    """Rows that are measured on: text, JSON lines, JSON, CSV, Parquet or Arrow. Every text in a row counts, of a text file every line."""
+
+    content: ClassVar = "Dataset"
+    accepts: ClassVar = frozenset({"Dataset"})
+
+
+class Decontamination(Spec):
+    """Documents that hold what a model will be measured on."""
+
+    against: list[HeldOutSource] = Field(min_length=1, max_length=64)
+    """The rows of evaluation and held-out sets."""
+    ngram: int = Field(13, ge=5, le=100)
+    """Characters of a run; letters and digits alone count. Texts of fewer are not looked for."""
+    share: float = Field(0.5, gt=0, le=1)
+    """A document that has so much of the runs of one text is left out."""
+
+
 class Privacy(Spec):
     """What tells of persons."""
 
@@ -198,6 +218,8 @@ class DatasetSpec(RowPolicy, JobSpec):
     """Documents that are left out."""
     deduplicate: Deduplication = Field(default_factory=Deduplication)
     """Documents that say what another one says."""
+    decontaminate: Decontamination | None = None
+    """Documents that hold rows of evaluation sets are left out."""
     privacy: Privacy = Field(default_factory=Privacy)
     """What tells of persons."""
     split: Split = Field(default_factory=Split)
