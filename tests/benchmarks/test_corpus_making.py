@@ -1,0 +1,150 @@
+"""What a corpus costs beside bare datatrove pipelines with the same steps in the same run, and how well near-duplicates are told.
+
+Processor times and ratios are printed and not judged: they depend on the machine. Of the near-duplicates it is judged that none is lost below
+the threshold.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from loguru import logger
+
+from alpaca_operator.api.dataset import Filters, NearDuplicates, RawSource
+from tests.workloads.curation.corpora import make, write_lines
+from tests.workloads.curation.test_near import jaccard, worn
+from tests.workloads.literature import chinese
+from workloads.curation import measures, near, rules, shares, steps
+from workloads.curation.ledger import Ledger
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+logger.disable("datatrove")
+
+PAGES, LINES = 4000, 40
+FILTERS = Filters(min_characters=20, min_chinese_share=0.3, max_symbol_share=0.5, max_duplicate_line_share=0.5)
+CORRUPTIONS = (0.01, 0.02, 0.03, 0.05, 0.1, 0.2)
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pages as JSON lines."""
+    folder = tmp_path_factory.mktemp("raw")
+    lines, rng = chinese(20_000, seed=2), random.Random(3)
+    write_lines(folder / "a.jsonl", ["\n".join(rng.sample(lines, LINES)) for _ in range(PAGES)])
+    return folder
+
+
+def seconds(work: Callable[[], Any]) -> float:
+    """Of this process's processor, the better of two."""
+    taken = []
+    for _ in range(2):
+        start = time.process_time()
+        work()
+        taken.append(time.process_time() - start)
+    return min(taken)
+
+
+def run_through(pipeline: list[Any]) -> int:
+    data: Any = None
+    for step in pipeline:
+        data = step(data, 0, 1)
+    return sum(1 for _ in data or ())
+
+
+def test_reading_and_cleaning_beside_a_bare_pipeline(
+    raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from datatrove.pipeline.filters import LambdaFilter
+    from datatrove.pipeline.formatters.base import BaseFormatter
+    from datatrove.pipeline.readers import JsonlReader
+    from datatrove.pipeline.writers import JsonlWriter
+
+    source = RawSource(uri=str(raw))
+    files, _ = shares.files_of(0, source, raw)
+    origins = [shares.Origin("a", source)]
+    cleaning = [*rules.preset("Characters"), *rules.preset("Web"), *rules.preset("Advertisements")]
+
+    class Format(BaseFormatter):
+        name = "rules"
+
+        def format(self, text: str) -> str:
+            for rule in cleaning:
+                text = rule.apply(text) or ""
+            return text
+
+    def ours() -> None:
+        ledger = Ledger()
+        found = run_through(
+            [
+                steps.Read([files], origins, 0, tmp_path / "scratch", ledger),
+                steps.Clean(cleaning, origins, ledger),
+                steps.Filter(FILTERS, origins, ledger),
+                steps.Store(tmp_path / "ours", ledger),
+            ]
+        )
+        assert found == PAGES
+
+    def bare() -> None:
+        found = run_through(
+            [
+                JsonlReader(str(raw)),
+                Format(),
+                LambdaFilter(lambda document: measures.failed(FILTERS, document.text) is None),
+                JsonlWriter(str(tmp_path / "bare"), compression="zstd"),
+            ]
+        )
+        assert found == PAGES
+
+    bare_seconds, our_seconds = seconds(bare), seconds(ours)
+    size = files[0].size / 1e6
+    with capsys.disabled():
+        print(
+            f"\nreading, cleaning, filters: {size / our_seconds:.1f} MB/s a core, {bare_seconds / our_seconds:.2f} times a bare datatrove pipeline"
+        )
+
+
+def test_signatures_beside_datatroves_own(raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from datatrove.data import Document
+    from datatrove.pipeline.dedup.minhash import MinhashDedupSignature
+
+    config = near.config(NearDuplicates())
+    lines, rng = chinese(20_000, seed=2), random.Random(3)
+    texts = ["\n".join(rng.sample(lines, LINES)) for _ in range(400)]
+
+    def documents() -> Iterator[Document]:
+        return (Document(text=text, id="") for text in texts)
+
+    theirs = MinhashDedupSignature(str(tmp_path / "theirs"), config, language=near.Characters())
+    ours = near.Signatures(tmp_path / "ours", config)
+    their_seconds = seconds(lambda: theirs.run(documents(), 0, 1))
+    our_seconds = seconds(lambda: ours.run(documents(), 0, 1))
+    with capsys.disabled():
+        print(
+            f"\nMinHash: {sum(map(len, texts)) / our_seconds / 1e6:.2f} M characters/s a core, {their_seconds / our_seconds:.2f} times datatrove's own"
+        )
+
+
+def test_near_duplicates_by_how_much_was_changed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = chinese(20_000, seed=9)
+    pages = ["\n".join(lines[at : at + 20]) for at in range(0, 12_000, 20)]
+    told = ["", "changed characters, similarity, left out:"]
+    for share in CORRUPTIONS:
+        copies = [worn(page, share, seed=number) for number, page in enumerate(pages)]
+        made = make(
+            tmp_path, {"first": pages, "second": copies}, f"out-{share}", deduplicate={"near": {"keep": "FirstSource"}}
+        )
+        kept = set(made.texts())
+        likes = [jaccard(page, copy) for page, copy in zip(pages, copies, strict=True)]
+        gone = [copy not in kept for copy in copies]
+        told.append(f"  {share:4.0%}  {sum(likes) / len(likes):.2f}  {sum(gone) / len(gone):.1%}")
+        lost = [like for like, out in zip(likes, gone, strict=True) if out and like < 0.7]
+        assert lost == []
+        assert set(pages) <= kept
+    with capsys.disabled():
+        print("\n".join(told))
