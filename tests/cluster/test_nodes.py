@@ -61,10 +61,13 @@ def kill(team: Team, pod: Manifest) -> None:
 def cut_off(team: Team, pod: Manifest, other: Manifest) -> None:
     """Nothing passes any more between two pods; everything else does."""
     address = other["status"]["podIP"]
-    rules = f"table inet cut {{ chain in {{ type filter hook input priority 0; ip saddr {address} drop; }} "
-    rules += f"chain out {{ type filter hook output priority 0; ip daddr {address} drop; }} }}"
+    chain = "chain {hook} {{\ntype filter hook {hook} priority 0\nip {end} {address} drop\n}}\n"
+    chains = [
+        chain.format(hook=hook, end=end, address=address) for hook, end in (("input", "saddr"), ("output", "daddr"))
+    ]
+    rules = f"table inet cut {{\n{''.join(chains)}}}\n"
     script = IN_POD + 'nsenter --net="$p/ns/net" nft "$2" && exit 0; done; exit 1'
-    team.bed.node_exec("sh", "-c", script, "cut", pod["metadata"]["uid"].replace("-", "[-_]"), f"add {rules}")
+    team.bed.node_exec("sh", "-c", script, "cut", pod["metadata"]["uid"].replace("-", "[-_]"), rules)
 
 
 def next_first_pod(team: Team, name: str, before: Manifest) -> str:
