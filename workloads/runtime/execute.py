@@ -20,7 +20,7 @@ from alpaca_operator.api.contract import ExitCode
 from alpaca_operator.api.resource import Job, Parallelism
 from alpaca_operator.api.status import Reason
 from workloads.errors import Hung, SpecError, WorkloadError
-from workloads.runtime import exit_reports, exits, gpus, launcher
+from workloads.runtime import exit_reports, exits, gpus
 from workloads.runtime import scale as scales
 from workloads.runtime.console import display, prepare_process
 from workloads.runtime.distributed import DistributedContext
@@ -180,6 +180,10 @@ def _make(context: RunContext, watched: Watched, verify: Callable[[], None]) -> 
         + (": how far they are is told by node 0" if group.index else "")
     )
     with watched.watchdog.resting():  # each of them has its own
+        from workloads.runtime import (
+            launcher,
+        )  # with multiprocessing and sockets: a job that is done starts no processes
+
         return launcher.run_workers(
             scale.processes, partial(_run_worker, context), context.environment, watched.tracker, watched.stop, group
         )

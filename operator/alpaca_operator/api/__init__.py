@@ -3,8 +3,6 @@
 Imports pydantic only, so that a workload's ``--help`` and the operator's pure layers stay light.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

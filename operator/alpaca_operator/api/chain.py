@@ -1,7 +1,5 @@
 """Chains: which job reads what another publishes. The same rules in a cluster and in a file on a laptop."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 

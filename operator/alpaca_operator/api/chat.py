@@ -1,7 +1,5 @@
 """ChatDeployment: a chat page and an OpenAI-compatible API for a model, served until it is deleted."""
 
-from __future__ import annotations
-
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StringConstraints

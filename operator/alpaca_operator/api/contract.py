@@ -1,7 +1,5 @@
 """What the operator and the pods agree on: exit codes, labels, paths, progress, the last word, the artifact on disk."""
 
-from __future__ import annotations
-
 from enum import IntEnum
 from typing import Annotated, Any, Literal, Self
 

@@ -1,7 +1,5 @@
 """Conversations as several kinds read them: their files, and how they become text."""
 
-from __future__ import annotations
-
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StringConstraints

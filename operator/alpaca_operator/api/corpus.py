@@ -1,7 +1,5 @@
 """Plain text as an input: what TokenizerJob learns a vocabulary from."""
 
-from __future__ import annotations
-
 from typing import ClassVar, Literal
 
 from pydantic import Field

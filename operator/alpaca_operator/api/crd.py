@@ -1,7 +1,5 @@
 """CustomResourceDefinitions, generated: ``python -m alpaca_operator.api.crd FOLDER`` writes one file for each kind."""
 
-from __future__ import annotations
-
 import io
 import sys
 from pathlib import Path

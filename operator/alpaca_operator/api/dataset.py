@@ -1,7 +1,5 @@
 """DatasetJob: raw text of many origins made into a corpus."""
 
-from __future__ import annotations
-
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StringConstraints

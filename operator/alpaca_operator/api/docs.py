@@ -1,7 +1,5 @@
 """The reference page, generated: ``python -m alpaca_operator.api.docs FILE``."""
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """EvaluationJob: models side by side, on held-out text and on questions, with gates."""
 
-from __future__ import annotations
-
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StringConstraints

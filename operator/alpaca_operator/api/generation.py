@@ -1,7 +1,5 @@
 """How a model writes: decoding, as evaluation and chat share it."""
 
-from __future__ import annotations
-
 from pydantic import Field
 
 from alpaca_operator.api.model import Spec

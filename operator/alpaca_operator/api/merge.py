@@ -1,7 +1,5 @@
 """MergeJob: adapters merged into their base."""
 
-from __future__ import annotations
-
 from typing import ClassVar, Literal
 
 from pydantic import Field

@@ -1,7 +1,5 @@
 """What every typed part is made of: closed to unknown fields, frozen, bound by rules; and the texts that fields share."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator

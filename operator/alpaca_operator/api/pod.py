@@ -1,7 +1,5 @@
 """The pod of a resource: image, resources, placement, environment."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints

@@ -1,7 +1,5 @@
 """PretrainJob: continued pretraining of a Llama model on plain text, or pretraining from scratch."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field

@@ -1,7 +1,5 @@
 """QuantizeJob: a model in 2 to 8 bits, measured before and after."""
 
-from __future__ import annotations
-
 from typing import ClassVar, Literal
 
 from pydantic import Field

@@ -1,7 +1,5 @@
 """The resource itself, and what every kind has besides its own fields: failure policy, cache, suspend, deadlines."""
 
-from __future__ import annotations
-
 import re
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 

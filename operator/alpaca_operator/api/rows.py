@@ -1,7 +1,5 @@
 """Rows of a data set that cannot be used: what becomes of them."""
 
-from __future__ import annotations
-
 from typing import ClassVar, Literal
 
 from pydantic import Field

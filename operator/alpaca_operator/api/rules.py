@@ -1,7 +1,5 @@
 """Rules that bind several fields: told once, checked by the API server (CEL) and by us (Python)."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass

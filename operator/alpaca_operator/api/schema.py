@@ -5,8 +5,6 @@ default on the object that holds it. A part that nothing was said of is absent, 
 that stands for, and every write of an object pays for all that it holds.
 """
 
-from __future__ import annotations
-
 import typing
 from typing import Any
 

@@ -3,8 +3,6 @@
 Read when it is asked for: help, messages and the generated files need it, and a run that only validates does not.
 """
 
-from __future__ import annotations
-
 import ast
 import inspect
 import sys

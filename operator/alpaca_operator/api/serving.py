@@ -1,7 +1,5 @@
 """The status of what serves: where it is reached, what it serves, how much it answers."""
 
-from __future__ import annotations
-
 from pydantic import Field
 
 from alpaca_operator.api.status import INPUTS_KEPT, Failure, ResolvedInput, ResourceStatus, Short, StatusPart, Text

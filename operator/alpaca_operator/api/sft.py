@@ -1,7 +1,5 @@
 """SFTJob: supervised fine-tuning of a Llama model on conversations."""
 
-from __future__ import annotations
-
 from typing import ClassVar, Literal
 
 from pydantic import Field

@@ -1,7 +1,5 @@
 """Where inputs are read from and where the output goes: by uri, or by the job that makes it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Literal
 

@@ -1,7 +1,5 @@
 """The status of a job: conditions with their reasons, progress, result, failure."""
 
-from __future__ import annotations
-
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 

@@ -1,7 +1,5 @@
 """A line that has to fit somewhere: what is said of a long name must not be lost behind the name."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 NAME_SIZE = 120

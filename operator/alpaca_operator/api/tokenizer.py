@@ -1,7 +1,5 @@
 """TokenizerJob: a vocabulary trained on text and merged into a Llama tokenizer."""
 
-from __future__ import annotations
-
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StringConstraints

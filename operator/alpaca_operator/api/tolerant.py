@@ -3,8 +3,6 @@
 A person's own manifest is read strictly, where it comes in: by the API server, and on a laptop.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, TypeVar
 

@@ -1,7 +1,5 @@
 """What every kind that trains has in common: the loop, adapters, DeepSpeed."""
 
-from __future__ import annotations
-
 from typing import ClassVar, Literal
 
 from pydantic import Field
