@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import pickle
 import signal
+import threading
 import traceback
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, wait
@@ -102,8 +104,16 @@ def _lost(code: int) -> WorkloadError:
     return WorkloadError(f"a process that cleans ended with {code} and said nothing: run again to go on")
 
 
+def _leave_with(parent: BaseProcess) -> None:
+    """A member whose first process was killed writes nothing more: the next run may be making the same share."""
+    wait([parent.sentinel])
+    os._exit(1)
+
+
 def _work(pipe: Connection) -> None:
     """The life of a member: until its pipe is closed, or whoever held the other end is gone."""
+    if (parent := multiprocessing.parent_process()) is not None:
+        threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
     signal.signal(
         signal.SIGINT, signal.SIG_IGN
     )  # a terminal's Ctrl-C reaches it too, and is the first process's affair

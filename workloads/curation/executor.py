@@ -38,7 +38,10 @@ class Stage(LocalPipelineExecutor):
         self.products = tuple(products)
 
     def missing(self, log: Callable[[str], None]) -> list[int]:
-        """The shares that have to be made. What is marked as made and is not whole is made again, and said."""
+        """The shares that have to be made. What is marked as made and is not whole is made again, and said; what a run that was killed had
+        half written goes."""
+        for leftover in self.folder.rglob(".*.partial"):
+            leftover.unlink(missing_ok=True)
         todo = []
         for rank in range(self.tasks):
             if (problem := self._problem(rank)) is None:

@@ -11,6 +11,7 @@ import numpy as np
 from alpaca_operator.api.dataset import Decontamination, HeldOutSource, RawSource
 from workloads.curation import near, reading, shares
 from workloads.data.corpus import Tally
+from workloads.data.files import Unusable
 from workloads.errors import DataError
 from workloads.system import atomic
 from workloads.system.describe import shown
@@ -85,7 +86,7 @@ def _texts(source: HeldOutSource, index: int, path: Path) -> Iterator[str]:
                     yield from item.text.split("\n")
             continue
         for place, record in reading.records(file, raw, Tally()):
-            if isinstance(record, reading.Unusable):
+            if isinstance(record, Unusable):
                 raise DataError(f"{shown(file.path)}, {place}: {record.reason}")
             yield from _strings(record)
 

@@ -56,7 +56,7 @@ def config(near: NearDuplicates) -> MinhashConfig:
     return MinhashConfig(n_grams=near.ngram, num_buckets=count, hashes_per_bucket=length)
 
 
-class Characters(WordTokenizer):  # type: ignore[misc]
+class Characters(WordTokenizer):
     """A character is a word: Chinese has no spaces, and a segmenter would bring its own libraries and mistakes."""
 
     def word_tokenize(self, text: str) -> list[str]:
@@ -80,15 +80,16 @@ def runs(text: str, length: int) -> Numbers:
     if len(points) < length:
         return np.empty(0, dtype=np.uint64)
     with np.errstate(over="ignore"):
-        mixed = np.zeros(len(points) - length + 1, dtype=np.uint64)
+        mixed: Numbers = np.zeros(len(points) - length + 1, dtype=np.uint64)
         for offset in range(length):
             mixed = (mixed ^ points[offset : len(points) - length + 1 + offset]) * np.uint64(0x9E3779B97F4A7C15)
             mixed ^= mixed >> np.uint64(29)
         mixed *= np.uint64(0xBF58476D1CE4E5B9)
-    return np.unique(mixed ^ (mixed >> np.uint64(32)))
+    found: Numbers = np.unique(mixed ^ (mixed >> np.uint64(32)))
+    return found
 
 
-class Signatures(MinhashDedupSignature):  # type: ignore[misc]
+class Signatures(MinhashDedupSignature):
     """datatrove's first stage, with runs of characters that numpy hashes together."""
 
     def __init__(self, folder: Path, minhash: MinhashConfig) -> None:
@@ -111,7 +112,7 @@ def pairs(folder: Path) -> np.ndarray[Any, Any]:
     return np.unique(np.concatenate(found), axis=0) if found else np.empty((0, 4), dtype="<u4")
 
 
-class Sketches(PipelineStep):  # type: ignore[misc,unused-ignore]
+class Sketches(PipelineStep):
     """What the candidates of a share are compared by."""
 
     type, name = "Corpus", "sketch"
@@ -160,7 +161,7 @@ def similarity(one: Candidate, other: Candidate) -> float:
     return both / max(1, len(a) + len(b) - both)
 
 
-class Cluster(PipelineStep):  # type: ignore[misc,unused-ignore]
+class Cluster(PipelineStep):
     """One share over all: of documents that are alike the best stays."""
 
     type, name = "Corpus", "cluster"

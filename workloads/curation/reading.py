@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from alpaca_operator.api.dataset import RawSource
@@ -92,7 +93,7 @@ def _rows(file: RawFile, source: RawSource, tally: Tally) -> Iterator[Item]:
         if isinstance(record, Unusable):
             yield place, record.reason
             continue
-        text = _text_of(record, file, source, lambda what, count, place=place: _noted(tally, file, place, what, count))
+        text = _text_of(record, file, source, partial(_noted, tally, f"{shown(file.path)}, {place}"))
         yield (place, text.reason) if isinstance(text, Unusable) else Raw(place, text)
 
 
@@ -122,8 +123,8 @@ def _parsed(line: str) -> Any:
         return Unusable(f"not JSON ({' '.join(str(error).split())[:200]}): mend or remove this line")
 
 
-def _noted(tally: Tally, file: RawFile, place: str, what: str, count: int) -> None:
-    tally.note(what, f"{shown(file.path)}, {place}", count)
+def _noted(tally: Tally, where: str, what: str, count: int) -> None:
+    tally.note(what, where, count)
 
 
 def _text_of(record: Any, file: RawFile, source: RawSource, note: layouts.Note) -> str | Unusable:

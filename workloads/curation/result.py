@@ -78,8 +78,10 @@ class Corpus:
         """The files of the corpus into the output: they are moved, as a corpus may be large, and the stage makes them again where a run ends
         before it has published them."""
         for part in (TRAIN_FOLDER, VALIDATION_FOLDER):
-            if (self._folder / part).is_dir():
-                shutil.move(self._folder / part, folder / part)
+            files = sorted((self._folder / part).glob("*.jsonl*"))
+            for file in files:
+                (folder / part).mkdir(exist_ok=True)
+                shutil.move(file, folder / part / file.name)
         shutil.rmtree(self._folder)
 
 

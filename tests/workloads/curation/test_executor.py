@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ import pytest
 from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
 
+from tests.workloads.process import ROOT
 from workloads.curation.crew import Crew
 from workloads.curation.executor import Stage
 from workloads.errors import DataError, OutOfMemory
@@ -79,6 +83,79 @@ def test_a_share_that_is_not_whole_is_made_again(tmp_path: Path) -> None:
     ]
     assert made_shares(tmp_path) == ["0", "0", "1", "1", "2", "2", "3", "3"]
     assert [(tmp_path / f"0000{rank}.txt").read_text() for rank in range(4)] == ["0", "1", "2", "3"]
+
+
+def test_what_a_killed_run_had_half_written_goes(tmp_path: Path) -> None:
+    made = stage(tmp_path)
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / ".00000-00000.jsonl.zst.21af7d82.partial").write_bytes(b"half")
+    made.missing(lambda _: None)
+    assert list((tmp_path / "train").iterdir()) == []
+
+
+def test_members_end_with_the_process_that_was_killed(tmp_path: Path) -> None:
+    """The first process dies as a kernel kills it; what its members had begun is not written after that."""
+    script = (
+        "import os, signal, sys, time\n"
+        "from pathlib import Path\n"
+        "from tests.workloads.curation.test_executor import Crew, Waiting, Stage\n"
+        "if __name__ == '__main__':\n"
+        "    folder = Path(sys.argv[1])\n"
+        "    with Crew(2) as crew:\n"
+        "        stage = Stage('waiting', folder, [Waiting(folder)], tasks=2, products=['*.txt'])\n"
+        "        crew.make(stage, [0, 1], lambda _: None, lambda: None)\n"
+    )
+    (tmp_path / "main.py").write_text(script)
+    environ = os.environ | {"PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "operator")))}
+    process = subprocess.Popen([sys.executable, str(tmp_path / "main.py"), str(tmp_path)], env=environ)
+    members = [until(tmp_path / f"pid-{rank}") for rank in (0, 1)]
+    process.kill()
+    process.wait()
+    for member in members:
+        until_gone(member)
+    assert not list(tmp_path.glob("*.txt"))
+
+
+class Waiting(PipelineStep):
+    """Tells its process, waits for a word that never comes, and would write then."""
+
+    type, name = "Test", "waiting"
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
+
+    def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Any:
+        (self.folder / f"pid-{rank}.part").write_text(str(os.getpid()))
+        (self.folder / f"pid-{rank}.part").rename(self.folder / f"pid-{rank}")
+        while not (self.folder / "word").exists():
+            time.sleep(0.05)
+        yield Document(text="山", id=str(rank))
+        (self.folder / f"{rank}.txt").write_text("late")
+
+
+def until(path: Path) -> int:
+    """The number in a file, as soon as it is there."""
+    limit = time.monotonic() + 120
+    while not path.exists():
+        assert time.monotonic() < limit, path
+        time.sleep(0.05)
+    return int(path.read_text())
+
+
+def until_gone(pid: int) -> None:
+    limit = time.monotonic() + 60
+    while is_running(pid):
+        assert time.monotonic() < limit, f"process {pid} goes on"
+        time.sleep(0.05)
+
+
+def is_running(pid: int) -> bool:
+    """A zombie, which nobody has asked for its end yet, is not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 @pytest.mark.parametrize("processes", [1, 2])
