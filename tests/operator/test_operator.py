@@ -319,7 +319,7 @@ async def test_a_quantity_that_is_passed_on_is_refused_on_the_job(team: Team) ->
     await team.apply(pod={"volumes": [volume]})
     job = await team.state("poet", "InvalidSpec")
     assert conditions(job)["Stalled"] == "True"
-    assert "quantities must match the regular expression" in ready(job)["message"]
+    assert "pod.volumes[0].emptyDir.sizeLimit is '5 GB', which is no quantity" in ready(job)["message"]
 
 
 async def test_an_admission_policy_is_told_in_its_own_words(team: Team) -> None:
