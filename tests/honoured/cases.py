@@ -121,7 +121,7 @@ NEARLY = {
     "sources": [{"uri": "pvc://desk/raw.jsonl"}, {"uri": "pvc://desk/nearly.jsonl"}],
     "deduplicate.near": {"threshold": 0.5},
 }
-MEASURED = {"decontaminate": {"against": [{"uri": "pvc://desk/nearly.jsonl"}]}}
+MEASURED = {"decontaminate": {"against": [{"uri": "pvc://desk/nearly.jsonl"}], "share": 0.3}}
 OWN_RULE = {"clean.rules": [{"name": "one", "pattern": "山"}]}
 TABLES: dict[str, dict[str, Any]] = {
     "DatasetJob": {
