@@ -10,15 +10,18 @@ from typing import Any
 from workloads.storage import lineage
 
 REPORT = "report/report.json"
+CORPUS = "clean/report.json"
 SHOWN = 60
 """Characters of an answer that fit on a line."""
 
 
 def figures(folder: Path) -> Iterator[str]:
-    """A line each for what a token holds, how well held-out text is foretold, and what 4 bits cost."""
+    """A line each for what the corpus has of the raw text, what a token holds, how well held-out text is foretold, and what 4 bits cost."""
     vocabulary, stage_1, stage_2, small = (
         lineage.read(folder / name).metrics for name in ("vocabulary", "stage-1", "stage-2", "poet-4bit")
     )
+    corpus = json.loads((folder / CORPUS).read_text(encoding="utf-8"))["total"]
+    yield _line("characters of raw text, kept", corpus["read"]["characters"], corpus["kept"]["characters"], ",")
     yield _line("characters per token", vocabulary["charactersPerTokenBase"], vocabulary["charactersPerToken"], ".2f")
     yield _line("perplexity of held-out text", stage_1["perplexityBefore"], stage_2["perplexity"], ",.0f")
     yield _line("bits per byte of it", stage_1["bitsPerByteBefore"], stage_2["bitsPerByte"], ".2f")

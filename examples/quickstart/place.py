@@ -1,4 +1,4 @@
-"""What the chain starts from, put where its manifests look for it: base, corpus, held-out text, questions."""
+"""What the chain starts from, put where its manifests look for it: base, raw text, held-out text, questions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 HERE = Path(__file__).parent
-TEXTS = ("corpus", "held-out.txt", "poems.jsonl", "questions.jsonl")
+TEXTS = ("corpus", "web.jsonl", "held-out.txt", "poems.jsonl", "questions.jsonl")
 
 
 def fill(folder: Path, say: Callable[[str], None]) -> None:

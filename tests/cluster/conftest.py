@@ -11,6 +11,7 @@ ALPACA_TEST_CLUSTER says which cluster the tests marked `cluster` get:
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -113,5 +114,6 @@ def shared(operator: Installation, request: pytest.FixtureRequest) -> Iterator[T
 @pytest.fixture
 def mine(operator: Installation, request: pytest.FixtureRequest) -> Iterator[Team]:
     """A namespace of the test's own."""
-    with team(operator.bed, request.node.name.removeprefix("test_").replace("_", "-")[:50].strip("-")) as made:
+    name = re.sub(r"[^a-z0-9]+", "-", request.node.name.removeprefix("test_").lower())
+    with team(operator.bed, name[:50].strip("-")) as made:
         yield made

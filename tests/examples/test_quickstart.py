@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import zstandard
 
 from alpaca_operator.api import KINDS
 from alpaca_operator.api.sources import sources
@@ -60,7 +61,7 @@ def shrunk(folder: Path) -> Path:
 
 class TestTexts:
     def test_held_out_text_is_in_no_corpus(self):
-        corpus = [words(file) for file in (HERE / "corpus").glob("*.txt")]
+        corpus = [words(file) for file in [*(HERE / "corpus").glob("*.txt"), HERE / "web.jsonl"]]
         pieces = [MARKS.sub("", piece) for piece in (HERE / "held-out.txt").read_text(encoding="utf-8").split("\n\n")]
         assert len(pieces) > 50
         assert not [piece for piece in pieces if len(piece) > 20 and any(piece in text for text in corpus)]
@@ -84,7 +85,7 @@ class TestTexts:
 
     def test_they_are_small_and_their_origin_is_told(self):
         notice = (HERE / "NOTICE.md").read_text(encoding="utf-8")
-        files = [*(HERE / "corpus").iterdir(), HERE / "held-out.txt", HERE / "poems.jsonl"]
+        files = [*(HERE / "corpus").iterdir(), HERE / "web.jsonl", HERE / "held-out.txt", HERE / "poems.jsonl"]
         assert sum(file.stat().st_size for file in files) < 400_000
         assert [file.name for file in files if file.name not in notice] == []
 
@@ -144,9 +145,18 @@ def results(run: subprocess.CompletedProcess[str]) -> list[str]:
 
 
 class TestWhole:
+    def test_the_corpus_is_without_what_was_put_into_the_raw_text(self, runs):
+        (shard,) = (Path(str(runs[0].args[-1])).parent / "storage" / "quickstart" / "clean" / "train").iterdir()
+        with zstandard.open(shard, "rt", encoding="utf-8") as lines:
+            rows = [json.loads(line)["text"] for line in lines]
+        assert len(rows) == len(set(rows)) == 5 + 25, "five files, and each poem of the sites once"
+        assert not [row for row in rows if re.search(r"公众号|转载|热线|https?:|月票|编辑|404", row)]
+        told = re.search(r"^characters of raw text, kept +(\S+) → (\S+)$", runs[0].stdout, re.M)
+        assert told is not None
+
     def test_every_step_ends_well(self, runs):
         assert runs[0].returncode == 0, runs[0].stdout + runs[0].stderr
-        assert results(runs[0]) == ["Succeeded"] * 8
+        assert results(runs[0]) == ["Succeeded"] * 9
 
     def test_it_ends_with_what_was_gained_and_where_it_lies(self, runs):
         told: dict[str, Any] = dict(
@@ -165,7 +175,7 @@ class TestWhole:
 
     def test_the_second_run_reuses_every_step_and_imports_no_torch(self, runs):
         assert runs[1].returncode == 0, runs[1].stdout + runs[1].stderr
-        assert results(runs[1]) == ["Reused"] * 8
+        assert results(runs[1]) == ["Reused"] * 9
         assert "torch was imported: False" in runs[1].stdout.splitlines()
 
     def test_the_second_run_tells_the_same(self, runs):
