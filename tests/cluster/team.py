@@ -130,9 +130,9 @@ class Team:
         """Waits until STATE is one of `reasons`; the job as it is then."""
         return self.until(name, lambda job: ready(job).get("reason") in reasons, " or ".join(reasons), seconds)
 
-    def at_step(self, name: str, step: int) -> Manifest:
+    def at_step(self, name: str, step: int, seconds: float = PATIENCE) -> Manifest:
         """Waits until the status has told at least `step`, and not the end."""
-        return self.until(name, lambda job: progress(job) >= step and not ended(job), f"at step {step}")
+        return self.until(name, lambda job: progress(job) >= step and not ended(job), f"at step {step}", seconds)
 
 
 @contextmanager

@@ -84,7 +84,7 @@ def test_two_nodes_are_admitted_and_preempted_as_a_whole(queue: str, mine: Team)
     pair = queued("pair", "patient")
     pair["spec"]["parallelism"] = {"nodes": 2, "processesPerNode": 1}
     mine.apply(pair)
-    mine.at_step("pair", 30)
+    mine.at_step("pair", 30, SLOW)
     before = {pod["metadata"]["uid"] for pod in mine.pods("pair")}
     assert len(before) == 2
     mine.apply(queued("urgent", "urgent", 40))
