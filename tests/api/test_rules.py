@@ -891,7 +891,11 @@ FULL: dict[str, dict[str, Any]] = {
     | optional
     | {"cache": {"claimName": "cache"}, "activeDeadlineSeconds": 3600, "ttlSecondsAfterFinished": 60}
     for kind, optional in {
-        "DatasetJob": {"maxBadRows": 5, "onBadRow": "Skip"},
+        "DatasetJob": {
+            "maxBadRows": 5,
+            "onBadRow": "Skip",
+            "decontaminate": {"against": [{"uri": "pvc://data/held-out"}]},
+        },
         "TokenizerJob": {},
         "PretrainJob": {
             "tokenizer": {"uri": "pvc://models/a"},
@@ -930,6 +934,7 @@ CHANGED: dict[str, dict[str, Any]] = {
         "clean": {"presets": ["Web"]},
         "filters": {"minCharacters": 5},
         "deduplicate": {"exact": "None"},
+        "decontaminate": {"against": [{"uri": "pvc://data/other"}]},
         "privacy": {"mask": ["Email"]},
         "split": {"validationShare": 0.1},
         "seed": 7,

@@ -76,6 +76,7 @@ def test_embeddings_alone_move_and_the_whole_model_is_published(study: Place) ->
         *("steps", "epochs", "tokens", "trainLoss", "finalLoss"),
         *("evalLoss", "perplexity", "bitsPerByte", "meanTokenAccuracy"),
         *("evalLossBefore", "perplexityBefore", "bitsPerByteBefore", "meanTokenAccuracyBefore"),
+        *("goodputSteps", "goodputTime"),
     }
     assert artifact["metrics"]["bitsPerByte"] < artifact["metrics"]["bitsPerByteBefore"]
     assert artifact["metrics"]["evalLossBefore"] == ended.evaluations[0]

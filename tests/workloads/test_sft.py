@@ -48,6 +48,8 @@ def test_an_adapter_is_published_with_everything_that_belongs_to_it(place: Place
     assert artifact["kind"] == "LoRAAdapter"
     assert artifact["resolvedPolicy"] == ended.termination["resolvedPolicy"]
     assert set(artifact["metrics"]) == {
+        "goodputSteps",
+        "goodputTime",
         "steps",
         "epochs",
         "tokens",
