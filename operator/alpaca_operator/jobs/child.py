@@ -3,6 +3,7 @@ anew."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -19,7 +20,7 @@ DEADLINE = "DeadlineExceeded"
 
 
 @dataclass(frozen=True, slots=True)
-class Child:
+class Child(ABC):
     """``raw``: as the API server sent it."""
 
     raw: Object
@@ -87,35 +88,35 @@ class Child:
         return bool(self.complete or self.failed)
 
     @property
+    @abstractmethod
     def started_at(self) -> str | None:
         """When it began, or began again after it was suspended."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def out_of_restarts(self) -> bool:
         """Whether its controller says that it has failed more often than it may."""
-        raise NotImplementedError
 
     @property
     def ends_by_itself(self) -> bool:
         """Whether it has failed, or will have once its pods have stopped."""
         return self.failed is not None
 
+    @abstractmethod
     def past_deadline(self, now: datetime, seconds: int | None) -> str | None:
         """Since when it runs longer than it may. ``seconds``: what it has from its start."""
-        raise NotImplementedError
 
     def deadline(self, seconds: int | None) -> datetime | None:
         """When time alone brings that about, where its controller does not see to it."""
         return None
 
+    @abstractmethod
     def may_fail(self, times: int) -> bool:
         """Whether its controller starts it again after so many failures."""
-        raise NotImplementedError
 
+    @abstractmethod
     def attempt_of(self, pod: Pod) -> str:
         """What counts as one attempt: all pods of which this says the same."""
-        raise NotImplementedError
 
     def owns(self, pod: Pod) -> bool:
         return pod.controller_uid in self.family

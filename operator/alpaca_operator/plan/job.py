@@ -31,18 +31,10 @@ def plan_one_pod(resource: Job, inputs: Inputs, settings: Settings) -> Plan:
 
 def one_pod(resource: Job, template: Manifest, annotations: dict[str, str] | None = None) -> Manifest:
     """The Job, created once. Queueing systems write to it afterwards, so nothing but ``drift`` is ever changed by us."""
-    metadata = resource.metadata
-    annotations = names.for_kueue(metadata.annotations) | (annotations or {})
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": {
-            "name": names.child_name(resource),
-            "namespace": metadata.namespace,
-            "labels": names.for_kueue(metadata.labels) | names.labels(resource),
-            **({"annotations": annotations} if annotations else {}),
-            "ownerReferences": [names.owner(resource)],
-        },
+        "metadata": names.child_metadata(resource, annotations),
         # No ttlSecondsAfterFinished: a Job that is gone before its end was recorded would be run again. The operator deletes
         # it once the status has the end.
         "spec": {

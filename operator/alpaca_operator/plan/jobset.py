@@ -73,18 +73,10 @@ def identity(resource: Job) -> list[Manifest]:
 
 def several_pods(resource: Job, template: Manifest, annotations: dict[str, str] | None = None) -> Manifest:
     """The JobSet, created once. Queueing systems write to it afterwards."""
-    metadata = resource.metadata
-    annotations = names.for_kueue(metadata.annotations) | (annotations or {})
     return {
         "apiVersion": API_VERSION,
         "kind": "JobSet",
-        "metadata": {
-            "name": names.child_name(resource),
-            "namespace": metadata.namespace,
-            "labels": names.for_kueue(metadata.labels) | names.labels(resource),
-            **({"annotations": annotations} if annotations else {}),
-            "ownerReferences": [names.owner(resource)],
-        },
+        "metadata": names.child_metadata(resource, annotations),
         # No ttlSecondsAfterFinished, as with a Job.
         "spec": {
             # Nodes find each other before they are ready. The name of the Service is short: with that of a pod it has to fit a label.

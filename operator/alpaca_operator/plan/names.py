@@ -55,3 +55,16 @@ def owner(resource: Resource) -> Manifest:
         "controller": True,
         "blockOwnerDeletion": True,
     }
+
+
+def child_metadata(resource: Resource, annotations: Mapping[str, str] | None = None) -> Manifest:
+    """Of what makes the pods: found by its labels, the resource's own, and known to queueing systems by what they read."""
+    metadata = resource.metadata
+    annotations = for_kueue(metadata.annotations) | dict(annotations or {})
+    return {
+        "name": child_name(resource),
+        "namespace": metadata.namespace,
+        "labels": for_kueue(metadata.labels) | labels(resource),
+        **({"annotations": annotations} if annotations else {}),
+        "ownerReferences": [owner(resource)],
+    }

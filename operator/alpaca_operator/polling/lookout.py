@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
@@ -85,7 +86,7 @@ class Lookout(Generic[T]):
 
 
 @dataclass
-class LookoutReader(Generic[T]):
+class LookoutReader(ABC, Generic[T]):
     """Reads for a lookout. A resource of which something is found out goes into the queue."""
 
     queue: Queue[Key]
@@ -112,6 +113,6 @@ class LookoutReader(Generic[T]):
     what = ""
     """What is read."""
 
+    @abstractmethod
     async def find(self, namespace: str) -> Mapping[str, T]:
         """What there is to say of those who are asked about, by the child's UID. Raises ApiError, Unreachable."""
-        raise NotImplementedError
