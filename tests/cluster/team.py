@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from alpaca_operator.api.contract import LABEL_NAME
+from alpaca_operator.api.contract import LABEL_INDEX, LABEL_NAME
 from tests.cluster.bed import cache
 from tests.cluster.bed.cluster import Manifest, until
 from tests.cluster.bed.node import Bed
@@ -133,6 +133,21 @@ class Team:
     def at_step(self, name: str, step: int, seconds: float = PATIENCE) -> Manifest:
         """Waits until the status has told at least `step`, and not the end."""
         return self.until(name, lambda job: progress(job) >= step and not ended(job), f"at step {step}", seconds)
+
+    def past_step(self, name: str, step: int, seconds: float = PATIENCE) -> None:
+        """Waits until the job's pod, of several the first node's, has logged at least `step`. The status, which is not written at every
+        step, may have nothing between the first of so short a training and its end."""
+
+        def logged() -> bool:
+            first = [pod for pod in self.pods(name) if pod["metadata"]["labels"].get(LABEL_INDEX, "0") == "0"]
+            lines = self.lines(first[-1]["metadata"]["name"]) if first and _has_begun(first[-1]) else []
+            return max((line["step"] for line in lines if "loss" in line), default=0) >= step
+
+        until(logged, f"{name} to log step {step}", seconds, every=0.2)
+
+
+def _has_begun(pod: Manifest) -> bool:
+    return pod["status"].get("phase") in ("Running", "Succeeded", "Failed")
 
 
 @contextmanager
