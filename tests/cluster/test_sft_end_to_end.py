@@ -56,7 +56,7 @@ def test_the_sample_trains_and_publishes_an_adapter_that_peft_loads(sampled: Tea
         "pvc://models/llama-2-7b",
         "pvc://models/poet",
         "",
-        "1",
+        "",  # told of jobs of several nodes
         "published pvc://models/poet",
     )
     status = sampled.job("poet")["status"]
