@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alpaca_operator.api.quantize import QuantizeJob
+from alpaca_operator.api.quantize import QuantizeJob, QuantizeSpec
 from workloads.errors import GateFailed, OutOfMemory
 from workloads.models import inspect, rope
 from workloads.models.inspect import GENERATION_CONFIG
@@ -21,6 +21,7 @@ from workloads.quantization.prepare import Prepared, prepare
 from workloads.quantization.resumable import open_store, quantize_layers
 from workloads.runtime import command, exits
 from workloads.runtime.runtime import Metrics, Runtime
+from workloads.storage.room import in_words
 
 if TYPE_CHECKING:
     from workloads.models.inspect import Base
@@ -103,7 +104,18 @@ def _check(job: QuantizeJob, runtime: Runtime) -> Base:
     gptq.check(base, f"spec.model {spec.model.uri}", spec)
     base = rope.stretched(base, spec.model.rope_scaling, "spec.model.ropeScaling")
     inspect.check_positions(base, spec.calibration.sequence_length, "calibration.sequenceLength")
+    _must_have_room(runtime, spec, base)
     return base
+
+
+def _must_have_room(runtime: Runtime, spec: QuantizeSpec, base: Base) -> None:
+    """Raises SpecError where the volume of the output is too small for the result and for what GPTQModel writes on the way to it."""
+    from workloads.quantization import gptq
+
+    result, whole = gptq.saved_bytes(base, spec), base.bytes_as(base.dtype)
+    # Layers that wait for the end, those that a restart goes on from, and the result as GPTQModel lays it out.
+    working = whole + 2 * result
+    runtime.must_have_room(result=result, checkpoints=working, written=f"working files of {in_words(working)}")
 
 
 def _measure_original(

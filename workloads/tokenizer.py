@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from alpaca_operator.api.tokenizer import TokenizerJob
 from workloads.data import corpus
+from workloads.data.bad_rows import BadRows
 from workloads.errors import SpecError
 from workloads.runtime import command
 from workloads.vocabulary import checks, extend
@@ -33,14 +34,12 @@ def run(job: TokenizerJob, runtime: Runtime) -> Metrics:
         checks.encoder(other.name, runtime.inputs[f"compareWith[{index}]"].path, f"spec.compareWith[{index}].uri")
         for index, other in enumerate(spec.compare_with)
     ]
-    tally = corpus.Tally()
+    tally = corpus.Tally(bad=BadRows.of(spec.dataset))
     files = corpus.files_of(
         [(source, runtime.inputs[f"dataset.train[{index}]"].path) for index, source in enumerate(spec.dataset.train)],
         tally,
     )
-    trained = _train(job, files, runtime)
-    trained.tally.problems.update(tally.problems)
-    trained.tally.examples.update(tally.examples)
+    trained = _train(job, files, tally, runtime)
     for line in trained.tally.lines() + trained.notes:
         runtime.progress.log(line)
 
@@ -69,7 +68,7 @@ def _names_must_differ(job: TokenizerJob) -> None:
         taken.add(other.name)
 
 
-def _train(job: TokenizerJob, files: list[corpus.CorpusFile], runtime: Runtime) -> Trained:
+def _train(job: TokenizerJob, files: list[corpus.CorpusFile], tally: corpus.Tally, runtime: Runtime) -> Trained:
     wanted = job.spec.train
     settings = Settings(wanted.vocab_size, wanted.character_coverage, wanted.input_sentence_size)
     runtime.progress.update(stage="Preparing")
@@ -86,7 +85,7 @@ def _train(job: TokenizerJob, files: list[corpus.CorpusFile], runtime: Runtime) 
 
     # sentencepiece has no checkpoints: a run that is stopped starts again from the text.
     with runtime.stop.interruptible():
-        return train(files, settings, tell)
+        return train(files, settings, tally, tell)
 
 
 def _report(

@@ -29,11 +29,11 @@ WORDS = 60_000
 VOCABULARY = 32_000
 
 OURS = """
-from workloads.data.corpus import CorpusFile
+from workloads.data.corpus import CorpusFile, Tally
 from workloads.vocabulary.train import Settings, train
 def work(path, size, sentences):
     from pathlib import Path
-    return train([CorpusFile(Path(path), "Text")], Settings(size, 0.9995, sentences), lambda *told: None).model
+    return train([CorpusFile(Path(path), "Text")], Settings(size, 0.9995, sentences), Tally(), lambda *told: None).model
 """
 SENTENCEPIECE = """
 import io, sentencepiece

@@ -167,6 +167,7 @@ TABLES: dict[str, dict[str, Any]] = {
         "dataset.train[].format": "Text",
         "dataset.train[].columns.text": "other",
         "dataset.train[].encoding": "gb18030",
+        **bad_rows("dataset", "train"),
         "train.vocabSize": 400,
         "train.characterCoverage": 0.99,
         "train.inputSentenceSize": 5000,
@@ -486,6 +487,7 @@ def fields(kind: str) -> list[str]:
 
 REFUSED: dict[str, frozenset[str]] = {
     "DatasetJob": frozenset({"sources[].encoding", "onBadRow", "maxBadRows"}),
+    "TokenizerJob": frozenset({"dataset.train[].encoding", *bad_rows("dataset", "train")}),
     "PretrainJob": frozenset(
         {
             "dataset.train[].encoding",

@@ -12,6 +12,7 @@ from unittest.mock import MagicMock, patch
 
 from tests.honoured.desk import Desk, Reached
 from workloads import dataset, evaluate, merge, quantize, tokenizer
+from workloads.data import corpus
 from workloads.evaluation import gates
 
 
@@ -37,7 +38,8 @@ def tokenizer_run(job: Any, desk: Desk, scratch: Path) -> list[Any]:
     """What is trained on and with which settings, how large the result may become, and what it is compared with."""
     seen: list[Any] = []
 
-    def train(files: Any, settings: Any, tell: Any) -> Any:
+    def train(files: Any, settings: Any, tally: Any, tell: Any) -> Any:
+        seen.append(sum(map(len, corpus.texts(files, tally))))
         seen.append([(file.path.name, file.format, file.encoding, file.column) for file in files])
         seen.append(settings)
         raise Reached

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 from safetensors import safe_open
+from safetensors.torch import load_file
 
+from alpaca_operator.api.quantize import QuantizeJob
 from tests.workloads import tiny
 from tests.workloads.quantized import done, job, run
 from tests.workloads.runs import merged
+from workloads.models import inspect
+from workloads.quantization import gptq
 
 QUESTION = "第3问：赵先生喜欢什么？"
 
@@ -140,6 +145,10 @@ def test_what_is_asked_for_is_saved_and_loads_everywhere(
         json.loads((out / "quantize_config.json").read_text(encoding="utf-8")),
     ):
         assert {key: config[key] for key in says} == says
+    size = sum(math.prod(tensor.shape) * tensor.itemsize for tensor in load_file(out / "model.safetensors").values())
+    assert size == gptq.saved_bytes(
+        inspect.inspect_model(bench / name, "model", name), QuantizeJob.model_validate(job(**spec)).spec
+    )
     with safe_open(out / "model.safetensors", "pt") as tensors:
         assert ("lm_head.weight" in tensors.keys()) is (name != "tied")  # noqa: SIM118 - no mapping
     assert by_transformers(out) == by_gptqmodel(out)

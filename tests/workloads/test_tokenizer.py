@@ -175,6 +175,28 @@ def test_what_cannot_be_done_is_told_in_one_line(place: Path, spec: dict[str, An
     assert not (place / "out").exists()
 
 
+def test_rows_that_cannot_be_used_are_passed_over_where_asked_for_and_told(place: Path) -> None:
+    folder = place / "rows"
+    folder.mkdir()
+    lines = [json.dumps({"text": line}, ensure_ascii=False) for line in chinese(LINES)]
+    whole = folder / "a.jsonl"
+    whole.write_text("\n".join(["{", *lines, '{"title": "一"}']), encoding="utf-8")
+    (folder / "readme.pdf").touch()
+    ended = run(place, job(dataset={"train": [{"uri": "rows"}], "onBadRow": "Skip", "maxBadRows": 1}))
+    assert ended.code == 65
+    assert f"a.jsonl, row {LINES + 2}: no 'text'; it has" in ended.last_word["message"]
+    assert "(row 2 that cannot be used, and maxBadRows is 1)" in ended.last_word["message"]
+
+    ended = run(place, job(dataset={"train": [{"uri": "rows"}], "onBadRow": "Skip"}))
+    assert ended.code == 0
+    corpus = json.loads((place / "out" / "report.json").read_text(encoding="utf-8"))["corpus"]
+    assert corpus["rows"] == LINES
+    assert sum(corpus["badRows"].values()) == 2
+    (left_out,) = corpus["leftOut"]
+    assert "readme.pdf" in left_out
+    assert left_out in (place / "out" / "README.md").read_text(encoding="utf-8").replace("\\", "")
+
+
 def test_help_tells_every_field(place: Path) -> None:
     ended = run(place, job(), "--help")
     assert ended.code == 0

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from workloads.data.conversations import Example
 
 GROUP_SIZES: tuple[int, ...] = get_args(QuantizeSpec.model_fields["group_size"].annotation)
+KEPT_BYTES = 2
+"""Of a value that is not quantized: GPTQModel saves it as float16 or bfloat16."""
 PACKED_BITS = 32
 """Quantized weights are packed into integers of this size."""
 LLAMA_KIND = ("llama", "mistral", "qwen2", "qwen3")
@@ -62,9 +64,27 @@ def widths(base: Base) -> dict[str, set[int]]:
     """Numbers of inputs of the linear layers that are quantized, by the last part of their name."""
     found: dict[str, set[int]] = {}
     for name, shape in base.shapes.items():
-        if len(shape) == 2 and ".layers." in name and name.endswith(".weight"):
+        if _is_quantized(name, shape):
             found.setdefault(name.split(".")[-2], set()).add(shape[1])
     return found
+
+
+def _is_quantized(name: str, shape: Sequence[int]) -> bool:
+    return len(shape) == 2 and ".layers." in name and name.endswith(".weight")
+
+
+def saved_bytes(base: Base, spec: QuantizeSpec) -> int:
+    """What the weights of the result take: of a quantized layer with ``n`` inputs the packed weights, a scale and a packed zero point for
+    each output of each group, and the group of each input (the layout of auto-gptq's QuantLinear); all else as it was, in 2 bytes."""
+    total = 0
+    for name, shape in base.shapes.items():
+        if not _is_quantized(name, shape):
+            total += KEPT_BYTES * math.prod(shape)
+            continue
+        outputs, inputs = shape
+        groups = 1 if spec.group_size == -1 else inputs // spec.group_size
+        total += outputs * (inputs + groups) * spec.bits // 8 + KEPT_BYTES * outputs * groups + 4 * inputs
+    return total
 
 
 def _check_groups(inputs: Mapping[str, set[int]], label: str, spec: QuantizeSpec) -> None:

@@ -128,6 +128,8 @@ class Report:
                     problem: {"count": count, "first": tally.examples[problem]}
                     for problem, count in tally.problems.items()
                 },
+                "badRows": dict(tally.bad.counted),
+                "leftOut": tally.left_out,
             },
             "examples": [
                 {"text": text[:SHOWN], "base": before[:SHOWN], "ours": after[:SHOWN]}

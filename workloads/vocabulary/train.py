@@ -18,6 +18,7 @@ import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from copy import deepcopy
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 
@@ -65,13 +66,16 @@ class Trained:
     """Sentences for the user: what was decided for them."""
 
 
-def train(files: Sequence[CorpusFile], settings: Settings, tell: Tell) -> Trained:
-    """A vocabulary of the text in ``files``. Raises DataError for text that cannot be read, or none at all."""
+def train(files: Sequence[CorpusFile], settings: Settings, tally: Tally, tell: Tell) -> Trained:
+    """A vocabulary of the text in ``files``; what is read is counted on from ``tally``, in a copy. Raises DataError for text that cannot be read, or none at all."""
     context = multiprocessing.get_context("spawn")
     answers, child_answers = context.Pipe(duplex=False)
     log, child_log = context.Pipe(duplex=False)
     child = context.Process(
-        target=_main, args=(child_answers, child_log, list(files), settings), daemon=True, name="vocabulary-training"
+        target=_main,
+        args=(child_answers, child_log, list(files), settings, tally),
+        daemon=True,
+        name="vocabulary-training",
     )
     child.start()
     child_answers.close()
@@ -157,25 +161,25 @@ class _Log:
             print(line.decode("utf-8", "replace"), file=sys.stderr)
 
 
-def _main(answers: Connection, log: Connection, files: list[CorpusFile], settings: Settings) -> None:
+def _main(answers: Connection, log: Connection, files: list[CorpusFile], settings: Settings, tally: Tally) -> None:
     """The child: sends ``(bytes read, of bytes)``, then the result or the error."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides, and ends us
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.dup2(log.fileno(), 2)
     try:
-        outcome: Trained | WorkloadError = _train(files, settings, answers)
+        outcome: Trained | WorkloadError = _train(files, settings, tally, answers)
     except WorkloadError as error:
         outcome = error
     answers.send(outcome)
 
 
-def _train(files: list[CorpusFile], settings: Settings, answers: Connection) -> Trained:
-    trained = _attempt(files, settings, answers)
+def _train(files: list[CorpusFile], settings: Settings, tally: Tally, answers: Connection) -> Trained:
+    trained = _attempt(files, settings, tally, answers)
     if trained is not None:
         return trained
     room = int((settings.vocab_size - META_PIECES) * CHARACTER_SHARE)
-    commonest, coverage, found = _commonest(files, room)
-    trained = _attempt(files, settings, answers, only=commonest)
+    commonest, coverage, found = _commonest(files, tally, room)
+    trained = _attempt(files, settings, tally, answers, only=commonest)
     assert trained is not None, f"{len(commonest)} characters do not fit {settings.vocab_size} pieces"
     trained.character_coverage = coverage
     trained.notes.append(
@@ -187,7 +191,7 @@ def _train(files: list[CorpusFile], settings: Settings, answers: Connection) -> 
 
 
 def _attempt(
-    files: list[CorpusFile], settings: Settings, answers: Connection, only: frozenset[str] | None = None
+    files: list[CorpusFile], settings: Settings, tally: Tally, answers: Connection, only: frozenset[str] | None = None
 ) -> Trained | None:
     """The trained vocabulary, or None when it is too small for the characters. Given ``only``, it has no others.
 
@@ -197,7 +201,7 @@ def _attempt(
     import sentencepiece
 
     coverage = settings.character_coverage if only is None else 1.0
-    trained = Trained(character_coverage=coverage)
+    trained = Trained(tally=deepcopy(tally), character_coverage=coverage)
     lines = _draw(files, settings, trained, answers, only)
     model = io.BytesIO()
     try:
@@ -313,10 +317,10 @@ class Draw:
         self._next += math.floor(math.log(1 - self._chance.random()) / math.log1p(-self._weight)) + 1
 
 
-def _commonest(files: list[CorpusFile], room: int) -> tuple[frozenset[str], float, int]:
+def _commonest(files: list[CorpusFile], tally: Tally, room: int) -> tuple[frozenset[str], float, int]:
     """The commonest ``room`` characters, the share of the text that they make up, and how many different ones there are."""
     counts: Counter[str] = Counter()
-    for text in texts(files, Tally()):
+    for text in texts(files, deepcopy(tally)):
         counts.update(text)
     for mark in ("\n", *UNUSABLE):
         del counts[mark]

@@ -5,6 +5,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from alpaca_operator.api.model import ShortText, Spec
+from alpaca_operator.api.rows import RowPolicy
 from alpaca_operator.api.sources import Source
 
 CorpusFormat = Literal["Auto", "Text", "JSONL", "CSV", "Parquet", "Arrow"]
@@ -37,7 +38,7 @@ class CorpusSource(Source):
     """Encoding of text files, JSON lines and CSV. `Auto` tells it for each file from a sample; name it where that is wrong."""
 
 
-class Corpus(Spec):
+class Corpus(RowPolicy):
     """The text to learn from."""
 
     train: list[CorpusSource] = Field(min_length=1, max_length=64)

@@ -7,7 +7,6 @@ from pydantic import Field
 from alpaca_operator.api.corpus import Corpus, CorpusSource
 from alpaca_operator.api.model import ShortText, Spec
 from alpaca_operator.api.resource import JOB_COLUMNS, NODES_NAME_RULE, Job, JobSpec, Parallelism
-from alpaca_operator.api.rows import RowPolicy
 from alpaca_operator.api.rules import Rule, untouched
 from alpaca_operator.api.sources import ModelSource, Source, TokenizerSource
 from alpaca_operator.api.status import OutputKind
@@ -39,7 +38,7 @@ class Init(Spec):
     """Values of config.json to replace, such as `{num_hidden_layers: 8}`. `vocab_size` always follows the tokenizer."""
 
 
-class PretrainDataset(RowPolicy, Corpus):
+class PretrainDataset(Corpus):
     """The text to train on and to validate with."""
 
     validation: list[CorpusSource] = Field(default_factory=list, max_length=64)

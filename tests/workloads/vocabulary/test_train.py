@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.workloads.literature import chinese
-from workloads.data.corpus import CorpusFile
+from workloads.data.corpus import CorpusFile, Tally
 from workloads.errors import DataError, OutOfMemory, WorkloadError
 from workloads.vocabulary import extend
 from workloads.vocabulary.train import HELD_OUT, HELD_OUT_EVERY, Draw, Settings, Trained, train
@@ -27,7 +27,7 @@ def text(folder: Path, lines: list[str], name: str = "a.txt") -> CorpusFile:
 def trained(
     files: list[CorpusFile], vocab_size: int = 800, coverage: float = 0.9995, sentences: int = 1_000_000
 ) -> Trained:
-    return train(files, Settings(vocab_size, coverage, sentences), lambda what, done, total: None)
+    return train(files, Settings(vocab_size, coverage, sentences), Tally(), lambda what, done, total: None)
 
 
 def pieces(result: Trained) -> list[str]:
@@ -94,7 +94,7 @@ def test_characters_that_do_not_fit_lower_the_coverage(tmp_path: Path) -> None:
 def test_progress_is_told(tmp_path: Path) -> None:
     told: list[tuple[str, int, int]] = []
     file = text(tmp_path, chinese(3000))
-    train([file], Settings(800, 0.9995, 1_000_000), lambda *words: told.append(words))
+    train([file], Settings(800, 0.9995, 1_000_000), Tally(), lambda *words: told.append(words))
     size = file.path.stat().st_size
     assert ("read", size, size) in told
     merged = [(done, total) for what, done, total in told if what == "merge"]
