@@ -58,11 +58,11 @@ def to_universal(checkpoint: Path, target: Path, output: str) -> None:
 
     Raises SpecError where the optimizer has states that this form does not hold, and where the volume of ``output`` (a URI) has no room.
     """
-    from deepspeed.checkpoint import ds_to_universal
-
     found = pieces(checkpoint)
     _must_be_adam(found[0])
     _must_have_room(found, target, output)
+    from deepspeed.checkpoint import ds_to_universal
+
     target.mkdir(parents=True)
     silence = io.StringIO()  # it tells of every parameter
     with contextlib.redirect_stdout(silence), contextlib.redirect_stderr(silence):

@@ -20,7 +20,7 @@ from workloads.runtime.runtime import Metrics, Runtime
 from workloads.storage.room import in_words
 from workloads.system import hardware
 from workloads.system.hardware import Device
-from workloads.training import auto, extent, method
+from workloads.training import auto, divergence, extent, figures, method
 from workloads.training.auto import Policy
 from workloads.training.memory_estimate import Sizes
 from workloads.training.method import Spec
@@ -97,11 +97,11 @@ def train(job: SFTJob | PretrainJob, runtime: Runtime, policy: Policy, setup: Tr
         raise Interrupted(
             f"stopped after step {trainer.state.global_step} of {trainer.state.max_steps}, with a checkpoint: run again to go on"
         )
-    trainer.refuse_unmoved()
+    divergence.check_moved(trainer.resume_state.moved, trainer.state.global_step, job.spec.training)
     trainer.load_best()
 
-    metrics = trainer.metrics()
-    trainer.tell_goodput()
+    metrics = figures.metrics(trainer)
+    figures.tell_goodput(trainer)
     if not runtime.distributed.is_main:
         trainer.join_save()
         return metrics
@@ -187,7 +187,7 @@ def _trainer(spec: Spec, runtime: Runtime, policy: Policy, setup: TrainingSetup)
         eval_dataset=setup.validation,
         callbacks=_callbacks(spec, runtime),
     )
-    trainer.tell_plan(len(setup.train))
+    figures.tell_plan(trainer, len(setup.train))
     return trainer
 
 

@@ -15,42 +15,27 @@ What differs from the plain Trainer, and why:
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.torch
 import torch
 import transformers
 from accelerate.data_loader import SeedableRandomSampler
 from torch.utils.data import IterableDataset, SequentialSampler
 from transformers import PrinterCallback, TrainerState, set_seed
 
-from alpaca_operator.api.contract import Goodput
 from alpaca_operator.api.training import Loop
 from workloads.data.samplers import PaddedDataset, PadToMultipleSampler
-from workloads.errors import Interrupted, LossDiverged, SpecError
-from workloads.runtime.runtime import Metrics, Runtime
-from workloads.storage.attempts import goodput
+from workloads.errors import Interrupted
+from workloads.runtime.runtime import Runtime
 from workloads.system import atomic
-from workloads.training import extent, movement, reshard, schedule
+from workloads.training import divergence, figures, movement, reshard, schedule, trained_weights
 from workloads.training.callbacks import EvalSaveStopCallback, ThroughputMeter
 from workloads.training.resume_state import ResumeState, processes_of
 
-FEW_STEPS = 20
-"""Below this many optimizer steps a run is told to be short: packing makes it easy to train less than one meant to."""
-EVALUATED = {
-    "eval_loss": "evalLoss",
-    "eval_perplexity": "perplexity",
-    "eval_bits_per_byte": "bitsPerByte",
-    "eval_mean_token_accuracy": "meanTokenAccuracy",
-}
-"""What an evaluation logs, and how the metrics of a run call it."""
-WEIGHT_FILES = ("adapter_*", "model*.safetensors*", "config.json", "generation_config.json")
-"""What `save_pretrained` writes of a model or an adapter."""
 FLASH = ("flash_attention_2", "flash_attention_3")
 
 
@@ -169,31 +154,15 @@ class Trainer(transformers.Trainer):
         return 0
 
     def refuse_bad_loss(self) -> None:
-        """Raises LossDiverged for a loss that is not a number, and for one that is exactly 0 without every token foretold: nothing is
-        learnt from either. An easy set is learnt until float32 itself says 0."""
+        """Raises LossDiverged for a loss from which nothing is learnt."""
         loss, correct, targets = self.runtime.distributed.all_reduce_sum(
             float(self._step_loss), int(self._step_correct), self._step_targets
         )
+        self._step_loss.zero_()
         self._step_correct.zero_()
         self._step_targets = 0
         step = self.state.global_step + 1
-        self._step_loss.zero_()
-        if not math.isfinite(loss) and self.state.global_step == 0:
-            raise LossDiverged(
-                f"the loss is {loss} before anything was learnt: the base model's weights hold values that are no numbers, or overflow: "
-                f"check the files of spec.model, or set training.precision (now {self.settings.precision}) to fp32"
-            )
-        if not math.isfinite(loss):
-            raise LossDiverged(
-                f"the loss became {loss} at step {step} (learning rate {self._get_learning_rate():.3g}): lower training.learningRate "
-                f"(now {self.settings.learning_rate:g}) by a factor of 3 to 10, or raise training.warmupRatio "
-                f"(now {self.settings.warmup_ratio:g})"
-            )
-        if loss == 0.0 and (not targets or correct < targets):
-            raise LossDiverged(
-                f"the loss is exactly 0 at step {step} and {targets - correct:.0f} of {targets:.0f} tokens are foretold wrongly: nothing is being learnt. Set training.precision to bf16 or fp32, and make sure that "
-                "the answers in the data are not empty"
-            )
+        divergence.check_step(loss, targets - correct, targets, step, self._get_learning_rate(), self.settings)
 
     def watch_weights(self) -> None:
         """Remember the weights as they are, until one of them has moved."""
@@ -203,16 +172,6 @@ class Trainer(transformers.Trainer):
     def weights_moved(self) -> bool:
         """Whether one that this process holds is another than when the run began, or a step before has found so."""
         return self.resume_state.moved or movement.bit_sums(self.model) != self._start
-
-    def refuse_unmoved(self) -> None:
-        """Raises SpecError after a training that has changed nothing: what it would publish is what it started from."""
-        if not self.resume_state.moved:
-            settings = self.settings
-            raise SpecError(
-                f"after {self.state.global_step} optimizer steps every weight is what it was before: nothing was learnt, and nothing is published. "
-                f"Raise training.learningRate (now {settings.learning_rate:g}), or set training.precision (now {settings.precision}) to "
-                "fp32, where smaller steps count"
-            )
 
     # ---- evaluation ----
 
@@ -244,11 +203,7 @@ class Trainer(transformers.Trainer):
             self._eval_loss, self.resume_state.targets, int(self._correct), self._eval_bytes
         )
         loss = loss_sum / max(count, 1)
-        if not math.isfinite(loss):
-            raise LossDiverged(
-                f"the validation loss became {loss} at step {self.state.global_step}: lower training.learningRate (now "
-                f"{self.settings.learning_rate:g}) by a factor of 3 to 10"
-            )
+        divergence.check_evaluation(loss, self.state.global_step, self.settings)
         output.metrics["eval_loss"] = loss
         if size:
             output.metrics["eval_bits_per_byte"] = loss_sum / math.log(2) / size
@@ -279,12 +234,8 @@ class Trainer(transformers.Trainer):
             logs["tokens_per_second"] = self.throughput.read()
             self.resume_state.correct, self.resume_state.targets = 0, 0
             self._correct.zero_()
-            norm = logs.get("grad_norm")
-            if norm is not None and not math.isfinite(norm) and not self.args.fp16:
-                raise LossDiverged(
-                    f"the gradient became {norm} at step {self.state.global_step}: lower training.learningRate (now "
-                    f"{self.settings.learning_rate:g}), or set training.maxGradNorm (now {self.settings.max_grad_norm:g}) to 1"
-                )
+            if "grad_norm" in logs and not self.args.fp16:
+                divergence.check_gradient(logs["grad_norm"], self.state.global_step, self.settings)
         super().log(logs, start_time)
         if training:
             self.runtime.progress.update(
@@ -297,7 +248,7 @@ class Trainer(transformers.Trainer):
                 learning_rate=logs["learning_rate"],
                 grad_norm=logs.get("grad_norm"),
                 tokens_per_second=round(logs["tokens_per_second"], 1),
-                goodput=self.goodput(),
+                goodput=figures.goodput(self),
             )
         elif "eval_loss" in logs:
             self.runtime.progress.update(log=True, stage="Evaluating", eval_loss=logs["eval_loss"])
@@ -337,18 +288,17 @@ class Trainer(transformers.Trainer):
             self.runtime.progress.update(stage="Training")
 
     def _save_trainable(self, folder: Path) -> None:
-        """The weights that a resumed run cannot have from the base: of embeddings trained alone, not the layers between them."""
-        moving = {name: weight for name, weight in self.model.named_parameters() if weight.requires_grad}
-        whole = len(moving) == sum(1 for _ in self.model.parameters())
-        if whole or hasattr(self.model, "peft_config") or self.is_deepspeed_enabled:
+        """The weights that a resumed run cannot have from the base."""
+        part = None if self.is_deepspeed_enabled else trained_weights.trained_alone(self.model)
+        if part is None:
             self.save_model(str(folder), _internal_call=True)
         elif self.args.should_save:
-            safetensors.torch.save_file(moving, str(folder / "model.safetensors"))
+            trained_weights.save_part(part, folder)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """The weights alone: of an adapter only what is trained."""
         if self.args.should_save:
-            save_weights(self.model, Path(output_dir or str(self.args.output_dir)), state_dict)
+            trained_weights.save(self.model, Path(output_dir or str(self.args.output_dir)), state_dict)
 
     def best_checkpoint(self) -> Path | None:
         """The checkpoint of the best evaluation, once there is one."""
@@ -421,7 +371,7 @@ class Trainer(transformers.Trainer):
         found = self.evaluate()
         if self.stopping:
             raise Interrupted("stopped before the first step: run again to start")
-        self.resume_state.before = {name: found[name] for name in EVALUATED if name in found}
+        self.resume_state.before = {name: found[name] for name in figures.EVALUATED if name in found}
 
     def evaluate_late(self) -> None:
         """The evaluation that the stop cut short. Raises _NoStepLeft when nothing is to be trained after it."""
@@ -431,68 +381,6 @@ class Trainer(transformers.Trainer):
             self.resume_state.best_folder = f"{self.checkpoint.parent.name}/{self.checkpoint.name}"
         if self.resume_state.evaluation_due or self.stopped_early() or self.state.global_step >= self.state.max_steps:
             raise _NoStepLeft
-
-    def tell_plan(self, sequences: int) -> None:
-        """What is going to happen, in numbers."""
-        settings, log = self.settings, self.runtime.progress.log
-        total = extent.optimizer_steps(settings, sequences, self.runtime.scale.asked)
-        sizes = [  # under ZeRO-3 the tensors themselves are empty between uses
-            (getattr(weight, "ds_numel", weight.numel()), weight.requires_grad) for weight in self.model.parameters()
-        ]
-        trained, everything = sum(size for size, moves in sizes if moves), sum(size for size, _ in sizes)
-        log(f"{trained:,} of {everything:,} weights are trained ({100 * trained / everything:.2f} %)")
-        if total < FEW_STEPS:
-            per_step = settings.batch_size_per_device * settings.gradient_accumulation * self.runtime.scale.asked
-            log(
-                f"warning: {total} optimizer steps in all ({per_step} sequences each): for more, lower training.gradientAccumulation "
-                f"(now {settings.gradient_accumulation}) or raise training.epochs (now {settings.epochs:g})"
-            )
-        if told := self.runtime.scale.told(settings.gradient_accumulation):
-            log(told)
-        if self.checkpoint is not None:
-            made_by = processes_of(self.checkpoint)
-            others = "" if made_by == self.runtime.distributed.count else f", which {made_by} process(es) made"
-            log(f"going on from {self.checkpoint.parent.name}/{self.checkpoint.name}{others}")
-
-    def goodput(self) -> Goodput | None:
-        """How much of what the job has done is in these weights; known to the first process."""
-        if not self.runtime.distributed.is_main:
-            return None
-        return goodput(self.runtime.attempts.all(), self.state.global_step, self.resume_state.seconds)
-
-    def tell_goodput(self) -> None:
-        """In words, at the end."""
-        told, attempts = self.goodput(), self.runtime.attempts.all()
-        if told is not None and attempts:
-            made = sum(one.last_step - one.first_step for one in attempts)
-            time = (
-                "" if told.time is None else f", and {told.time:.1%} of the time since the first began went into them"
-            )
-            runs = "1 run" if len(attempts) == 1 else f"{len(attempts)} runs"
-            self.runtime.progress.log(f"goodput: {told.steps:.1%} of the {made:,} steps of {runs} count{time}")
-
-    def metrics(self) -> Metrics:
-        """The numbers of the weights that are published: those of the best evaluation where early stopping chose it."""
-        history = self.state.log_history
-        losses = [entry["loss"] for entry in history if "loss" in entry]
-        evaluations = [entry for entry in history if "eval_loss" in entry]
-        found: Metrics = {
-            "steps": float(self.state.global_step),
-            "epochs": round(float(self.state.epoch or 0.0), 4),
-            "tokens": float(self.resume_state.tokens),
-            "trainLoss": sum(losses) / len(losses) if losses else None,
-            "finalLoss": losses[-1] if losses else None,
-        }
-        if (told := self.goodput()) is not None:
-            found |= {"goodputSteps": told.steps, "goodputTime": told.time}
-        if evaluations:
-            best = self.resume_state.best_step if self.settings.early_stopping_patience is not None else None
-            chosen = next((entry for entry in evaluations if entry["step"] == best), evaluations[-1])
-            found |= {name: chosen[logged] for logged, name in EVALUATED.items() if logged in chosen}
-            found |= {f"{EVALUATED[logged]}Before": value for logged, value in (self.resume_state.before or {}).items()}
-            if best is not None:
-                found["bestStep"] = float(best)
-        return {name: value if value is None or math.isfinite(value) else None for name, value in found.items()}
 
     def load_best(self) -> None:
         """Go back to the weights of the best evaluation, where early stopping was asked for."""
@@ -526,13 +414,8 @@ class Trainer(transformers.Trainer):
         if self._weights_from is None:
             super().save_model(output_dir, _internal_call)
             return
-        if not self.args.should_save:
-            return
-        target = Path(output_dir or str(self.args.output_dir))
-        target.mkdir(parents=True, exist_ok=True)
-        for pattern in WEIGHT_FILES:
-            for file in self._weights_from.glob(pattern):
-                shutil.copyfile(file, target / file.name)
+        if self.args.should_save:
+            trained_weights.copy(self._weights_from, Path(output_dir or str(self.args.output_dir)))
 
 
 class _StopEvaluating(Exception):
@@ -557,15 +440,6 @@ def newest_checkpoint(runtime: Runtime) -> Path | None:
 
     newest = runtime.distributed.broadcast_object(find)
     return Path(newest) if newest else None
-
-
-def save_weights(model: Any, folder: Path, state_dict: dict[str, Any] | None = None) -> None:
-    """An adapter's own weights, or all of a model's, as safetensors."""
-    options: dict[str, Any] = {"state_dict": state_dict} if state_dict is not None else {}
-    if hasattr(model, "peft_config"):
-        # "auto" asks the hub whether the vocabulary grew; modules_to_save holds the embeddings that were trained.
-        options["save_embedding_layers"] = False
-    model.save_pretrained(str(folder), **options)
 
 
 @contextmanager

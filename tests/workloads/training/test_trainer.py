@@ -203,6 +203,7 @@ def test_a_loss_of_0_is_told_from_one_that_is_lost(loss: float, correct: int, to
 
     import torch
 
+    from alpaca_operator.api.sft import SFTJob
     from workloads.errors import LossDiverged
     from workloads.runtime.distributed import DistributedContext
     from workloads.training.trainer import Trainer
@@ -210,6 +211,8 @@ def test_a_loss_of_0_is_told_from_one_that_is_lost(loss: float, correct: int, to
     trainer: Any = SimpleNamespace(
         runtime=SimpleNamespace(distributed=DistributedContext()),
         state=SimpleNamespace(global_step=3),
+        settings=SFTJob.model_validate(job()).spec.training,
+        _get_learning_rate=lambda: 1e-4,
         _step_loss=torch.tensor(loss),
         _step_correct=torch.tensor(correct),
         _step_targets=7,
