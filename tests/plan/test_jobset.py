@@ -8,7 +8,7 @@ import pytest
 
 from alpaca_operator.api import KINDS
 from alpaca_operator.api.resource import API_VERSION, NODES_NAME_LIMIT
-from alpaca_operator.api.status import Restarts, Status
+from alpaca_operator.api.status import NodesStatus, Restarts, Status
 from alpaca_operator.plan import PLANNERS
 from alpaca_operator.plan.jobset import failure_rules, pod_failure_rules, several_pods
 from tests.api.minimal import MINIMAL
@@ -125,3 +125,14 @@ def test_what_kueue_reads_stands_on_the_set_and_its_pods_and_not_on_the_job_betw
     assert labels.items() <= made["metadata"]["labels"].items()
     assert labels.items() <= job["spec"]["template"]["metadata"]["labels"].items()
     assert not labels.keys() & job["metadata"]["labels"].keys()
+
+
+def test_with_fewer_nodes_it_is_a_smaller_set_whose_pods_are_told_so():
+    job = sft_job(parallelism={"nodes": 4, "minNodes": 2}, metadata={"name": "poet"})
+    fewer = job.model_copy(update={"status": Status(nodes=NodesStatus(ready=2, total=2, display="2/2"))})
+    for made, size, told in ((job, 4, None), (fewer, 2, "2")):
+        [jobset] = [one for one in PLANNERS["SFTJob"](made, {}, SETTINGS).manifests if one["kind"] == "JobSet"]
+        spec = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]
+        assert (spec["parallelism"], spec["completions"]) == (size, size)
+        env = spec["template"]["spec"]["containers"][0]["env"]
+        assert next((one["value"] for one in env if one["name"] == "ALPACA_NODES"), None) == told

@@ -96,8 +96,8 @@ def several_pods(resource: Job, template: Manifest, annotations: dict[str, str] 
                         "metadata": {"labels": names.labels(resource)},
                         "spec": {
                             "completionMode": "Indexed",
-                            "parallelism": resource.nodes,
-                            "completions": resource.nodes,
+                            "parallelism": resource.size,
+                            "completions": resource.size,
                             "backoffLimit": 0,
                             "podFailurePolicy": {"rules": pod_failure_rules()},
                             "podReplacementPolicy": "Failed",
