@@ -8,7 +8,7 @@ from typing import Any
 
 from alpaca_operator import events
 from alpaca_operator.api import KINDS, Resource
-from alpaca_operator.api.resource import ObjectMeta
+from alpaca_operator.api.resource import Job, ObjectMeta
 from alpaca_operator.api.status import Reason
 from alpaca_operator.cluster.claims import Other, claim_of
 from alpaca_operator.cluster.kube import APIS, JOB_SETS, OPTIONAL, RESOURCES, ROUTES, APIResource
@@ -25,6 +25,7 @@ from alpaca_operator.outcomes.conditions import Change
 from alpaca_operator.plan import Manifest, Plan, keep
 from alpaca_operator.plan.job import STOP_PATCH, STOP_POD_PATCH, drift
 from alpaca_operator.plan.jobset import INSTALL
+from alpaca_operator.plan.scout import scout
 from alpaca_operator.world import World, key_for
 
 CREATED_ONCE = frozenset({"Job", "JobSet", "NetworkPolicy"})
@@ -129,6 +130,23 @@ async def end(child: Object, world: World) -> None:
     for job in world.jobs(child) or [child]:
         if job["kind"] == "Job" and drift(STOP_PATCH, job):
             await _merge(job, STOP_PATCH, world)
+
+
+async def look_for_room(resource: Job, world: World) -> None:
+    """Makes what looks for room for more nodes. Where it may not be made, the job does not grow, which is told once."""
+    key, child = key_for(resource), world.child(resource)
+    if child is None or world.scouts_refused.get(key) == child["metadata"]["uid"]:
+        return
+    try:
+        await _create_once(resource, scout(resource, world.settings), world)
+    except ApiError as error:
+        if error.status == 409 or error.status >= 500:
+            raise
+        world.scouts_refused[key] = child["metadata"]["uid"]
+        said = one_line(f"it is not seen whether there is room for more nodes, and it does not grow: {error}")
+        log.warning("%s: %s", key, said)
+        note = events.Note("Warning", events.SERVER_WARNING, said)
+        await events.record(world.kube, world.settings.identity, resource, note, once=said)
 
 
 async def end_pod(pod: Pod, world: World) -> None:

@@ -14,7 +14,7 @@ from alpaca_operator.api.sources import JobReference
 from alpaca_operator.cluster.objects import Object, Pod
 from alpaca_operator.exits import Exit
 from alpaca_operator.lifecycle import LIFECYCLES
-from alpaca_operator.outcomes.observed import Observed, QueueWords, Sample
+from alpaca_operator.outcomes.observed import Observed, QueueWords, Sample, Scout
 
 
 class World(Protocol):
@@ -38,6 +38,9 @@ class World(Protocol):
     def pods(self, resource: Resource) -> Sequence[Object]:
         """Every pod labelled with the resource's UID: those in the cluster, and those deleted after they had ended, in
         their last state, until the resource's status has their end (an eviction ends and deletes a pod within milliseconds)."""
+
+    def scout(self, resource: Resource) -> Scout | None:
+        """What looks for room for more nodes; its pods are none of the resource's."""
 
     def progress(self, resource: Resource) -> tuple[Progress, datetime] | None:
         """What the running pod last told, and when it was read."""
@@ -68,6 +71,7 @@ def gather(resource: Resource, world: World) -> Observed:
         jobs=tuple(world.jobs(child)) if child else (),
         family=world.family(child) if child else frozenset(),
         pods=tuple(pods),
+        scout=world.scout(resource),
         progress=progress,
         progress_at=read_at,
         refusal=world.refusal(resource),

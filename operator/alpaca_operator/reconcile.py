@@ -12,6 +12,7 @@ import time
 
 from alpaca_operator import apply, metrics, observe
 from alpaca_operator.api import Resource
+from alpaca_operator.api.resource import Job
 from alpaca_operator.api.status import Reason
 from alpaca_operator.cluster.queue import LONGEST_DELAY, RETRIED_LONGEST, Result
 from alpaca_operator.cluster.store import Key
@@ -87,6 +88,7 @@ async def _tell_what_hinders(key: Key, exit: Exit, world: World) -> Result:
 async def _act(desired: Desired, resource: Resource, observed: Observed, world: World) -> Exit | None:
     for pod in LIFECYCLES[resource.kind].spent(observed):
         await apply.end_pod(pod, world)
+    await _look_for_room(resource, observed, world)
     match desired:
         case Desired.PRESENT:
             # Nothing new is made next to a pod that still saves; the garbage collector ends it.
@@ -99,6 +101,17 @@ async def _act(desired: Desired, resource: Resource, observed: Observed, world: 
         case Desired.ABSENT if observed.child:
             await apply.remove(observed.child, world)
     return None
+
+
+async def _look_for_room(resource: Resource, observed: Observed, world: World) -> None:
+    """For more nodes, where a job goes on with fewer than it asks for."""
+    match LIFECYCLES[resource.kind].scouting(resource, observed):
+        case Desired.PRESENT if isinstance(resource, Job):
+            await apply.look_for_room(resource, world)
+        case Desired.STOPPED if observed.scout:
+            await apply.end(observed.scout.raw, world)
+        case Desired.ABSENT if observed.scout:
+            await apply.remove(observed.scout.raw, world)
 
 
 def _again(exit: Exit) -> Result:

@@ -19,11 +19,11 @@ from alpaca_operator.cluster.claims import Claims
 from alpaca_operator.cluster.kube import ABSENT, APIS, JOB_SETS, OPTIONAL, PODS, RESOURCES, APIResource, Kube
 from alpaca_operator.cluster.objects import Object, Pod, controller_of
 from alpaca_operator.cluster.queue import Queue
-from alpaca_operator.cluster.store import Key, Store
+from alpaca_operator.cluster.store import Key, Store, is_scout
 from alpaca_operator.errors import ApiError
 from alpaca_operator.exits import Exit, Unavailable, Unreadable
 from alpaca_operator.lifecycle import LIFECYCLES
-from alpaca_operator.outcomes.observed import QueueWords, Sample
+from alpaca_operator.outcomes.observed import QueueWords, Sample, Scout
 from alpaca_operator.plan.names import job_of_set
 from alpaca_operator.polling.answers import ScrapeCache
 from alpaca_operator.polling.events import WithoutPods
@@ -92,6 +92,8 @@ class World:
     strays: dict[Key, tuple[str, ...]] = field(default_factory=dict)
     """Pods that say they are of a resource's child, when everything was read last, and of none that is known: that one is gone, and this
     operator has not seen it."""
+    scouts_refused: dict[Key, str] = field(default_factory=dict)
+    """UIDs of children beside which nothing may look for room."""
     _unknown: dict[Key, tuple[tolerant.Path, ...]] = field(default_factory=dict)
     """Fields that were left out and told of."""
 
@@ -112,7 +114,8 @@ class World:
         return found
 
     def child(self, resource: Resource) -> Object | None:
-        return next((one for one in self.store.children(resource) if one["kind"] in MAKES_PODS), None)
+        children = self.store.children(resource)
+        return next((one for one in children if one["kind"] in MAKES_PODS and not is_scout(one)), None)
 
     def jobs(self, child: Object) -> list[Object]:
         return self.store.of("Job", child)
@@ -124,7 +127,11 @@ class World:
         return [one for one in self.store.children(resource) if one["kind"] not in MAKES_PODS]
 
     def pods(self, resource: Resource) -> list[Object]:
-        return self.store.pods(resource)
+        return [pod for pod in self.store.pods(resource) if not is_scout(pod)]
+
+    def scout(self, resource: Resource) -> Scout | None:
+        found = next(filter(is_scout, self.store.children(resource)), None)
+        return Scout(found, tuple(map(Pod, self.store.of("Pod", found)))) if found else None
 
     def progress(self, resource: Resource) -> tuple[Progress, datetime] | None:
         return self.scrapes.latest(resource.metadata.uid or "")
@@ -141,7 +148,7 @@ class World:
     def expect(self, resource: Resource) -> None:
         """A child that lacks pods is asked about, beside the workers, of a JobSet its Job; and one that a queue holds."""
         self.in_queues.look(key_for(resource), self.child(resource))
-        child, pods = self.child(resource), self.store.pods(resource)
+        child, pods = self.child(resource), self.pods(resource)
         job = (
             next((one for one in self.jobs(child) if one["metadata"].get("deletionTimestamp") is None), child)
             if child
@@ -169,6 +176,7 @@ class World:
         self.without_pods.forget(key)
         self.in_queues.forget(key)
         self.completions_recorded.pop(key, None)
+        self.scouts_refused.pop(key, None)
         self._unknown.pop(key, None)
         self.strays.pop(key, None)
         self.budget.forget(key)

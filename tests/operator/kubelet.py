@@ -52,6 +52,8 @@ class Kubelet:
         """Whether pods of SFTJobs that ``outcomes`` does not name run too."""
         self.pod_address = "127.0.0.1"
         self.on_stop = INTERRUPTED
+        self.room = {"cpu": "64", "memory": "256Gi", "pods": "1000", "ephemeral-storage": "1Ti", "example.org/gpu": "1"}
+        """What the node has."""
         self.answers: Callable[[Object], bool] = lambda pod: True
         """Whether a pod that is started again and again becomes ready."""
         self.crashes: Callable[[Object], Outcome | None] = lambda pod: None
@@ -175,7 +177,6 @@ class Kubelet:
         node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": self.node}}
         if await self.kube.get(NODES, None, self.node) is None:
             await self.kube.create(NODES, node)
-        room = {"cpu": "64", "memory": "256Gi", "pods": "1000", "ephemeral-storage": "1Ti", "example.org/gpu": "1"}
         ready = {
             "type": "Ready",
             "status": "True",
@@ -185,7 +186,7 @@ class Kubelet:
             "lastTransitionTime": stamp(),
         }
         await self._patch(
-            NODES, node, {"status": {"capacity": room, "allocatable": room, "conditions": [ready]}}, "status"
+            NODES, node, {"status": {"capacity": self.room, "allocatable": self.room, "conditions": [ready]}}, "status"
         )
 
     async def wait_ready(self) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from alpaca_operator.cluster.kube import EVENTS, JOBS, PODS, RESOURCES, Kube
 from tests.cluster.bed.controlplane import ControlPlane
-from tests.operator.kubelet import Kubelet
+from tests.operator.kubelet import NODES, Kubelet
 from tests.operator.process import OperatorProcess
 
 Object = dict[str, Any]
@@ -64,6 +64,11 @@ class Team:
         child = await self.child(name)
         assert child is not None
         await self.kube.merge(JOBS, child, {"spec": {"suspend": suspend}})
+
+    async def until_the_node_has(self, cpu: str) -> None:
+        async with asyncio.timeout(60):
+            while (await self.kube.get(NODES, None, self.kubelet.node) or {})["status"]["allocatable"]["cpu"] != cpu:  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
 
     async def gone_or_new(self) -> None:
         """Waits until no Job and no pod is about to go."""

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from alpaca_operator.cluster.kube import JOB_SETS, NETWORK_POLICIES
+from alpaca_operator.api.contract import LABEL_SCOUT
+from alpaca_operator.cluster.kube import JOB_SETS, JOBS, NETWORK_POLICIES
 from tests.cluster.bed import binaries
 from tests.operator.process import OperatorProcess
 from tests.operator.team import Team, ready
@@ -101,3 +102,70 @@ async def test_what_others_do_to_a_set_is_seen(running: OperatorProcess, team: T
     async with asyncio.timeout(120):
         while (await jobset(team))["metadata"]["uid"] == made["metadata"]["uid"]:  # noqa: ASYNC110
             await asyncio.sleep(0.1)
+
+
+async def started(team: Team, size: int) -> dict:
+    """The set of so many nodes, once it is there, with the Job that JobSet would make of it."""
+    async with asyncio.timeout(120):
+        while True:
+            made = await jobset(team)
+            spec = made["spec"]["replicatedJobs"][0]["template"]["spec"]
+            if spec["completions"] == size and "deletionTimestamp" not in made["metadata"]:
+                break
+            await asyncio.sleep(0.1)
+    metadata = made["metadata"]
+    owner = {"apiVersion": made["apiVersion"], "kind": "JobSet", "name": metadata["name"], "uid": metadata["uid"]}
+    job = {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {
+            "name": f"{metadata['name']}-node-0",
+            "namespace": team.namespace,
+            "labels": metadata["labels"],
+            "ownerReferences": [{**owner, "controller": True, "blockOwnerDeletion": True}],
+        },
+        "spec": {**spec, "suspend": False},
+    }
+    await team.kube.create(JOBS, job)
+    return made
+
+
+async def scouts(team: Team) -> list[dict]:
+    return [job for job in await team.children() if LABEL_SCOUT in job["metadata"]["labels"]]
+
+
+async def test_with_fewer_nodes_it_goes_on_and_grows_when_there_is_room(
+    running: OperatorProcess, team: Team, definition: str
+) -> None:
+    await installed(team, definition)
+    team.kubelet.room["cpu"] = "5"
+    await team.until_the_node_has("5")
+    await team.apply(
+        parallelism={"nodes": 3, "minNodes": 2, "rescaleAfterSeconds": 1},
+        training={"gradientAccumulation": 2},
+        pod={"resources": {"requests": {"cpu": "2"}}, "terminationGracePeriodSeconds": 30},
+    )
+    await started(team, 3)
+    await team.until("poet", lambda job: "is made anew with 2" in ready(job)["message"], "too big")
+    await started(team, 2)
+    await team.until(
+        "poet", lambda job: "2 of 3 nodes: waits for room for more" in ready(job)["message"], "on its way with two"
+    )
+    async with asyncio.timeout(60):
+        while not (found := await scouts(team)):  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+    assert [(one["metadata"]["name"], one["spec"]["parallelism"]) for one in found] == [("poet-sft-scout", 1)]
+    assert not (await team.job())["status"]["nodes"].get("grown"), "there is no room for it"
+
+    team.kubelet.room["cpu"] = "64"
+    grows = await team.until("poet", lambda job: "there is room for 3 nodes" in ready(job)["message"], "to grow")
+    assert "JobSet poet-sft grows" in ready(grows)["message"]
+    await started(team, 3)
+    await team.until("poet", lambda job: job["status"].get("nodes", {}).get("total") == 3, "of three")
+    await team.until("poet", lambda job: ready(job)["message"].endswith("2 more with it"), "with three")
+    async with asyncio.timeout(60):
+        while await scouts(team):  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+    job = await team.job()
+    assert job["status"]["nodes"]["grown"] == 1
+    assert job["status"]["restarts"]["total"] == 0

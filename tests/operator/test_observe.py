@@ -8,7 +8,7 @@ from alpaca_operator.api.status import Reason
 from alpaca_operator.cluster.objects import Pod
 from alpaca_operator.exits import Waiting
 from alpaca_operator.inputs import MissingInput
-from alpaca_operator.outcomes.observed import Observed, QueueWords, Sample
+from alpaca_operator.outcomes.observed import Observed, QueueWords, Sample, Scout
 from tests.operator import build
 from tests.operator.pods import START, job, pod
 from tests.plan.build import sft_job
@@ -16,6 +16,7 @@ from tests.plan.build import sft_job
 NEW, OLD, CHILD, OF_SET = pod("b", made=20), pod("a", made=10), job(), job(uid="uid-of-job")
 SERVICE, SAMPLE = build.child("Service", "poet-chat"), Sample(requests=3)
 PROGRESS = Progress(step=3)
+SCOUT = Scout(job(uid="uid-scout"))
 WORDS = QueueWords(place=3)
 REFUSAL = Waiting(Reason.QUOTA_EXCEEDED, "full")
 
@@ -35,6 +36,9 @@ class World:
 
     def pods(self, resource):
         return [NEW, OLD]
+
+    def scout(self, resource):
+        return SCOUT
 
     def progress(self, resource):
         return PROGRESS, START
@@ -62,6 +66,7 @@ def test_everything_is_seen_pods_oldest_first():
         jobs=(OF_SET,),
         family=frozenset({"uid-of-job"}),
         pods=(Pod(OLD), Pod(NEW)),
+        scout=SCOUT,
         progress=PROGRESS,
         progress_at=START,
         refusal=REFUSAL,
@@ -84,6 +89,9 @@ def test_a_world_in_which_nothing_happened_yet():
 
         def pods(self, resource):
             return []
+
+        def scout(self, resource):
+            return None
 
         def progress(self, resource):
             return None

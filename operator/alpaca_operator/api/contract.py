@@ -17,6 +17,10 @@ MANAGED_BY = "literary-alpaca"
 LABEL_KIND = f"{GROUP_PREFIX}/kind"
 LABEL_NAME = f"{GROUP_PREFIX}/name"
 LABEL_UID = f"{GROUP_PREFIX}/uid"
+LABEL_SCOUT = f"{GROUP_PREFIX}/scout"
+"""On a Job, and its pods, that do nothing but find out whether there is room for more nodes."""
+SCOUT_SECONDS = 60
+"""How long they look: an autoscaler hears of them, and what they have found is not tied up for longer."""
 ANNOTATION_CONFIG = f"{GROUP_PREFIX}/config"
 """On the pod: the manifest as JSON, which the downward API shows the workload as a file."""
 ANNOTATION_INPUTS = f"{GROUP_PREFIX}/inputs"
@@ -61,8 +65,8 @@ ARTIFACT_FILE = "artifact.json"
 """Written last into an output: without it a folder is no artifact."""
 
 ENV_RUN_ID = "ALPACA_RUN_ID"
-"""In a pod: its UID; in several that train together, that of their JobSet and how often it was started again. Checkpoints lie under
-`run-<id>`, and a run that is no longer the newest publishes nothing."""
+"""In a pod: its UID; in several that train together, that of their JobSet and how often it was started again, to which the first node adds a
+word of its own whenever it starts. Checkpoints lie under `run-<id>`, and a run that is no longer the newest publishes nothing."""
 ENV_NODE = "ALPACA_NODE"
 """Of several nodes the number of this one, from 0."""
 ENV_NODES = "ALPACA_NODES"

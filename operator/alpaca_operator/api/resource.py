@@ -55,9 +55,10 @@ class Parallelism(Spec):
     pod for each, and the cluster needs JobSet."""
     min_nodes: int | None = Field(None, ge=1, le=1024)
     """With fewer machines than asked for the run goes on with at least this many: each then makes more of a step, which stays as it is.
-    Absent, all of `nodes` have to be there. `gradientAccumulation` × `nodes` has to be a multiple of it."""
+    Absent, all of `nodes` have to be there. `gradientAccumulation` × `nodes` has to be a multiple of it. When there is room again, it grows."""
     rescale_after_seconds: int = Field(600, ge=0, le=604800)
-    """Seconds without room for all of `nodes` after which fewer of them start. Only read with `minNodes`."""
+    """Seconds without room for all of `nodes` after which fewer of them start, and between two looks whether there is room for more again. Only
+    read with `minNodes`."""
     processes_per_node: int | None = Field(None, ge=1, le=64)
     """Processes in each pod, each with a GPU of its own. Absent, there is one for each GPU of `pod.resources.limits`, or one. They share
     the rows, so that an optimizer step sees as many times `batchSizePerDevice` × `gradientAccumulation` sequences."""

@@ -231,6 +231,8 @@ class NodesStatus(StatusPart):
     """Pods that are to work at the same time: fewer than `parallelism.nodes` where there was no room for all."""
     display: Short
     """`3/4`."""
+    grown: int | None = None
+    """How often it was made anew with more of them. Each time it waits twice as long as before until it looks for room again."""
 
 
 class ActiveTime(StatusPart):

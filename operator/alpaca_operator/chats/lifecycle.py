@@ -6,12 +6,14 @@ from alpaca_operator.api.serving import ServingStatus
 from alpaca_operator.chats import status
 from alpaca_operator.chats.updates import resolve
 from alpaca_operator.outcomes.lifecycle import Lifecycle
+from alpaca_operator.outcomes.verdict import Desired
 
 CHATS = Lifecycle(
     children=("Deployment", "ReplicaSet", "Service", "PodDisruptionBudget", "HTTPRoute"),
     status=ServingStatus,
     resolve_inputs=resolve,
     desired=status.desired,
+    scouting=lambda *_: Desired.UNCHANGED,
     spent=lambda _: [],
     compute=status.compute,
     requeue_after=status.requeue_after,

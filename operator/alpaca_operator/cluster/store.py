@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from alpaca_operator.api import KINDS, Resource, tolerant
-from alpaca_operator.api.contract import ANNOTATION_CONFIG, CONTAINERS, LABEL_KIND, LABEL_NAME
+from alpaca_operator.api.contract import ANNOTATION_CONFIG, CONTAINERS, LABEL_KIND, LABEL_NAME, LABEL_SCOUT
 from alpaca_operator.api.status import Status
 from alpaca_operator.cluster.objects import Object, Pod, controller_of
 
@@ -106,7 +106,8 @@ class Store:
             self._disown(key, owner_of(known))
         self._owned.setdefault(owner, set()).add(key)
         if key.kind == "Pod":
-            (self._running.add if Pod(trimmed).is_running else self._running.discard)(key)
+            works = Pod(trimmed).is_running and not is_scout(trimmed)
+            (self._running.add if works else self._running.discard)(key)
         elif owner.uid:
             self._parents[metadata["uid"]] = owner
             self._offspring.setdefault(owner.uid, set()).add(metadata["uid"])
@@ -196,7 +197,7 @@ class Store:
         return key if key in self._objects else None
 
     def _remember(self, resource: Key, pod: Object) -> None:
-        if not has_ended(Pod(pod)):
+        if is_scout(pod) or not has_ended(Pod(pod)):
             return
         owner = Owner(resource.namespace, self._objects[resource]["metadata"]["uid"])
         departed = self._deleted_pods.setdefault(owner, OrderedDict())
@@ -323,7 +324,13 @@ def owner_of(obj: Object) -> Owner:
 def _is_named_by(resource: Object, child: Object) -> bool:
     """``resource``: the reference to it. No pod is made by one itself."""
     name = f"{resource.get('name')}-{KINDS[resource['kind']].workload}"
+    name = f"{name}-scout" if is_scout(child) else name
     return child["kind"] != "Pod" and str(child["metadata"]["name"]) == name
+
+
+def is_scout(obj: Object) -> bool:
+    """Whether it only looks for room."""
+    return LABEL_SCOUT in (obj["metadata"].get("labels") or {})
 
 
 def producers(resource: Object) -> Iterator[Key]:

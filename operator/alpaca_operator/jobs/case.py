@@ -14,6 +14,7 @@ from alpaca_operator.diagnosis.pod import ExaminedPod, ended_well, parse_termina
 from alpaca_operator.exits import Exit
 from alpaca_operator.jobs import several
 from alpaca_operator.jobs.child import Child, child_of
+from alpaca_operator.jobs.growth import grown_size
 from alpaca_operator.jobs.rescale import Shortage, shortage
 from alpaca_operator.outcomes.observed import Observed
 
@@ -72,7 +73,9 @@ class Case:
 
     @property
     def next_size(self) -> int:
-        """With how many nodes the job goes on: as the status says, or fewer."""
+        """With how many nodes the job goes on: as the status says, or fewer, or more."""
+        if grown := grown_size(self.resource, self.child, self.observed):
+            return grown
         short = self.shortage
         lasts = short is not None and self.observed.now >= short.ends_at
         return short.next_size if short and lasts and short.next_size < self.resource.size else self.resource.size

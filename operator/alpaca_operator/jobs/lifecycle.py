@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from alpaca_operator.api.status import Status
 from alpaca_operator.jobs import status
+from alpaca_operator.jobs.growth import scouting
 from alpaca_operator.jobs.inputs import resolve
 from alpaca_operator.outcomes.lifecycle import Lifecycle
 
@@ -12,6 +13,7 @@ JOBS = Lifecycle(
     status=Status,
     resolve_inputs=resolve,
     desired=status.desired,
+    scouting=scouting,
     spent=status.spent,
     compute=status.compute,
     requeue_after=status.requeue_after,

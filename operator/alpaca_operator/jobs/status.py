@@ -35,6 +35,7 @@ from alpaca_operator.jobs.case import (
     termination_of,
 )
 from alpaca_operator.jobs.child import Child, child_of
+from alpaca_operator.jobs.growth import next_look
 from alpaca_operator.jobs.rescale import may_shrink
 from alpaca_operator.jobs.verdicts import judge
 from alpaca_operator.outcomes.conditions import InputsReady, conditions, dump, inputs_ready, read, stamp
@@ -147,6 +148,7 @@ def requeue_after(resource: Job, observed: Observed) -> timedelta | None:
             moments += [child.deadline(resource.seconds_left), None if observed.jobs else child.begins_by]
             if may_shrink(resource) and (short := case_of(resource, observed, None).shortage):
                 moments.append(short.ends_at)
+        moments.append(next_look(resource, observed))
     ahead = [moment - observed.now for moment in moments if moment and moment > observed.now]
     return min(ahead, default=None)
 
@@ -209,11 +211,12 @@ def _active_time(case: Case) -> ActiveTime | None:
 def _nodes(case: Case, verdict: Verdict) -> NodesStatus | None:
     """While several pods work, or are to."""
     total = case.next_size
-    began = case.child or total < case.resource.nodes
+    grown = ((case.before.nodes and case.before.nodes.grown) or 0) + (total > case.resource.size)
+    began = case.child or total < case.resource.nodes or grown
     if case.resource.nodes == 1 or not began or verdict.standing is not Standing.WORKING:
         return None
     ready = sum(pod.is_ready for pod in case.pods)
-    return NodesStatus(ready=ready, total=total, display=f"{ready}/{total}")
+    return NodesStatus(ready=ready, total=total, display=f"{ready}/{total}", grown=grown or None)
 
 
 def _attempts(case: Case) -> list[Attempt]:

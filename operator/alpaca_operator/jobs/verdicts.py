@@ -187,9 +187,12 @@ def queued(case: Case) -> Verdict | None:
 
 
 def rescaled(case: Case) -> Verdict | None:
-    """There is no room for all nodes, and fewer go on."""
+    """There is no room for all nodes, and fewer go on; or there is room for more again."""
     if case.child is None or case.next_size == case.child.size:
         return None
+    if case.next_size > case.child.size:
+        message = f"there is room for {case.next_size} nodes: {case.child.name} grows, which is made anew with them, and {case.resumption}"
+        return Verdict(Standing.WORKING, Reason.STOPPING, message)
     limit = case.resource.spec.parallelism.rescale_after_seconds  # type: ignore[attr-defined]
     message = (
         f"no room for {case.child.size} nodes in {limit} s (parallelism.rescaleAfterSeconds): {case.child.name} is made anew with "
@@ -230,7 +233,7 @@ def pod_runs(case: Case) -> Verdict | None:
     pod, node = case.live.name, case.live.node
     others = f", {wanted - 1} more with it" if wanted > 1 else ""
     if wanted < case.resource.nodes:
-        others += f" ({wanted} of {case.resource.nodes} nodes: there was no room for more)"
+        others += f" ({wanted} of {case.resource.nodes} nodes: waits for room for more)"
     progress = case.observed.progress
     if progress is None:
         steps = ready_reason(case.before) == Reason.RUNNING

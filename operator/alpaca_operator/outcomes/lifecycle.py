@@ -28,6 +28,8 @@ class Lifecycle:
     """(resource, child, find) -> what it reads of what other jobs make."""
     desired: Callable[[Any, Observed], Desired]
     """(resource, observed) -> what it wants of its children."""
+    scouting: Callable[[Any, Observed], Desired]
+    """(resource, observed) -> what it wants of what looks for room."""
     spent: Callable[[Observed], list[Pod]]
     """Pods that have done what they were made for, and do not end by themselves."""
     compute: Callable[[Any, Observed, Exit | None], dict[str, Any]]

@@ -48,6 +48,14 @@ class QueueWords:
 
 
 @dataclass(frozen=True, slots=True)
+class Scout:
+    """A Job that finds out whether there is room for more nodes: its pods ask for what those would, and do nothing."""
+
+    raw: Object
+    pods: tuple[Pod, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Observed:
     """The cluster as one reconcile sees it."""
 
@@ -59,6 +67,8 @@ class Observed:
     """UIDs of all that has ever belonged to the child and makes pods; of what is gone too."""
     pods: tuple[Pod, ...] = ()
     """Oldest first."""
+    scout: Scout | None = None
+    """What looks for room for more nodes."""
     progress: Progress | None = None
     """What the running pod last told."""
     progress_at: datetime | None = None

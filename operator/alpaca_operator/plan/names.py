@@ -24,6 +24,11 @@ def child_name(resource: Resource) -> str:
     return f"{resource.metadata.name}-{resource.workload}"
 
 
+def scout_name(child: str) -> str:
+    """Of the Job that looks for room."""
+    return f"{child}-scout"
+
+
 def job_of_set(child: str) -> str:
     """As JobSet names the one Job of a set."""
     return f"{child}-{NODE}-0"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from alpaca_operator.api.contract import ANNOTATION_CONFIG, LABEL_KIND, LABEL_NAME, LABEL_UID
+from alpaca_operator.api.contract import ANNOTATION_CONFIG, LABEL_KIND, LABEL_NAME, LABEL_SCOUT, LABEL_UID
 from alpaca_operator.cluster.objects import Pod
 from alpaca_operator.cluster.store import LAST_APPLIED, Key, Store, trim
 from tests.operator import build
@@ -234,6 +234,23 @@ def test_only_running_pods_are_asked_for_progress(with_child: Store) -> None:
     with_child.put(build.child("Pod", "pending", status={"phase": "Pending"}))
     with_child.put(build.newer(leaving, metadata={"deletionTimestamp": "2026-01-01T00:01:00Z"}))
     assert [(key, pod["metadata"]["name"]) for key, pod in with_child.running()] == [(POET, "running")]
+
+
+def test_what_looks_for_room_is_known_and_does_no_work(with_child: Store) -> None:
+    marked = {LABEL_SCOUT: "true"}
+    scout = build.child("Job", "poet-sft-scout", metadata={"labels": marked})
+    assert with_child.put(scout) == POET
+    owner = {"kind": "Job", "name": "poet-sft-scout", "uid": "uid-poet-sft-scout", "controller": True}
+    pod = build.child(
+        "Pod", "looks", metadata={"labels": marked, "ownerReferences": [owner]}, status={"phase": "Running"}
+    )
+    assert with_child.put(pod) == POET, "where it finds a place is news"
+    assert list(with_child.running()) == [], "it is not asked for progress"
+    assert with_child.of("Pod", scout) != []
+    over = build.newer(pod, status={"phase": "Failed"})
+    with_child.put(over)
+    with_child.remove(build.newer(over))
+    assert with_child.pods(with_child.resource(POET)) == [], "how it ended is nobody's attempt"
 
 
 def test_a_live_list_takes_away_what_is_not_in_it(with_child: Store) -> None:

@@ -283,7 +283,7 @@ def test_fewer_run_and_say_so():
     job, seen = short(up(0), up(1), up(2), before=before, size=3, progress=TRAINING)
     assert status.desired(job, seen) is Desired.PRESENT
     assert ready(status.compute(job, seen, None))["message"] == (
-        "pod poet-sft-node-0-0-1 runs on node n1, 2 more with it (3 of 4 nodes: there was no room for more)"
+        "pod poet-sft-node-0-0-1 runs on node n1, 2 more with it (3 of 4 nodes: waits for room for more)"
     )
 
 
