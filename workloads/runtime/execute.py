@@ -20,7 +20,7 @@ from alpaca_operator.api.contract import ExitCode
 from alpaca_operator.api.resource import Job, Parallelism
 from alpaca_operator.api.status import Reason
 from workloads.errors import Hung, SpecError, WorkloadError
-from workloads.runtime import exit_reports, exits, gpus
+from workloads.runtime import exit_reports, exits, gpus, nodes
 from workloads.runtime import scale as scales
 from workloads.runtime.console import display, prepare_process
 from workloads.runtime.distributed import DistributedContext
@@ -92,6 +92,8 @@ def _reuse_or_make(
     tracker.update(stage="Loading")
     share_processors()
     there = scales.of(job, environment)
+    if there.nodes > 1 and environment.node == 0:
+        environment = nodes.first_of(environment)
     with stop.interruptible():
         inputs = _inputs(job, environment, hashes, watched, verification)
         place = output.output_place(job.spec.output.uri, inputs, environment, tracker.heartbeat)
@@ -173,6 +175,8 @@ def _make(context: RunContext, watched: Watched, verify: Callable[[], None]) -> 
     verify()
     share_processors(scale.processes)
     group = _join(context, watched) if scale.nodes > 1 else None
+    if group is not None:
+        context = context.in_run(group.run_id)
     watched.tracker.log(
         f"{scale.processes} processes train together"
         if group is None

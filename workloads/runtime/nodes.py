@@ -12,6 +12,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -37,12 +38,20 @@ PROOF = ".shared-by-nodes"
 """A file of the first node that the others must see."""
 
 
+def first_of(environment: Environment) -> Environment:
+    """``environment``, as the first node names the run: what it was told is the same when a queue that had taken the places back gives them
+    again, and a pod of before, on a machine that was given up, must not be taken for one of now."""
+    return replace(environment, run_id=f"{environment.run_id}-{secrets.token_hex(4)}")
+
+
 class NodeGroup:
     """The launching processes of a run, as that of one machine sees them."""
 
-    def __init__(self, index: int, count: int, address: str, port: int, store: Any, watched: Any) -> None:
+    def __init__(self, index: int, count: int, run_id: str, address: str, port: int, store: Any, watched: Any) -> None:
         self.index = index
         self.count = count
+        self.run_id = run_id
+        """The first node's, which is that of all."""
         self.address = address
         self.port = port
         """Of the store, as this node reaches it."""
@@ -77,19 +86,21 @@ class NodeGroup:
                 "127.0.0.1", port, is_master=True, wait_for_workers=False, timeout=timeout,
                 master_listen_fd=listener.detach(),
             )  # fmt: skip
-            store.set("run", environment.run_id)
+            run_id = environment.run_id
+            store.set("run", run_id)
             address = socket.gethostbyname(host)
         else:
             address = _reach(host, port, patience, tracker, stop)
             store = TCPStore(address, port, is_master=False, timeout=timeout)
-            newest = store.get("run").decode()
+            run_id = store.get("run").decode()
+            newest = run_id.rpartition("-")[0]
             if newest != environment.run_id:
                 raise Superseded(
                     f"node 0 ({host}) is in run {newest}, and this node {environment.node} in run {environment.run_id}: it ends without "
                     "writing anything"
                 )
         watched = TCPStore(address, port, is_master=False, timeout=timeout)
-        group = cls(environment.node, count, address, port, store, watched)
+        group = cls(environment.node, count, run_id, address, port, store, watched)
         group._thread.start()
         return group
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,11 @@ class RunContext:
     inputs: Inputs
     run: Run
     scale: Scale
+
+    def in_run(self, run_id: str) -> RunContext:
+        """As a part of this run, which another node has named."""
+        environment, run = replace(self.environment, run_id=run_id), self.run.model_copy(update={"run_id": run_id})
+        return replace(self, environment=environment, run=run)
 
     def place(self, heartbeat: Callable[[], None]) -> OutputPlace:
         """Where the output goes."""

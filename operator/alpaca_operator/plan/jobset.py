@@ -45,7 +45,8 @@ def from_pod(path: str) -> Manifest:
 IDENTITY: tuple[Manifest, ...] = (
     {"name": "ALPACA_JOBSET", "valueFrom": from_pod(f"metadata.labels['{LABEL_SET}']")},
     {"name": "ALPACA_ATTEMPT", "valueFrom": from_pod(f"metadata.labels['{LABEL_ATTEMPT}']")},
-    # One run in all pods; a pod of an older attempt that comes back finds itself to be no longer the newest.
+    # One run in all pods; a pod of an older attempt that comes back finds itself to be no longer the newest. Suspended and resumed by a queue,
+    # a set has the same attempt: what node 0 adds to this tells the pods of now from those of before.
     {"name": ENV_RUN_ID, "value": "$(ALPACA_JOBSET)-$(ALPACA_ATTEMPT)"},
     {"name": ENV_NODE, "valueFrom": from_pod(f"metadata.labels['{LABEL_INDEX}']")},
     {"name": ENV_COORDINATOR, "valueFrom": from_pod(f"metadata.annotations['{ANNOTATION_COORDINATOR}']")},

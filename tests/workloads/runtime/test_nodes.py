@@ -54,8 +54,10 @@ class Nodes:
         steps: str = "3",
         run: tuple[str, str] = ("a", "a"),
         asked: str = "{nodes: 2}",
+        tag: str = "node",
         **environ: str,
     ) -> None:
+        self.tag = tag
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -78,7 +80,7 @@ class Nodes:
         return place.start(
             TRAIN.replace("WHAT", "pass" if what == "a folder of its own" else what),
             *("--training.maxSteps", steps, "--parallelism", asked, "--output.uri", output),
-            tag=f"node-{node}-",
+            tag=f"{self.tag}-{node}-",
             ALPACA_NODE=str(node),
             ALPACA_COORDINATOR=coordinator,
             ALPACA_RUN_ID=run,
@@ -159,6 +161,23 @@ def test_a_node_of_an_older_run_writes_nothing(place: Place) -> None:
     ended = nodes.second.end()
     assert ended.code == 75
     assert "node 0 (127.0.0.1) is in run new, and this node 1 in run old" in ended.last_word["message"]
+
+
+def test_a_pod_of_before_a_pause_writes_nothing_though_it_was_told_the_same_run(place: Place) -> None:
+    """A queue takes the places back and gives them again: neither the set nor its attempt is another."""
+    go = place.folder / "go"
+    before = Nodes(place, f"while step == 2 and not os.path.exists({str(go)!r}): time.sleep(0.05)")
+    before.first.until_step(2)
+    now = Nodes(place, steps=FOREVER, tag="now")
+    now.first.until_step(2)
+    go.touch()
+    ended = before.first.end()
+    assert ended.code == 75, ended.err
+    assert ended.last_word["message"].startswith("another run took over at ")
+    assert not place.output.exists(), "it published nothing"
+    before.second.end()
+    now.first.send(signal.SIGTERM)
+    assert (now.first.end().code, now.second.end().code) == (75, 75), "those of now were not disturbed"
 
 
 def test_a_machine_that_was_not_told_which_it_is_refuses(place: Place) -> None:
