@@ -22,15 +22,19 @@ def run(job: DatasetJob, runtime: Runtime) -> Metrics:
 
     spec = job.spec
     rules = cleaning.all_rules(spec, runtime.inputs)
-    origins = shares.origins(spec.sources)
-    dealt, left_out = shares.all_files(spec.sources, runtime.inputs)
-    for line in left_out:
+    sources = shares.origins(spec.sources)
+    earlier = shares.earlier(spec.deduplicate.against)
+    dealt, left_out = shares.all_files(sources, runtime.inputs)
+    compared, more_left_out = shares.all_files([*sources, *earlier], runtime.inputs, len(sources))
+    for line in [*left_out, *more_left_out]:
         runtime.progress.log(line)
     work = Work(
         spec=spec,
         inputs=runtime.inputs,
-        origins=origins,
-        shares=dealt,
+        origins=sources,
+        earlier=earlier,
+        shares=[*dealt, *compared],
+        own=len(dealt),
         rules=rules,
         bad_rows=BadRows.of(spec).limit,
         home=make.home(runtime),

@@ -245,6 +245,11 @@ BROKEN = (
                 "validationShare and validationDocuments both say how much is set aside: remove one",
                 id="two sizes of a split",
             ),
+            pytest.param(
+                {"deduplicate": {"exact": "None", "against": [{"uri": "a"}]}},
+                "against is compared by exact or near: set one of them, or remove against",
+                id="an earlier corpus that is not compared with",
+            ),
         ],
     )
     + of(
@@ -545,6 +550,10 @@ TAKEN = (
                     "split": {"validationShare": 0.1},
                 },
                 id="a rule of one's own, and a split",
+            ),
+            pytest.param(
+                {"deduplicate": {"exact": "None", "near": {}, "against": [{"uri": "a"}]}},
+                id="an earlier corpus that is nearly compared with",
             ),
         ],
     )

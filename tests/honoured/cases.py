@@ -121,6 +121,7 @@ NEARLY = {
     "sources": [{"uri": "pvc://desk/raw.jsonl"}, {"uri": "pvc://desk/nearly.jsonl"}],
     "deduplicate.near": {"threshold": 0.5},
 }
+EARLIER = {"sources": NEARLY["sources"], "deduplicate.against": [{"uri": "pvc://desk/raw.jsonl"}]}
 MEASURED = {"decontaminate": {"against": [{"uri": "pvc://desk/nearly.jsonl"}], "share": 0.3}}
 OWN_RULE = {"clean.rules": [{"name": "one", "pattern": "山"}]}
 TABLES: dict[str, dict[str, Any]] = {
@@ -151,6 +152,10 @@ TABLES: dict[str, dict[str, Any]] = {
         "deduplicate.near.ngram": Case(20, NEARLY),
         "deduplicate.near.threshold": Case(0.95, NEARLY),
         "deduplicate.near.keep": Case("FirstSource", NEARLY),
+        "deduplicate.against[].format": Case("Text", EARLIER),
+        "deduplicate.against[].columns.text": Case("other", EARLIER),
+        "deduplicate.against[].columns.title": Case("other", EARLIER),
+        "deduplicate.against[].encoding": Case("gb18030", EARLIER),
         "decontaminate.ngram": Case(20, MEASURED),
         "decontaminate.share": Case(1, MEASURED),
         "privacy.mask": ["Email"],
@@ -362,6 +367,7 @@ SOURCES: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
     "DatasetJob": {
         "sources[]": ("raw.jsonl", {}),
         "decontaminate.against[]": ("nearly.jsonl", MEASURED),
+        "deduplicate.against[]": ("raw.jsonl", EARLIER),
         "clean.rulesFile": ("rules.yaml", {"clean.rulesFile": {"uri": "pvc://desk/rules.yaml"}}),
     },
     "TokenizerJob": {
@@ -486,7 +492,7 @@ def fields(kind: str) -> list[str]:
 
 
 REFUSED: dict[str, frozenset[str]] = {
-    "DatasetJob": frozenset({"sources[].encoding", "onBadRow", "maxBadRows"}),
+    "DatasetJob": frozenset({"sources[].encoding", "deduplicate.against[].encoding", "onBadRow", "maxBadRows"}),
     "TokenizerJob": frozenset({"dataset.train[].encoding", *bad_rows("dataset", "train")}),
     "PretrainJob": frozenset(
         {

@@ -78,7 +78,7 @@ def save(asked: Decontamination, inputs: Mapping[str, Any], file: Path) -> tuple
 def _texts(source: HeldOutSource, index: int, path: Path) -> Iterator[str]:
     """Every text in every row; of a text file every line."""
     raw = RawSource(uri=source.uri)
-    files, _ = shares.files_of(index, raw, path)
+    files, _ = shares.files_of(index, raw, path, f"decontaminate.against[{index}]")
     for file in files:
         if file.kind in ("Text", "EPUB", "WikiXML"):
             for item in reading.documents(file, raw, Tally()):

@@ -36,11 +36,19 @@ def corpus(work: Work, runtime: Runtime) -> Corpus:
         maker.look_at_held_out()
         read = stages.reading(work)
         maker.make("Reading", read, crew)
-        found = steps.ledgers(read.folder, read.tasks)
-        reading.must_fit(steps.bad_rows_of(found), work.bad_rows)
-        maker.documents = found.total(READ).documents - found.total("dropped").documents
-        exact = stages.exact(work, read)
+        everything, found = (steps.ledgers(read.folder, tasks) for tasks in (read.tasks, work.own))
+        reading.must_fit(steps.bad_rows_of(everything), work.bad_rows)
+        maker.documents = everything.total(READ).documents - everything.total("dropped").documents
+        exact = stages.exact(work, read) if job.spec.deduplicate.exact != "None" else None
         if exact is not None:
+            maker.make("Comparing", exact, crew)
+        if exact is not None and job.spec.deduplicate.exact == "Paragraph":
+            paragraphs = stages.Paragraphs(work, read, exact)
+            for stage in paragraphs.stages():
+                maker.make("Comparing", stage, crew)
+            read = paragraphs.removing
+            found.merge(steps.ledgers(read.folder, work.own))
+            exact = stages.exact(work, read)  # without these lines, others are equal
             maker.make("Comparing", exact, crew)
         asked = job.spec.deduplicate.near
         near = stages.Near(work, read, exact, asked) if asked is not None else None

@@ -148,6 +148,8 @@ class Candidate:
     sketch: Numbers
     is_whole: bool
     """Whether the sketch is all of its runs."""
+    is_earlier: bool = False
+    """Whether it is of an earlier corpus, which stays as it is."""
 
 
 def similarity(one: Candidate, other: Candidate) -> float:
@@ -166,9 +168,11 @@ class Cluster(PipelineStep):
 
     type, name = "Corpus", "cluster"
 
-    def __init__(self, candidates: Path, sketches: Path, folder: Path, near: NearDuplicates) -> None:
+    def __init__(self, candidates: Path, sketches: Path, folder: Path, near: NearDuplicates, own: int) -> None:
+        """``own`` is the number of shares after which those of earlier corpora come."""
         super().__init__()
         self.candidates, self.sketches, self.folder, self.near = candidates, sketches, folder, near
+        self.own = own
 
     def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> None:
         known = {(each.share, each.index): each for each in self._candidates()}
@@ -201,13 +205,17 @@ class Cluster(PipelineStep):
             for index, size, length, source, name in rows:
                 end = start + min(size, SKETCH)
                 sketch = np.asarray(numbers[start:end])
-                yield Candidate(int(path.stem), index, length, source, name, sketch, size <= SKETCH)
+                share = int(path.stem)
+                yield Candidate(share, index, length, source, name, sketch, size <= SKETCH, share >= self.own)
                 start = end
 
     def _parted(self, group: list[Candidate]) -> Iterator[tuple[Candidate, list[tuple[Candidate, float]]]]:
         """Who stays of candidates that hang together, and who goes for the sake of each: the best first, each compared with those that stay."""
         stays: list[tuple[Candidate, list[tuple[Candidate, float]]]] = []
         for candidate in sorted(group, key=self._rank):
+            if candidate.is_earlier:
+                stays.append((candidate, []))
+                continue
             likes = [(similarity(best, candidate), others) for best, others in stays[-COMPARED:]]
             like, others = max(likes, key=lambda one: one[0], default=(0.0, []))
             if like >= self.near.threshold:
@@ -219,7 +227,7 @@ class Cluster(PipelineStep):
     def _rank(self, candidate: Candidate) -> tuple[int, ...]:
         by_length = (-candidate.length, candidate.source)
         first = by_length if self.near.keep == "Longest" else by_length[::-1]
-        return (*first, candidate.share, candidate.index)
+        return (not candidate.is_earlier, *first, candidate.share, candidate.index)
 
 
 CLUSTERS = "clusters.json"

@@ -15,6 +15,7 @@ CHINESE = {
     "validation": "验证",
     "duplicate of another document": "与另一篇相同",
     "nearly like another document": "与另一篇近似",
+    "nothing but lines of earlier documents": "只含前文已有的段落",
     "empty": "清洗后为空",
     "row that cannot be used": "无法读取的行",
     "minCharacters": "字数太少",

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from alpaca_operator.api.dataset import DatasetJob
-from workloads.curation import page
+from workloads.curation import page, paragraphs
 from workloads.curation.ledger import KEPT, READ, REPEATED, VALIDATION, Amount, Ledger
 from workloads.curation.result import Corpus
 from workloads.storage.contents import REPORT_FILE
@@ -92,7 +92,8 @@ def _examples(ledger: Ledger, what: str, reason: str) -> list[dict[str, str]]:
 
 
 def _sentence(corpus: Corpus, name: str) -> str:
-    return next((rule.sentence for rule in corpus.work.rules if rule.name == name), "")
+    sentences = {paragraphs.RULE: paragraphs.SENTENCE} | {rule.name: rule.sentence for rule in corpus.work.rules}
+    return sentences.get(name, "")
 
 
 def card(job: DatasetJob, corpus: Corpus) -> str:

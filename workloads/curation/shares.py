@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alpaca_operator.api.dataset import RawSource
+from alpaca_operator.api.dataset import EarlierCorpus, RawSource
 from workloads.curation import archives
 from workloads.data.corpus import ENDINGS
 from workloads.data.opening import ending, foreign, kind_of
@@ -38,11 +38,8 @@ class RawFile:
     size: int
     corpus: str | None = None
     """One of CORPORA, where the spec names it."""
-
-    @property
-    def field(self) -> str:
-        """What the spec says of it."""
-        return f"sources[{self.source}]"
+    field: str = "sources[]"
+    """Where the spec says how it is read."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +48,8 @@ class Origin:
 
     name: str
     spec: RawSource
+    field: str = "sources[]"
+    """Where the spec has it."""
 
 
 def origins(sources: Sequence[RawSource]) -> list[Origin]:
@@ -66,17 +65,25 @@ def origins(sources: Sequence[RawSource]) -> list[Origin]:
         while name in taken:
             number += 1
             name = f"{base}-{number}"
-        found.append(Origin(name, source))
+        found.append(Origin(name, source, f"sources[{index}]"))
     return found
 
 
-def files_of(index: int, source: RawSource, path: Path) -> tuple[list[RawFile], list[str]]:
+def earlier(corpora: Sequence[EarlierCorpus]) -> list[Origin]:
+    """Corpora that documents are compared with, as origins after those of the sources."""
+    return [
+        Origin(f"against[{index}]", RawSource(**dict(corpus)), f"deduplicate.against[{index}]")
+        for index, corpus in enumerate(corpora)
+    ]
+
+
+def files_of(index: int, source: RawSource, path: Path, field: str = "sources[]") -> tuple[list[RawFile], list[str]]:
     """The files of a source that are read, and what is said of the others. Raises DataError for a source without any."""
     chosen = select(path, None, None)
     found: list[RawFile] = []
     for file in chosen.files:
         name = file.relative_to(chosen.source).as_posix()
-        described = raw_file(index, source, file, name, is_alone=path.is_file())
+        described = raw_file(index, source, file, name, field, is_alone=path.is_file())
         if described is None:
             chosen.leave_out(file, _why_not(file))
         else:
@@ -84,12 +91,14 @@ def files_of(index: int, source: RawSource, path: Path) -> tuple[list[RawFile], 
     if not found:
         raise DataError(
             f"{shown(path)}: no file in it that is read ({', '.join([*KINDS, *archives.ENDINGS])}, or text without an ending): name the folder of the texts, or set "
-            f"sources[{index}].format{unread_archives(chosen)}"
+            f"{field}.format{unread_archives(chosen)}"
         )
     return found, list(chosen.lines())
 
 
-def raw_file(index: int, source: RawSource, file: Path, name: str, *, is_alone: bool = False) -> RawFile | None:
+def raw_file(
+    index: int, source: RawSource, file: Path, name: str, field: str, *, is_alone: bool = False
+) -> RawFile | None:
     """A file of a source with how it is read; None for one that is none of ours. A file that is named by itself (``is_alone``) is looked at
     whatever its ending, and so are those of a source that names a corpus."""
     corpus = source.format if source.format in CORPORA else None
@@ -98,7 +107,7 @@ def raw_file(index: int, source: RawSource, file: Path, name: str, *, is_alone: 
         kind = source.format
         if source.format == "Auto" or corpus:
             kind = _kind(file, is_alone or corpus is not None)
-    return None if kind is None else RawFile(index, file, name, kind, file.stat().st_size, corpus)
+    return None if kind is None else RawFile(index, file, name, kind, file.stat().st_size, corpus, field)
 
 
 def _kind(file: Path, is_alone: bool) -> str | None:
@@ -142,12 +151,14 @@ def is_bounded(source: RawSource) -> bool:
     return source.max_documents is not None or source.max_bytes is not None
 
 
-def all_files(sources: Sequence[RawSource], inputs: Mapping[str, Any]) -> tuple[list[list[RawFile]], list[str]]:
-    """The shares of all sources, and a line for what is left out of each."""
+def all_files(
+    origins: Sequence[Origin], inputs: Mapping[str, Any], first: int = 0
+) -> tuple[list[list[RawFile]], list[str]]:
+    """The shares of all origins from the ``first`` on, and a line for what is left out of each."""
     found: list[RawFile] = []
     told: list[str] = []
-    for index, source in enumerate(sources):
-        files, lines = files_of(index, source, Path(inputs[f"sources[{index}]"].path))
+    for index, origin in enumerate(origins[first:], start=first):
+        files, lines = files_of(index, origin.spec, Path(inputs[origin.field].path), origin.field)
         found += files
         told += lines
-    return deal(found, sources), told
+    return deal(found, [origin.spec for origin in origins]), told

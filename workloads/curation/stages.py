@@ -20,7 +20,7 @@ from datatrove.pipeline.dedup.exact_dedup import (
 from datatrove.pipeline.dedup.minhash import MinhashDedupBuckets, MinhashDedupFilter
 
 from alpaca_operator.api.dataset import DatasetSpec, NearDuplicates
-from workloads.curation import choice, near, shards, steps
+from workloads.curation import choice, near, paragraphs, shards, steps
 from workloads.curation.cleaning import Rule
 from workloads.curation.executor import Stage
 from workloads.curation.ledger import Ledger
@@ -35,6 +35,13 @@ EXACT, ALIKE = "duplicate of another document", "nearly like another document"
 BUCKETS = 8
 """Parts that equal documents are looked for in, where there are several shares."""
 UNITS = {"MB": 10**6, "GB": 10**9}
+STORED = (
+    "cleaned/{rank:05d}.*",
+    "hashes/{rank:05d}.npy",
+    "ledgers/{rank:05d}.json",
+    "signatures/*/{rank:05d}.*",
+)
+"""What a stage makes that stores documents, to be compared."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +51,22 @@ class Work:
     spec: DatasetSpec
     inputs: Inputs
     origins: list[Origin]
+    """The sources."""
+    earlier: list[Origin]
+    """Corpora that are compared with."""
     shares: list[list[RawFile]]
+    """Those of the sources, then those of earlier corpora, which are read and compared with, and not written."""
+    own: int
+    """How many shares are of the sources."""
     rules: Sequence[Rule]
     bad_rows: int
     home: Path
     """Where the folders of stages lie."""
+
+    @property
+    def everyone(self) -> list[Origin]:
+        """Whoever has a document: by the number in its metadata."""
+        return [*self.origins, *self.earlier]
 
     def ledger(self) -> Ledger:
         return Ledger(seed=self.spec.seed)
@@ -56,6 +74,11 @@ class Work:
     @property
     def buckets(self) -> int:
         return 1 if len(self.shares) == 1 else BUCKETS
+
+    @property
+    def paragraph_buckets(self) -> int:
+        """Parts that equal lines are looked for in: each fits in memory."""
+        return paragraphs.buckets(sum(file.size for share in self.shares for file in share))
 
     def reading_key(self) -> str:
         """Of all that shapes the cleaned documents. The sources stand as their contents: the same files elsewhere are the same."""
@@ -68,6 +91,7 @@ class Work:
                 ("filters", spec.filters),
                 ("privacy", spec.privacy),
                 ("decontaminate", spec.decontaminate),
+                ("deduplicate.against", spec.deduplicate.against),
             )
         }
         return hashing.of_json(
@@ -103,12 +127,20 @@ def text_of(document: Any) -> str:
     return "".join(document.text.split())
 
 
-def priority_of(document: Any) -> int:
-    """Of equal documents that of the source named first stays."""
-    return 65535 - int(document.metadata["source"])
+@dataclass(frozen=True)
+class Priority:
+    """Of equal documents that of an earlier corpus stays, else that of the source named first."""
+
+    sources: int
+
+    def __call__(self, document: Any) -> int:
+        source = int(document.metadata["source"])
+        return 65535 if source >= self.sources else 65534 - source
 
 
-COMPARED = ExactDedupConfig(content_getter=text_of, document_priority=priority_of)
+def compared(work: Work) -> ExactDedupConfig:
+    """How datatrove tells that two documents are equal, and which of them stays."""
+    return ExactDedupConfig(content_getter=text_of, document_priority=Priority(len(work.origins)))
 
 
 def reading(work: Work) -> Stage:
@@ -117,37 +149,75 @@ def reading(work: Work) -> Stage:
     ledger = work.ledger()
     clean: list[Any] = []
     if work.spec.decontaminate is not None and work.held_out is not None:
-        clean.append(steps.Decontaminate(work.spec.decontaminate, work.held_out, work.origins, ledger))
+        clean.append(steps.Decontaminate(work.spec.decontaminate, work.held_out, work.everyone, ledger))
     return Stage(
         "reading",
         folder,
         [
-            steps.Read(work.shares, work.origins, work.bad_rows, folder / "unpacked", ledger),
-            steps.Clean(work.rules, work.origins, ledger),
-            steps.Filter(work.spec.filters, work.origins, ledger),
+            steps.Read(work.shares, work.everyone, work.bad_rows, folder / "unpacked", ledger),
+            steps.Clean(work.rules, work.everyone, ledger),
+            steps.Filter(work.spec.filters, work.everyone, ledger),
             *clean,
             steps.Store(folder, ledger),
-            ExactDedupSignature(str(folder / "signatures"), COMPARED, finder_workers=work.buckets),
+            ExactDedupSignature(str(folder / "signatures"), compared(work), finder_workers=work.buckets),
         ],
         tasks=len(work.shares),
-        products=[
-            "cleaned/{rank:05d}.*",
-            "hashes/{rank:05d}.npy",
-            "ledgers/{rank:05d}.json",
-            "signatures/*/{rank:05d}.*",
-        ],
+        products=STORED,
     )
 
 
-def exact(work: Work, reading: Stage) -> Stage | None:
-    """Which documents are equal to another; None where nobody asks."""
-    if work.spec.deduplicate.exact == "None":
-        return None
+def exact(work: Work, reading: Stage) -> Stage:
+    """Which documents are equal to another."""
     folder = work.folder("exact", reading.folder.name)
     finder = ExactFindDedups(
-        str(reading.folder / "signatures"), str(folder / "duplicates"), COMPARED, lines_to_buffer=4096
+        str(reading.folder / "signatures"), str(folder / "duplicates"), compared(work), lines_to_buffer=4096
     )
     return Stage("comparing", folder, [finder], tasks=work.buckets, products=["duplicates/{rank:05d}/*"])
+
+
+class Paragraphs:
+    """The three stages by which lines that stand in an earlier document are taken out. The last stores documents as the reading does."""
+
+    def __init__(self, work: Work, reading: Stage, exact: Stage) -> None:
+        shares = len(work.shares)
+        equal, config = str(exact.folder / "duplicates"), compared(work)
+        marked = work.folder("marking", exact.folder.name)
+        mark = paragraphs.Mark(marked, work.paragraph_buckets)
+        self.marking = Stage(
+            "marking",
+            marked,
+            [steps.Load(reading.folder), ExactDedupFilter(equal, config), mark],
+            tasks=shares,
+            products=["*/{rank:05d}.npy"],
+        )
+        matched = work.folder("matching", marked.name)
+        self.matching = Stage(
+            "matching",
+            matched,
+            [paragraphs.Match(marked, matched, shares, work.own)],
+            tasks=work.paragraph_buckets,
+            products=["{rank:04d}/*.npy"],
+        )
+        folder = work.folder("removing", matched.name)
+        ledger = work.ledger()
+        dropped: Any = steps.Dropped(EXACT, work.everyone, ledger)
+        self.removing = Stage(
+            "removing",
+            folder,
+            [
+                steps.Load(reading.folder),
+                ExactDedupFilter(equal, config, exclusion_writer=dropped),
+                paragraphs.Remove(matched, work.everyone, ledger),
+                steps.Store(folder, ledger),
+                ExactDedupSignature(str(folder / "signatures"), config, finder_workers=work.buckets),
+            ],
+            tasks=shares,
+            products=STORED,
+        )
+
+    def stages(self) -> list[Stage]:
+        """In the order in which they are made."""
+        return [self.marking, self.matching, self.removing]
 
 
 class Near:
@@ -155,15 +225,17 @@ class Near:
 
     def __init__(self, work: Work, reading: Stage, exact: Stage | None, asked: NearDuplicates) -> None:
         shares = len(work.shares)
-        compared = exact.folder.name if exact else None
+        equal = exact.folder.name if exact else None
         minhash = near.config(asked)
 
         def documents() -> list[Any]:
             """What the comparison of equal ones left: near-duplicates are told by their numbers among these."""
             loaded: list[Any] = [steps.Load(reading.folder)]
-            return [*loaded, ExactDedupFilter(str(exact.folder / "duplicates"), COMPARED)] if exact else loaded
+            if exact is None:
+                return loaded
+            return [*loaded, ExactDedupFilter(str(exact.folder / "duplicates"), compared(work))]
 
-        signed = work.folder("signing", reading.folder.name, compared, str(minhash))
+        signed = work.folder("signing", reading.folder.name, equal, str(minhash))
         self.signing = Stage(
             "signing",
             signed,
@@ -187,7 +259,7 @@ class Near:
             products=["{rank:05d}.npy", "{rank:05d}.json"],
         )
         self.folder = work.folder("clustering", sketched.name, asked.threshold, asked.keep)
-        cluster = near.Cluster(banded / "pairs", sketched, self.folder, asked)
+        cluster = near.Cluster(banded / "pairs", sketched, self.folder, asked, work.own)
         self.clustering = Stage("clustering", self.folder, [cluster], tasks=1, products=["*.remove", near.CLUSTERS])
 
     def stages(self) -> list[Stage]:
@@ -198,10 +270,10 @@ class Near:
 def choosing(work: Work, reading: Stage, exact: Stage | None, alike: Near | None) -> Stage:
     """Which documents are for validation."""
     split = fingerprint_fields(work.spec.split, work.inputs)
-    compared = [stage.folder.name for stage in (exact, alike) if stage]
-    folder = work.folder("choosing", reading.folder.name, compared, split, work.spec.seed)
+    left_out = [stage.folder.name for stage in (exact, alike) if stage]
+    folder = work.folder("choosing", reading.folder.name, left_out, split, work.spec.seed)
     removed = choice.Removed(exact.folder / "duplicates" if exact else None, alike.folder if alike else None)
-    step = choice.Choose(reading.folder, folder, removed, work.spec.split, work.spec.seed, len(work.shares))
+    step = choice.Choose(reading.folder, folder, removed, work.spec.split, work.spec.seed, work.own)
     return Stage("choosing", folder, [step], tasks=1, products=[choice.CHOICE])
 
 
@@ -214,7 +286,7 @@ def writing(work: Work, reading: Stage, exact: Stage | None, alike: Near | None,
     pipeline: list[Any] = [steps.Load(reading.folder)]
     if exact is not None:
         dropped: Any = steps.Dropped(EXACT, work.origins, ledger)
-        pipeline.append(ExactDedupFilter(str(exact.folder / "duplicates"), COMPARED, exclusion_writer=dropped))
+        pipeline.append(ExactDedupFilter(str(exact.folder / "duplicates"), compared(work), exclusion_writer=dropped))
     if alike is not None:
         left_out: Any = steps.Dropped(ALIKE, work.origins, ledger)
         pipeline.append(MinhashDedupFilter(str(alike.folder), exclusion_writer=left_out))
@@ -223,4 +295,4 @@ def writing(work: Work, reading: Stage, exact: Stage | None, alike: Near | None,
         shards.Write(folder, choosing.folder / choice.CHOICE, spec.seed, size, spec.compression, work.origins, ledger)
     )
     products = [f"{name}/{{rank:05d}}-*" for name in (shards.TRAIN_FOLDER, shards.VALIDATION_FOLDER)]
-    return Stage("writing", folder, pipeline, tasks=len(work.shares), products=[*products, "ledgers/{rank:05d}.json"])
+    return Stage("writing", folder, pipeline, tasks=work.own, products=[*products, "ledgers/{rank:05d}.json"])

@@ -72,10 +72,10 @@ class Read(Step):
 
     def _unpacked(self, archive: RawFile, so_far: list[int], scratch: Path) -> Iterator[Document]:
         """What tells of the unpacked file tells of its place in the archive instead."""
-        source = self.origins[archive.source].spec
+        source, field = self.origins[archive.source].spec, self.origins[archive.source].field
         for name, path in archives.members(archive.path, archive.kind, scratch):
             where = f"{shown(archive.path)}, {name}"
-            file = shares.raw_file(archive.source, source, path, f"{archive.name}/{name}")
+            file = shares.raw_file(archive.source, source, path, f"{archive.name}/{name}", field)
             if file is None or file.kind in archives.KINDS:
                 self.ledger.note("files of archives were not read", where)
                 continue

@@ -43,15 +43,13 @@ class RawColumns(Spec):
     """Column, or JSON key, of a title: it becomes the first line of the document, unless it is that already."""
 
 
-class RawSource(Source):
+class RawRows(Source):
     """A file, or a folder of files (with its subfolders, linked ones too), of text as it came: .txt, JSON lines, JSON arrays, CSV, MediaWiki's
     XML, each also as .gz, .bz2 or .zst, Parquet, Arrow, EPUB; and what lies in .zip and .tar. It is never changed."""
 
     content: ClassVar = "Dataset"
     accepts: ClassVar = frozenset({"Dataset"})
 
-    name: SourceName | None = None
-    """How the report and each document call it. Absent, it is the last part of the uri, or the name of the job that makes it."""
     format: RawFormat = "Auto"
     """How files are read. `Auto` goes by their endings, and looks into files that have none; files of another kind are left out, and named.
     A named format reads every file of the folder so. Rows without `columns.text` that have the fields of WuDao, MNBVC or CLUE are read as
@@ -60,6 +58,13 @@ class RawSource(Source):
     """Where the text is in rows of JSON, CSV and Parquet, such as `{text: 内容}`."""
     encoding: Encoding = "Auto"
     """Encoding of text files, JSON and CSV. `Auto` tells it for each file from a sample; name it where that is wrong."""
+
+
+class RawSource(RawRows):
+    """Text as it came."""
+
+    name: SourceName | None = None
+    """How the report and each document call it. Absent, it is the last part of the uri, or the name of the job that makes it."""
     max_documents: int | None = Field(None, ge=1, le=10_000_000_000)
     """Read so many documents at most, the first of the files by name. A source with a bound is read by one process."""
     max_bytes: int | None = Field(None, ge=1, le=1_000_000_000_000_000)
@@ -145,13 +150,28 @@ class NearDuplicates(Spec):
     """Which stays: the longest, or that of the source named first (the longest of them)."""
 
 
+class EarlierCorpus(RawRows):
+    """A corpus that was made earlier. Nothing of it is written; it is cleaned by the same rules, so that like is compared with like."""
+
+
 class Deduplication(Spec):
     """Documents that say what another one says. Of equal ones that of the source named first stays."""
 
-    exact: Literal["Document", "None"] = "Document"
-    """`Document` leaves out documents that are equal to another after cleaning, spaces and line ends aside."""
+    exact: Literal["Document", "Paragraph", "None"] = "Document"
+    """`Document` leaves out documents that are equal to another after cleaning, spaces and line ends aside. `Paragraph` does so too, and then
+    takes out of each document the lines that stand in an earlier one: those of 20 letters and digits or more."""
     near: NearDuplicates | None = None
     """Leave out documents that are nearly like another, by MinHash over runs of characters. Absent, they stay; `{}` takes the defaults."""
+    against: list[EarlierCorpus] = Field(default_factory=list, max_length=64)
+    """Earlier corpora: what they hold, exactly or nearly, is left out here."""
+
+    rules: ClassVar = (
+        Rule(
+            cel="!has(self.against) || size(self.against) == 0 || self.exact != 'None' || has(self.near)",
+            holds=lambda asked: not asked.against or asked.exact != "None" or asked.near is not None,
+            message="against is compared by exact or near: set one of them, or remove against",
+        ),
+    )
 
 
 class HeldOutSource(Source):
