@@ -22,8 +22,8 @@ def run(job: DatasetJob, runtime: Runtime) -> Metrics:
 
     spec = job.spec
     rules = cleaning.all_rules(spec, runtime.inputs)
-    sources = shares.origins(spec.sources)
-    earlier = shares.earlier(spec.deduplicate.against)
+    sources = shares.origins(spec.sources, spec.content)
+    earlier = shares.earlier(spec.deduplicate.against, spec.content)
     dealt, left_out = shares.all_files(sources, runtime.inputs)
     compared, more_left_out = shares.all_files([*sources, *earlier], runtime.inputs, len(sources))
     for line in [*left_out, *more_left_out]:

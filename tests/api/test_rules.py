@@ -250,6 +250,41 @@ BROKEN = (
                 "against is compared by exact or near: set one of them, or remove against",
                 id="an earlier corpus that is not compared with",
             ),
+            pytest.param(
+                {"sources": [{"uri": "a", "conversations": {"format": "Alpaca"}}]},
+                "conversations is only read with content Conversations: set it, or remove conversations",
+                id="a layout of conversations for text",
+            ),
+            pytest.param(
+                {"deduplicate": {"against": [{"uri": "a", "conversations": {}}]}},
+                "conversations is only read with content Conversations: set it, or remove conversations",
+                id="a layout of earlier conversations for text",
+            ),
+            pytest.param(
+                {"content": "Conversations", "sources": [{"uri": "a", "format": "EPUB"}]},
+                "conversations are rows: set format to one of Auto, JSONL, JSON, CSV, Parquet, Arrow, and conversations.columns in place of columns",
+                id="conversations in a book",
+            ),
+            pytest.param(
+                {"content": "Conversations", "deduplicate": {"against": [{"uri": "a", "columns": {"text": "b"}}]}},
+                "conversations are rows: set format to one of Auto, JSONL, JSON, CSV, Parquet, Arrow, and conversations.columns in place of columns",
+                id="conversations in a column of text",
+            ),
+            pytest.param(
+                {"content": "Conversations", "deduplicate": {"exact": "Paragraph"}},
+                "deduplicate.exact Paragraph takes lines out of text: with content Conversations set it to Document",
+                id="paragraphs of conversations",
+            ),
+            pytest.param(
+                {"mixing": {"epochsPerSource": 3}},
+                "epochsPerSource is only read with temperature: set it, or lower the weight of sources",
+                id="a bound of repetition without a temperature",
+            ),
+            pytest.param(
+                {"sources": [{"uri": "a", "weight": 2}], "mixing": {"temperature": 3}},
+                "mixing.temperature and the weight of a source both say how often it is repeated: remove one of them",
+                id="a weight and a temperature",
+            ),
         ],
     )
     + of(
@@ -555,6 +590,18 @@ TAKEN = (
                 {"deduplicate": {"exact": "None", "near": {}, "against": [{"uri": "a"}]}},
                 id="an earlier corpus that is nearly compared with",
             ),
+            pytest.param(
+                {
+                    "content": "Conversations",
+                    "sources": [{"uri": "a", "conversations": {"format": "Alpaca"}}],
+                    "deduplicate": {"against": [{"uri": "b"}]},
+                },
+                id="conversations",
+            ),
+            pytest.param(
+                {"mixing": {"temperature": 3, "epochsPerSource": 2}, "shuffle": True, "format": "Parquet"},
+                id="a mixture by temperature, shuffled, as Parquet",
+            ),
         ],
     )
     + of(
@@ -701,6 +748,9 @@ OUT_OF_BOUNDS = (
         [
             pytest.param({"clean": {"presets": ["Poetry"]}}, "presets", id="a preset that there is not"),
             pytest.param({"filters": {"minChineseShare": 0}}, "minChineseShare", id="a filter of nothing"),
+            pytest.param(
+                {"mixing": {"temperature": 0.5}}, "temperature", id="a temperature that makes the large larger"
+            ),
             pytest.param({"shardSize": "256"}, "shardSize", id="a size without its unit"),
         ],
     )
@@ -939,6 +989,10 @@ THE_ONLY_VALUE = object()
 CHANGED: dict[str, dict[str, Any]] = {
     "DatasetJob": COMMON
     | {
+        "content": "Conversations",
+        "mixing": {"temperature": 2},
+        "shuffle": True,
+        "format": "Parquet",
         "sources": [{"uri": "pvc://data/other"}],
         "clean": {"presets": ["Web"]},
         "filters": {"minCharacters": 5},

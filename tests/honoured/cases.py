@@ -121,7 +121,14 @@ NEARLY = {
     "sources": [{"uri": "pvc://desk/raw.jsonl"}, {"uri": "pvc://desk/nearly.jsonl"}],
     "deduplicate.near": {"threshold": 0.5},
 }
-EARLIER = {"sources": NEARLY["sources"], "deduplicate.against": [{"uri": "pvc://desk/raw.jsonl"}]}
+NEARLY_SOURCES = {"sources": NEARLY["sources"]}
+EARLIER = {**NEARLY_SOURCES, "deduplicate.against": [{"uri": "pvc://desk/raw.jsonl"}]}
+TALKS = {"content": "Conversations", "sources": [{"uri": "pvc://desk/rows.json"}]}
+OLD_TALKS = {
+    **TALKS,
+    "sources": [*TALKS["sources"], {"uri": "pvc://desk/more.json"}],
+    "deduplicate.against": TALKS["sources"],
+}
 MEASURED = {"decontaminate": {"against": [{"uri": "pvc://desk/nearly.jsonl"}], "share": 0.3}}
 OWN_RULE = {"clean.rules": [{"name": "one", "pattern": "山"}]}
 TABLES: dict[str, dict[str, Any]] = {
@@ -130,6 +137,12 @@ TABLES: dict[str, dict[str, Any]] = {
         "sources[].format": "Text",
         "sources[].columns.text": "other",
         "sources[].columns.title": "other",
+        "content": Case("Conversations", {"sources": [{"uri": "pvc://desk/bad.jsonl"}], "onBadRow": "Skip"}),
+        **{f"sources[].conversations.{name}": Case(value, TALKS) for name, value in CONVERSATIONS.items()},
+        **{
+            f"deduplicate.against[].conversations.{name}": Case(value, OLD_TALKS)
+            for name, value in CONVERSATIONS.items()
+        },
         "sources[].encoding": "gb18030",
         "sources[].maxDocuments": 3,
         "sources[].maxBytes": 50,
@@ -162,6 +175,10 @@ TABLES: dict[str, dict[str, Any]] = {
         "split.validationShare": 0.5,
         "split.validationDocuments": 3,
         "seed": Case(7, {"split.validationShare": 0.5}),
+        "mixing.temperature": Case(3, NEARLY_SOURCES),
+        "mixing.epochsPerSource": Case(1.5, NEARLY_SOURCES | {"mixing.temperature": 100}),
+        "shuffle": True,
+        "format": "Parquet",
         "shardSize": "0.0001MB",
         "compression": "gzip",
         "parallelism.processesPerNode": 3,
@@ -492,7 +509,16 @@ def fields(kind: str) -> list[str]:
 
 
 REFUSED: dict[str, frozenset[str]] = {
-    "DatasetJob": frozenset({"sources[].encoding", "deduplicate.against[].encoding", "onBadRow", "maxBadRows"}),
+    "DatasetJob": frozenset(
+        {
+            "sources[].encoding",
+            "sources[].conversations.format",
+            "deduplicate.against[].conversations.format",
+            "deduplicate.against[].encoding",
+            "onBadRow",
+            "maxBadRows",
+        }
+    ),
     "TokenizerJob": frozenset({"dataset.train[].encoding", *bad_rows("dataset", "train")}),
     "PretrainJob": frozenset(
         {

@@ -1,16 +1,21 @@
-"""Which documents are set aside for validation: those whose numbers are the smallest, drawn by the seed, after duplicates are out."""
+"""Which documents are set aside for validation, and how often the others stand in the corpus.
+
+For validation are those whose numbers are the smallest, drawn by the seed, after duplicates are out. How often a document is repeated is said by the
+weight of its source: the spec's, or one that follows from how much of each source there is.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from datatrove.pipeline.base import PipelineStep
 
-from alpaca_operator.api.dataset import Split
-from workloads.curation.steps import HASHES, number_of
+from alpaca_operator.api.dataset import DatasetSpec
+from workloads.curation.steps import HASHES, SIZES, number_of
 from workloads.system import atomic
 
 CHOICE = "choice.json"
@@ -61,10 +66,11 @@ class Choose(PipelineStep):
     type = "Corpus"
     name = "choose"
 
-    def __init__(self, cleaned: Path, folder: Path, removed: Removed, split: Split, seed: int, shares: int) -> None:
+    def __init__(self, cleaned: Path, folder: Path, removed: Removed, spec: DatasetSpec, shares: int) -> None:
         super().__init__()
         self.cleaned, self.folder, self.removed = cleaned, folder, removed
-        self.split, self.seed, self.shares = split, seed, shares
+        self.split, self.mixing, self.seed, self.shares = spec.split, spec.mixing, spec.seed, shares
+        self.weights = [source.weight for source in spec.sources]
 
     def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> None:
         kept = sum(len(self._numbers(share)) for share in range(self.shares))
@@ -75,12 +81,28 @@ class Choose(PipelineStep):
             if len(smallest) > wanted:
                 smallest = np.partition(smallest, wanted - 1)[:wanted]
         limit = int(smallest.max()) if wanted else None
-        text = json.dumps({"documents": kept, "validation": wanted, "limit": limit})
+        weights = self.weights
+        if self.mixing.temperature is not None:
+            epochs = self.mixing.epochs_per_source or EPOCHS
+            weights = tempered(self._bytes(limit), self.mixing.temperature, epochs)
+        text = json.dumps({"documents": kept, "validation": wanted, "limit": limit, "weights": weights})
         atomic.write_text(self.folder / CHOICE, text)
 
     def _numbers(self, share: int) -> Numbers:
         numbers = np.load(self.cleaned / HASHES / f"{share:05d}.npy")
         return np.asarray(numbers[self.removed.kept(share, len(numbers))], dtype=np.uint64)
+
+    def _bytes(self, limit: int | None) -> list[int]:
+        """Bytes of each source that are for training."""
+        found = np.zeros(len(self.weights), dtype=np.uint64)
+        for share in range(self.shares):
+            numbers = np.load(self.cleaned / HASHES / f"{share:05d}.npy")
+            sizes = np.load(self.cleaned / SIZES / f"{share:05d}.npy").astype(np.uint64)
+            stays = self.removed.kept(share, len(numbers))
+            if limit is not None:
+                stays &= draw(numbers, self.seed) > np.uint64(limit)
+            np.add.at(found, sizes[stays, 0].astype(np.int64), sizes[stays, 1])
+        return [int(size) for size in found]
 
     def _wanted(self, kept: int) -> int:
         """Documents to set aside. One at least, where there are two, and half of them at most."""
@@ -90,11 +112,25 @@ class Choose(PipelineStep):
         return 0 if asked is None else min(asked, kept // 2)
 
 
+EPOCHS = 4
+"""Repetitions up to which a token that is seen again teaches about as much as a new one (Muennighoff et al. 2023, arXiv:2305.16264)."""
+
+
+def tempered(sizes: Sequence[int], temperature: float, most: float) -> list[float]:
+    """A weight for each source, so that they are drawn in proportion to ``sizes`` to the power of 1/T (Arivazhagan et al. 2019,
+    arXiv:1907.05019): the largest source stands in the corpus once, smaller ones more often, ``most`` times at most."""
+    largest = max(sizes)
+    return [round(min(most, (size / largest) ** (1 / temperature - 1)), 6) if size else 1.0 for size in sizes]
+
+
 class Chooser:
     """Tells of a text whether it is for validation."""
 
     def __init__(self, file: Path, seed: int) -> None:
-        self._limit = json.loads(file.read_text(encoding="utf-8"))["limit"]
+        chosen = json.loads(file.read_text(encoding="utf-8"))
+        self._limit = chosen["limit"]
+        self.weights: list[float] = chosen["weights"]
+        """Of each source."""
         self._seed = seed
 
     def is_validation(self, text: str) -> bool:

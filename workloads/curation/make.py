@@ -6,6 +6,7 @@ from pathlib import Path
 
 from alpaca_operator.api.dataset import DatasetJob
 from workloads.curation import held_out, reading, stages, steps
+from workloads.curation.choice import CHOICE, Chooser
 from workloads.curation.crew import Crew
 from workloads.curation.executor import Stage
 from workloads.curation.ledger import READ
@@ -57,9 +58,11 @@ def corpus(work: Work, runtime: Runtime) -> Corpus:
         choosing = stages.choosing(work, read, exact, near)
         maker.make("Choosing", choosing, crew)
         written = stages.writing(work, read, exact, near, choosing)
-        maker.make("Writing", written, crew)
-    found.merge(steps.ledgers(written.folder, written.tasks))
-    return Corpus(work, found, written.folder, near.folder if near else None)
+        for stage in written:
+            maker.make("Writing", stage, crew)
+    found.merge(steps.ledgers(written[0].folder, written[0].tasks))
+    weights = Chooser(choosing.folder / CHOICE, job.spec.seed).weights
+    return Corpus(work, found, [stage.folder for stage in written], weights, near.folder if near else None)
 
 
 class _Maker:

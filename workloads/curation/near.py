@@ -129,7 +129,7 @@ class Sketches(PipelineStep):
         for index, document in enumerate(data):
             if index in wanted:
                 sketch = runs(document.text, self.ngram)
-                rows.append([index, len(sketch), len(document.text), document.metadata["source"], document.id])
+                rows.append([index, len(sketch), document.metadata["length"], document.metadata["source"], document.id])
                 numbers.append(sketch[:SKETCH])
             yield document
         np.save(self.folder / f"{rank:05d}.npy", np.concatenate([np.empty(0, dtype=np.uint64), *numbers]))

@@ -16,6 +16,7 @@ CHINESE = {
     "duplicate of another document": "与另一篇相同",
     "nearly like another document": "与另一篇近似",
     "nothing but lines of earlier documents": "只含前文已有的段落",
+    "conversation without an answer": "没有回答的对话",
     "empty": "清洗后为空",
     "row that cannot be used": "无法读取的行",
     "minCharacters": "字数太少",

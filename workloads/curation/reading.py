@@ -29,6 +29,8 @@ class Raw:
     place: str
     """Where in its file: `line 3`."""
     text: str
+    row: dict[str, Any] | None = None
+    """Of a conversation its messages, and what else is written of it."""
 
 
 Item = Raw | tuple[str, str]

@@ -13,6 +13,11 @@ from workloads.curation.result import Corpus
 from workloads.storage.contents import REPORT_FILE
 from workloads.system.markdown import front_matter, table
 
+HELD = {
+    "Text": "A row a document: `text`",
+    "Conversations": "A row a conversation: `messages`, `tools` where there are, `row` with what else its row had",
+}
+"""What a row of the output has, by the content."""
 CARD, PAGE = "README.md", "report.html"
 
 
@@ -120,8 +125,8 @@ def card(job: DatasetJob, corpus: Corpus) -> str:
     parts = [
         front_matter(header),
         f"# {job.metadata.name}\n",
-        f"{corpus.kept.documents:,} documents of {corpus.read.documents:,} that were read, {corpus.kept.characters:,} characters. A line a "
-        "document, as JSON: `text`, `source`, `id` (where it stood). Made by Literary Alpaca's DatasetJob; report.json has all counts and examples.\n",
+        f"{corpus.kept.documents:,} documents of {corpus.read.documents:,} that were read, {corpus.kept.characters:,} characters. "
+        f"{HELD[job.spec.content]}, `source`, `id` (where it stood). Made by Literary Alpaca's DatasetJob; report.json has all counts and examples.\n",
         "## Sources\n",
         table(["source", "documents read", "for training", "for validation", "characters for training"], rows),
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,15 @@ from workloads.curation.stages import ALIKE, EXACT, Work
 class Corpus:
     """What the stages made."""
 
-    def __init__(self, work: Work, ledger: Ledger, folder: Path, near: Path | None = None) -> None:
+    def __init__(
+        self, work: Work, ledger: Ledger, folders: Sequence[Path], weights: Sequence[float], near: Path | None = None
+    ) -> None:
+        """``folders`` are those of the stages that wrote it, the files of the output in the last."""
         self.work = work
         self.ledger = ledger
-        self._folder = folder
+        self._folders = folders
+        self.weights = weights
+        """How often documents of each source stand in the training part."""
         self.clusters: dict[str, Any] | None = (
             None if near is None else json.loads((near / CLUSTERS).read_text("utf-8"))
         )
@@ -78,11 +83,12 @@ class Corpus:
         """The files of the corpus into the output: they are moved, as a corpus may be large, and the stage makes them again where a run ends
         before it has published them."""
         for part in (TRAIN_FOLDER, VALIDATION_FOLDER):
-            files = sorted((self._folder / part).glob("*.jsonl*"))
+            files = sorted((self._folders[-1] / part).glob("[0-9]*"))
             for file in files:
                 (folder / part).mkdir(exist_ok=True)
                 shutil.move(file, folder / part / file.name)
-        shutil.rmtree(self._folder)
+        for written in self._folders:
+            shutil.rmtree(written)
 
 
 def _told(amount: Amount) -> str:

@@ -1,26 +1,60 @@
-"""The last step: documents into the files of the output, which each reader of ours opens by the names of their splits."""
+"""The last steps: documents into the files of the output, which each reader of ours opens by the names of their splits.
+
+Unshuffled, each share writes files of its own. Shuffled, each document gets a number, and the shares put documents into buckets by it; each bucket is
+then written in the order of the numbers, a document at a time. So the order depends on the seed alone, and no more than numbers is held in memory.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, Protocol
 
+import numpy as np
 from datatrove.data import Document
+from datatrove.pipeline.base import PipelineStep
 
-from workloads.curation import measures
+from workloads.curation import measures, talks
 from workloads.curation.choice import Chooser
-from workloads.curation.ledger import KEPT, REPEATED, VALIDATION, Ledger, size_of
-from workloads.curation.packing import LinesWriter
+from workloads.curation.ledger import KEPT, REPEATED, VALIDATION, Ledger, drawn, size_of
+from workloads.curation.packing import LinesWriter, ParquetWriter
 from workloads.curation.shares import Origin
 from workloads.curation.steps import Documents, Step, save_ledger
 
 TRAIN_FOLDER, VALIDATION_FOLDER = "train", "validation"
+PARTS = (TRAIN_FOLDER, VALIDATION_FOLDER)
 NOT_DRAWN = "not drawn by the weight of its source"
+COLUMNS = {"Text": ("text", "source", "id"), "Conversations": ("messages", "tools", "row", "source", "id")}
+"""What a row has, by the content of the corpus."""
+BUCKET_BYTES, MOST_BUCKETS = 64 << 20, 256
+"""Of files of the sources for each bucket of a shuffle."""
+DRAWN_BITS = 63
+
+
+class Target(Protocol):
+    """Where rows go."""
+
+    def write(self, part: str, copy: int, row: dict[str, Any]) -> None: ...
+    def close(self) -> None: ...
+
+
+class Form:
+    """How files of the output are written."""
+
+    def __init__(self, file_format: str, compression: str, shard_bytes: int, content: str) -> None:
+        self.format, self.compression, self.shard_bytes = file_format, compression, shard_bytes
+        self.columns = COLUMNS[content]
+
+    def open(self, path: Path) -> LinesWriter | ParquetWriter:
+        """A file with the ending of its format."""
+        if self.format == "Parquet":
+            return ParquetWriter(path.with_name(f"{path.name}.parquet"), self.compression, self.columns)
+        return LinesWriter(path.with_name(f"{path.name}.jsonl"), self.compression)
 
 
 class Write(Step):
-    """Each document into a file of its part."""
+    """Each document to where its part is written, as often as it shall stand there."""
 
     name = "write"
 
@@ -29,31 +63,30 @@ class Write(Step):
         folder: Path,
         choice: Path,
         seed: int,
-        shard_bytes: int,
-        compression: str,
+        target: Files | Scattered,
         origins: Sequence[Origin],
         ledger: Ledger,
     ) -> None:
         super().__init__(ledger)
         self.folder, self.choice, self.seed = folder, choice, seed
-        self.shard_bytes, self.compression, self.origins = shard_bytes, compression, origins
+        self.target, self.origins = target, origins
 
     def run(self, data: Documents, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         chooser = Chooser(self.choice, self.seed)
-        parts: dict[tuple[str, int], _Part] = {}
+        target = self.target.opened(rank)
         for document in data:
-            origin = self.origins[document.metadata["source"]]
-            held_out = chooser.is_validation(document.text)
-            copies = 1 if held_out else chooser.copies(document.text, origin.spec.weight)
-            for number in range(copies):
-                key = (VALIDATION_FOLDER if held_out else TRAIN_FOLDER, number)
-                if key not in parts:
-                    parts[key] = _Part(self.folder / key[0], rank, number, self.shard_bytes, self.compression)
-                parts[key].write({"text": document.text, "source": origin.name, "id": document.id})
-            self._count(document, origin.name, held_out, copies)
+            number = document.metadata["source"]
+            compared = talks.compared(document)
+            held_out = chooser.is_validation(compared)
+            copies = 1 if held_out else chooser.copies(compared, chooser.weights[number])
+            source = self.origins[number].name
+            said = document.metadata.get("row") or {"text": document.text}
+            for copy in range(copies):
+                row = {**said, "source": source, "id": document.id}
+                target.write(VALIDATION_FOLDER if held_out else TRAIN_FOLDER, copy, row)
+            self._count(document, source, held_out, copies)
             yield document
-        for part in parts.values():
-            part.close()
+        target.close()
         save_ledger(self.folder, rank, self.ledger)
 
     def _count(self, document: Document, source: str, held_out: bool, copies: int) -> None:
@@ -69,27 +102,125 @@ class Write(Step):
         self.ledger.spread[source, "chinese", int(10 * measures.chinese_share(text))] += 1
 
 
-class _Part:
-    """Files of one part of the corpus that a share makes, each up to a size. Copies of documents stand apart, so that no block of training
-    holds one twice."""
+class Files:
+    """The files of the output themselves: those of each share. Copies of documents stand apart, so that no block of training holds one twice."""
 
-    def __init__(self, folder: Path, rank: int, copy: int, shard_bytes: int, compression: str) -> None:
-        self._folder, self._limit, self._compression = folder, shard_bytes, compression
-        self._name = f"{rank:05d}-" + (f"copy-{copy}-" if copy else "")
-        self._out: LinesWriter | None = None
+    def __init__(self, folder: Path, form: Form) -> None:
+        self.folder, self.form = folder, form
+
+    def opened(self, rank: int) -> Target:
+        return _Files(self.folder, self.form, rank)
+
+
+class _Files:
+    def __init__(self, folder: Path, form: Form, rank: int) -> None:
+        self._folder, self._form, self._rank = folder, form, rank
+        self._parts: dict[tuple[str, int], _Part] = {}
+
+    def write(self, part: str, copy: int, row: dict[str, Any]) -> None:
+        if (part, copy) not in self._parts:
+            name = f"{self._rank:05d}-" + (f"copy-{copy}-" if copy else "")
+            self._parts[part, copy] = _Part(self._folder / part, name, self._form)
+        self._parts[part, copy].write(row)
+
+    def close(self) -> None:
+        for part in self._parts.values():
+            part.close()
+
+
+class _Part:
+    """Files of one part of the corpus, each up to a size."""
+
+    def __init__(self, folder: Path, name: str, form: Form) -> None:
+        self._folder, self._name, self._form = folder, name, form
+        self._out: LinesWriter | ParquetWriter | None = None
         self._number = 0
 
     def write(self, row: dict[str, Any]) -> None:
         if self._out is None:
             self._folder.mkdir(parents=True, exist_ok=True)
-            path = self._folder / f"{self._name}{self._number:05d}.jsonl"
-            self._out = LinesWriter(path, self._compression)
+            self._out = self._form.open(self._folder / f"{self._name}{self._number:05d}")
             self._number += 1
         self._out.write(row)
-        if self._out.size >= self._limit:
+        if self._out.size >= self._form.shard_bytes:
             self.close()
 
     def close(self) -> None:
         if self._out is not None:
             self._out.close()
             self._out = None
+
+
+# Shuffled
+
+PLACE = np.dtype([("number", "<u8"), ("offset", "<u8"), ("length", "<u4"), ("part", "u1")])
+"""Of a row in a file of its bucket."""
+
+
+def buckets(size: int) -> int:
+    """Of a shuffle, for sources of ``size`` bytes."""
+    return max(1, min(MOST_BUCKETS, -(-size // BUCKET_BYTES)))
+
+
+class Scattered:
+    """Files of buckets, in which rows lie as they came, each with the number that says where it will stand."""
+
+    def __init__(self, folder: Path, count: int, seed: int) -> None:
+        self.folder, self.count, self.seed = folder, count, seed
+
+    def opened(self, rank: int) -> Target:
+        return _Scattered(self.folder, self.count, self.seed, rank)
+
+
+class _Scattered:
+    def __init__(self, folder: Path, count: int, seed: int, rank: int) -> None:
+        self._folder, self._count, self._seed, self._rank = folder, count, seed, rank
+        self._files: dict[int, BinaryIO] = {}
+        self._places: dict[int, list[tuple[int, int, int, int]]] = {}
+
+    def write(self, part: str, copy: int, row: dict[str, Any]) -> None:
+        number = drawn(self._seed, "shuffle", row["id"], str(copy))
+        bucket = number * self._count >> DRAWN_BITS
+        if bucket not in self._files:
+            path = self._path(bucket)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._files[bucket] = path.open("wb")
+            self._places[bucket] = []
+        line = json.dumps(row, ensure_ascii=False).encode()
+        self._places[bucket].append((number, self._files[bucket].tell(), len(line), PARTS.index(part)))
+        self._files[bucket].write(line)
+
+    def close(self) -> None:
+        for bucket, file in self._files.items():
+            file.close()
+            np.save(self._path(bucket).with_suffix(".npy"), np.array(self._places[bucket], dtype=PLACE))
+
+    def _path(self, bucket: int) -> Path:
+        return self._folder / f"{bucket:04d}" / f"{self._rank:05d}.rows"
+
+
+class Gather(PipelineStep):
+    """One bucket into files of the output, in the order of the numbers."""
+
+    type, name = "Corpus", "gather"
+
+    def __init__(self, scattered: Path, folder: Path, form: Form) -> None:
+        super().__init__()
+        self.scattered, self.folder, self.form = scattered, folder, form
+
+    def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> None:
+        files = sorted((self.scattered / f"{rank:04d}").glob("*.rows"))
+        places = [np.load(file.with_suffix(".npy")) for file in files]
+        of_file = np.repeat(np.arange(len(files)), [len(found) for found in places])
+        together = np.concatenate([np.empty(0, dtype=PLACE), *places])
+        target = Files(self.folder, self.form).opened(rank)
+        streams = [file.open("rb") for file in files]
+        try:
+            for index in np.lexsort((together["offset"], of_file, together["number"])).tolist():
+                place, stream = together[index], streams[of_file[index]]
+                stream.seek(int(place["offset"]))
+                target.write(PARTS[int(place["part"])], 0, json.loads(stream.read(int(place["length"]))))
+        finally:
+            for stream in streams:
+                stream.close()
+        target.close()

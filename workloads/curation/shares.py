@@ -10,6 +10,7 @@ from typing import Any
 from alpaca_operator.api.dataset import EarlierCorpus, RawSource
 from workloads.curation import archives
 from workloads.data.corpus import ENDINGS
+from workloads.data.files import ROWS
 from workloads.data.opening import ending, foreign, kind_of
 from workloads.data.selection import archives as unread_archives
 from workloads.data.selection import select
@@ -21,6 +22,7 @@ SHARE_BYTES = 1 << 20
 MOST_SHARES = 256
 KINDS = {**ENDINGS, ".json": "JSON", ".xml": "WikiXML", ".epub": "EPUB"}
 """How files are read, by their endings."""
+WITHOUT_ROWS = ("Text", "WikiXML", "EPUB")
 CORPORA = ("WikiExtractor", "WuDao", "MNBVC", "CLUE")
 """Formats that say what rows have; what a file is made of, its ending says, or its content."""
 
@@ -50,9 +52,10 @@ class Origin:
     spec: RawSource
     field: str = "sources[]"
     """Where the spec has it."""
+    holds_conversations: bool = False
 
 
-def origins(sources: Sequence[RawSource]) -> list[Origin]:
+def origins(sources: Sequence[RawSource], content: str = "Text") -> list[Origin]:
     """The sources with a name each. Raises SpecError for a name that is given twice."""
     found: list[Origin] = []
     for index, source in enumerate(sources):
@@ -65,20 +68,28 @@ def origins(sources: Sequence[RawSource]) -> list[Origin]:
         while name in taken:
             number += 1
             name = f"{base}-{number}"
-        found.append(Origin(name, source, f"sources[{index}]"))
+        found.append(Origin(name, source, f"sources[{index}]", content == "Conversations"))
     return found
 
 
-def earlier(corpora: Sequence[EarlierCorpus]) -> list[Origin]:
+def earlier(corpora: Sequence[EarlierCorpus], content: str = "Text") -> list[Origin]:
     """Corpora that documents are compared with, as origins after those of the sources."""
     return [
-        Origin(f"against[{index}]", RawSource(**dict(corpus)), f"deduplicate.against[{index}]")
+        Origin(
+            f"against[{index}]",
+            RawSource(**dict(corpus)),
+            f"deduplicate.against[{index}]",
+            content == "Conversations",
+        )
         for index, corpus in enumerate(corpora)
     ]
 
 
-def files_of(index: int, source: RawSource, path: Path, field: str = "sources[]") -> tuple[list[RawFile], list[str]]:
-    """The files of a source that are read, and what is said of the others. Raises DataError for a source without any."""
+def files_of(
+    index: int, source: RawSource, path: Path, field: str = "sources[]", *, rows_only: bool = False
+) -> tuple[list[RawFile], list[str]]:
+    """The files of a source that are read, and what is said of the others; ``rows_only`` leaves out text without rows. Raises DataError for a
+    source without any."""
     chosen = select(path, None, None)
     found: list[RawFile] = []
     for file in chosen.files:
@@ -86,8 +97,15 @@ def files_of(index: int, source: RawSource, path: Path, field: str = "sources[]"
         described = raw_file(index, source, file, name, field, is_alone=path.is_file())
         if described is None:
             chosen.leave_out(file, _why_not(file))
+        elif rows_only and described.kind in WITHOUT_ROWS:
+            chosen.leave_out(file, f"not read, as conversations are rows, and these are {described.kind}")
         else:
             found.append(described)
+    if not found and rows_only:
+        raise DataError(
+            f"{shown(path)}: no file of rows in it ({', '.join(ROWS)}, also packed or in archives), which conversations are read from: name the folder "
+            f"of the rows, or set {field}.format"
+        )
     if not found:
         raise DataError(
             f"{shown(path)}: no file in it that is read ({', '.join([*KINDS, *archives.ENDINGS])}, or text without an ending): name the folder of the texts, or set "
@@ -158,7 +176,8 @@ def all_files(
     found: list[RawFile] = []
     told: list[str] = []
     for index, origin in enumerate(origins[first:], start=first):
-        files, lines = files_of(index, origin.spec, Path(inputs[origin.field].path), origin.field)
+        path = Path(inputs[origin.field].path)
+        files, lines = files_of(index, origin.spec, path, origin.field, rows_only=origin.holds_conversations)
         found += files
         told += lines
     return deal(found, [origin.spec for origin in origins]), told

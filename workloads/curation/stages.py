@@ -20,7 +20,7 @@ from datatrove.pipeline.dedup.exact_dedup import (
 from datatrove.pipeline.dedup.minhash import MinhashDedupBuckets, MinhashDedupFilter
 
 from alpaca_operator.api.dataset import DatasetSpec, NearDuplicates
-from workloads.curation import choice, near, paragraphs, shards, steps
+from workloads.curation import choice, near, paragraphs, shards, steps, talks
 from workloads.curation.cleaning import Rule
 from workloads.curation.executor import Stage
 from workloads.curation.ledger import Ledger
@@ -38,6 +38,7 @@ UNITS = {"MB": 10**6, "GB": 10**9}
 STORED = (
     "cleaned/{rank:05d}.*",
     "hashes/{rank:05d}.npy",
+    "sizes/{rank:05d}.npy",
     "ledgers/{rank:05d}.json",
     "signatures/*/{rank:05d}.*",
 )
@@ -78,7 +79,14 @@ class Work:
     @property
     def paragraph_buckets(self) -> int:
         """Parts that equal lines are looked for in: each fits in memory."""
-        return paragraphs.buckets(sum(file.size for share in self.shares for file in share))
+        return paragraphs.buckets(self._bytes())
+
+    @property
+    def shuffle_buckets(self) -> int:
+        return shards.buckets(self._bytes())
+
+    def _bytes(self) -> int:
+        return sum(file.size for share in self.shares for file in share)
 
     def reading_key(self) -> str:
         """Of all that shapes the cleaned documents. The sources stand as their contents: the same files elsewhere are the same."""
@@ -98,6 +106,7 @@ class Work:
             {
                 **parts,
                 "version": VERSION,
+                "content": spec.content,
                 "seed": spec.seed,
                 "badRows": self.bad_rows,
                 "names": [origin.name for origin in self.origins],
@@ -124,7 +133,7 @@ class Work:
 
 def text_of(document: Any) -> str:
     """What two documents have to have in common to be equal."""
-    return "".join(document.text.split())
+    return "".join(talks.compared(document).split())
 
 
 @dataclass(frozen=True)
@@ -231,9 +240,9 @@ class Near:
         def documents() -> list[Any]:
             """What the comparison of equal ones left: near-duplicates are told by their numbers among these."""
             loaded: list[Any] = [steps.Load(reading.folder)]
-            if exact is None:
-                return loaded
-            return [*loaded, ExactDedupFilter(str(exact.folder / "duplicates"), compared(work))]
+            if exact is not None:
+                loaded.append(ExactDedupFilter(str(exact.folder / "duplicates"), compared(work)))
+            return [*loaded, steps.Compared()]
 
         signed = work.folder("signing", reading.folder.name, equal, str(minhash))
         self.signing = Stage(
@@ -269,19 +278,25 @@ class Near:
 
 def choosing(work: Work, reading: Stage, exact: Stage | None, alike: Near | None) -> Stage:
     """Which documents are for validation."""
-    split = fingerprint_fields(work.spec.split, work.inputs)
+    split, mixing = (fingerprint_fields(part, work.inputs) for part in (work.spec.split, work.spec.mixing))
     left_out = [stage.folder.name for stage in (exact, alike) if stage]
-    folder = work.folder("choosing", reading.folder.name, left_out, split, work.spec.seed)
+    weights = [source.weight for source in work.spec.sources]
+    folder = work.folder("choosing", reading.folder.name, left_out, split, mixing, weights, work.spec.seed)
     removed = choice.Removed(exact.folder / "duplicates" if exact else None, alike.folder if alike else None)
-    step = choice.Choose(reading.folder, folder, removed, work.spec.split, work.spec.seed, work.own)
+    step = choice.Choose(reading.folder, folder, removed, work.spec, work.own)
     return Stage("choosing", folder, [step], tasks=1, products=[choice.CHOICE])
 
 
-def writing(work: Work, reading: Stage, exact: Stage | None, alike: Near | None, choosing: Stage) -> Stage:
-    """The files of the corpus."""
+WRITTEN = tuple(f"{name}/{{rank:05d}}-*" for name in shards.PARTS)
+
+
+def writing(work: Work, reading: Stage, exact: Stage | None, alike: Near | None, choosing: Stage) -> list[Stage]:
+    """The files of the corpus: in one stage, whose ledgers have the counts, or shuffled in two, of which the first has them."""
     spec = work.spec
-    weights = [source.weight for source in spec.sources]
-    folder = work.folder("writing", choosing.folder.name, spec.shard_size, spec.compression, weights)
+    size = int(float(spec.shard_size[:-2]) * UNITS[spec.shard_size[-2:]])
+    form = shards.Form(spec.format, spec.compression, size, spec.content)
+    written = (choosing.folder.name, spec.shard_size, spec.compression, spec.format)
+    folder = work.folder("scattering", choosing.folder.name) if spec.shuffle else work.folder("writing", *written)
     ledger = work.ledger()
     pipeline: list[Any] = [steps.Load(reading.folder)]
     if exact is not None:
@@ -290,9 +305,20 @@ def writing(work: Work, reading: Stage, exact: Stage | None, alike: Near | None,
     if alike is not None:
         left_out: Any = steps.Dropped(ALIKE, work.origins, ledger)
         pipeline.append(MinhashDedupFilter(str(alike.folder), exclusion_writer=left_out))
-    size = int(float(spec.shard_size[:-2]) * UNITS[spec.shard_size[-2:]])
-    pipeline.append(
-        shards.Write(folder, choosing.folder / choice.CHOICE, spec.seed, size, spec.compression, work.origins, ledger)
+    count = work.shuffle_buckets
+    target = shards.Scattered(folder / "buckets", count, spec.seed) if spec.shuffle else shards.Files(folder, form)
+    choice_file = choosing.folder / choice.CHOICE
+    pipeline.append(shards.Write(folder, choice_file, spec.seed, target, work.origins, ledger))
+    products = ["buckets/*/{rank:05d}.*"] if spec.shuffle else WRITTEN
+    first = Stage(
+        "scattering" if spec.shuffle else "writing",
+        folder,
+        pipeline,
+        tasks=work.own,
+        products=[*products, "ledgers/{rank:05d}.json"],
     )
-    products = [f"{name}/{{rank:05d}}-*" for name in (shards.TRAIN_FOLDER, shards.VALIDATION_FOLDER)]
-    return Stage("writing", folder, pipeline, tasks=work.own, products=[*products, "ledgers/{rank:05d}.json"])
+    if not spec.shuffle:
+        return [first]
+    gathered = work.folder("writing", "shuffled", *written)
+    gather = shards.Gather(folder / "buckets", gathered, form)
+    return [first, Stage("writing", gathered, [gather], tasks=count, products=WRITTEN)]

@@ -12,7 +12,7 @@ from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
 
 from alpaca_operator.api.dataset import Decontamination, Filters
-from workloads.curation import archives, measures, near, reading, shares
+from workloads.curation import archives, measures, near, reading, shares, talks
 from workloads.curation.cleaning import Rule
 from workloads.curation.held_out import HeldOut
 from workloads.curation.ledger import READ, Ledger, size_of
@@ -24,9 +24,10 @@ from workloads.errors import DataError
 from workloads.system import atomic
 from workloads.system.describe import shown
 
-CLEANED, HASHES, LEDGERS = "cleaned", "hashes", "ledgers"
-"""Folders of a stage: documents, a number for each document's text, counts; a file a share."""
+CLEANED, HASHES, SIZES, LEDGERS = "cleaned", "hashes", "sizes", "ledgers"
+"""Folders of a stage: documents, a number for each document's text, its source and bytes, counts; a file a share."""
 BAD_ROW, EMPTY, HELD_OUT = "row that cannot be used", "empty", "holds what is measured on"
+NO_ANSWER = "conversation without an answer"
 """Why a document goes no further, besides the names of filters and rules."""
 
 Documents = Iterable[Document]
@@ -76,7 +77,11 @@ class Read(Step):
         for name, path in archives.members(archive.path, archive.kind, scratch):
             where = f"{shown(archive.path)}, {name}"
             file = shares.raw_file(archive.source, source, path, f"{archive.name}/{name}", field)
-            if file is None or file.kind in archives.KINDS:
+            unread = (
+                *archives.KINDS,
+                *(shares.WITHOUT_ROWS if self.origins[archive.source].holds_conversations else ()),
+            )
+            if file is None or file.kind in unread:
                 self.ledger.note("files of archives were not read", where)
                 continue
             try:
@@ -90,7 +95,8 @@ class Read(Step):
         if is_bounded(origin.spec) and _is_enough(origin, so_far):
             return
         tally = Tally()
-        for item in reading.documents(file, origin.spec, tally):
+        read = talks.conversations if origin.holds_conversations else reading.documents
+        for item in read(file, origin.spec, tally):
             if isinstance(item, tuple):
                 self._bad_row(file, *item, where or shown(file.path))
                 continue
@@ -99,7 +105,7 @@ class Read(Step):
             so_far[0] += 1
             so_far[1] += size
             name = f"{origin.name}/{file.name}, {item.place}"
-            yield Document(text=item.text, id=name, metadata={"source": file.source})
+            yield document_of(item.text, name, file.source, item.row)
             if is_bounded(origin.spec) and _is_enough(origin, so_far):
                 break
         for problem, count in tally.problems.items():
@@ -144,17 +150,37 @@ class Clean(Step):
     def _cleaned(self, document: Document, source: str) -> bool:
         """Whether something is left of it."""
         for rule in self.rules:
-            after = rule.apply(document.text)
+            after = _applied(rule, document)
             if after is None:
                 self.ledger.dropped(source, rule.name, document.id, document.text)
                 return False
             if after is not document.text and after != document.text:
                 self.ledger.changed(source, rule.name, document.id, document.text, after)
                 document.text = after
-        if not document.text or document.text.isspace():
-            self.ledger.dropped(source, EMPTY, document.id, document.text)
-            return False
-        return True
+        reason = _lacking(document)
+        if reason is not None:
+            self.ledger.dropped(source, reason, document.id, document.text)
+        return reason is None
+
+
+def _applied(rule: Rule, document: Document) -> str | None:
+    """What becomes of the text of a document; the messages of a conversation become what it says."""
+    row = document.metadata.get("row")
+    if row is None:
+        return rule.apply(document.text)
+    cleaned = talks.applied(rule.apply, row)
+    if cleaned is None:
+        return None
+    document.metadata["row"] = cleaned
+    return talks.said(cleaned)
+
+
+def _lacking(document: Document) -> str | None:
+    """Why there is nothing to learn from a document."""
+    if not document.text or document.text.isspace():
+        return EMPTY
+    row = document.metadata.get("row")
+    return NO_ANSWER if row is not None and not talks.has_answer(row) else None
 
 
 class Filter(Step):
@@ -205,15 +231,23 @@ class Store(Step):
 
     def run(self, data: Documents, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         hashes: list[int] = []
-        for name in (CLEANED, HASHES):
+        sizes: list[tuple[int, int]] = []
+        for name in (CLEANED, HASHES, SIZES):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
         with LinesWriter(self.folder / CLEANED / f"{rank:05d}.jsonl", "zstd") as out:
             for document in data:
-                out.write({"id": document.id, "source": document.metadata["source"], "text": document.text})
-                hashes.append(number_of(document.text))
+                out.write({"id": document.id, "text": document.text, **document.metadata})
+                hashes.append(number_of(talks.compared(document)))
+                sizes.append((document.metadata["source"], size_of(document.text)))
                 yield document
         np.save(self.folder / HASHES / f"{rank:05d}.npy", np.array(hashes, dtype=np.uint64))
+        np.save(self.folder / SIZES / f"{rank:05d}.npy", np.array(sizes, dtype=np.uint32).reshape(-1, 2))
         save_ledger(self.folder, rank, self.ledger)
+
+
+def document_of(text: str, name: str, source: int, row: dict[str, Any] | None = None) -> Document:
+    """A document as all steps know it; ``row`` is there for conversations."""
+    return Document(text=text, id=name, metadata={"source": source} | ({"row": row} if row is not None else {}))
 
 
 def number_of(text: str) -> int:
@@ -252,7 +286,18 @@ class Load(PipelineStep):
         with open_bytes(self.folder / CLEANED / f"{rank:05d}.jsonl.zst") as stream:
             for line in stream:
                 row = json.loads(line)
-                yield Document(text=row["text"], id=row["id"], metadata={"source": row["source"]})
+                yield document_of(row["text"], row["id"], row["source"], row.get("row"))
+
+
+class Compared(PipelineStep):
+    """Documents as they are compared: the question of a conversation takes the place of its text. `length` is that of the whole."""
+
+    type, name = "Corpus", "compared"
+
+    def run(self, data: Documents, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
+        for document in data:
+            text, length = talks.compared(document), len(document.text)
+            yield Document(text=text, id=document.id, metadata={**document.metadata, "length": length})
 
 
 class Dropped:

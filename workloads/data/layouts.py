@@ -88,51 +88,101 @@ def _read_file(source: DataSource, path: Path, reading: Reading, part: str) -> I
     if not first:
         reading.files.append(f"{file}: no rows")
         return
-    name: str = source.format
-    columns, chosen = dict(source.columns), "named in the spec"
-    parsed = [record for _, record in first if not isinstance(record, Unusable)]
-    _check_mapped(columns, parsed)
-    if name == "Auto" and parsed:
-        name, columns, chosen = _detect(parsed, columns, file)
-    if name != "Auto":
-        _check_columns(columns, name, LAYOUTS[name])
-        unread = _unread(parsed, columns, LAYOUTS[name])
+    converter = Converter.decided(
+        source.format, source.columns, [record for _, record in first], file, reading.repaired
+    )
+    if converter.layout is not None:
         reading.files.append(
-            f"{file}: {name} ({chosen})"
+            f"{file}: {converter.name} ({converter.why})"
             + (f", {encoding}" if encoding else "")
-            + (f"; not read: {unread}" if unread else "")
+            + (f"; not read: {converter.unread}" if converter.unread else "")
         )
     for number, record in chain(first, records):
         where = f"{file}, {unit} {number}"
         if isinstance(record, Unusable):
             reading.bad.take(where, record.reason)
             continue
-        if name == "Auto":
-            raise DataError(f"{file}: none of its first {LOOKED_AT} rows can be read: name its layout in format")
         try:
-            row = _row_of(_rename(record, columns), LAYOUTS[name], reading.repaired)
-        except _MissingColumn as error:
-            reason = f"no {error} for format {name}; columns found: {_columns(record)}"
-            reading.bad.take(where, f"{reason}: set format, or columns to the file's own names", error)
+            messages, tools = converter.convert(record, unit)
         except ValueError as error:
-            reading.bad.take(where, f"{error}: mend or remove this {unit}", error)
+            reading.bad.take(where, str(error), error)
         else:
             reading.read += 1
-            yield Row(file, number, row[0], unit, row[1])
+            yield Row(file, number, messages, unit, tools)
 
 
-def _row_of(
-    record: Record, layout: Layout, repaired: Counter[str]
-) -> tuple[tuple[Message, ...], tuple[dict[str, Any], ...]]:
+Turns = tuple[tuple[Message, ...], tuple[dict[str, Any], ...]]
+"""The messages of a conversation, and the tools that it may call."""
+
+
+@dataclass(frozen=True)
+class Converter:
+    """How the rows of a file become conversations."""
+
+    name: str
+    columns: dict[str, str]
+    why: str
+    """How the layout was chosen."""
+    layout: Layout | None
+    """None where no row says which: all are unusable."""
+    file: str
+    repaired: Counter[str]
+    unread: str = ""
+    """Columns with something in them that no part of a conversation is taken from."""
+
+    @classmethod
+    def decided(
+        cls,
+        name: str,
+        columns: dict[str, str],
+        first: Sequence[Record],
+        file: str,
+        repaired: Counter[str],
+        field: str = "dataset columns",
+    ) -> Converter:
+        """By the spec, or by the ``first`` records of the file. ``field`` is what the spec calls ``columns``.
+
+        Raises SpecError for columns that the layout does not have, DataError for those that the file does not have and for rows of no layout.
+        """
+        columns, why = dict(columns), "named in the spec"
+        parsed = [record for record in first if not isinstance(record, Unusable)]
+        _check_mapped(columns, parsed, field)
+        if name == "Auto" and parsed:
+            name, columns, why = _detect(parsed, columns, file)
+        layout = LAYOUTS.get(name)
+        if layout is None:
+            return cls(name, columns, why, None, file, repaired)
+        _check_columns(columns, name, layout, field)
+        return cls(name, columns, why, layout, file, repaired, _unread(parsed, columns, layout))
+
+    def convert(self, record: Record, unit: str) -> Turns:
+        """The conversation of a row. Raises ValueError with reason and remedy for one that cannot be used."""
+        if self.layout is None:
+            raise DataError(f"{self.file}: none of its first {LOOKED_AT} rows can be read: name its layout in format")
+        try:
+            return _row_of(_rename(record, self.columns), self.layout, self.repaired)
+        except _MissingColumn as error:
+            reason = f"no {error} for format {self.name}; columns found: {_columns(record)}"
+            raise ValueError(f"{reason}: set format, or columns to the file's own names") from error
+        except ValueError as error:
+            raise ValueError(f"{error}: mend or remove this {unit}") from error
+
+    def rest(self, record: Record) -> dict[str, Any]:
+        """What a row has besides its conversation."""
+        if not isinstance(record, dict) or self.layout is None:
+            return {}
+        read = {*self.layout.columns, *self.columns.values(), "tools", "functions", _thought(record)}
+        return {name: value for name, value in record.items() if name not in read}
+
+
+def _row_of(record: Record, layout: Layout, repaired: Counter[str]) -> Turns:
     """Messages and tools of a record. Raises ValueError with the reason why it cannot be used."""
     if not isinstance(record, dict):
         return tuple(_clean(message, repaired) for message in layout.convert(record, repaired)), ()
     check_preferences({name: value for name, value in record.items() if name not in layout.columns})
     messages = layout.convert(record, repaired)
     answers = [message for message in messages if message["role"] == "assistant"]
-    if thought := next(
-        (text for name in REASONING if isinstance(text := record.get(name), str) and text.strip()), None
-    ):
+    if (thought := record.get(_thought(record))) is not None:
         if not answers or any("reasoning_content" in answer for answer in answers):
             raise ValueError("a column of reasoning beside answers that have their own: keep one")
         answers[-1]["reasoning_content"] = thought
@@ -140,6 +190,11 @@ def _row_of(
         for answer in answers:
             answer["weight"] = "0"
     return tuple(_clean(message, repaired) for message in messages), tools_of(record)
+
+
+def _thought(record: dict[str, Any]) -> str | None:
+    """The column of a row in which its reasoning is."""
+    return next((name for name in REASONING if isinstance(text := record.get(name), str) and text.strip()), None)
 
 
 LOOKED_AT = 64
@@ -209,11 +264,11 @@ def _columns(record: Record) -> str:
     return f"none (a row is a {type(record).__name__})"
 
 
-def _check_columns(columns: dict[str, str], name: str, layout: Layout) -> None:
+def _check_columns(columns: dict[str, str], name: str, layout: Layout, field: str) -> None:
     unknown = [column for column in columns if column not in layout.columns]
     if unknown:
         raise SpecError(
-            f"dataset columns: {', '.join(unknown)} is no column of {name}: it has {', '.join(layout.columns)}, "
+            f"{field}: {', '.join(unknown)} is no column of {name}: it has {', '.join(layout.columns)}, "
             "and each maps to the name in your file"
         )
 
@@ -235,12 +290,12 @@ def _unread(records: Sequence[Record], columns: dict[str, str], layout: Layout) 
     return ", ".join(str(name) for name in found if name not in read)[:200]
 
 
-def _check_mapped(columns: dict[str, str], records: Sequence[Record]) -> None:
+def _check_mapped(columns: dict[str, str], records: Sequence[Record], field: str) -> None:
     there = dict.fromkeys(name for record in records if isinstance(record, dict) for name in record)
     missing = [own for own in columns.values() if own not in there]
     if missing and there:
         raise DataError(
-            f"dataset columns: no column {', '.join(missing)} in the file, which has {', '.join(map(str, there))[:500]}"
+            f"{field}: no column {', '.join(missing)} in the file, which has {', '.join(map(str, there))[:500]}"
         )
 
 

@@ -4,6 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StringConstraints
 
+from alpaca_operator.api.conversations import DataFormat
 from alpaca_operator.api.corpus import Encoding
 from alpaca_operator.api.model import ShardSize, ShortText, Spec
 from alpaca_operator.api.resource import JOB_COLUMNS, Job, JobSpec
@@ -43,6 +44,15 @@ class RawColumns(Spec):
     """Column, or JSON key, of a title: it becomes the first line of the document, unless it is that already."""
 
 
+class ConversationRows(Spec):
+    """The layout of rows that are conversations."""
+
+    format: DataFormat = "Auto"
+    """How rows are read, as in SFTJob. `Auto` decides by the columns of each file, and says what it chose."""
+    columns: dict[ShortText, ShortText] = Field(default_factory=dict, max_length=16)
+    """The format's column names mapped to the file's own, such as `{instruction: 问题, output: 答案}`."""
+
+
 class RawRows(Source):
     """A file, or a folder of files (with its subfolders, linked ones too), of text as it came: .txt, JSON lines, JSON arrays, CSV, MediaWiki's
     XML, each also as .gz, .bz2 or .zst, Parquet, Arrow, EPUB; and what lies in .zip and .tar. It is never changed."""
@@ -56,6 +66,8 @@ class RawRows(Source):
     these; books (`.epub`) and dumps of MediaWiki (`.xml`) are known by their endings."""
     columns: RawColumns = Field(default_factory=RawColumns)
     """Where the text is in rows of JSON, CSV and Parquet, such as `{text: 内容}`."""
+    conversations: ConversationRows | None = None
+    """With `content: Conversations`: the layout of the rows, where `Auto` is wrong."""
     encoding: Encoding = "Auto"
     """Encoding of text files, JSON and CSV. `Auto` tells it for each file from a sample; name it where that is wrong."""
 
@@ -216,6 +228,25 @@ class Split(Spec):
     )
 
 
+class Mixing(Spec):
+    """How often sources of different sizes stand in the training part."""
+
+    temperature: float | None = Field(None, ge=1, le=100)
+    """Draws sources in proportion to n^(1/T), n being the bytes that each has for training: at 1 as they are, the higher the more alike. The largest
+    stands once, smaller ones are repeated (Arivazhagan et al. 2019, arXiv:1907.05019). Absent, `weight` of each source says it."""
+    epochs_per_source: float | None = Field(None, ge=1, le=100)
+    """With `temperature`: how often a source stands at most. Absent is 4, up to which repeated text teaches about as much as new
+    (Muennighoff et al. 2023, arXiv:2305.16264)."""
+
+    rules: ClassVar = (
+        Rule(
+            cel="!has(self.epochsPerSource) || has(self.temperature)",
+            holds=lambda mixing: mixing.epochs_per_source is None or mixing.temperature is not None,
+            message="epochsPerSource is only read with temperature: set it, or lower the weight of sources",
+        ),
+    )
+
+
 class CorpusParallelism(Spec):
     """How many processes work at once. The result is the same, byte for byte, whatever their number."""
 
@@ -225,9 +256,26 @@ class CorpusParallelism(Spec):
     non_semantic: ClassVar = frozenset({"processes_per_node"})
 
 
+ROW_FORMATS = ("Auto", "JSONL", "JSON", "CSV", "Parquet", "Arrow")
+"""Formats of files that hold rows."""
+
+
+def _every(spec: "DatasetSpec") -> list[RawRows]:
+    return [*spec.sources, *spec.deduplicate.against]
+
+
+def _all(condition: str) -> str:
+    """CEL: a condition on ``s``, of every source and every earlier corpus."""
+    against = "has(self.deduplicate) && has(self.deduplicate.against)"
+    return f"(self.sources.all(s, {condition}) && (!({against}) || self.deduplicate.against.all(s, {condition})))"
+
+
 class DatasetSpec(RowPolicy, JobSpec):
     """What to read, what to take out, and where the corpus goes."""
 
+    content: Literal["Text", "Conversations"] = "Text"
+    """What sources hold. `Conversations` are rows in the layouts that SFTJob reads: every message is cleaned, two that ask the same are
+    duplicates, and the output has their `messages`, which SFTJob reads."""
     sources: list[RawSource] = Field(min_length=1, max_length=64)
     """Text as it came."""
     clean: Cleaning = Field(default_factory=Cleaning)
@@ -243,15 +291,53 @@ class DatasetSpec(RowPolicy, JobSpec):
     split: Split = Field(default_factory=Split)
     """What is set aside for validation: the folder `validation` of the output, which a PretrainJob reads that names this job in
     `dataset.validation`."""
+    mixing: Mixing = Field(default_factory=Mixing)
+    """How often sources of different sizes stand in the training part."""
+    shuffle: bool = False
+    """Write documents in an order that is drawn by `seed`, over all sources, instead of in that of their files. Copies by weight are
+    strewn among them, and may stand near each other. It takes the room of the corpus once more while it is made."""
     seed: int = Field(42, ge=0, le=2**31 - 1)
-    """Draws what is set aside, and the examples of the report."""
+    """Draws what is set aside, the order of `shuffle`, and the examples of the report."""
     shard_size: ShardSize = "256MB"
     """Size, before compression, at which a file of the output is full."""
+    format: Literal["JSONL", "Parquet"] = "JSONL"
+    """Format of the output: JSON lines, or Parquet, of which a reader takes the columns that it needs. Both are read by `from`."""
     compression: Literal["zstd", "gzip", "None"] = "zstd"
     """How files of the output are packed; each reader of ours opens all three."""
     parallelism: CorpusParallelism = Field(default_factory=CorpusParallelism)
     """How many processes work at once."""
 
+    rules: ClassVar = (
+        *RowPolicy.rules,
+        Rule(
+            cel=f"self.content == 'Conversations' || {_all('!has(s.conversations)')}",
+            holds=lambda spec: (
+                spec.content == "Conversations" or all(source.conversations is None for source in _every(spec))
+            ),
+            message="conversations is only read with content Conversations: set it, or remove conversations",
+        ),
+        Rule(
+            cel="self.content == 'Text' || "
+            + _all(
+                f"s.format in {list(ROW_FORMATS)} && (!has(s.columns) || (s.columns.text == 'text' && !has(s.columns.title)))"
+            ),
+            holds=lambda spec: (
+                spec.content == "Text"
+                or all(source.format in ROW_FORMATS and source.columns == RawColumns() for source in _every(spec))
+            ),
+            message=f"conversations are rows: set format to one of {', '.join(ROW_FORMATS)}, and conversations.columns in place of columns",
+        ),
+        Rule(
+            cel="!has(self.mixing) || !has(self.mixing.temperature) || self.sources.all(s, s.weight == 1.0)",
+            holds=lambda spec: spec.mixing.temperature is None or all(source.weight == 1 for source in spec.sources),
+            message="mixing.temperature and the weight of a source both say how often it is repeated: remove one of them",
+        ),
+        Rule(
+            cel="self.content == 'Text' || !has(self.deduplicate) || self.deduplicate.exact != 'Paragraph'",
+            holds=lambda spec: spec.content == "Text" or spec.deduplicate.exact != "Paragraph",
+            message="deduplicate.exact Paragraph takes lines out of text: with content Conversations set it to Document",
+        ),
+    )
     non_semantic: ClassVar = JobSpec.non_semantic | {"parallelism"}
 
 

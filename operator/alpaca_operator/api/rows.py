@@ -17,7 +17,7 @@ class RowPolicy(Spec):
     max_bad_rows: int | None = Field(None, ge=1, le=10_000_000)
     """Most rows that `Skip` passes over in a part of the data; the next ends the job. Absent is 100."""
 
-    rules: ClassVar = (
+    rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             cel="!has(self.maxBadRows) || self.onBadRow == 'Skip'",
             holds=lambda rows: rows.max_bad_rows is None or rows.on_bad_row == "Skip",
