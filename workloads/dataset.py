@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 
 def run(job: DatasetJob, runtime: Runtime) -> Metrics:
     """Look at all files, make the stages, publish with the report. What can be refused is refused before the first document is read."""
-    from workloads.curation import cleaning, make, report, shares
+    from workloads.curation import cleaning, languages, make, report, shares
     from workloads.curation.stages import Work
 
     spec = job.spec
     rules = cleaning.all_rules(spec, runtime.inputs)
+    languages.must_be_known(spec.filters.language)
     sources = shares.origins(spec.sources, spec.content)
     earlier = shares.earlier(spec.deduplicate.against, spec.content)
     dealt, left_out = shares.all_files(sources, runtime.inputs)

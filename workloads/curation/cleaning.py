@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -55,6 +56,19 @@ class Script:
         return str(_converter(self._configuration).convert(text))
 
 
+EMPTY_LINES = re.compile(r"\n{3,}")
+
+
+class Whitespace:
+    """One space where there are spaces, and one empty line where there are several."""
+
+    name = "whitespace"
+    sentence = "Runs of spaces become one space, lines lose those at their ends, and one empty line of several stays."
+
+    def apply(self, text: str) -> str:
+        return EMPTY_LINES.sub("\n\n", "\n".join(" ".join(line.split()) for line in text.split("\n"))).strip("\n")
+
+
 @cache
 def _converter(configuration: str) -> Any:
     import opencc
@@ -70,6 +84,8 @@ def all_rules(spec: DatasetSpec, inputs: Mapping[str, Any]) -> list[Rule]:
         found.append(Width())
     if clean.normalize.traditional != "Keep":
         found.append(Script(clean.normalize.traditional))
+    if clean.normalize.whitespace == "Collapse":
+        found.append(Whitespace())
     named = [rule for name in dict.fromkeys(clean.presets) for rule in rules.preset(name)]
     if clean.rules_file is not None:
         named += rules.load(Path(inputs["clean.rulesFile"].path), "spec.clean.rulesFile")

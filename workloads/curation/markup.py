@@ -45,6 +45,19 @@ def extracted(lines: Iterator[str], path: Path) -> Iterator[tuple[int, str]]:
         raise DataError(f"{shown(path)}, line {start}: the article does not end: the file is cut, copy it again")
 
 
+DUMP = re.compile(rb"<mediawiki[\s>]")
+XML_HEAD = 1 << 16
+"""Bytes within which a dump of MediaWiki says that it is one: a comment may stand before."""
+
+
+def is_mediawiki(path: Path) -> bool:
+    """Whether an XML file is a dump of MediaWiki, by its content."""
+    with open_bytes(path) as stream:
+        return (
+            DUMP.search(stream.read(XML_HEAD).replace(b"\0", b"")) is not None
+        )  # UTF-16 has a zero beside each letter
+
+
 ARTICLES = "0"
 """The name space of articles; others hold talk, users, templates."""
 UNTOLD = re.compile(
@@ -60,8 +73,14 @@ def pages(path: Path) -> Iterator[tuple[int, str]]:
     number = 0
     try:
         with open_bytes(path) as stream:
-            for _, element in ElementTree.iterparse(stream):
-                if _local(element.tag) != "page":
+            events = ElementTree.iterparse(stream, ("start", "end"))
+            root = _local(next(events)[1].tag)
+            if root != "mediawiki":
+                raise DataError(
+                    f"{shown(path)}: XML that begins with <{root}>, no dump of MediaWiki, which begins with <mediawiki>: convert it to text or JSON lines"
+                )
+            for event, element in events:
+                if event == "start" or _local(element.tag) != "page":
                     continue
                 number += 1
                 if _inner(element, "ns") == ARTICLES and not any(_local(each.tag) == "redirect" for each in element):

@@ -7,6 +7,7 @@ import unicodedata
 from functools import cache
 
 from alpaca_operator.api.dataset import Filters
+from workloads.curation import languages
 
 NGRAM = 10
 """Characters of a run, of which repetitions are counted."""
@@ -70,4 +71,6 @@ def failed(filters: Filters, text: str) -> str | None:
     limit = filters.max_duplicate_ngram_share
     if limit is not None and duplicate_ngram_share(text) > limit:
         return "maxDuplicateNgramShare"
+    if filters.language and languages.language_of(text) not in filters.language:
+        return "language"
     return None

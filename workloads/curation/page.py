@@ -25,6 +25,7 @@ CHINESE = {
     "maxSymbolShare": "符号比例太高",
     "maxDuplicateLineShare": "重复的行太多",
     "maxDuplicateNgramShare": "重复的片段太多",
+    "language": "语言不符",
     "blocklist": "含有屏蔽词",
     "holds what is measured on": "含有评测内容",
     "not drawn by the weight of its source": "按来源权重未抽中",

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from alpaca_operator.api.dataset import EarlierCorpus, RawSource
-from workloads.curation import archives
+from workloads.curation import archives, markup
 from workloads.data.corpus import ENDINGS
 from workloads.data.files import ROWS
 from workloads.data.opening import ending, foreign, kind_of
@@ -129,6 +129,8 @@ def raw_file(
 
 
 def _kind(file: Path, is_alone: bool) -> str | None:
+    if ending(file) == ".xml" and not is_alone and not markup.is_mediawiki(file):
+        return None
     if (named := ending(file)) in KINDS:
         return KINDS[named]
     if (named and not is_alone) or (not is_alone and foreign(file) is not None):
@@ -137,6 +139,8 @@ def _kind(file: Path, is_alone: bool) -> str | None:
 
 
 def _why_not(file: Path) -> str:
+    if ending(file) == ".xml":
+        return "not read, as their XML is no dump of MediaWiki"
     found = foreign(file)
     return (
         f"not read, as they end in none of {', '.join([*KINDS, *archives.ENDINGS])}"

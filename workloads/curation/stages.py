@@ -115,6 +115,7 @@ class Work:
                 ],
                 "shares": [[file.name for file in share] for share in self.shares],
                 "opencc": metadata.version("opencc"),
+                "lingua": metadata.version("lingua-language-detector") if spec.filters.language else None,
             }
         )
 

@@ -32,6 +32,7 @@ Mask = Literal["PhoneNumber", "IDCard", "Email", "IPAddress"]
 SourceName = Annotated[str, StringConstraints(min_length=1, max_length=60, pattern=r"^[^\s/\\][^/\\\n]*$")]
 RuleName = Annotated[str, StringConstraints(min_length=1, max_length=60, pattern=r"^[A-Za-z][A-Za-z0-9-]*$")]
 Pattern = Annotated[str, StringConstraints(min_length=1, max_length=2048)]
+Language = Annotated[str, StringConstraints(pattern=r"^[a-z]{2}$")]
 Word = Annotated[str, StringConstraints(min_length=1, max_length=253)]
 
 
@@ -113,10 +114,13 @@ class Normalization(Spec):
     """`HalfLetters` writes full-width Latin letters and digits (Ａ１) in half width, and leaves Chinese punctuation as it is."""
     traditional: Literal["Keep", "ToSimplified", "ToTraditional"] = "Keep"
     """Traditional characters to simplified ones, or the other way, by OpenCC's dictionaries."""
+    whitespace: Literal["Keep", "Collapse"] = "Keep"
+    """`Collapse` writes each run of spaces in a line, full-width ones too, as one space, takes out those at its ends, indents among them, and leaves one
+    empty line of several. Layouts that mean something, such as code and tables, are lost by it."""
 
 
 class Cleaning(Spec):
-    """What is mended or taken out of documents. Rules work in the order: width and script, presets, `rulesFile`, `rules`."""
+    """What is mended or taken out of documents. Rules work in the order: `normalize`, presets, `rulesFile`, `rules`."""
 
     presets: list[Preset] = Field(["Characters"], max_length=8)
     """Named sets of rules. `Characters` mends what is no text (control and zero-width characters, line ends, runs of spaces and empty lines).
@@ -128,7 +132,7 @@ class Cleaning(Spec):
     rules_: list[CleaningRule] = Field(default_factory=list, max_length=64, alias="rules")
     """Rules of your own."""
     normalize: Normalization = Field(default_factory=Normalization)
-    """Width and script of characters."""
+    """Width and script of characters, and spaces."""
 
 
 class Filters(Spec):
@@ -146,6 +150,9 @@ class Filters(Spec):
     """Largest share of the characters that stand in lines which repeat an earlier line of the document."""
     max_duplicate_ngram_share: float | None = Field(None, ge=0, lt=1)
     """Largest share of the runs of ten characters that repeat an earlier run of the document."""
+    language: list[Language] = Field(default_factory=list, max_length=75)
+    """Languages that stay, by their codes in ISO 639-1, such as `[zh, en]`; traditional and simplified Chinese are both `zh`. The language of a document is told
+    by lingua from its first 2,000 characters; one in which it sees none is left out."""
     blocklist: list[Word] = Field(default_factory=list, max_length=1024)
     """Words; a document that holds one of them is left out."""
 

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from alpaca_operator.api.dataset import Filters
-from workloads.curation import measures
+from workloads.curation import languages, measures
+from workloads.errors import SpecError
 
 
 @pytest.mark.parametrize(
@@ -26,6 +27,11 @@ def test_a_measure(measure: Any, text: str, value: float) -> None:
     assert measure(text) == pytest.approx(value)
 
 
+def test_a_language_that_cannot_be_told_is_refused() -> None:
+    with pytest.raises(SpecError, match=r"filters\.language: xx is no language that can be told: known are af, ar, "):
+        languages.must_be_known(["zh", "xx"])
+
+
 @pytest.mark.parametrize(
     ("filters", "text", "reason"),
     [
@@ -37,6 +43,15 @@ def test_a_measure(measure: Any, text: str, value: float) -> None:
         pytest.param({"maxDuplicateLineShare": 0.3}, "山\n山", "maxDuplicateLineShare", id="lines that repeat"),
         pytest.param({"maxDuplicateNgramShare": 0.3}, "山" * 30, "maxDuplicateNgramShare", id="runs that repeat"),
         pytest.param({"blocklist": ["水", "火"]}, "山火", "blocklist", id="a word of the list"),
+        pytest.param({"language": ["zh"]}, "白日依山尽，黄河入海流。", None, id="classical Chinese"),
+        pytest.param({"language": ["zh"]}, "欲窮千里目，更上一層樓。", None, id="traditional characters"),
+        pytest.param({"language": ["zh"]}, "これは日本語の文章です。", "language", id="Japanese is no Chinese"),
+        pytest.param({"language": ["zh"]}, "The sun sets behind the hills.", "language", id="English is no Chinese"),
+        pytest.param({"language": ["zh", "en"]}, "The sun sets behind the hills.", None, id="one of two languages"),
+        pytest.param({"language": ["zh"]}, "12345 ……", "language", id="no words of any language"),
+        pytest.param(
+            {"language": ["zh"]}, "山水之间有人家。" * 300 + "The end." * 999, None, id="told by the beginning"
+        ),
         pytest.param({}, "", None, id="no filter"),
     ],
 )

@@ -10,6 +10,7 @@ import pytest
 
 from alpaca_operator.api.dataset import CleaningRule, Mask, Preset
 from workloads.curation import rules
+from workloads.curation.cleaning import Whitespace
 from workloads.errors import SpecError
 
 FILES = sorted(rules.FOLDER.glob("*.yaml"))
@@ -88,3 +89,9 @@ def test_a_file_that_cannot_be_used_is_refused(tmp_path: Path, text: str, messag
         rules.load(file, "spec.clean.rulesFile")
     assert str(caught.value).startswith(f"spec.clean.rulesFile {file}")
     assert message in str(caught.value)
+
+
+def test_spaces_become_one_where_that_is_asked_for() -> None:
+    text = "\n　　白日 \t 依山尽　\n\n \n\n\u00a0黄河\u2003入海流 \n"
+    assert Whitespace().apply(text) == "白日 依山尽\n\n黄河 入海流"
+    assert Whitespace().apply("白日 依山尽") == "白日 依山尽"

@@ -69,6 +69,24 @@ def test_a_long_text_becomes_several_documents(tmp_path: Path, monkeypatch: pyte
     assert parts[0][1] == "line 1, part 1"
 
 
+def test_xml_that_is_no_dump_is_left_out_or_refused(tmp_path: Path) -> None:
+    dump = "<!-- 说明 -->\n<mediawiki><page><title>山</title><ns>0</ns><revision><text>山高。</text></revision></page></mediawiki>"
+    for name, content in (("a.xml", dump), ("b.xml", "<rss><item>新闻</item></rss>"), ("c.xml", "没有标记")):
+        (tmp_path / name).write_text(content, encoding="utf-8")
+    (tmp_path / "d.xml").write_bytes(dump.encode("utf-16"))
+    (tmp_path / "e.xml.gz").write_bytes(gzip.compress(dump.encode()))
+    files, told = shares.files_of(0, source(), tmp_path)
+    assert [file.name for file in files] == ["a.xml", "d.xml", "e.xml.gz"]
+    assert any("not read, as their XML is no dump of MediaWiki: b.xml, c.xml" in line for line in told)
+    for name in ("a.xml", "d.xml", "e.xml.gz"):
+        assert read(tmp_path / name) == [(name, "page 1", "山\n山高。")]
+    for given in ({}, {"format": "WikiXML"}):
+        with pytest.raises(DataError, match=r"b\.xml: XML that begins with <rss>, no dump of MediaWiki"):
+            read(tmp_path / "b.xml", **given)
+        with pytest.raises(DataError, match=r"c\.xml: no XML after page 0"):
+            read(tmp_path / "c.xml", **given)
+
+
 def test_what_is_not_read_is_named(tmp_path: Path) -> None:
     for name, content in {"a.txt": b"a", "b.docx": b"PK\x03\x04", "c.md": b"text", ".d.txt": b"hidden"}.items():
         (tmp_path / name).write_bytes(content)
