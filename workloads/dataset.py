@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from typing import TYPE_CHECKING
 
+from alpaca_operator.api.contract import ENV_NODE
 from alpaca_operator.api.dataset import DatasetJob
 from workloads.data.bad_rows import BadRows
-from workloads.errors import DataError
+from workloads.errors import DataError, SpecError
 from workloads.runtime import command
 
 if TYPE_CHECKING:
+    from workloads.curation.nodes import Node
     from workloads.curation.result import Corpus
     from workloads.runtime.runtime import Metrics, Runtime
 
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
 def run(job: DatasetJob, runtime: Runtime) -> Metrics:
     """Look at all files, make the stages, publish with the report. What can be refused is refused before the first document is read."""
     from workloads.curation import cleaning, languages, make, report, shares
+    from workloads.curation.nodes import Meeting
     from workloads.curation.stages import Work
 
     spec = job.spec
@@ -40,15 +44,39 @@ def run(job: DatasetJob, runtime: Runtime) -> Metrics:
         bad_rows=BadRows.of(spec).limit,
         home=make.home(runtime),
     )
-    corpus = make.corpus(work, runtime)
-    for line in corpus.lines():
-        runtime.progress.log(line)
-    _must_hold_something(corpus)
-    metrics = corpus.metrics()
-    with runtime.output("Dataset", metrics) as folder:
-        corpus.move_to(folder)
-        report.write(job, corpus, folder)
+    patience = job.spec.failure_policy.hang_timeout_seconds
+    meeting = Meeting(_node(job, runtime), work.home, patience, partial(_wait, runtime), runtime.progress.log)
+    with meeting.joined():
+        corpus = make.corpus(work, runtime, meeting)
+        if corpus is None:
+            return {}
+        for line in corpus.lines():
+            runtime.progress.log(line)
+        _must_hold_something(corpus)
+        metrics = corpus.metrics()
+        with runtime.output("Dataset", metrics) as folder:
+            corpus.move_to(folder)
+            report.write(job, corpus, folder)
     return metrics
+
+
+def _node(job: DatasetJob, runtime: Runtime) -> Node:
+    """One of as many as were asked for, where this machine was told which; else it makes all, and the corpus is the same."""
+    from workloads.curation.nodes import ALONE, Node
+
+    asked, index = job.spec.parallelism.nodes, runtime.distributed.rank
+    if asked == 1 or runtime.group is None:
+        return ALONE
+    if index >= asked:
+        raise SpecError(
+            f"{ENV_NODE} is {index}, and spec.parallelism.nodes is {asked}: set it to 0 to {asked - 1}, or ask for more nodes"
+        )
+    return Node(index, asked, runtime.group)
+
+
+def _wait(runtime: Runtime) -> None:
+    runtime.progress.heartbeat()
+    runtime.stop.check()
 
 
 def _must_hold_something(corpus: Corpus) -> None:

@@ -183,6 +183,7 @@ TABLES: dict[str, dict[str, Any]] = {
         "format": "Parquet",
         "shardSize": "0.0001MB",
         "compression": "gzip",
+        "parallelism.nodes": 2,
         "parallelism.processesPerNode": 3,
         "onBadRow": Case("Fail", {"sources": [{"uri": "pvc://desk/bad.jsonl"}], "onBadRow": "Skip"}),
         "maxBadRows": Case(2, {"sources": [{"uri": "pvc://desk/bad.jsonl"}], "onBadRow": "Skip"}),

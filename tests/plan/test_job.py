@@ -6,15 +6,16 @@ import json
 
 import pytest
 
-from alpaca_operator.api import SFTJob
-from alpaca_operator.api.contract import ANNOTATION_CONFIG, ANNOTATION_INPUTS
+from alpaca_operator.api import DatasetJob, SFTJob
+from alpaca_operator.api.contract import ANNOTATION_CONFIG, ANNOTATION_INPUTS, ENV_GROUP, ENV_NODE, ENV_RUN_ID
 from alpaca_operator.api.status import ResolvedInput, Status
 from alpaca_operator.plan import job as jobs
+from alpaca_operator.settings import Settings
 from tests.plan.build import SETTINGS, sft_job
 
 
 def made(job: SFTJob) -> dict:
-    return jobs.one_pod(job, {"metadata": {}, "spec": {}})
+    return jobs.one_job(job, {"metadata": {}, "spec": {}})
 
 
 def verdict(rules: list[dict], code: int, disrupted: bool = False) -> str:
@@ -48,6 +49,27 @@ def test_what_an_exit_means_to_the_job_controller(code, disrupted, action):
     assert verdict(made(sft_job())["spec"]["podFailurePolicy"]["rules"], code, disrupted) == action
 
 
+def test_several_pods_share_the_work_of_one_job():
+    """Each is replaced for itself, and with the first the Job is done."""
+    settings = Settings(images={"DatasetJob": "registry.example/train:1"})
+    spec = {"sources": [{"uri": "pvc://data/web"}], "output": {"uri": "pvc://data/corpus"}, "parallelism": {"nodes": 3}}
+    metadata = {"name": "web", "namespace": "poetry", "uid": "uid-web"}
+    job = DatasetJob.model_validate({"kind": "DatasetJob", "metadata": metadata, "spec": spec})
+    (child,) = jobs.plan_job(job, {}, settings).manifests
+    asked = child["spec"]
+    assert (asked["completions"], asked["parallelism"], asked["completionMode"]) == (3, 3, "Indexed")
+    assert asked["successPolicy"] == {"rules": [{"succeededIndexes": "0"}]}
+    assert (asked["backoffLimit"], asked["podReplacementPolicy"]) == (3, "Failed")
+    assert asked["podFailurePolicy"]["rules"] == jobs.failure_rules()
+    variables = {one["name"]: one for one in asked["template"]["spec"]["containers"][0]["env"]}
+    paths = {name: variables[name]["valueFrom"]["fieldRef"]["fieldPath"] for name in (ENV_RUN_ID, ENV_NODE, ENV_GROUP)}
+    assert paths == {
+        ENV_RUN_ID: "metadata.uid",
+        ENV_NODE: "metadata.labels['batch.kubernetes.io/job-completion-index']",
+        ENV_GROUP: "metadata.labels['batch.kubernetes.io/controller-uid']",
+    }
+
+
 def test_what_kueue_reads_is_copied_and_nothing_else():
     metadata = {
         "labels": {"kueue.x-k8s.io/queue-name": "gpus", "team": "poetry", "notkueue.x-k8s.io.example/a": "b"},
@@ -62,7 +84,7 @@ def test_what_kueue_reads_is_copied_and_nothing_else():
 def test_the_workload_reads_uris_where_the_resource_names_jobs():
     job = sft_job(model={"from": {"kind": "PretrainJob", "name": "base"}}, output={"uri": "pvc://results/poet"})
     found = ResolvedInput(uri="pvc://models/base", digest="sha256:b", producer_uid="uid-base")
-    (child,) = jobs.plan_one_pod(job, {"model": found}, SETTINGS).manifests
+    (child,) = jobs.plan_job(job, {"model": found}, SETTINGS).manifests
     pod = child["spec"]["template"]
     read = json.loads(pod["metadata"]["annotations"][ANNOTATION_CONFIG])
     assert read["spec"]["model"] == {"uri": "pvc://models/base"}

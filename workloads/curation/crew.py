@@ -9,6 +9,7 @@ import signal
 import threading
 import traceback
 from collections.abc import Callable, Sequence
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from types import TracebackType
@@ -18,9 +19,11 @@ from workloads.errors import OutOfMemory, WorkloadError
 from workloads.system.describe import first_line
 
 if TYPE_CHECKING:
-    from workloads.curation.executor import Stage, Tell
+    from workloads.curation.executor import Stage
 
 POLL_SECONDS = 1.0
+Hear = Callable[[int, int], None]
+"""Hears, of a share, of so many documents more."""
 
 
 class Crew:
@@ -45,14 +48,14 @@ class Crew:
             process.join()
         self._members = {}
 
-    def make(self, stage: Stage, ranks: Sequence[int], tell: Tell, idle: Callable[[], None]) -> None:
+    def make(self, stage: Stage, ranks: Sequence[int], hear: Hear, idle: Callable[[], None]) -> None:
         """Make these shares of a stage. ``idle`` is called now and then while nobody says anything.
 
         Raises what a share raised, and OutOfMemory where a process was killed.
         """
         if self._count == 1 or len(ranks) == 1:
             for rank in ranks:
-                stage.make(rank, tell)
+                stage.make(rank, partial(hear, rank))
             return
         self._recruit(min(self._count, len(ranks)))
         waiting, busy = list(reversed(ranks)), set[Connection]()
@@ -66,7 +69,7 @@ class Crew:
                 idle()
             for speaker in ready:
                 assert isinstance(speaker, Connection)
-                done = self._heard(speaker, tell)
+                done = self._heard(speaker, hear)
                 if done and waiting:
                     speaker.send_bytes(pickle.dumps((stage, waiting.pop())))
                 elif done:
@@ -80,7 +83,7 @@ class Crew:
             theirs.close()
             self._members[ours] = process
 
-    def _heard(self, pipe: Connection, tell: Tell) -> bool:
+    def _heard(self, pipe: Connection, hear: Hear) -> bool:
         """Take what a member says; whether its share is done."""
         try:
             word, value = pipe.recv()
@@ -91,7 +94,7 @@ class Crew:
         if word == "failed":
             raise value
         if word == "documents":
-            tell(value)
+            hear(*value)
         return bool(word == "done")
 
 
@@ -125,11 +128,15 @@ def _work(pipe: Connection) -> None:
             return
         stage, rank = pickle.loads(message)
         try:
-            stage.make(rank, lambda documents: pipe.send(("documents", documents)))
+            stage.make(rank, partial(_say, pipe, rank))
         except Exception as error:  # noqa: BLE001 - it is raised again where it can be told
             pipe.send(("failed", _portable(error)))
         else:
             pipe.send(("done", rank))
+
+
+def _say(pipe: Connection, rank: int, documents: int) -> None:
+    pipe.send(("documents", (rank, documents)))
 
 
 def _portable(error: Exception) -> Exception:

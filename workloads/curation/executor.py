@@ -37,29 +37,41 @@ class Stage(LocalPipelineExecutor):
         self.folder = folder
         self.products = tuple(products)
 
-    def missing(self, log: Callable[[str], None]) -> list[int]:
-        """The shares that have to be made. What is marked as made and is not whole is made again, and said; what a run that was killed had
-        half written goes."""
-        for leftover in self.folder.rglob(".*.partial"):
-            leftover.unlink(missing_ok=True)
+    def missing(self, log: Callable[[str], None], ranks: Iterable[int] | None = None) -> list[int]:
+        """The shares, of all or of ``ranks``, that have to be made. What is marked as made and is not whole is made again, and said."""
         todo = []
-        for rank in range(self.tasks):
+        for rank in range(self.tasks) if ranks is None else ranks:
             if (problem := self._problem(rank)) is None:
                 continue
             if self._mark(rank).is_file():
                 log(f"share {rank} of {self.name} is made again: {problem}")
-                self._mark(rank).unlink()
+                self._mark(rank).unlink(missing_ok=True)
             todo.append(rank)
         return todo
 
     def make(self, rank: int, tell: Tell) -> None:
-        """Make one share."""
-        for leftover in self._made(rank):
-            leftover.unlink()
-        stage = copy.copy(self)
-        first, *rest = copy.deepcopy(self.pipeline)
-        stage.pipeline = [first, _Counted(tell), *rest]
-        stage._run_for_rank(rank)
+        """Make one share, unless another run has just done so. What a run that was killed had half written goes."""
+        with atomic.file_lock(self.folder / "locks" / f"{rank:05d}", lambda: tell(0)):
+            if self._problem(rank) is None:
+                return
+            for leftover in [*self._made(rank), *self._half_made(rank)]:
+                leftover.unlink(missing_ok=True)
+            stage = copy.copy(self)
+            first, *rest = copy.deepcopy(self.pipeline)
+            stage.pipeline = [first, _Counted(tell), *rest]
+            stage._run_for_rank(rank)
+
+    def is_marked(self, rank: int) -> bool:
+        """Whether a share is said to be made."""
+        return self._mark(rank).is_file()
+
+    def unseen(self, rank: int) -> bool:
+        """Whether a share is not to be found here, or not all of it. What is in its files is not looked at."""
+        try:
+            files = json.loads(self._receipt(rank).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return True
+        return not self._mark(rank).is_file() or not {self.folder / name for name in files} <= set(self._made(rank))
 
     def mark_rank_as_completed(self, rank: int) -> None:
         files = {str(path.relative_to(self.folder)): _digest(path) for path in self._made(rank)}
@@ -88,6 +100,11 @@ class Stage(LocalPipelineExecutor):
     def _made(self, rank: int) -> list[Path]:
         patterns = [pattern.format(rank=rank) for pattern in self.products]
         return sorted(path for pattern in patterns for path in self.folder.glob(pattern) if path.is_file())
+
+    def _half_made(self, rank: int) -> list[Path]:
+        patterns = [Path(pattern.format(rank=rank)) for pattern in self.products]
+        hidden = [str(pattern.with_name(f".{pattern.name.rstrip('*')}*.partial")) for pattern in patterns]
+        return [path for pattern in hidden for path in self.folder.glob(pattern)]
 
     def _mark(self, rank: int) -> Path:
         return self.folder / "completions" / f"{rank:05d}"

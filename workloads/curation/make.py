@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from alpaca_operator.api.dataset import DatasetJob
 from workloads.curation import held_out, reading, stages, steps
 from workloads.curation.choice import CHOICE, Chooser
+from workloads.curation.count import Count
 from workloads.curation.crew import Crew
 from workloads.curation.executor import Stage
-from workloads.curation.ledger import READ
+from workloads.curation.nodes import Meeting
 from workloads.curation.result import Corpus
 from workloads.curation.stages import Work
 from workloads.runtime.runtime import Runtime
-from workloads.system import atomic, cgroup
+from workloads.system import cgroup
 
 HOME = "curation"
 
@@ -23,88 +25,110 @@ def home(runtime: Runtime) -> Path:
     return runtime.cache / HOME if runtime.cache_is_kept else runtime.checkpoints.own.parent / HOME
 
 
-def corpus(work: Work, runtime: Runtime) -> Corpus:
-    """Everything up to the files of the output. Raises what reading raises, and Interrupted after the shares at hand are lost: what was
-    complete is gone on from."""
+def corpus(work: Work, runtime: Runtime, meeting: Meeting) -> Corpus | None:
+    """Everything up to the files of the output; None on a machine that has made its part, of which the first takes all together.
+
+    Raises what reading raises, and Interrupted after the shares at hand are lost: what was complete is gone on from.
+    """
     job = runtime.job
     assert isinstance(job, DatasetJob)
     processes = job.spec.parallelism.processes_per_node or cgroup.cores()
-    maker = _Maker(work, runtime, processes)
     with (
         runtime.stop.interruptible("stopped: run again to go on after the shares that are complete"),
         Crew(processes) as crew,
     ):
+        maker = _Maker(work, runtime, meeting, crew, processes)
         maker.look_at_held_out()
         read = stages.reading(work)
-        maker.make("Reading", read, crew)
+        maker.make("Reading", read)
         everything, found = (steps.ledgers(read.folder, tasks) for tasks in (read.tasks, work.own))
         reading.must_fit(steps.bad_rows_of(everything), work.bad_rows)
-        maker.documents = everything.total(READ).documents - everything.total("dropped").documents
         exact = stages.exact(work, read) if job.spec.deduplicate.exact != "None" else None
         if exact is not None:
-            maker.make("Comparing", exact, crew)
+            maker.make("Comparing", exact)
         if exact is not None and job.spec.deduplicate.exact == "Paragraph":
             paragraphs = stages.Paragraphs(work, read, exact)
             for stage in paragraphs.stages():
-                maker.make("Comparing", stage, crew)
+                maker.make("Comparing", stage)
             read = paragraphs.removing
             found.merge(steps.ledgers(read.folder, work.own))
             exact = stages.exact(work, read)  # without these lines, others are equal
-            maker.make("Comparing", exact, crew)
+            maker.make("Comparing", exact)
         asked = job.spec.deduplicate.near
         near = stages.Near(work, read, exact, asked) if asked is not None else None
         for stage in near.stages() if near is not None else ():
-            maker.make("Comparing", stage, crew)
+            maker.make("Comparing", stage)
         choosing = stages.choosing(work, read, exact, near)
-        maker.make("Choosing", choosing, crew)
+        maker.make("Choosing", choosing)
         written = stages.writing(work, read, exact, near, choosing)
         for stage in written:
-            maker.make("Writing", stage, crew)
+            maker.make("Writing", stage, is_last=stage is written[-1])
+        if not meeting.node.is_first:
+            return None
     found.merge(steps.ledgers(written[0].folder, written[0].tasks))
     weights = Chooser(choosing.folder / CHOICE, job.spec.seed).weights
     return Corpus(work, found, [stage.folder for stage in written], weights, near.folder if near else None)
 
 
 class _Maker:
-    """Makes stages, and tells how far they are."""
+    """Makes stages, this machine's part of each, and tells how far all are."""
 
-    def __init__(self, work: Work, runtime: Runtime, processes: int) -> None:
-        self._work, self._runtime, self._processes = work, runtime, processes
-        self.documents: int | None = None
-        """That a stage goes over, once known."""
+    def __init__(self, work: Work, runtime: Runtime, meeting: Meeting, crew: Crew, processes: int) -> None:
+        self._work, self._meeting, self._crew, self._processes = work, meeting, crew, processes
+        self._progress, self._stop = runtime.progress, runtime.stop
+        self._count = Count(work)
 
     def look_at_held_out(self) -> None:
         """Rows of evaluation sets become numbers, once."""
         asked, file = self._work.spec.decontaminate, self._work.held_out
-        if asked is None or file is None or file.is_file():
+        if asked is None or file is None:
             return
-        progress = self._runtime.progress
-        progress.update(stage="Preparing")
-        rows, short = held_out.save(asked, self._work.inputs, file)
-        without = f"; {short:,} are too short to be looked for" if short else ""
-        progress.log(f"decontaminating: {rows:,} texts of evaluation sets{without}")
+        self._progress.update(stage="Preparing")
+        if self._meeting.node.is_first and not file.is_file():
+            rows, short = held_out.save(asked, self._work.inputs, file)
+            without = f"; {short:,} are too short to be looked for" if short else ""
+            self._progress.log(f"decontaminating: {rows:,} texts of evaluation sets{without}")
+        self._wait(file.name, 1, lambda: [] if file.is_file() else [0])
 
-    def make(self, name: str, stage: Stage, crew: Crew) -> None:
-        progress = self._runtime.progress
-        progress.update(stage=name, step=0, total_steps=self.documents)
+    def make(self, name: str, stage: Stage, *, is_last: bool = False) -> None:
+        """``is_last``: nothing follows for which a machine would need what others make; the first waits for all."""
+        progress, node = self._progress, self._meeting.node
+        self._count.begin(stage)
+        progress.update(stage=name, step=0, total_steps=self._count.total)
         stage.folder.mkdir(parents=True, exist_ok=True)
-        done = 0
+        self._make(stage, stage.missing(progress.log, mine := node.part(stage.tasks)), len(mine))
+        if node.is_first or not is_last:
+            self._wait(
+                stage.folder.name, stage.tasks, lambda: filter(stage.unseen, () if is_last else range(stage.tasks))
+            )
+        else:
+            self._meeting.made(stage.folder.name)
+        if (
+            node.is_first and is_last
+        ):  # a machine that is done may be gone, and with a run that was killed what it had made
+            self._make(stage, [rank for rank in range(stage.tasks) if stage.unseen(rank)], stage.tasks)
+        self._count.look(at_once=True)
+        self._tell()
 
-        def tell(documents: int) -> None:
-            nonlocal done
-            done += documents
-            progress.update(step=done)
+    def _make(self, stage: Stage, todo: list[int], of: int) -> None:
+        progress = self._progress
+        if len(todo) < of:
+            progress.log(f"{stage.name}: found {of - len(todo)} of {of} shares made in {stage.folder}")
+        if todo:
+            helpers = min(self._processes, len(todo))
+            progress.log(f"{stage.name}: {len(todo)} shares in {helpers} {'process' if helpers == 1 else 'processes'}")
+            self._crew.make(stage, todo, self._hear, self._stop.check)
 
-        with atomic.file_lock(stage.folder, progress.heartbeat):
-            todo = stage.missing(progress.log)
-            if len(todo) < stage.tasks:
-                progress.log(
-                    f"{stage.name}: found {stage.tasks - len(todo)} of {stage.tasks} shares made in {stage.folder}"
-                )
-            if todo:
-                helpers = min(self._processes, len(todo))
-                progress.log(
-                    f"{stage.name}: {len(todo)} shares in {helpers} {'process' if helpers == 1 else 'processes'}"
-                )
-                crew.make(stage, todo, tell, self._runtime.stop.check)
-        progress.update(step=self.documents or done, total_steps=self.documents or done)
+    def _wait(self, name: str, tasks: int, unseen: Callable[[], Iterable[int]]) -> None:
+        if self._meeting.node.count > 1:
+            self._meeting.made(name)
+            self._meeting.wait(name, tasks, self._tell)
+            self._meeting.wait_until_seen(unseen, name)
+
+    def _hear(self, rank: int, documents: int) -> None:
+        self._count.hear(rank, documents)
+        self._tell()
+
+    def _tell(self) -> None:
+        self._count.look()
+        self._progress.update(step=self._count.step, total_steps=self._count.total)

@@ -12,6 +12,10 @@ from workloads.curation.ledger import KEPT, READ, VALIDATION, Amount, Ledger
 from workloads.curation.near import CLUSTERS
 from workloads.curation.shards import TRAIN_FOLDER, VALIDATION_FOLDER
 from workloads.curation.stages import ALIKE, EXACT, Work
+from workloads.system import atomic
+
+MOVED = ".moved"
+"""Behind the name of a stage whose files are on their way into the output."""
 
 
 class Corpus:
@@ -82,13 +86,17 @@ class Corpus:
     def move_to(self, folder: Path) -> None:
         """The files of the corpus into the output: they are moved, as a corpus may be large, and the stage makes them again where a run ends
         before it has published them."""
+        last = self._folders[-1]
+        moved = last.with_name(f"{last.name}{MOVED}")
+        atomic.discard(moved)
+        last.rename(moved)  # at once: no other machine or run finds half of it there
         for part in (TRAIN_FOLDER, VALIDATION_FOLDER):
-            files = sorted((self._folders[-1] / part).glob("[0-9]*"))
+            files = sorted((moved / part).glob("[0-9]*"))
             for file in files:
                 (folder / part).mkdir(exist_ok=True)
                 shutil.move(file, folder / part / file.name)
-        for written in self._folders:
-            shutil.rmtree(written)
+        for written in (moved, *self._folders[:-1]):
+            atomic.discard(written)
 
 
 def _told(amount: Amount) -> str:

@@ -171,7 +171,8 @@ def _take_place(place: OutputPlace, run: Run, checkpoints: Checkpoints, tracker:
 def _make(context: RunContext, watched: Watched, verify: Callable[[], None]) -> contract.Termination:
     scale = context.scale
     if scale.count == 1:
-        return _run_workload(context, watched.stop, watched.tracker, DistributedContext(), verify)
+        machine = context.environment.node  # of several that work apart; else the only one
+        return _run_workload(context, watched.stop, watched.tracker, DistributedContext(machine), verify)
     verify()
     share_processors(scale.processes)
     group = _join(context, watched) if scale.nodes > 1 else None

@@ -86,6 +86,8 @@ class Runtime:
         """``verify`` raises where the inputs turn out not to be what the run took them for: nothing is published before."""
         self.job = context.job
         self.run_id = context.environment.run_id
+        self.group = context.environment.group
+        """What this machine has in common with others that each do a part of the work; None where it does all."""
         self.cache = context.environment.cache
         """A writable folder for tokenised data and downloads."""
         self.cache_is_kept = context.environment.cache_is_kept
@@ -95,7 +97,7 @@ class Runtime:
         self.stop = stop
         self.progress = progress
         self.distributed = distributed
-        """The processes that train together. What is written, published and logged, the first of them does."""
+        """The processes that train together, or the machines that share the work. What is written, published and logged, the first of them does."""
         self.scale = context.scale
         """How many they are, and how many were asked for."""
         self._place = place = context.place(progress.heartbeat)

@@ -71,6 +71,8 @@ class Environment:
     """Number of this machine among them."""
     coordinator: tuple[str, int] | None = None
     """Name or address of the first of them, and its port; None where nothing said that there are others."""
+    group: str | None = None
+    """What this machine has in common with others that each do a part of the work for themselves; None where it does all."""
 
     @classmethod
     def read(cls, environ: Mapping[str, str]) -> Environment:
@@ -84,7 +86,7 @@ class Environment:
         hub_is_placed = any(environ.get(name) for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME"))
         return cls(
             in_pod=in_pod,
-            run_id=re.sub(r"[^A-Za-z0-9-]", "-", environ.get(contract.ENV_RUN_ID, "")) or secrets.token_hex(8),
+            run_id=_file_name(environ.get(contract.ENV_RUN_ID, "")) or secrets.token_hex(8),
             claims=Path(contract.MOUNT_ROOT if in_pod else environ.get(contract.ENV_STORAGE) or "storage").absolute(),
             cache=cache,
             cache_is_kept=not in_pod or bool(named_cache),
@@ -96,7 +98,12 @@ class Environment:
             nodes=_nodes(environ.get(contract.ENV_NODES)),
             node=_node(environ.get(contract.ENV_NODE)),
             coordinator=_coordinator(environ.get(contract.ENV_COORDINATOR)),
+            group=_file_name(environ.get(contract.ENV_GROUP, "")) or None,
         )
+
+
+def _file_name(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9-]", "-", text)
 
 
 def _coordinator(text: str | None) -> tuple[str, int] | None:

@@ -65,10 +65,12 @@ ARTIFACT_FILE = "artifact.json"
 """Written last into an output: without it a folder is no artifact."""
 
 ENV_RUN_ID = "ALPACA_RUN_ID"
-"""In a pod: its UID; in several that train together, that of their JobSet and how often it was started again, to which the first node adds a
-word of its own whenever it starts. Checkpoints lie under `run-<id>`, and a run that is no longer the newest publishes nothing."""
+"""In a pod: its UID, also where several share the work; in several that train together, that of their JobSet and how often it was started again, to
+which the first node adds a word of its own whenever it starts. Checkpoints lie under `run-<id>`, and a run that is no longer the newest publishes nothing."""
 ENV_NODE = "ALPACA_NODE"
 """Of several nodes the number of this one, from 0."""
+ENV_GROUP = "ALPACA_GROUP"
+"""Where several machines each do a part of the work for themselves: what those of one run have in common. Absent, this one does all."""
 ENV_NODES = "ALPACA_NODES"
 """How many nodes there are, where it is fewer than the spec asks for, and no fewer than its `minNodes`."""
 ENV_COORDINATOR = "ALPACA_COORDINATOR"

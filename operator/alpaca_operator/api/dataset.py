@@ -255,12 +255,15 @@ class Mixing(Spec):
 
 
 class CorpusParallelism(Spec):
-    """How many processes work at once. The result is the same, byte for byte, whatever their number."""
+    """How many machines and processes work at once. The result is the same, byte for byte, whatever their number."""
 
+    nodes: int = Field(1, ge=1, le=1024)
+    """Pods that share the work. All of them mount what the output and the cache lie on (ReadWriteMany); one that is lost is replaced, and
+    makes its part alone again. Above 1 the operator makes an Indexed Job."""
     processes_per_node: int | None = Field(None, ge=1, le=256)
-    """Processes in the pod. Absent, there is one for each processor that it may use. Each needs up to 2 GB of memory."""
+    """Processes in each pod. Absent, there is one for each processor that it may use. Each needs up to 2 GB of memory."""
 
-    non_semantic: ClassVar = frozenset({"processes_per_node"})
+    non_semantic: ClassVar = frozenset({"nodes", "processes_per_node"})
 
 
 ROW_FORMATS = ("Auto", "JSONL", "JSON", "CSV", "Parquet", "Arrow")
@@ -312,7 +315,7 @@ class DatasetSpec(RowPolicy, JobSpec):
     compression: Literal["zstd", "gzip", "None"] = "zstd"
     """How files of the output are packed; each reader of ours opens all three."""
     parallelism: CorpusParallelism = Field(default_factory=CorpusParallelism)
-    """How many processes work at once."""
+    """How many pods and processes work at once."""
 
     rules: ClassVar = (
         *RowPolicy.rules,
@@ -353,13 +356,25 @@ class DatasetJob(Job):
 
     short_names: ClassVar = ("dataj",)
     columns: ClassVar = (
-        *(column for column in JOB_COLUMNS if column["name"] not in ("Loss", "Model", "From", "Nodes")),
+        *(column for column in JOB_COLUMNS if column["name"] not in ("Loss", "Model", "From")),
         {"name": "Kept", "type": "number", "jsonPath": ".status.metrics.documentsKept"},
         {"name": "Duplicates", "type": "number", "jsonPath": ".status.metrics.duplicates"},
     )
     workload: ClassVar = "dataset"
     yields: ClassVar = "Dataset"
     name_limit: ClassVar = 46
+    name_rules: ClassVar = (
+        Rule(
+            cel="!has(self.spec.parallelism) || self.spec.parallelism.nodes == 1 || !self.metadata.name.contains('.')",
+            holds=lambda job: job.spec.parallelism.nodes == 1 or "." not in job.metadata.name,
+            message="metadata.name of a job of several nodes becomes the name of hosts: write it without dots",
+        ),
+    )
+    nodes_work_apart: ClassVar = True
 
     kind: Literal["DatasetJob"] = "DatasetJob"
     spec: DatasetSpec
+
+    @property
+    def nodes(self) -> int:
+        return self.spec.parallelism.nodes

@@ -201,6 +201,8 @@ class Job(Resource):
 
     yields: ClassVar[OutputKind] = "Report"
     """What the job publishes, where its spec has no say in that; see ``output_kind``."""
+    nodes_work_apart: ClassVar[bool] = False
+    """Whether each of several pods does a part for itself: one that is lost is replaced, and the others go on."""
 
     spec: JobSpec
     status: Status | None = None

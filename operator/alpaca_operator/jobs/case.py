@@ -57,6 +57,12 @@ class Case:
         return self.child.size if self.child else self.resource.size
 
     @property
+    def done(self) -> int:
+        """Pods of the present child that have ended well, each with its part of the work."""
+        child = self.child
+        return sum(ended_well(pod) for pod in self.observed.pods if child and child.owns(pod))
+
+    @property
     def starts_late(self) -> bool:
         """Whether the child's controller has not begun with it, though it had the time."""
         return (

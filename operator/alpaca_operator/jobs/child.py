@@ -1,4 +1,4 @@
-"""Pure: what makes a job's pods, read alike: a Job, which starts one pod after the other, or a JobSet, which starts a Job of several at once
+"""Pure: what makes a job's pods, read alike: a Job, which replaces each of its pods by itself, or a JobSet, which starts a Job of several at once
 anew."""
 
 from __future__ import annotations
@@ -132,7 +132,11 @@ class Child(ABC):
 
 
 class JobChild(Child):
-    """A batch/v1 Job: it counts failures, keeps the deadline, and replaces its pod."""
+    """A batch/v1 Job: it counts failures, keeps the deadline, and replaces its pods."""
+
+    @property
+    def size(self) -> int:
+        return int(self.raw["spec"].get("completions") or 1)
 
     @property
     def started_at(self) -> str | None:
@@ -155,6 +159,12 @@ class JobChild(Child):
 
     def attempt_of(self, pod: Pod) -> str:
         return pod.uid
+
+    def was_stopped_with(self, pod: Pod, asked: datetime) -> bool:
+        """Also where the Job stops the others because one of several has failed for good."""
+        failed = true_condition(self.raw, "FailureTarget") or self.failed
+        ends = self.size > 1 and failed is not None and asked >= parse_time(failed.last_transition_time)
+        return ends or super().was_stopped_with(pod, asked)
 
 
 class JobSetChild(Child):

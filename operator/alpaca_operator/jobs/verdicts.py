@@ -150,7 +150,7 @@ def child_lost(case: Case) -> Verdict | None:
     return Verdict(
         Standing.WORKING,
         Reason.CHILD_LOST,
-        f"its {KINDS[case.resource.nodes > 1]} was deleted by someone else and is made again; it {case.resumption}",
+        f"its {KINDS[case.resource.nodes > 1 and not case.resource.nodes_work_apart]} was deleted by someone else and is made again; it {case.resumption}",
     )
 
 
@@ -227,13 +227,15 @@ def pod_runs(case: Case) -> Verdict | None:
     """Running from the first step on; what comes before is starting, and says so."""
     if case.live is None or case.live.phase != "Running":
         return None
-    wanted, up = case.size, sum(pod.phase == "Running" for pod in case.pods)
-    if up < wanted:
+    wanted, up = case.size - case.done, sum(pod.phase == "Running" for pod in case.pods)
+    if up < wanted and not case.resource.nodes_work_apart:
         return Verdict(Standing.WORKING, Reason.STARTING, "the first pods run, and wait for the others")
     pod, node = case.live.name, case.live.node
-    others = f", {wanted - 1} more with it" if wanted > 1 else ""
-    if wanted < case.resource.nodes:
-        others += f" ({wanted} of {case.resource.nodes} nodes: waits for room for more)"
+    others = f", {up - 1} more with it" if up > 1 else ""
+    if up < wanted:
+        others += f"; {wanted - up} of {case.size} pods {_starts(wanted - up)}"
+    if case.size < case.resource.nodes:
+        others += f" ({case.size} of {case.resource.nodes} nodes: waits for room for more)"
     progress = case.observed.progress
     if progress is None:
         steps = ready_reason(case.before) == Reason.RUNNING
@@ -265,7 +267,7 @@ def pending(case: Case) -> Verdict:
 
 
 KINDS = ("Job", "JobSet")
-"""What makes its pods: of one node, of several."""
+"""What makes its pods: of those that work apart or alone, of those that work together."""
 
 VERDICTS: tuple[Callable[[Case], Verdict | None], ...] = (
     succeeded,  # before any failure: what is published is published
@@ -310,6 +312,10 @@ def _stop(case: Case) -> str:
     if case.live is None:
         return f"its {case.child.kind} stops" if case.child else "its pods stop"
     return f"pod {case.live.name} stops" if len(case.pods) == 1 else f"{len(case.pods)} pods stop"
+
+
+def _starts(count: int) -> str:
+    return "starts" if count == 1 else "start"
 
 
 def _times(count: int, what: str) -> str:

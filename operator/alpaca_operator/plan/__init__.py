@@ -8,18 +8,18 @@ from typing import Any
 from alpaca_operator.inputs import Inputs
 from alpaca_operator.plan import chat
 from alpaca_operator.plan.base import Manifest, Plan
-from alpaca_operator.plan.job import plan_one_pod
+from alpaca_operator.plan.job import plan_job
 from alpaca_operator.plan.jobset import plan_nodes
 from alpaca_operator.settings import Settings
 
 PLANNERS: dict[str, Callable[[Any, Inputs, Settings], Plan]] = {
-    "DatasetJob": plan_one_pod,  # cleans text, on CPUs
-    "TokenizerJob": plan_one_pod,  # trains a vocabulary, on CPUs
+    "DatasetJob": plan_job,  # cleans text, on CPUs
+    "TokenizerJob": plan_job,  # trains a vocabulary, on CPUs
     "PretrainJob": plan_nodes,  # trains
     "SFTJob": plan_nodes,  # trains
-    "MergeJob": plan_one_pod,  # merges, on CPUs
-    "QuantizeJob": plan_one_pod,  # quantizes, on a GPU or on CPUs
-    "EvaluationJob": plan_one_pod,  # measures models, one after the other
+    "MergeJob": plan_job,  # merges, on CPUs
+    "QuantizeJob": plan_job,  # quantizes, on a GPU or on CPUs
+    "EvaluationJob": plan_job,  # measures models, one after the other
     "ChatDeployment": chat.plan,
 }
 """The inputs are those that other jobs make: every ``from`` of the resource."""

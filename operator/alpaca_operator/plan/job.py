@@ -1,9 +1,17 @@
-"""A batch/v1 Job for one pod: restarts, deadlines and what counts as a failure are the Job controller's work."""
+"""A batch/v1 Job for one pod, or for several that share the work and each go on for themselves: restarts, deadlines and what counts as a
+failure are the Job controller's work."""
 
 from __future__ import annotations
 
 from alpaca_operator.api.chain import note
-from alpaca_operator.api.contract import CONTAINER, IGNORED, NEVER_RETRIED
+from alpaca_operator.api.contract import (
+    CONTAINER,
+    ENV_GROUP,
+    ENV_NODE,
+    IGNORED,
+    LABEL_INDEX,
+    NEVER_RETRIED,
+)
 from alpaca_operator.api.resource import Job
 from alpaca_operator.api.sources import resolved
 from alpaca_operator.inputs import Inputs
@@ -19,17 +27,30 @@ STOP_POD_PATCH: Manifest = {"spec": {"activeDeadlineSeconds": 1}}
 """Merged into a pod, it ends it: unlike a deletion that leaves the pod and its logs, and the Job controller hears of it."""
 
 
-def plan_one_pod(resource: Job, inputs: Inputs, settings: Settings) -> Plan:
-    """One Job with one pod, whose workload reads URIs where the resource named other jobs, and is told what must lie there."""
+LABEL_JOB = "batch.kubernetes.io/controller-uid"
+"""On each pod by the Job controller: the UID of its Job."""
+
+ONE_OF_SEVERAL: tuple[Manifest, ...] = (
+    *pod.POD_IDENTITY,  # each a run of its own: a first pod that was lost and comes back is no longer the newest
+    {"name": ENV_NODE, "valueFrom": {"fieldRef": {"fieldPath": f"metadata.labels['{LABEL_INDEX}']"}}},
+    {"name": ENV_GROUP, "valueFrom": {"fieldRef": {"fieldPath": f"metadata.labels['{LABEL_JOB}']"}}},
+)
+"""Which run a pod is, and which of those that share the work."""
+
+
+def plan_job(resource: Job, inputs: Inputs, settings: Settings) -> Plan:
+    """One Job, whose workload reads URIs where the resource named other jobs, and is told what must lie there. It has one pod, or as many as
+    the job has nodes."""
     if refusal := pod.unfit(resource, settings):
         return Plan(refusal=refusal)
     spec = resolved(resource.spec, {field: found.uri for field, found in inputs.items()})
     resource = resource.model_copy(update={"spec": spec})
     found = note(inputs)
-    return Plan((one_pod(resource, pod.template(resource, settings, found), found),))
+    identity = pod.POD_IDENTITY if resource.nodes == 1 else ONE_OF_SEVERAL
+    return Plan((one_job(resource, pod.template(resource, settings, found, identity), found),))
 
 
-def one_pod(resource: Job, template: Manifest, annotations: dict[str, str] | None = None) -> Manifest:
+def one_job(resource: Job, template: Manifest, annotations: dict[str, str] | None = None) -> Manifest:
     """The Job, created once. Queueing systems write to it afterwards, so nothing but ``drift`` is ever changed by us."""
     return {
         "apiVersion": "batch/v1",
@@ -38,8 +59,9 @@ def one_pod(resource: Job, template: Manifest, annotations: dict[str, str] | Non
         # No ttlSecondsAfterFinished: a Job that is gone before its end was recorded would be run again. The operator deletes
         # it once the status has the end.
         "spec": {
-            "parallelism": 1,
-            "completions": 1,
+            "parallelism": resource.nodes,
+            "completions": resource.nodes,
+            **(_each_for_itself() if resource.nodes > 1 else {}),
             "backoffLimit": resource.restarts_left,
             "podFailurePolicy": {"rules": failure_rules()},
             # A pod that is being deleted may still save a checkpoint.
@@ -48,6 +70,12 @@ def one_pod(resource: Job, template: Manifest, annotations: dict[str, str] | Non
             "template": template,
         },
     }
+
+
+def _each_for_itself() -> Manifest:
+    """A pod that is lost is replaced by one of its number; the first publishes, and with that the work of all is done. The limit on failures
+    is that of all pods together, as the spec says it: one for each index would allow as many times more."""
+    return {"completionMode": "Indexed", "successPolicy": {"rules": [{"succeededIndexes": "0"}]}}
 
 
 def on_exit(action: str, *codes: int) -> Manifest:

@@ -24,7 +24,7 @@ from alpaca_operator.api.sources import resolved
 from alpaca_operator.inputs import Inputs
 from alpaca_operator.plan import names, pod
 from alpaca_operator.plan.base import Manifest, Plan
-from alpaca_operator.plan.job import on_exit, plan_one_pod
+from alpaca_operator.plan.job import on_exit, plan_job
 from alpaca_operator.settings import Settings
 
 API_VERSION = "jobset.x-k8s.io/v1alpha2"
@@ -56,7 +56,7 @@ IDENTITY: tuple[Manifest, ...] = (
 def plan_nodes(resource: Job, inputs: Inputs, settings: Settings) -> Plan:
     """One pod, or a JobSet of as many as the job has nodes."""
     if resource.nodes == 1:
-        return plan_one_pod(resource, inputs, settings)
+        return plan_job(resource, inputs, settings)
     if refusal := pod.unfit(resource, settings):
         return Plan(refusal=refusal)
     spec = resolved(resource.spec, {field: found.uri for field, found in inputs.items()})

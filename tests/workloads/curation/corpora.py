@@ -77,6 +77,8 @@ def run(folder: Path, name: str = "out", **spec: Any) -> Made:
     runtime: Any = SimpleNamespace(
         job=job,
         inputs=found,
+        group=None,
+        distributed=SimpleNamespace(rank=0),
         cache=folder / "cache",
         cache_is_kept=True,
         stop=SimpleNamespace(interruptible=lambda *_: nullcontext(), check=nothing),
