@@ -131,6 +131,7 @@ OLD_TALKS = {
 }
 MEASURED = {"decontaminate": {"against": [{"uri": "pvc://desk/nearly.jsonl"}], "share": 0.3}}
 OWN_RULE = {"clean.rules": [{"name": "one", "pattern": "山"}]}
+SHARES = {"dataset.train[].weight": 2.5, "dataset.train[].maxRows": 9, "dataset.train[].maxTokens": 300}
 TABLES: dict[str, dict[str, Any]] = {
     "DatasetJob": {
         "sources[].name": "诗",
@@ -214,6 +215,8 @@ TABLES: dict[str, dict[str, Any]] = {
         "dataset.validation[].columns.text": Case("other", {"dataset.validation": [{"uri": "pvc://desk/held.jsonl"}]}),
         "dataset.validation[].encoding": Case("gb18030", {"dataset.validation": [{"uri": "pvc://desk/held.jsonl"}]}),
         "dataset.validationSplit": 0.4,
+        **SHARES,
+        "dataset.maxEvalTokens": 10,
         **bad_rows("dataset", "train"),
         "dataset.streaming": Case(True, {"training.maxSteps": 4}),
         "trainable": "Embeddings",
@@ -230,6 +233,8 @@ TABLES: dict[str, dict[str, Any]] = {
             for name, value in CONVERSATIONS.items()
         },
         "dataset.validationSplit": 0.4,
+        **SHARES,
+        "dataset.maxEvalTokens": Case(100, {"dataset.validationSplit": 0.4}),
         "dataset.overlong": Case(
             "TruncateHistory", {"dataset.train": [{"uri": "pvc://desk/talks.json"}], "training.sequenceLength": 64}
         ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -259,3 +260,18 @@ def test_few_steps_are_told(place: Place) -> None:
         "warning: 3 optimizer steps in all (8 sequences each): for more, lower training.gradientAccumulation (now 8) or raise "
         "training.epochs (now 1)"
     )
+
+
+def test_what_each_source_gives_is_told_in_log_artifact_and_card(place: Place) -> None:
+    train = [{"uri": "train.json", "weight": 2}, {"uri": "other.json", "maxRows": 5}]
+    shutil.copy(place.folder / "train.json", place.folder / "other.json")
+    ended = done(place.run(job(dataset={"train": train}, training={"epochs": 1.5})))
+    artifact = json.loads((place.folder / "out" / "artifact.json").read_text(encoding="utf-8"))
+    first, second = artifact["resolvedPolicy"]["mixture"]
+    rows = len(json.loads((place.folder / "train.json").read_text(encoding="utf-8")))
+    assert (first["source"], first["rows"], first["epochs"]) == ("dataset.train[0]", 2 * rows, 3)
+    assert (second["source"], second["rows"], second["epochs"]) == ("dataset.train[1]", 5, 1.5)
+    assert first["tokens"] > second["tokens"] > 0
+    line = f"mixture: dataset.train[1]: 5 rows an epoch of {rows} there, "
+    assert any(message.startswith(f"data: {line}") for message in ended.messages)
+    assert f"- {line}" in (place.folder / "out" / "README.md").read_text(encoding="utf-8")

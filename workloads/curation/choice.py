@@ -17,6 +17,7 @@ from datatrove.pipeline.base import PipelineStep
 from alpaca_operator.api.dataset import DatasetSpec
 from workloads.curation.steps import HASHES, SIZES, number_of
 from workloads.system import atomic
+from workloads.system.drawing import draw
 
 CHOICE = "choice.json"
 MASK = (1 << 64) - 1
@@ -25,17 +26,8 @@ FOR_WEIGHTS = 0x5DEECE66D
 Numbers = np.ndarray[Any, np.dtype[np.uint64]]
 
 
-def draw(numbers: Numbers, seed: int) -> Numbers:
-    """Another number for each, under each seed (the last steps of splitmix64): equal texts get equal ones."""
-    with np.errstate(over="ignore"):
-        mixed = numbers + np.uint64(seed + 1) * np.uint64(0x9E3779B97F4A7C15)
-        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return np.asarray(mixed ^ (mixed >> np.uint64(31)), dtype=np.uint64)
-
-
 def draw_one(number: int, seed: int) -> int:
-    """The same for a single number, which numpy takes ten times as long for."""
+    """As `drawing.draw`, for a single number, which numpy takes ten times as long for."""
     mixed = (number + (seed + 1) * 0x9E3779B97F4A7C15) & MASK
     mixed = (mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9 & MASK
     mixed = (mixed ^ (mixed >> 27)) * 0x94D049BB133111EB & MASK

@@ -66,7 +66,7 @@ class Count:
             return sum(self._read.values()) + sum(count for rank, count in going.items() if rank not in self._read)
         documents = sum(self._left.values())
         if stage.tasks != len(self._sizes):  # its shares are not those of the documents
-            return documents * len(self._whole) // stage.tasks
+            return documents * len(self._whole) // int(stage.tasks)
         return sum(self._left[rank] for rank in self._whole) + sum(
             min(count, self._left[rank]) for rank, count in going.items()
         )

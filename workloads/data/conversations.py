@@ -33,6 +33,8 @@ class Example(NamedTuple):
     """Tokens that are trained."""
     conversation: int
     """The same for all parts of a conversation, and for conversations that are equal: they stay on one side of a validation split."""
+    row: int = 0
+    """The number of the conversation among those that were read: the same for all parts of it."""
 
 
 def prepare(
@@ -52,6 +54,7 @@ def prepare(
     """
     strict = _needs_alternating_turns(template)
     everything = dataset.train_on_prompt
+    count = 0
     for batch in _batches(rows):
         kept = [
             (row, conversation)
@@ -59,7 +62,7 @@ def prepare(
             if (conversation := normalize_turns(row, dataset.system_prompt, strict, report)) is not None
         ]
         for row, conversation, encoded in _encode_all(template, kept, everything, report):
-            number = conversation.number(seed)
+            number, count = conversation.number(seed), count + 1
             for part in split_overlong(
                 conversation, encoded, template, dataset.overlong, sequence_length, report, row, everything
             ):
@@ -72,7 +75,7 @@ def prepare(
                 if part.spans and end <= part.spans[-1][0]:  # the last answers have weight 0
                     ids, mask = ids[:end], mask[:end]
                 report.tokens += len(ids)
-                yield Example(ids, mask, number)
+                yield Example(ids, mask, number, count)
         on_progress(report)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,7 +19,7 @@ import tokenizers
 from alpaca_operator.api.corpus import CorpusSource
 from workloads.data import document_split, tokenize
 from workloads.data.bad_rows import BadRows, Choice
-from workloads.data.corpus import OTHER_SPLITS, Tally, documents, files_of
+from workloads.data.corpus import END, OTHER_SPLITS, CorpusFile, Tally, documents, files_of
 from workloads.data.tokenize import TokenizerSpec
 from workloads.errors import DataError
 from workloads.system import atomic, cgroup
@@ -50,6 +50,8 @@ class Tokens:
     count: int
     report: dict[str, Any]
     lines: list[str]
+    sources: list[int]
+    """Documents of each source; they lie in the order of the sources."""
 
     def ids(self) -> np.ndarray[Any, Any]:
         """Mapped into memory."""
@@ -85,14 +87,14 @@ def tokenised(
     """
     folder = cache / "tokens" / _key(part, sources, inputs, recipe, bad_rows)
     with atomic.file_lock(folder, heartbeat):
-        tokens = _load(folder)
+        tokens = _load(folder, len(sources))
         if tokens is not None:
             log(f"data: found {part} tokenised in {folder}")
             return tokens
         atomic.discard(folder)
         with atomic.made_once(folder, heartbeat) as partial:
             _tokenise_into(partial, part, sources, inputs, recipe, bad_rows, log, heartbeat)
-        tokens = _load(folder)
+        tokens = _load(folder, len(sources))
         assert tokens is not None, f"{folder} was just written"
         return tokens
 
@@ -109,12 +111,14 @@ def _tokenise_into(
 ) -> None:
     """Fills ``folder`` with tokens.bin and, last, report.json."""
     tally = Tally(bad=BadRows.of(bad_rows))
-    files = files_of(located(part, sources, inputs), tally, part)
+    groups = [files_of([source], tally, part) for source in located(part, sources, inputs)]
+    files = [file for group in groups for file in group]
+    counts = [0] * len(groups)
     whole = sum(file.path.stat().st_size for file in files)
     began = logged_at = time.monotonic()
     amount = ended = 0
     with (folder / "tokens.bin").open("wb") as out:
-        for ids in tokenize.encode(documents(files, tally), recipe, cgroup.cores(), heartbeat):
+        for ids in tokenize.encode(_counted(groups, tally, counts), recipe, cgroup.cores(), heartbeat):
             ids.tofile(out)
             amount += len(ids)
             ended += int((ids == recipe.eos).sum())
@@ -141,11 +145,21 @@ def _tokenise_into(
         "charactersPerToken": round(tally.characters / amount, 4),
     }
     atomic.sync(folder / "tokens.bin")
-    record = {"dtype": recipe.dtype.str, "count": amount, "report": report, "lines": lines}
+    record = {"dtype": recipe.dtype.str, "count": amount, "report": report, "lines": lines, "sources": counts}
     (folder / "report.json").write_text(json.dumps(record, ensure_ascii=False), encoding="utf-8")
 
 
-def _load(folder: Path) -> Tokens | None:
+def _counted(groups: Sequence[Sequence[CorpusFile]], tally: Tally, counts: list[int]) -> Iterator[str]:
+    """The documents of all sources, counted for each."""
+    for number, files in enumerate(groups):
+        has_text = False
+        for block in documents(files, tally):
+            counts[number] += has_text and block == END
+            has_text = block != END
+            yield block
+
+
+def _load(folder: Path, sources: int) -> Tokens | None:
     """What lies there, or None unless it is whole."""
     try:
         record = json.loads((folder / "report.json").read_text(encoding="utf-8"))
@@ -153,7 +167,9 @@ def _load(folder: Path) -> Tokens | None:
         path = folder / "tokens.bin"
         if path.stat().st_size != record["count"] * dtype.itemsize:
             return None
-        return Tokens(path, dtype, record["count"], record["report"], record["lines"])
+        # Of several sources a version before this one did not say which document is whose: they are tokenised anew.
+        counts = record["sources"] if sources > 1 else [record["report"]["documents"]]
+        return Tokens(path, dtype, record["count"], record["report"], record["lines"], counts)
     except (OSError, ValueError, KeyError):
         return None
 

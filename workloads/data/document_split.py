@@ -52,17 +52,19 @@ def lengths(documents: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return np.diff(documents["end"], prepend=0)
 
 
-def set_aside(documents: np.ndarray[Any, Any], share: float, seed: int) -> np.ndarray[Any, Any]:
-    """Which of ``documents`` are for validation: drawn by ``seed`` and by what they say, not by where they stand.
+def set_aside(
+    digests: np.ndarray[Any, Any], tokens: np.ndarray[Any, Any], share: float, seed: int
+) -> np.ndarray[Any, Any]:
+    """Which of the documents with these ``digests``, and so many ``tokens`` each, are for validation: drawn by ``seed`` and by what they say, not by where they stand.
 
     Together they hold at most ``share`` of the tokens, unless the smallest of them holds more: one at least is set aside and one kept,
     where there are two that differ.
     """
-    _, number = np.unique(documents["digest"], return_inverse=True)
-    sizes = np.bincount(number, weights=lengths(documents))
+    _, number = np.unique(digests, return_inverse=True)
+    sizes = np.bincount(number, weights=tokens)
     chosen = np.zeros(len(sizes), dtype=bool)
     if not share or len(sizes) < 2:
-        return np.zeros(len(documents), dtype=bool)
+        return np.zeros(len(digests), dtype=bool)
     left, smallest = share * sizes.sum(), sizes.min()
     for candidate in np.random.default_rng(seed).permutation(len(sizes)).tolist():
         if left < smallest:

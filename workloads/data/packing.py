@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left, insort
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +32,8 @@ class ExampleFiles:
         self._paths = (path, path.with_suffix(".mask"))
         self._lengths = array("q")
         self._conversations = array("Q")
+        self._rows = array("q")
+        self._sources = array("H")
 
     def __enter__(self) -> ExampleFiles:
         self._ids, self._masks = (path.open("w+b") for path in self._paths)
@@ -46,11 +48,14 @@ class ExampleFiles:
     def __len__(self) -> int:
         return len(self._lengths)
 
-    def add(self, example: Example) -> None:
+    def add(self, example: Example, source: int = 0) -> None:
+        """``source`` is the number of the source that it is from."""
         self._ids.write(example.ids.tobytes())
         self._masks.write(example.loss_mask.tobytes())
         self._lengths.append(len(example.ids))
         self._conversations.append(example.conversation)
+        self._rows.append(example.row)
+        self._sources.append(source)
 
     @property
     def lengths(self) -> Integers:
@@ -59,6 +64,15 @@ class ExampleFiles:
     @property
     def conversations(self) -> npt.NDArray[np.uint64]:
         return np.asarray(self._conversations, dtype=np.uint64)
+
+    @property
+    def rows(self) -> Integers:
+        """The number of each example's conversation within its source."""
+        return np.asarray(self._rows, dtype=np.int64)
+
+    @property
+    def sources(self) -> Integers:
+        return np.asarray(self._sources, dtype=np.int64)
 
     def arrays(self) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_], Integers]:
         """Ids and masks of all examples end to end, and where each begins."""
@@ -99,12 +113,19 @@ def best_fit(lengths: Integers, capacity: int) -> list[list[int]]:
 
 
 def write_sequences(
-    path: Path, files: ExampleFiles, chosen: Integers, report: Report, on_progress: Callable[[Report], None]
+    path: Path, files: ExampleFiles, rounds: Sequence[Integers], report: Report, on_progress: Callable[[Report], None]
 ) -> None:
-    """Writes the ``chosen`` examples (indices) to ``path`` as sequences, one each or packed; completes ``report``."""
+    """Writes the chosen examples (indices) to ``path`` as sequences, one each or packed; completes ``report``. Those of a round share no
+    sequence with those of another, so that none holds an example twice."""
     ids, masks, starts = files.arrays()
+    chosen = np.concatenate(rounds)
     lengths = files.lengths[chosen]
-    groups = best_fit(lengths, report.sequence_length) if report.packed else [[index] for index in range(len(chosen))]
+    groups: list[list[int]] = []
+    for first, examples in zip(np.cumsum([0, *map(len, rounds)]).tolist(), rounds, strict=False):
+        packed = best_fit(files.lengths[examples], report.sequence_length) if report.packed else None
+        groups += [
+            [first + index for index in group] for group in packed or [[index] for index in range(len(examples))]
+        ]
     column = pa.list_(pa.int32())
     schema = pa.schema([("input_ids", column), ("labels", column), ("seq_lengths", column)])
     trained = 0

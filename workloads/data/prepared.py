@@ -16,7 +16,10 @@ import numpy.typing as npt
 import tokenizers
 
 from alpaca_operator.api.conversations import DataSource
+from alpaca_operator.api.mixture import Share
 from alpaca_operator.api.sft import SFTSpec
+from workloads.data import example_shares as shares
+from workloads.data import mixture as mix
 from workloads.data.bad_rows import BadRows
 from workloads.data.chat_templates.template import Template
 from workloads.data.conversations import prepare
@@ -52,7 +55,8 @@ class Prepared:
     train: datasets.Dataset
     validation: datasets.Dataset | None
     report: dict[str, Any]
-    """``train``, and ``validation`` where there is one, as `Report.as_dict` gives them; ``lines`` for the log."""
+    """``train``, and ``validation`` where there is one, as `Report.as_dict` gives them; ``lines`` for the log; ``mixture``, a `mixture.Part` as a
+    dict for each source."""
 
 
 def datasets_for(
@@ -112,32 +116,52 @@ def _prepare_into(
     reports: dict[str, Report] = {}
     lines: list[str] = []
     parts = {"train": dataset.train} | ({"validation": dataset.validation} if dataset.validation else {})
+    mixture: list[mix.Part] = []
     for part, sources in parts.items():
         report = reports[part] = Report(bad=BadRows.of(dataset), sequence_length=length, packed=dataset.packing)
-        located = [(source, inputs[f"dataset.{part}[{index}]"].path) for index, source in enumerate(sources)]
         with ExampleFiles(folder / f"{part}.tokens") as examples:
-            rows = read(located, report, part)
-            for example in prepare(rows, template, dataset, length, report, seed=seed, on_progress=on_progress):
-                examples.add(example)
+            for number, source in enumerate(sources):
+                rows = read([(source, inputs[f"dataset.{part}[{number}]"].path)], report, part)
+                for example in prepare(rows, template, dataset, length, report, seed=seed, on_progress=on_progress):
+                    examples.add(example, number)
             if not len(examples):
                 raise DataError(_nothing_left(part, report))
-            chosen: Integers = np.arange(len(examples))
-            if part == "train" and not dataset.validation and dataset.validation_split:
-                held_out = held_out_of(examples.conversations, dataset.validation_split)
+            if part == "validation":
+                chosen = _evaluated(spec, examples, np.arange(len(examples)), seed)
+                write_sequences(folder / "validation.arrow", examples, [chosen], report, on_progress)
+                continue
+            chosen = shares.taken(dataset.train, examples, seed)
+            if not dataset.validation and dataset.validation_split:
+                held_out = held_out_of(examples.conversations[chosen], dataset.validation_split)
                 if held_out.any():
                     aside = reports["validation"] = Report(sequence_length=length, packed=dataset.packing)
-                    write_sequences(folder / "validation.arrow", examples, chosen[held_out], aside, on_progress)
+                    evaluated = _evaluated(spec, examples, chosen[held_out], seed)
+                    write_sequences(folder / "validation.arrow", examples, [evaluated], aside, on_progress)
                     chosen = chosen[~held_out]
                 else:
                     lines.append("no validation: too few different conversations to set any aside")
-            write_sequences(folder / f"{part}.arrow", examples, chosen, report, on_progress)
+            rounds, mixture = shares.rounds(dataset.train, examples, chosen, seed)
+            write_sequences(folder / "train.arrow", examples, rounds, report, on_progress)
     for part, report in reports.items():
         lines += [f"{part}: {line}" for line in (report.lines() if report.read else report.lines()[1:])]
     record = {part: report.as_dict() for part, report in reports.items()}
     sizes = {path.name: path.stat().st_size for path in folder.glob("*.arrow")}
     (folder / "report.json").write_text(
-        json.dumps({"report": record | {"lines": lines}, "sizes": sizes}, ensure_ascii=False), encoding="utf-8"
+        json.dumps(
+            {"report": record | {"lines": lines, "mixture": [vars(one) for one in mixture]}, "sizes": sizes},
+            ensure_ascii=False,
+        ),
+        encoding="utf-8",
     )
+
+
+def _evaluated(spec: SFTSpec, examples: ExampleFiles, chosen: Integers, seed: int) -> Integers:
+    """Those of the ``chosen`` validation examples that an evaluation reads."""
+    limit = spec.dataset.max_eval_tokens
+    if limit is None:
+        return chosen
+    numbers, tokens = examples.conversations[chosen], examples.lengths[chosen]
+    return chosen[mix.evaluated(limit, numbers, tokens, seed) > 0]
 
 
 def _nothing_left(part: str, report: Report) -> str:
@@ -166,7 +190,7 @@ def _cache_key(spec: SFTSpec, inputs: Mapping[str, ResolvedInput], template: Tem
 
     def described(part: str, sources: Sequence[DataSource]) -> list[Any]:
         return [
-            [inputs[f"dataset.{part}[{index}]"].digest, source.format, source.columns]
+            [inputs[f"dataset.{part}[{index}]"].digest, source.format, source.columns, *_weighed(source)]
             for index, source in enumerate(sources)
         ]
 
@@ -175,13 +199,21 @@ def _cache_key(spec: SFTSpec, inputs: Mapping[str, ResolvedInput], template: Tem
         tokenizers.__version__,
         described("train", dataset.train),
         described("validation", dataset.validation),
-        dataset.model_dump(mode="json", exclude={"train", "validation"}),
+        dataset.model_dump(mode="json", exclude={"train", "validation", "max_eval_tokens"}),
         spec.training.sequence_length,
         seed,
         template.name,
         template.digest,
+        *([] if dataset.max_eval_tokens is None else [dataset.max_eval_tokens]),
     ]
     return hashlib.sha256(json.dumps(material, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _weighed(source: DataSource) -> list[Any]:
+    """What shapes how much of it is trained on."""
+    if not isinstance(source, Share) or source.is_whole:
+        return []
+    return [source.model_dump(mode="json", include=set(Share.model_fields))]
 
 
 def _load(folder: Path) -> Prepared | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count, islice
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,11 @@ import numpy as np
 from torch.utils.data import IterableDataset
 
 from alpaca_operator.api.pretrain import PretrainSpec
-from workloads.data import document_split, tokenize
+from workloads.data import document_shares, document_split, tokenize
 from workloads.data.bad_rows import BadRows
 from workloads.data.corpus import Tally, documents, files_of
 from workloads.data.corpus_tokens import SHORTEST, ResolvedInput, Tokens, located, tokenised
+from workloads.data.mixture import Part, is_weighed
 from workloads.data.tokenize import TokenizerSpec
 from workloads.errors import DataError, SpecError
 from workloads.system import cgroup
@@ -112,7 +113,8 @@ class Prepared:
     train: Blocks | Stream
     validation: Blocks | None
     report: dict[str, Any]
-    """``train``, and ``validation`` where it was read from files of its own; ``lines`` for the log."""
+    """``train``, and ``validation`` where it was read from files of its own; ``lines`` for the log; ``mixture``, a `mixture.Part` as a dict for
+    each source."""
     rows: str = ""
     """Which of the documents are trained on, as a digest; empty for all of them. What was trained on others is no start for this."""
 
@@ -145,7 +147,13 @@ def prepare(
         lines += [f"train: {line}" for line in tokens.lines]
         parted = _stored(spec, tokens, recipe, own, heartbeat)
     lines += parted.lines
-    validation = Blocks(own.ids(), size) if own is not None else parted.validation
+    validation = parted.validation
+    if own is not None:
+        limited = spec.dataset.max_eval_tokens is not None
+        found = own.documents(recipe.eos, heartbeat) if limited else None
+        validation = (
+            Blocks(own.ids(), size) if found is None else _evaluated(spec, own, found, np.ones(len(found), dtype=bool))
+        )
     if validation is None and spec.training.early_stopping_patience is not None:
         raise SpecError(
             f"training.earlyStoppingPatience is {spec.training.early_stopping_patience} and dataset.train is a single document, of which "
@@ -154,7 +162,12 @@ def prepare(
     lines.append(_plan(parted.train, validation, size))
     for line in lines:
         log(f"data: {line}")
-    return Prepared(parted.train, validation, report | {"lines": lines}, parted.rows)
+    return Prepared(
+        parted.train,
+        validation,
+        report | {"lines": lines, "mixture": [vars(part) for part in parted.parts]},
+        parted.rows,
+    )
 
 
 def _plan(train: Blocks | Stream, validation: Blocks | None, size: int) -> str:
@@ -197,29 +210,54 @@ class Parted:
     rows: str
     """As in Prepared."""
     lines: list[str]
+    parts: list[Part] = field(default_factory=list)
+    """What each source gives; none where it is one, and read once."""
 
 
 def _stored(
     spec: PretrainSpec, tokens: Tokens, recipe: TokenizerSpec, own: Tokens | None, heartbeat: Callable[[], None]
 ) -> Parted:
-    """Tokens on disk, without the documents of ``own`` (validation text of its own), or with some set aside."""
-    size, share = spec.training.block_size, spec.dataset.validation_split
-    if own is None and not share:
+    """Tokens on disk, what is taken of each source, without the documents of ``own`` (validation text of its own), or with some set aside."""
+    size, share, sources = spec.training.block_size, spec.dataset.validation_split, spec.dataset.train
+    is_plain = len(sources) == 1 and not is_weighed(sources)
+    if own is None and not share and is_plain:
         return Parted(Blocks(tokens.ids(), size), None, "", [])
     documents = tokens.documents(recipe.eos, heartbeat)
+    mixed = document_shares.Mixed(sources, documents, tokens.sources, spec.training.seed)
     if own is not None:
-        aside = np.isin(documents["digest"], own.documents(recipe.eos, heartbeat)["digest"])
+        aside = np.isin(documents["digest"], own.documents(recipe.eos, heartbeat)["digest"]) & mixed.is_taken
     else:
-        aside = document_split.set_aside(documents, share, spec.training.seed)
-    if aside.all():
+        aside = np.zeros(len(documents), dtype=bool)
+        lengths = document_split.lengths(documents)[mixed.is_taken]
+        aside[mixed.is_taken] = document_split.set_aside(
+            documents["digest"][mixed.is_taken], lengths, share, spec.training.seed
+        )
+    ranges, parts = mixed.without(aside)
+    if not len(ranges):
         raise DataError(NOTHING_LEFT)
-    if not aside.any():
-        return Parted(Blocks(tokens.ids(), size), None, "", [] if own else [ONE_DOCUMENT])
-    kept = document_split.ranges(documents, ~aside)
-    lengths = document_split.lengths(documents)
-    lines = [_told(int(aside.sum()), len(documents), float(lengths[aside].sum() / lengths.sum()), own is not None)]
-    held_out = None if own else Blocks(tokens.ids(), size, document_split.ranges(documents, aside))
-    return Parted(Blocks(tokens.ids(), size, kept), held_out, hashlib.sha256(kept.tobytes()).hexdigest(), lines)
+    lines = [] if aside.any() or own or not share else [ONE_DOCUMENT]
+    if not aside.any() and not is_weighed(sources):
+        return Parted(Blocks(tokens.ids(), size), None, "", lines, parts)
+    held_out = None
+    if aside.any():
+        lengths = document_split.lengths(documents)
+        of_all = float(lengths[aside].sum() / lengths[mixed.is_taken].sum())
+        lines.append(_told(int(aside.sum()), int(mixed.is_taken.sum()), of_all, own is not None))
+        held_out = None if own else _evaluated(spec, tokens, documents, aside)
+    rows = hashlib.sha256(ranges.tobytes()).hexdigest()
+    return Parted(Blocks(tokens.ids(), size, ranges), held_out, rows, lines, parts)
+
+
+def _evaluated(
+    spec: PretrainSpec, tokens: Tokens, documents: np.ndarray[Any, Any], chosen: np.ndarray[Any, Any]
+) -> Blocks:
+    """The ``chosen`` documents, or so much of them as an evaluation reads."""
+    limit, size = spec.dataset.max_eval_tokens, spec.training.block_size
+    if limit is None:
+        return Blocks(tokens.ids(), size, document_split.ranges(documents, chosen))
+    lengths = np.where(chosen, document_split.lengths(documents), 0)
+    read = document_shares.evaluated(limit, documents["digest"], lengths, spec.training.seed)
+    return Blocks(tokens.ids(), size, document_shares.ranges(documents, read))
 
 
 ONE_DOCUMENT = "no validation: the text is a single document, of which no part is set aside: name dataset.validation"
@@ -258,11 +296,16 @@ def _streamed(
     elif share:
         window = document_split.first_documents(read(), recipe.eos, WINDOW_TOKENS)
         started = document_split.index(window, recipe.eos)
-        aside = np.flatnonzero(document_split.set_aside(started, share, training.seed))
+        sizes = document_split.lengths(started)
+        aside = np.flatnonzero(document_split.set_aside(started["digest"], sizes, share, training.seed))
         lines.append(f"of its first {len(window):,} documents {len(aside):,} are set aside for validation")
         if len(aside):
-            digests, longest = started["digest"][aside], int(document_split.lengths(started)[aside].max())
-            validation = Blocks(np.concatenate([window[number] for number in aside]), size)
+            digests, longest = started["digest"][aside], int(sizes[aside].max())
+            read_of = sizes[aside]
+            if spec.dataset.max_eval_tokens is not None:
+                read_of = document_shares.evaluated(spec.dataset.max_eval_tokens, digests, read_of, training.seed)
+            pieces = [window[number][:length] for number, length in zip(aside, read_of, strict=True)]
+            validation = Blocks(np.concatenate(pieces), size)
         else:
             lines.append(ONE_DOCUMENT)
     numbers = frozenset(digests.tolist())

@@ -114,6 +114,10 @@ class Runtime:
         self.progress.update(resolved_policy=policy)
         self.progress.log("resolved: " + ", ".join(f"{name}={value}" for name, value in policy.items()))
 
+    def mixed(self, mixture: list[dict[str, Any]]) -> None:
+        """What each of several sources gives: for the status, and for the artifact."""
+        self.progress.update(resolved_policy={**(self.progress.current.resolved_policy or {}), "mixture": mixture})
+
     @contextmanager
     def output(self, kind: str, metrics: Metrics, *, final: bool = True) -> Iterator[Path]:
         """A folder to write the result into; it is published when the block ends well, and disappears when it does not.

@@ -18,6 +18,14 @@ def optimizer_steps(settings: Loop, sequences: int, processes: int) -> int:
     return settings.max_steps or math.ceil(per_epoch * settings.epochs)
 
 
+def epochs(settings: Loop, sequences: int, processes: int) -> float:
+    """How often the whole run goes over so many training sequences."""
+    if settings.max_steps is None:
+        return settings.epochs
+    per_step = settings.batch_size_per_device * settings.gradient_accumulation * processes
+    return settings.max_steps * per_step / sequences
+
+
 def checkpoints_at_once(settings: Loop, steps: int) -> int:
     """The most that lie on disk together: those that are kept, the one that is being written and, with early stopping, the best."""
     if settings.early_stopping_patience is not None:

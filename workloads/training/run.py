@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alpaca_operator.api.status import OutputKind
+from workloads.data.mixture import Part, is_weighed
 from workloads.errors import Interrupted
 from workloads.models import libraries, rope
 from workloads.models.inspect import Base
@@ -88,6 +89,7 @@ def train(job: SFTJob | PretrainJob, runtime: Runtime, policy: Policy, setup: Tr
     from workloads.training import deepspeed_config
 
     _must_have_room(job.spec, runtime, policy, setup)
+    _tell_mixture(job.spec, runtime, setup)
     runtime.progress.update(stage="Loading")
     with runtime.stop.interruptible():
         trainer = _trainer(job.spec, runtime, policy, setup)
@@ -107,6 +109,20 @@ def train(job: SFTJob | PretrainJob, runtime: Runtime, policy: Policy, setup: Tr
         return metrics
     _publish(job, runtime, policy, setup, trainer, metrics)
     return metrics
+
+
+def _tell_mixture(spec: Spec, runtime: Runtime, setup: TrainingSetup) -> None:
+    """What each of several sources gives to the training: in the log, the card and the artifact."""
+    parts = [Part(**part) for part in setup.report.get("mixture", ())]
+    if not parts or (len(parts) == 1 and not is_weighed(spec.dataset.train)):
+        return
+    epochs = extent.epochs(spec.training, len(setup.train), runtime.scale.asked)
+    whole = sum(part.tokens for part in parts)
+    for part in parts:
+        line = part.line(epochs, whole)
+        setup.report["lines"].append(line)
+        runtime.progress.log(f"data: {line}")
+    runtime.mixed([part.as_dict(epochs) for part in parts])
 
 
 def _must_have_room(spec: Spec, runtime: Runtime, policy: Policy, setup: TrainingSetup) -> None:

@@ -4,6 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StringConstraints
 
+from alpaca_operator.api.mixture import Share
 from alpaca_operator.api.model import ShortText
 from alpaca_operator.api.rows import RowPolicy
 from alpaca_operator.api.sources import Source
@@ -45,3 +46,17 @@ class SFTDataset(RowPolicy):
     """Train on every token instead of the assistant's answers only."""
     system_prompt: SystemPrompt | None = None
     """System prompt for conversations that have none."""
+
+
+class TrainedSource(DataSource, Share):
+    """A source of conversations, and how much of it is trained on."""
+
+
+class TrainedDataset(SFTDataset):
+    """The conversations to train on and to validate with, weighed against each other."""
+
+    train: list[TrainedSource] = Field(min_length=1, max_length=64)  # type: ignore[assignment]  # a list that is only read
+    """Sources of training rows, read in this order."""
+    max_eval_tokens: int | None = Field(None, ge=1, le=1_000_000_000_000)
+    """Tokens that an evaluation reads at most: of the validation rows as many as fit, drawn by `training.seed`. Those that do not are not
+    trained on either."""

@@ -5,6 +5,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from alpaca_operator.api.corpus import Corpus, CorpusSource
+from alpaca_operator.api.mixture import Share
 from alpaca_operator.api.model import ShortText, Spec
 from alpaca_operator.api.resource import JOB_COLUMNS, NODES_NAME_RULE, Job, JobSpec, Parallelism
 from alpaca_operator.api.rules import Rule, untouched
@@ -38,8 +39,15 @@ class Init(Spec):
     """Values of config.json to replace, such as `{num_hidden_layers: 8}`. `vocab_size` always follows the tokenizer."""
 
 
+class TrainedText(CorpusSource, Share):
+    """A source of text, and how much of it is trained on."""
+
+
 class PretrainDataset(Corpus):
     """The text to train on and to validate with."""
+
+    train: list[TrainedText] = Field(min_length=1, max_length=64)  # type: ignore[assignment]  # a list that is only read
+    """Sources of text, read in this order. They are never changed."""
 
     validation: list[CorpusSource] = Field(default_factory=list, max_length=64)
     """Sources of validation text; given, `validationSplit` is not used. A document of `train` that stands here too is not trained on."""
@@ -49,6 +57,18 @@ class PretrainDataset(Corpus):
     streaming: bool = False
     """Tokenise while training, for a corpus whose blocks (2 or 4 bytes a token) do not fit on the disk. Slower to resume, and the
     number of steps must be given by `training.maxSteps`."""
+    max_eval_tokens: int | None = Field(None, ge=1, le=1_000_000_000_000)
+    """Tokens that an evaluation reads at most: documents of the validation text in an order drawn by `training.seed`, the last cut there.
+    What is left of them is not trained on either."""
+
+    rules: ClassVar = (
+        *Corpus.rules,
+        Rule(
+            cel="!self.streaming || self.train.all(source, source.weight == 1.0 && !has(source.maxRows) && !has(source.maxTokens))",
+            holds=lambda dataset: not dataset.streaming or all(source.is_whole for source in dataset.train),
+            message="streaming reads each source once, from its start: remove weight, maxRows and maxTokens of dataset.train, or set streaming to false",
+        ),
+    )
 
 
 class PretrainLoRA(LoRA):

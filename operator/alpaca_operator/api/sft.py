@@ -4,7 +4,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from alpaca_operator.api.conversations import SFTDataset, TemplateName
+from alpaca_operator.api.conversations import TemplateName, TrainedDataset
 from alpaca_operator.api.model import ShardSize
 from alpaca_operator.api.resource import JOB_COLUMNS, NODES_NAME_RULE, Job, JobSpec, Parallelism
 from alpaca_operator.api.rules import Rule, untouched
@@ -32,7 +32,7 @@ class SFTSpec(JobSpec):
     adapter: AdapterSource | None = None
     """A LoRA adapter to go on training, in place of a fresh one. Its rank, alpha and layers are kept; `lora` must agree or be left out, but
     for `dropout`."""
-    dataset: SFTDataset
+    dataset: TrainedDataset
     """The conversations."""
     template: TemplateName = "FromModel"
     """How a conversation becomes text. `FromModel` uses the chat template in the model's tokenizer; a base model without one needs a
