@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alpaca_operator.api.contract import ENV_NODE
@@ -20,13 +21,14 @@ if TYPE_CHECKING:
 
 def run(job: DatasetJob, runtime: Runtime) -> Metrics:
     """Look at all files, make the stages, publish with the report. What can be refused is refused before the first document is read."""
-    from workloads.curation import cleaning, languages, make, report, shares
+    from workloads.curation import cleaning, frequent, languages, make, report, shares
     from workloads.curation.nodes import Meeting
     from workloads.curation.stages import Work
 
     spec = job.spec
     rules = cleaning.all_rules(spec, runtime.inputs)
     languages.must_be_known(spec.filters.language)
+    tokens = frequent.tokens_by(Path(runtime.inputs["tokenizer"].path)) if spec.tokenizer is not None else None
     sources = shares.origins(spec.sources, spec.content)
     earlier = shares.earlier(spec.deduplicate.against, spec.content)
     dealt, left_out = shares.all_files(sources, runtime.inputs)
@@ -56,7 +58,7 @@ def run(job: DatasetJob, runtime: Runtime) -> Metrics:
         metrics = corpus.metrics()
         with runtime.output("Dataset", metrics) as folder:
             corpus.move_to(folder)
-            report.write(job, corpus, folder)
+            report.write(job, corpus, folder, tokens)
     return metrics
 
 

@@ -954,6 +954,7 @@ FULL: dict[str, dict[str, Any]] = {
             "maxBadRows": 5,
             "onBadRow": "Skip",
             "decontaminate": {"against": [{"uri": "pvc://data/held-out"}]},
+            "tokenizer": {"uri": "pvc://models/a"},
         },
         "TokenizerJob": {},
         "PretrainJob": {
@@ -991,6 +992,7 @@ CHANGED: dict[str, dict[str, Any]] = {
     | {
         "content": "Conversations",
         "mixing": {"temperature": 2},
+        "tokenizer": {"uri": "pvc://models/b"},
         "shuffle": True,
         "format": "Parquet",
         "sources": [{"uri": "pvc://data/other"}],

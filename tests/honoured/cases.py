@@ -136,6 +136,7 @@ TABLES: dict[str, dict[str, Any]] = {
     "DatasetJob": {
         "sources[].name": "诗",
         "sources[].format": "Text",
+        "sources[].license": "MIT",
         "sources[].columns.text": "other",
         "sources[].columns.title": "other",
         "content": Case("Conversations", {"sources": [{"uri": "pvc://desk/bad.jsonl"}], "onBadRow": "Skip"}),
@@ -393,6 +394,7 @@ SOURCES: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
         "sources[]": ("raw.jsonl", {}),
         "decontaminate.against[]": ("nearly.jsonl", MEASURED),
         "deduplicate.against[]": ("raw.jsonl", EARLIER),
+        "tokenizer": ("sp", {"tokenizer": {"uri": "pvc://desk/sp"}}),
         "clean.rulesFile": ("rules.yaml", {"clean.rulesFile": {"uri": "pvc://desk/rules.yaml"}}),
     },
     "TokenizerJob": {

@@ -5,8 +5,11 @@ from __future__ import annotations
 import hashlib
 import heapq
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 EXAMPLES = 20
 """Kept for each rule and each reason, over all processes."""
@@ -14,6 +17,9 @@ EXCERPT = 400
 """Characters of an example."""
 AROUND = 60
 """Characters that an example of a change shows before and after it."""
+
+EXCERPTS, EXCERPT_CHARACTERS = 100, 1000
+"""Of the documents of each source, as they are read and as they are kept: from these it is seen what is frequent in them."""
 
 READ, KEPT, VALIDATION, REPEATED = "read", "kept", "validation", "repeated"
 
@@ -48,6 +54,8 @@ class Ledger:
     spread: Counter[tuple[str, str, int]] = field(default_factory=Counter)
     """Documents that are kept, by source, by what was measured (``length``: bits of the number of characters; ``chinese``: tenths of the share
     of Chinese characters) and by its value."""
+    excerpts: dict[tuple[str, str], list[tuple[int, str]]] = field(default_factory=lambda: defaultdict(list))
+    """Beginnings of documents of a source as they were ``read`` or ``kept``, each with the number that it was drawn by."""
     notes: dict[str, list[Any]] = field(default_factory=dict)
     """What was mended or passed over in files: how often, and where first."""
 
@@ -66,18 +74,19 @@ class Ledger:
         self.amounts[source, "changed", rule].add(1, len(before) - len(after), lost)
         self._sample("changed", rule, document, lambda: _difference(before, after))
 
+    def excerpt(self, source: str, what: str, document: str, text: str) -> None:
+        """A document of which the beginning may be drawn."""
+        _draw(
+            self.excerpts[source, what], EXCERPTS, drawn(self.seed, what, document), lambda: text[:EXCERPT_CHARACTERS]
+        )
+
     def note(self, sentence: str, where: str, count: int = 1) -> None:
         entry = self.notes.setdefault(sentence, [0, where])
         entry[0] += count
 
     def _sample(self, what: str, reason: str, document: str, example: Any) -> None:
-        """Of all documents those with the smallest numbers: a draw that does not depend on who counts which of them."""
         number = drawn(self.seed, what, reason, document)
-        kept = self.samples[what, reason]
-        if len(kept) < EXAMPLES or number < kept[-1][0]:
-            kept.append((number, {"document": document, **example()}))
-            kept.sort(key=lambda entry: entry[0])
-            del kept[EXAMPLES:]
+        _draw(self.samples[what, reason], EXAMPLES, number, lambda: {"document": document, **example()})
 
     def merge(self, other: Ledger) -> None:
         """Take over what another one counted."""
@@ -85,6 +94,8 @@ class Ledger:
             self.amounts[key].add(amount.documents, amount.characters, amount.bytes)
         for reason, found in other.samples.items():
             self.samples[reason] = heapq.nsmallest(EXAMPLES, [*self.samples[reason], *found], key=lambda one: one[0])
+        for place, texts in other.excerpts.items():
+            self.excerpts[place] = heapq.nsmallest(EXCERPTS, [*self.excerpts[place], *texts], key=lambda one: one[0])
         self.spread.update(other.spread)
         for sentence, (count, where) in other.notes.items():
             self.note(sentence, where, count)
@@ -102,6 +113,7 @@ class Ledger:
             "seed": self.seed,
             "amounts": [[*key, *amount.as_dict().values()] for key, amount in sorted(self.amounts.items())],
             "samples": [[*key, found] for key, found in sorted(self.samples.items())],
+            "excerpts": [[*key, found] for key, found in sorted(self.excerpts.items())],
             "spread": [[*key, count] for key, count in sorted(self.spread.items())],
             "notes": self.notes,
         }
@@ -115,7 +127,17 @@ class Ledger:
             ledger.spread[source, measure, bucket] = count
         for what, reason, found in value["samples"]:
             ledger.samples[what, reason] = [(number, example) for number, example in found]
+        for source, what, texts in value["excerpts"]:
+            ledger.excerpts[source, what] = [(number, text) for number, text in texts]
         return ledger
+
+
+def _draw(kept: list[tuple[int, T]], most: int, number: int, made: Callable[[], T]) -> None:
+    """Of all documents those with the smallest numbers: a draw that does not depend on who counts which of them."""
+    if len(kept) < most or number < kept[-1][0]:
+        kept.append((number, made()))
+        kept.sort(key=lambda entry: entry[0])
+        del kept[most:]
 
 
 def size_of(text: str) -> int:

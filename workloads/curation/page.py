@@ -38,7 +38,8 @@ Content = Mapping[str, Any]
 
 def render(name: str, content: Content) -> str:
     """The whole page, of what report.json holds."""
-    body = "\n".join([_summary(content), _sources(content), _spread(content), _rules(content), _examples(content)])
+    parts = (_summary, _sources, _mixture, _spread, _frequent, _rules, _examples)
+    body = "\n".join(part(content) for part in parts)
     return report_page.render(name, body, "")
 
 
@@ -73,6 +74,46 @@ def _sources(content: Content) -> str:
         both("characters read", "读入字数"), both("characters kept", "留下字数"),
     ]  # fmt: skip
     return f"<section><h2>{both('Sources, in documents', '各来源（篇）')}</h2>{table(head, rows)}</section>"
+
+
+def _mixture(content: Content) -> str:
+    """What the training part is made of, and how a tokenizer cuts it."""
+    told = any("charactersPerToken" in source for source in content["sources"].values())
+    rows = []
+    for name, part in content["mixture"].items():
+        bar = f'<span class="bar" style="width: {100 * part["share"]:.1f}%"></span>'
+        per_token = content["sources"][name].get("charactersPerToken")
+        cells = f"<td>{per_token if per_token is not None else '–'}</td>" if told else ""
+        rows.append(
+            f'<tr><th scope="row">{escape(name)}</th><td>{part["weight"]:g}</td><td>{part["documents"]:,}</td>'
+            f"<td>{part['characters']:,}</td><td>{100 * part['share']:.1f} %{bar}</td>{cells}</tr>"
+        )
+    head = [both("source", "来源"), both("weight", "权重"), both("documents with copies", "篇数（含重复）"), both("characters", "字数"), both("share", "占比")]  # fmt: skip
+    head += [both("characters per token", "每个词元的字数")] if told else []
+    return (
+        f"<section><h2>{both('What the training part is made of', '训练部分的配比')}</h2>{table(head, rows)}</section>"
+    )
+
+
+def _frequent(content: Content) -> str:
+    """The runs of characters that most of the documents have that were drawn: what stands in many is seldom prose."""
+    parts = []
+    for name, source in content["sources"].items():
+        runs = source["frequentRuns"]
+        columns = [_runs(runs[part]["runs"]) for part in ("read", "kept")]
+        drawn = [runs[part]["documents"] for part in ("read", "kept")]
+        head = [
+            both(f"as read, of {drawn[0]} documents", f"读入时，{drawn[0]} 篇中"),
+            both(f"as kept, of {drawn[1]} documents", f"留下的，{drawn[1]} 篇中"),
+        ]
+        row = f"<tr>{''.join(f'<td>{column}</td>' for column in columns)}</tr>"
+        parts.append(f"<details><summary>{escape(name)}</summary>{table(head, [row])}</details>")
+    heading = both("Runs of four letters that most documents have", "最常见的四字片段")
+    return f"<section><h2>{heading}</h2>{''.join(parts)}</section>"
+
+
+def _runs(runs: list[tuple[str, int]]) -> str:
+    return " · ".join(f"{escape(run)}&nbsp;{count}" for run, count in runs) or "–"
 
 
 def _spread(content: Content) -> str:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from alpaca_operator.api.dataset import DatasetJob
-from workloads.curation import page, paragraphs
+from workloads.curation import frequent, page, paragraphs
+from workloads.curation.frequent import Tokens
 from workloads.curation.ledger import KEPT, READ, REPEATED, VALIDATION, Amount, Ledger
 from workloads.curation.result import Corpus
 from workloads.storage.contents import REPORT_FILE
@@ -21,20 +22,21 @@ HELD = {
 CARD, PAGE = "README.md", "report.html"
 
 
-def write(job: DatasetJob, corpus: Corpus, folder: Path) -> None:
-    """All three. None holds a time or a place of this machine: equal corpora have equal reports."""
-    content = as_dict(corpus)
+def write(job: DatasetJob, corpus: Corpus, folder: Path, tokens: Tokens | None = None) -> None:
+    """All three. None holds a time or a place of this machine: equal corpora have equal reports. ``tokens`` counts those of a text."""
+    content = as_dict(corpus, tokens)
     (folder / REPORT_FILE).write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
     (folder / PAGE).write_text(page.render(job.metadata.name, content), encoding="utf-8")
-    (folder / CARD).write_text(card(job, corpus), encoding="utf-8")
+    (folder / CARD).write_text(card(job, corpus, content), encoding="utf-8")
 
 
-def as_dict(corpus: Corpus) -> dict[str, Any]:
+def as_dict(corpus: Corpus, tokens: Tokens | None = None) -> dict[str, Any]:
     """Of each source: read = train + validation + dropped by each reason, in documents; and in characters and bytes with what rules took out."""
     ledger = corpus.ledger
     return {
         "total": {"read": corpus.read.as_dict(), "kept": corpus.kept.as_dict()},
-        "sources": {origin.name: _of_source(ledger, origin.name) for origin in corpus.work.origins},
+        "sources": {origin.name: _of_source(ledger, origin.name, tokens) for origin in corpus.work.origins},
+        "mixture": _mixture(corpus),
         "dropped": {
             reason: {**amount.as_dict(), "examples": _examples(ledger, "dropped", reason)}
             for reason, amount in corpus.dropped().items()
@@ -57,7 +59,23 @@ def as_dict(corpus: Corpus) -> dict[str, Any]:
     }
 
 
-def _of_source(ledger: Ledger, name: str) -> dict[str, Any]:
+def _mixture(corpus: Corpus) -> dict[str, dict[str, float]]:
+    """Of each source: how often its documents stand in the training part, and what share of its characters that makes."""
+    ledger, found = corpus.ledger, {}
+    amounts = {origin.name: Amount() for origin in corpus.work.origins}
+    for (source, what, _), amount in ledger.amounts.items():
+        if what in (KEPT, REPEATED) and source in amounts:
+            amounts[source].add(amount.documents, amount.characters, amount.bytes)
+    whole = sum(amount.characters for amount in amounts.values())
+    for (name, amount), weight in zip(amounts.items(), corpus.weights, strict=True):
+        share = round(amount.characters / whole, 6) if whole else 0.0
+        found[name] = {"weight": weight, **amount.as_dict(), "share": share}
+    return found
+
+
+def _of_source(ledger: Ledger, name: str, tokens: Tokens | None) -> dict[str, Any]:
+    read, kept = ([text for _, text in ledger.excerpts.get((name, what), [])] for what in (READ, KEPT))
+
     def amount(what: str) -> dict[str, int]:
         return ledger.amounts.get((name, what, ""), Amount()).as_dict()
 
@@ -81,6 +99,11 @@ def _of_source(ledger: Ledger, name: str) -> dict[str, Any]:
         "chineseShareOfDocuments": {
             f"{tenth / 10:.1f}": count for tenth, count in spread_of(ledger, name, "chinese").items()
         },
+        "frequentRuns": {
+            part: {"documents": len(texts), "runs": [list(run) for run in frequent.runs(texts)]}
+            for part, texts in (("read", read), ("kept", kept))
+        },
+        **({"charactersPerToken": frequent.characters_per_token(kept, tokens)} if tokens is not None else {}),
     }
 
 
@@ -101,17 +124,26 @@ def _sentence(corpus: Corpus, name: str) -> str:
     return sentences.get(name, "")
 
 
-def card(job: DatasetJob, corpus: Corpus) -> str:
+def card(job: DatasetJob, corpus: Corpus, content: dict[str, Any]) -> str:
     """What is in the folder, for whoever finds it: on a hub, or on a volume years later."""
     ledger = corpus.ledger
-    header = {"language": ["zh"], "task_categories": ["text-generation"], "tags": ["literary-alpaca"]}
+    licences = [origin.spec.license for origin in corpus.work.origins]
+    header = {
+        "language": ["zh"],
+        **({"license": sorted({licence or "unknown" for licence in licences})} if any(licences) else {}),
+        "task_categories": ["text-generation"],
+        "tags": ["literary-alpaca"],
+    }
     rows = [
         [
             origin.name,
+            origin.spec.license or "not given",
             f"{ledger.amounts[origin.name, READ, ''].documents:,}",
             f"{ledger.amounts[origin.name, KEPT, ''].documents:,}",
             f"{ledger.amounts[origin.name, VALIDATION, ''].documents:,}",
             f"{ledger.amounts[origin.name, KEPT, ''].characters:,}",
+            f"{content['mixture'][origin.name]['weight']:g}",
+            f"{100 * content['mixture'][origin.name]['share']:.1f} %",
         ]
         for origin in corpus.work.origins
     ]
@@ -122,13 +154,14 @@ def card(job: DatasetJob, corpus: Corpus) -> str:
         [rule, f"{amount.documents:,}", f"{amount.characters:,}", _sentence(corpus, rule)]
         for rule, amount in corpus.changed().items()
     ]
+    head = ["source", "licence", "documents read", "for training", "for validation", "characters for training", "weight", "share of the mixture"]  # fmt: skip
     parts = [
         front_matter(header),
         f"# {job.metadata.name}\n",
         f"{corpus.kept.documents:,} documents of {corpus.read.documents:,} that were read, {corpus.kept.characters:,} characters. "
         f"{HELD[job.spec.content]}, `source`, `id` (where it stood). Made by Literary Alpaca's DatasetJob; report.json has all counts and examples.\n",
         "## Sources\n",
-        table(["source", "documents read", "for training", "for validation", "characters for training"], rows),
+        table(head, rows),
     ]
     if dropped:
         parts += ["## Left out\n", table(["reason", "documents", "characters"], dropped)]

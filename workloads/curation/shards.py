@@ -98,6 +98,7 @@ class Write(Step):
         self.ledger.count(source, VALIDATION if held_out else KEPT, "", text, size)
         for _ in range(copies - 1):
             self.ledger.count(source, REPEATED, "", text, size)
+        self.ledger.excerpt(source, KEPT, document.id, text)
         self.ledger.spread[source, "length", len(text).bit_length()] += 1
         self.ledger.spread[source, "chinese", int(10 * measures.chinese_share(text))] += 1
 

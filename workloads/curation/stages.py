@@ -94,7 +94,7 @@ class Work:
         parts: dict[str, Any] = {
             name: fingerprint_fields(part, self.inputs, name)
             for name, part in (
-                ("sources", [source.model_copy(update={"weight": 1.0}) for source in spec.sources]),
+                ("sources", [source.model_copy(update={"weight": 1.0, "license": None}) for source in spec.sources]),
                 ("clean", spec.clean),
                 ("filters", spec.filters),
                 ("privacy", spec.privacy),

@@ -105,6 +105,7 @@ class Read(Step):
             so_far[0] += 1
             so_far[1] += size
             name = f"{origin.name}/{file.name}, {item.place}"
+            self.ledger.excerpt(origin.name, READ, name, item.text)
             yield document_of(item.text, name, file.source, item.row)
             if is_bounded(origin.spec) and _is_enough(origin, so_far):
                 break

@@ -10,7 +10,7 @@ from alpaca_operator.api.model import ShardSize, ShortText, Spec
 from alpaca_operator.api.resource import JOB_COLUMNS, Job, JobSpec
 from alpaca_operator.api.rows import RowPolicy
 from alpaca_operator.api.rules import Rule
-from alpaca_operator.api.sources import Source
+from alpaca_operator.api.sources import Source, TokenizerSource
 
 RawFormat = Literal[
     "Auto",
@@ -78,6 +78,8 @@ class RawSource(RawRows):
 
     name: SourceName | None = None
     """How the report and each document call it. Absent, it is the last part of the uri, or the name of the job that makes it."""
+    license: ShortText | None = None
+    """Licence of the source, such as `CC-BY-SA-4.0`, for the card of the corpus."""
     max_documents: int | None = Field(None, ge=1, le=10_000_000_000)
     """Read so many documents at most, the first of the files by name. A source with a bound is read by one process."""
     max_bytes: int | None = Field(None, ge=1, le=1_000_000_000_000_000)
@@ -314,6 +316,8 @@ class DatasetSpec(RowPolicy, JobSpec):
     """Format of the output: JSON lines, or Parquet, of which a reader takes the columns that it needs. Both are read by `from`."""
     compression: Literal["zstd", "gzip", "None"] = "zstd"
     """How files of the output are packed; each reader of ours opens all three."""
+    tokenizer: TokenizerSource | None = None
+    """Tells in the report how many characters of each source a token has."""
     parallelism: CorpusParallelism = Field(default_factory=CorpusParallelism)
     """How many pods and processes work at once."""
 

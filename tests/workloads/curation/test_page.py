@@ -81,6 +81,19 @@ def test_examples_are_found_with_the_changed_part_marked(page: Any) -> None:
     assert "✓ 诗/诗.jsonl" in shown.inner_text()
 
 
+def test_the_mixture_and_what_is_frequent_are_shown_in_both_languages(page: Any, made: Made) -> None:
+    mixture = page.locator("section", has=page.get_by_role("heading", name="训练部分的配比"))
+    row = mixture.locator("tr", has_text="<b>网")
+    assert f"{100 * made.report['mixture']['<b>网']['share']:.1f} %" in row.inner_text()
+    frequent = page.locator("section", has=page.get_by_role("heading", name="最常见的四字片段"))
+    frequent.get_by_text("诗", exact=True).click()
+    shown = frequent.locator("details[open]").inner_text()
+    run, count = made.report["sources"]["诗"]["frequentRuns"]["read"]["runs"][0]
+    assert f"{run}\u00a0{count}" in shown
+    assert "读入时，32 篇中" in shown
+    assert "as read" not in shown
+
+
 def test_it_fits_a_phone(browser: Any, made: Made, tmp_path: Path) -> None:
     page = browser.new_context(viewport={"width": 390, "height": 800}).new_page()
     page.goto((made.folder / "report.html").as_uri())
