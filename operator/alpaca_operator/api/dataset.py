@@ -32,7 +32,7 @@ Mask = Literal["PhoneNumber", "IDCard", "Email", "IPAddress"]
 SourceName = Annotated[str, StringConstraints(min_length=1, max_length=60, pattern=r"^[^\s/\\][^/\\\n]*$")]
 RuleName = Annotated[str, StringConstraints(min_length=1, max_length=60, pattern=r"^[A-Za-z][A-Za-z0-9-]*$")]
 Pattern = Annotated[str, StringConstraints(min_length=1, max_length=2048)]
-Language = Annotated[str, StringConstraints(pattern=r"^[a-z]{2}$")]
+Language = Annotated[str, StringConstraints(min_length=2, max_length=2, pattern=r"^[a-z]{2}$")]
 Word = Annotated[str, StringConstraints(min_length=1, max_length=253)]
 
 

@@ -98,7 +98,7 @@ def _sizes(job: Job) -> list[int]:
 def _pause(job: Job) -> timedelta:
     parallelism: Parallelism = job.spec.parallelism  # type: ignore[attr-defined]
     grown = (job.status and job.status.nodes and job.status.nodes.grown) or 0
-    return timedelta(seconds=parallelism.rescale_after_seconds) * 2 ** min(grown, DOUBLED)
+    return timedelta(seconds=parallelism.rescale_after_seconds << min(grown, DOUBLED))
 
 
 def _leaves(scout: Scout) -> datetime | None:
