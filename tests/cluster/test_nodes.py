@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import random
 import signal
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +16,7 @@ from tests.cluster.bed.cluster import Manifest, until
 from tests.cluster.bed.node import Bed
 from tests.cluster.installation import Installation
 from tests.cluster.team import PATIENCE, Team, ended, ready
-from tests.cluster.test_disruption import begins_after, weights
+from tests.cluster.test_disruption import begins_after, steps, weights
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(3600)]
 
@@ -24,6 +25,13 @@ STEPS = 200
 """Enough that every pod is met in the middle."""
 SLOW = 3 * PATIENCE
 """Two pods import torch at once, and once more where they start again."""
+
+STRIKES = (1, 0, 1, 0)
+"""Which node is killed, one after the other."""
+STRIKE_SECONDS = 120
+"""That the run trains between two kills."""
+SAVED = 10
+"""Steps between two checkpoints."""
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +43,7 @@ def pairs(jobset: Bed, shared: Team) -> Team:
 
 
 def start(team: Team, name: str, **spec: Any) -> None:
-    training = {"maxSteps": STEPS, "saveSteps": 10}
+    training = {"maxSteps": STEPS, "saveSteps": SAVED}
     team.start(name, **{"training": training, "failurePolicy": {"maxRestarts": 0}, "parallelism": PAIR, **spec})
 
 
@@ -183,8 +191,8 @@ def test_a_partition_ends_both_and_they_go_on_together(pairs: Team) -> None:
 @pytest.mark.drill
 def test_whatever_is_killed_at_whatever_step_it_is_trained_once(operator: Installation, pairs: Team) -> None:
     """Pod 1, pod 0, both, the operator, JobSet's controller: each at some step, one after the other."""
-    start(pairs, "hunted", training={"maxSteps": 3 * STEPS, "saveSteps": 10}, failurePolicy={"maxRestarts": 10})
-    start(pairs, "quiet", training={"maxSteps": 3 * STEPS, "saveSteps": 10}, parallelism={"processesPerNode": 2})
+    start(pairs, "hunted", training={"maxSteps": 3 * STEPS, "saveSteps": SAVED}, failurePolicy={"maxRestarts": 10})
+    start(pairs, "quiet", training={"maxSteps": 3 * STEPS, "saveSteps": SAVED}, parallelism={"processesPerNode": 2})
     deeds: dict[str, Callable[[], object]] = {
         "pod 1": lambda: kill(pairs, of_node(pairs, "hunted", 1)),
         "pod 0": lambda: kill(pairs, of_node(pairs, "hunted", 0)),
@@ -207,6 +215,29 @@ def test_whatever_is_killed_at_whatever_step_it_is_trained_once(operator: Instal
     told = [reason for reason, _ in pairs.events("hunted")]
     assert told.count("Succeeded") == 1
     assert job["status"]["restarts"]["user"] == 3
+
+
+@pytest.mark.drill
+def test_of_a_run_that_is_killed_every_two_minutes_nine_steps_of_ten_count(pairs: Team) -> None:
+    training, reached = {"maxSteps": 1_000_000, "saveSteps": SAVED}, 0
+    start(pairs, "struck", training=training, failurePolicy={"maxRestarts": len(STRIKES)})
+    for index in STRIKES:
+        pairs.past_step("struck", reached + 1, SLOW)
+        time.sleep(STRIKE_SECONDS)
+        first = of_node(pairs, "struck", 0)
+        reached = steps(pairs, name_of(first))[-1]
+        kill(pairs, of_node(pairs, "struck", index))
+        resumed = begins_after(pairs, next_first_pod(pairs, "struck", first))
+        print(f"node {index} killed past step {reached}: on from {resumed}")
+        assert resumed >= reached - SAVED, "no more is lost than was not saved"
+    job = pairs.at_step("struck", reached + 1, SLOW)
+    told = job["status"]["progress"]["goodput"]
+    print(
+        f"killed every {STRIKE_SECONDS} s: {told['steps']:.1%} of the steps count, and {told['time']:.1%} of the time"
+    )
+    assert told["steps"] >= 0.9
+    pairs.set("struck", suspend=True)
+    pairs.state("struck", "Suspended", seconds=SLOW)
 
 
 @pytest.mark.drill
