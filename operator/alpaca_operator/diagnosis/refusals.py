@@ -73,7 +73,11 @@ def refusal(code: int, message: str, *, again: str = " in a job of another name"
     return None
 
 
-WEBHOOK_DOWN = re.compile(r'failed calling (admission )?webhook "(?P<who>[^"]+)"')
+WEBHOOK_DOWN = re.compile(
+    r'failed calling (admission )?webhook "(?P<who>[^"]+)"'
+    r'(.*? (Post|Get) "https://(?P<service>[-a-z0-9]+)\.(?P<namespace>[-a-z0-9]+)\.svc[:/.])?'
+)
+"""The name seldom says whose it is; its Service does."""
 UNTYPED = "failed to create typed patch object"
 """Of an apply whose object the API server cannot read: it answers with a 500, whatever the field."""
 BUSY = frozenset({401, 403, 408, 425, 429})
@@ -149,8 +153,7 @@ def exit_of_status(error: ApiError | Unreachable) -> Exit | None:
 
 def _webhook_down(message: str) -> str | None:
     down = WEBHOOK_DOWN.search(message)
-    return (
-        f"admission webhook {down['who']} does not answer the API server: ask who keeps it; tried again by itself"
-        if down
-        else None
-    )
+    if down is None:
+        return None
+    where = f" (Service {down['service']} of namespace {down['namespace']})" if down["service"] else ""
+    return f"admission webhook {down['who']}{where} does not answer the API server: ask who keeps it; tried again by itself"

@@ -123,7 +123,7 @@ def test_what_is_not_for_the_user_to_mend(code, message):
 
 
 DOWN = 'Internal error occurred: failed calling webhook "pods.down.example": failed to call webhook: Post "https://nope.t2.svc:443/?timeout=2s": '
-AWAY = "admission webhook pods.down.example does not answer the API server: ask who keeps it; tried again by itself"
+AWAY = "admission webhook pods.down.example (Service nope of namespace t2) does not answer the API server: ask who keeps it; tried again by itself"
 FORBIDDEN = 'Error creating: pods "poet-sft-x" is forbidden: '
 
 
