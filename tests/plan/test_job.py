@@ -11,42 +11,18 @@ from alpaca_operator.api.contract import ANNOTATION_CONFIG, ANNOTATION_INPUTS, E
 from alpaca_operator.api.status import ResolvedInput, Status
 from alpaca_operator.plan import job as jobs
 from alpaca_operator.settings import Settings
-from tests.plan.build import SETTINGS, sft_job
+from tests.plan.build import ENDS, SETTINGS, first_match, sft_job
 
 
 def made(job: SFTJob) -> dict:
     return jobs.one_job(job, {"metadata": {}, "spec": {}})
 
 
-def verdict(rules: list[dict], code: int, disrupted: bool = False) -> str:
-    """As the Job controller reads them: the first rule that matches."""
-    for rule in rules:
-        if disrupted and rule.get("onPodConditions"):
-            return str(rule["action"])
-        if code in rule.get("onExitCodes", {}).get("values", ()):
-            return str(rule["action"])
-    return "Count"
-
-
-@pytest.mark.parametrize(
-    ("code", "disrupted", "action"),
-    [
-        pytest.param(64, False, "FailJob", id="a bad spec"),
-        pytest.param(65, False, "FailJob", id="bad data"),
-        pytest.param(66, False, "FailJob", id="a missing input"),
-        pytest.param(71, False, "FailJob", id="out of memory"),
-        pytest.param(72, False, "Count", id="hung"),
-        pytest.param(70, False, "Count", id="an error of ours"),
-        pytest.param(139, False, "Count", id="crashed"),
-        pytest.param(137, False, "Ignore", id="killed: the operator knows who asked"),
-        pytest.param(143, False, "Ignore", id="stopped before it could save"),
-        pytest.param(75, False, "Ignore", id="stopped after saving"),
-        pytest.param(143, True, "Ignore", id="drained"),
-        pytest.param(65, True, "Ignore", id="drained in the middle of reading"),
-    ],
-)
-def test_what_an_exit_means_to_the_job_controller(code, disrupted, action):
-    assert verdict(made(sft_job())["spec"]["podFailurePolicy"]["rules"], code, disrupted) == action
+@pytest.mark.parametrize(("code", "disrupted", "of_job"), ENDS)
+def test_what_an_exit_means_to_the_job_controller(code, disrupted, of_job):
+    rules = made(sft_job())["spec"]["podFailurePolicy"]["rules"]
+    matching = first_match(rules, code, disrupted=disrupted)
+    assert ("Count" if matching is None else rules[matching]["action"]) == of_job
 
 
 def test_several_pods_share_the_work_of_one_job():

@@ -12,7 +12,7 @@ from alpaca_operator.api.status import NodesStatus, Restarts, Status
 from alpaca_operator.plan import PLANNERS
 from alpaca_operator.plan.jobset import failure_rules, pod_failure_rules, several_pods
 from tests.api.minimal import MINIMAL
-from tests.plan.build import SETTINGS, sft_job
+from tests.plan.build import ENDS, SETTINGS, first_match, sft_job
 
 
 def planned(**more):
@@ -32,12 +32,11 @@ def message(code: int | None, index: int) -> str:
 
 def becomes(code: int, *, disrupted: bool = False) -> str:
     """What the set does after a pod ended so: the Job's first rule that matches, then the set's."""
-    for index, rule in enumerate(pod_failure_rules()):
-        if (disrupted and "onPodConditions" in rule) or code in rule.get("onExitCodes", {}).get("values", ()):
-            reason, said = "PodFailurePolicy", message(None if "onPodConditions" in rule else code, index)
-            break
-    else:
+    matching = first_match(rules := pod_failure_rules(), code, disrupted=disrupted)
+    if matching is None:
         reason, said = "BackoffLimitExceeded", "Job has reached the specified backoff limit"
+    else:
+        reason, said = "PodFailurePolicy", message(None if "onPodConditions" in rules[matching] else code, matching)
     for rule in failure_rules():
         patterns = rule.get("onJobFailureMessagePatterns", [""])
         if reason in rule["onJobFailureReasons"] and any(re.search(pattern, said) for pattern in patterns):
@@ -45,25 +44,13 @@ def becomes(code: int, *, disrupted: bool = False) -> str:
     return "RestartJobSet"
 
 
-@pytest.mark.parametrize(
-    ("code", "disrupted", "action"),
-    [
-        pytest.param(64, False, "FailJobSet", id="a bad spec"),
-        pytest.param(65, False, "FailJobSet", id="bad data"),
-        pytest.param(66, False, "FailJobSet", id="a missing input"),
-        pytest.param(71, False, "FailJobSet", id="out of memory"),
-        pytest.param(70, False, "RestartJobSet", id="an error of ours"),
-        pytest.param(72, False, "RestartJobSet", id="hung"),
-        pytest.param(139, False, "RestartJobSet", id="crashed"),
-        pytest.param(75, False, "RestartJobSetAndIgnoreMaxRestarts", id="stopped after saving"),
-        pytest.param(137, False, "RestartJobSetAndIgnoreMaxRestarts", id="killed: the operator knows who asked"),
-        pytest.param(143, False, "RestartJobSetAndIgnoreMaxRestarts", id="stopped before it could save"),
-        pytest.param(65, True, "RestartJobSetAndIgnoreMaxRestarts", id="drained in the middle of reading"),
-        pytest.param(1, True, "RestartJobSetAndIgnoreMaxRestarts", id="drained"),
-    ],
-)
-def test_what_an_exit_means_to_the_set(code, disrupted, action):
-    assert becomes(code, disrupted=disrupted) == action
+OF_SET = {"FailJob": "FailJobSet", "Count": "RestartJobSet", "Ignore": "RestartJobSetAndIgnoreMaxRestarts"}
+"""What means to several pods the same as to one."""
+
+
+@pytest.mark.parametrize(("code", "disrupted", "of_job"), ENDS)
+def test_what_an_exit_means_to_the_set(code, disrupted, of_job):
+    assert becomes(code, disrupted=disrupted) == OF_SET[of_job]
 
 
 def test_a_code_within_another_is_none():
