@@ -206,6 +206,15 @@ BROKEN = (
                 id="a stream without an end",
             ),
             pytest.param(
+                {
+                    "dataset": {"train": [{"uri": "a"}, {"uri": "b", "maxRows": 5}], "streaming": True},
+                    "training": {"maxSteps": 10},
+                },
+                "streaming reads each source once, from its start: remove weight, maxRows and maxTokens of dataset.train, or set streaming to "
+                "false",
+                id="a stream of which a source is weighed",
+            ),
+            pytest.param(
                 {"training": {"earlyStoppingPatience": 3}, "dataset": {"train": [{"uri": "a"}], "validationSplit": 0}},
                 "training.earlyStoppingPatience needs validation text: set dataset.validationSplit above 0, or dataset.validation",
                 id="early stopping without text to validate with",
@@ -937,6 +946,15 @@ def test_a_name_that_hosts_may_not_have_is_refused_to_a_job_of_several_nodes_alo
     assert NODES_NAME_RULE.message in said
     assert words_of_the_server(served, manifest(kind, NODES, "a" * NODES_NAME_LIMIT)) == ""
     assert words_of_the_server(served, manifest(kind, {"parallelism": {"processesPerNode": 2}}, name)) == ""
+
+
+@pytest.mark.controlplane
+def test_dots_in_the_name_of_a_job_of_several_pods(served):
+    """Each of its pods has its number and the name of the Job as a host name."""
+    said = words_of_the_server(served, manifest("DatasetJob", NODES, "corpus.web"))
+    assert "metadata.name of a job of several nodes becomes the name of hosts: write it without dots" in said
+    assert words_of_the_server(served, manifest("DatasetJob", {}, "corpus.web")) == ""
+    assert words_of_the_server(served, manifest("DatasetJob", NODES, "a" * 46)) == ""
 
 
 COMMON: dict[str, Any] = {
