@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from alpaca_operator.api.dataset import DatasetJob
@@ -88,7 +87,9 @@ class _Maker:
             rows, short = held_out.save(asked, self._work.inputs, file)
             without = f"; {short:,} are too short to be looked for" if short else ""
             self._progress.log(f"decontaminating: {rows:,} texts of evaluation sets{without}")
-        self._wait(file.name, 1, lambda: [] if file.is_file() else [0])
+        if self._meeting.node.count > 1:
+            self._meeting.wait(file.name, 1)
+            self._meeting.wait_until_seen(lambda: [] if file.is_file() else [0], file.name)
 
     def make(self, name: str, stage: Stage, *, is_last: bool = False) -> None:
         """``is_last``: nothing follows for which a machine would need what others make; the first waits for all."""
@@ -97,18 +98,25 @@ class _Maker:
         progress.update(stage=name, step=0, total_steps=self._count.total)
         stage.folder.mkdir(parents=True, exist_ok=True)
         self._make(stage, stage.missing(progress.log, mine := node.part(stage.tasks)), len(mine))
-        if node.is_first or not is_last:
-            self._wait(
-                stage.folder.name, stage.tasks, lambda: filter(stage.unseen, () if is_last else range(stage.tasks))
-            )
-        else:
-            self._meeting.made(stage.folder.name)
-        if (
-            node.is_first and is_last
-        ):  # a machine that is done may be gone, and with a run that was killed what it had made
-            self._make(stage, [rank for rank in range(stage.tasks) if stage.unseen(rank)], stage.tasks)
+        if is_last and not node.is_first:
+            self._meeting.leave(stage.folder.name)
+        elif node.count > 1:
+            self._meet(stage, is_last=is_last)
         self._count.look(at_once=True)
         self._tell()
+
+    def _meet(self, stage: Stage, *, is_last: bool) -> None:
+        """Wait for the parts of the others. A machine that has left took none of its files with it, but a run that was killed while it published
+        may have: the first makes what is gone."""
+        name, node = stage.folder.name, self._meeting.node
+        self._meeting.wait(name, stage.tasks, self._tell)
+        if node.is_first:
+            gone = [
+                rank for rank in range(stage.tasks) if stage.unseen(rank) and self._meeting.has_left(rank % node.count)
+            ]
+            self._make(stage, gone, stage.tasks)
+        if not is_last:
+            self._meeting.wait_until_seen(lambda: filter(stage.unseen, range(stage.tasks)), name)
 
     def _make(self, stage: Stage, todo: list[int], of: int) -> None:
         progress = self._progress
@@ -118,12 +126,6 @@ class _Maker:
             helpers = min(self._processes, len(todo))
             progress.log(f"{stage.name}: {len(todo)} shares in {helpers} {'process' if helpers == 1 else 'processes'}")
             self._crew.make(stage, todo, self._hear, self._stop.check)
-
-    def _wait(self, name: str, tasks: int, unseen: Callable[[], Iterable[int]]) -> None:
-        if self._meeting.node.count > 1:
-            self._meeting.made(name)
-            self._meeting.wait(name, tasks, self._tell)
-            self._meeting.wait_until_seen(unseen, name)
 
     def _hear(self, rank: int, documents: int) -> None:
         self._count.hear(rank, documents)

@@ -5,6 +5,7 @@ Below that folder lies ``nodes-<group>/``::
 
     alive.<node>      changes as long as the node lives
     <stage>.<node>    all that the node had to make of a stage is made, and was looked at by a run of this group
+    left.<node>       the node has made its part of the last stage
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from workloads.system.os_errors import sentence
 
 BEAT_SECONDS = 5.0
 """Between two signs of life."""
+LEFT = "left"
+
 LOOK_SECONDS = 0.2
 """Between two looks at what others have made."""
 
@@ -82,13 +85,18 @@ class Meeting:
         if self.node.is_first:
             shutil.rmtree(self._folder, ignore_errors=True)  # a late sign of another may come back, and is of no harm
 
-    def made(self, name: str) -> None:
-        """This machine has made its part of the stage ``name``."""
-        if self.node.count > 1:
-            atomic.write_text(self._mark(name, self.node.index), "")
+    def leave(self, name: str) -> None:
+        """This machine has made its part of the last stage, and is not waited for any more."""
+        for done in (name, LEFT):
+            atomic.write_text(self._mark(done, self.node.index), "")
+
+    def has_left(self, node: int) -> bool:
+        return self._mark(LEFT, node).is_file()
 
     def wait(self, name: str, tasks: int, idle: Callable[[], None] = lambda: None) -> None:
-        """Until the others have made their parts of a stage of so many shares. Raises WorkloadError where one of them is lost."""
+        """Say that this machine has made its part of a stage of so many shares, and wait for the others. Raises WorkloadError where one of them
+        is lost."""
+        atomic.write_text(self._mark(name, self.node.index), "")
         owners = [other for other in self._others() if other < tasks]
         self._await(lambda other: self._mark(name, other).is_file(), owners, f"made its part of {name}", idle)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -50,7 +51,12 @@ def make(folder: Path, texts: Mapping[str, Sequence[str]], name: str = "out", **
     return run(folder, name, sources=[*named, *spec.pop("sources", [])], **spec)
 
 
-def run(folder: Path, name: str = "out", **spec: Any) -> Made:
+class Lost(Exception):
+    """The machine died."""
+
+
+def run(folder: Path, name: str = "out", *, node: int | None = None, dies: bool = False, **spec: Any) -> Made:
+    """``node``: one of the machines of `parallelism.nodes`, of which the first gives what was made. With ``dies`` it is lost while it publishes."""
     job = DatasetJob.model_validate(
         {
             "kind": "DatasetJob",
@@ -70,6 +76,9 @@ def run(folder: Path, name: str = "out", **spec: Any) -> Made:
         assert kind == "Dataset"
         (folder / name).mkdir()
         yield folder / name
+        if dies:
+            shutil.rmtree(folder / name)
+            raise Lost
 
     def nothing(*_: Any, **__: Any) -> None:
         return None
@@ -77,8 +86,8 @@ def run(folder: Path, name: str = "out", **spec: Any) -> Made:
     runtime: Any = SimpleNamespace(
         job=job,
         inputs=found,
-        group=None,
-        distributed=SimpleNamespace(rank=0),
+        group=None if node is None else "group",
+        distributed=SimpleNamespace(rank=node or 0),
         cache=folder / "cache",
         cache_is_kept=True,
         stop=SimpleNamespace(interruptible=lambda *_: nullcontext(), check=nothing),
@@ -86,5 +95,7 @@ def run(folder: Path, name: str = "out", **spec: Any) -> Made:
         output=output,
     )
     metrics = dataset.run(job, runtime)
+    if node:
+        return Made(folder / name, {}, metrics, said)
     report = json.loads((folder / name / "report.json").read_text(encoding="utf-8"))
     return Made(folder / name, report, metrics, said)

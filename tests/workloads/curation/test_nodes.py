@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from workloads.curation import nodes
+from tests.workloads.curation import corpora
+from workloads.curation import nodes, shares
 from workloads.curation.nodes import Meeting, Node
 from workloads.errors import Interrupted, WorkloadError
 
@@ -37,8 +39,8 @@ def test_each_waits_until_the_other_has_made_its_part(tmp_path: Path) -> None:
         other = meeting(tmp_path, 1)
         with other.joined():
             order.append("made")
-            other.made("reading")
             other.wait("reading", 4)
+            other.leave("writing")
 
     thread = threading.Thread(target=second)
     thread.start()
@@ -46,9 +48,10 @@ def test_each_waits_until_the_other_has_made_its_part(tmp_path: Path) -> None:
     with first.joined():
         first.wait("reading", 4)
         order.append("seen")
-        first.made("reading")
         first.wait("clustering", 1)  # has one share, which is its own
+        first.wait("writing", 4)
         thread.join()
+        assert (first.has_left(0), first.has_left(1)) == (False, True)
     assert order == ["made", "seen"]
     assert not list(tmp_path.iterdir())
 
@@ -56,7 +59,7 @@ def test_each_waits_until_the_other_has_made_its_part(tmp_path: Path) -> None:
 def test_what_another_run_left_there_is_nobodys(tmp_path: Path) -> None:
     earlier = meeting(tmp_path, 1, group="earlier")
     (tmp_path / "nodes-earlier").mkdir()
-    earlier.made("reading")
+    earlier.leave("reading")
     with pytest.raises(WorkloadError, match=r"node 1 of 2 has not come"), meeting(tmp_path, 0, patience=0.1).joined():
         raise AssertionError("nobody else is there")
 
@@ -84,3 +87,28 @@ def test_who_waits_can_be_stopped(tmp_path: Path) -> None:
     waiting = Meeting(Node(0, 2, "a"), tmp_path, 60, stop, lambda _: None)
     with pytest.raises(Interrupted, match="stopped"), waiting.joined():
         raise AssertionError("nobody else is there")
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_the_first_makes_again_what_was_lost_with_it_while_the_others_have_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shuffle: bool
+) -> None:
+    """It dies with the files of all on their way into the output; of the other machine nothing is left but what it had made."""
+    monkeypatch.setattr(shares, "SHARE_BYTES", 2000)
+    for number in range(4):
+        corpora.write_lines(tmp_path / "web" / f"{number}.jsonl", [f"第{number}页{line}行" * 9 for line in range(30)])
+    spec = {"sources": [{"uri": str(tmp_path / "web")}], "shuffle": shuffle}
+    whole = corpora.run(tmp_path, "whole", **spec)
+    shutil.rmtree(tmp_path / "cache")
+    pair = {**spec, "parallelism": {"nodes": 2, "processesPerNode": 1}, "failurePolicy": {"hangTimeoutSeconds": 60}}
+    others = threading.Thread(target=lambda: corpora.run(tmp_path, node=1, **pair))
+    others.start()
+    with pytest.raises(corpora.Lost):
+        corpora.run(tmp_path, node=0, dies=True, **pair)
+    others.join()
+    again = corpora.run(tmp_path, node=0, **pair)
+    assert again.rows() == whole.rows()
+    assert again.report == whole.report
+    assert len(again.rows()) == 4 * 30
+    made = [line for line in again.said if line.endswith("in 1 process")]
+    assert made, "what had gone with it is made again"
