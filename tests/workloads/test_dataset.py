@@ -71,6 +71,16 @@ def job(**spec: Any) -> dict[str, Any]:
 
 
 NEARLY = job(deduplicate={"near": {}})
+ALL = job(
+    clean={"presets": ["Characters", "Advertisements"], "normalize": {"whitespace": "Collapse"}},
+    filters={"minCharacters": 20, "language": ["zh"]},
+    deduplicate={"exact": "Paragraph", "near": {}, "against": [{"uri": "table.csv", "columns": {"text": "内容"}}]},
+    mixing={"temperature": 3},
+    shuffle=True,
+    format="Parquet",
+    shardSize="0.2MB",
+)
+"""Every stage that there is."""
 
 
 def start(place: Path, manifest: dict[str, Any], *flags: str) -> Process:
@@ -166,25 +176,30 @@ def test_who_trains_reads_one_part_and_validates_on_the_other(place: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("stage", "number"),
+    ("manifest", "stage", "number"),
     [
-        pytest.param("reading", signal.SIGKILL, id="killed while reading"),
-        pytest.param("sketching", signal.SIGKILL, id="killed while comparing"),
-        pytest.param("writing", signal.SIGKILL, id="killed while writing"),
-        pytest.param("reading", signal.SIGTERM, id="stopped while reading"),
+        pytest.param(NEARLY, "reading", signal.SIGKILL, id="killed while reading"),
+        pytest.param(NEARLY, "sketching", signal.SIGKILL, id="killed while comparing"),
+        pytest.param(NEARLY, "writing", signal.SIGKILL, id="killed while writing"),
+        pytest.param(NEARLY, "reading", signal.SIGTERM, id="stopped while reading"),
+        pytest.param(ALL, "marking", signal.SIGKILL, id="killed while lines get their numbers"),
+        pytest.param(ALL, "removing", signal.SIGKILL, id="killed while lines are taken out"),
+        pytest.param(ALL, "scattering", signal.SIGKILL, id="killed while shuffling"),
     ],
 )
-def test_an_interrupted_run_goes_on_to_the_same_bytes(place: Path, stage: str, number: signal.Signals) -> None:
-    assert run(place, NEARLY, "--output.uri", "whole", "--parallelism.processesPerNode", "1").code == 0
+def test_an_interrupted_run_goes_on_to_the_same_bytes(
+    place: Path, manifest: dict[str, Any], stage: str, number: signal.Signals
+) -> None:
+    assert run(place, manifest, "--output.uri", "whole", "--parallelism.processesPerNode", "1").code == 0
     (place / "cache").rename(place / "cache-of-the-whole")
-    process = start(place, NEARLY, "--parallelism.processesPerNode", "2")
+    process = start(place, manifest, "--parallelism.processesPerNode", "2")
     process.until(lambda _: any((place / "cache").glob(f"curation/{stage}-*/completions/*")), seconds=300)
     process.send(number)
     ended = process.end(300)
     assert ended.code == (-signal.SIGKILL if number == signal.SIGKILL else 75)
     assert not (place / "out").exists()
 
-    ended = run(place, NEARLY, "--parallelism.processesPerNode", "4")
+    ended = run(place, manifest, "--parallelism.processesPerNode", "4")
     assert ended.code == 0
     assert any(message.startswith(f"{stage}: found ") for message in ended.messages)
     assert published(place / "out") == published(place / "whole")
