@@ -35,7 +35,9 @@ def serve(job: ChatDeployment) -> int:
     from workloads.serving.engine import service as engine
 
     async def serve_page(address: str, closing: asyncio.Event) -> None:
-        await page.serve(Settings.read(job, {**os.environ, contract.ENV_ENGINE_URL: address}), in_pod, number, closing)
+        await page.serve(
+            job, Settings.read(job, {**os.environ, contract.ENV_ENGINE_URL: address}), in_pod, number, closing
+        )
 
     return engine.execute(job, sidecar=serve_page)
 

@@ -360,6 +360,7 @@ TABLES: dict[str, dict[str, Any]] = {
         "httpRoute.parentRefs[].name": "gateway",
         "httpRoute.parentRefs[].namespace": Case("edge", {"httpRoute": {"parentRefs": [{"name": "gateway"}]}}),
         "httpRoute.parentRefs[].sectionName": Case("https", {"httpRoute": {"parentRefs": [{"name": "gateway"}]}}),
+        "hosts": ["poet.example"],
         "httpRoute.hostnames": Case(["poet.example"], {"httpRoute": {"parentRefs": [{"name": "gateway"}]}}),
     },
 }

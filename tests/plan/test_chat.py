@@ -51,7 +51,7 @@ def environment(container: Manifest) -> dict[str, Any]:
     return {
         name: value
         for name, value in told.items()
-        if name.startswith(("ALPACA_CHAT", "ALPACA_API", "ALPACA_E", "ALPACA_CO", "VLLM_A"))
+        if name.startswith(("ALPACA_CHAT", "ALPACA_API", "ALPACA_E", "ALPACA_CO", "ALPACA_H", "VLLM_A"))
     }
 
 
@@ -240,6 +240,12 @@ class TestTheDeployment:
     )
     def test_starts_no_pods_for(self, spec):
         assert self.revision(**spec) == self.revision()
+
+    def test_pods_are_told_the_names_of_their_route_which_browsers_give(self):
+        route = {"parentRefs": [{"name": "web"}], "hostnames": ["chat.example.org", "*.poets.org"]}
+        for container in containers(httpRoute=route).values():
+            assert environment(container)["ALPACA_HOSTS"] == "chat.example.org *.poets.org"
+        assert "ALPACA_HOSTS" not in environment(containers()["ui"])
 
     @pytest.mark.parametrize(
         "spec",

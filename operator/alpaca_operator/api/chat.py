@@ -170,16 +170,17 @@ class ParentReference(Spec):
     """One of its listeners; absent are all."""
 
 
+RouteHost = Annotated[
+    str, StringConstraints(min_length=1, max_length=253, pattern=r"^(\*\.)?[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")
+]
+
+
 class Route(Spec):
     """A route of the Gateway API: the page at `/`, the API at `/v1`."""
 
     parent_refs: list[ParentReference] = Field(min_length=1, max_length=8)
     """The Gateways that carry it."""
-    hostnames: list[
-        Annotated[
-            str, StringConstraints(min_length=1, max_length=253, pattern=r"^(\*\.)?[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")
-        ]
-    ] = Field(default_factory=list, max_length=16)
+    hostnames: list[RouteHost] = Field(default_factory=list, max_length=16)
     """Host names, such as `chat.example.org`; absent takes those of the Gateway."""
 
 
@@ -236,6 +237,11 @@ class ChatSpec(ResourceSpec):
     """How many pods a drain of nodes must leave; absent, nothing holds a drain up."""
     http_route: Route | None = None
     """A route of the Gateway API; absent, there is none."""
+    hosts: list[RouteHost] = Field(default_factory=list, max_length=32)
+    """Names under which browsers reach page and API through what the operator does not make: an Ingress, a balancer, a proxy.
+    `*.example.org` stands for all names below it. Once one is given, here or in `httpRoute.hostnames`, requests under other names are
+    refused, so that no one points a name of theirs at the page; the cluster's own names, localhost and addresses in figures always pass.
+    Pages of these names may ask the API."""
     cache: Cache | None = None
     """A volume for downloads; absent, each pod starts cold."""
     pod: PodSettings = Field(default_factory=PodSettings)

@@ -16,6 +16,7 @@ from alpaca_operator.api.contract import (
     ENV_COMPARE_API_KEY,
     ENV_COMPARE_URL,
     ENV_ENGINE_URL,
+    ENV_HOSTS,
     ENV_PASSWORD,
     ENV_USERNAME,
     LABEL_REVISION,
@@ -168,7 +169,7 @@ def _engine_env(chat: ChatDeployment, with_vllm: bool) -> list[Manifest]:
     auth = chat.spec.auth
     key = [] if auth is None else [_secret(ENV_API_KEY, KeyReference(name=auth.secret_name))]
     if not with_vllm:
-        return key
+        return [*key, *_hosts(chat)]
     quiet = [{"name": "VLLM_NO_USAGE_STATS", "value": "1"}, {"name": "DO_NOT_TRACK", "value": "1"}]
     return [*({**each, "name": "VLLM_API_KEY"} for each in key), *quiet]
 
@@ -214,11 +215,18 @@ def _page_env(chat: ChatDeployment) -> list[Manifest]:
         ours.append(_secret(ENV_PASSWORD, KeyReference(name=name, key="password")))
         if first is None:
             ours.append(_secret(ENV_API_KEY, KeyReference(name=name)))
+    ours += _hosts(chat)
     second = spec.compare_with and spec.compare_with.endpoint
     if second:
         ours.append({"name": ENV_COMPARE_URL, "value": second.url})
         ours += [_secret(ENV_COMPARE_API_KEY, second.secret_ref)] if second.secret_ref else []
     return ours
+
+
+def _hosts(chat: ChatDeployment) -> list[Manifest]:
+    """The route is nothing else to the pods, and they are not told of it; of `hosts` they are by their spec."""
+    route = chat.spec.http_route
+    return [{"name": ENV_HOSTS, "value": " ".join(route.hostnames)}] if route and route.hostnames else []
 
 
 def _draining(spec: ChatSpec) -> Manifest:

@@ -307,9 +307,9 @@ class Template:
 
     def _ids(self, rendered: RenderedText) -> list[int]:
         backend = self._tokenizer(rendered.sealed)
-        ids: list[int] = with_loss_mask(
-            backend.encode(rendered.text, add_special_tokens=False), rendered, backend
-        ).ids.tolist()
+        # As a batch of one: the tokenizer lets other threads run meanwhile, which it does not for a single text.
+        encoding = backend.encode_batch([rendered.text], add_special_tokens=False)[0]
+        ids: list[int] = with_loss_mask(encoding, rendered, backend).ids.tolist()
         return ids
 
 

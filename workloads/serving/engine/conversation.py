@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from workloads.data.chat_templates.rendering import Message
 from workloads.data.chat_templates.template import Template
-from workloads.serving.engine.refusals import Refusal
+from workloads.serving.refusal import Refusal
 
 
 @dataclass(frozen=True)
@@ -19,48 +20,79 @@ class Prompt:
     """Messages that were left out for want of room, the oldest."""
 
 
-def of_messages(template: Template, messages: Sequence[Message], limit: int) -> Prompt:
-    """The conversation in at most ``limit`` tokens.
+@dataclass(frozen=True)
+class Room:
+    """What a prompt may have."""
+
+    tokens: int
+    characters_per_token: int
+    """At most, in any text: a text of more characters than ``characters`` need not be tokenized to be known as too long, and megabytes
+    are not."""
+
+    @property
+    def characters(self) -> int:
+        return self.tokens * self.characters_per_token
+
+
+def of_messages(template: Template, messages: Sequence[Message], room: Room) -> Prompt:
+    """The conversation in at most ``room.tokens``.
 
     Whole turns are left out, the oldest first; never the system prompt, never the newest question. Raises Refusal when those alone are
     too long, or the template cannot write such a conversation.
     """
-    whole = _encoded(template, messages)
-    if len(whole) <= limit:
-        return Prompt(whole)
     first = next((at for at, message in enumerate(messages) if message["role"] != "system"), len(messages))
     system, rest = list(messages[:first]), list(messages[first:])
-    starts = [at for at, message in enumerate(rest) if message["role"] == "user" and at > 0]
-    if not starts:
-        raise too_long(len(whole), limit)
+    starts = [0, *(at for at, message in enumerate(rest) if message["role"] == "user" and at > 0)]
+    starts = _within(starts, system, rest, room)
+    whole = _encoded(template, [*system, *rest[starts[0] :]])
+    if len(whole) <= room.tokens:
+        return Prompt(whole, dropped=starts[0])
+    if len(starts) == 1:
+        raise too_long(len(whole), room)
     newest = _encoded(template, [*system, *rest[starts[-1] :]])
-    if len(newest) > limit:
-        raise too_long(len(newest), limit)
-    low, high, best = 0, len(starts) - 1, newest  # the more turns are left out, the shorter: look for the fewest
+    if len(newest) > room.tokens:
+        raise too_long(len(newest), room)
+    low, high, best = 1, len(starts) - 1, newest  # the more turns are left out, the shorter: look for the fewest
     while low < high:
         middle = (low + high) // 2
         ids = _encoded(template, [*system, *rest[starts[middle] :]])
-        if len(ids) <= limit:
+        if len(ids) <= room.tokens:
             high, best = middle, ids
         else:
             low = middle + 1
     return Prompt(best, dropped=starts[high])
 
 
-def of_text(template: Template, text: str, limit: int, *, begins: int | None) -> Prompt:
+def _within(starts: list[int], system: Sequence[Message], rest: Sequence[Message], room: Room) -> list[int]:
+    """Of the places where a conversation may begin those behind which no more is said than there can be room for."""
+    left = room.characters - sum(map(_length, system))
+    before = list(accumulate(map(_length, rest), initial=0))
+    fitting = [start for start in starts if before[-1] - before[start] <= left]
+    if not fitting:
+        raise too_long(
+            -(-(before[-1] - before[starts[-1]] + room.characters - left) // room.characters_per_token),
+            room,
+            at_least=True,
+        )
+    return fitting
+
+
+def of_text(template: Template, text: str, room: Room, *, begins: int | None) -> Prompt:
     """A text to be gone on with, behind the token that texts begin with for this model, if one does. Raises Refusal for one that is too
     long."""
+    if len(text) > room.characters:
+        raise too_long(-(-len(text) // room.characters_per_token), room, "prompt", at_least=True)
     ids = [*([] if begins is None else [begins]), *template.encode_text(text)]
-    if len(ids) > limit:
-        raise too_long(len(ids), limit, "prompt")
+    if len(ids) > room.tokens:
+        raise too_long(len(ids), room, "prompt")
     return Prompt(ids)
 
 
-def too_long(tokens: int, limit: int, param: str = "messages") -> Refusal:
+def too_long(tokens: int, room: Room, param: str = "messages", *, at_least: bool = False) -> Refusal:
     what = "the prompt has" if param == "prompt" else "the newest question with the system prompt has"
     return Refusal(
         400,
-        f"This server takes at most {limit} tokens of input, and {what} {tokens}: shorten it.",
+        f"This server takes at most {room.tokens} tokens of input, and {what} {'at least ' if at_least else ''}{tokens}: shorten it.",
         "context_length_exceeded",
         param,
     )
@@ -83,3 +115,7 @@ def _encoded(template: Template, messages: Sequence[Message]) -> list[int]:
         raise Refusal(
             400, f"the model's template cannot write this conversation: {error}", "invalid_conversation", "messages"
         ) from error
+
+
+def _length(message: Message) -> int:
+    return len(message["content"])

@@ -11,7 +11,7 @@ from typing import Literal
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-from workloads.serving.engine.refusals import Refusal
+from workloads.serving.refusal import Refusal
 
 Outcome = Literal["answered", "cancelled", "invalid", "unauthorized", "busy", "unavailable", "timeout", "failed"]
 OUTCOMES: tuple[Outcome, ...] = (

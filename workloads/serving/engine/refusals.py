@@ -2,25 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
-
-
-@dataclass
-class Refusal(Exception):
-    """A request that gets an error in place of an answer."""
-
-    status: int
-    message: str
-    """For the user: what was found, and what to do."""
-    code: str | None = None
-    param: str | None = None
-    """The field of the request that is to blame."""
-    type: str = "invalid_request_error"
-    headers: dict[str, str] = field(default_factory=dict)
-
-    def body(self) -> dict[str, Any]:
-        return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
+from workloads.serving.refusal import Refusal
 
 
 def queue_full(waiting: int, seconds: int) -> Refusal:
@@ -67,8 +49,3 @@ def timed_out(seconds: float) -> Refusal:
 
 def failed(message: str, status: int = 500, code: str = "server_error") -> Refusal:
     return Refusal(status, message, code, type="server_error")
-
-
-def cut(text: str, most: int = 80) -> str:
-    """What somebody sent, as a message quotes it: it may be megabytes."""
-    return text if len(text) <= most else f"{text[:most]}…"

@@ -9,9 +9,10 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from workloads.serving.engine import refusals
-from workloads.serving.engine.refusals import Refusal
+from workloads.serving.refusal import Refusal, cut
 
+MOST_PARTS = 1000
+"""Parts of a message."""
 HALVES = re.compile("[\ud800-\udfff]")
 """Halves of a character beyond 16 bits: what a program makes that cuts a text in the middle of an emoji."""
 PASSED_OVER = frozenset(
@@ -40,7 +41,7 @@ class Message(BaseModel):
     """A turn. What else it carries (a name, annotations of an earlier answer) is passed over."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
+    content: str | Annotated[list[TextPart], Field(fail_fast=True, max_length=MOST_PARTS)]
 
     def plain(self) -> dict[str, str]:
         """As templates take it."""
@@ -72,7 +73,7 @@ class Request(BaseModel):
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     max_tokens: int | None = Field(None, ge=1)
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
-    stop: Stop | Annotated[list[Stop], Field(max_length=16)] | None = None
+    stop: Stop | Annotated[list[Stop], Field(fail_fast=True, max_length=16)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
 
@@ -94,7 +95,7 @@ class ChatRequest(Request):
 
     route = "/v1/chat/completions"
 
-    messages: list[Message] = Field(min_length=1, max_length=10_000)
+    messages: Annotated[list[Message], Field(fail_fast=True, min_length=1, max_length=10_000)]
     max_completion_tokens: int | None = Field(None, ge=1)
 
     @property
@@ -107,7 +108,7 @@ class CompletionRequest(Request):
 
     route = "/v1/completions"
 
-    prompt: str | Annotated[list[str], Field(min_length=1, max_length=1)]
+    prompt: str | Annotated[list[str], Field(fail_fast=True, min_length=1, max_length=1)]
 
     @property
     def text(self) -> str:
@@ -138,7 +139,7 @@ def read(kind: type[Body], body: bytes) -> Body:
         if name in PASSED_OVER:
             continue
         if name not in NEUTRAL:
-            raise Refusal(400, f"Unknown parameter: '{refusals.cut(name)}'.", "unknown_parameter", refusals.cut(name))
+            raise Refusal(400, f"Unknown parameter: '{cut(name)}'.", "unknown_parameter", cut(name))
         if not any(value == neutral and type(value) is type(neutral) for neutral in NEUTRAL[name]):
             raise Refusal(
                 400,
@@ -147,6 +148,9 @@ def read(kind: type[Body], body: bytes) -> Body:
                 name,
             )
     return request
+
+
+QUOTING = json.JSONEncoder(ensure_ascii=False, default=str, indent=None, check_circular=False)
 
 
 def _no_number(text: str) -> float:
@@ -188,4 +192,10 @@ def _lower(message: str) -> str:
 
 
 def _called(value: Any) -> str:
-    return refusals.cut(json.dumps(value, ensure_ascii=False, default=str))
+    """The beginning of a value as JSON, written no further than it is shown."""
+    parts: list[str] = []
+    for part in QUOTING.iterencode(cut(value) if isinstance(value, str) else value):
+        parts.append(part)
+        if sum(map(len, parts)) > 80:
+            break
+    return cut("".join(parts))

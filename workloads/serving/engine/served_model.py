@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from workloads.data.chat_templates.template import Template
-from workloads.serving.engine import conversation
-from workloads.serving.engine.conversation import Prompt
-from workloads.serving.engine.refusals import Refusal
+from workloads.serving.engine import conversation, text
+from workloads.serving.engine.conversation import Prompt, Room
 from workloads.serving.engine.sampling import Controls
 from workloads.serving.engine.scheduler import Answer, Scheduler
 from workloads.serving.engine.schema import ChatRequest, CompletionRequest, Request
 from workloads.serving.engine.text import Pieces, Writer
+from workloads.serving.refusal import Refusal
 
 CREATED = int(time.time())
 COLDEST = 0.01
@@ -56,9 +56,10 @@ class ServedModel:
     def __post_init__(self) -> None:
         tokenizer = self.template.tokenizer
         self.pieces = Pieces(tokenizer)
+        self._room = Room(self.max_input_tokens, text.longest_token(tokenizer))
         self._control = frozenset({*self.template.hidden.values(), *tokenizer.all_special_ids})
-        spelled = {text for text in self.template.hidden if not text.isalnum() and len(text.strip()) > 2}
-        self._spelled_ends = tuple(text for text in spelled if self.template.hidden[text] in self.template.stop_ids)
+        spelled = {mark for mark in self.template.hidden if not mark.isalnum() and len(mark.strip()) > 2}
+        self._spelled_ends = tuple(mark for mark in spelled if self.template.hidden[mark] in self.template.stop_ids)
         self._hidden = tuple(spelled)
 
     def entry(self) -> dict[str, Any]:
@@ -91,11 +92,11 @@ class ServedModel:
             messages = [message.plain() for message in request.messages]
             if self.defaults.system_prompt and messages[0]["role"] != "system":
                 messages.insert(0, {"role": "system", "content": self.defaults.system_prompt})
-            prompt = conversation.of_messages(self.template, messages, self.max_input_tokens)
+            prompt = conversation.of_messages(self.template, messages, self._room)
             words = self.template.next_turn[1]
             frame = self.template.frame
         else:
-            prompt = conversation.of_text(self.template, request.text, self.max_input_tokens, begins=self.begins)
+            prompt = conversation.of_text(self.template, request.text, self._room, begins=self.begins)
             words, frame = (), None
         if not prompt.ids:
             raise conversation.nothing("messages" if isinstance(request, ChatRequest) else "prompt")

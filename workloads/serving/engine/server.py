@@ -12,25 +12,30 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from workloads.serving.engine import metrics, refusals, schema
 from workloads.serving.engine.metrics import Metrics
-from workloads.serving.engine.refusals import Refusal
 from workloads.serving.engine.schema import ChatRequest, CompletionRequest
 from workloads.serving.engine.stream import Ending, Stream
+from workloads.serving.guard.addresses import ANYWHERE, Addresses
+from workloads.serving.guard.guard import Guard, Rules
+from workloads.serving.guard.routes import Allowed
+from workloads.serving.guard.scope import header
+from workloads.serving.refusal import Refusal, cut
 
 if TYPE_CHECKING:  # they bring torch: the port is open before it is imported
     from workloads.serving.engine.conversation import Prompt
     from workloads.serving.engine.scheduler import Answer
     from workloads.serving.engine.served_model import ServedModel
 
-LARGEST_BODY = 8 * 1024 * 1024
-"""Bytes of a request; far more than any context takes."""
+LARGEST_BODY = 4 * 1024 * 1024
+"""Bytes of a question: a million of Chinese characters, or two hundred thousand tokens in the escapes of JSON."""
+READERS = 2
+"""Requests that are read at the same time."""
 KEEP_ALIVE_SECONDS = 15.0
 """A stream in which nothing happens gets a comment this often: proxies close silent connections."""
 STUCK_SECONDS = 300.0
@@ -51,6 +56,8 @@ class Engine:
     message: str = "starting"
     """What is going on while loading."""
     draining: bool = False
+    reading: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(READERS))
+    """Held by a request that is parsed and tokenized: however many come, the event loop has its share of the interpreter."""
 
     def __post_init__(self) -> None:
         self.metrics.watch(
@@ -80,7 +87,7 @@ class Engine:
         if name not in self.names:
             raise Refusal(
                 404,
-                f"The model '{refusals.cut(name)}' does not exist; this server has {' and '.join(self.names)}.",
+                f"The model '{cut(name)}' does not exist; this server has {' and '.join(self.names)}.",
                 "model_not_found",
                 "model",
             )
@@ -89,25 +96,51 @@ class Engine:
         return self.models[name]
 
 
-def application(engine: Engine) -> Starlette:
-    """The ASGI application."""
+ROUTES = (
+    Allowed("POST", ChatRequest.route, LARGEST_BODY),
+    Allowed("POST", CompletionRequest.route, LARGEST_BODY),
+    Allowed("GET", "/v1/models"),
+    Allowed("GET", "/v1/models/*"),
+    Allowed("GET", "/health", is_open=True, is_quiet=True),
+    Allowed("GET", "/livez", is_open=True, is_quiet=True),
+    Allowed("GET", "/metrics", is_open=True, is_quiet=True),
+)
+
+
+def application(
+    engine: Engine, addresses: Addresses = ANYWHERE, log: Callable[[str], None] = lambda line: None
+) -> ASGIApp:
+    """The ASGI application, behind its guard. ``log`` takes the access log."""
     routes = [
         Route("/health", _plain(engine, _health)),
         Route("/livez", _plain(engine, _livez)),
         Route("/metrics", _plain(engine, _metrics)),
-        Route("/v1/models", _guarded(engine, _models)),
-        Route("/v1/models/{name:path}", _guarded(engine, _model)),
-        Route(ChatRequest.route, _guarded(engine, _chat), methods=["POST"]),
-        Route(CompletionRequest.route, _guarded(engine, _complete), methods=["POST"]),
+        Route("/v1/models", _refusing(engine, _models)),
+        Route("/v1/models/{name:path}", _refusing(engine, _model)),
+        Route(ChatRequest.route, _refusing(engine, _chat), methods=["POST"]),
+        Route(CompletionRequest.route, _refusing(engine, _complete), methods=["POST"]),
     ]
 
     async def failed(request: Request, error: Exception) -> Response:
         """A bug of ours; Starlette raises it again for the log."""
         refusal = refusals.failed(f"the server failed ({type(error).__name__}): its log says more")
         engine.metrics.refused(refusal)
-        return _refused(refusal)
+        return _response(refusal)
 
-    return Starlette(routes=routes, exception_handlers={HTTPException: _not_here, Exception: failed})
+    def refused(scope: Scope, refusal: Refusal) -> Response:
+        if scope["method"] == "POST":
+            engine.metrics.refused(refusal)
+        return _response(refusal)
+
+    rules = Rules(
+        routes=ROUTES,
+        addresses=addresses,
+        admit=lambda scope: _check_key(engine.key, header(scope, b"authorization")),
+        refused=refused,
+        log=log,
+        checks_origin=engine.key is None,
+    )
+    return Guard(Starlette(routes=routes, exception_handlers={Exception: failed}), rules)
 
 
 Handler = Callable[[Engine, Request], Awaitable[Response]]
@@ -120,17 +153,16 @@ def _plain(engine: Engine, handler: Handler) -> Callable[[Request], Awaitable[Re
     return answer
 
 
-def _guarded(engine: Engine, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
-    """Behind the key; what is refused is answered in OpenAI's shape, and counted."""
+def _refusing(engine: Engine, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
+    """What is refused is answered in OpenAI's shape, and counted."""
 
     async def answer(request: Request) -> Response:
         try:
-            _check_key(engine.key, request.headers.get("authorization"))
             return await handler(engine, request)
         except Refusal as refusal:
             if request.method == "POST":
                 engine.metrics.refused(refusal)
-            return _refused(refusal)
+            return _response(refusal)
         except ClientDisconnect:
             engine.metrics.ended("cancelled")
             return Response(status_code=499)
@@ -154,21 +186,8 @@ def _check_key(key: str | None, header: str | None) -> None:
         raise Refusal(401, "Incorrect API key provided.", "invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
 
 
-def _refused(refusal: Refusal) -> Response:
+def _response(refusal: Refusal) -> Response:
     return JSONResponse(refusal.body(), status_code=refusal.status, headers=refusal.headers)
-
-
-async def _not_here(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    routes = "/v1/chat/completions, /v1/completions, /v1/models, /health, /livez and /metrics"
-    path = request.url.path
-    if error.status_code == 405:
-        message = f"Not allowed to {request.method} on {path}"
-    else:
-        message = f"Invalid URL ({request.method} {path}): here are {routes}"
-    return JSONResponse(
-        Refusal(error.status_code, message, None).body(), status_code=error.status_code, headers=error.headers
-    )
 
 
 async def _health(engine: Engine, request: Request) -> Response:
@@ -210,11 +229,12 @@ async def _answer(engine: Engine, request: Request, kind: type[ChatRequest] | ty
     """From the body to the answer, whole or as a stream."""
     if engine.draining:
         raise refusals.draining()
-    body = await _body(request)
-    asked = schema.read(kind, body)
-    served = engine.find(asked.model)
-    served.scheduler.refuse_when_full()
-    answer, prompt = await asyncio.to_thread(served.ask, asked)
+    body = await request.body()
+    async with engine.reading:
+        asked = await asyncio.to_thread(schema.read, kind, body)
+        served = engine.find(asked.model)
+        served.scheduler.refuse_when_full()
+        answer, prompt = await asyncio.to_thread(served.ask, asked)
     if engine.draining:
         raise refusals.draining()
     stream = served.scheduler.submit(answer)
@@ -234,20 +254,6 @@ async def _answer(engine: Engine, request: Request, kind: type[ChatRequest] | ty
         whole.cancel()
     engine.metrics.ended("answered")
     return JSONResponse(response.whole(text, stream.ending))
-
-
-async def _body(request: Request) -> bytes:
-    parts, size = [], 0
-    async for part in request.stream():
-        size += len(part)
-        if size > LARGEST_BODY:
-            raise Refusal(
-                413,
-                f"The body is larger than {LARGEST_BODY // 2**20} MiB: shorten the conversation.",
-                "request_too_large",
-            )
-        parts.append(part)
-    return b"".join(parts)
 
 
 async def _disconnected(receive: Receive) -> None:

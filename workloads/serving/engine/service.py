@@ -22,6 +22,7 @@ from workloads.runtime.http import Server, listen, port
 from workloads.runtime.progress import Display
 from workloads.serving.engine.model_specs import model_specs
 from workloads.serving.engine.server import Engine, application
+from workloads.serving.guard import addresses
 from workloads.system.environment import Environment, share_processors
 from workloads.system.signals import RESERVE
 
@@ -73,7 +74,7 @@ class Service:
         console: Display,
         sidecar: Sidecar | None = None,
     ) -> None:
-        self._job, self._environment, self._console = job, environment, console
+        self._job, self._environment, self._environ, self._console = job, environment, environ, console
         names = tuple(model.name for model in model_specs(job))
         self.engine = Engine(names, key=api_key(job, environ))
         self._port = port(environ, ENV_PORT, contract.API_PORT)
@@ -89,7 +90,8 @@ class Service:
         listener = listen(self._environment.in_pod, self._port, ENV_PORT)
         address = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
         self._console.log(f"the API comes up at {address}")
-        server = Server(application(self.engine), LAST_WORDS_SECONDS)
+        known = addresses.of(self._job, self._environ, self._environment.in_pod)
+        server = Server(application(self.engine, known, self._console.log), LAST_WORDS_SECONDS)
         closing = asyncio.Event()
         tasks = [asyncio.ensure_future(server.serve(sockets=[listener]))]
         if self._sidecar is not None:

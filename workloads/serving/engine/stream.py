@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Literal
 
-from workloads.serving.engine.refusals import Refusal
+from workloads.serving.refusal import Refusal
 
 
 @dataclass(frozen=True)

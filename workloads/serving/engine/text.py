@@ -126,6 +126,24 @@ class Writer:
         return out
 
 
+def longest_token(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Characters of a text that one token can stand for, at most. Where the tokenizer makes texts shorter before it divides them (NFKC,
+    spaces drawn together) four times as many, which no text but one made for it exceeds."""
+    backend = tokenizer.backend_tokenizer
+    longest = max(map(len, backend.get_vocab()))
+    keeps_length = _kinds(json.loads(backend.to_str()).get("normalizer")) <= {"Prepend", "Replace"}
+    return longest if keeps_length else 4 * longest
+
+
+def _kinds(part: dict[str, Any] | None) -> set[str]:
+    """Types of a normalizer, and in place of a sequence those that it has."""
+    if part is None:
+        return set()
+    if part["type"] == "Sequence":
+        return {kind for each in part["normalizers"] for kind in _kinds(each)}
+    return {part["type"]}
+
+
 def _beginnings(marks: Iterable[str]) -> frozenset[str]:
     return frozenset(mark[:size] for mark in marks for size in range(1, len(mark) + 1))
 

@@ -19,16 +19,17 @@ def _script(name: str) -> str:
     return (STATIC / name).read_text(encoding="utf-8")
 
 
-def header(title: str, look: Callable[..., Awaitable[dict[str, Any]]]) -> gr.HTML:
-    """Title, state of the model, language, shade. `found` fires when the models are others than before, with the user's `chosen` settings."""
+def header(title: str, look: Callable[..., Awaitable[dict[str, Any]]], *, has_login: bool) -> gr.HTML:
+    """Title, state of the model, language, shade, and how to leave where there is a login. `found` fires when the models are others than before, with the user's `chosen` settings."""
     return gr.HTML(
         elem_id="header",
         html_template='<header><h1 class="title"></h1><p class="state" role="status"><span class="words"></span></p>'
-        '<div class="switches"><button class="language"></button><button class="shade">◐</button></div></header>',
+        '<div class="switches"><button class="language"></button><button class="shade">◐</button><button class="leave" hidden></button></div></header>',
         js_on_load=_script("header.js"),
         server_functions=[look],
         apply_default_css=False,
         title=title,
+        hasLogin=has_login,
         words=translations.CONDITIONS,
     )
 

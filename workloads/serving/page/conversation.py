@@ -34,7 +34,7 @@ class Turn(Wire):
     """A question, and an answer of each model that was asked."""
 
     question: str
-    answers: list[Answer] = Field(default_factory=list, max_length=8)
+    answers: list[Answer] = Field(default_factory=list, max_length=8, fail_fast=True)
 
 
 class Conversation(Wire):
@@ -43,7 +43,7 @@ class Conversation(Wire):
     id: str = Field(default_factory=lambda: uuid.uuid4().hex)
     title: str = ""
     updated_at: float = Field(default_factory=time.time)
-    turns: list[Turn] = Field(default_factory=list)
+    turns: list[Turn] = Field(default_factory=list, fail_fast=True)
 
     @classmethod
     def read(cls, value: Any) -> Conversation:

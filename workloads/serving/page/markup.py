@@ -1,8 +1,8 @@
 """Text for Gradio's chat window, which reads Markdown and lets harmless HTML through.
 
-A question is shown as it was typed. In an answer Markdown works, while its HTML is shown instead of obeyed, and its pictures are
-links: a picture would be fetched from wherever the text says. Scripts are kept out by Gradio's sanitiser and the
-Content-Security-Policy in any case; this is about showing what was written.
+A question is shown as it was typed. In an answer Markdown works, while its HTML is shown instead of obeyed, its pictures are links, and
+its diagrams are code: Gradio puts what stands in a diagram into the page as HTML, as it does with formulas. Whatever gets through all the
+same, the Content-Security-Policy lets it load nothing; this is about showing what was written.
 
 Characters are written as numeric entities of four digits, which nobody types: `page.js` undoes them in what is copied.
 """
@@ -12,12 +12,15 @@ from __future__ import annotations
 import re
 import string
 from collections.abc import Iterator
+from functools import lru_cache
 
 PLAIN = str.maketrans({mark: f"&#{ord(mark):04};" for mark in string.punctuation + " \t\n"})
 
-OPENING = re.compile(r"^ {0,3}(?P<fence>`{3,}|~{3,})[^\n]*$|(?P<ticks>`+)|(?P<formula>\$\$|\\\[|\\\()", re.MULTILINE)
-"""What code and formulas begin with; nothing is changed in them."""
-CLOSING = {"$$": r"\$\$", r"\[": r"\\\]", r"\(": r"\\\)"}
+OPENING = re.compile(r"^ {0,3}(?P<fence>`{3,}(?=[^`\n]*$)|~{3,})[^\n]*$|(?P<escaped>\\`)|(?P<ticks>`+)", re.MULTILINE)
+"""What code begins with; nothing is changed in it. A tick behind a backslash begins none."""
+DIAGRAM = re.compile(r"((?:(?<!`)`{3,}+|(?<!~)~{3,}+)[ \t]*+)mermaid\b", re.IGNORECASE)
+LONGEST_CODE = 400
+"""Characters of code within a line. Each tick looks so far for the one that closes it, and no further."""
 TAG = re.compile(r"<(?=[A-Za-z/!?])")
 PICTURE = re.compile(r"!(?=\[)")
 FORMULAS: list[dict[str, str | bool]] = [
@@ -34,8 +37,9 @@ def question(text: str) -> str:
 
 
 def answer(text: str) -> str:
-    """Markdown without HTML and pictures."""
+    """Markdown without HTML, pictures and diagrams."""
     parts, end = [], 0
+    text = DIAGRAM.sub(r"\1text", text)
     for start, stop in _code(text):
         parts += [_outside(text[end:start]), text[start:stop]]
         end = stop
@@ -43,30 +47,31 @@ def answer(text: str) -> str:
 
 
 def _code(text: str) -> Iterator[tuple[int, int]]:
-    """Where code and formulas are. In time that grows with the text: what nothing closes is not looked for again."""
-    unclosed, position = set(), 0
+    """Where code is. In time that grows with the text."""
+    position = 0
     while opening := OPENING.search(text, position):
         position = opening.end()
-        closing = _closing(opening)
-        if closing in unclosed:
+        if opening["escaped"]:
             continue
+        if ticks := opening["ticks"]:
+            closed = _ticks(len(ticks)).search(text, position, position + LONGEST_CODE)
+            # In one line and one cell of a table: beyond, Markdown may see something else in it.
+            if closed and not set("\n|") & set(text[position : closed.start()]):
+                position = closed.end()
+                yield opening.start(), position
+            continue
+        closing = rf"^ {{0,3}}{opening['fence'][0]}{{{len(opening['fence'])},}}[ \t]*$"
         if closed := re.compile(closing, re.MULTILINE).search(text, position):
             position = closed.end()
             yield opening.start(), position
-        elif opening["fence"]:  # still being written
+        else:  # still being written
             yield opening.start(), len(text)
             return
-        else:
-            unclosed.add(closing)
 
 
-def _closing(opening: re.Match[str]) -> str:
-    """An expression for the end of what begins here."""
-    if fence := opening["fence"]:
-        return rf"^ {{0,3}}{fence[0]}{{{len(fence)},}}[ \t]*$"
-    if ticks := opening["ticks"]:
-        return rf"(?<!`)`{{{len(ticks)}}}(?!`)"
-    return CLOSING[opening["formula"]]
+@lru_cache(64)
+def _ticks(count: int) -> re.Pattern[str]:
+    return re.compile(rf"(?<!`)`{{{count}}}(?!`)")
 
 
 def _outside(text: str) -> str:

@@ -52,7 +52,7 @@ class _Page:
             self.shelf = shelf()
             with gr.Accordion(text("settings"), open=True):
                 self._lay_out_settings(text)
-        self.header = header(self._settings.title, self._looking())
+        self.header = header(self._settings.title, self._looking(), has_login=self._settings.login is not None)
         with gr.Row(equal_height=True, elem_id="panes"):
             self.panes = [
                 gr.Chatbot(

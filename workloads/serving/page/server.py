@@ -1,60 +1,76 @@
-"""The page over HTTP: Gradio mounted at /, behind headers that let nothing in from elsewhere."""
+"""The page over HTTP: Gradio mounted at /, behind the guard and headers that let nothing in from elsewhere."""
 
 from __future__ import annotations
 
 import contextlib
-import hmac
-import re
-from collections.abc import AsyncIterator
-from typing import Any
+from collections.abc import AsyncIterator, Callable
 
 import gradio as gr
 from fastapi import FastAPI
-from starlette.middleware import Middleware
-from starlette.responses import JSONResponse
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.types import ASGIApp, Scope
 
+from workloads.serving.guard.addresses import Addresses
+from workloads.serving.guard.guard import Guard, Rules
+from workloads.serving.guard.routes import Allowed
 from workloads.serving.page import page, theme, translations
+from workloads.serving.page.headers import Headers
+from workloads.serving.page.login import Door
 from workloads.serving.page.models import Models
-from workloads.serving.page.settings import Login, Settings
+from workloads.serving.page.settings import Settings
+from workloads.serving.refusal import Refusal
 
-POLICY = "; ".join(
-    (
-        "default-src 'self'",
-        # Gradio writes scripts and styles into the page, and evaluates what is wired to its events.
-        "script-src 'self' 'unsafe-inline' 'unsafe-eval'",
-        "style-src 'self' 'unsafe-inline'",
-        "img-src 'self' data: blob:",
-        "font-src 'self' data:",
-        "object-src 'none'",
-        "base-uri 'self'",
-        "form-action 'self'",
-        "frame-ancestors 'self'",
-    )
+LARGEST_CONVERSATION = 8 * 1024 * 1024
+"""Bytes of what a press of a button sends: the conversation is in it."""
+ROUTES = (
+    Allowed("GET", "/", is_quiet=True),
+    Allowed("GET", "/config", is_quiet=True),
+    Allowed("GET", "/theme.css", is_quiet=True),
+    Allowed("GET", "/gradio_api/app_id", is_quiet=True),
+    Allowed("GET", "/gradio_api/heartbeat/*", is_quiet=True),
+    Allowed("POST", "/gradio_api/component_server", is_quiet=True),
+    Allowed("POST", "/gradio_api/component_server/", is_quiet=True),
+    Allowed("POST", "/gradio_api/queue/join", LARGEST_CONVERSATION),
+    Allowed("GET", "/gradio_api/queue/data", is_quiet=True),
+    Allowed("POST", "/gradio_api/run/predict", LARGEST_CONVERSATION),
+    Allowed("POST", "/gradio_api/cancel"),
+    Allowed("POST", "/gradio_api/reset"),
 )
-HEADERS = [
-    (b"content-security-policy", POLICY.encode()),
-    (b"x-content-type-options", b"nosniff"),
-    (b"referrer-policy", b"no-referrer"),
-]
-ABOUT_GRADIO = re.compile(rb"\s*<meta\s[^>]*(?:og|twitter):[^>]*>")
-"""What messengers would show of a link to the page: Gradio's name and a picture from the net."""
+"""All of Gradio's that the page uses. It brings many more, for uploads, files, proxies, histories and its own makers."""
+OPEN = (
+    Allowed("GET", "/livez", is_open=True, is_quiet=True),
+    Allowed("GET", "/favicon.ico", is_open=True, is_quiet=True),
+    Allowed("GET", "/assets/*", is_open=True, is_quiet=True),
+    Allowed("GET", "/static/*", is_open=True, is_quiet=True),
+    Allowed("GET", "/manifest.json", is_open=True, is_quiet=True),
+)
+LOGIN = (
+    Allowed("GET", "/login", is_open=True, is_quiet=True),
+    Allowed("POST", "/login", largest_body=4096, is_open=True),
+    Allowed("POST", "/logout", largest_body=4096),
+)
 
 
-def application(settings: Settings) -> FastAPI:
-    """The ASGI application. Its lifespan closes the connections to the engine."""
+def application(settings: Settings, addresses: Addresses, log: Callable[[str], None]) -> ASGIApp:
+    """The ASGI application, behind its guard. Its lifespan closes the connections to the engine. ``log`` takes the access log."""
     models = Models(settings)
+    door = Door(settings.login, settings.title) if settings.login else None
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
         await models.close()
 
-    app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None, middleware=[Middleware(_Guard)])
+    app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
 
     @app.get("/livez", include_in_schema=False)
-    def livez() -> JSONResponse:
+    async def livez() -> JSONResponse:
         return JSONResponse({"status": "alive"})
+
+    if door is not None:
+        app.add_route("/login", door.show, methods=["GET"])
+        app.add_route("/login", door.enter, methods=["POST"])
+        app.add_route("/logout", door.leave, methods=["POST"])
 
     blocks = page.build(settings, models)
     blocks.queue(default_concurrency_limit=None)  # answers wait for the engine, and cost nothing here meanwhile
@@ -62,7 +78,6 @@ def application(settings: Settings) -> FastAPI:
         app,
         blocks,
         path="/",
-        auth=_check(settings.login) if settings.login else None,
         theme=theme.gradio_theme(),
         css=theme.css(),
         favicon_path=str(theme.STATIC / "favicon.svg"),
@@ -72,54 +87,24 @@ def application(settings: Settings) -> FastAPI:
         show_error=False,
         ssr_mode=False,
         pwa=False,
-        max_file_size="1kb",  # nothing is uploaded here, but the route is there
         enable_monitoring=False,
     )
-    return mounted
+    rules = Rules(
+        routes=(*ROUTES, *OPEN, *(LOGIN if door else ())),
+        addresses=addresses,
+        admit=door.admit if door else _everybody,
+        refused=_refused,
+        log=log,
+    )
+    return Headers(Guard(mounted, rules))
 
 
-def _check(login: Login) -> Any:
-    def check(username: str, password: str) -> bool:
-        """As slow for a wrong name as for a wrong password."""
-        name_fits = hmac.compare_digest(username.encode(), login.username.encode())
-        return hmac.compare_digest(password.encode(), login.password.encode()) and name_fits
-
-    return check
+def _everybody(scope: Scope) -> None:
+    """Where there is no login."""
 
 
-class _Guard:
-    """Puts the headers on every answer, and our script in front of Gradio's on its pages."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-        script = (theme.STATIC / "page.js").read_bytes()
-        self._head = b"<head>\n<script>" + script + b"</script>"
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        held: list[Message] = []
-
-        async def guarded(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], *HEADERS]
-                if b"text/html" in dict(message["headers"]).get(b"content-type", b""):
-                    held.append(message)
-                    return
-            elif held:
-                held.append(message)
-                if message.get("more_body"):
-                    return
-                start, *parts = held
-                body = self._ours(b"".join(part.get("body", b"") for part in parts))
-                headers = [(name, value) for name, value in start["headers"] if name != b"content-length"]
-                await send({**start, "headers": [*headers, (b"content-length", str(len(body)).encode())]})
-                await send({"type": "http.response.body", "body": body})
-                return
-            await send(message)
-
-        await self._app(scope, receive, guarded)
-
-    def _ours(self, html: bytes) -> bytes:
-        return ABOUT_GRADIO.sub(b"", html).replace(b"<head>", self._head, 1)
+def _refused(scope: Scope, refusal: Refusal) -> Response:
+    """In the shape that Gradio's script shows to people; who opens the page without a session is led to the login, probes too."""
+    if refusal.status == 401 and scope["path"] == "/":
+        return RedirectResponse("/login", 303)
+    return JSONResponse({"detail": refusal.message}, status_code=refusal.status, headers=refusal.headers)

@@ -14,6 +14,7 @@ from alpaca_operator.api.status import Reason
 from workloads.errors import WorkloadError
 from workloads.runtime import exits
 from workloads.runtime.http import Server, listen, port
+from workloads.serving.guard import addresses
 from workloads.serving.page.settings import Settings
 from workloads.system.environment import TELEMETRY_OFF, Environment
 
@@ -32,7 +33,7 @@ def execute(job: ChatDeployment) -> int:
     except WorkloadError as error:
         return exits.exit_with(error, os.environ)
     try:
-        asyncio.run(_until_signal(settings, environment.in_pod, number))
+        asyncio.run(_until_signal(job, settings, environment.in_pod, number))
         ending = exits.termination(Reason.SUCCEEDED, ExitCode.OK, "stopped as asked", contract.Progress())
     except BaseException as error:  # noqa: BLE001 - every way to end has to reach the exit code and the last word
         ending = exits.failed(error, contract.Progress())
@@ -40,26 +41,31 @@ def execute(job: ChatDeployment) -> int:
     return ending.exit_code
 
 
-async def _until_signal(settings: Settings, in_pod: bool, number: int) -> None:
+async def _until_signal(job: ChatDeployment, settings: Settings, in_pod: bool, number: int) -> None:
     stop = asyncio.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(name, stop.set)
-    await serve(settings, in_pod, number, stop)
+    await serve(job, settings, in_pod, number, stop)
 
 
-async def serve(settings: Settings, in_pod: bool, number: int, stop: asyncio.Event) -> None:
+async def serve(job: ChatDeployment, settings: Settings, in_pod: bool, number: int, stop: asyncio.Event) -> None:
     """The page on port ``number`` until ``stop`` is set. Raises SpecError when the port is taken."""
     listener = listen(in_pod, number, ENV_PORT)
     quiet(os.environ)
     from workloads.serving.page.server import application
 
-    server = Server(application(settings), LINGER_SECONDS, lifespan="on")
+    guarded = application(settings, addresses.of(job, os.environ, in_pod), log)
+    server = Server(guarded, LINGER_SECONDS, lifespan="on")
     serving = asyncio.create_task(server.serve(sockets=[listener]))
-    print(f"the page is at http://127.0.0.1:{listener.getsockname()[1]}", file=sys.stderr, flush=True)
+    log(f"the page is at http://127.0.0.1:{listener.getsockname()[1]}")
     stopped = asyncio.create_task(stop.wait())
     await asyncio.wait({serving, stopped}, return_when=asyncio.FIRST_COMPLETED)
     server.should_exit = True
     await serving
+
+
+def log(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def quiet(environ: dict[str, str] | os._Environ[str]) -> None:

@@ -129,6 +129,7 @@ CONDITIONS: dict[Language, dict[str, str]] = {
         "remove": "删除对话",
         "none": "还没有对话",
         "shade": "深色或浅色",
+        "leave": "退出登录",
     },
     "en": {
         "ready": "Ready",
@@ -141,9 +142,28 @@ CONDITIONS: dict[Language, dict[str, str]] = {
         "remove": "Delete conversation",
         "none": "No conversations yet",
         "shade": "Dark or light",
+        "leave": "Log out",
     },
 }
 """Said by the scripts in the browser."""
+
+LOGIN: dict[Language, dict[str, str]] = {
+    "zh": {
+        "username": "用户名",
+        "password": "密码",
+        "enter": "登录",
+        "wrong": "用户名或密码不对。",
+        "many": "一分钟内错了太多次，请稍后再试。",
+    },
+    "en": {
+        "username": "Username",
+        "password": "Password",
+        "enter": "Log in",
+        "wrong": "Username or password is wrong.",
+        "many": "Too many wrong passwords within a minute: try again later.",
+    },
+}
+"""Of the login's form."""
 
 
 def language(text: object) -> Language:

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import torch
 
-from workloads.serving.engine.refusals import Refusal
 from workloads.serving.engine.sampling import Controls
 from workloads.serving.engine.scheduler import Answer, Scheduler
 from workloads.serving.engine.text import Writer
+from workloads.serving.refusal import Refusal
 
 LONGEST = 40
 QUESTIONS = ["山", "第7问：赵先生喜欢什么？" * 6, "他喜欢水。", "0123", "云" * 50, "月", "松石" * 9, "hello"]

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from workloads.serving.engine.refusals import Refusal
 from workloads.serving.engine.schema import ChatRequest, CompletionRequest, read
+from workloads.serving.refusal import Refusal
 
 LEAST = {"model": "m", "messages": [{"role": "user", "content": "问"}]}
 

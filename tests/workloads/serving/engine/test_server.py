@@ -181,7 +181,7 @@ async def test_a_body_beyond_all_reason_is_refused_before_it_is_read(cage: Calla
     async with client(cage("polite")) as http:
         response = await http.post("/v1/chat/completions", content=b"[" + b" " * (8 * 1024 * 1024))
     assert response.status_code == 413
-    assert response.json()["error"]["message"] == "The body is larger than 8 MiB: shorten the conversation."
+    assert response.json()["error"]["message"] == "The body is larger than 4 MiB: shorten the conversation."
 
 
 async def test_messages_that_were_left_out_are_told(cage: Callable[..., Engine]) -> None:

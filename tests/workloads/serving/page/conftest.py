@@ -28,6 +28,11 @@ class Served:
 
     url: str
     process: subprocess.Popen[str]
+    lines: queue.Queue[str | None]
+
+    def said(self) -> list[str]:
+        """What else it wrote, once it has ended."""
+        return list(iter(self.lines.get, None))
 
 
 @contextmanager
@@ -56,7 +61,7 @@ def page_process(manifest: str, folder: Path, python: str = sys.executable, **en
         while (line := lines.get(timeout=PATIENCE)) is not None:
             said += line
             if START in line:
-                yield Served(line.partition(START)[2].strip(), process)
+                yield Served(line.partition(START)[2].strip(), process, lines)
                 break
         else:
             pytest.fail(f"the page ended with {process.wait()}:\n{said}")

@@ -42,7 +42,16 @@ def test_a_question_from_windows_has_plain_line_breaks() -> None:
         pytest.param("```html\n<b>\n```\n<b>", "```html\n<b>\n```\n&#0060;b>", id="a block of code"),
         pytest.param("~~~\n<b>\n~~~\n<b>", "~~~\n<b>\n~~~\n&#0060;b>", id="with the other fence"),
         pytest.param("```\n<b>\n", "```\n<b>\n", id="a block that is still being written"),
-        pytest.param("$$a<b$$ \\(c<d\\) \\[e<f\\]", "$$a<b$$ \\(c<d\\) \\[e<f\\]", id="formulas"),
+        pytest.param(
+            "$$a<b$$ \\(c<d\\)", "$$a&#0060;b$$ \\(c&#0060;d\\)", id="formulas, which Gradio reads as HTML first"
+        ),
+        pytest.param("$$1 < 2$$", "$$1 < 2$$", id="a lone sign in one"),
+        pytest.param("```mermaid\n<img src=/x>\n```", "```text\n<img src=/x>\n```", id="a diagram is code"),
+        pytest.param("> - ~~~ Mermaid\n> <img>", "> - ~~~ text\n> &#0060;img>", id="also in a list in a quote"),
+        pytest.param("\\`<img>\\`", "\\`&#0060;img>\\`", id="ticks that are text"),
+        pytest.param("`a\n<img>`", "`a\n&#0060;img>`", id="a tick in another line"),
+        pytest.param("| `a | <img>` |", "| `a | &#0060;img>` |", id="a tick in another cell"),
+        pytest.param("``` a`b\n<img>\n```", "``` a`b\n&#0060;img>\n```", id="a fence with a tick in its line is none"),
         pytest.param("价格 $5 <b> $6", "价格 $5 &#0060;b> $6", id="money is no formula"),
     ],
 )

@@ -12,6 +12,12 @@ find("shade").setAttribute("aria-label", words.shade);
 find("shade").title = words.shade;
 find("language").addEventListener("click", () => alpaca.speak({ zh: "en", en: "zh" }[alpaca.language]));
 find("shade").addEventListener("click", alpaca.shade);
+find("leave").textContent = words.leave;
+find("leave").hidden = !props.hasLogin;
+find("leave").addEventListener("click", async () => {
+  await fetch("/logout", { method: "POST" });
+  location.assign("/login");
+});
 
 function tell(condition, text) {
   find("state").dataset.condition = condition;
@@ -30,8 +36,14 @@ async function look() {
     }
   } catch {
     tell("offline", words.offline);
+    if (props.hasLogin) await enterAgain();
   }
   timer = setTimeout(look, document.hidden ? HIDDEN_MS : LOOK_MS);
+}
+/* A session that has ended is told by the server's answer; what was said is kept in this browser. */
+async function enterAgain() {
+  const answer = await fetch("/gradio_api/app_id").catch(() => null);
+  if (answer?.status === 401) location.assign("/login");
 }
 document.addEventListener("visibilitychange", () => { if (!document.hidden) look(); });
 look();

@@ -1,0 +1,87 @@
+"""Requests that come half, and never whole: each ends within its time, on a real connection."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from collections.abc import Iterator
+
+import pytest
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse
+from starlette.routing import Route, Router
+
+from tests.workloads.serving.attacks import raw
+from workloads.runtime import http
+from workloads.serving.guard.addresses import ANYWHERE
+from workloads.serving.guard.guard import Guard, Rules
+from workloads.serving.guard.routes import Allowed
+
+LONG = 60.0
+"""Seconds after which a test gives up: the limits under test are a fifth of one."""
+
+
+async def echo(request: Request) -> PlainTextResponse:
+    return PlainTextResponse(await request.body())
+
+
+@pytest.fixture
+def root(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    monkeypatch.setattr(http, "HEAD_SECONDS", 0.2)
+    rules = Rules(
+        routes=[Allowed("POST", "/echo", largest_body=100)],
+        addresses=ANYWHERE,
+        admit=lambda scope: None,
+        refused=lambda scope, refusal: JSONResponse(refusal.body(), refusal.status),
+        log=lambda line: None,
+        body_seconds=0.2,
+    )
+    listener = http.listen(in_pod=False, port=0, variable="port")
+    server = http.Server(Guard(Router([Route("/echo", echo, methods=["POST"])]), rules), graceful_seconds=1)
+    thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listener])))
+    thread.start()
+    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    server.should_exit = True
+    thread.join(LONG)
+    assert not thread.is_alive()
+
+
+HEAD = b"POST /echo HTTP/1.1\r\nHost: localhost\r\n"
+
+
+@pytest.mark.parametrize(
+    "half",
+    [
+        pytest.param(b"", id="a connection that says nothing"),
+        pytest.param(b"POST /ec", id="half a line"),
+        pytest.param(HEAD, id="a head without end"),
+        pytest.param(HEAD + b"Content-Length: 2\r\n\r\nabPOST /ec", id="a second request that is half"),
+    ],
+)
+def test_a_head_that_does_not_end_is_not_waited_for(root: str, half: bytes) -> None:
+    answer = raw(root, half)  # the server has closed the connection
+    assert (b"200 OK" in answer) == (b"ab" in half)
+
+
+def test_a_body_that_does_not_end_is_told_so(root: str) -> None:
+    answer = raw(root, HEAD + b"Content-Length: 50\r\n\r\nhalf")
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b"The body did not come whole within 0.2 s: send it again." in answer
+
+
+def test_a_connection_between_two_requests_is_kept(root: str) -> None:
+    with socket.create_connection(("127.0.0.1", int(root.rpartition(":")[2])), timeout=LONG) as connection:
+        for word in (b"ab", b"cd"):
+            connection.sendall(HEAD + b"Content-Length: 2\r\n\r\n" + word)
+            answer = b""
+            while not answer.endswith(word):
+                answer += connection.recv(4096)
+            threading.Event().wait(0.5)  # longer than a head may take
+
+
+def test_who_is_refused_in_the_middle_of_a_body_still_reads_why(root: str) -> None:
+    answer = raw(root, HEAD + b"Content-Length: 3000000\r\n\r\n" + b"x" * 3_000_000)
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert b"connection: close" in answer
+    assert b"larger than 0 KiB" in answer
