@@ -15,6 +15,7 @@ import numpy as np
 
 from workloads.data import tokenize
 from workloads.data.collator import IGNORED, Collator
+from workloads.models import likeliest
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,7 +38,7 @@ class Score:
     tokens: int = 0
     """Of the assistant's text, end marks included."""
     correct: int = 0
-    """Of them those that the model held for the likeliest."""
+    """Of them those that the model held for the likeliest; of several equally likely ones that is the first."""
     bytes: int = 0
     """Of the assistant's text in UTF-8; 0 where nobody asked for them."""
     rows: int = 0
@@ -168,5 +169,5 @@ def _of_batch(model: Any, rows: Sequence[Example], pad: int) -> Score:
             input_ids=batch["input_ids"].to(device), logits_to_keep=batch["logits_to_keep"].to(device), use_cache=False
         ).logits.reshape(len(labels), -1)
         nats = torch.nn.functional.cross_entropy(logits.float(), labels, reduction="none").double().sum()
-        correct = (logits.gather(-1, labels[:, None])[:, 0] >= logits.amax(-1)).sum()
+        correct = likeliest.hits(logits, labels).sum()
     return Score(nats=float(nats), tokens=len(labels), correct=int(correct), rows=len(rows))

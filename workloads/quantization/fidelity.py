@@ -18,6 +18,7 @@ import torch
 from workloads.data.conversations import Example
 from workloads.evaluation import perplexity
 from workloads.evaluation.perplexity import Score
+from workloads.models.likeliest import likeliest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -93,7 +94,7 @@ class Reference:
                 then = torch.nn.functional.linear(original[part], head["weight"], head["bias"]).float()
                 before, now = then.log_softmax(-1), logits[part].float().log_softmax(-1)
                 divergence += float((before.exp() * (before - now)).sum(dtype=torch.float64))
-                same += int((then.argmax(-1) == logits[part].argmax(-1)).sum())
+                same += int((likeliest(then) == likeliest(logits[part])).sum())
                 count += len(then)
 
         with self._path.open("rb") as file, _heard(model, beside):

@@ -30,6 +30,7 @@ from transformers import PrinterCallback, TrainerState, set_seed
 from alpaca_operator.api.training import Loop
 from workloads.data.samplers import PaddedDataset, PadToMultipleSampler
 from workloads.errors import Interrupted
+from workloads.models import likeliest
 from workloads.runtime.runtime import Runtime
 from workloads.system import atomic
 from workloads.training import divergence, figures, movement, reshard, schedule, trained_weights
@@ -137,8 +138,7 @@ class Trainer(transformers.Trainer):
         labels = inputs["labels"]
         with torch.no_grad():
             logits = outputs.logits.detach()
-            # Comparing with the maximum, several times faster on a CPU than argmax.
-            correct = (logits.gather(-1, labels[:, None])[:, 0] >= logits.amax(-1)).sum()
+            correct = likeliest.hits(logits, labels).sum()
             self._correct += correct
         self.resume_state.targets += labels.numel()
         if model.training:

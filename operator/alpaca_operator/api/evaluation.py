@@ -119,9 +119,9 @@ class Gate(Spec):
     `peakMemoryBytes`, `weightBytes`; of a task its own, such as `ceval-valid/acc`."""
     model: ModelName
     """Which of `models`."""
-    min: float | None = None
+    min: float | None = Field(None, allow_inf_nan=False)
     """Smallest value that passes."""
-    max: float | None = None
+    max: float | None = Field(None, allow_inf_nan=False)
     """Largest value that passes."""
 
     rules: ClassVar = (

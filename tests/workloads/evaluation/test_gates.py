@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from alpaca_operator.api.evaluation import EvaluationSpec, Gate
 from workloads.errors import SpecError
@@ -99,6 +100,19 @@ def test_a_metric_that_there_will_not_be_is_refused_before_anything_is_loaded(
     with pytest.raises(SpecError) as refused:
         gates.check(spec(gates=[{"metric": metric, "model": "poet", "max": 1}], **settings))
     assert str(refused.value) == message
+
+
+@pytest.mark.parametrize("bound", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("name", ["min", "max"])
+def test_a_bound_that_is_no_number_is_refused_with_the_spec(name: str, bound: float) -> None:
+    with pytest.raises(ValidationError) as refused:
+        spec(gates=[{"metric": "stopRate", "model": "poet", name: bound}])
+    (error,) = refused.value.errors()
+    assert (error["type"], error["loc"], error["msg"]) == (
+        "finite_number",
+        ("gates", 0, name),
+        "Input should be a finite number",
+    )
 
 
 def test_metrics_of_tasks_are_known_once_the_tasks_are() -> None:

@@ -88,6 +88,19 @@ def test_the_loss_is_the_sum_over_all_tokens_of_answers_however_rows_are_batched
     assert perplexity.score(llama_model, rows, pad=3, batch_size=batch_size, so_far=middle) == score, "gone on from"
 
 
+def test_a_head_of_zeros_foretells_nothing(llama_model: Any, rows: list[conversations.Example]) -> None:
+    import copy
+
+    import torch
+
+    empty = copy.deepcopy(llama_model)
+    torch.nn.init.zeros_(empty.get_output_embeddings().weight)
+    score = perplexity.score(empty, rows, pad=3)
+    assert score.perplexity == pytest.approx(empty.config.vocab_size, rel=1e-5)
+    assert score.correct == sum(int((row.ids[1:][row.loss_mask[1:]] == 0).sum()) for row in rows)
+    assert score.accuracy < 0.05
+
+
 def test_rows_of_one_length_share_a_batch_and_a_batch_has_a_bound_of_logits(rows: list[conversations.Example]) -> None:
     found = list(perplexity.batches(rows, batch_size=8, scored=90))
     assert sorted(id(row) for batch in found for row in batch) == sorted(map(id, rows))
