@@ -23,7 +23,7 @@ def likeliest(logits: torch.Tensor) -> torch.Tensor:
     if logits.device.type != "cpu" or size < 2 * BLOCK:
         return logits.argmax(-1)
     whole = size - size % BLOCK
-    largest = logits[:, :whole].unflatten(-1, (-1, BLOCK)).amax(-1)
+    largest = logits[:, :whole].reshape(len(logits), -1, BLOCK).amax(-1)
     if whole < size:
         largest = torch.cat([largest, logits[:, whole:].amax(-1, keepdim=True)], -1)
     start = largest.argmax(-1, keepdim=True) * BLOCK
@@ -35,4 +35,5 @@ def likeliest(logits: torch.Tensor) -> torch.Tensor:
 def hits(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Whether each label (rows) is the likeliest by its logits (rows, vocabulary). One whose logit is no number is not."""
     own = logits.gather(-1, labels[:, None])[:, 0]
-    return (likeliest(logits) == labels) & ~own.isnan()
+    found: torch.Tensor = (likeliest(logits) == labels) & ~own.isnan()
+    return found
