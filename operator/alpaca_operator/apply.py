@@ -19,6 +19,7 @@ from alpaca_operator.diagnosis import refusals
 from alpaca_operator.diagnosis.text import one_line
 from alpaca_operator.errors import ApiError, Unreachable
 from alpaca_operator.exits import Exit, Refused, Unavailable, Waiting
+from alpaca_operator.inputs import Inputs
 from alpaca_operator.lifecycle import LIFECYCLES
 from alpaca_operator.outcomes import conditions
 from alpaca_operator.outcomes.conditions import Change
@@ -101,9 +102,9 @@ async def attempt(action: Awaitable[Exit | None], resource: Resource) -> Exit | 
         return found
 
 
-async def converge(resource: Resource, plan: Plan, world: World) -> Exit | None:
+async def converge(resource: Resource, plan: Plan, world: World, inputs: Inputs) -> Exit | None:
     """Makes what is missing, and mends and removes what is kept. What is refused is returned or raised, for the status has to tell; what
-    is no longer wanted goes all the same."""
+    is no longer wanted goes all the same. ``inputs``: what was planned with."""
     refusal: Exit | None = None
     refused: ApiError | None = None
     for manifest in plan.manifests:
@@ -122,6 +123,10 @@ async def converge(resource: Resource, plan: Plan, world: World) -> Exit | None:
             await remove(child, world)
     if refused is not None:
         raise refused
+    made_once = all(manifest["kind"] in CREATED_ONCE for manifest in plan.manifests)
+    if refusal is None and made_once and world.child(resource) is not None:
+        # Until the resource, its child or its inputs are others there is nothing to plan: pods come and go more often.
+        world.converged[key_for(resource)] = world.version(resource, inputs)
     return refusal
 
 

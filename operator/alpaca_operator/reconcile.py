@@ -28,6 +28,9 @@ from alpaca_operator.world import World, key_for
 NO_ROOM_SECONDS = 10.0
 """Before a full quota is asked again: room comes when another job ends, and five hundred that ask are work that others wait for."""
 
+SEVERAL_PODS_SECONDS = 1.0
+"""Until several pods are there, as a rule: the first status tells what has become of them."""
+
 log = logging.getLogger(__name__)
 
 
@@ -56,7 +59,7 @@ async def reconcile(key: Key, world: World, *, live: bool = False) -> Result:
         world.outages.over(key, "child")
     if desired is Desired.PRESENT and _has_just_begun(resource, observed, world):
         # First a child for all who wait; the statuses follow, with what the children do by then.
-        return Result(requeue_after=0.0)
+        return Result(requeue_after=SEVERAL_PODS_SECONDS if getattr(resource, "nodes", 1) > 1 else 0.0)
     if isinstance(exit, Unavailable) and outage is None:
         return _again(exit)  # one that does not last is not worth a word
     # A child that was lost and made again is told of first.
@@ -94,8 +97,10 @@ async def _act(desired: Desired, resource: Resource, observed: Observed, world: 
             # Nothing new is made next to a pod that still saves; the garbage collector ends it.
             if observed.child is None and (strays := world.strays.pop(key_for(resource), ())):
                 return Waiting(Reason.STOPPING, f"waits for pod {', '.join(strays)} to stop, whose Job is gone")
+            if world.converged.get(key_for(resource)) == world.version(resource, observed.inputs):
+                return None
             plan = PLANNERS[resource.kind](resource, observed.inputs, world.settings)
-            return plan.refusal or await apply.converge(resource, plan, world)
+            return plan.refusal or await apply.converge(resource, plan, world, observed.inputs)
         case Desired.STOPPED if observed.child:
             await apply.end(observed.child, world)
         case Desired.ABSENT if observed.child:

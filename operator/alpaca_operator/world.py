@@ -22,6 +22,7 @@ from alpaca_operator.cluster.queue import Queue
 from alpaca_operator.cluster.store import Key, Store, is_scout
 from alpaca_operator.errors import ApiError
 from alpaca_operator.exits import Exit, Unavailable, Unreadable
+from alpaca_operator.inputs import Inputs
 from alpaca_operator.lifecycle import LIFECYCLES
 from alpaca_operator.outcomes.observed import QueueWords, Sample, Scout
 from alpaca_operator.plan.names import job_of_set
@@ -37,6 +38,8 @@ OUTAGE_SECONDS = 10.0
 """An API server that is restarted or has a new leader is back within this."""
 
 
+Version = tuple[str | None, str | None, Inputs]
+"""Of a resource and its child, and the inputs."""
 What = Literal["child", "status"]
 """What is written."""
 
@@ -92,6 +95,8 @@ class World:
     strays: dict[Key, tuple[str, ...]] = field(default_factory=dict)
     """Pods that say they are of a resource's child, when everything was read last, and of none that is known: that one is gone, and this
     operator has not seen it."""
+    converged: dict[Key, Version] = field(default_factory=dict)
+    """Of jobs: with what their children were as planned when they were looked at last."""
     scouts_refused: dict[Key, str] = field(default_factory=dict)
     """UIDs of children beside which nothing may look for room."""
     _unknown: dict[Key, tuple[tolerant.Path, ...]] = field(default_factory=dict)
@@ -145,6 +150,11 @@ class World:
     def queue_words(self, resource: Resource) -> QueueWords | None:
         return self.in_queues.found(key_for(resource))
 
+    def version(self, resource: Resource, inputs: Inputs) -> Version:
+        """What a job's plan, and whether its child follows it, depends on."""
+        child = self.child(resource)
+        return resource.metadata.resource_version, child and child["metadata"]["resourceVersion"], inputs
+
     def expect(self, resource: Resource) -> None:
         """A child that lacks pods is asked about, beside the workers, of a JobSet its Job; and one that a queue holds."""
         self.in_queues.look(key_for(resource), self.child(resource))
@@ -176,6 +186,7 @@ class World:
         self.without_pods.forget(key)
         self.in_queues.forget(key)
         self.completions_recorded.pop(key, None)
+        self.converged.pop(key, None)
         self.scouts_refused.pop(key, None)
         self._unknown.pop(key, None)
         self.strays.pop(key, None)

@@ -53,9 +53,9 @@ class Contender:
 
 
 @contextlib.contextmanager
-def ours(plane: ControlPlane, folder: Path) -> Iterator[list[int]]:
+def ours(plane: ControlPlane, folder: Path, **settings: object) -> Iterator[list[int]]:
     install_crds(plane)
-    with operator(plane.kubeconfig, folder) as process:
+    with operator(plane.kubeconfig, folder, **settings) as process:
         assert process.process is not None
         yield [process.process.pid]
 

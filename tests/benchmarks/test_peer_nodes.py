@@ -1,4 +1,5 @@
-"""Jobs of many nodes, ours and Kubeflow Trainer's, in one run: both make JobSets, with JobSet's own controller beside them.
+"""Jobs of many nodes, ours and Kubeflow Trainer's, in one run: both make JobSets, with JobSet's own controller beside them, on nodes that kwok
+plays: pods start and run.
 
 Times are printed as they are and as a ratio; nothing is judged but that every job got its pods.
 """
@@ -16,8 +17,8 @@ from typing import Any
 
 import pytest
 
-from alpaca_operator.cluster.kube import PODS
-from tests.benchmarks import load, test_peer, trainer_peer
+from alpaca_operator.cluster.kube import JOB_SETS, PODS
+from tests.benchmarks import kwok, load, test_peer, trainer_peer
 from tests.benchmarks.load import NAMESPACE, OUR_AGENTS, Audit, arrivals, at_once, cpu_seconds
 from tests.benchmarks.test_peer import TRAINJOBS, Contender, Figures, connected, settled, table
 from tests.cluster.bed import pins
@@ -42,7 +43,8 @@ def theirs_of_nodes(namespace: str, name: str) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def with_jobset(plane: ControlPlane, folder: Path) -> Iterator[list[int]]:
-    with trainer_peer.jobset(plane, folder) as sets, test_peer.ours(plane, folder) as operator:
+    # As in a cluster, pods are asked themselves how far they are.
+    with trainer_peer.jobset(plane, folder) as sets, test_peer.ours(plane, folder, progress_via="Pod") as operator:
         yield [*operator, *sets]
 
 
@@ -54,22 +56,28 @@ PEER = Contender(f"Trainer {pins.TRAINER}", TRAINJOBS, theirs_of_nodes, "", ("tr
 async def measured(contender: Contender, folder: Path) -> tuple[Counter[str], Figures]:
     """What was written, all at once, on a fresh control plane."""
     log, flags = await asyncio.to_thread(load.audited, folder)
-    with ControlPlane.temporary(apiserver_flags=flags) as plane, contender.up(plane, folder) as pids:
+    with (
+        ControlPlane.temporary(apiserver_flags=flags) as plane,
+        kwok.nodes(plane, folder),
+        contender.up(plane, folder) as pids,
+    ):
         audit = Audit(log, contender.agents)
         server = plane.processes["kube-apiserver"].pid
         async with connected(plane) as kube:
             await settled(audit)
             cpu, server_cpu = sum(map(cpu_seconds, pids)), cpu_seconds(server)
-            async with arrivals(kube, PODS) as pods:
+            async with arrivals(kube, PODS) as pods, arrivals(kube, JOB_SETS) as sets:
                 names = [f"set-{number}" for number in range(SETS)]
                 asked = await at_once(
                     names, lambda name: kube.create(contender.resources, contender.make(NAMESPACE, name))
                 )
                 last = await pods.count(SETS * NODES, 1800)
+                sets_there = await sets.count(SETS)
             began = min(asked.values())
             complete = sorted(_last_pod(pods.at, name) - asked[name] for name in names)
             writes = await settled(audit)
             return writes, {
+                "s until all have their JobSet": sets_there - began,
                 "s until all have all their pods": last - began,
                 "s to a job's last pod, p50": statistics.median(complete),
                 "writes for each job, JobSet's with them": writes.total() / SETS,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from alpaca_operator.cluster.kube import ABSENT, APIResource, Kube
 from alpaca_operator.cluster.queue import Queue
 from alpaca_operator.cluster.store import Key, Store, key_of
-from alpaca_operator.cluster.watches import MANAGED_SELECTOR, wake
+from alpaca_operator.cluster.watches import MANAGED_SELECTOR, delay, wake
 from alpaca_operator.errors import ApiError, Unreachable
 from alpaca_operator.settings import Settings
 
@@ -44,7 +44,8 @@ class OptionalWatch:
                 await self._remove_ghosts(namespace)
                 self._notice_that_it_came(namespace)
                 async for kind, obj in self.kube.watch(self.api, namespace, labels=MANAGED_SELECTOR):
-                    wake(self.store.remove(obj) if kind == "DELETED" else self.store.put(obj), self.store, self.queue)
+                    key = self.store.remove(obj) if kind == "DELETED" else self.store.put(obj)
+                    wake(key, self.store, self.queue, after=delay(obj))
             except ApiError as error:
                 if error.status in ABSENT:
                     self._notice_that_it_is_absent(namespace)

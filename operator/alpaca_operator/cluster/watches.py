@@ -8,14 +8,18 @@ from typing import Any
 import kopf
 
 from alpaca_operator.api import KINDS
-from alpaca_operator.api.contract import LABEL_MANAGED_BY, MANAGED_BY
+from alpaca_operator.api.contract import LABEL_INDEX, LABEL_MANAGED_BY, MANAGED_BY
 from alpaca_operator.cluster.kube import CHILDREN, FIRST_PAGE, WATCHED, configuration
-from alpaca_operator.cluster.objects import Object
+from alpaca_operator.cluster.objects import Object, controller_of
 from alpaca_operator.cluster.queue import Queue
 from alpaca_operator.cluster.store import Key, Store
 from alpaca_operator.errors import ApiError, Unreachable
 
 MANAGED_SELECTOR = f"{LABEL_MANAGED_BY}={MANAGED_BY}"
+
+
+TOGETHER_SECONDS = 1.5
+"""In which of pods that work together the others follow, as a rule: they are looked at once, and not with each of them anew."""
 
 
 Reread = Callable[[Object], Awaitable[Object | None]]
@@ -28,7 +32,8 @@ def registry(store: Store, queue: Queue[Key], reread: Reread) -> kopf.OperatorRe
 
     async def on_event(event: kopf.RawEvent, **_: Any) -> None:
         obj: Any = event["object"]
-        wake(await _take_the_end(obj, store, reread) if event["type"] == "DELETED" else store.put(obj), store, queue)
+        key = await _take_the_end(obj, store, reread) if event["type"] == "DELETED" else store.put(obj)
+        wake(key, store, queue, after=delay(obj))
 
     for api in WATCHED.values():
         kopf.on.event(api.group, api.version, api.plural, registry=handlers)(on_event)
@@ -53,12 +58,23 @@ def registry(store: Store, queue: Queue[Key], reread: Reread) -> kopf.OperatorRe
     return handlers
 
 
-def wake(key: Key | None, store: Store, queue: Queue[Key]) -> None:
+def wake(key: Key | None, store: Store, queue: Queue[Key], after: float = 0.0) -> None:
     """Something became of a resource, or of what belongs to it."""
     if key is not None:
-        queue.add(key, ahead=store.is_new(key))  # many at once: first a child for each, then what becomes of them
+        if after:
+            queue.add_after(key, after)
+        else:
+            queue.add(key, ahead=store.is_new(key))  # many at once: first a child for each, then what becomes of them
         for consumer in store.consumers(key):
             queue.add(consumer)
+
+
+def delay(obj: Object) -> float:
+    """Seconds until it is worth looking at what this belongs to: a pod that works with others, a set, or the Job of one, is soon followed."""
+    owner = controller_of(obj)
+    of_set = obj["kind"] == "JobSet" or (owner is not None and owner["kind"] == "JobSet")
+    one_of_several = obj["kind"] == "Pod" and LABEL_INDEX in (obj["metadata"].get("labels") or {})
+    return TOGETHER_SECONDS if of_set or one_of_several else 0.0
 
 
 async def _take_the_end(obj: Any, store: Store, reread: Reread) -> Key | None:

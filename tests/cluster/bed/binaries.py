@@ -163,8 +163,9 @@ PEERS = (
         program="trainer",
         keep="manifests",
     ),
+    Product(name="kwok", module="sigs.k8s.io/kwok", version=pins.KWOK, packages=("cmd/kwok",), keep="kustomize/stage"),
 )
-"""What our operator is measured beside; it makes JobSets, so it needs that addon too."""
+"""What our operator is measured beside, which makes JobSets, so that it needs that addon too; and what plays the nodes for both."""
 
 CONTROL_PLANE = ("etcd", "kubernetes")
 """All that a control plane without a node needs."""
