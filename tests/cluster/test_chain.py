@@ -118,8 +118,17 @@ def test_the_tiny_twin_applied_in_reverse_runs_through_while_operators_die(
     for name, job in found.items():
         assert job["status"]["output"]["digest"] == published[name]["digest"]
     assert made_from(found, published) == {
-        "literary-alpaca2-tiny-stage-1": {"tokenizer": "literary-alpaca2-tiny-vocabulary"},
-        "literary-alpaca2-tiny-stage-2": {"model": "literary-alpaca2-tiny-stage-1"},
+        "literary-alpaca2-tiny-vocabulary": {"dataset.train[0]": "literary-alpaca2-tiny-corpus"},
+        "literary-alpaca2-tiny-stage-1": {
+            "tokenizer": "literary-alpaca2-tiny-vocabulary",
+            "dataset.train[0]": "literary-alpaca2-tiny-corpus",
+            "dataset.validation[0]": "literary-alpaca2-tiny-corpus",
+        },
+        "literary-alpaca2-tiny-stage-2": {
+            "model": "literary-alpaca2-tiny-stage-1",
+            "dataset.train[0]": "literary-alpaca2-tiny-corpus",
+            "dataset.validation[0]": "literary-alpaca2-tiny-corpus",
+        },
         "literary-alpaca2-tiny-base": {
             "model": "literary-alpaca2-tiny-stage-1",
             "adapters[0]": "literary-alpaca2-tiny-stage-2",

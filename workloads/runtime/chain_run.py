@@ -24,6 +24,7 @@ from workloads.system.environment import Environment
 from workloads.system.signals import Stop
 
 SHOWN_METRICS = {
+    "documentsKept": "documentsRead",
     "charactersPerToken": "charactersPerTokenBase",
     "finalLoss": None,
     "evalLoss": None,
