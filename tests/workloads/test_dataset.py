@@ -100,9 +100,14 @@ def run(place: Path, manifest: dict[str, Any], *flags: str) -> Ended:
 
 def published(folder: Path) -> dict[str, bytes]:
     """Every file of an output but the one that tells when it was made."""
-    found = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    found = files_in(folder)
     del found["artifact.json"]
     return found
+
+
+def files_in(folder: Path) -> dict[str, bytes]:
+    """Every file of an output."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def rows(folder: Path) -> list[dict[str, str]]:

@@ -74,7 +74,8 @@ def _apart(documents: Iterator[tuple[int, str]]) -> Iterator[Item]:
 
 
 def _lines(file: RawFile, source: RawSource, tally: Tally) -> Iterator[str]:
-    return corpus.lines(CorpusFile(file.path, "JSONL", source.encoding, field=file.field), tally)
+    encoding = file.encoding or source.encoding
+    return corpus.lines(CorpusFile(file.path, "JSONL", encoding, field=file.field, span=file.span), tally)
 
 
 def _texts(file: RawFile, source: RawSource, tally: Tally) -> Iterator[Item]:
@@ -102,9 +103,10 @@ def _rows(file: RawFile, source: RawSource, tally: Tally) -> Iterator[Item]:
 def records(file: RawFile, source: RawSource, tally: Tally) -> Iterator[tuple[str, Any]]:
     """Each row with its place. JSON lines bear damaged bytes, as text does; of other formats nobody knows what they would have said."""
     if file.kind == "JSONL":
+        after = "" if file.span is None else f" after byte {file.span[0]:,}"
         for number, line in enumerate(_lines(file, source, tally), start=1):
             if line and not line.isspace():
-                yield f"line {number}", _parsed(line)
+                yield f"line {number}{after}", _parsed(line)
         return
     kind = ".tsv" if file.kind == "CSV" and ending(file.path) == ".tsv" else FORMATS[file.kind]
     unit, _, numbered = open_records(file.path, "train", kind, ENCODINGS.get(source.encoding, source.encoding))

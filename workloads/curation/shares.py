@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from alpaca_operator.api.dataset import EarlierCorpus, RawSource
 from workloads.curation import archives, markup
-from workloads.data.corpus import ENDINGS
+from workloads.data.corpus import ENDINGS, CorpusFile
 from workloads.data.files import ROWS
-from workloads.data.opening import ending, foreign, kind_of
+from workloads.data.opening import ending, foreign, is_packed, kind_of
 from workloads.data.selection import archives as unread_archives
 from workloads.data.selection import select
 from workloads.errors import DataError, SpecError
@@ -20,6 +20,10 @@ from workloads.system.describe import shown
 SHARE_BYTES = 1 << 20
 """Of files in a share at least, where there are so many."""
 MOST_SHARES = 256
+PIECE_BYTES = 64 << 20
+"""Of a large file that one process reads."""
+WIDE = ("utf-16", "utf-32")
+"""Encodings of more than a byte a line end."""
 KINDS = {**ENDINGS, ".json": "JSON", ".xml": "WikiXML", ".epub": "EPUB"}
 """How files are read, by their endings."""
 WITHOUT_ROWS = ("Text", "WikiXML", "EPUB")
@@ -42,6 +46,15 @@ class RawFile:
     """One of CORPORA, where the spec names it."""
     field: str = "sources[]"
     """Where the spec says how it is read."""
+    span: tuple[int, int] | None = None
+    """Of a piece of a file the bytes in which its lines begin."""
+    encoding: str | None = None
+    """Of such a piece the encoding of the whole file, as Python calls it."""
+
+    @property
+    def key(self) -> str:
+        """What of it shapes the share that it is in, besides what it holds."""
+        return self.name if self.span is None else f"{self.name}@{self.span[0]}-{self.span[1]}"
 
 
 @dataclass(frozen=True)
@@ -149,6 +162,19 @@ def _why_not(file: Path) -> str:
     )
 
 
+def pieces(file: RawFile, source: RawSource) -> list[RawFile]:
+    """A large file of JSON lines in pieces of PIECE_BYTES, which several processes read at once; any other file as it is. What is packed cannot
+    be begun in the middle, and in an encoding whose characters may hold a line end nobody knows there where one ends."""
+    if file.kind != "JSONL" or file.size <= PIECE_BYTES or is_bounded(source) or is_packed(file.path):
+        return [file]
+    encoding = CorpusFile(file.path, "JSONL", source.encoding, field=file.field).encoding_used()
+    if encoding.replace("_", "-").startswith(WIDE):
+        return [file]
+    starts = range(0, file.size, PIECE_BYTES)
+    spans = [(start, min(start + PIECE_BYTES, file.size)) for start in starts]
+    return [replace(file, span=span, size=span[1] - span[0], encoding=encoding) for span in spans]
+
+
 def deal(files: Sequence[RawFile], sources: Sequence[RawSource]) -> list[list[RawFile]]:
     """Neighbouring files together, until a share is full. A source with a bound is one share: who reads it has to know what was read of it."""
     full = max(SHARE_BYTES, -(-sum(file.size for file in files) // MOST_SHARES))
@@ -182,6 +208,7 @@ def all_files(
     for index, origin in enumerate(origins[first:], start=first):
         path = Path(inputs[origin.field].path)
         files, lines = files_of(index, origin.spec, path, origin.field, rows_only=origin.holds_conversations)
-        found += files
+        for file in files:
+            found += [file] if origin.holds_conversations else pieces(file, origin.spec)
         told += lines
     return deal(found, [origin.spec for origin in origins]), told

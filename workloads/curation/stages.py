@@ -113,7 +113,7 @@ class Work:
                 "rules": [
                     {name: str(value) for name, value in vars(rule).items() if name != "found"} for rule in self.rules
                 ],
-                "shares": [[file.name for file in share] for share in self.shares],
+                "shares": [[file.key for file in share] for share in self.shares],
                 "opencc": metadata.version("opencc"),
                 "lingua": metadata.version("lingua-language-detector") if spec.filters.language else None,
             }

@@ -22,7 +22,7 @@ from workloads.data import columnar, json_text
 from workloads.data.bad_rows import BadRows
 from workloads.data.encodings import MARK, REPLACEMENT, WIDER, encoding_of
 from workloads.data.files import SEPARATOR
-from workloads.data.opening import Unpacked, ending, kind_of, must_be_text, open_bytes
+from workloads.data.opening import LinesWithin, Unpacked, ending, kind_of, must_be_text, open_bytes
 from workloads.data.selection import OTHER_SPLIT, archives, select
 from workloads.errors import DataError
 from workloads.system.describe import shown, some
@@ -59,6 +59,8 @@ class CorpusFile:
     column: str = "text"
     field: str = "dataset.train[]"
     """Where the spec says how it is read."""
+    span: tuple[int, int] | None = None
+    """Of which bytes the lines are read that begin there; None is all. Such a file is not packed."""
     is_read_anew: bool = False
     """Whether versions that went by the last ending alone, and followed no links to folders, read it otherwise or not at all."""
 
@@ -67,6 +69,15 @@ class CorpusFile:
         if self.encoding == "Auto":
             return encoding_of(self.path, open_bytes, f"name {self.field}.encoding, or remove the file")
         return WIDER.get(self.encoding, self.encoding)
+
+    def opened(self) -> Unpacked | LinesWithin:
+        """Its bytes, as far as they are read."""
+        return Unpacked(self.path) if self.span is None else LinesWithin(self.path, *self.span)
+
+    def place(self, row: int) -> str:
+        """Where a line stands, in words."""
+        after = "" if self.span is None else f" after byte {self.span[0]:,}"
+        return f"{shown(self.path)}, row {row}{after}"
 
     def is_marked(self) -> bool:
         """Whether the file begins with a byte order mark that the encoding named for it takes for a character."""
@@ -177,7 +188,7 @@ def _decoded(file: CorpusFile, tally: Tally) -> Iterator[str]:
     encoding = file.encoding_used()
     decoder = codecs.getincrementaldecoder(encoding)("replace")
     rest, row, characters, damaged, empty = "", 1, 0, 0, True
-    before, unpacked = tally.bytes, Unpacked(file.path)
+    before, unpacked = tally.bytes, file.opened()
     with io.BufferedReader(unpacked) as handle:
         while True:
             raw = handle.read(BLOCK)
@@ -187,9 +198,7 @@ def _decoded(file: CorpusFile, tally: Tally) -> Iterator[str]:
                 text = text.removeprefix(MARK)
             characters += len(text)
             if REPLACEMENT in text:
-                place = (
-                    f"{shown(file.path)}, row {row + (rest + text).count(chr(10), 0, (rest + text).index(REPLACEMENT))}"
-                )
+                place = file.place(row + (rest + text).count("\n", 0, (rest + text).index(REPLACEMENT)))
                 damaged += text.count(REPLACEMENT)
                 tally.note("undecodable characters left out", place, text.count(REPLACEMENT))
                 if damaged > DAMAGE_GRACE + characters * DAMAGE_LIMIT:
@@ -208,6 +217,8 @@ def _decoded(file: CorpusFile, tally: Tally) -> Iterator[str]:
                 yield _unix(text[:cut])
     if text:
         yield _unix(text)
+    if empty and file.span is not None:
+        return  # one line of the piece before goes over all of it
     if empty:
         tally.note("empty files passed over", shown(file.path))
     else:

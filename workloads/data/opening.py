@@ -94,7 +94,7 @@ class Unpacked(io.RawIOBase):
             self._file.seek(0)
         except OSError as error:
             raise unreadable(error, path) from error
-        self._packer = next((name for magic, name in PACKERS if head.startswith(magic)), None)
+        self._packer = _packer_of(head)
         self._stream: Any = self._file
         if self._packer == "gzip":
             self._stream = gzip.GzipFile(fileobj=self._file)
@@ -129,6 +129,63 @@ class Unpacked(io.RawIOBase):
             self._stream.close()
             self._file.close()
         super().close()
+
+
+class LinesWithin(io.RawIOBase):
+    """Of a file that is not packed the lines that begin at or after byte ``start`` and before byte ``end``, each whole."""
+
+    def __init__(self, path: Path, start: int, end: int) -> None:
+        self._path = path
+        try:
+            self._file = path.open("rb")
+            self._file.seek(max(0, start - 1))
+            if start:
+                self._file.readline()  # the end of a line that begins before
+        except OSError as error:
+            raise unreadable(error, path) from error
+        self._start, self._end = self._file.tell(), end
+        self._rest: bytes = b""
+
+    @property
+    def consumed(self) -> int:
+        """Bytes that were read."""
+        return self._file.tell() - self._start
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            if not self._rest:
+                self._rest = self._next(len(buffer))
+        except OSError as error:
+            raise unreadable(error, self._path) from error
+        data, self._rest = self._rest[: len(buffer)], self._rest[len(buffer) :]
+        buffer[: len(data)] = data
+        return len(data)
+
+    def _next(self, size: int) -> bytes:
+        left = self._end - self._file.tell()
+        if left <= 0:
+            return b""
+        data = self._file.read(min(size, left))
+        # What begins before the end goes on behind it, to the end of its line.
+        return data if data.endswith(b"\n") or self._file.tell() < self._end else data + self._file.readline()
+
+    def close(self) -> None:
+        if not self.closed:
+            self._file.close()
+        super().close()
+
+
+def is_packed(path: Path) -> bool:
+    """Whether a file begins as gzip, bzip2 or zstd, whatever its name."""
+    with path.open("rb") as file:
+        return _packer_of(file.read(MAGIC)) is not None
+
+
+def _packer_of(head: bytes) -> str | None:
+    return next((name for magic, name in PACKERS if head.startswith(magic)), None)
 
 
 def foreign(path: Path, packed: bool = True) -> tuple[str, str] | None:
