@@ -24,6 +24,7 @@ def run(job: DatasetJob, runtime: Runtime) -> Metrics:
     from workloads.curation import cleaning, frequent, languages, make, report, shares
     from workloads.curation.nodes import Meeting
     from workloads.curation.stages import Work
+    from workloads.curation.uses import Uses
 
     spec = job.spec
     rules = cleaning.all_rules(spec, runtime.inputs)
@@ -48,8 +49,9 @@ def run(job: DatasetJob, runtime: Runtime) -> Metrics:
     )
     patience = job.spec.failure_policy.hang_timeout_seconds
     meeting = Meeting(_node(job, runtime), work.home, patience, partial(_wait, runtime), runtime.progress.log)
+    uses = Uses(work.home, job, runtime.progress.heartbeat) if runtime.cache_is_kept else None
     with meeting.joined():
-        corpus = make.corpus(work, runtime, meeting)
+        corpus = make.corpus(work, runtime, meeting, uses)
         if corpus is None:
             return {}
         for line in corpus.lines():
@@ -59,6 +61,8 @@ def run(job: DatasetJob, runtime: Runtime) -> Metrics:
         with runtime.output("Dataset", metrics) as folder:
             corpus.move_to(folder)
             report.write(job, corpus, folder, tokens)
+        if uses is not None:
+            uses.settle(runtime.progress.log)
     return metrics
 
 

@@ -13,6 +13,7 @@ from workloads.curation.executor import Stage
 from workloads.curation.nodes import Meeting
 from workloads.curation.result import Corpus
 from workloads.curation.stages import Work
+from workloads.curation.uses import Uses
 from workloads.runtime.runtime import Runtime
 from workloads.system import cgroup
 
@@ -24,10 +25,10 @@ def home(runtime: Runtime) -> Path:
     return runtime.cache / HOME if runtime.cache_is_kept else runtime.checkpoints.own.parent / HOME
 
 
-def corpus(work: Work, runtime: Runtime, meeting: Meeting) -> Corpus | None:
+def corpus(work: Work, runtime: Runtime, meeting: Meeting, uses: Uses | None = None) -> Corpus | None:
     """Everything up to the files of the output; None on a machine that has made its part, of which the first takes all together.
 
-    Raises what reading raises, and Interrupted after the shares at hand are lost: what was complete is gone on from.
+    ``uses`` hears of each stage before it is looked at. Raises what reading raises, and Interrupted after the shares at hand are lost: what was complete is gone on from.
     """
     job = runtime.job
     assert isinstance(job, DatasetJob)
@@ -36,7 +37,7 @@ def corpus(work: Work, runtime: Runtime, meeting: Meeting) -> Corpus | None:
         runtime.stop.interruptible("stopped: run again to go on after the shares that are complete"),
         Crew(processes) as crew,
     ):
-        maker = _Maker(work, runtime, meeting, crew, processes)
+        maker = _Maker(work, runtime, meeting, crew, processes, uses)
         maker.look_at_held_out()
         read = stages.reading(work)
         maker.make("Reading", read)
@@ -72,7 +73,16 @@ def corpus(work: Work, runtime: Runtime, meeting: Meeting) -> Corpus | None:
 class _Maker:
     """Makes stages, this machine's part of each, and tells how far all are."""
 
-    def __init__(self, work: Work, runtime: Runtime, meeting: Meeting, crew: Crew, processes: int) -> None:
+    def __init__(
+        self,
+        work: Work,
+        runtime: Runtime,
+        meeting: Meeting,
+        crew: Crew,
+        processes: int,
+        uses: Uses | None,
+    ) -> None:
+        self._uses = uses
         self._work, self._meeting, self._crew, self._processes = work, meeting, crew, processes
         self._progress, self._stop = runtime.progress, runtime.stop
         self._count = Count(work)
@@ -83,6 +93,7 @@ class _Maker:
         if asked is None or file is None:
             return
         self._progress.update(stage="Preparing")
+        self._note(file)
         if self._meeting.node.is_first and not file.is_file():
             rows, short = held_out.save(asked, self._work.inputs, file)
             without = f"; {short:,} are too short to be looked for" if short else ""
@@ -94,6 +105,7 @@ class _Maker:
     def make(self, name: str, stage: Stage, *, is_last: bool = False) -> None:
         """``is_last``: nothing follows for which a machine would need what others make; the first waits for all."""
         progress, node = self._progress, self._meeting.node
+        self._note(stage.folder)
         self._count.begin(stage)
         progress.update(stage=name, step=0, total_steps=self._count.total)
         stage.folder.mkdir(parents=True, exist_ok=True)
@@ -104,6 +116,10 @@ class _Maker:
             self._meet(stage, is_last=is_last)
         self._count.look(at_once=True)
         self._tell()
+
+    def _note(self, path: Path) -> None:
+        if self._uses is not None and self._meeting.node.is_first:
+            self._uses.note(path)
 
     def _meet(self, stage: Stage, *, is_last: bool) -> None:
         """Wait for the parts of the others. A machine that has left took none of its files with it, but a run that was killed while it published
