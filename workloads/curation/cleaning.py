@@ -28,6 +28,8 @@ class Rule(Protocol):
     def name(self) -> str: ...
     @property
     def sentence(self) -> str: ...
+    @property
+    def chinese(self) -> str: ...
     def apply(self, text: str) -> str | None:
         """What becomes of a text; None where the document is left out."""
 
@@ -37,6 +39,7 @@ class Width:
 
     name = "half-width-letters"
     sentence = "Full-width Latin letters and digits are written in half width."
+    chinese = "全角的拉丁字母和数字写成半角。"
 
     def apply(self, text: str) -> str:
         return text.translate(HALF_LETTERS)
@@ -51,6 +54,8 @@ class Script:
         self.sentence = (
             f"Characters are written {self.name.replace('-', ' ')} by OpenCC's dictionaries ({self._configuration})."
         )
+        script = "简体" if wanted == "ToSimplified" else "繁体"
+        self.chinese = f"按 OpenCC 的字典写成{script}（{self._configuration}）。"
 
     def apply(self, text: str) -> str:
         return str(_converter(self._configuration).convert(text))
@@ -64,6 +69,7 @@ class Whitespace:
 
     name = "whitespace"
     sentence = "Runs of spaces become one space, lines lose those at their ends, and one empty line of several stays."
+    chinese = "连续的空格并为一个，去掉行首行尾的空格，连续的空行只留一行。"
 
     def apply(self, text: str) -> str:
         return EMPTY_LINES.sub("\n\n", "\n".join(" ".join(line.split()) for line in text.split("\n"))).strip("\n")

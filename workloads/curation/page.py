@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from html import escape
+from itertools import zip_longest
 from typing import Any
 
 from workloads.curation import flow
@@ -100,20 +101,22 @@ def _frequent(content: Content) -> str:
     parts = []
     for name, source in content["sources"].items():
         runs = source["frequentRuns"]
-        columns = [_runs(runs[part]["runs"]) for part in ("read", "kept")]
-        drawn = [runs[part]["documents"] for part in ("read", "kept")]
         head = [
-            both(f"as read, of {drawn[0]} documents", f"读入时，{drawn[0]} 篇中"),
-            both(f"as kept, of {drawn[1]} documents", f"留下的，{drawn[1]} 篇中"),
+            cell
+            for part, english, chinese in (("read", "as read", "读入时"), ("kept", "as kept", "留下的"))
+            for cell in (
+                both(english, chinese),
+                both(f"of {runs[part]['documents']} documents", f"{runs[part]['documents']} 篇中"),
+            )
         ]
-        row = f"<tr>{''.join(f'<td>{column}</td>' for column in columns)}</tr>"
-        parts.append(f"<details><summary>{escape(name)}</summary>{table(head, [row])}</details>")
+        lines = zip_longest(runs["read"]["runs"], runs["kept"]["runs"], fillvalue=("", ""))
+        rows = [
+            f'<tr><th scope="row">{escape(read)}</th><td>{often}</td><th scope="row">{escape(kept)}</th><td>{still}</td></tr>'
+            for (read, often), (kept, still) in lines
+        ]
+        parts.append(f"<details><summary>{escape(name)}</summary>{table(head, rows)}</details>")
     heading = both("Runs of four letters that most documents have", "最常见的四字片段")
     return f"<section><h2>{heading}</h2>{''.join(parts)}</section>"
-
-
-def _runs(runs: list[tuple[str, int]]) -> str:
-    return " · ".join(f"{escape(run)}&nbsp;{count}" for run, count in runs) or "–"
 
 
 def _spread(content: Content) -> str:
@@ -129,23 +132,32 @@ def _spread(content: Content) -> str:
                 counts[value] = counts.get(value, 0) + count
         top = max(counts.values(), default=1)
         rows = [
-            f'<tr><th scope="row">{escape(value)}</th><td>{count:,}<span class="bar" style="width: {100 * count / top:.1f}%"></span></td></tr>'
+            f'<tr><th scope="row">{_bound(value)}</th><td>{count:,}<span class="bar" style="width: {100 * count / top:.1f}%"></span></td></tr>'
             for value, count in sorted(counts.items(), key=lambda entry: float(entry[0].rpartition(" ")[2]))
         ]
         parts.append(f"<details><summary>{heading}</summary>{table(['', both('documents', '篇')], rows)}</details>")
     return "".join(parts)
 
 
+def _bound(value: str) -> str:
+    return both(escape(value), escape(value.replace("up to", "至多")))
+
+
 def _rules(content: Content) -> str:
     if not content["changed"]:
         return ""
     rows = [
-        f'<tr><th scope="row">{escape(name)}<small>{escape(rule["sentence"])}</small></th><td>{rule["documents"]:,}</td>'
+        f'<tr><th scope="row">{escape(name)}<small>{_sentence(rule)}</small></th><td>{rule["documents"]:,}</td>'
         f"<td>{rule['charactersRemoved']:,}</td></tr>"
         for name, rule in content["changed"].items()
     ]
     head = [both("rule", "规则"), both("documents changed", "改动的篇数"), both("characters taken out", "去掉的字数")]
     return f"<section><h2>{both('What rules did', '规则做了什么')}</h2>{table(head, rows)}</section>"
+
+
+def _sentence(rule: Mapping[str, Any]) -> str:
+    english, chinese = escape(rule["sentence"]), escape(rule["chinese"])
+    return both(english or chinese, chinese or english)
 
 
 def _examples(content: Content) -> str:

@@ -24,6 +24,7 @@ LEAST = 20
 BUCKET_BYTES, MOST_BUCKETS = 256 << 20, 1024
 """Of files for each bucket: packed ones hold up to eight times as much text, whose lines take a third of it in memory."""
 RULE, SENTENCE = "repeated-paragraphs", "Lines that stand in an earlier document are taken out."
+CHINESE = "去掉前面的文章里已有的行。"
 NOTHING_ELSE = "nothing but lines of earlier documents"
 LINE = np.dtype([("hash", "<u8"), ("document", "<u4"), ("line", "<u4")])
 

@@ -43,7 +43,8 @@ def as_dict(corpus: Corpus, tokens: Tokens | None = None) -> dict[str, Any]:
         },
         "changed": {
             rule: {
-                "sentence": _sentence(corpus, rule),
+                "sentence": _sentences(corpus, rule)[0],
+                "chinese": _sentences(corpus, rule)[1],
                 "documents": amount.documents,
                 "charactersRemoved": amount.characters,
                 "bytesRemoved": amount.bytes,
@@ -119,9 +120,10 @@ def _examples(ledger: Ledger, what: str, reason: str) -> list[dict[str, str]]:
     return [example for _, example in ledger.samples.get((what, reason), [])]
 
 
-def _sentence(corpus: Corpus, name: str) -> str:
-    sentences = {paragraphs.RULE: paragraphs.SENTENCE} | {rule.name: rule.sentence for rule in corpus.work.rules}
-    return sentences.get(name, "")
+def _sentences(corpus: Corpus, name: str) -> tuple[str, str]:
+    """What a rule does, in English and in Chinese; empty where whoever wrote it does not say."""
+    said = {rule.name: (rule.sentence, rule.chinese) for rule in corpus.work.rules}
+    return said.get(name, (paragraphs.SENTENCE, paragraphs.CHINESE) if name == paragraphs.RULE else ("", ""))
 
 
 def card(job: DatasetJob, corpus: Corpus, content: dict[str, Any]) -> str:
@@ -151,7 +153,7 @@ def card(job: DatasetJob, corpus: Corpus, content: dict[str, Any]) -> str:
         [reason, f"{amount.documents:,}", f"{amount.characters:,}"] for reason, amount in corpus.dropped().items()
     ]
     changed = [
-        [rule, f"{amount.documents:,}", f"{amount.characters:,}", _sentence(corpus, rule)]
+        [rule, f"{amount.documents:,}", f"{amount.characters:,}", _sentences(corpus, rule)[0]]
         for rule, amount in corpus.changed().items()
     ]
     head = ["source", "licence", "documents read", "for training", "for validation", "characters for training", "weight", "share of the mixture"]  # fmt: skip

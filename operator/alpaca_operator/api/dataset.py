@@ -129,7 +129,7 @@ class Cleaning(Spec):
     The others take text out: `Web` rests of markup and navigation, `Advertisements` lines that advertise or ask to share, `Scans` page
     numbers and debris of character recognition, and joins lines that the page had broken."""
     rules_file: Source | None = None
-    """More rules, as a YAML file: a list of entries with `name`, `sentence`, `pattern`, `action`, `replacement`, and `examples`
+    """More rules, as a YAML file: a list of entries with `name`, `sentence`, `chinese`, `pattern`, `action`, `replacement`, and `examples`
     (`[{before, after}]`), which are tried before anything is read."""
     rules_: list[CleaningRule] = Field(default_factory=list, max_length=64, alias="rules")
     """Rules of your own."""

@@ -89,9 +89,19 @@ def test_the_mixture_and_what_is_frequent_are_shown_in_both_languages(page: Any,
     frequent.get_by_text("诗", exact=True).click()
     shown = frequent.locator("details[open]").inner_text()
     run, count = made.report["sources"]["诗"]["frequentRuns"]["read"]["runs"][0]
-    assert f"{run}\u00a0{count}" in shown
-    assert "读入时，32 篇中" in shown
+    assert f"{run}\t{count}" in shown
+    assert "读入时\t32 篇中\t留下的" in shown
     assert "as read" not in shown
+
+
+def test_what_rules_do_is_said_in_the_language_of_the_page(page: Any) -> None:
+    rules = page.locator("section", has=page.get_by_role("heading", name="规则做了什么"))
+    assert "去掉请人关注账号、扫码或加群的行。" in rules.inner_text()
+    assert "Lines that ask" not in rules.inner_text()
+    page.get_by_role("button", name="English").click()
+    assert (
+        "Lines that ask to follow an account" in page.locator("section", has_text="What rules did").first.inner_text()
+    )
 
 
 def test_it_fits_a_phone(browser: Any, made: Made, tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ def test_every_preset_has_its_file() -> None:
 @pytest.mark.parametrize("rule", ALL, ids=lambda rule: rule.name)
 def test_a_rule_says_what_it_does_and_shows_it(rule: rules.Rule) -> None:
     assert rule.sentence.endswith(".")
+    assert rule.chinese.endswith("。")
     assert any(before != after for before, after in rule.examples)
     assert rule.broken_example() is None
 

@@ -14,7 +14,7 @@ from workloads.errors import SpecError, WorkloadError
 from workloads.system.describe import first_line, shown
 
 FOLDER = Path(__file__).parent
-KEYS = frozenset({"name", "sentence", "pattern", "action", "replacement", "examples"})
+KEYS = frozenset({"name", "sentence", "chinese", "pattern", "action", "replacement", "examples"})
 ACTIONS = ("Replace", "DropLine", "DropDocument")
 
 
@@ -27,6 +27,8 @@ class Rule:
     action: str = "Replace"
     replacement: str = ""
     sentence: str = ""
+    chinese: str = ""
+    """The sentence in Chinese, for the page of the report."""
     examples: tuple[tuple[str, str | None], ...] = ()
     """What it makes of what; None where the document is left out."""
 
@@ -115,6 +117,7 @@ def _rule(entry: Any, where: str) -> Rule:
         action=action,
         replacement=entry.get("replacement", ""),
         sentence=str(entry.get("sentence", "")),
+        chinese=str(entry.get("chinese", "")),
         examples=tuple(_example(one, where) for one in entry.get("examples", ())),
     )
     return _checked(rule, where)
