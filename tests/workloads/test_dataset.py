@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
+from alpaca_operator.api.conversations import DataSource
 from alpaca_operator.api.corpus import CorpusSource
 from tests.workloads.literature import chinese
 from tests.workloads.process import Ended, Process
 from tests.workloads.process import Place as ProcessPlace
-from workloads.data import corpus, files
+from workloads.data import corpus, files, layouts
 
 DOCUMENTS = 600
 COPIES = 60
@@ -178,6 +179,25 @@ def test_who_trains_reads_one_part_and_validates_on_the_other(place: Path) -> No
         read = "".join(corpus.documents(found, tally))
         assert tally.rows == len(rows(place / "out" / part))
         assert len(read) == sum(len(row["text"]) for row in rows(place / "out" / part))
+
+
+def test_a_set_of_conversations_is_read_by_who_fine_tunes(place: Path) -> None:
+    rows_of_them = [{"问": f"第{number}句是什么？", "答": f"第{number}句。"} for number in range(40)]
+    lines = [json.dumps(row, ensure_ascii=False) for row in [*rows_of_them, *rows_of_them[:10]]]
+    (place / "talks.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    manifest = job(
+        content="Conversations", sources=[{"uri": "talks.jsonl"}], filters={}, split={"validationShare": 0.1}
+    )
+    assert run(place, manifest).code == 0
+    found: dict[str, set[str]] = {}
+    for part, count in (("train", 36), ("validation", 4)):
+        reading = layouts.Reading()
+        talks = list(layouts.read([(DataSource(uri="pvc://a/out"), place / "out")], reading, part))
+        found[part] = {str(talk.messages[0]["content"]) for talk in talks}
+        assert (len(talks), len(found[part]), sum(reading.bad.counted.values())) == (count, count, 0)
+        assert len(reading.files) == 1, reading.files
+    assert found["train"] | found["validation"] == {row["问"] for row in rows_of_them}
+    assert run(place, manifest).last_word["reason"] == "Reused"
 
 
 @pytest.mark.parametrize(

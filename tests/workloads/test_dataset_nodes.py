@@ -116,6 +116,28 @@ def test_one_that_is_lost_makes_its_part_again_and_the_other_goes_on(
     assert any("found 2 of 2 shares made" in message for message in ended[lost].messages) or stage == "reading"
 
 
+def test_two_machines_make_every_stage_that_there_is(place: Path) -> None:
+    flags = (
+        "--deduplicate.exact",
+        "Paragraph",
+        "--shuffle",
+        "true",
+        "--format",
+        "Parquet",
+        "--mixing.temperature",
+        "2",
+    )
+    end(start(place, None, *flags, "--output.uri", "alone"))
+    (place / "cache").rename(place / "cache-of-the-one")
+    machines = [start(place, 0, *flags), start(place, 1, *flags)]
+    machines[1].until(lambda _: any((place / "cache").glob("curation/scattering-*/completions/*")), seconds=300)
+    machines[1].send(signal.SIGKILL)
+    machines[1].end()
+    machines[1] = start(place, 1, *flags)
+    end(*machines)
+    assert published(place / "out") == published(place / "alone")
+
+
 def test_a_machine_without_its_place_is_refused(place: Path) -> None:
     ended = start(place, 2).end()
     assert ended.code == 64
