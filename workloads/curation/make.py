@@ -10,6 +10,7 @@ from workloads.curation.choice import CHOICE, Chooser
 from workloads.curation.count import Count
 from workloads.curation.crew import Crew
 from workloads.curation.executor import Stage
+from workloads.curation.ledger import READ
 from workloads.curation.nodes import Meeting
 from workloads.curation.result import Corpus
 from workloads.curation.stages import Work
@@ -43,6 +44,9 @@ def corpus(work: Work, runtime: Runtime, meeting: Meeting, uses: Uses | None = N
         maker.make("Reading", read)
         everything, found = (steps.ledgers(read.folder, tasks) for tasks in (read.tasks, work.own))
         reading.must_fit(steps.bad_rows_of(everything), work.bad_rows)
+        found.notes = everything.notes  # what was mended or passed over in earlier corpora is told as well
+        if compared := everything.total(READ).documents - found.total(READ).documents:
+            runtime.progress.log(f"compared with {compared:,} documents of earlier corpora")
         exact = stages.exact(work, read) if job.spec.deduplicate.exact != "None" else None
         if exact is not None:
             maker.make("Comparing", exact)

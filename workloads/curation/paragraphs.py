@@ -116,7 +116,8 @@ class Remove(Step):
         """Takes the lines out; whether something else is left of the document."""
         source = self.origins[document.metadata["source"]].name
         before = document.text
-        document.text = "\n".join(line for number, line in enumerate(before.split("\n")) if number not in repeated)
+        lines = (line for number, line in enumerate(before.split("\n")) if number not in repeated)
+        document.text = "\n".join(lines).strip("\n")
         self.ledger.changed(source, RULE, document.id, before, document.text)
         if document.text.strip():
             return True

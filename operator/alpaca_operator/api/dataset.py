@@ -154,7 +154,7 @@ class Filters(Spec):
     """Largest share of the runs of ten characters that repeat an earlier run of the document."""
     language: list[Language] = Field(default_factory=list, max_length=75)
     """Languages that stay, by their codes in ISO 639-1, such as `[zh, en]`; traditional and simplified Chinese are both `zh`. The language of a document is told
-    by lingua from its first 2,000 characters; one in which it sees none is left out."""
+    by lingua from 1,000 characters in its middle; one in which it sees none is left out."""
     blocklist: list[Word] = Field(default_factory=list, max_length=1024)
     """Words; a document that holds one of them is left out."""
 

@@ -52,6 +52,20 @@ def test_an_earlier_corpus_is_cleaned_by_the_same_rules(tmp_path: Path) -> None:
     assert made.texts() == ["欲穷千里目，更上一层楼。"]
 
 
+def test_what_is_passed_over_in_an_earlier_corpus_is_told(tmp_path: Path) -> None:
+    (tmp_path / "earlier.jsonl").write_text('{"text": "白日依山尽"}\n{"text": 5}', encoding="utf-8")
+    made = make(
+        tmp_path,
+        {"web": ["白日依山尽", "黄河入海流"]},
+        deduplicate={"against": [{"uri": str(tmp_path / "earlier.jsonl")}]},
+        onBadRow="Skip",
+    )
+    assert made.texts() == ["黄河入海流"]
+    assert made.report["notes"][0]["first"].startswith("earlier.jsonl, line 2: 'text' is a int")
+    assert "compared with 2 documents of earlier corpora" in made.said
+    assert made.metrics["documentsRead"] == 2
+
+
 def test_what_two_earlier_corpora_have_in_common_is_nobodys_affair(tmp_path: Path) -> None:
     for name in ("one", "two"):
         write_lines(tmp_path / f"{name}.jsonl", [page(1)])

@@ -50,7 +50,10 @@ def test_a_language_that_cannot_be_told_is_refused() -> None:
         pytest.param({"language": ["zh", "en"]}, "The sun sets behind the hills.", None, id="one of two languages"),
         pytest.param({"language": ["zh"]}, "12345 ……", "language", id="no words of any language"),
         pytest.param(
-            {"language": ["zh"]}, "山水之间有人家。" * 300 + "The end." * 999, None, id="told by the beginning"
+            {"language": ["zh"]},
+            "Home. " * 60 + "山水之间有人家。" * 300 + "The end. " * 40,
+            None,
+            id="told by the middle",
         ),
         pytest.param({}, "", None, id="no filter"),
     ],
