@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import csv
-import html
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from workloads.evaluation import page
 from workloads.evaluation.metrics import MEANINGS, format_value
 from workloads.evaluation.report import ENDINGS, Report, format_bounds
+from workloads.system.markdown import Own, plain, table
 
 FORMULA_PREFIXES = ("=", "+", "-", "@", "\t", "\r")
 """A cell that begins so is a formula to a spreadsheet: what a model wrote must not be run."""
@@ -62,11 +62,11 @@ def _cell(text: str) -> str:
 
 def _markdown(report: Report) -> str:
     content, models = report.content, [model["name"] for model in report.content["models"]]
-    parts = [f"# {_plain(content['name'])}\n"]
+    parts = [f"# {plain(content['name'])}\n"]
     if report.verdicts:
         parts.append("## Gates\n")
         parts.append(
-            _table(
+            table(
                 ("gate", "model", "value", "bound", ""),
                 [
                     (
@@ -86,13 +86,15 @@ def _markdown(report: Report) -> str:
         values = {model: report.metrics[model][name] for model in models if name in report.metrics[model]}
         bold = report.best(name)
         cells = (
-            f"**{format_value(name, values.get(model))}**" if model in bold else format_value(name, values.get(model))
+            Own(f"**{format_value(name, values.get(model))}**")
+            if model in bold
+            else format_value(name, values.get(model))
             for model in models
         )
         rows.append((name, *cells, MEANINGS.get(name, "lm-evaluation-harness")))
-    parts.append(_table(("metric", *models, "what it is"), rows))
+    parts.append(table(("metric", *models, "what it is"), rows))
     parts.append(
-        _table(
+        table(
             ("model", "uri", "kind", "weights", "template"),
             [
                 (model["name"], model["uri"], model["kind"], model.get("weights", ""), model["template"] or "")
@@ -102,18 +104,18 @@ def _markdown(report: Report) -> str:
     )
     if "heldOut" in content:
         parts.append("## Held-out conversations\n")
-        parts.append("".join(f"- {_plain(line)}\n" for line in content["heldOut"]["lines"]))
+        parts.append("".join(f"- {plain(line)}\n" for line in content["heldOut"]["lines"]))
     if "questions" in content:
         parts.append("## Questions\n")
         parts.append(_decoding(content))
         for number, question in enumerate(content["questions"], start=1):
-            parts.append(f"### {number}. {_plain(question['question'])}\n")
-            description = _plain(question["category"])
-            description += f" · reference: {_plain(question['reference'])}" if question["reference"] else ""
+            parts.append(f"### {number}. {plain(question['question'])}\n")
+            description = plain(question["category"])
+            description += f" · reference: {plain(question['reference'])}" if question["reference"] else ""
             parts.append(f"{description}\n")
             answers = [(model, question["answers"][model]) for model in models]
             parts.append(
-                _table(
+                table(
                     ("model", "answer", "", "tokens"),
                     [
                         (model, answer["text"], ENDINGS[answer["ending"]], str(answer["tokens"]))
@@ -127,15 +129,5 @@ def _markdown(report: Report) -> str:
 def _decoding(content: Mapping[str, Any]) -> str:
     generation = content["generation"]
     how = "the likeliest token each time" if generation["temperature"] == 0 else f"drawn with seed {generation['seed']}"
-    system = f" System prompt: {_plain(content['systemPrompt'])}" if content["systemPrompt"] else ""
+    system = f" System prompt: {plain(content['systemPrompt'])}" if content["systemPrompt"] else ""
     return f"Answers of at most {generation['maxNewTokens']} tokens, {how}.{system}\n"
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "".join("| " + " | ".join(_plain(str(cell)).replace("|", "\\|") for cell in line) + " |\n" for line in lines)
-
-
-def _plain(text: str) -> str:
-    """Text that Markdown shows as it is, in one line: what a model wrote must not become HTML."""
-    return html.escape(text, quote=False).replace("\n", "<br>")

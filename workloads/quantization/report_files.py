@@ -12,7 +12,7 @@ from workloads.quantization import error_heatmap
 from workloads.quantization.report import Report, percent
 from workloads.storage.contents import REPORT_FILE
 from workloads.storage.uri import hub_name
-from workloads.system.markdown import front_matter, table
+from workloads.system.markdown import front_matter, plain, table
 
 MARKDOWN, PAGE, PICTURE = "report.md", "report.html", "layer-error.svg"
 WORST = 10
@@ -47,7 +47,7 @@ def _markdown(report: Report) -> str:
         [
             f"# {report.job.metadata.name}: {spec.bits} bits\n",
             f"`{spec.model.uri}`, quantized by GPTQ.\n",
-            *(f"- {line}" for line in _gates(report)),
+            *(f"- {plain(line)}" for line in _gates(report)),
             "\n## What was lost\n",
             table(("", "before", "after"), _loss_table(report)),
             "## How\n",

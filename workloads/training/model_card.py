@@ -13,7 +13,7 @@ from alpaca_operator.api.sources import RopeScaling
 from alpaca_operator.api.status import OutputKind
 from workloads.storage.sources import Inputs
 from workloads.storage.uri import hub_name
-from workloads.system.markdown import front_matter, table
+from workloads.system.markdown import front_matter, plain, table
 from workloads.training.curves import Curves, picture
 from workloads.training.model_card_kinds import About, about
 
@@ -95,10 +95,10 @@ def render(model: TrainedModel) -> str:
 
 def _counts(report: Mapping[str, Any], inputs: Inputs) -> str:
     """What was read, repaired, dropped and packed; files are named as the job names them, not by where they lay here."""
-    text = "".join(f"- {line}\n" for line in report.get("lines", []))
+    lines = list(report.get("lines", []))
     for found in inputs.values():
-        text = text.replace(str(found.path), found.uri)
-    return text
+        lines = [line.replace(str(found.path), found.uri) for line in lines]
+    return "".join(f"- {plain(line)}\n" for line in lines)
 
 
 def _use(subject: About, scaling: RopeScaling | None, adapter: bool) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from alpaca_operator.api.tokenizer import TokenizerJob
+from workloads.system.markdown import plain
 from workloads.vocabulary.checks import Agreement, RoundTrip
 from workloads.vocabulary.extend import Merged
 from workloads.vocabulary.train import META_PIECES, Trained
@@ -190,7 +191,7 @@ def render(report: Report) -> str:
         "## Examples\n",
         *(_example(*example) for example in report.examples),
         "## Text\n",
-        "".join(f"- {_plain(line)}\n" for line in trained.tally.lines() + trained.notes),
+        "".join(f"- {plain(line)}\n" for line in trained.tally.lines() + trained.notes),
         f"The figures behind this page are in `{REPORT}`, inputs with digests in `artifact.json`.\n",
     ]  # fmt: skip
     return "\n".join(parts)
@@ -230,15 +231,11 @@ def _agreement(agreement: Agreement) -> dict[str, Any]:
 
 def _table(head: tuple[str, str], rows: Sequence[tuple[str, str]]) -> str:
     lines = [head, ("---", "---:"), *rows]
-    return "".join(f"| {_plain(left)} | {right} |\n" for left, right in lines)
+    return "".join(f"| {plain(left)} | {right} |\n" for left, right in lines)
 
 
 def _example(text: str, before: list[str], after: list[str]) -> str:
     def cut(pieces: list[str]) -> str:
         return " ".join(f"`{piece.replace('`', chr(0x2CB))}`" for piece in pieces[:SHOWN])
 
-    return f"{_plain(text[:SHOWN])}\n\n- base, {len(before)} tokens: {cut(before)}\n- now, {len(after)} tokens: {cut(after)}\n"
-
-
-def _plain(text: str) -> str:
-    return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
+    return f"{plain(text[:SHOWN])}\n\n- base, {len(before)} tokens: {cut(before)}\n- now, {len(after)} tokens: {cut(after)}\n"
