@@ -1,12 +1,11 @@
-"""Answers of a model to many questions, in batches: the same as one question at a time would give.
+"""Answers of a model to many questions, in batches: the same as one question at a time would give, and as the chat gives by the same seed.
 
-Prompts are padded on the left, and masked there. Draws come from a generator for each question, seeded by its number, so that an
-answer depends on neither its neighbours nor the size of the batch.
+Prompts are padded on the left, and masked there. Every question has a sampler of its own, seeded anew, so that an answer depends on
+neither its neighbours nor the size of the batch.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,12 +18,13 @@ from transformers import (
     LogitsProcessorList,
     StoppingCriteria,
     StoppingCriteriaList,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
 )
 
 from alpaca_operator.api.generation import Decoding
+from workloads.data import tokenize
+from workloads.models import dynamic_positions
+from workloads.models.model_request import context_length
+from workloads.models.sampling import Controls, Sampler, choose
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -63,17 +63,21 @@ def answers(
     seed: int = 42,
     heartbeat: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[int, Answer]]:
-    """Each prompt's number with its answer, as they come: prompts of like lengths are answered together, the longest first.
+    """Each prompt's number with its answer, as they come: prompts of like lengths are answered together, the longest first. Where positions
+    depend on the length of the text, each is answered alone.
 
     ``prompts`` are ids that `Template.prompt` gave, each shorter than the model's positions. An answer is at most
     ``decoding.max_new_tokens`` long, less where positions end. ``heartbeat`` is called with every token, and may raise, to stop.
     """
+    alone = dynamic_positions.changes_with_length(model)
+    size = 1 if alone else batch_size
     order = sorted(range(len(prompts)), key=lambda number: -len(prompts[number]))
-    for first in range(0, len(order), batch_size):
-        chosen = order[first : first + batch_size]
+    for first in range(0, len(order), size):
+        chosen = order[first : first + size]
+        if alone:
+            dynamic_positions.start_anew(model)
         batch = [prompts[number] for number in chosen]
-        generators = [_generator(seed, prompt) for prompt in batch] if decoding.temperature > 0 else None
-        yield from zip(chosen, _batch(model, template, batch, decoding, generators, heartbeat), strict=True)
+        yield from zip(chosen, _batch(model, template, batch, decoding, seed, heartbeat), strict=True)
 
 
 def _batch(
@@ -81,28 +85,43 @@ def _batch(
     template: Template,
     prompts: Sequence[Sequence[int]],
     decoding: Decoding,
-    generators: Sequence[torch.Generator] | None,
+    seed: int,
     heartbeat: Callable[[], None],
 ) -> list[Answer]:
-    tokenizer = template.tokenizer
-    pad = tokenizer.pad_token_id
+    pad = template.tokenizer.pad_token_id
     width = max(map(len, prompts))
     ids = torch.tensor([[pad] * (width - len(prompt)) + list(prompt) for prompt in prompts])
     mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
-    positions = getattr(model.config, "max_position_embeddings", None)
-    limits = [min(decoding.max_new_tokens, (positions or 1 << 30) - len(prompt)) for prompt in prompts]
+    context = context_length(model.config.to_dict())
+    limits = [min(decoding.max_new_tokens, context - len(prompt)) for prompt in prompts]
+    samplers = [
+        Sampler(_controls(decoding, limit, seed), prompt, model.device)
+        for prompt, limit in zip(prompts, limits, strict=True)
+    ]
     ends = list(dict.fromkeys([*template.stop_ids, *_own_ends(model)]))
     turn = _EndOfTurn(template, width, limits, heartbeat)
     with torch.inference_mode(), _configured(model, _config(max(limits), ends, pad)):
         written = model.generate(
             input_ids=ids.to(model.device),
             attention_mask=mask.to(model.device),
-            logits_processor=_processors(decoding, mask, generators),
+            logits_processor=LogitsProcessorList([_Choosing(samplers, tokenize.rows_of(template.tokenizer))]),
             stopping_criteria=StoppingCriteriaList([turn]),
         )
     return [
-        _answer(template, row.tolist(), limit, {*ends}) for row, limit in zip(written[:, width:], limits, strict=True)
+        _answer(template, row.tolist(), length, {*ends})
+        for row, length in zip(written[:, width:], turn.lengths, strict=True)
     ]
+
+
+def _controls(decoding: Decoding, longest: int, seed: int) -> Controls:
+    return Controls(
+        temperature=decoding.temperature,
+        top_p=decoding.top_p,
+        top_k=decoding.top_k,
+        repetition_penalty=decoding.repetition_penalty,
+        max_tokens=longest,
+        seed=seed,
+    )
 
 
 def _own_ends(model: Any) -> list[int]:
@@ -112,14 +131,8 @@ def _own_ends(model: Any) -> list[int]:
 
 
 def _config(longest: int, ends: list[int], pad: int) -> GenerationConfig:
-    """Greedy for transformers: what is drawn is drawn by `Drawn`."""
-    return GenerationConfig(
-        max_new_tokens=longest,
-        do_sample=False,
-        eos_token_id=ends,
-        pad_token_id=pad,
-        suppress_tokens=None if pad in ends else [pad],  # it fills rows that have ended, and means nothing else
-    )
+    """Greedy for transformers: what is drawn is drawn by `_Choosing`."""
+    return GenerationConfig(max_new_tokens=longest, do_sample=False, eos_token_id=ends, pad_token_id=pad)
 
 
 @contextmanager
@@ -133,59 +146,23 @@ def _configured(model: Any, config: GenerationConfig) -> Iterator[None]:
         model.generation_config = own
 
 
-def _processors(
-    decoding: Decoding, mask: torch.Tensor, generators: Sequence[torch.Generator] | None
-) -> LogitsProcessorList:
-    found = LogitsProcessorList()
-    if decoding.repetition_penalty != 1:
-        found.append(RepetitionPenalty(decoding.repetition_penalty, mask))
-    if generators is not None:
-        found.append(TemperatureLogitsWarper(decoding.temperature))
-        if decoding.top_k:
-            found.append(TopKLogitsWarper(decoding.top_k))
-        if decoding.top_p < 1:
-            found.append(TopPLogitsWarper(decoding.top_p))
-        found.append(SeededSampling(generators))
-    return found
+class _Choosing(LogitsProcessor):
+    """Chooses as the chat does, each row by a sampler of its own, and leaves `generate` nothing else to take."""
 
-
-class RepetitionPenalty(LogitsProcessor):
-    """transformers' repetition penalty (arXiv:1909.05858), blind to padding, which would else count as text."""
-
-    def __init__(self, penalty: float, mask: torch.Tensor) -> None:
-        """``mask``: of the prompts, 0 where they are padded."""
-        self._penalty = penalty
-        self._mask = mask.bool()
+    def __init__(self, samplers: Sequence[Sampler], vocabulary: int) -> None:
+        """``vocabulary``: ids that stand for something; a head may have more rows."""
+        self._samplers = samplers
+        self._vocabulary = vocabulary
+        self._begun = False
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        seen = torch.zeros_like(scores, dtype=torch.bool)
-        mask = torch.nn.functional.pad(
-            self._mask.to(scores.device), (0, input_ids.shape[1] - self._mask.shape[1]), value=True
-        )
-        rows, columns = mask.nonzero(as_tuple=True)
-        seen[rows, input_ids[rows, columns]] = True
-        punished = torch.where(scores > 0, scores / self._penalty, scores * self._penalty)
-        return torch.where(seen, punished, scores)
-
-
-class SeededSampling(LogitsProcessor):
-    """Turns the largest score into a draw: Gumbel noise on the logits, from each row's own generator."""
-
-    def __init__(self, generators: Sequence[torch.Generator]) -> None:
-        self._generators = generators
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        noise = [
-            torch.rand(scores.shape[1], generator=generator, dtype=torch.float64) for generator in self._generators
-        ]
-        gumbel = -torch.log(-torch.log(torch.stack(noise).clamp_(1e-300, 1 - 1e-16)))
-        return scores.double() + gumbel.to(scores.device)
-
-
-def _generator(seed: int, prompt: Sequence[int]) -> torch.Generator:
-    """Of a question: its draws are its own wherever it stands."""
-    digest = hashlib.blake2b(repr(list(prompt)).encode(), digest_size=7, key=str(seed).encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest, "big"))
+        if self._begun:
+            for sampler, token in zip(self._samplers, input_ids[:, -1].tolist(), strict=True):
+                sampler.note(token)
+        self._begun = True
+        scores[:, self._vocabulary :] = float("-inf")
+        chosen = choose(self._samplers, scores.nan_to_num())
+        return torch.full_like(scores, float("-inf")).scatter_(1, chosen[:, None], 0.0)
 
 
 class _EndOfTurn(StoppingCriteria):
@@ -194,28 +171,30 @@ class _EndOfTurn(StoppingCriteria):
     def __init__(self, template: Template, width: int, limits: Sequence[int], heartbeat: Callable[[], None]) -> None:
         self._template = template
         self._width = width
-        self._limits = torch.tensor(limits)
+        self.lengths = [*limits]
+        """Tokens after which each row has ended, at the latest."""
         self._heartbeat = heartbeat
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
         self._heartbeat()
         length = input_ids.shape[1] - self._width
-        over = self._limits <= length
         ids, words = self._template.next_turn
         for number, row in enumerate(input_ids[:, max(self._width, input_ids.shape[1] - TAIL) :].tolist()):
-            if not over[number]:
-                over[number] = row[-1] in ids or bool(words and any(word in self._decoded(row) for word in words))
-        return over.to(input_ids.device)
+            if length < self.lengths[number] and (
+                row[-1] in ids or (words and any(word in self._decoded(row) for word in words))
+            ):
+                self.lengths[number] = length
+        return torch.tensor([length >= end for end in self.lengths], device=input_ids.device)
 
     def _decoded(self, ids: list[int]) -> str:
         # Past transformers' own decode, which takes longer than a step of a small model.
         return str(self._template.tokenizer.backend_tokenizer.decode(ids, skip_special_tokens=True))
 
 
-def _answer(template: Template, ids: list[int], limit: int, ends: set[int]) -> Answer:
-    """From what was generated, padding behind it."""
+def _answer(template: Template, ids: list[int], length: int, ends: set[int]) -> Answer:
+    """From what was generated: so many tokens, and padding behind them."""
     next_ids, words = template.next_turn
-    ids = ids[:limit]
+    ids = ids[:length]
     ending: Ending = "Cut"
     for at, number in enumerate(ids):
         if number in ends or number in next_ids:

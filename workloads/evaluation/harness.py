@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 from alpaca_operator.api import contract
 from alpaca_operator.api.evaluation import Task
 from workloads.errors import InputError, SpecError
+from workloads.models import dynamic_positions
+from workloads.models.model_request import context_length
 from workloads.system.describe import first_line
 
 if TYPE_CHECKING:
@@ -140,6 +142,13 @@ def run(
     from lm_eval.evaluator import evaluate
     from lm_eval.models.huggingface import HFLM
 
+    alone = dynamic_positions.changes_with_length(model)
+
+    def begin() -> None:
+        heartbeat()
+        if alone:
+            dynamic_positions.start_anew(model)
+
     class HeartbeatLM(HFLM):  # type: ignore[misc]
         """Gives a heartbeat with every batch, and draws no bars of its own."""
 
@@ -153,16 +162,21 @@ def run(
             return super().generate_until(requests, disable_tqdm=disable_tqdm)
 
         def _model_call(self, *args: Any, **kwargs: Any) -> Any:
-            heartbeat()
+            begin()
             return super()._model_call(*args, **kwargs)
 
         def _model_generate(self, *args: Any, **kwargs: Any) -> Any:
-            heartbeat()
+            begin()
             return super()._model_generate(*args, **kwargs)
 
     with _neutral(model, tokenizer):
         results = evaluate(
-            HeartbeatLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size),
+            HeartbeatLM(
+                pretrained=model,
+                tokenizer=tokenizer,
+                batch_size=1 if alone else batch_size,
+                max_length=context_length(model.config.to_dict()) if alone else None,
+            ),
             loaded.entries,
             limit=loaded.task.limit,
             bootstrap_iters=0,

@@ -15,7 +15,7 @@ import numpy as np
 
 from workloads.data import tokenize
 from workloads.data.collator import IGNORED, Collator
-from workloads.models import likeliest
+from workloads.models import dynamic_positions, likeliest
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -114,15 +114,19 @@ def score(
 ) -> Score:
     """Of ``rows`` as `data.prepare` gives them. ``pad`` is any token.
 
-    Rows are batched by length, which changes no result but the order of float additions. ``heartbeat`` may raise, to stop; ``done`` is
+    Rows are batched by length, which changes no result but the order of float additions; where positions depend on the length of the text
+    every row is a batch of its own. ``heartbeat`` may raise, to stop; ``done`` is
     told the score after each batch, and given back as ``so_far`` it is gone on from.
     """
     total, passed = so_far, 0
-    for batch in batches(rows, batch_size, LOGITS // model.config.vocab_size):
+    alone = dynamic_positions.changes_with_length(model)
+    for batch in batches(rows, 1 if alone else batch_size, LOGITS // model.config.vocab_size):
         passed += len(batch)
         if passed <= so_far.rows:
             continue
         heartbeat()
+        if alone:
+            dynamic_positions.start_anew(model)
         total += _of_batch(model, batch, pad)
         if size is not None:
             total += Score(bytes=sum(size.of(row) for row in batch))

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from workloads.errors import DataError, OutOfMemory, SpecError
-from workloads.models import libraries
+from workloads.models import dynamic_positions, libraries
 from workloads.models.load import load_base
 from workloads.models.model_request import (
     InspectedModel,
@@ -49,19 +49,13 @@ class LoadedModel:
 
     def start_anew(self) -> None:
         """Forget how long the last text was, by which transformers has stretched the positions of a model that `changes_with_length`."""
-        import torch
-
-        for module in self.model.modules():
-            if hasattr(module, "original_inv_freq"):
-                device = module.original_inv_freq.device
-                module(torch.zeros(1, device=device), torch.zeros((1, 1), dtype=torch.long, device=device))
+        dynamic_positions.start_anew(self.model)
 
     @property
     def changes_with_length(self) -> bool:
         """Whether its positions are stretched by the length of the text (dynamic NTK): texts of different lengths cannot be computed
         together then."""
-        kinds = {(self.model.config.rope_parameters or {}).get("rope_type")}
-        return bool(kinds & {"dynamic", "longrope"})
+        return dynamic_positions.changes_with_length(self.model)
 
 
 def load(request: ModelRequest) -> LoadedModel:

@@ -88,7 +88,7 @@ class Generation(Decoding):
     batch_size: int = Field(8, ge=1, le=4096)
     """Questions answered, and rows measured, together."""
     seed: int = Field(42, ge=0, le=4294967295)
-    """Seed of the draw."""
+    """Seed of the draw. By the same seed and settings a chat gives the same answer."""
 
     rules: ClassVar = (
         Rule(

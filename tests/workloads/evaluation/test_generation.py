@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from alpaca_operator.api.generation import Decoding
 from tests.workloads import tiny
@@ -34,7 +35,6 @@ def template(shelf: Path) -> Template:
 @pytest.fixture(scope="module")
 def poet(shelf: Path, template: Template) -> Any:
     """A tiny Llama that has learnt eight answers by heart, and where they end."""
-    import torch
     from transformers import AutoModelForCausalLM
 
     llama = AutoModelForCausalLM.from_pretrained(shelf / "base")
@@ -104,30 +104,6 @@ def test_a_seed_gives_the_same_draw_and_another_seed_another(poet: Any, template
     assert drawn(1) != drawn(2)
 
 
-def test_draws_follow_the_probabilities() -> None:
-    import torch
-
-    scores = torch.tensor([[0.5, 0.3, 0.2, 0.0]]).log()
-    drawn = generation.SeededSampling([torch.Generator().manual_seed(7)])
-    counts = torch.zeros(4)
-    for _ in range(4000):
-        counts[drawn(torch.zeros(1, 1), scores).argmax()] += 1
-    assert counts[3] == 0
-    assert (counts[:3] / 4000).tolist() == pytest.approx([0.5, 0.3, 0.2], abs=0.03)
-
-
-def test_the_penalty_is_that_of_transformers_and_leaves_padding_alone() -> None:
-    import torch
-    from transformers import RepetitionPenaltyLogitsProcessor
-
-    scores = torch.randn(1, 8, generator=torch.Generator().manual_seed(0))
-    text = torch.tensor([[4, 5, 6]])
-    padded = torch.tensor([[0, 0, 4, 5, 6]])
-    expected = RepetitionPenaltyLogitsProcessor(1.7)(text, scores)
-    mask = torch.tensor([[0, 0, 1, 1]])  # of the prompt; the last token was generated
-    assert generation.RepetitionPenalty(1.7, mask)(padded, scores).tolist() == expected.tolist()
-
-
 def test_an_answer_ends_where_positions_do(poet: Any, template: Template) -> None:
     question = "山石" * 240
     while (room := 512 - len(template.prompt([{"role": "user", "content": question}]))) > 12:
@@ -136,6 +112,62 @@ def test_an_answer_ends_where_positions_do(poet: Any, template: Template) -> Non
     short, long = answered(poet, template, GREEDY, 2, ["他？", question])
     assert long.tokens <= room
     assert short == answered(poet, template, GREEDY, 1, ["他？"])[0]
+
+
+def test_a_turn_that_was_taken_ends_at_its_own_length_beside_longer_answers(poet: Any, template: Template) -> None:
+    """The user's name is no token of its own: only the text tells that the row is over, and padding follows."""
+    found = answered(poet, template, GREEDY, 1)
+    words = template.next_turn[1]
+    assert words
+    ids = template.tokenizer(f" 山水。\n{words[0]} 还有", add_special_tokens=False)["input_ids"]
+    turn = generation._EndOfTurn(template, 2, [24, 24], lambda: None)
+    pad = template.tokenizer.pad_token_id
+    ended = 0
+    for length in range(1, 25):
+        short = [*ids, *[pad] * 24][:length]
+        rows = [[1, 1, *short], [1, 1, *[ids[1]] * length]]
+        over = turn(torch.tensor(rows), None).tolist()
+        ended = ended or (length if over[0] else 0)
+        assert over[1] == (length == 24)
+    assert 0 < ended <= len(ids)
+    assert turn.lengths == [ended, 24]
+    assert all(answer.tokens <= 24 for answer in found)
+
+
+@pytest.fixture(scope="module")
+def stretched(shelf: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A model of 512 positions that dynamic NTK stretches to 1024."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from alpaca_operator.api.sources import RopeScaling
+    from workloads.models import rope
+
+    config = AutoConfig.from_pretrained(shelf / "base")
+    rope.apply(config, RopeScaling(type="dynamic", factor=2))
+    return AutoModelForCausalLM.from_pretrained(shelf / "base", config=config).eval()
+
+
+def test_a_question_beyond_the_first_positions_of_a_dynamic_model_is_answered_as_alone(
+    stretched: Any, template: Template, shelf: Path
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    questions = ["山水" * 300, "他？", "山石" * 250]
+    decoding = Decoding(temperature=0, repetition_penalty=1, max_new_tokens=8)
+    together = answered(stretched, template, decoding, 8, questions)
+    assert [answer.tokens for answer in together] == [8, 8, 8]
+    for question, answer in zip(questions, together, strict=True):
+        fresh = AutoModelForCausalLM.from_pretrained(shelf / "base", config=stretched.config).eval()
+        ids = template.prompt([{"role": "user", "content": question}])
+        with torch.inference_mode():
+            out = fresh.generate(
+                torch.tensor([ids]),
+                attention_mask=torch.ones(1, len(ids), dtype=torch.long),
+                do_sample=False,
+                max_new_tokens=8,
+                pad_token_id=3,
+            )
+        assert generation._answer(template, out[0, len(ids) :].tolist(), 8, {*template.stop_ids}) == answer
 
 
 def test_a_stop_request_ends_a_batch_at_the_next_token(poet: Any, template: Template) -> None:

@@ -101,6 +101,33 @@ def test_a_head_of_zeros_foretells_nothing(llama_model: Any, rows: list[conversa
     assert score.accuracy < 0.05
 
 
+def test_rows_of_a_dynamic_model_are_stretched_by_their_own_length(shelf: Path) -> None:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from alpaca_operator.api.sources import RopeScaling
+    from workloads.data import tokenizer_io
+    from workloads.models import rope
+
+    template = loading.load("HumanAssistant", None, tokenizer_io.load_tokenizer(shelf / "base"))
+    talks = [[("user", "问"), ("assistant", text)] for text in ("山水" * 45, "云", "松石" * 40, "月在山前" * 6)]
+    rows = prepared(template, talks)
+    config = AutoConfig.from_pretrained(shelf / "base", max_position_embeddings=32)
+    rope.apply(config, RopeScaling(type="dynamic", factor=8))
+
+    def fresh() -> Any:
+        model = AutoModelForCausalLM.from_pretrained(shelf / "base", config=config).eval()
+        for layer in model.model.layers:  # weights as small as those of a new model hardly see positions
+            layer.self_attn.q_proj.weight.data *= 40
+            layer.self_attn.k_proj.weight.data *= 40
+        return model
+
+    alone = sum((Score(*by_hand(fresh(), [row])) for row in rows), Score())
+    score = perplexity.score(fresh(), rows, pad=3, batch_size=4)
+    assert {len(row.ids) > 32 for row in rows} == {True, False}
+    assert (score.tokens, score.correct) == (alone.tokens, alone.correct)
+    assert score.nats == pytest.approx(alone.nats, rel=1e-5)
+
+
 def test_rows_of_one_length_share_a_batch_and_a_batch_has_a_bound_of_logits(rows: list[conversations.Example]) -> None:
     found = list(perplexity.batches(rows, batch_size=8, scored=90))
     assert sorted(id(row) for batch in found for row in batch) == sorted(map(id, rows))

@@ -18,9 +18,9 @@ import torch
 from transformers.cache_utils import DynamicCache
 
 from workloads.errors import OutOfMemory
+from workloads.models.sampling import Controls, Sampler, choose
 from workloads.runtime import exits
 from workloads.serving.engine import refusals
-from workloads.serving.engine.sampling import Controls, Sampler, choose
 from workloads.serving.engine.slots import Slots
 from workloads.serving.engine.stream import Ending, Stream
 from workloads.serving.engine.text import Writer

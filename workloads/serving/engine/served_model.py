@@ -7,18 +7,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from workloads.data.chat_templates.template import Template
+from workloads.models.sampling import Controls
 from workloads.serving.engine import conversation, text
 from workloads.serving.engine.conversation import Prompt, Room
-from workloads.serving.engine.sampling import Controls
 from workloads.serving.engine.scheduler import Answer, Scheduler
 from workloads.serving.engine.schema import ChatRequest, CompletionRequest, Request
 from workloads.serving.engine.text import Pieces, Writer
 from workloads.serving.refusal import Refusal
 
 CREATED = int(time.time())
-COLDEST = 0.01
-"""Lowest temperature that is divided by; 0 divides by nothing and takes the likeliest. At 1e-40 scores become infinite, no chances can be
-drawn from, and the step would fail for everybody. At 0.01 the likeliest token is certain already. vLLM has the same bound."""
 
 
 @dataclass(frozen=True)
@@ -123,9 +120,8 @@ class ServedModel:
                 "invalid_value",
                 "max_tokens",
             )
-        temperature = given(request.temperature, self.defaults.temperature)
         return Controls(
-            temperature=max(temperature, COLDEST) if temperature else 0.0,
+            temperature=given(request.temperature, self.defaults.temperature),
             top_p=given(request.top_p, self.defaults.top_p),
             top_k=given(request.top_k, self.defaults.top_k),
             repetition_penalty=given(request.repetition_penalty, self.defaults.repetition_penalty),

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from workloads.serving.engine.sampling import Controls
+from workloads.models.sampling import Controls
 from workloads.serving.engine.scheduler import Answer, Scheduler
 from workloads.serving.engine.text import Writer
 from workloads.serving.refusal import Refusal

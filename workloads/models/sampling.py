@@ -1,4 +1,5 @@
-"""How the next token of one answer is chosen: transformers' own processors, in the order in which `generate` applies them."""
+"""How the next token of one answer is chosen, in chat and in evaluation: transformers' own processors, in the order in which `generate`
+applies them, and draws from a generator of the answer's own. One seed gives one answer, whoever asks."""
 
 from __future__ import annotations
 
@@ -14,10 +15,16 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from workloads.models.likeliest import likeliest
+
+COLDEST = 0.01
+"""Lowest temperature that is divided by; 0 divides by nothing and takes the likeliest. At 1e-40 scores become infinite, no chances can be
+drawn from, and the step would fail for everybody. At 0.01 the likeliest token is certain already. vLLM has the same bound."""
+
 
 @dataclass(frozen=True)
 class Controls:
-    """What a request may set about its answer."""
+    """What may be set about an answer."""
 
     temperature: float
     top_p: float
@@ -80,7 +87,7 @@ def choose(samplers: Sequence[Sampler], logits: torch.Tensor) -> torch.Tensor:
             for processor in group[0].processors:
                 scores = processor(ids, scores)
         if group[0].generator is None:
-            chosen[rows] = scores.argmax(-1)
+            chosen[rows] = likeliest(scores)
             continue
         for row, sampler, chances in zip(rows, group, scores.softmax(-1), strict=True):
             chosen[row] = torch.multinomial(chances, 1, generator=sampler.generator)[0]
@@ -107,7 +114,7 @@ def _processors(controls: Controls, prompt_length: int) -> list[LogitsProcessor]
         chosen.append(CountPenalty(controls.frequency_penalty, controls.presence_penalty, prompt_length))
     if controls.temperature > 0:
         if controls.temperature != 1.0:
-            chosen.append(TemperatureLogitsWarper(controls.temperature))
+            chosen.append(TemperatureLogitsWarper(max(controls.temperature, COLDEST)))
         if controls.top_k:
             chosen.append(TopKLogitsWarper(controls.top_k))
         if controls.top_p < 1.0:
