@@ -153,7 +153,7 @@ class World:
     def version(self, resource: Resource, inputs: Inputs) -> Version:
         """What a job's plan, and whether its child follows it, depends on."""
         child = self.child(resource)
-        return resource.metadata.resource_version, child and child["metadata"]["resourceVersion"], inputs
+        return resource.metadata.resource_version, child["metadata"]["resourceVersion"] if child else None, inputs
 
     def expect(self, resource: Resource) -> None:
         """A child that lacks pods is asked about, beside the workers, of a JobSet its Job; and one that a queue holds."""
