@@ -13,9 +13,10 @@ import pytest
 
 from alpaca_operator.api.contract import LABEL_INDEX
 from tests.cluster.bed.cluster import Manifest, until
+from tests.cluster.bed.configs import PAUSE_IMAGE
 from tests.cluster.bed.node import Bed
 from tests.cluster.installation import Installation
-from tests.cluster.team import PATIENCE, Team, ended, ready
+from tests.cluster.team import PATIENCE, Team, ended, progress, ready
 from tests.cluster.test_disruption import begins_after, steps, weights
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(3600)]
@@ -50,6 +51,11 @@ def start(team: Team, name: str, **spec: Any) -> None:
 def of_node(team: Team, name: str, index: int) -> Manifest:
     """The newest pod of a node."""
     return [pod for pod in team.pods(name) if pod["metadata"]["labels"].get(LABEL_INDEX) == str(index)][-1]
+
+
+def says(job: Manifest, words: str) -> bool:
+    """Whether MESSAGE does, once there is one."""
+    return words in ready(job).get("message", "")
 
 
 def name_of(pod: Manifest) -> str:
@@ -250,7 +256,7 @@ def test_without_room_for_two_one_goes_on(pairs: Team) -> None:
         parallelism={**PAIR, "minNodes": 1, "rescaleAfterSeconds": 5},
         pod={"resources": {"requests": {"cpu": f"{int(cores) * 600}m"}}},
     )
-    pairs.until("fewer", lambda job: "is made anew with 1" in ready(job)["message"], "to be made anew", SLOW)
+    pairs.until("fewer", lambda job: says(job, "is made anew with 1"), "to be made anew", SLOW)
     job = pairs.until("fewer", lambda job: len(pairs.pods("fewer")) == 1, "with one pod", SLOW)
     assert job["status"]["nodes"]["total"] == 1
     job = pairs.state("fewer", "Succeeded", seconds=SLOW)
@@ -258,3 +264,55 @@ def test_without_room_for_two_one_goes_on(pairs: Team) -> None:
     # It is the same job, however many could take part.
     start(pairs, "all", output={"uri": "pvc://models/fewer"})
     pairs.state("all", "Reused", seconds=SLOW)
+
+
+def takes_room(name: str, cpu: str) -> Manifest:
+    """A pod that does nothing, and has its place."""
+    restricted = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    container = {"name": "pause", "image": PAUSE_IMAGE, "resources": {"requests": {"cpu": cpu}}}
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name},
+        "spec": {
+            "terminationGracePeriodSeconds": 1,
+            "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
+            "containers": [{**container, "securityContext": restricted}],
+        },
+    }
+
+
+@pytest.mark.drill
+def test_one_goes_on_and_grows_to_two_when_there_is_room(pairs: Team) -> None:
+    """Beside what takes half of the node there is room for one pod of this size, and without it for two."""
+    cores = int(pairs.bed.items("nodes")[0]["status"]["allocatable"]["cpu"])
+    pairs.apply(takes_room("neighbour", f"{cores * 500}m"))
+    training = {"maxSteps": 2 * STEPS, "saveSteps": 10}
+    start(
+        pairs,
+        "grows",
+        training=training,
+        parallelism={**PAIR, "minNodes": 1, "rescaleAfterSeconds": 5},
+        pod={"resources": {"requests": {"cpu": f"{cores * 300}m"}}},
+    )
+    pairs.until(
+        "grows",
+        lambda job: says(job, "1 of 2 nodes: waits for room for more"),
+        "on its way with one",
+        SLOW,
+    )
+    scout = ("get", "jobs", "grows-sft-scout", "--ignore-not-found", "-o", "name")
+    until(lambda: pairs.kubectl(*scout), "one that looks for room", SLOW)
+    pairs.at_step("grows", 20, SLOW)
+    pairs.kubectl("delete", "pod", "neighbour")
+    job = pairs.until("grows", lambda job: says(job, "there is room for 2 nodes"), "to grow", SLOW)
+    print(f"grows: {ready(job)['message']}")
+    job = pairs.until("grows", lambda job: ready(job)["message"].endswith("1 more with it"), "with two", SLOW)
+    assert pairs.kubectl(*scout) == ""
+    saved = job["status"]["checkpoint"]["step"]
+    assert saved >= 20
+    first, words = name_of(of_node(pairs, "grows", 0)), f"/checkpoint-{saved}, which 1 process(es) made"
+    until(lambda: any(line.get("message", "").endswith(words) for line in pairs.lines(first)), words, SLOW)
+    job = pairs.state("grows", "Succeeded", seconds=SLOW)
+    assert job["status"]["restarts"]["total"] == 0
+    assert progress(job) == 2 * STEPS
