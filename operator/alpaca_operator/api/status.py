@@ -42,7 +42,7 @@ class Reason(StrEnum):
     CYCLE_DETECTED = "CycleDetected"
     """The job waits for itself, through the jobs that `from` names."""
     QUEUED = "Queued"
-    """Kueue has not admitted the job yet."""
+    """Kueue has not admitted the job, or the pods of a deployment, yet."""
     UNSCHEDULABLE = "Unschedulable"
     """No node fits: too few GPUs, too little memory, a taint, a selector."""
     VOLUME_NOT_READY = "VolumeNotReady"

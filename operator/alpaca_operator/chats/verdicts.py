@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from alpaca_operator.api.contract import KUEUE_PREFIX
 from alpaca_operator.api.status import Reason
 from alpaca_operator.chats.case import Case, count_ready, display, is_unseen
 from alpaca_operator.cluster.objects import true_condition
@@ -108,6 +109,16 @@ def too_late(case: Case) -> Verdict | None:
     return Verdict(Standing.STUCK, Reason.DEADLINE_EXCEEDED, why, Refused(Reason.DEADLINE_EXCEEDED, why))
 
 
+def queued(case: Case) -> Verdict | None:
+    """Kueue holds a pod back until there is room for it."""
+    held = [pod for pod in case.new if any(gate["name"].startswith(KUEUE_PREFIX) for gate in pod.scheduling_gates)]
+    if not held:
+        return None
+    queue = held[0].labels.get(f"{KUEUE_PREFIX}queue-name")
+    message = f"waits for room in Kueue's queue {queue}: kubectl get workloads shows its place"
+    return Verdict(Standing.WORKING, Reason.QUEUED, message)
+
+
 def starting(case: Case) -> Verdict | None:
     pod = next((pod for pod in case.new if pod.phase == "Running"), None)
     if pod is None:
@@ -129,6 +140,7 @@ VERDICTS: tuple[Callable[[Case], Verdict | None], ...] = (
     updating,
     degraded,
     pod_troubled,  # from here on nothing answers
+    queued,  # it may wait longer than a start may take
     too_late,
     starting,
     pending,

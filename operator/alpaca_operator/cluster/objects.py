@@ -165,6 +165,12 @@ class Pod:
         return str(self.spec.get("nodeName", ""))
 
     @property
+    def scheduling_gates(self) -> list[Object]:
+        """Who holds it back before it is placed."""
+        found: list[Object] = self.spec.get("schedulingGates") or []
+        return found
+
+    @property
     def spec(self) -> Object:
         return self.raw.get("spec") or {}
 

@@ -99,6 +99,19 @@ def unpullable() -> Object:
     return pod("poet-chat-b", answers=False, phase="Pending", state=waiting, image="registry.example/engine:2")
 
 
+def held() -> Object:
+    """By Kueue, before it is placed."""
+    made = pod(answers=False)
+    labels = {**made["metadata"]["labels"], "kueue.x-k8s.io/queue-name": "gpus"}
+    gates = [{"name": "kueue.x-k8s.io/admission"}]
+    return {
+        **made,
+        "metadata": {**made["metadata"], "labels": labels},
+        "spec": {**made["spec"], "nodeName": "", "schedulingGates": gates},
+        "status": {"phase": "Pending"},
+    }
+
+
 def old(name: str = "poet-chat-o") -> Object:
     return pod(name, "old")
 
@@ -143,6 +156,16 @@ SITUATIONS = [
     ),
     pytest.param(
         observed(), {}, ("Pending", {"Reconciling"}, "waits for its pods to start"), id="nothing is there yet"
+    ),
+    pytest.param(
+        observed(held(), child=deployment()),
+        {},
+        (
+            "Queued",
+            {"Reconciling"},
+            "waits for room in Kueue's queue gpus: kubectl get workloads shows its place",
+        ),
+        id="Kueue holds its pod back",
     ),
     pytest.param(
         observed(pod(answers=False), child=deployment()),
