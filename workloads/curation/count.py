@@ -20,7 +20,7 @@ class Count:
     """Of one stage after the other, the first of which reads."""
 
     def __init__(self, work: Work) -> None:
-        self._sizes = [sum(file.size for file in share) for share in work.shares]
+        self._sizes = [sum(file.size for file in share) for share in work.shares[: work.own]]
         self._read: dict[int, int] = {}
         """Documents that were read of each share."""
         self._left: dict[int, int] = {}

@@ -42,11 +42,19 @@ def corpus(work: Work, runtime: Runtime, meeting: Meeting, uses: Uses | None = N
         maker.look_at_held_out()
         read = stages.reading(work)
         maker.make("Reading", read)
-        everything, found = (steps.ledgers(read.folder, tasks) for tasks in (read.tasks, work.own))
-        reading.must_fit(steps.bad_rows_of(everything), work.bad_rows)
-        found.notes = everything.notes  # what was mended or passed over in earlier corpora is told as well
-        if compared := everything.total(READ).documents - found.total(READ).documents:
-            runtime.progress.log(f"compared with {compared:,} documents of earlier corpora")
+        found = steps.ledgers(read.folder, read.tasks)
+        bad_rows = steps.bad_rows_of(found)
+        if work.earlier:
+            earlier = stages.reading_earlier(work)
+            maker.make("Reading", earlier)
+            compared = steps.ledgers(earlier.folder, earlier.tasks)
+            bad_rows += steps.bad_rows_of(compared)
+            for sentence, (count, where) in compared.notes.items():  # nothing else of them is counted
+                found.note(sentence, where, count)
+            runtime.progress.log(f"compared with {compared.total(READ).documents:,} documents of earlier corpora")
+            read = stages.joining(work, read, earlier)
+            maker.make("Reading", read)
+        reading.must_fit(bad_rows, work.bad_rows)
         exact = stages.exact(work, read) if job.spec.deduplicate.exact != "None" else None
         if exact is not None:
             maker.make("Comparing", exact)

@@ -88,18 +88,19 @@ class Work:
     def _bytes(self) -> int:
         return sum(file.size for share in self.shares for file in share)
 
-    def reading_key(self) -> str:
-        """Of all that shapes the cleaned documents. The sources stand as their contents: the same files elsewhere are the same."""
+    def reading_key(self, shares: Sequence[Sequence[RawFile]], origins: Sequence[Origin], field: str) -> str:
+        """Of all that shapes the cleaned documents of the origins that lie at ``field`` of the spec. They stand as their contents: the same files
+        elsewhere are the same."""
         spec = self.spec
+        read = [origin.spec.model_copy(update={"weight": 1.0, "license": None}) for origin in origins]
         parts: dict[str, Any] = {
             name: fingerprint_fields(part, self.inputs, name)
             for name, part in (
-                ("sources", [source.model_copy(update={"weight": 1.0, "license": None}) for source in spec.sources]),
+                (field, read),
                 ("clean", spec.clean),
                 ("filters", spec.filters),
                 ("privacy", spec.privacy),
                 ("decontaminate", spec.decontaminate),
-                ("deduplicate.against", spec.deduplicate.against),
             )
         }
         return hashing.of_json(
@@ -109,11 +110,13 @@ class Work:
                 "content": spec.content,
                 "seed": spec.seed,
                 "badRows": self.bad_rows,
-                "names": [origin.name for origin in self.origins],
+                "names": [origin.name for origin in origins],
+                "numbers": [file.source for share in shares for file in share],
+                "buckets": self.buckets,
                 "rules": [
                     {name: str(value) for name, value in vars(rule).items() if name != "found"} for rule in self.rules
                 ],
-                "shares": [[file.key for file in share] for share in self.shares],
+                "shares": [[file.key for file in share] for share in shares],
                 "opencc": metadata.version("opencc"),
                 "lingua": metadata.version("lingua-language-detector") if spec.filters.language else None,
             }
@@ -154,8 +157,19 @@ def compared(work: Work) -> ExactDedupConfig:
 
 
 def reading(work: Work) -> Stage:
-    """Read, clean and filter; what is left is stored, with a number for each text to compare."""
-    folder = work.folder("reading", work.reading_key())
+    """Read, clean and filter the sources; what is left is stored, with a number for each text to compare."""
+    shares = work.shares[: work.own]
+    return _reading(work, shares, work.folder("reading", work.reading_key(shares, work.origins, "sources")))
+
+
+def reading_earlier(work: Work) -> Stage:
+    """The same for the corpora that are compared with. By themselves: who names others does not read the sources again."""
+    shares = work.shares[work.own :]
+    key = work.reading_key(shares, work.earlier, "deduplicate.against")
+    return _reading(work, shares, work.folder("reading-earlier", key))
+
+
+def _reading(work: Work, shares: list[list[RawFile]], folder: Path) -> Stage:
     ledger = work.ledger()
     clean: list[Any] = []
     if work.spec.decontaminate is not None and work.held_out is not None:
@@ -164,16 +178,23 @@ def reading(work: Work) -> Stage:
         "reading",
         folder,
         [
-            steps.Read(work.shares, work.everyone, work.bad_rows, folder / "unpacked", ledger),
+            steps.Read(shares, work.everyone, work.bad_rows, folder / "unpacked", ledger),
             steps.Clean(work.rules, work.everyone, ledger),
             steps.Filter(work.spec.filters, work.everyone, ledger),
             *clean,
             steps.Store(folder, ledger),
             ExactDedupSignature(str(folder / "signatures"), compared(work), finder_workers=work.buckets),
         ],
-        tasks=len(work.shares),
+        tasks=len(shares),
         products=STORED,
     )
+
+
+def joining(work: Work, own: Stage, earlier: Stage) -> Stage:
+    """One folder of what was read of both: the shares of the sources, then those of earlier corpora."""
+    folder = work.folder("joining", own.folder.name, earlier.folder.name)
+    join = steps.Join(own.folder, earlier.folder, folder, STORED, work.own)
+    return Stage("joining", folder, [join], tasks=len(work.shares), products=STORED)
 
 
 def exact(work: Work, reading: Stage) -> Stage:

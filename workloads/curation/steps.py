@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -288,6 +290,34 @@ class Load(PipelineStep):
             for line in stream:
                 row = json.loads(line)
                 yield document_of(row["text"], row["id"], row["source"], row.get("row"))
+
+
+class Join(PipelineStep):
+    """The files of a share of one of two stages that stored documents, under the number that it has among the shares of both."""
+
+    type, name = "Corpus", "join"
+
+    def __init__(self, first: Path, second: Path, folder: Path, products: Sequence[str], shares: int) -> None:
+        """``shares`` is how many the first has."""
+        super().__init__()
+        self.first, self.second, self.folder, self.products, self.shares = first, second, folder, products, shares
+
+    def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> None:
+        stage, number = (self.first, rank) if rank < self.shares else (self.second, rank - self.shares)
+        for product in self.products:
+            for file in sorted(stage.glob(product.format(rank=number))):
+                name = file.name.replace(f"{number:05d}", f"{rank:05d}", 1)
+                target = self.folder / file.parent.relative_to(stage) / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                _link(file, target)
+
+
+def _link(file: Path, target: Path) -> None:
+    """One file under two names, or twice where the file system does not bear that."""
+    try:
+        os.link(file, target)
+    except OSError:
+        shutil.copyfile(file, target)
 
 
 class Compared(PipelineStep):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from datetime import date, time
+from decimal import Decimal
 from itertools import chain, islice
 from typing import Any
 
@@ -58,13 +60,22 @@ def _item(place: str, record: Any, converter: Converter) -> Item:
     row: Row = {"messages": list(messages)}
     if tools:
         row["tools"] = list(tools)
-    if rest := converter.rest(record):
-        row["row"] = rest
     try:
+        if rest := converter.rest(record):
+            row["row"] = json.loads(json.dumps(rest, ensure_ascii=False, default=_written))
         json.dumps(row, ensure_ascii=False).encode()
     except (TypeError, ValueError) as error:
         return place, f"a column cannot be written as JSON ({error}): remove it, or write it as text"
     return Raw(place, said(row), row)
+
+
+def _written(value: Any) -> str:
+    """What Parquet has and JSON has not. Raises TypeError for anything else."""
+    if isinstance(value, date | time):
+        return value.isoformat()
+    if isinstance(value, Decimal):
+        return str(value)
+    raise TypeError(f"a value is a {type(value).__name__}")
 
 
 def _unread_parts(record: Any, converter: Converter) -> list[str]:

@@ -66,6 +66,24 @@ def test_what_is_passed_over_in_an_earlier_corpus_is_told(tmp_path: Path) -> Non
     assert made.metrics["documentsRead"] == 2
 
 
+def test_other_earlier_corpora_are_compared_with_without_reading_the_sources_again(tmp_path: Path) -> None:
+    for name, number in (("one", 1), ("two", 2)):
+        write_lines(tmp_path / f"{name}.jsonl", [page(number)])
+    write_lines(tmp_path / "more.jsonl", [page(50)])
+    texts = {"web": [page(1), page(2), page(3)], "more": [page(50)]}
+    (made, first), (again, second) = (
+        (
+            make(tmp_path, texts, f"out-{name}", deduplicate={"against": [{"uri": str(tmp_path / f"{name}.jsonl")}]}),
+            name,
+        )
+        for name in ("one", "two")
+    )
+    assert (first, made.texts()) == ("one", [page(2), page(3), page(50)])
+    assert (second, again.texts()) == ("two", [page(1), page(3), page(50)])
+    assert "reading: 1 shares in 1 process" in again.said, "the earlier corpus"
+    assert sum(line.startswith("reading: found 1 of 1 shares made") for line in again.said) == 1
+
+
 def test_what_two_earlier_corpora_have_in_common_is_nobodys_affair(tmp_path: Path) -> None:
     for name in ("one", "two"):
         write_lines(tmp_path / f"{name}.jsonl", [page(1)])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -203,6 +205,19 @@ def test_conversations_are_decontaminated_compared_with_earlier_ones_and_mixed(t
     )
     assert asked(made) == ["新的问题", "新的问题"]
     assert made.dropped("holds what is measured on") == made.dropped("duplicate of another document") == 1
+
+
+def test_dates_and_decimals_of_parquet_are_kept_as_text(tmp_path: Path) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    row = {**pair("问", "答"), "when": datetime(2020, 1, 2), "price": Decimal("1.50"), "n": 3}
+    parquet.write_table(pyarrow.Table.from_pylist([row]), tmp_path / "a.parquet")
+    made = run(tmp_path, content="Conversations", sources=[{"uri": str(tmp_path / "a.parquet")}])
+    assert [row["row"] for row in made.rows()] == [{"when": "2020-01-02T00:00:00", "price": "1.50", "n": 3}]
+    parquet.write_table(pyarrow.Table.from_pylist([{**row, "picture": b"\0"}]), tmp_path / "b.parquet")
+    with pytest.raises(DataError, match=r"row 1: a column cannot be written as JSON \(a value is a bytes\): remove it"):
+        run(tmp_path, content="Conversations", sources=[{"uri": str(tmp_path / "b.parquet")}])
 
 
 def test_parts_of_turns_that_no_message_has_are_told(tmp_path: Path) -> None:
