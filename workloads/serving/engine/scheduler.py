@@ -70,6 +70,11 @@ class Reading:
     cache: DynamicCache = field(default_factory=DynamicCache)
     done: int = 0
 
+    @property
+    def held(self) -> int:
+        """Positions that it takes until it has a row, once it is begun."""
+        return len(self.answer.prompt) if self.done else 0
+
 
 class Watcher(Protocol):
     """Who counts what happens; the metrics do. All of it is called in the scheduler's thread."""
@@ -222,12 +227,18 @@ class Scheduler:
             return not self._closed
 
     def _has_room(self, answer: Answer) -> bool:
-        """Rows of the cache are as long as the longest: so many positions have to fit."""
+        """Rows of the cache are as long as the longest: so many positions have to fit. One whose prompt is read has no row yet, and its
+        prompt takes no more than a row will."""
         present = [*self._running, *(reading.answer for reading in self._reading)]
         if not present:
             return True
         longest = max(answer.reserved, *(other.reserved for other in present))
         return len(present) < self._max_batch and (len(present) + 1) * longest <= self._positions
+
+    @property
+    def _left_for_rows(self) -> int:
+        """Positions that the rows may hold: what is read of a prompt is held beside them."""
+        return self._positions - (self._reading[0].held if self._reading else 0)
 
     def _drop_the_gone(self) -> None:
         """Those whose reader left, or whose time is over."""
@@ -254,6 +265,7 @@ class Scheduler:
             answer = reading.answer
             if not reading.done:
                 self._before()
+                self._slots.make_room(self._positions - len(answer.prompt))
             piece = answer.prompt[reading.done : reading.done + left]
             ids = torch.tensor([piece], dtype=torch.long, device=self._device)
             positions = torch.arange(reading.done, reading.done + len(piece), device=self._device)[None]
@@ -267,7 +279,7 @@ class Scheduler:
                 return
             self._reading.pop(0)
             answer.sampler = Sampler(answer.controls, answer.prompt, self._device)
-            self._slots.join(reading.cache)
+            self._slots.join(reading.cache, self._left_for_rows)
             self._running.append(answer)
             self._choose(logits, [len(self._running) - 1])
 
@@ -276,7 +288,9 @@ class Scheduler:
         if not self._running:
             return
         ids = torch.tensor([[answer.last] for answer in self._running], dtype=torch.long, device=self._device)
-        logits = self._model(input_ids=ids, use_cache=True, **self._slots.step(self._device, self._dtype)).logits[:, -1]
+        logits = self._model(
+            input_ids=ids, use_cache=True, **self._slots.step(self._device, self._dtype, self._left_for_rows)
+        ).logits[:, -1]
         self._slots.advance()
         self._choose(logits, list(range(len(self._running))))
 

@@ -12,7 +12,7 @@ import torch
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache
 
 STEP = 128
-"""Positions by which the cache grows: each growth copies it."""
+"""Positions by which the cache grows, where there is room for so many: each growth copies it."""
 
 
 class Slots(Cache):
@@ -33,17 +33,42 @@ class Slots(Cache):
     def _slot_layers(self) -> list[SlotLayer]:
         return cast("list[SlotLayer]", self.layers)
 
-    def join(self, prompt: DynamicCache) -> int:
-        """Take what was read of a prompt as the next row; returns its number."""
+    @property
+    def positions(self) -> int:
+        """Those that memory is held for, in use or not."""
+        return self._slot_layers[0].rows * self._slot_layers[0].length if self.layers else 0
+
+    def join(self, prompt: DynamicCache, most: int) -> int:
+        """Take what was read of a prompt as the next row; returns its number. ``most``: positions to be held, where more rows than are
+        needed would do good later. ``prompt`` is given up layer by layer, so that it is not held twice."""
         row, length = self.count, prompt.get_seq_length()
         if not self.layers:
             self.layers = [SlotLayer(self) for _ in prompt.layers]
+        rows, room = self._grown(row + 1, length + 1, most)
         for layer, read in zip(self._slot_layers, cast("list[Any]", prompt.layers), strict=True):
-            layer.reserve(row + 1, length + 1, read.keys, read.values)
+            layer.resize(rows, room, read.keys, read.values)
             layer.keys[row, :, :length] = read.keys[0]
             layer.values[row, :, :length] = read.values[0]
+            read.keys = read.values = None
         self.lengths.append(length)
         return row
+
+    def make_room(self, most: int) -> None:
+        """Give back what is held and not in use, where more than ``most`` positions are held."""
+        if self.positions > most:
+            rows, length = self._grown(self.count, max(self.lengths) + 1, 0)
+            for layer in self._slot_layers:
+                layer.resize(rows, length, layer.keys, layer.values)
+
+    def _grown(self, rows: int, length: int, most: int) -> tuple[int, int]:
+        """Rows and length to hold, for so many in use: those that are held where they do, else more within ``most``."""
+        held = self._slot_layers[0]
+        if rows <= held.rows and length <= held.length and self.positions <= max(most, rows * length):
+            return held.rows, held.length
+        length = max((length, *self.lengths))
+        length = max(length, min(-(-length // STEP) * STEP, most // rows))
+        spare = held.rows if rows <= held.rows else 2 * held.rows
+        return max(rows, min(spare, most // length)), length
 
     def leave(self, row: int) -> None:
         """Give up a row. The last row takes its number."""
@@ -58,13 +83,15 @@ class Slots(Cache):
         if not self.lengths:
             self.layers = []  # a long answer's memory is not kept for short ones
 
-    def step(self, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
-        """The arguments of a forward pass that adds a token to every row: its positions, and a mask of what each row may see."""
+    def step(self, device: torch.device, dtype: torch.dtype, most: int) -> dict[str, Any]:
+        """The arguments of a forward pass that adds a token to every row: its positions, and a mask of what each row may see. ``most`` as
+        for `join`."""
         self._at = torch.tensor(self.lengths, dtype=torch.long, device=device)
         self._rows = torch.arange(self.count, device=device)
         self.reach = max(self.lengths) + 1
+        rows, length = self._grown(self.count, self.reach, most)
         for layer in self._slot_layers:
-            layer.reserve(self.count, self.reach, layer.keys, layer.values)
+            layer.resize(rows, length, layer.keys, layer.values)
         seen = torch.arange(self.reach, device=device)[None] <= self._at[:, None]
         mask = torch.zeros(seen.shape, dtype=dtype, device=device).masked_fill_(~seen, torch.finfo(dtype).min)
         return {"past_key_values": self, "position_ids": self._at[:, None], "attention_mask": mask[:, None, None]}
@@ -88,17 +115,25 @@ class SlotLayer(CacheLayerMixin):
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         raise AssertionError("rows join with their prompt read; see Slots.join")
 
-    def reserve(self, rows: int, length: int, like_keys: torch.Tensor, like_values: torch.Tensor) -> None:
-        """Make room. Zeros, as a value that no weight falls on is still multiplied by zero, and NaN would stay NaN."""
-        if self.is_initialized and rows <= self.keys.shape[0] and length <= self.keys.shape[2]:
+    @property
+    def rows(self) -> int:
+        return self.keys.shape[0] if self.is_initialized else 0
+
+    @property
+    def length(self) -> int:
+        return self.keys.shape[2] if self.is_initialized else 0
+
+    def resize(self, rows: int, length: int, like_keys: torch.Tensor, like_values: torch.Tensor) -> None:
+        """Hold so much, with what is in use. Zeros, as a value that no weight falls on is still multiplied by zero, and NaN would stay
+        NaN."""
+        if (rows, length) == (self.rows, self.length):
             return
-        old_rows, old_length = (self.keys.shape[0], self.keys.shape[2]) if self.is_initialized else (0, 0)
-        rows = max(rows, old_rows) if rows <= old_rows else max(rows, 2 * old_rows)
-        length = max(old_length, -(-length // STEP) * STEP)
+        used = max(self._slots.lengths, default=0)
         for name, like in (("keys", like_keys), ("values", like_values)):
             grown = torch.zeros((rows, like.shape[1], length, like.shape[3]), dtype=like.dtype, device=like.device)
-            if self.is_initialized:
-                grown[:old_rows, :, :old_length] = getattr(self, name)
+            if used:
+                count = self._slots.count
+                grown[:count, :, :used] = getattr(self, name)[:count, :, :used]
             setattr(self, name, grown)
         self.is_initialized = True
 

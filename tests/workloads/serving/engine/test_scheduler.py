@@ -243,6 +243,65 @@ async def test_memory_for_few_positions_lets_answers_wait_instead_of_failing(
     assert max(seen) == 2
 
 
+class Weighed:
+    """A model that looks at every step how much the cache of its scheduler holds."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self.scheduler: Scheduler | None = None
+        self.most = 0
+        """Bytes."""
+        self.together = 0
+        """Rows in one step."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def __call__(self, **inputs: Any) -> Any:
+        out = self._model(**inputs)
+        assert self.scheduler is not None
+        caches = [self.scheduler._slots, *(reading.cache for reading in self.scheduler._reading)]
+        tensors = [
+            tensor
+            for cache in caches
+            for layer in cache.layers
+            for tensor in (layer.keys, layer.values)
+            if tensor is not None
+        ]
+        stored = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
+        self.most = max(self.most, sum(stored.values()))
+        self.together = max(self.together, len(inputs["input_ids"]))
+        return out
+
+
+@pytest.mark.parametrize(
+    "lengths",
+    [
+        pytest.param([(30, 20)] * 9, id="one more than rows come by doubling"),
+        pytest.param([(300, 30)] + [(10, 10)] * 15, id="a long one that ends among short ones, and more of these"),
+        pytest.param([(10, 60)] * 8 + [(350, 30)] * 3, id="many short ones, and then long ones"),
+        pytest.param([(129, 130), (20, 250), (257, 5), (5, 5), (380, 60), (5, 300), (128, 128)] * 2, id="of all lengths"),
+    ],
+)  # fmt: skip
+async def test_the_cache_holds_no_more_bytes_than_answers_were_let_in_for(
+    model: Any, lengths: list[tuple[int, int]]
+) -> None:
+    from workloads.models.inference import LoadedModel
+
+    positions = 3 * max(prompt + answer for prompt, answer in lengths)
+    weighed = Weighed(model)
+    scheduler = weighed.scheduler = Scheduler(weighed, max_batch=16, max_queue=64, positions=positions, piece=64)
+    scheduler.start()
+    asked = [answer([1, *[5] * (prompt - 1)], max_tokens=tokens) for prompt, tokens in lengths]
+    together = await asyncio.gather(*(ids(scheduler, each) for each in asked))
+    scheduler.close()
+    a_position = LoadedModel(model, None, 512, "Model", {}).bytes_per_position  # type: ignore[arg-type]
+    assert weighed.most <= positions * a_position
+    assert weighed.together >= 3
+    alone = dict(zip(lengths, together, strict=True))
+    assert [alone[each] for each in lengths] == together
+
+
 class Failing(Held):
     """A model whose next steps fail."""
 
