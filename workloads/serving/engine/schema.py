@@ -7,7 +7,8 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
 from workloads.serving.refusal import Refusal, cut
 
@@ -18,16 +19,20 @@ HALVES = re.compile("[\ud800-\udfff]")
 PASSED_OVER = frozenset(
     {
         "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention",
-        "reasoning_effort", "verbosity", "parallel_tool_calls", "prediction",
+        "reasoning_effort", "verbosity", "parallel_tool_calls", "prediction", "session_id", "request_id", "priority", "cache_salt",
     }
 )  # fmt: skip
-"""Known to OpenAI's API, and without a say in what a model of ours answers."""
+"""Known to OpenAI's API or to vLLM's, and without a say in what a model of ours answers."""
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "n": (1,), "best_of": (1,), "logprobs": (False, 0), "top_logprobs": (0,), "logit_bias": ({},), "echo": (False,), "suffix": ("",),
     "tools": ([],), "tool_choice": ("none", "auto"), "functions": ([],), "function_call": ("none", "auto"),
     "response_format": ({"type": "text"},), "modalities": (["text"],), "audio": (), "web_search_options": (),
+    "use_beam_search": (False,), "ignore_eos": (False,), "min_p": (0, 0.0), "min_tokens": (0,), "length_penalty": (1, 1.0),
+    "early_stopping": (False,), "stop_token_ids": ([],), "include_stop_str_in_output": (False,), "skip_special_tokens": (True,),
+    "spaces_between_special_tokens": (True,), "add_generation_prompt": (True,), "continue_final_message": (False,),
+    "chat_template_kwargs": ({},), "return_token_ids": (False,), "documents": ([],), "bad_words": ([],),
 }  # fmt: skip
-"""Known to OpenAI's API and not served here, with the values that ask for nothing."""
+"""Known to OpenAI's API, FastChat's or vLLM's, and not served here, with the values that ask for nothing."""
 
 
 class TextPart(BaseModel):
@@ -41,11 +46,20 @@ class Message(BaseModel):
     """A turn. What else it carries (a name, annotations of an earlier answer) is passed over."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | Annotated[list[TextPart], Field(fail_fast=True, max_length=MOST_PARTS)]
+    content: str | Annotated[list[TextPart], Field(fail_fast=True, max_length=MOST_PARTS)] | None
+    """Null only of an assistant: it said nothing."""
+
+    @field_validator("content")
+    @classmethod
+    def _said(cls, content: Any, info: ValidationInfo) -> Any:
+        if content is None and info.data.get("role") != "assistant":
+            raise PydanticCustomError("string_type", "Input should be a valid string")
+        return content
 
     def plain(self) -> dict[str, str]:
         """As templates take it."""
-        text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+        said = self.content or ""
+        text = said if isinstance(said, str) else "".join(part.text for part in said)
         return {"role": "system" if self.role == "developer" else self.role, "content": text}
 
 
@@ -67,7 +81,8 @@ class Request(BaseModel):
     model: str
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)
-    top_k: int | None = Field(None, ge=0, le=100_000)
+    top_k: int | None = Field(None, ge=-1, le=100_000)
+    """0, or -1 as in vLLM's API, draws from all."""
     repetition_penalty: float | None = Field(None, ge=1, le=10)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
     presence_penalty: float | None = Field(None, ge=-2, le=2)

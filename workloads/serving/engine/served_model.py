@@ -123,7 +123,7 @@ class ServedModel:
         return Controls(
             temperature=given(request.temperature, self.defaults.temperature),
             top_p=given(request.top_p, self.defaults.top_p),
-            top_k=given(request.top_k, self.defaults.top_k),
+            top_k=max(0, given(request.top_k, self.defaults.top_k)),
             repetition_penalty=given(request.repetition_penalty, self.defaults.repetition_penalty),
             frequency_penalty=given(request.frequency_penalty, 0.0),
             presence_penalty=given(request.presence_penalty, 0.0),

@@ -60,6 +60,29 @@ def test_what_asks_for_nothing_is_passed_over() -> None:
     assert asked.stops == ()
 
 
+def test_a_client_of_fastchat_or_vllm_runs_unchanged() -> None:
+    asked = chat(
+        n=1, best_of=1, use_beam_search=False, ignore_eos=False, top_k=-1, min_p=0.0, length_penalty=1, skip_special_tokens=True,
+        session_id="x", stop_token_ids=[], chat_template_kwargs={},
+    )  # fmt: skip
+    assert asked.top_k == -1
+    for name, value in (
+        ("ignore_eos", True),
+        ("use_beam_search", True),
+        ("min_p", 0.1),
+        ("chat_template_kwargs", {"a": 1}),
+    ):
+        assert refused({name: value})[1:3] == ("unsupported_parameter", name)
+
+
+def test_an_assistant_may_have_said_nothing_and_nobody_else() -> None:
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": None}, {"role": "user", "content": "b"}]
+    assert chat(messages=turns).messages[1].plain() == {"role": "assistant", "content": ""}
+    assert refused({"messages": [{"role": "user", "content": None}]})[1:] == (
+        "invalid_type", "messages[0].content", "Invalid type for 'messages[0].content': input should be a valid string, got null.",
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize("depth", [600, 900, 100_000])
 def test_nesting_without_end_is_refused(depth: int) -> None:
     nested = b"[" * depth + b"]" * depth
