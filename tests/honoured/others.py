@@ -177,7 +177,10 @@ def evaluate_run(job: Any, desk: Desk, scratch: Path) -> list[Any]:
     seen.append([call.kwargs.get("limit") for call in limits.call_args_list])
     judged = {model.name: {gate.metric: 0.5 for gate in job.spec.gates} for model in job.spec.models}
     seen.append(
-        [[verdict.gate.model, verdict.gate.metric, verdict.broken] for verdict in gates.judge(job.spec.gates, judged)]
+        [
+            [verdict.gate.model, verdict.gate.metric, verdict.broken]
+            for verdict in gates.judge(job.spec.gates, judged, {name: {} for name in judged})
+        ]
     )
     return seen
 

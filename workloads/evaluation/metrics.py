@@ -62,6 +62,21 @@ def names_of(spec: EvaluationSpec, of_tasks: Collection[str] = ()) -> list[str]:
     ]
 
 
+MEASURED_ON = {
+    "rows": "rows",
+    "rowTokens": "tokens of answers in them",
+    "answers": "answers",
+    "questionTokens": "tokens of questions",
+    "answerTokens": "tokens written",
+}
+"""What figures rest on, in words."""
+
+
+def format_interval(metric: str, low: float, high: float) -> str:
+    """``61.0 % – 100.0 %``."""
+    return f"{format_value(metric, low)} – {format_value(metric, high)}"
+
+
 def format_value(metric: str, value: float | None) -> str:
     """As people read it: a share in percent, bytes in MiB or GiB, a dash for what was not measured."""
     if value is None or not math.isfinite(value):

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
-from workloads.evaluation.metrics import AS_SHARE, MEANINGS, format_value
+from workloads.evaluation.gates import Verdict
+from workloads.evaluation.metrics import AS_SHARE, MEANINGS, MEASURED_ON, format_value
 from workloads.evaluation.report import ENDINGS, Report, format_bounds
 from workloads.system import report_page
 from workloads.system.report_page import articles, both, definitions, table
@@ -48,7 +49,7 @@ def _gates(report: Report) -> str:
         word = both("passed", "通过") if passed else both("broken", "未通过")
         items.append(
             f'<li class="{"passed" if passed else "broken"}"><b>{word}</b> · {escape(gate.metric)} · {escape(gate.model)}: '
-            f'{format_value(gate.metric, verdict.value)} <span class="soft">({escape(format_bounds(verdict))})</span></li>'
+            f'{format_value(gate.metric, verdict.value)} <span class="soft">({escape(format_bounds(verdict))})</span>{_undecided(verdict)}</li>'
         )
     summary = (
         both(
@@ -61,22 +62,39 @@ def _gates(report: Report) -> str:
     return f'<section><h2>{summary}</h2><ul class="gates">{"".join(items)}</ul></section>'
 
 
+def _undecided(verdict: Verdict) -> str:
+    sentence, interval = verdict.undecided, verdict.interval
+    if sentence is None or interval is None:
+        return ""
+    low, high = (format_value(verdict.gate.metric, edge) for edge in (interval.low, interval.high))
+    chinese = (
+        f"{interval.count} 个样本还不足以判定：总体可能在 {low} 到 {high} 之间（95 % 置信），界限也在其中；请多测一些"
+    )
+    return f'<br><span class="soft">{both(escape(sentence), chinese)}</span>'
+
+
 def _models(report: Report) -> str:
     models = list(report.metrics)
     rows = []
     for name in report.names:
         values = {model: report.metrics[model][name] for model in models if name in report.metrics[model]}
         top = report.best(name)
-        cells = "".join(_figure(name, values.get(model), values, model in top) for model in models)
+        cells = "".join(
+            _figure(name, values.get(model), values, model in top, report.interval(model, name)) for model in models
+        )
         what = both(
             escape(MEANINGS.get(name, "lm-evaluation-harness")), CHINESE.get(name, "lm-evaluation-harness 任务")
         )
         rows.append(f'<tr><th scope="row">{escape(name)}<small>{what}</small></th>{cells}</tr>')
     figures = table([both("metric", "指标"), *map(escape, models)], rows)
-    return f"<section><h2>{both('Models side by side', '模型对比')}</h2>{figures}</section>"
+    note = ""
+    if report.intervals:
+        english = "Small figures: where the figure of all such rows and answers lies, with 95 % confidence."
+        note = f'<p class="soft">{both(english, "小字：同类数据总体的数值所在范围（95 % 置信区间）。")}</p>'
+    return f"<section><h2>{both('Models side by side', '模型对比')}</h2>{figures}{note}</section>"
 
 
-def _figure(name: str, value: float | None, values: Mapping[str, float], is_best: bool) -> str:
+def _figure(name: str, value: float | None, values: Mapping[str, float], is_best: bool, interval: str) -> str:
     """A cell with a bar: of a share its part of the whole, else of the largest value."""
     bar = ""
     if value is not None and math.isfinite(value) and value >= 0:
@@ -86,7 +104,8 @@ def _figure(name: str, value: float | None, values: Mapping[str, float], is_best
             else max(other for other in values.values() if math.isfinite(other))
         )
         bar = f'<span class="bar" style="width: {100 * value / top if top else 0:.1f}%"></span>'
-    return f"<td{' class=best' if is_best else ''}>{format_value(name, value)}{bar}</td>"
+    around = f"<small>{interval}</small>" if interval else ""
+    return f"<td{' class=best' if is_best else ''}>{format_value(name, value)}{around}{bar}</td>"
 
 
 def _categories(report: Report) -> str:
@@ -169,6 +188,7 @@ def _footer(content: Mapping[str, Any]) -> str:
     for model in content["models"]:
         facts = [model["uri"], *(f"+ {uri}" for uri in model["adapters"]), model["kind"], model.get("weights", "")]
         facts += [f"template {model['template']}"] if model["template"] else []
+        facts += [f"{count:,} {MEASURED_ON[what]}" for what, count in model["measuredOn"].items()]
         rows.append((model["name"], " · ".join(fact for fact in facts if fact) + f" · {model['digest']}"))
     rows += [("", line) for line in content.get("heldOut", {}).get("lines", ())]
     return f"<footer><dl>{definitions(rows)}</dl></footer>"

@@ -15,6 +15,8 @@ import numpy as np
 
 from workloads.data import tokenize
 from workloads.data.collator import IGNORED, Collator
+from workloads.evaluation import intervals
+from workloads.evaluation.intervals import Interval
 from workloads.models import dynamic_positions, likeliest
 
 if TYPE_CHECKING:
@@ -27,6 +29,17 @@ if TYPE_CHECKING:
 
 LOGITS = 1 << 27
 """Logits that a batch may have (float32: half a gigabyte). A row that has more by itself is a batch of its own."""
+
+
+PAIRS = (
+    ("nats", "nats"),
+    ("nats", "tokens"),
+    ("tokens", "tokens"),
+    ("nats", "bytes"),
+    ("bytes", "bytes"),
+    ("correct", "correct"),
+    ("correct", "tokens"),
+)
 
 
 @dataclass(frozen=True)
@@ -42,6 +55,14 @@ class Score:
     bytes: int = 0
     """Of the assistant's text in UTF-8; 0 where nobody asked for them."""
     rows: int = 0
+    products: tuple[float, ...] = (0.0,) * len(PAIRS)
+    """Sums over rows of the products of two of these, as `PAIRS` orders them: what the rows differ by."""
+
+    @classmethod
+    def of_row(cls, nats: float, tokens: int, correct: int, size: int) -> Score:
+        """Of one row."""
+        figures = {"nats": nats, "tokens": tokens, "correct": correct, "bytes": size}
+        return cls(nats, tokens, correct, size, 1, tuple(float(figures[one] * figures[two]) for one, two in PAIRS))
 
     def __add__(self, other: Score) -> Score:
         return Score(
@@ -50,6 +71,7 @@ class Score:
             self.correct + other.correct,
             self.bytes + other.bytes,
             self.rows + other.rows,
+            tuple(one + two for one, two in zip(self.products, other.products, strict=True)),
         )
 
     @property
@@ -60,7 +82,7 @@ class Score:
     @property
     def perplexity(self) -> float:
         """e to the loss; infinite where that is no number of ours any more."""
-        return math.exp(self.loss) if not self.loss > 700 else math.inf
+        return _exponential(self.loss)
 
     @property
     def bits_per_byte(self) -> float:
@@ -81,6 +103,32 @@ class Score:
             "evalTokens": float(self.tokens),
         }
         return found | ({"bitsPerByte": self.bits_per_byte} if self.bytes else {})
+
+    def intervals(self) -> dict[str, Interval]:
+        """Of the metrics, over rows; none of a loss that is no number, nor of a single row's loss."""
+        found: dict[str, tuple[float, float]] = {}
+        if self.tokens:
+            found["tokenAccuracy"] = intervals.share(self.accuracy, self._error("correct", "tokens"), self.rows)
+        error = self._error("nats", "tokens")
+        if error is not None and math.isfinite(self.loss):
+            low, high = intervals.student(self.loss, error, self.rows)
+            found["evalLoss"] = max(0.0, low), high
+            found["perplexity"] = _exponential(max(0.0, low)), _exponential(high)
+        error = self._error("nats", "bytes")
+        if error is not None and math.isfinite(self.loss):
+            low, high = intervals.student(self.bits_per_byte, error / math.log(2), self.rows)
+            found["bitsPerByte"] = max(0.0, low), high
+        return {name: Interval(*edges, self.rows, "rows") for name, edges in found.items()}
+
+    def _error(self, above: str, below: str) -> float | None:
+        """The standard error of the ratio of two sums."""
+        of = dict(zip(PAIRS, self.products, strict=True))
+        products = of[above, above], of[above, below], of[below, below]
+        return intervals.error_of_ratio(getattr(self, above), getattr(self, below), products, self.rows)
+
+
+def _exponential(loss: float) -> float:
+    return math.exp(loss) if not loss > 700 else math.inf
 
 
 NOTHING = Score()
@@ -127,9 +175,8 @@ def score(
         heartbeat()
         if alone:
             dynamic_positions.start_anew(model)
-        total += _of_batch(model, batch, pad)
-        if size is not None:
-            total += Score(bytes=sum(size.of(row) for row in batch))
+        for row, (nats, tokens, correct) in zip(batch, _of_batch(model, batch, pad), strict=True):
+            total += Score.of_row(nats, tokens, correct, size.of(row) if size is not None else 0)
         done(total)
     return total
 
@@ -152,7 +199,8 @@ def batches(rows: Sequence[Example], batch_size: int, scored: int) -> Iterator[l
         yield batch
 
 
-def _of_batch(model: Any, rows: Sequence[Example], pad: int) -> Score:
+def _of_batch(model: Any, rows: Sequence[Example], pad: int) -> list[tuple[float, int, int]]:
+    """Nats, tokens and hits of every row."""
     import torch
 
     batch = Collator(pad)(
@@ -172,6 +220,12 @@ def _of_batch(model: Any, rows: Sequence[Example], pad: int) -> Score:
         logits = model(
             input_ids=batch["input_ids"].to(device), logits_to_keep=batch["logits_to_keep"].to(device), use_cache=False
         ).logits.reshape(len(labels), -1)
-        nats = torch.nn.functional.cross_entropy(logits.float(), labels, reduction="none").double().sum()
-        correct = likeliest.hits(logits, labels).sum()
-    return Score(nats=float(nats), tokens=len(labels), correct=int(correct), rows=len(rows))
+        nats = torch.nn.functional.cross_entropy(logits.float(), labels, reduction="none").double()
+        correct = likeliest.hits(logits, labels)
+    counts = batch["logits_to_keep"].sum(-1).tolist()
+    return [
+        (float(of_nats.sum()), count, int(of_correct.sum()))
+        for of_nats, of_correct, count in zip(
+            nats.cpu().split(counts), correct.cpu().split(counts), counts, strict=True
+        )
+    ]

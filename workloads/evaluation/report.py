@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from alpaca_operator.api.evaluation import EvaluationJob
 from workloads.evaluation import answer_metrics, gates, questions
 from workloads.evaluation.gates import Verdict
-from workloads.evaluation.metrics import BETTER, OF_ANSWERS, OF_MODELS, OF_ONE_VOCABULARY, OF_ROWS, format_value
+from workloads.evaluation.intervals import Interval
+from workloads.evaluation.metrics import (
+    BETTER,
+    OF_ANSWERS,
+    OF_MODELS,
+    OF_ONE_VOCABULARY,
+    OF_ROWS,
+    format_interval,
+    format_value,
+)
 from workloads.runtime.runtime import Metrics
 from workloads.storage.sources import Inputs
 
@@ -36,16 +45,28 @@ class Report:
     metrics: dict[str, dict[str, float]]
     """By model, then by name, NaN and infinity as they are."""
     verdicts: list[Verdict]
+    intervals: dict[str, dict[str, Interval]] = field(default_factory=dict)
+    """Of those metrics that have one, by model, then by name."""
 
     def lines(self) -> list[str]:
-        """For the log, a line a model."""
+        """For the log, a line a model, and one for each gate that too little was measured for."""
         return [
             f"{name}: "
             + ", ".join(
                 f"{metric} {format_value(metric, metrics[metric])}" for metric in self.names if metric in metrics
             )
             for name, metrics in self.metrics.items()
-        ]
+        ] + [f"gate: {sentence}" for sentence in self.undecided]
+
+    @property
+    def undecided(self) -> list[str]:
+        """What the gates say of too few answers."""
+        return [sentence for verdict in self.verdicts if (sentence := verdict.undecided)]
+
+    def interval(self, model: str, name: str) -> str:
+        """As people read it; nothing where there is none."""
+        found = self.intervals.get(model, {}).get(name)
+        return format_interval(name, found.low, found.high) if found else ""
 
     @property
     def names(self) -> list[str]:
@@ -81,7 +102,8 @@ def build(
     """From everything that was measured."""
     spec = job.spec
     metrics = {candidate.name: _metrics(plan, candidate, measured.of(candidate.name)) for candidate in candidates}
-    verdicts = gates.judge(spec.gates, metrics)
+    intervals = {candidate.name: _intervals(plan, measured.of(candidate.name)) for candidate in candidates}
+    verdicts = gates.judge(spec.gates, metrics, intervals)
     content: dict[str, Any] = {
         "name": job.metadata.name,
         "models": [
@@ -94,6 +116,10 @@ def build(
                 "template": candidate.template.name if candidate.template else None,
                 **measured.of(candidate.name).how,
                 "metrics": {name: _number(value) for name, value in metrics[candidate.name].items()},
+                "intervals": {
+                    name: [_number(found.low), _number(found.high)] for name, found in intervals[candidate.name].items()
+                },
+                "measuredOn": _measured_on(plan, candidate, measured.of(candidate.name)),
                 "categories": _by_category(plan, measured.of(candidate.name)),
                 "seconds": {part: round(value, 2) for part, value in measured.of(candidate.name).seconds.items()},
             }
@@ -104,6 +130,7 @@ def build(
                 **verdict.gate.model_dump(by_alias=True, exclude_none=True),
                 "value": _number(verdict.value),
                 "passed": verdict.broken is None,
+                "undecided": verdict.undecided,
             }
             for verdict in verdicts
         ],
@@ -125,7 +152,7 @@ def build(
             }
             for number, question in enumerate(plan.questions)
         ]
-    return Report(content, metrics, verdicts)
+    return Report(content, metrics, verdicts, intervals)
 
 
 def _metrics(plan: Plan, candidate: Candidate, result: ModelResult) -> dict[str, float]:
@@ -141,6 +168,25 @@ def _metrics(plan: Plan, candidate: Candidate, result: ModelResult) -> dict[str,
     metrics["peakMemoryBytes"] = float(result.gpu_peak_bytes or result.peak_bytes)
     metrics["weightBytes"] = float(candidate.weight_bytes)
     return metrics
+
+
+def _intervals(plan: Plan, result: ModelResult) -> dict[str, Interval]:
+    found = result.score.intervals() if plan.rows is not None else {}
+    return found | answer_metrics.confidence([result.answers[number] for number in range(len(plan.questions))])
+
+
+def _measured_on(plan: Plan, candidate: Candidate, result: ModelResult) -> dict[str, int]:
+    """How much of everything the figures rest on."""
+    found = {}
+    if plan.rows is not None:
+        found |= {"rows": result.score.rows, "rowTokens": result.score.tokens}
+    if plan.questions:
+        found |= {
+            "answers": len(result.answers),
+            "questionTokens": sum(map(len, plan.prompts[candidate.name])),
+            "answerTokens": sum(answer.tokens for answer in result.answers.values()),
+        }
+    return found
 
 
 def _by_category(plan: Plan, result: ModelResult) -> dict[str, dict[str, float | None]]:

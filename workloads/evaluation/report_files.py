@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from workloads.evaluation import page
-from workloads.evaluation.metrics import MEANINGS, format_value
+from workloads.evaluation.metrics import MEANINGS, MEASURED_ON, format_value
 from workloads.evaluation.report import ENDINGS, Report, format_bounds
 from workloads.system.markdown import Own, plain, table
 
@@ -80,24 +80,29 @@ def _markdown(report: Report) -> str:
                 ],
             )
         )
+        parts.append("".join(f"- {plain(sentence)}\n" for sentence in report.undecided))
     parts.append("## Models\n")
     rows = []
     for name in report.names:
         values = {model: report.metrics[model][name] for model in models if name in report.metrics[model]}
         bold = report.best(name)
-        cells = (
-            Own(f"**{format_value(name, values.get(model))}**")
-            if model in bold
-            else format_value(name, values.get(model))
-            for model in models
-        )
+        cells = (_figure(report, name, model, values.get(model), model in bold) for model in models)
         rows.append((name, *cells, MEANINGS.get(name, "lm-evaluation-harness")))
     parts.append(table(("metric", *models, "what it is"), rows))
+    if report.intervals:
+        parts.append("In brackets: where the figure of all such rows and answers lies, with 95 % confidence.\n")
     parts.append(
         table(
-            ("model", "uri", "kind", "weights", "template"),
+            ("model", "uri", "kind", "weights", "template", "measured on"),
             [
-                (model["name"], model["uri"], model["kind"], model.get("weights", ""), model["template"] or "")
+                (
+                    model["name"],
+                    model["uri"],
+                    model["kind"],
+                    model.get("weights", ""),
+                    model["template"] or "",
+                    ", ".join(f"{count:,} {MEASURED_ON[what]}" for what, count in model["measuredOn"].items()),
+                )
                 for model in content["models"]
             ],
         )
@@ -124,6 +129,12 @@ def _markdown(report: Report) -> str:
                 )
             )
     return "\n".join(part for part in parts if part)
+
+
+def _figure(report: Report, name: str, model: str, value: float | None, is_best: bool) -> str:
+    text = format_value(name, value)
+    interval = report.interval(model, name)
+    return Own((f"**{text}**" if is_best else text) + (f" ({interval})" if interval else ""))
 
 
 def _decoding(content: Mapping[str, Any]) -> str:

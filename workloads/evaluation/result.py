@@ -60,8 +60,13 @@ def _read_model_result(found: dict[str, Any]) -> ModelResult:
     return ModelResult(
         **found
         | {
-            "score": Score(**found["score"]),
+            "score": _read_score(found["score"]),
             "answers": {int(number): Answer(**answer) for number, answer in found["answers"].items()},
             "tasks": {int(place): metrics for place, metrics in found["tasks"].items()},
         }
     )
+
+
+def _read_score(found: dict[str, Any]) -> Score:
+    """Rows that a version before scored without their spread are scored again."""
+    return Score(**found | {"products": tuple(found["products"])}) if "products" in found else Score()

@@ -55,4 +55,16 @@ def test_means_over_answers() -> None:
         "answerCharacters": pytest.approx((5 + 14 + 2) / 4),
         "emptyRate": 0.25,
     }
+    assert "chineseShare" not in answer_metrics.confidence([Answer("12", 1, "Cut")])
     assert math.isnan(answer_metrics.metrics([Answer("12", 1, "Cut")])["chineseShare"])
+
+
+def test_every_mean_tells_how_far_it_may_be_off() -> None:
+    answers = [Answer("山" * length, length, "Stopped") for length in (10, 12, 14, 16)]
+    found = answer_metrics.confidence(answers)
+    assert {(each.count, each.unit) for each in found.values()} == {(4, "answers")}
+    assert (found["stopRate"].low, found["stopRate"].high) == (pytest.approx(4 / (4 + 1.95996**2), abs=1e-5), 1.0)
+    # 13 ± 3.182 · 2.582 / 2, by a table of Student's distribution
+    assert (found["answerTokens"].low, found["answerTokens"].high) == pytest.approx((8.89, 17.11), abs=0.05)
+    assert found.keys() == answer_metrics.metrics(answers).keys()
+    assert "answerTokens" not in answer_metrics.confidence(answers[:1]), "one answer has no spread"

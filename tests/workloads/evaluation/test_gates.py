@@ -12,6 +12,7 @@ from alpaca_operator.api.evaluation import EvaluationSpec, Gate
 from workloads.errors import SpecError
 from workloads.evaluation import gates
 from workloads.evaluation.gates import Verdict
+from workloads.evaluation.intervals import Interval, wilson
 
 
 def spec(**settings: Any) -> EvaluationSpec:
@@ -61,6 +62,45 @@ def spec(**settings: Any) -> EvaluationSpec:
 )
 def test_a_bound(bounds: dict[str, float], value: float | None, broken: str | None) -> None:
     assert Verdict(Gate(metric="stopRate", model="poet", **bounds), value).broken == broken
+
+
+@pytest.mark.parametrize(
+    ("bounds", "share", "answers", "sentence"),
+    [
+        pytest.param(
+            {"min": 0.9},
+            15 / 16,
+            16,
+            "16 answers do not decide stopRate of poet: it is 93.8 % on them, and of all it may be 71.7 % to 98.9 % (95 %), min 0.9 among it: "
+            "measure more",
+            id="a passed gate that a few answers do not decide",
+        ),
+        pytest.param(
+            {"min": 1.0},
+            1.0,
+            1,
+            "1 answer does not decide stopRate of poet: it is 100.0 % on them, and of all it may be 20.7 % to 100.0 % (95 %), min 1 among it: "
+            "measure more",
+            id="one answer never decides that all end",
+        ),
+        pytest.param(
+            {"max": 0.5},
+            9 / 16,
+            16,
+            "16 answers do not decide stopRate of poet: it is 56.2 % on them, and of all it may be 33.2 % to 76.9 % (95 %), max 0.5 among it: "
+            "measure more",
+            id="nor a broken one",
+        ),
+        pytest.param({"min": 0.9}, 980 / 1000, 1000, None, id="a thousand decide it"),
+        pytest.param({"min": 0.0}, 0.0, 4, None, id="a bound that every share keeps is decided"),
+        pytest.param({"min": 0.9}, 0.1, 16, None, id="what is far off is decided by few"),
+    ],
+)
+def test_a_gate_that_too_few_answers_decide_says_so(
+    bounds: dict[str, float], share: float, answers: int, sentence: str | None
+) -> None:
+    interval = Interval(*wilson(share, answers), answers, "answers")
+    assert Verdict(Gate(metric="stopRate", model="poet", **bounds), share, interval).undecided == sentence
 
 
 @pytest.mark.parametrize(

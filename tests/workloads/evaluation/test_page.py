@@ -13,6 +13,7 @@ import pytest
 from alpaca_operator.api.evaluation import Gate
 from tests.workloads.browser import chromium, expect, until
 from workloads.evaluation.gates import Verdict
+from workloads.evaluation.intervals import Interval, wilson
 from workloads.evaluation.report import Report
 from workloads.evaluation.report_files import write
 
@@ -44,6 +45,7 @@ def report(answers: list[str]) -> Report:
                 "template": "HumanAssistant",
                 "weights": "float32",
                 "metrics": metrics[name],
+                "measuredOn": {"rows": 200, "rowTokens": 12345, "answers": 16},
                 "categories": {"文学": figures, HOSTILE: figures},
             }
             for name in MODELS
@@ -63,8 +65,12 @@ def report(answers: list[str]) -> Report:
         ],
     }
     gates = [Gate(metric="perplexity", model="tuned-4bit", max=5), Gate(metric="stopRate", model="base", min=0.5)]
-    verdicts = [Verdict(gate, metrics[gate.model][gate.metric]) for gate in gates]
-    return Report(content, metrics, verdicts)
+    intervals = {name: {"stopRate": Interval(*wilson(metrics[name]["stopRate"], 16), 16, "answers")} for name in MODELS}
+    intervals["tuned-4bit"]["perplexity"] = Interval(4.125, 5.25, 200, "rows")
+    verdicts = [
+        Verdict(gate, metrics[gate.model][gate.metric], intervals[gate.model].get(gate.metric)) for gate in gates
+    ]
+    return Report(content, metrics, verdicts, intervals)
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +135,7 @@ def test_the_language_is_the_readers_and_both_switches_are_kept(browser: Any, fo
     page = opened(browser, folder, seen, locale="zh-CN", color_scheme="light")
     expect(page.get_by_role("heading", name="模型对比")).to_be_visible()
     assert page.get_by_text("2 道关卡中有 1 道未通过：结果没有发布").is_visible()
+    assert page.get_by_text("200 个样本还不足以判定").is_visible()
     background = "getComputedStyle(document.body).backgroundColor"
     light = page.evaluate(background)
     page.locator("#theme").click()
@@ -174,3 +181,16 @@ def test_markdown_shows_it_as_text_in_its_cell(folder: Path) -> None:
     assert line.replace("\\|", "").count("|") == 5
     assert "| **4.25** |" in markdown, "the best is marked"
     json.loads((folder / "report.json").read_text(encoding="utf-8"))
+
+
+def test_how_sure_a_figure_is_stands_beside_it(browser: Any, folder: Path, seen: list[str]) -> None:
+    page = opened(browser, folder, seen, locale="en-US")
+    row = page.get_by_role("row", name="stopRate").first
+    assert row.locator("small").all_inner_texts()[-3:] == ["0.0 % – 19.4 %", "80.6 % – 100.0 %", "50.5 % – 89.8 %"]
+    undecided = "200 rows do not decide perplexity of tuned-4bit: it is 4.5 on them, and of all it may be 4.125 to 5.25 (95 %), max 5 among it"
+    assert page.get_by_text(undecided).is_visible()
+    assert page.get_by_text("200 rows · 12,345 tokens of answers in them · 16 answers").first.is_visible()
+    markdown = (folder / "report.md").read_text(encoding="utf-8")
+    assert f"- {undecided}: measure more\n" in markdown
+    assert "**100.0 %** (80.6 % – 100.0 %)" in markdown
+    assert "200 rows, 12,345 tokens of answers in them, 16 answers" in markdown

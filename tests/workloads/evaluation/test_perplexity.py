@@ -171,6 +171,40 @@ def test_scores_of_parts_add_up() -> None:
     }
 
 
+def test_intervals_are_those_of_rows_drawn_again_and_again() -> None:
+    """Against the bootstrap: tokens of one row are alike, so that rows are drawn."""
+    import numpy as np
+
+    random = np.random.default_rng(3)
+    tokens = random.integers(5, 60, 200)
+    ease = random.normal(1.2, 0.4, 200).clip(0.1)
+    rows = [
+        (float(each * count), int(count), round(count * math.exp(-each)), int(3 * count))
+        for each, count in zip(ease, tokens, strict=True)
+    ]
+    found = sum((Score.of_row(*row) for row in rows), Score()).intervals()
+    drawn = np.array(rows)[random.integers(0, 200, (4000, 200))].sum(1)
+    expected = {
+        "evalLoss": drawn[:, 0] / drawn[:, 1],
+        "perplexity": np.exp(drawn[:, 0] / drawn[:, 1]),
+        "tokenAccuracy": drawn[:, 2] / drawn[:, 1],
+        "bitsPerByte": drawn[:, 0] / math.log(2) / drawn[:, 3],
+    }
+    assert found.keys() == expected.keys()
+    for name, values in expected.items():
+        low, high = np.quantile(values, [0.025, 0.975])
+        width = high - low
+        assert (found[name].low, found[name].high) == pytest.approx((low, high), abs=0.15 * width), name
+        assert (found[name].count, found[name].unit) == (200, "rows")
+
+
+def test_an_accuracy_of_all_is_as_sure_as_its_rows_are_many_and_not_its_tokens() -> None:
+    found = sum((Score.of_row(0.0, 100, 100, 0) for _ in range(16)), Score()).intervals()["tokenAccuracy"]
+    assert (found.low, found.high) == (pytest.approx(16 / (16 + 1.95996**2), abs=1e-5), 1.0)
+    assert Score.of_row(3.0, 4, 1, 0).intervals().keys() == {"tokenAccuracy"}, "of one row a loss has no spread"
+    assert not Score().intervals()
+
+
 @pytest.mark.parametrize(
     ("score", "loss", "value"),
     [
