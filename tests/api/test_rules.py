@@ -994,6 +994,8 @@ FULL: dict[str, dict[str, Any]] = {
             "templateFile": {"uri": "pvc://data/own.jinja"},
             "maxPerplexityIncrease": 0.1,
             "minStopRate": 0.9,
+            "minTokenAgreement": 0.9,
+            "maxMeanDivergence": 0.1,
         },
         "EvaluationJob": {
             "dataset": {"validation": [{"uri": "pvc://data/held-out.jsonl"}]},
@@ -1090,6 +1092,8 @@ CHANGED: dict[str, dict[str, Any]] = {
         "templateFile": {"uri": "pvc://data/other.jinja"},
         "maxPerplexityIncrease": 0.2,
         "minStopRate": 0.5,
+        "minTokenAgreement": 0.5,
+        "maxMeanDivergence": 0.5,
     },
     "EvaluationJob": COMMON
     | {

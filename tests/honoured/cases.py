@@ -286,6 +286,8 @@ TABLES: dict[str, dict[str, Any]] = {
         "template": "FromModel",
         "maxPerplexityIncrease": 0.01,
         "minStopRate": 0.9,
+        "minTokenAgreement": 0.9,
+        "maxMeanDivergence": 0.001,
     },
     "EvaluationJob": {
         "models[].name": "b",

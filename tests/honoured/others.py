@@ -110,8 +110,10 @@ def quantize_run(job: Any, desk: Desk, scratch: Path) -> list[Any]:
         job=job,
         before=fidelity.ModelScores(score, 4, 1.0),
         after=fidelity.ModelScores(SimpleNamespace(perplexity=11.0), 4, 0.5),
+        fidelity=fidelity.Fidelity(0.5, 0.1),
     )  # type: ignore[arg-type]
     found += [asked, Report._perplexity_gate(report) is None, Report._stop_rate_gate(report) is None]
+    found += [Report._agreement_gate(report) is None, Report._divergence_gate(report) is None]
     return found
 
 

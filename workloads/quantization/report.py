@@ -51,7 +51,8 @@ class Report:
     @cached_property
     def broken(self) -> list[str]:
         """The gates that the result does not keep, each with value and bound. A value at its bound passes, what is no number never does."""
-        return [message for message in (self._perplexity_gate(), self._stop_rate_gate()) if message is not None]
+        told = (self._perplexity_gate(), self._stop_rate_gate(), self._agreement_gate(), self._divergence_gate())
+        return [message for message in told if message is not None]
 
     def _perplexity_gate(self) -> str | None:
         before, after = self.before.score.perplexity, self.after.score.perplexity
@@ -79,6 +80,20 @@ class Report:
             else f"{percent(rate)} of the answers ended by themselves"
         )
         return f"{ended} (before: {percent(self.before.stop_rate)}), and minStopRate {least:g} asks for {least:.1%}"
+
+    def _agreement_gate(self) -> str | None:
+        least, found = self.job.spec.min_token_agreement, self.fidelity.agreement
+        if least is None or found >= least:
+            return None
+        return f"the likeliest token is the original's at {found:.2%} of the positions, and minTokenAgreement {least:g} asks for {least:.2%}"
+
+    def _divergence_gate(self) -> str | None:
+        most, found = self.job.spec.max_mean_divergence, self.fidelity.divergence
+        if most is None or found <= most:
+            return None
+        return (
+            f"the mean divergence from the original is {found:.6g} nats a token, and maxMeanDivergence allows {most:g}"
+        )
 
     def metrics(self) -> dict[str, float | None]:
         """For the status and artifact.json; None for what is no number."""
@@ -138,7 +153,12 @@ class Report:
                 {"block": layer.block, "name": layer.name, "error": layer.error, "damping": layer.damping}
                 for layer in self.layers
             ],
-            "gates": {"maxPerplexityIncrease": spec.max_perplexity_increase, "minStopRate": spec.min_stop_rate},
+            "gates": {
+                "maxPerplexityIncrease": spec.max_perplexity_increase,
+                "minStopRate": spec.min_stop_rate,
+                "minTokenAgreement": spec.min_token_agreement,
+                "maxMeanDivergence": spec.max_mean_divergence,
+            },
             "broken": self.broken,
         }
 

@@ -166,6 +166,15 @@ def _gates(report: Report) -> list[str]:
         kept.append(
             f"{percent(report.after.stop_rate)} of the answers ended by themselves, and {spec.min_stop_rate:.1%} is asked for"
         )
+    if spec.min_token_agreement is not None:
+        kept.append(
+            f"the likeliest token is the original's at {report.fidelity.agreement:.2%} of the positions, and {spec.min_token_agreement:.2%} is "
+            "asked for"
+        )
+    if spec.max_mean_divergence is not None:
+        kept.append(
+            f"the mean divergence is {report.fidelity.divergence:.6g} nats a token, and {spec.max_mean_divergence:g} is allowed"
+        )
     return kept or ["No gate was set."]
 
 

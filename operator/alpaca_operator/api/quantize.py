@@ -79,6 +79,12 @@ class QuantizeSpec(JobSpec):
     min_stop_rate: float | None = Field(None, ge=0, le=1)
     """Smallest share of answers that the quantized model ends by itself. Below it the step fails with `GateFailed`
     and publishes nothing."""
+    min_token_agreement: float | None = Field(None, ge=0, le=1)
+    """Smallest share of the measured positions where the likeliest token is still the original's. Below it the step fails with
+    `GateFailed` and publishes nothing."""
+    max_mean_divergence: float | None = Field(None, ge=0, allow_inf_nan=False)
+    """Largest mean Kullback-Leibler divergence from the original's distribution, in nats a token. Above it the step fails with
+    `GateFailed` and publishes nothing."""
 
     rules: ClassVar = (
         Rule(

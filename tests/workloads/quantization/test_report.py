@@ -36,7 +36,13 @@ def measured(perplexity: float, stops: float | None = 1.0) -> ModelScores:
     )
 
 
-def report(before: float = 10.0, after: float = 11.0, stops: float | None = 0.75, **spec: Any) -> Report:
+def report(
+    before: float = 10.0,
+    after: float = 11.0,
+    stops: float | None = 0.75,
+    fidelity: Fidelity = Fidelity(0.9, 0.012),  # noqa: B008 - it is frozen
+    **spec: Any,
+) -> Report:
     job = QuantizeJob.model_validate(
         {
             "metadata": {"name": "poet-4bit"},
@@ -64,7 +70,7 @@ def report(before: float = 10.0, after: float = 11.0, stops: float | None = 0.75
         rows=CalibrationRows([row, row], [row], {"calibration": counted}),
         before=measured(before, None if stops is None else 1.0),
         after=measured(after, stops) if after == after else ModelScores(Score(nats=math.nan, tokens=100), 0, stops),
-        fidelity=Fidelity(0.9, 0.012),
+        fidelity=fidelity,
         layers=LAYERS,
         bytes_before=4000,
         bytes_after=1000,
@@ -84,6 +90,8 @@ def report(before: float = 10.0, after: float = 11.0, stops: float | None = 0.75
         pytest.param({"before": 7.3, "after": 7.3}, {"maxPerplexityIncrease": 0}, id="no increase, and none allowed"),
         pytest.param({"before": 7.3, "after": 7.1}, {"maxPerplexityIncrease": 0}, id="better than before"),
         pytest.param({"stops": 0.75}, {"minStopRate": 0.75}, id="a stop rate at the very edge"),
+        pytest.param({}, {"minTokenAgreement": 0.9}, id="an agreement at the very edge"),
+        pytest.param({}, {"maxMeanDivergence": 0.012}, id="a divergence at the very edge"),
     ],
 )
 def test_what_keeps_its_bounds_passes(figures: dict[str, float], spec: dict[str, float]) -> None:
@@ -110,6 +118,30 @@ def test_what_keeps_its_bounds_passes(figures: dict[str, float], spec: dict[str,
             {"minStopRate": 0},
             "no question was short enough to be asked (before: –), and minStopRate 0 asks for 0.0%",
             id="nothing could be asked",
+        ),
+        pytest.param(
+            {},
+            {"minTokenAgreement": 0.91},
+            "the likeliest token is the original's at 90.00% of the positions, and minTokenAgreement 0.91 asks for 91.00%",
+            id="an agreement below the edge",
+        ),
+        pytest.param(
+            {},
+            {"maxMeanDivergence": 0.01},
+            "the mean divergence from the original is 0.012 nats a token, and maxMeanDivergence allows 0.01",
+            id="a divergence beyond the edge",
+        ),
+        pytest.param(
+            {"fidelity": Fidelity(math.nan, math.nan)},
+            {"minTokenAgreement": 0},
+            "the likeliest token is the original's at nan% of the positions, and minTokenAgreement 0 asks for 0.00%",
+            id="an agreement that is no number passes no gate",
+        ),
+        pytest.param(
+            {"fidelity": Fidelity(0.5, math.nan)},
+            {"maxMeanDivergence": 9},
+            "the mean divergence from the original is nan nats a token, and maxMeanDivergence allows 9",
+            id="nor does such a divergence",
         ),
         pytest.param(
             {"after": math.nan}, {}, "perplexity after quantization is nan (before: 10.0000)", id="no number, no gate"
@@ -147,7 +179,12 @@ def test_report_json_has_every_figure_and_no_path_of_this_machine() -> None:
         "bits": 4,
         "groupSize": 128,
         "order": "by activation within groups (actGroupAware)",
-        "gates": {"maxPerplexityIncrease": 0.2, "minStopRate": None},
+        "gates": {
+            "maxPerplexityIncrease": 0.2,
+            "minStopRate": None,
+            "minTokenAgreement": None,
+            "maxMeanDivergence": None,
+        },
         "broken": [],
     }
     assert found["calibration"]["dropped"] == {"shorter than 16 tokens": 4}
@@ -158,6 +195,13 @@ def test_report_json_has_every_figure_and_no_path_of_this_machine() -> None:
 def test_what_is_no_number_is_null_in_the_metrics() -> None:
     found = report(after=math.nan).metrics()
     assert (found["perplexity"], found["perplexityIncrease"]) == (None, None)
+
+
+def test_gates_that_are_kept_are_told_with_their_values(tmp_path: Path) -> None:
+    report_files.write(report(minTokenAgreement=0.85, maxMeanDivergence=0.05), tmp_path)
+    page = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "90.00% of the positions, and 85.00% is asked for" in page
+    assert "the mean divergence is 0.012 nats a token, and 0.05 is allowed" in page
 
 
 def test_the_page_needs_no_other_file_and_shows_what_the_table_says(tmp_path: Path) -> None:
