@@ -7,8 +7,8 @@ from typing import Any
 from alpaca_operator.api.conversations import SFTDataset
 from workloads.data.chat_templates.template import Template
 from workloads.data.conversations import Example, prepare
-from workloads.data.layouts import Row
 from workloads.data.report import Report
+from workloads.data.rows import Row
 
 
 def turns(*texts: str, system: str | None = None) -> list[dict[str, str]]:

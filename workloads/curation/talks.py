@@ -14,9 +14,9 @@ from alpaca_operator.api.dataset import ConversationRows, RawSource
 from workloads.curation import reading
 from workloads.curation.reading import Item, Raw
 from workloads.curation.shares import RawFile
+from workloads.data.converter import LOOKED_AT, Converter
 from workloads.data.corpus import Tally
 from workloads.data.files import Unusable
-from workloads.data.layouts import LOOKED_AT, Converter
 from workloads.data.turns import READ
 from workloads.system.describe import shown
 

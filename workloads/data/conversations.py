@@ -16,8 +16,8 @@ import numpy.typing as npt
 from alpaca_operator.api.conversations import SFTDataset
 from workloads.data.chat_templates.loss_mask import Encoded
 from workloads.data.chat_templates.template import Template
-from workloads.data.layouts import Row
 from workloads.data.report import Report
+from workloads.data.rows import Row
 from workloads.data.turns import Message, Messages
 from workloads.errors import DataError
 

@@ -23,9 +23,9 @@ from workloads.data import mixture as mix
 from workloads.data.bad_rows import BadRows
 from workloads.data.chat_templates.template import Template
 from workloads.data.conversations import prepare
-from workloads.data.layouts import read
 from workloads.data.packing import ExampleFiles, Integers, write_sequences
 from workloads.data.report import Report, plural
+from workloads.data.rows import read
 from workloads.errors import DataError
 from workloads.system import atomic
 

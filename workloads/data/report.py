@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from workloads.data.layouts import Reading
+from workloads.data.rows import Reading
 
 FILES_LISTED = 20
 """Names of files in the log; of a set with more, their number is told."""

@@ -18,11 +18,11 @@ import numpy as np
 
 from alpaca_operator.api.conversations import DataSource, SFTDataset
 from alpaca_operator.api.evaluation import HeldOut
-from workloads.data import conversations, layouts, prepared
+from workloads.data import conversations, prepared
 from workloads.data.bad_rows import BadRows
 from workloads.data.chat_templates.template import Template
-from workloads.data.layouts import Row
 from workloads.data.report import Report
+from workloads.data.rows import Row, read
 from workloads.errors import DataError
 
 Examples = list[conversations.Example]
@@ -61,7 +61,7 @@ def prepare(
     found: dict[str, Examples] = {}
     for name, template in templates.items():
         report = reports[name]
-        rows = layouts.read(located, report, "validation")
+        rows = read(located, report, "validation")
         if spec.samples is not None:
             rows = iter(drawn(rows, spec.samples))
         try:

@@ -15,10 +15,10 @@ from alpaca_operator.api.quantize import QuantizeSpec
 from workloads.data.bad_rows import BadRows
 from workloads.data.chat_templates.template import Template
 from workloads.data.conversations import Example, prepare
-from workloads.data.layouts import read
 from workloads.data.packing import IGNORED
 from workloads.data.prepared import ResolvedInput
 from workloads.data.report import Report
+from workloads.data.rows import read
 from workloads.errors import DataError
 
 HELD_OUT = 0.1

@@ -12,7 +12,8 @@ from alpaca_operator.api.corpus import CorpusSource
 from tests.workloads.curation.corpora import Made, make
 from tests.workloads.curation.test_talks import ROWS, sft, write
 from workloads.curation import shards
-from workloads.data import corpus, layouts
+from workloads.data import corpus
+from workloads.data.rows import Reading, read
 
 POEMS = [f"第{number}首，白日依山尽。" * 3 for number in range(300)]
 PAGES = [f"第{number}页，黄河入海流。" for number in range(100)]
@@ -73,8 +74,8 @@ def test_conversations_as_parquet_are_read_by_fine_tuning(tmp_path: Path) -> Non
     path = write(tmp_path / "rows", "messages.jsonl", [ROWS["messages.jsonl"]])
     run(tmp_path, content="Conversations", sources=[{"uri": str(path)}], format="Parquet", clean={"presets": []})
     assert sft(tmp_path / "out") == sft(path)
-    reading = layouts.Reading()
-    list(layouts.read([(DataSource(uri="pvc://a/b"), tmp_path / "out")], reading))
+    reading = Reading()
+    list(read([(DataSource(uri="pvc://a/b"), tmp_path / "out")], reading))
     assert "Messages (by column messages)" in reading.files[0]
 
 

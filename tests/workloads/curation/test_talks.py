@@ -13,7 +13,7 @@ import pytest
 from alpaca_operator.api.conversations import DataSource
 from tests.workloads.curation.corpora import Made, run
 from tests.workloads.literature import chinese
-from workloads.data import layouts
+from workloads.data.rows import Reading, read
 from workloads.errors import DataError, SpecError
 
 TOOL = {"type": "function", "function": {"name": "search", "parameters": {"type": "object"}}}
@@ -73,8 +73,8 @@ def sft(path: Path, part: str = "train") -> list[tuple[Any, Any]]:
     """What SFTJob reads there: messages and tools. A published output has its artifact.json, by which its report is known for one."""
     if path.is_dir():
         (path / "artifact.json").touch()
-    reading = layouts.Reading()
-    found = layouts.read([(DataSource(uri="pvc://a/b"), path)], reading, part)
+    reading = Reading()
+    found = read([(DataSource(uri="pvc://a/b"), path)], reading, part)
     return sorted(((row.messages, row.tools) for row in found), key=str)
 
 

@@ -14,7 +14,7 @@ from alpaca_operator.api.corpus import CorpusSource
 from workloads.data import corpus
 from workloads.data.encodings import encoding_of, first_undecodable
 from workloads.data.files import open_bytes, records
-from workloads.data.layouts import Reading, read
+from workloads.data.rows import Reading, read
 from workloads.errors import DataError
 
 LINE = "床前明月光，疑是地上霜。"

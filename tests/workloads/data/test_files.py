@@ -12,7 +12,7 @@ from alpaca_operator.api.corpus import CorpusSource
 from workloads.data import corpus
 from workloads.data.corpus import Tally, texts
 from workloads.data.files import _json_values, files_of, records
-from workloads.data.layouts import Reading, read
+from workloads.data.rows import Reading, read
 from workloads.data.selection import saved_split
 from workloads.errors import DataError, InputError
 

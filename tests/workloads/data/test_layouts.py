@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from alpaca_operator.api.conversations import DataSource
 from workloads.data.bad_rows import BadRows
-from workloads.data.layouts import LAYOUTS, Reading, join_segments, parse_human_assistant, read
+from workloads.data.layouts import LAYOUTS, join_segments, parse_human_assistant
+from workloads.data.rows import Reading, read
 from workloads.errors import DataError, SpecError
 
 

@@ -16,8 +16,8 @@ from workloads.data.chat_templates.generation_prompt import consistent
 from workloads.data.chat_templates.loading import load
 from workloads.data.chat_templates.template import Template
 from workloads.data.conversations import prepare
-from workloads.data.layouts import Row
 from workloads.data.report import Report
+from workloads.data.rows import Row
 from workloads.errors import DataError, SpecError
 
 Messages = list[dict[str, Any]]

@@ -22,9 +22,9 @@ from alpaca_operator.api.conversations import DataSource
 from alpaca_operator.api.corpus import CorpusSource
 from alpaca_operator.api.evaluation import Prompts
 from workloads.data import corpus
-from workloads.data.layouts import Reading, read
 from workloads.data.opening import open_bytes
 from workloads.data.report import Report
+from workloads.data.rows import Reading, read
 from workloads.errors import DataError, InputError
 from workloads.evaluation import questions
 

@@ -11,7 +11,7 @@ from alpaca_operator.api.evaluation import HeldOut
 from tests.workloads import tiny
 from workloads.data.chat_templates import loading
 from workloads.data.chat_templates.template import Template
-from workloads.data.layouts import Row
+from workloads.data.rows import Row
 from workloads.errors import DataError
 from workloads.evaluation import held_out
 from workloads.models import libraries

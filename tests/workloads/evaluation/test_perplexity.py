@@ -12,8 +12,8 @@ from tests.workloads import tiny
 from workloads.data import conversations
 from workloads.data.chat_templates import loading
 from workloads.data.chat_templates.template import Template
-from workloads.data.layouts import Row
 from workloads.data.report import Report
+from workloads.data.rows import Row
 from workloads.evaluation import perplexity
 from workloads.evaluation.perplexity import Score
 from workloads.models import libraries
