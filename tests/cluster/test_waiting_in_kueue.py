@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from tests.cluster.bed.cluster import Manifest
+from tests.cluster.bed.cluster import Manifest, until
 from tests.cluster.bed.node import Bed
 from tests.cluster.team import PATIENCE, Team, ended, progress, ready, sft_job
+from tests.cluster.test_chat import chat
 from tests.cluster.test_disruption import STEPS, begins_after, weights
 
 pytestmark = pytest.mark.cluster
@@ -22,14 +23,9 @@ def queue(jobset: Bed, kueue: Bed, mine: Team, request: pytest.FixtureRequest) -
     """A queue with room for one training at a time, or for so many pods as a test says, where a higher priority comes first. Its LocalQueue is
     named `training`."""
     name = mine.namespace
-    pods = getattr(request, "param", 1)
-    quota = [{"name": "cpu", "nominalQuota": f"{300 * pods}m"}, {"name": "memory", "nominalQuota": "64Gi"}]
-    group = {"coveredResources": ["cpu", "memory"], "flavors": [{"name": name, "resources": quota}]}
-    spec = {"namespaceSelector": {}, "resourceGroups": [group], "preemption": {"withinClusterQueue": "LowerPriority"}}
     mine.apply(
-        {"apiVersion": API, "kind": "ResourceFlavor", "metadata": {"name": name}},
-        {"apiVersion": API, "kind": "ClusterQueue", "metadata": {"name": name}, "spec": spec},
-        {"apiVersion": API, "kind": "LocalQueue", "metadata": {"name": "training"}, "spec": {"clusterQueue": name}},
+        *cluster_queue(name, getattr(request, "param", 1)),
+        local_queue("training", name),
         *(
             {"apiVersion": API, "kind": "WorkloadPriorityClass", "metadata": {"name": level}, "value": value}
             for level, value in (("patient", 10), ("urgent", 1000))
@@ -38,10 +34,50 @@ def queue(jobset: Bed, kueue: Bed, mine: Team, request: pytest.FixtureRequest) -
     return name
 
 
-def queued(name: str, priority: str, steps: int = STEPS) -> Manifest:
+def cluster_queue(
+    name: str, pods: int, *, flavor: Manifest | None = None, preemption: Manifest | None = None, **spec: object
+) -> list[Manifest]:
+    """A ClusterQueue with room for so many trainings, and its flavor."""
+    quota = [{"name": "cpu", "nominalQuota": f"{300 * pods}m"}, {"name": "memory", "nominalQuota": "64Gi"}]
+    used = (flavor or {}).get("metadata", {}).get("name", name)
+    group = {"coveredResources": ["cpu", "memory"], "flavors": [{"name": used, "resources": quota}]}
+    rules = {"withinClusterQueue": "LowerPriority", **(preemption or {})}
+    spec = {"namespaceSelector": {}, "resourceGroups": [group], "preemption": rules, **spec}
+    queue = {"apiVersion": API, "kind": "ClusterQueue", "metadata": {"name": name}, "spec": spec}
+    return [flavor or {"apiVersion": API, "kind": "ResourceFlavor", "metadata": {"name": name}}, queue]
+
+
+def local_queue(name: str, cluster_queue: str) -> Manifest:
+    return {
+        "apiVersion": API,
+        "kind": "LocalQueue",
+        "metadata": {"name": name},
+        "spec": {"clusterQueue": cluster_queue},
+    }
+
+
+def queued(name: str, priority: str, steps: int = STEPS, queue: str = "training") -> Manifest:
     job = sft_job(name, training={"maxSteps": steps, "saveSteps": 20}, failurePolicy={"maxRestarts": 0})
-    job["metadata"]["labels"] = {QUEUE: "training", PRIORITY: priority}
+    job["metadata"]["labels"] = {QUEUE: queue, PRIORITY: priority}
     return job
+
+
+def waits(team: Team, name: str, words: str) -> Manifest:
+    """The job, once it says that it waits in a queue, and this."""
+    return team.until(
+        name,
+        lambda job: ready(job).get("reason") == "Queued" and words in ready(job)["message"],
+        f"waiting: {words}",
+        SLOW,
+    )
+
+
+def workload(team: Team, name: str) -> Manifest:
+    """What Kueue has made of the job's child."""
+    (found,) = [
+        one for one in team.bed.items("workloads", "-n", team.namespace) if f"-{name}-sft-" in one["metadata"]["name"]
+    ]
+    return found
 
 
 def test_a_preempted_training_goes_on_where_it_was_and_counts_nothing(queue: str, mine: Team) -> None:
@@ -98,3 +134,103 @@ def test_two_nodes_are_admitted_and_preempted_as_a_whole(queue: str, mine: Team)
     assert ready(job)["reason"] == "Succeeded"
     assert job["status"]["restarts"]["total"] == 0
     assert weights(mine, "pair") == weights(mine, "calm")
+
+
+@pytest.mark.drill
+def test_what_was_borrowed_is_given_back_and_the_training_goes_on_later(queue: str, mine: Team) -> None:
+    """Two queues of one cohort: one has no quota of its own."""
+    cohort, lender, borrower = {"cohortName": queue}, f"{queue}-lends", f"{queue}-borrows"
+    flavor, lends = cluster_queue(lender, 1, preemption={"reclaimWithinCohort": "Any"}, **cohort)
+    _, borrows = cluster_queue(borrower, 0, flavor=flavor, **cohort)
+    mine.apply(flavor, lends, borrows, local_queue("lends", lender), local_queue("borrows", borrower))
+    mine.apply(queued("guest", "urgent", queue="borrows"))
+    mine.at_step("guest", 10, SLOW)
+    mine.apply(queued("owner", "patient", 10, queue="lends"))
+    evicted = waits(mine, "guest", "continues from the checkpoint at step ")
+    saved = evicted["status"]["checkpoint"]["step"]
+    assert saved >= 10
+    mine.state("owner", "Succeeded", seconds=SLOW)
+    job = mine.until("guest", ended, "at its end", SLOW)
+    assert (ready(job)["reason"], job["status"].get("restarts", {}).get("total", 0)) == ("Succeeded", 0)
+
+
+@pytest.mark.drill
+def test_a_namespace_has_a_default_queue_and_a_waiting_job_may_change_to_another(queue: str, mine: Team) -> None:
+    mine.apply(*cluster_queue(f"{queue}-full", 0), local_queue("default", f"{queue}-full"))
+    job = queued("poet", "patient", 10)
+    del job["metadata"]["labels"][QUEUE]
+    mine.apply(job)
+    waits(mine, "poet", "waits for room in Kueue's queue default")
+    assert mine.pods("poet") == []
+    mine.kubectl("label", "sftjob/poet", f"{QUEUE}=training")
+    mine.state("poet", "Succeeded", seconds=SLOW)
+    assert mine.bed.get("job", "poet-sft", "-n", mine.namespace)["metadata"]["labels"][QUEUE] == "training"
+
+
+@pytest.mark.drill
+def test_a_request_for_a_topology_reaches_kueue(queue: str, mine: Team) -> None:
+    host, name = "kubernetes.io/hostname", f"{queue}-racks"
+    topology = {
+        "apiVersion": API,
+        "kind": "Topology",
+        "metadata": {"name": name},
+        "spec": {"levels": [{"nodeLabel": host}]},
+    }
+    flavor = {
+        "apiVersion": API,
+        "kind": "ResourceFlavor",
+        "metadata": {"name": name},
+        "spec": {"nodeLabels": {"kubernetes.io/os": "linux"}, "topologyName": name},
+    }
+    mine.apply(topology, *cluster_queue(name, 1, flavor=flavor), local_queue("racks", name))
+    job = queued("poet", "patient", 10, queue="racks")
+    job["metadata"]["annotations"] = {"kueue.x-k8s.io/podset-required-topology": host}
+    mine.apply(job)
+    mine.state("poet", "Succeeded", seconds=SLOW)
+    seen = workload(mine, "poet")
+    (asked,) = seen["spec"]["podSets"]
+    assert asked["topologyRequest"]["required"] == host
+    (given,) = seen["status"]["admission"]["podSetAssignments"]
+    assert given["topologyAssignment"]["levels"] == [host]
+
+
+@pytest.mark.drill
+def test_a_chat_waits_for_quota_as_a_job_does(queue: str, mine: Team) -> None:
+    mine.apply(queued("first", "patient", 60))
+    mine.at_step("first", 1, SLOW)
+    talk = chat("talk", model={"uri": "pvc://models/tiny", "from": None}, auth=None)
+    talk["metadata"]["labels"] = {QUEUE: "training", PRIORITY: "patient"}
+    mine.apply(talk)
+
+    def held() -> bool:
+        pods = mine.bed.items("pods", "-n", mine.namespace, "-l", "literary-alpaca.io/name=talk")
+        return [bool(pod["spec"].get("schedulingGates")) for pod in pods] == [True]
+
+    until(held, "its pod to be held by Kueue", SLOW)
+    mine.state("first", "Succeeded", seconds=SLOW)
+    until(lambda: ready(found(mine, "talk")).get("reason") == "Serving", "talk to serve", SLOW)
+
+
+def found(team: Team, name: str) -> Manifest:
+    return team.bed.get("chatdeployment", name, "-n", team.namespace)
+
+
+@pytest.mark.drill
+def test_while_kueue_is_down_what_runs_goes_on_and_what_comes_says_what_it_waits_for(queue: str, mine: Team) -> None:
+    mine.apply(queued("running", "patient", 100))
+    mine.at_step("running", 1, SLOW)
+    mine.apply(queued("waiting", "patient", 10))
+    waits(mine, "waiting", "waits for room in Kueue's queue training")
+    scale = ("scale", "deployment/kueue-controller-manager", "-n", "kueue-system")
+    mine.bed.kubectl(*scale, "--replicas=0")
+    try:
+        until(lambda: not mine.bed.items("pods", "-n", "kueue-system"), "Kueue to be down", SLOW)
+        mine.apply(queued("late", "patient", 10))
+        mine.until("late", lambda job: "kueue" in ready(job).get("message", "").lower(), "told what it waits for", SLOW)
+        print(f"late: {ready(mine.job('late'))['reason']}: {ready(mine.job('late'))['message']}")
+        mine.state("running", "Succeeded", seconds=SLOW)
+        assert ready(mine.job("waiting"))["reason"] == "Queued"
+    finally:
+        mine.bed.kubectl(*scale, "--replicas=1")
+    for name in ("waiting", "late"):
+        mine.state(name, "Succeeded", seconds=SLOW)
