@@ -17,11 +17,14 @@ from functools import lru_cache
 PLAIN = str.maketrans({mark: f"&#{ord(mark):04};" for mark in string.punctuation + " \t\n"})
 
 OPENING = re.compile(r"^ {0,3}(?P<fence>`{3,}(?=[^`\n]*$)|~{3,})[^\n]*$|(?P<escaped>\\`)|(?P<ticks>`+)", re.MULTILINE)
-"""What code begins with; nothing is changed in it. A tick behind a backslash begins none."""
+"""What code begins with. A tick behind a backslash begins none."""
 DIAGRAM = re.compile(r"((?:(?<!`)`{3,}+|(?<!~)~{3,}+)[ \t]*+)mermaid\b", re.IGNORECASE)
 LONGEST_CODE = 400
 """Characters of code within a line. Each tick looks so far for the one that closes it, and no further."""
 TAG = re.compile(r"<(?=[A-Za-z/!?])")
+PARTED = "<\u200b"
+"""How a tag begins in code, where an entity would be shown as it is written: what is code to us may be none to Gradio, as in a list that
+ends before its fence. `page.js` undoes it in what is copied."""
 PICTURE = re.compile(r"!(?=\[)")
 FORMULAS: list[dict[str, str | bool]] = [
     {"left": "$$", "right": "$$", "display": True},
@@ -41,7 +44,7 @@ def answer(text: str) -> str:
     parts, end = [], 0
     text = DIAGRAM.sub(r"\1text", text)
     for start, stop in _code(text):
-        parts += [_outside(text[end:start]), text[start:stop]]
+        parts += [_outside(text[end:start]), TAG.sub(PARTED, text[start:stop])]
         end = stop
     return "".join([*parts, _outside(text[end:])])
 

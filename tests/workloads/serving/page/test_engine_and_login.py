@@ -127,6 +127,10 @@ def test_a_login_is_asked_for_and_nothing_is_told_without_it(tmp_path: Path, ope
             ask(page, "床前明月光")
             expect(answers(page)).to_have_text("疑是地上霜")
             idle(page)
+            page.get_by_role("button", name="退出登录").click()
+            expect(page.get_by_label("密码")).to_be_visible()
+            page.goto(served.url)
+            expect(page.get_by_label("密码")).to_be_visible()
         with opened(served.url, fails=(401,)) as stranger:
             answer = stranger.request.post(
                 f"{served.url}/gradio_api/component_server",
@@ -135,6 +139,21 @@ def test_a_login_is_asked_for_and_nothing_is_told_without_it(tmp_path: Path, ope
             assert answer.status == 401
             assert stranger.request.get(f"{served.url}/livez").status == 200
     assert engine.keys == {"Bearer key"}
+
+
+def test_a_session_that_ends_under_an_open_page_leads_to_the_login(tmp_path: Path, opened: Opens) -> None:
+    secret = {"ALPACA_CHAT_USERNAME": "li", "ALPACA_CHAT_PASSWORD": "月", "ALPACA_API_KEY": "key"}
+    with (
+        Engine() as engine,
+        page_process(POET, tmp_path, ALPACA_ENGINE_URL=engine.url, **secret) as served,
+        opened(served.url, fails=(401,)) as page,
+    ):
+        page.get_by_label("用户名").fill("li")
+        page.get_by_label("密码").fill("月")
+        page.get_by_role("button").click()
+        expect(page.locator("#header .words")).to_have_text("poet")
+        page.context.clear_cookies()
+        expect(page.get_by_label("密码")).to_be_visible()
 
 
 @pytest.mark.parametrize(

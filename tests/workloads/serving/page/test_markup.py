@@ -36,17 +36,19 @@ def test_a_question_from_windows_has_plain_line_breaks() -> None:
         pytest.param("<b>x</b>", "&#0060;b>x&#0060;/b>", id="tags are shown"),
         pytest.param("<!-- x -->", "&#0060;!-- x -->", id="comments too"),
         pytest.param("![p](http://a/b)", "&#0033;[p](http://a/b)", id="a picture is a link"),
-        pytest.param("`<b>` <b>", "`<b>` &#0060;b>", id="code in a line is left alone"),
-        pytest.param("``a`<b>`` <b>", "``a`<b>`` &#0060;b>", id="with two ticks around one"),
+        pytest.param(
+            "`<b>` <b>", "`<\u200bb>` &#0060;b>", id="code in a line is parted, where an entity would be shown"
+        ),
+        pytest.param("``a`<b>`` <b>", "``a`<\u200bb>`` &#0060;b>", id="with two ticks around one"),
         pytest.param("`open <b>", "`open &#0060;b>", id="a tick alone opens nothing"),
-        pytest.param("```html\n<b>\n```\n<b>", "```html\n<b>\n```\n&#0060;b>", id="a block of code"),
-        pytest.param("~~~\n<b>\n~~~\n<b>", "~~~\n<b>\n~~~\n&#0060;b>", id="with the other fence"),
-        pytest.param("```\n<b>\n", "```\n<b>\n", id="a block that is still being written"),
+        pytest.param("```html\n<b>\n```\n<b>", "```html\n<\u200bb>\n```\n&#0060;b>", id="a block of code"),
+        pytest.param("~~~\n<b>\n~~~\n<b>", "~~~\n<\u200bb>\n~~~\n&#0060;b>", id="with the other fence"),
+        pytest.param("```\n<b>\n", "```\n<\u200bb>\n", id="a block that is still being written"),
         pytest.param(
             "$$a<b$$ \\(c<d\\)", "$$a&#0060;b$$ \\(c&#0060;d\\)", id="formulas, which Gradio reads as HTML first"
         ),
         pytest.param("$$1 < 2$$", "$$1 < 2$$", id="a lone sign in one"),
-        pytest.param("```mermaid\n<img src=/x>\n```", "```text\n<img src=/x>\n```", id="a diagram is code"),
+        pytest.param("```mermaid\n<img src=/x>\n```", "```text\n<\u200bimg src=/x>\n```", id="a diagram is code"),
         pytest.param("> - ~~~ Mermaid\n> <img>", "> - ~~~ text\n> &#0060;img>", id="also in a list in a quote"),
         pytest.param("\\`<img>\\`", "\\`&#0060;img>\\`", id="ticks that are text"),
         pytest.param("`a\n<img>`", "`a\n&#0060;img>`", id="a tick in another line"),
@@ -57,6 +59,20 @@ def test_a_question_from_windows_has_plain_line_breaks() -> None:
 )
 def test_an_answer_is_markdown_without_html_and_pictures(text: str, shown: str) -> None:
     assert markup.answer(text) == shown
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param(
+            "- ```\n  a\n  ```\n\n<img src=/x>\n\n```\n", id="a fence in a list, whose end looks like a beginning"
+        ),
+        pytest.param("[a]:\n```\n<img src=/x>\n```", id="a fence that is the address of a link"),
+        pytest.param("`" * 7 + "<img src=/x>" + "`" * 3, id="ticks that do not fit"),
+    ],
+)
+def test_no_tag_is_left_anywhere_whatever_is_code(text: str) -> None:
+    assert "<i" not in markup.answer(text)
 
 
 @pytest.mark.parametrize("piece", ["`", "`a", "$$a", "```\n", "<", "\\(", "` ``", "```x`\n"])

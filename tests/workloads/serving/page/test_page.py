@@ -292,6 +292,27 @@ def test_text_is_shown_and_never_obeyed(engine: Engine, url: str, opened: Opens)
         assert page.evaluate("window.hit") is None
 
 
+def test_what_gradio_would_draw_as_html_is_text_and_asks_for_nothing(engine: Engine, url: str, opened: Opens) -> None:
+    """Diagrams and formulas go into the page as they are; so do tags where Gradio sees no code and we might."""
+    hidden = [
+        "```mermaid\n<img src=/logout?1>\n```", "- ```mermaid\n  <img src=/logout?2>\n  ```", "$$\n<img src=/logout?3>\n$$",
+        r"\(<img src=/logout?4>\) 和 \[<img src=/logout?5>\]", r"\`<img src=/logout?6>\`", "`a\n<div><img src=/logout?7></div>\n`",
+        "``` a`b\n<div><img src=/logout?8></div>\n```", "| `a | b` |\n|---|---|\n| `a | <img src=/logout?9>` |",
+        "<form action=/logout method=post><button>x</button></form>", "<video src=/logout?10></video>", "[a]:\n```\n<div><img src=/logout?11></div>\n```",
+    ]  # fmt: skip
+    engine.answer = ["\n\n".join(hidden), "\n\n$$a<b$$ 完"]
+    asked: list[str] = []
+    with opened(url) as page:
+        page.on("request", lambda request: asked.append(request.url))
+        ask(page, "画")
+        expect(answers(page)).to_contain_text("完")
+        idle(page)
+        expect(answers(page).locator(".katex").last).to_contain_text("a<b")
+        for harmful in ("img", "form", "video", ".mermaid", "svg[id^=mermaid]"):
+            expect(page.locator(f"#pane-0 .bot.message .prose {harmful}")).to_have_count(0)
+    assert not [each for each in asked if "logout" in each]
+
+
 def test_copying_gives_the_text_as_it_was_written(engine: Engine, url: str, opened: Opens) -> None:
     engine.answer = ["**粗** <b>", " `<i>`"]
     with opened(url, permissions=["clipboard-read", "clipboard-write"]) as page:

@@ -23,7 +23,7 @@
   };
 
   // Without HTTPS browsers have no clipboard, and the copy buttons would do nothing.
-  const copied = (text) => text.replace(/&#(\d{4});/g, (_, code) => String.fromCharCode(Number(code)));
+  const copied = (text) => text.replace(/<\u200b/g, "<").replace(/&#(\d{4});/g, (_, code) => String.fromCharCode(Number(code)));
   const copy = async (text) => {
     const area = document.createElement("textarea");
     area.value = text;
@@ -36,6 +36,13 @@
   };
   const write = navigator.clipboard ? navigator.clipboard.writeText.bind(navigator.clipboard) : copy;
   Object.defineProperty(navigator, "clipboard", { value: { writeText: (text) => write(copied(text)) } });
+
+  document.addEventListener("copy", (event) => {
+    const text = getSelection().toString();
+    if (!text.includes("<\u200b")) return;
+    event.clipboardData.setData("text/plain", copied(text));
+    event.preventDefault();
+  });
 
   // Esc stops the answer from anywhere on the page, unless a text is being composed in an input method.
   document.addEventListener("keydown", (event) => {
