@@ -226,6 +226,6 @@ def _of_batch(model: Any, rows: Sequence[Example], pad: int) -> list[tuple[float
     return [
         (float(of_nats.sum()), count, int(of_correct.sum()))
         for of_nats, of_correct, count in zip(
-            nats.cpu().split(counts), correct.cpu().split(counts), counts, strict=True
+            torch.split(nats.cpu(), counts), torch.split(correct.cpu(), counts), counts, strict=True
         )
     ]

@@ -177,7 +177,7 @@ def _intervals(plan: Plan, result: ModelResult) -> dict[str, Interval]:
 
 def _measured_on(plan: Plan, candidate: Candidate, result: ModelResult) -> dict[str, int]:
     """How much of everything the figures rest on."""
-    found = {}
+    found: dict[str, int] = {}
     if plan.rows is not None:
         found |= {"rows": result.score.rows, "rowTokens": result.score.tokens}
     if plan.questions:
