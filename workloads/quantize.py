@@ -1,11 +1,10 @@
-"""Quantization by GPTQ: ``python -m workloads.quantize quantize-job.yaml``.
+"""Quantization by GPTQ, or a file for llama.cpp: ``python -m workloads.quantize quantize-job.yaml``.
 
 Every field of QuantizeJob can be given or overridden as an option (``--groupSize 64``); ``--help`` lists them.
 """
 
 from __future__ import annotations
 
-import math
 import shutil
 import sys
 import time
@@ -13,10 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alpaca_operator.api.quantize import QuantizeJob, QuantizeSpec
-from workloads.errors import GateFailed, OutOfMemory
+from workloads.errors import OutOfMemory
 from workloads.models import inspect, rope
 from workloads.models.inspect import GENERATION_CONFIG
-from workloads.quantization.measure import measure
+from workloads.quantization.gguf import convert
+from workloads.quantization.measure import measure, measure_original
 from workloads.quantization.prepare import Prepared, prepare
 from workloads.quantization.resumable import open_store, quantize_layers
 from workloads.runtime import command, exits
@@ -25,9 +25,7 @@ from workloads.storage.room import in_words
 
 if TYPE_CHECKING:
     from workloads.models.inspect import Base
-    from workloads.quantization.fidelity import ModelScores, Reference
     from workloads.quantization.layers import LayerStore
-    from workloads.quantization.report import Report
 
 MEMORY_REMEDY = (
     "lower calibration.samples or calibration.sequenceLength, or ask for more memory in pod.resources.limits (the original is measured "
@@ -38,7 +36,7 @@ MEMORY_REMEDY = (
 def run(job: QuantizeJob, runtime: Runtime) -> Metrics:
     """Look, draw, measure, quantize, measure again, and publish what keeps its gates."""
     try:
-        return _run(job, runtime)
+        return convert.run(job, runtime) if job.spec.format == "GGUF" else _run(job, runtime)
     except Exception as error:
         if isinstance(exits.explain(error), OutOfMemory):
             raise OutOfMemory(
@@ -55,12 +53,12 @@ def _run(job: QuantizeJob, runtime: Runtime) -> Metrics:
     base = _check(job, runtime)
     with runtime.stop.interruptible():
         libraries.prepare_gptqmodel()
-        from workloads.quantization import fidelity, gptq
+        from workloads.quantization import fidelity, gptq, report_files
         from workloads.quantization.report import Report, warnings
 
         prepared = prepare(job, runtime, base)
         reference = fidelity.Reference(runtime.checkpoints.own / "reference")
-        before = _measure_original(job, runtime, base, prepared, reference)
+        before = measure_original(job, runtime, base, prepared, reference)
 
     began = time.monotonic()
     store = open_store(job, base, prepared, runtime)
@@ -91,7 +89,7 @@ def _run(job: QuantizeJob, runtime: Runtime) -> Metrics:
             peak_gpu_bytes=peak.gpu(),
         )
         metrics.update(report.metrics())
-        _publish(report, folder, runtime, metrics)
+        report_files.publish(report, folder, runtime, metrics)
     return metrics
 
 
@@ -118,21 +116,6 @@ def _must_have_room(runtime: Runtime, spec: QuantizeSpec, base: Base) -> None:
     runtime.must_have_room(result=result, checkpoints=working, written=f"working files of {in_words(working)}")
 
 
-def _measure_original(
-    job: QuantizeJob, runtime: Runtime, base: Base, prepared: Prepared, reference: Reference
-) -> ModelScores:
-    """The original where it lies, not what stands for it while it is quantized. Its head and its last hidden states go to ``reference``. Raises GateFailed for a model that is broken already."""
-    runtime.progress.update(stage="Evaluating")
-    before, _ = measure(job.spec, runtime, prepared, base.folder, reference.record, job.spec.model.rope_scaling)
-    runtime.progress.log(f"before: {before}")
-    if not math.isfinite(before.score.perplexity):
-        raise GateFailed(
-            f"perplexity before quantization is {before.score.perplexity}: the model gives no numbers on the measured rows; name "
-            "one that was not saved broken, in a type that holds its values"
-        )
-    return before
-
-
 def _save(quantized: Any, folder: Path, base: Base, prepared: Prepared, runtime: Runtime) -> None:
     """The quantized model into ``folder``, whole but for its report."""
     from workloads.data import tokenizer_io
@@ -145,39 +128,10 @@ def _save(quantized: Any, folder: Path, base: Base, prepared: Prepared, runtime:
     _write_generation_config(folder, base, prepared)
 
 
-def _publish(report: Report, folder: Path, runtime: Runtime, metrics: Metrics) -> None:
-    """The report goes beside the model. Raises GateFailed where a gate is broken: then the report alone is kept."""
-    from workloads.quantization import report_files
-
-    if report.broken:
-        rejected = runtime.checkpoints.own / "rejected"
-        rejected.mkdir()
-        report_files.write(report, rejected)
-        where = runtime.reject(rejected)
-        _keep_only_layers(runtime.checkpoints.own)
-        raise GateFailed(f"{'; '.join(report.broken)}: nothing is published, the report is at {where}", metrics)
-    report_files.write(report, folder)
-    report_files.write_card(report, folder)
-    runtime.progress.update(stage="Saving")
-
-
 def _stopped_late(store: LayerStore | None) -> str:
     """What a signal ends with once the layers are done."""
     remedy = "run again to go on from the layers, which are kept" if store else "run again to start"
     return f"stopped while the result was saved and measured: {remedy}"
-
-
-def _keep_only_layers(own: Path) -> None:
-    """After a broken gate: finished layers stay for a run with other gates, the working files, as large as the model once more, go."""
-    from workloads.quantization import layers
-
-    for path in [*own.iterdir(), *(own / layers.STORE).glob("attempt-*")]:
-        if path.name == layers.STORE:
-            continue
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
 
 
 def _write_generation_config(folder: Path, base: Base, prepared: Prepared) -> None:

@@ -325,6 +325,46 @@ BROKEN = (
                 id="an order within groups that are not there",
             ),
             pytest.param(
+                {"format": "GGUF", "bits": 8},
+                "bits is GPTQ's, and format is not GPTQ: remove bits, or set format to GPTQ",
+                id="bits of a file that GPTQ does not make",
+            ),
+            pytest.param(
+                {"format": "GGUF", "groupSize": 32},
+                "groupSize is GPTQ's, and format is not GPTQ: remove groupSize, or set format to GPTQ",
+                id="groupSize of a file that GPTQ does not make",
+            ),
+            pytest.param(
+                {"format": "GGUF", "sym": False},
+                "sym is GPTQ's, and format is not GPTQ: remove sym, or set format to GPTQ",
+                id="sym of a file that GPTQ does not make",
+            ),
+            pytest.param(
+                {"format": "GGUF", "descAct": True},
+                "descAct is GPTQ's, and format is not GPTQ: remove descAct, or set format to GPTQ",
+                id="descAct of a file that GPTQ does not make",
+            ),
+            pytest.param(
+                {"format": "GGUF", "actGroupAware": True},
+                "actGroupAware is GPTQ's, and format is not GPTQ: remove actGroupAware, or set format to GPTQ",
+                id="actGroupAware of a file that GPTQ does not make",
+            ),
+            pytest.param(
+                {"format": "GGUF", "dampPercent": 0.1},
+                "dampPercent is GPTQ's, and format is not GPTQ: remove dampPercent, or set format to GPTQ",
+                id="dampPercent of a file that GPTQ does not make",
+            ),
+            pytest.param(
+                {"format": "GGUF", "trueSequential": False},
+                "trueSequential is GPTQ's, and format is not GPTQ: remove trueSequential, or set format to GPTQ",
+                id="trueSequential of a file that GPTQ does not make",
+            ),
+            pytest.param(
+                {"gguf": {"type": "F16"}},
+                "gguf is of a GGUF file, and format is not GGUF: remove gguf, or set format to GGUF",
+                id="a type of a file that is not made",
+            ),
+            pytest.param(
                 {"template": "Llama2", "templateFile": {"uri": "pvc://data/own.jinja"}},
                 "template and templateFile both name a template: remove one",
                 id="two templates",
@@ -634,6 +674,11 @@ TAKEN = (
                 {"descAct": True, "actGroupAware": False, "groupSize": -1, "bits": 3}, id="an order, no groups"
             ),
             pytest.param({"descAct": True}, id="one order of the columns"),
+            pytest.param({"format": "GGUF"}, id="a file for llama.cpp"),
+            pytest.param(
+                {"format": "GGUF", "gguf": {"type": "Q4_K_M", "minEqualRows": 0}, "maxPerplexityIncrease": 0.1},
+                id="a file of a type, with a gate",
+            ),
             pytest.param(
                 {
                     "templateFile": {"uri": "pvc://data/own.jinja"},
@@ -775,6 +820,7 @@ OUT_OF_BOUNDS = (
         "QuantizeJob",
         [
             pytest.param({"bits": 5}, "bits", id="bits that no kernel has"),
+            pytest.param({"format": "GGUF", "gguf": {"type": "Q4"}}, "type", id="a type that llama.cpp does not have"),
             pytest.param({"groupSize": 100}, "groupSize", id="a size that is none of the choices"),
             pytest.param({"dampPercent": 1}, "dampPercent", id="a bound that is itself excluded"),
             pytest.param({"calibration": {"train": []}}, "train", id="no rows"),

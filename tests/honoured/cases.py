@@ -261,7 +261,9 @@ TABLES: dict[str, dict[str, Any]] = {
     },
     "QuantizeJob": {
         **MODEL,
-        "method": "AWQ",
+        "format": "GGUF",
+        "gguf.type": Case("F16", {"format": "GGUF", "groupSize": None}),
+        "gguf.minEqualRows": Case(0.5, {"format": "GGUF", "groupSize": None}),
         "bits": 8,
         "groupSize": -1,
         "sym": False,
@@ -542,7 +544,7 @@ REFUSED: dict[str, frozenset[str]] = {
     ),
     "SFTJob": frozenset({"dataset.train[].format", "dataset.validation[].format", *bad_rows("dataset", "train")}),
     "QuantizeJob": frozenset(
-        {"method", "calibration.train[].format", "evaluation.validation[].format", *bad_rows("calibration", "train")}
+        {"format", "calibration.train[].format", "evaluation.validation[].format", *bad_rows("calibration", "train")}
     ),
     "EvaluationJob": frozenset(
         {"dataset.validation[].format", "prompts.preset", "gates[].model", *bad_rows("dataset", "validation")}

@@ -79,9 +79,12 @@ def quantize_run(job: Any, desk: Desk, scratch: Path) -> list[Any]:
     """The settings, the rows, the model's folder, the questions, and what the gates say of a result that lost a little."""
     from workloads.models import inference
     from workloads.quantization import fidelity, gptq, measure, prepare
+    from workloads.quantization.gguf.likeness import TokenLikeness
     from workloads.quantization.report import Report
 
     spec, runtime = job.spec, desk.runtime(job, scratch)
+    if spec.format == "GGUF":
+        return [_gguf_type(job, runtime), TokenLikeness(4, 3, "", ()).broken(spec.gguf.min_equal_rows)]
     base = quantize._check(job, runtime)
     with patch.dict("sys.modules", {"gptqmodel": SimpleNamespace(QuantizeConfig=Settings)}):
         settings = gptq.settings(spec, scratch).given
@@ -115,6 +118,21 @@ def quantize_run(job: Any, desk: Desk, scratch: Path) -> list[Any]:
     found += [asked, Report._perplexity_gate(report) is None, Report._stop_rate_gate(report) is None]
     found += [Report._agreement_gate(report) is None, Report._divergence_gate(report) is None]
     return found
+
+
+def _gguf_type(job: Any, runtime: Any) -> list[Any]:
+    """What the writer, and llama.cpp after it, are asked for."""
+    from workloads.quantization.gguf import convert, llama_cpp, model_file, vocabulary
+
+    base = convert.check(job, runtime)
+    runtime.checkpoints.own.mkdir(parents=True, exist_ok=True)
+    with (
+        patch.object(model_file, "write", side_effect=lambda path, *_: path.touch()) as written,
+        patch.object(llama_cpp, "quantize") as made,
+        patch.object(vocabulary, "of"),
+    ):
+        convert._write(job, runtime, base, MagicMock(), MagicMock(), runtime.checkpoints.own / "made")
+    return [written.call_args.args[4], made.call_args and made.call_args.args[2]]
 
 
 def evaluate_run(job: Any, desk: Desk, scratch: Path) -> list[Any]:

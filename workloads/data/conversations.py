@@ -79,6 +79,19 @@ def prepare(
         on_progress(report)
 
 
+def texts(rows: Iterable[Row], template: Template, dataset: SFTDataset, report: Report) -> Iterator[str]:
+    """The whole text of each conversation that `prepare` would make examples of, as the template writes it."""
+    strict = _needs_alternating_turns(template)
+    for row in rows:
+        conversation = normalize_turns(row, dataset.system_prompt, strict, report)
+        if conversation is None:
+            continue
+        try:
+            yield template.rendered_whole(conversation.messages(), conversation.tools)[0]
+        except ValueError as error:
+            report.bad.take(row.where, str(error), error)
+
+
 @dataclass(frozen=True)
 class _Conversation:
     """Turns that can be parted: each exchange ends in an answer."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -179,6 +180,11 @@ def score(
             total += Score.of_row(nats, tokens, correct, size.of(row) if size is not None else 0)
         done(total)
     return total
+
+
+def in_order(rows: Sequence[Example], vocabulary: int, batch_size: int = 8) -> Iterator[Example]:
+    """The rows in the order in which `score` passes them to a model with so many tokens."""
+    return chain.from_iterable(batches(rows, batch_size, LOGITS // vocabulary))
 
 
 def batches(rows: Sequence[Example], batch_size: int, scored: int) -> Iterator[list[Example]]:

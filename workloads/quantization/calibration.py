@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from alpaca_operator.api.conversations import DataSource, SFTDataset
 from alpaca_operator.api.quantize import QuantizeSpec
 from workloads.data.bad_rows import BadRows
 from workloads.data.chat_templates.template import Template
-from workloads.data.conversations import Example, prepare
+from workloads.data.conversations import Example, prepare, texts
 from workloads.data.packing import IGNORED
 from workloads.data.prepared import ResolvedInput
 from workloads.data.report import Report
@@ -134,6 +135,23 @@ def _examples(
         seed=spec.calibration.seed,
         on_progress=lambda _: heartbeat(),
     )
+
+
+def whole_texts(
+    spec: QuantizeSpec, inputs: Mapping[str, ResolvedInput], template: Template, heartbeat: Callable[[], None]
+) -> Iterator[str]:
+    """The conversations of every source as text: the first ``calibration.samples`` of each list."""
+    for field, sources in (
+        ("calibration.train", spec.calibration.train),
+        ("evaluation.validation", spec.evaluation.validation),
+    ):
+        report = Report(bad=BadRows.of(spec.calibration), sequence_length=spec.calibration.sequence_length)
+        located = [(source, inputs[f"{field}[{index}]"].path) for index, source in enumerate(sources)]
+        settings = SFTDataset(train=spec.calibration.train, system_prompt=spec.calibration.system_prompt)
+        rows = read(located, report, field.rpartition(".")[2])
+        for text in islice(texts(rows, template, settings, report), spec.calibration.samples):
+            heartbeat()
+            yield text
 
 
 def _long_enough(examples: Iterable[Example], least: int, report: Report) -> Iterable[Example]:

@@ -13,15 +13,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from workloads.data.conversations import Example
 from workloads.evaluation import perplexity
 from workloads.evaluation.perplexity import Score
-from workloads.models.likeliest import likeliest
+from workloads.models.likeliest import hits, likeliest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+LogitsOf = Callable[[Sequence[int], npt.NDArray[np.bool_]], npt.NDArray[np.float32]]
 
 CHUNK = 256
 """Positions that are compared at once: 32 MB of logits for a vocabulary of 32,000."""
@@ -83,27 +87,64 @@ class Reference:
         self, model: PreTrainedModel, rows: Sequence[Example], pad: int, heartbeat: Callable[[], None]
     ) -> tuple[Score, Fidelity]:
         """Score the quantized model on the same rows, beside the original."""
-        head = torch.load(self._head, map_location=model.get_output_embeddings().weight.device, weights_only=True)
-        divergence, same, count = 0.0, 0, 0
+        with self._beside(model.get_output_embeddings().weight.device) as original:
+            with _heard(model, lambda _, logits: original.compare(logits)):
+                score = perplexity.score(model, rows, pad=pad, heartbeat=heartbeat)
+            return score, original.fidelity
 
-        def beside(hidden: torch.Tensor, logits: torch.Tensor) -> None:
-            nonlocal divergence, same, count
-            original = self._read(file, hidden.shape).to(hidden.device)
-            for start in range(0, len(hidden), CHUNK):
-                part = slice(start, start + CHUNK)
-                then = torch.nn.functional.linear(original[part], head["weight"], head["bias"]).float()
-                before, now = then.log_softmax(-1), logits[part].float().log_softmax(-1)
-                divergence += float((before.exp() * (before - now)).sum(dtype=torch.float64))
-                same += int((likeliest(then) == likeliest(logits[part])).sum())
-                count += len(then)
+    def compare_logits(self, logits_of: LogitsOf, rows: Sequence[Example]) -> tuple[Score, Fidelity]:
+        """Score what gives the logits of a row, beside the original. ``logits_of``: of token ids, at the positions of a mask."""
+        total = perplexity.NOTHING
+        with self._beside(torch.device("cpu")) as original:
+            for row in perplexity.in_order(rows, original.vocabulary):
+                labels = torch.from_numpy(row.ids[1:][row.loss_mask[1:]]).long()
+                logits = torch.from_numpy(logits_of(row.ids.tolist(), np.append(row.loss_mask[1:], False)))
+                original.compare(logits)
+                nats = torch.nn.functional.cross_entropy(logits, labels, reduction="none").double().sum()
+                total += Score.of_row(float(nats), len(labels), int(hits(logits, labels).sum()), 0)
+            return total, original.fidelity
 
-        with self._path.open("rb") as file, _heard(model, beside):
-            score = perplexity.score(model, rows, pad=pad, heartbeat=heartbeat)
-        return score, Fidelity(same / count, divergence / count)
+    @contextmanager
+    def _beside(self, device: torch.device) -> Iterator[_Original]:
+        head = torch.load(self._head, map_location=device, weights_only=True)
+        with self._path.open("rb") as file:
+            yield _Original(head, file, self._dtype)
 
-    def _read(self, file: BinaryIO, shape: torch.Size) -> torch.Tensor:
-        kept = bytearray(file.read(shape.numel() * self._dtype.itemsize))
-        return torch.frombuffer(kept, dtype=self._dtype).view(shape)
+
+class _Original:
+    """What the original foretold, position by position in the order in which it was recorded."""
+
+    def __init__(self, head: dict[str, Any], file: BinaryIO, dtype: torch.dtype) -> None:
+        self._head = head
+        self._file = file
+        self._dtype = dtype
+        self._divergence, self._same, self._count = 0.0, 0, 0
+
+    @property
+    def vocabulary(self) -> int:
+        """Tokens that it knows."""
+        return len(self._head["weight"])
+
+    def compare(self, logits: torch.Tensor) -> None:
+        """Of the next positions, as (positions, vocabulary)."""
+        weight = self._head["weight"]
+        original = self._read(len(logits), weight.shape[1]).to(logits.device)
+        for start in range(0, len(logits), CHUNK):
+            part = slice(start, start + CHUNK)
+            then = torch.nn.functional.linear(original[part], weight, self._head["bias"]).float()
+            before, now = then.log_softmax(-1), logits[part].float().log_softmax(-1)
+            self._divergence += float((before.exp() * (before - now)).sum(dtype=torch.float64))
+            self._same += int((likeliest(then) == likeliest(logits[part])).sum())
+            self._count += len(then)
+
+    @property
+    def fidelity(self) -> Fidelity:
+        """Over all positions so far."""
+        return Fidelity(self._same / self._count, self._divergence / self._count)
+
+    def _read(self, count: int, width: int) -> torch.Tensor:
+        kept = bytearray(self._file.read(count * width * self._dtype.itemsize))
+        return torch.frombuffer(kept, dtype=self._dtype).view(count, width)
 
 
 @contextmanager

@@ -2,19 +2,37 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alpaca_operator.api.generation import Decoding
-from alpaca_operator.api.quantize import QuantizeSpec
+from alpaca_operator.api.quantize import QuantizeJob, QuantizeSpec
 from alpaca_operator.api.sources import RopeScaling
+from workloads.errors import GateFailed
 from workloads.quantization.prepare import Prepared
 from workloads.runtime.runtime import Runtime
 
 if TYPE_CHECKING:
     from workloads.evaluation.perplexity import Score
-    from workloads.quantization.fidelity import Fidelity, ModelScores
+    from workloads.models.inspect import Base
+    from workloads.quantization.fidelity import Fidelity, ModelScores, Reference
+
+
+def measure_original(
+    job: QuantizeJob, runtime: Runtime, base: Base, prepared: Prepared, reference: Reference
+) -> ModelScores:
+    """The original where it lies, not what stands for it while it is quantized. Its head and its last hidden states go to ``reference``. Raises GateFailed for a model that is broken already."""
+    runtime.progress.update(stage="Evaluating")
+    before, _ = measure(job.spec, runtime, prepared, base.folder, reference.record, job.spec.model.rope_scaling)
+    runtime.progress.log(f"before: {before}")
+    if not math.isfinite(before.score.perplexity):
+        raise GateFailed(
+            f"perplexity before quantization is {before.score.perplexity}: the model gives no numbers on the measured rows; name "
+            "one that was not saved broken, in a type that holds its values"
+        )
+    return before
 
 
 def measure(

@@ -1,9 +1,9 @@
-"""What is read before a model is: tokenizer, template and rows, and the folder that GPTQModel is to load from."""
+"""What is read before a model is: tokenizer, template and rows, and the folder that the model is loaded from."""
 
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,10 +30,25 @@ class Prepared:
 
 
 def prepare(job: QuantizeJob, runtime: Runtime, base: Base) -> Prepared:
-    """Tokenizer, template and rows. What lies in this run's folder from before it is new."""
+    """Tokenizer, template and rows, and a folder that GPTQModel can load from. What lies in this run's folder from before it is new."""
+    from workloads.quantization import gptq
+
+    prepared = read(job, runtime, base)
+    widest = max(set().union(*gptq.widths(base).values()))
+    if prepared.rows.tokens < widest:
+        runtime.progress.log(
+            f"warning: {prepared.rows.tokens:,} tokens weigh the errors of layers with {widest:,} inputs: with fewer tokens than inputs the "
+            "weighing is a guess; give more or longer rows"
+        )
+    folder = runtime.checkpoints.own / "model"
+    return replace(prepared, source=_model_folder(base, job.spec, prepared.tokenizer, folder))
+
+
+def read(job: QuantizeJob, runtime: Runtime, base: Base) -> Prepared:
+    """Tokenizer, template and rows, and the model's own folder."""
     from workloads.data import tokenizer_io
     from workloads.data.chat_templates import loading
-    from workloads.quantization import calibration, gptq
+    from workloads.quantization import calibration
 
     spec = job.spec
     runtime.progress.update(stage="Preparing")
@@ -44,14 +59,8 @@ def prepare(job: QuantizeJob, runtime: Runtime, base: Base) -> Prepared:
     rows = calibration.draw(spec, runtime.inputs, template, heartbeat=runtime.progress.heartbeat)
     for line in rows.lines():
         runtime.progress.log(line)
-    widest = max(set().union(*gptq.widths(base).values()))
-    if rows.tokens < widest:
-        runtime.progress.log(
-            f"warning: {rows.tokens:,} tokens weigh the errors of layers with {widest:,} inputs: with fewer tokens than inputs the weighing "
-            "is a guess; give more or longer rows"
-        )
     runtime.checkpoints.own.mkdir(parents=True, exist_ok=True)
-    return Prepared(tokenizer, template, rows, _model_folder(base, spec, tokenizer, runtime.checkpoints.own / "model"))
+    return Prepared(tokenizer, template, rows, base.folder)
 
 
 def _model_folder(base: Base, spec: QuantizeSpec, tokenizer: Any, folder: Path) -> Path:

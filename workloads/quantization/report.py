@@ -11,6 +11,7 @@ from typing import Any
 from alpaca_operator.api.quantize import QuantizeJob
 from workloads.quantization.calibration import CalibrationRows
 from workloads.quantization.fidelity import Fidelity, ModelScores
+from workloads.quantization.gguf.likeness import TokenLikeness
 from workloads.quantization.gptq import QuantizedLayer
 from workloads.storage.sources import Inputs
 from workloads.system.describe import some
@@ -26,7 +27,6 @@ class Report:
     before: ModelScores
     after: ModelScores
     fidelity: Fidelity
-    layers: Sequence[QuantizedLayer]
     bytes_before: int
     bytes_after: int
     """Of the weights."""
@@ -34,6 +34,27 @@ class Report:
     """Of quantizing, without measuring."""
     peak_bytes: int
     peak_gpu_bytes: int | None
+    layers: Sequence[QuantizedLayer] = ()
+    """Of a GPTQ model."""
+    tokens: TokenLikeness | None = None
+    """Of a GGUF file."""
+
+    @property
+    def title(self) -> str:
+        """What it has become, in short."""
+        spec = self.job.spec
+        return f"{spec.bits} bits" if spec.format == "GPTQ" else f"GGUF {spec.gguf.type}"
+
+    @property
+    def made(self) -> str:
+        """What was done, in words."""
+        return "quantized by GPTQ" if self.job.spec.format == "GPTQ" else "written as GGUF"
+
+    @property
+    def tags(self) -> list[str]:
+        """For the card."""
+        spec = self.job.spec
+        return ["gptq", f"{spec.bits}-bit"] if spec.format == "GPTQ" else ["gguf", "llama-cpp", "ollama"]
 
     @property
     def order(self) -> str:
@@ -52,7 +73,8 @@ class Report:
     def broken(self) -> list[str]:
         """The gates that the result does not keep, each with value and bound. A value at its bound passes, what is no number never does."""
         told = (self._perplexity_gate(), self._stop_rate_gate(), self._agreement_gate(), self._divergence_gate())
-        return [message for message in told if message is not None]
+        found = [message for message in told if message is not None]
+        return [*found, *(self.tokens.broken(self.job.spec.gguf.min_equal_rows) if self.tokens else [])]
 
     def _perplexity_gate(self) -> str | None:
         before, after = self.before.score.perplexity, self.after.score.perplexity
@@ -110,6 +132,7 @@ class Report:
             "stopRate": self.after.stop_rate,
             "bytesBefore": float(self.bytes_before),
             "bytesAfter": float(self.bytes_after),
+            "equalRows": self.tokens.share if self.tokens else None,
             "calibrationRows": float(len(self.rows.calibration)),
             "calibrationTokens": float(self.rows.tokens),
             "quantizeMinutes": round(self.minutes, 3),
@@ -127,14 +150,8 @@ class Report:
         return {
             "job": self.job.metadata.name,
             "model": {"uri": spec.model.uri, "digest": self.inputs["model"].digest},
-            "method": spec.method,
-            "bits": spec.bits,
-            "groupSize": spec.group_size,
-            "sym": spec.sym,
-            "order": self.order,
-            "descAct": spec.desc_act,
-            "actGroupAware": spec.orders_in_groups,
-            "dampPercent": spec.damp_percent,
+            "format": spec.format,
+            **(self._gptq() if spec.format == "GPTQ" else self._gguf()),
             "calibration": {
                 "digest": self.rows.digest,
                 "rows": len(self.rows.calibration),
@@ -160,6 +177,29 @@ class Report:
                 "maxMeanDivergence": spec.max_mean_divergence,
             },
             "broken": self.broken,
+        }
+
+    def _gptq(self) -> dict[str, Any]:
+        spec = self.job.spec
+        return {
+            "bits": spec.bits,
+            "groupSize": spec.group_size,
+            "sym": spec.sym,
+            "order": self.order,
+            "descAct": spec.desc_act,
+            "actGroupAware": spec.orders_in_groups,
+            "dampPercent": spec.damp_percent,
+        }
+
+    def _gguf(self) -> dict[str, Any]:
+        assert self.tokens is not None, "a GGUF file was not compared"
+        return {
+            "type": self.job.spec.gguf.type,
+            "tokens": {
+                "texts": self.tokens.texts,
+                "equal": self.tokens.equal,
+                "firstDifference": self.tokens.first_difference,
+            },
         }
 
     def _named(self, reading: dict[str, Any]) -> dict[str, Any]:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import html
 import json
 import math
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from workloads.quantization import error_heatmap
+from workloads.errors import GateFailed
+from workloads.quantization import error_heatmap, layers
 from workloads.quantization.report import Report, percent
+from workloads.runtime.runtime import Metrics, Runtime
 from workloads.storage.contents import REPORT_FILE
 from workloads.storage.uri import hub_name
 from workloads.system.markdown import front_matter, plain, table
@@ -17,6 +20,13 @@ from workloads.system.markdown import front_matter, plain, table
 MARKDOWN, PAGE, PICTURE = "report.md", "report.html", "layer-error.svg"
 WORST = 10
 """Layers listed by name, those with the largest error."""
+USE = {
+    "GPTQ": "```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer  # with gptqmodel and optimum installed\n\n"
+    'model = AutoModelForCausalLM.from_pretrained("path/of/this/folder", device_map="auto")\n'
+    'tokenizer = AutoTokenizer.from_pretrained("path/of/this/folder")\n```\n',
+    "GGUF": "```console\n$ llama-server -m model.gguf --jinja\n$ ollama create NAME -f Modelfile && ollama run NAME\n```\n",
+}
+"""How a model is run, by its format."""
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c2733; --faint: #6b7785; --line: #d9dfe6; --paper: #ffffff; --good: #1b7f4b; --bad: #b3261e }
 @media (prefers-color-scheme: dark) { :root { --ink: #e4e9ef; --faint: #94a0ad; --line: #37414c; --paper: #161b21; --good: #5cc98f; --bad: #ff8a80 } }
@@ -31,10 +41,36 @@ figure { margin: 0; background: #fff; border-radius: 6px } figure svg { width: 1
 """
 
 
+def publish(report: Report, folder: Path, runtime: Runtime, metrics: Metrics) -> None:
+    """The report goes beside the model. Raises GateFailed where a gate is broken: then the report alone is kept."""
+    if report.broken:
+        rejected = runtime.checkpoints.own / "rejected"
+        rejected.mkdir()
+        write(report, rejected)
+        where = runtime.reject(rejected)
+        _keep_only_layers(runtime.checkpoints.own)
+        raise GateFailed(f"{'; '.join(report.broken)}: nothing is published, the report is at {where}", metrics)
+    write(report, folder)
+    write_card(report, folder)
+    runtime.progress.update(stage="Saving")
+
+
+def _keep_only_layers(own: Path) -> None:
+    """After a broken gate: finished layers stay for a run with other gates, the working files, as large as the model once more, go."""
+    for path in [*own.iterdir(), *(own / layers.STORE).glob("attempt-*")]:
+        if path.name == layers.STORE:
+            continue
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
 def write(report: Report, folder: Path) -> None:
     """All but the card, which only a published model has."""
-    picture = error_heatmap.draw(report.layers)
-    (folder / PICTURE).write_text(picture, encoding="utf-8")
+    picture = error_heatmap.draw(report.layers) if report.layers else ""
+    if picture:
+        (folder / PICTURE).write_text(picture, encoding="utf-8")
     text = json.dumps(report.as_dict(), ensure_ascii=False, indent=2, allow_nan=False)
     (folder / REPORT_FILE).write_text(text + "\n", encoding="utf-8")
     (folder / MARKDOWN).write_text(_markdown(report), encoding="utf-8")
@@ -42,19 +78,21 @@ def write(report: Report, folder: Path) -> None:
 
 
 def _markdown(report: Report) -> str:
-    spec = report.job.spec
+    of_layers = [
+        "## Error of each layer\n",
+        f"![Error of each layer]({PICTURE})\n",
+        table(("layer", "error"), _worst(report)),
+    ]
     return "\n".join(
         [
-            f"# {report.job.metadata.name}: {spec.bits} bits\n",
-            f"`{spec.model.uri}`, quantized by GPTQ.\n",
+            f"# {report.job.metadata.name}: {report.title}\n",
+            f"`{report.job.spec.model.uri}`, {report.made}.\n",
             *(f"- {plain(line)}" for line in _gates(report)),
             "\n## What was lost\n",
             table(("", "before", "after"), _loss_table(report)),
             "## How\n",
             table(("setting", "value"), _settings_table(report)),
-            "## Error of each layer\n",
-            f"![Error of each layer]({PICTURE})\n",
-            table(("layer", "error"), _worst(report)),
+            *(of_layers if report.layers else []),
         ]
     )
 
@@ -63,21 +101,23 @@ def _page(report: Report, picture: str) -> str:
     """HTML without any other file."""
     spec = report.job.spec
     kind = "bad" if report.broken else "good"
-    inline = picture[picture.index("<svg") :]
+    of_layers = [
+        "<h2>Error of each layer</h2>",
+        f"<figure>{picture[picture.find('<svg') :]}</figure>",
+        _html_table(("layer", "error"), _worst(report)),
+    ]
     return "\n".join(
         [
             '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">',
-            f"<title>{html.escape(report.job.metadata.name)}: {spec.bits} bits</title><style>{STYLE}</style></head><body>",
-            f"<h1>{html.escape(report.job.metadata.name)}: {spec.bits} bits</h1>",
-            f'<p class="faint"><code>{html.escape(str(spec.model.uri))}</code>, quantized by GPTQ</p>',
+            f"<title>{html.escape(report.job.metadata.name)}: {report.title}</title><style>{STYLE}</style></head><body>",
+            f"<h1>{html.escape(report.job.metadata.name)}: {report.title}</h1>",
+            f'<p class="faint"><code>{html.escape(str(spec.model.uri))}</code>, {report.made}</p>',
             *(f'<p class="{kind}">{html.escape(line)}</p>' for line in _gates(report)),
             "<h2>What was lost</h2>",
             _html_table(("", "before", "after"), _loss_table(report)),
             "<h2>How</h2>",
             _html_table(("setting", "value"), _settings_table(report)),
-            "<h2>Error of each layer</h2>",
-            f"<figure>{inline}</figure>",
-            _html_table(("layer", "error"), _worst(report)),
+            *(of_layers if report.layers else []),
             "</body></html>\n",
         ]
     )
@@ -92,9 +132,9 @@ def _card(report: Report) -> str:
     spec = report.job.spec
     uri = str(spec.model.uri)
     header = {
-        "library_name": "transformers",
+        "library_name": "transformers" if spec.format == "GPTQ" else "gguf",
         "pipeline_tag": "text-generation",
-        "tags": ["literary-alpaca", "gptq", f"{spec.bits}-bit"],
+        "tags": ["literary-alpaca", *report.tags],
         **({"base_model": hub_name(uri), "base_model_relation": "quantized"} if uri.startswith("hf://") else {}),
     }
     return "\n".join(
@@ -102,9 +142,7 @@ def _card(report: Report) -> str:
             front_matter(header),
             _markdown(report),
             "## Use\n",
-            "```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer  # with gptqmodel and optimum installed\n\n"
-            'model = AutoModelForCausalLM.from_pretrained("path/of/this/folder", device_map="auto")\n'
-            'tokenizer = AutoTokenizer.from_pretrained("path/of/this/folder")\n```\n',
+            USE[spec.format],
             "## Lineage\n",
             table(
                 ("input", "uri", "digest"), [(name, found.uri, found.digest) for name, found in report.inputs.items()]
@@ -132,13 +170,12 @@ def _loss_table(report: Report) -> list[tuple[str, str, str]]:
 
 
 def _settings_table(report: Report) -> list[tuple[str, str]]:
-    spec = report.job.spec
     rows = [
-        ("bits", str(spec.bits)),
-        ("group", "a whole row" if spec.group_size == -1 else f"{spec.group_size} weights"),
-        ("zero point", "symmetric" if spec.sym else "of its own for each group"),
-        ("order of columns", report.order),
-        ("damping", f"{spec.damp_percent:g}"),
+        *(
+            _gptq_settings(report)
+            if report.tokens is None
+            else [("type", report.job.spec.gguf.type), ("tokens", str(report.tokens))]
+        ),
         ("calibration", f"{len(report.rows.calibration):,} rows, {report.rows.tokens:,} tokens"),
         ("calibration digest", report.rows.digest),
         (
@@ -151,6 +188,17 @@ def _settings_table(report: Report) -> list[tuple[str, str]]:
     if report.peak_gpu_bytes is not None:
         rows.append(("most GPU memory", _size(report.peak_gpu_bytes)))
     return rows
+
+
+def _gptq_settings(report: Report) -> list[tuple[str, str]]:
+    spec = report.job.spec
+    return [
+        ("bits", str(spec.bits)),
+        ("group", "a whole row" if spec.group_size == -1 else f"{spec.group_size} weights"),
+        ("zero point", "symmetric" if spec.sym else "of its own for each group"),
+        ("order of columns", report.order),
+        ("damping", f"{spec.damp_percent:g}"),
+    ]
 
 
 def _gates(report: Report) -> list[str]:

@@ -39,6 +39,8 @@ LIBRARIES = (
     "deepspeed",
     "gptqmodel",
     "optimum",
+    "gguf",
+    "cyllama",
 )
 """Those of them that a run imported are named in its artifact, with their versions."""
 
@@ -182,6 +184,8 @@ class Publisher:
         ]
         # Curves and the card carry times and differ between two equal runs; what is loaded does not, and it is what consumers read.
         content = set(relevant([file.path for file in files], "Model" if kind in LOADED else "File"))
+        if kind == "GGUFModel":
+            content = {name for name in content if name.endswith(".gguf")}
         artifact = contract.Artifact.model_validate(
             {
                 "kind": kind,

@@ -46,6 +46,7 @@ def mismatch(link: Link, producer: Job) -> str | None:
 NEARLY_A_MODEL: dict[OutputKind, str] = {
     "LoRAAdapter": "set merge on it, or put a MergeJob between",
     "GPTQModel": "name the job whose model was quantized",
+    "GGUFModel": "name the job whose model was written as GGUF",
 }
 """What to do with an output that comes close, where a model is wanted."""
 ELSEWHERE = "name a job that makes one"

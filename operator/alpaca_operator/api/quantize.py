@@ -1,6 +1,7 @@
-"""QuantizeJob: a model in 2 to 8 bits, measured before and after."""
+"""QuantizeJob: a model in fewer bits, or as one file for other runtimes, measured before and after."""
 
-from typing import ClassVar, Literal
+import json
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -8,8 +9,9 @@ from alpaca_operator.api.conversations import DataSource, SystemPrompt, Template
 from alpaca_operator.api.model import Spec
 from alpaca_operator.api.resource import JOB_COLUMNS, Job, JobSpec
 from alpaca_operator.api.rows import RowPolicy
-from alpaca_operator.api.rules import Rule
+from alpaca_operator.api.rules import Rule, untouched
 from alpaca_operator.api.sources import ModelSource, Source
+from alpaca_operator.api.status import OutputKind
 
 
 class Calibration(RowPolicy):
@@ -42,15 +44,38 @@ class Measurement(Spec):
     """Longest answer, in tokens. One that reaches it has not ended by itself."""
 
 
+class GGUF(Spec):
+    """A file for llama.cpp, ollama and what is built on them."""
+
+    type: Literal["F16", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_M", "Q2_K"] = "Q8_0"
+    """How weights are held, by llama.cpp's names: in 16 bits, or in about as many bits as the name begins with."""
+    min_equal_rows: float = Field(1.0, ge=0, le=1)
+    """Smallest share of the conversations that llama.cpp must cut into the very tokens that the model was trained on. Below it the step
+    fails with `GateFailed` and publishes nothing."""
+
+
+def _of_gptq(field: str, name: str, default: Any) -> Rule:
+    """``field``, ``name`` in Python, is as when nothing was said of it where the result is no GPTQ model."""
+    there = f"!has(self.{field})" if default is None else f"self.{field} == {json.dumps(default)}"
+    return Rule(
+        cel=f"self.format == 'GPTQ' || {there}",
+        holds=lambda spec: spec.format == "GPTQ" or getattr(spec, name) == default,
+        message=f"{field} is GPTQ's, and format is not GPTQ: remove {field}, or set format to GPTQ",
+    )
+
+
 class QuantizeSpec(JobSpec):
     """What to quantize, how, by what text, and where the result goes."""
 
     model: ModelSource
     """The model, not quantized. Adapters are merged first."""
-    method: Literal["GPTQ"] = "GPTQ"
-    """GPTQ (arXiv:2210.17323)."""
+    format: Literal["GPTQ", "GGUF"] = "GPTQ"
+    """`GPTQ` (arXiv:2210.17323) for transformers and vLLM, by the rows of `calibration`; `GGUF`, one file for llama.cpp and ollama, in
+    which no row weighs anything: there the rows show what was lost."""
+    gguf: GGUF = Field(default_factory=GGUF)
+    """The file. Nothing may be set here with `format: GPTQ`."""
     bits: Literal[2, 3, 4, 8] = 4
-    """Bits of a weight."""
+    """Bits of a weight. This field and those up to `trueSequential` are GPTQ's."""
     group_size: Literal[-1, 32, 64, 128, 256, 512, 1024] = 128
     """Weights that share a scale; smaller is more exact and larger on disk. The inputs of every layer must be divisible by it. -1 is
     one scale for a whole row."""
@@ -66,7 +91,7 @@ class QuantizeSpec(JobSpec):
     true_sequential: bool = True
     """Quantize the layers of a block one after the other, each seeing the error of those before."""
     calibration: Calibration
-    """The rows by which rounding errors are weighed."""
+    """The rows by which rounding errors are weighed, and whose tokens are compared with `format: GGUF`."""
     evaluation: Measurement = Field(default_factory=Measurement)
     """What the model is measured on, before and after."""
     template: TemplateName = "FromModel"
@@ -87,6 +112,18 @@ class QuantizeSpec(JobSpec):
     `GateFailed` and publishes nothing."""
 
     rules: ClassVar = (
+        _of_gptq("bits", "bits", 4),
+        _of_gptq("groupSize", "group_size", 128),
+        _of_gptq("sym", "sym", True),
+        _of_gptq("descAct", "desc_act", False),
+        _of_gptq("actGroupAware", "act_group_aware", None),
+        _of_gptq("dampPercent", "damp_percent", 0.05),
+        _of_gptq("trueSequential", "true_sequential", True),
+        Rule(
+            cel=untouched("gguf", GGUF, unless="self.format == 'GGUF'"),
+            holds=lambda spec: spec.format == "GGUF" or spec.gguf == GGUF(),
+            message="gguf is of a GGUF file, and format is not GGUF: remove gguf, or set format to GGUF",
+        ),
         Rule(
             cel="!self.descAct || !has(self.actGroupAware) || !self.actGroupAware",
             holds=lambda spec: not (spec.desc_act and spec.act_group_aware),
@@ -124,7 +161,8 @@ PERPLEXITY = (
 
 
 class QuantizeJob(Job):
-    """Quantizes a model by GPTQ on your own rows, measures what was lost, and refuses to publish what lost too much."""
+    """Quantizes a model by GPTQ on your own rows, or writes it as GGUF, measures what was lost, and refuses to publish what lost too
+    much."""
 
     short_names: ClassVar = ("qj",)
     columns: ClassVar = tuple(
@@ -139,3 +177,7 @@ class QuantizeJob(Job):
 
     kind: Literal["QuantizeJob"] = "QuantizeJob"
     spec: QuantizeSpec
+
+    @property
+    def output_kind(self) -> OutputKind:
+        return "GGUFModel" if self.spec.format == "GGUF" else "GPTQModel"
