@@ -300,14 +300,14 @@ def test_what_gradio_would_draw_as_html_is_text_and_asks_for_nothing(engine: Eng
         "``` a`b\n<div><img src=/logout?8></div>\n```", "| `a | b` |\n|---|---|\n| `a | <img src=/logout?9>` |",
         "<form action=/logout method=post><button>x</button></form>", "<video src=/logout?10></video>", "[a]:\n```\n<div><img src=/logout?11></div>\n```",
     ]  # fmt: skip
-    engine.answer = ["\n\n".join(hidden), "\n\n$$a<b$$ 完"]
+    engine.answer = ["\n\n".join(["$$a<b$$", *hidden]), "\n\n完"]
     asked: list[str] = []
     with opened(url) as page:
         page.on("request", lambda request: asked.append(request.url))
         ask(page, "画")
         expect(answers(page)).to_contain_text("完")
         idle(page)
-        expect(answers(page).locator(".katex").last).to_contain_text("a<b")
+        expect(answers(page).locator(".katex").first).to_contain_text("a<b")
         for harmful in ("img", "form", "video", ".mermaid", "svg[id^=mermaid]"):
             expect(page.locator(f"#pane-0 .bot.message .prose {harmful}")).to_have_count(0)
     assert not [each for each in asked if "logout" in each]
