@@ -213,7 +213,8 @@ def _nodes(case: Case, verdict: Verdict) -> NodesStatus | None:
     total = case.next_size
     grown = ((case.before.nodes and case.before.nodes.grown) or 0) + (total > case.resource.size)
     began = case.child or total < case.resource.nodes or grown
-    if case.resource.nodes == 1 or not began or verdict.standing is not Standing.WORKING:
+    # Stuck, it goes on with as many as before; held, it asks for all of them again.
+    if case.resource.nodes == 1 or not began or verdict.standing not in (Standing.WORKING, Standing.STUCK):
         return None
     ready = sum(pod.is_ready for pod in case.pods)
     return NodesStatus(ready=ready, total=total, display=f"{ready}/{total}", grown=grown or None)

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from alpaca_operator.api.contract import LABEL_SCOUT
+from alpaca_operator.api.status import Reason
 from alpaca_operator.cluster.objects import Pod
+from alpaca_operator.exits import Refused
 from alpaca_operator.jobs import growth, status
 from alpaca_operator.outcomes.observed import Observed, Scout
 from alpaca_operator.outcomes.verdict import Desired
@@ -81,6 +83,13 @@ def test_it_is_looked_at_again_when_it_is_time():
     assert status.requeue_after(poet(), seen(looks(unjudged(), unjudged()), after=459)).total_seconds() == 1
     over = looks(condition="Failed", when=460)
     assert status.requeue_after(poet(), seen(over, after=759)).total_seconds() == 1
+
+
+def test_with_how_many_it_goes_on_is_not_forgotten_while_a_pod_is_refused():
+    refusal = Refused(Reason.QUOTA_EXCEEDED, "exceeded quota: gpus")
+    after = status.compute(poet(), looked(up(0), child=jobset(nodes=2), refusal=refusal), None)
+    assert ready(after)["reason"] == "QuotaExceeded"
+    assert after["nodes"] == {"ready": 1, "total": 2, "display": "1/2"}
 
 
 def test_who_may_not_go_on_with_fewer_never_looks():
