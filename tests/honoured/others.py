@@ -242,10 +242,12 @@ def chat_engine(chat: Any, desk: Desk, scratch: Path) -> list[Any]:
 
 
 def chat_page(chat: Any) -> Any:
-    """What the page knows."""
+    """What the page knows, and by which names it is reached."""
+    from workloads.serving.guard import addresses
     from workloads.serving.page.settings import Settings
 
-    return Settings.read(chat, {"ALPACA_CHAT_USERNAME": "a", "ALPACA_CHAT_PASSWORD": "b"})
+    settings = Settings.read(chat, {"ALPACA_CHAT_USERNAME": "a", "ALPACA_CHAT_PASSWORD": "b"})
+    return [settings, addresses.of(chat, {}, in_pod=True)]
 
 
 def digest(value: Any) -> str:

@@ -23,7 +23,7 @@ def likeliest(logits: torch.Tensor) -> torch.Tensor:
     if logits.device.type != "cpu" or size < 2 * BLOCK:
         return logits.argmax(-1)
     whole = size - size % BLOCK
-    largest = logits[:, :whole].reshape(len(logits), -1, BLOCK).amax(-1)
+    largest = logits[:, :whole].reshape(len(logits), whole // BLOCK, BLOCK).amax(-1)
     if whole < size:
         largest = torch.cat([largest, logits[:, whole:].amax(-1, keepdim=True)], -1)
     start = largest.argmax(-1, keepdim=True) * BLOCK

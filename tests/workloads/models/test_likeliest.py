@@ -37,3 +37,8 @@ def test_what_is_no_number_is_no_hit(size: int) -> None:
     logits[1] = 0.0
     logits[1, 5] = math.nan
     assert likeliest.hits(logits, torch.tensor([0, 5])).tolist() == [False, False]
+
+
+def test_of_no_rows_there_is_none() -> None:
+    """A process that has no token to foretell in a step."""
+    assert likeliest.likeliest(torch.zeros(0, 600)).tolist() == []
