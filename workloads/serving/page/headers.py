@@ -17,7 +17,8 @@ ABOUT_GRADIO = re.compile(rb"\s*<meta\s[^>]*(?:og|twitter):[^>]*>")
 ICON = re.compile(rb"\s*<link\s[^>]*rel=\"icon\"[^>]*>")
 HEADERS = [
     (b"x-content-type-options", b"nosniff"),
-    (b"referrer-policy", b"no-referrer"),
+    # Nothing to anybody else. With no-referrer a browser would send our own forms without an origin: `null`, which is refused.
+    (b"referrer-policy", b"same-origin"),
     (b"cross-origin-resource-policy", b"same-origin"),
     (b"cross-origin-opener-policy", b"same-origin"),
     (b"permissions-policy", b"camera=(), geolocation=(), microphone=(), payment=(), usb=()"),

@@ -142,7 +142,7 @@ def test_a_browser_is_told_what_it_may_do(page: str) -> None:
     assert policy["script-src"].count("'sha256-") == told.text.count("<script") - told.text.count(" src=")
     assert (policy["img-src"], policy["media-src"], policy["frame-src"]) == ("data: blob:", "'none'", "'none'")
     assert (policy["object-src"], policy["frame-ancestors"], policy["form-action"]) == ("'none'", "'self'", "'none'")
-    assert (told.headers["x-content-type-options"], told.headers["referrer-policy"]) == ("nosniff", "no-referrer")
+    assert (told.headers["x-content-type-options"], told.headers["referrer-policy"]) == ("nosniff", "same-origin")
     assert not any(name.startswith("access-control") for name in told.headers)
 
 
