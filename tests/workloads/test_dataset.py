@@ -16,7 +16,8 @@ from alpaca_operator.api.corpus import CorpusSource
 from tests.workloads.literature import chinese
 from tests.workloads.process import Ended, Process
 from tests.workloads.process import Place as ProcessPlace
-from workloads.data import corpus, files, layouts
+from workloads.data import corpus, files
+from workloads.data.rows import Reading, read
 
 DOCUMENTS = 600
 COPIES = 60
@@ -191,8 +192,8 @@ def test_a_set_of_conversations_is_read_by_who_fine_tunes(place: Path) -> None:
     assert run(place, manifest).code == 0
     found: dict[str, set[str]] = {}
     for part, count in (("train", 36), ("validation", 4)):
-        reading = layouts.Reading()
-        talks = list(layouts.read([(DataSource(uri="pvc://a/out"), place / "out")], reading, part))
+        reading = Reading()
+        talks = list(read([(DataSource(uri="pvc://a/out"), place / "out")], reading, part))
         found[part] = {str(talk.messages[0]["content"]) for talk in talks}
         assert (len(talks), len(found[part]), sum(reading.bad.counted.values())) == (count, count, 0)
         assert len(reading.files) == 1, reading.files

@@ -125,7 +125,7 @@ class Cleaning(Spec):
     """What is mended or taken out of documents. Rules work in the order: `normalize`, presets, `rulesFile`, `rules`."""
 
     presets: list[Preset] = Field(["Characters"], max_length=8)
-    """Named sets of rules. `Characters` mends what is no text (control and zero-width characters, line ends, runs of spaces and empty lines).
+    """Named sets of rules. `Characters` mends what is no text (control and zero-width characters, line ends, spaces of other widths, runs of empty lines).
     The others take text out: `Web` rests of markup and navigation, `Advertisements` lines that advertise or ask to share, `Scans` page
     numbers and debris of character recognition, and joins lines that the page had broken."""
     rules_file: Source | None = None
