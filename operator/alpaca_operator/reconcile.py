@@ -76,8 +76,19 @@ async def reconcile(key: Key, world: World, *, live: bool = False) -> Result:
     result = await apply.update_status(resource, after, outage or exit, world)
     if exit is not None:
         return _again(exit)
+    if _status_asks_for_an_end(resource, desired, observed, world):
+        return Result(requeue_after=0.0)
     time_alone = lifecycle.requeue_after(resource, observed)
     return result.or_sooner(time_alone.total_seconds() if time_alone is not None else None)
+
+
+def _status_asks_for_an_end(resource: Resource, desired: Desired, observed: Observed, world: World) -> bool:
+    """Whether the status that was just written decides that the children stop or go: no watch brings what this operator wrote itself."""
+    now = world.resource(key_for(resource))
+    if now is None or now.metadata.resource_version == resource.metadata.resource_version:
+        return False
+    wanted = LIFECYCLES[resource.kind].desired(now, observed)
+    return wanted is not desired and wanted in (Desired.STOPPED, Desired.ABSENT)
 
 
 async def _tell_what_hinders(key: Key, exit: Exit, world: World) -> Result:

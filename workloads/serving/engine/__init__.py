@@ -2,5 +2,5 @@
 
 A request comes in at ``server.py`` (its body is ``schema.py``), becomes tokens in ``conversation.py``, waits in the queue of
 ``scheduler.py`` and is answered there, a token at a time together with all others: ``slots.py`` holds what the model remembers of
-each, ``sampling.py`` chooses, ``text.py`` makes text that may be shown. ``loading.py`` brings the model, ``service.py`` the process.
+each, ``models/sampling.py`` chooses, ``text.py`` makes text that may be shown. ``loading.py`` brings the model, ``service.py`` the process.
 """

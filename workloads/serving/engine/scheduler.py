@@ -1,7 +1,7 @@
 """The queue, and the thread that writes all answers together: one step reads a piece of waiting prompts and adds a token to every answer.
 
 Answers join and leave between steps, so a short one never waits for a long one. Who else is answered changes nothing about an answer:
-rows of the cache are apart (``slots.py``), and so are choices (``sampling.py``).
+rows of the cache are apart (``slots.py``), and so are choices (``models/sampling.py``).
 """
 
 from __future__ import annotations
