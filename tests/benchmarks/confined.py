@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 GROUPS = Path("/sys/fs/cgroup")
+PARENT = """
+import resource, subprocess, sys
+code = subprocess.call(sys.argv[2:])
+with open(sys.argv[1], "w") as told:
+    told.write(str(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss))
+sys.exit(code)
+"""
+"""A small process between: what a process had at most begins with what its parent has when it is started, and a test that ran others has much."""
 
 
 @contextmanager
@@ -36,8 +45,7 @@ def run(command: Sequence[str], cwd: Path, environ: Mapping[str, str], limit: in
     """Exit code, most bytes that the process itself had resident, and whether the kernel held it to ``limit``. What it prints lies in ``cwd``."""
     with cgroup(limit) as group, (cwd / "printed").open("w") as out:
         enter = f'echo $$ > "{group}/cgroup.procs"; ' if group else ""
-        line = ["sh", "-c", f'{enter}exec "$@"', "sh", *command]
-        process = subprocess.Popen(line, cwd=cwd, env=dict(environ), stdout=out, stderr=subprocess.STDOUT)
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        return process.returncode, usage.ru_maxrss * 1024, group is not None
+        told = cwd / "resident"
+        line = ["sh", "-c", f'{enter}exec "$@"', "sh", sys.executable, "-S", "-c", PARENT, str(told), *command]
+        code = subprocess.call(line, cwd=cwd, env=dict(environ), stdout=out, stderr=subprocess.STDOUT)
+        return code, int(told.read_text(encoding="utf-8")) * 1024, group is not None
