@@ -205,7 +205,7 @@ async def test_a_chain_ends_in_a_chat_that_answers_while_its_model_changes_and_a
     assert (row["URL"], row["REPLICAS"]) == (f"http://poet-chat.{salon.namespace}.svc:7860", "1/1")
     assert now["status"]["resolvedInputs"]["model"]["digest"] == first
     address = str(salon.bed.get("service", "poet-chat", "-n", salon.namespace)["spec"]["clusterIP"])
-    async with httpx.AsyncClient(timeout=30) as browser:
+    async with httpx.AsyncClient(timeout=30, follow_redirects=True) as browser:  # to the login
         assert (await browser.get(f"http://{address}:7860/")).status_code == 200
 
     # OpenAI's client, with the key and without.
