@@ -34,6 +34,8 @@ READS_PER_SECOND = 20
 AT_ONCE = 32
 FAILURES_BEFORE_LOG = 2
 """A pod that does not answer twice is read from the end of its log instead."""
+LOG_EVERY = 8
+"""Failures between two reads of a log that tells nothing, at the most."""
 LOG_LINES = 20
 METRICS_LIMIT = 256 * 1024
 """Bytes of /metrics that are read: vLLM's have a hundred kilobytes."""
@@ -64,6 +66,15 @@ class Target:
     late: int = 0
     foul: bool = False
     """Whether its last answer was none that a workload gives."""
+    wordless: int = 0
+    """How often in a row its log told nothing either."""
+    log_due: int = FAILURES_BEFORE_LOG
+    """The failure at which its log is read again."""
+
+    def log_told(self, *, something: bool) -> None:
+        """A log is read by way of the API server and the kubelet: of a pod that is long in starting ever more seldom."""
+        self.wordless = 0 if something else self.wordless + 1
+        self.log_due = self.failures + min(2**self.wordless, LOG_EVERY) if self.wordless else self.failures + 1
 
     def pause(self, usual: float) -> float:
         """The seconds after which to ask again: a pod that is only starting refuses at once, and costs nothing."""
@@ -136,9 +147,13 @@ class Scraper:
             target.late = 0 if in_time else target.late + 1
             metrics.SCRAPES.labels("failed").inc()
             log.debug("%s: pod %s does not answer: %s", target.key, target.pod["metadata"]["name"], error)
-            told_in_log = endpoint.in_log and (target.foul or target.failures >= FAILURES_BEFORE_LOG)
-            return await self._from_log(target.pod) if told_in_log else None
+            if not endpoint.in_log or (target.failures < target.log_due and not target.foul):
+                return None
+            told = await self._from_log(target.pod)
+            target.log_told(something=told is not None)
+            return told
         target.failures, target.late, target.foul = 0, 0, False
+        target.wordless, target.log_due = 0, FAILURES_BEFORE_LOG
         metrics.SCRAPES.labels("answered").inc()
         return scraped
 

@@ -182,6 +182,31 @@ async def test_a_pod_that_tells_nothing_at_all_leaves_the_last_figures(monkeypat
     assert found.scrapes.latest("uid-poet") is None
 
 
+@pytest.mark.parametrize(
+    ("told", "read_at"),
+    [
+        pytest.param(False, [2, 4, 8, 16, 24, 32], id="a log that tells nothing"),
+        pytest.param(True, [2, 3, 4, 5, 6, 7], id="a log that tells steps"),
+    ],
+)
+async def test_a_log_that_tells_nothing_is_read_ever_more_seldom(told: bool, read_at: list[int]) -> None:
+    """At which failures to answer it is read."""
+    kube = LogOnly(LOG if told else b"Loading weights...\n")
+    found = scraper(kube)
+    target = module.Target(POET, build.child("Pod", "poet-sft-x"))
+
+    async def refused(*_: Any) -> bytes:
+        raise Unreachable("connection refused")
+
+    reads = []
+    for failure in range(1, read_at[-1] + 1):
+        before = kube.asked
+        await found._read(target, refused)
+        if kube.asked > before:
+            reads.append(failure)
+    assert reads == read_at
+
+
 async def test_a_pod_without_an_address_is_no_error() -> None:
     found = scraper(LogOnly())
     with pytest.raises(Unreachable, match="no address yet"):
