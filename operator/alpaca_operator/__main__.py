@@ -20,9 +20,10 @@ from kubernetes.aio.config import ConfigException
 from alpaca_operator import logs, probes
 from alpaca_operator.cluster import watches
 from alpaca_operator.cluster.budget import WriteBudget
-from alpaca_operator.cluster.kube import JOB_SETS, Kube, wait_for_kinds
+from alpaca_operator.cluster.kube import Kube, wait_for_kinds
 from alpaca_operator.cluster.leader import LeaderElector
 from alpaca_operator.cluster.optional import OptionalWatch
+from alpaca_operator.cluster.resources import JOB_SETS
 from alpaca_operator.cluster.resync import Resync
 from alpaca_operator.errors import ApiError, Unreachable
 from alpaca_operator.polling.events import EventReader

@@ -11,9 +11,9 @@ from alpaca_operator.api import KINDS, Resource
 from alpaca_operator.api.resource import Job, ObjectMeta
 from alpaca_operator.api.status import Reason
 from alpaca_operator.cluster.claims import Other, claim_of
-from alpaca_operator.cluster.kube import APIS, JOB_SETS, OPTIONAL, RESOURCES, ROUTES, APIResource
 from alpaca_operator.cluster.objects import Object, Pod, controller_of
 from alpaca_operator.cluster.queue import LONGEST_DELAY, RETRIED_LONGEST, Result
+from alpaca_operator.cluster.resources import APIS, JOB_SETS, OPTIONAL, RESOURCES, ROUTES, APIResource
 from alpaca_operator.cluster.store import Key, key_of
 from alpaca_operator.diagnosis import refusals
 from alpaca_operator.diagnosis.text import one_line

@@ -14,8 +14,9 @@ from typing import Any, Literal, NamedTuple
 from alpaca_operator.api import Resource
 from alpaca_operator.api.status import Condition, Reason
 from alpaca_operator.api.text import fitted
-from alpaca_operator.cluster.kube import EVENTS, Kube
+from alpaca_operator.cluster.kube import Kube
 from alpaca_operator.cluster.objects import parse_time
+from alpaca_operator.cluster.resources import EVENTS
 from alpaca_operator.errors import ApiError, Unreachable
 from alpaca_operator.exits import Exit, Unavailable
 

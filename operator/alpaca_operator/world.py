@@ -16,9 +16,10 @@ from alpaca_operator.api.resource import Job
 from alpaca_operator.api.sources import JobReference
 from alpaca_operator.cluster.budget import WriteBudget
 from alpaca_operator.cluster.claims import Claims
-from alpaca_operator.cluster.kube import ABSENT, APIS, JOB_SETS, OPTIONAL, PODS, RESOURCES, APIResource, Kube
+from alpaca_operator.cluster.kube import Kube
 from alpaca_operator.cluster.objects import Object, Pod, controller_of
 from alpaca_operator.cluster.queue import Queue
+from alpaca_operator.cluster.resources import ABSENT, APIS, JOB_SETS, OPTIONAL, PODS, RESOURCES, APIResource
 from alpaca_operator.cluster.store import Key, Store, is_scout
 from alpaca_operator.errors import ApiError
 from alpaca_operator.exits import Exit, Unavailable, Unreadable

@@ -6,7 +6,8 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from alpaca_operator.api.model import IntOrPercent, Quantity
-from alpaca_operator.cluster.kube import PODS, Kube
+from alpaca_operator.cluster.kube import Kube
+from alpaca_operator.cluster.resources import PODS
 from alpaca_operator.errors import ApiError
 from tests.cluster.bed.controlplane import ControlPlane
 

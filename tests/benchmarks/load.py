@@ -14,7 +14,8 @@ from pathlib import Path
 
 import aiohttp
 
-from alpaca_operator.cluster.kube import APIResource, Kube
+from alpaca_operator.cluster.kube import Kube
+from alpaca_operator.cluster.resources import APIResource
 
 AT_ONCE = 32
 NAMESPACE = "default"

@@ -18,7 +18,8 @@ from typing import Any
 
 import pytest
 
-from alpaca_operator.cluster.kube import JOBS, PODS, Kube
+from alpaca_operator.cluster.kube import Kube
+from alpaca_operator.cluster.resources import JOBS, PODS
 from tests.benchmarks import load
 from tests.benchmarks.load import (
     NAMESPACE,

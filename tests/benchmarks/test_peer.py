@@ -18,7 +18,8 @@ from typing import Any
 
 import pytest
 
-from alpaca_operator.cluster.kube import JOBS, APIResource, Kube
+from alpaca_operator.cluster.kube import Kube
+from alpaca_operator.cluster.resources import JOBS, APIResource
 from tests.benchmarks import load, trainer_peer
 from tests.benchmarks.load import NAMESPACE, OUR_AGENTS, Audit, arrivals, at_once, cpu_seconds, resident_mib
 from tests.cluster.bed import pins

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from alpaca_operator.cluster.kube import JOB_SETS, PODS
+from alpaca_operator.cluster.resources import JOB_SETS, PODS
 from tests.benchmarks import kwok, load, test_peer, trainer_peer
 from tests.benchmarks.load import NAMESPACE, OUR_AGENTS, Audit, arrivals, at_once, cpu_seconds
 from tests.benchmarks.test_peer import TRAINJOBS, Contender, Figures, connected, settled, table

@@ -12,7 +12,8 @@ from typing import Any
 
 from alpaca_operator.api.contract import LABEL_NAME, ExitCode, Termination
 from alpaca_operator.api.status import Reason
-from alpaca_operator.cluster.kube import PODS, APIResource, Kube
+from alpaca_operator.cluster.kube import Kube
+from alpaca_operator.cluster.resources import PODS, APIResource
 from alpaca_operator.errors import ApiError, Unreachable
 
 Object = dict[str, Any]

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from alpaca_operator.cluster.kube import EVENTS, JOBS, PODS, RESOURCES, Kube
+from alpaca_operator.cluster.kube import Kube
+from alpaca_operator.cluster.resources import EVENTS, JOBS, PODS, RESOURCES
 from tests.cluster.bed.controlplane import ControlPlane
 from tests.operator.kubelet import NODES, Kubelet
 from tests.operator.process import OperatorProcess

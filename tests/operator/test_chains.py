@@ -13,7 +13,7 @@ import pytest
 
 from alpaca_operator.api.contract import ANNOTATION_CONFIG, ExitCode
 from alpaca_operator.api.status import Reason
-from alpaca_operator.cluster.kube import PODS
+from alpaca_operator.cluster.resources import PODS
 from tests.operator.kubelet import Outcome
 from tests.operator.process import OperatorProcess
 from tests.operator.team import SFTJOBS, Object, Team, conditions, ready

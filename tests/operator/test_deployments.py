@@ -12,7 +12,16 @@ import pytest
 
 from alpaca_operator.api.contract import ANNOTATION_CONFIG, ANNOTATION_INPUTS, LABEL_KIND, ExitCode
 from alpaca_operator.api.status import Reason
-from alpaca_operator.cluster.kube import BUDGETS, DEPLOYMENTS, EVENTS, PODS, RESOURCES, ROUTES, SERVICES, APIResource
+from alpaca_operator.cluster.resources import (
+    BUDGETS,
+    DEPLOYMENTS,
+    EVENTS,
+    PODS,
+    RESOURCES,
+    ROUTES,
+    SERVICES,
+    APIResource,
+)
 from tests.cluster.bed.controlplane import ControlPlane
 from tests.operator.kubelet import Outcome
 from tests.operator.process import OperatorProcess

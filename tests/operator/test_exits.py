@@ -11,8 +11,8 @@ import pytest
 from alpaca_operator.api import KINDS
 from alpaca_operator.api.contract import CONTAINER, Published, Termination
 from alpaca_operator.api.status import Reason
-from alpaca_operator.cluster.kube import APIResource
 from alpaca_operator.cluster.queue import LONGEST_DELAY, Result
+from alpaca_operator.cluster.resources import APIResource
 from alpaca_operator.cluster.store import Key, Store
 from alpaca_operator.errors import ApiError, Unreachable
 from alpaca_operator.reconcile import _work_on, reconcile, reconcile_or_report

@@ -9,7 +9,7 @@ import pytest
 
 from alpaca_operator.api.contract import LABEL_MANAGED_BY, LABEL_UID
 from alpaca_operator.api.status import Reason
-from alpaca_operator.cluster.kube import JOBS, PODS
+from alpaca_operator.cluster.resources import JOBS, PODS
 from tests.operator.kubelet import INTERRUPTED, Outcome
 from tests.operator.process import OperatorProcess
 from tests.operator.team import Team, conditions, ready

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from alpaca_operator.api.contract import LABEL_SCOUT
-from alpaca_operator.cluster.kube import JOB_SETS, JOBS, NETWORK_POLICIES
+from alpaca_operator.cluster.resources import JOB_SETS, JOBS, NETWORK_POLICIES
 from tests.cluster.bed import binaries
 from tests.operator.process import OperatorProcess
 from tests.operator.team import Team, ready

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from alpaca_operator.cluster.kube import DEPLOYMENTS, EVENTS, RESOURCES, Kube
+from alpaca_operator.cluster.kube import Kube
+from alpaca_operator.cluster.resources import DEPLOYMENTS, EVENTS, RESOURCES
 from tests.cluster.bed.controlplane import ControlPlane
 from tests.operator.process import OperatorProcess, operator
 from tests.operator.team import Object, Team

@@ -14,9 +14,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from alpaca_operator.cluster.kube import LEASES, Kube
+from alpaca_operator.cluster.kube import Kube
 from alpaca_operator.cluster.leader import holder_of, is_held
 from alpaca_operator.cluster.objects import Object
+from alpaca_operator.cluster.resources import LEASES
 from alpaca_operator.errors import ApiError
 from alpaca_operator.settings import Settings
 

@@ -1,4 +1,4 @@
-"""The API server, as plain dicts. The one file that speaks HTTP to it, besides kopf's watches.
+"""The API server, as plain dicts. All that the operator says to it goes through here, besides kopf's watches.
 
 ``kubernetes.aio`` gives authentication (kubeconfigs with exec plugins, rotated service account tokens) and TLS. Its typed models
 are not used: they refuse fields that a newer server adds. Nor is its retry logic: the queue tries again, with everything read anew.
@@ -9,24 +9,21 @@ from __future__ import annotations
 import asyncio
 import builtins
 import json
-import os
-import re
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Self
-from urllib.parse import quote, urlencode, urlsplit
-from urllib.request import getproxies, proxy_bypass
+from urllib.parse import urlencode
 
 import aiohttp
-from kubernetes.aio import config as kube_config
 from kubernetes.aio.client.api_client import ApiClient
-from kubernetes.aio.client.configuration import Configuration
 
 from alpaca_operator import __version__, metrics
-from alpaca_operator.api import GROUP, KINDS, PLURALS, VERSION
+from alpaca_operator.api import GROUP, KINDS, VERSION
 from alpaca_operator.api.contract import PROGRESS_LIMIT
+from alpaca_operator.cluster.access import configuration
+from alpaca_operator.cluster.http import Request, api_error, error_text, lines, read_capped, warning_text
 from alpaca_operator.cluster.objects import Object
+from alpaca_operator.cluster.resources import APIS, APIResource
 from alpaca_operator.errors import ApiError, Unreachable
 
 TIMEOUT = aiohttp.ClientTimeout(total=30, connect=5)
@@ -47,50 +44,6 @@ STRICT = {"fieldValidation": "Strict"}
 """A field that the API server does not know is refused: left out, it would be a setting that was asked for and is not there."""
 IDENTITY = ("name", "namespace", "uid", "resourceVersion")
 METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
-
-
-@dataclass(frozen=True, slots=True)
-class APIResource:
-    """A type of objects, as the API server addresses it."""
-
-    group: str
-    version: str
-    plural: str
-    kind: str
-
-    @property
-    def api_version(self) -> str:
-        return f"{self.group}/{self.version}" if self.group else self.version
-
-    def path(self, namespace: str | None = None, name: str | None = None, part: str | None = None) -> str:
-        root = f"/apis/{self.group}/{self.version}" if self.group else f"/api/{self.version}"
-        parts = [root, *(["namespaces", quote(namespace)] if namespace else []), self.plural]
-        return "/".join([*parts, *([quote(name, safe=":")] if name else []), *([part] if part else [])])
-
-
-RESOURCES = {kind: APIResource(GROUP, VERSION, PLURALS[kind], kind) for kind in KINDS}
-JOBS = APIResource("batch", "v1", "jobs", "Job")
-PODS = APIResource("", "v1", "pods", "Pod")
-DEPLOYMENTS = APIResource("apps", "v1", "deployments", "Deployment")
-REPLICA_SETS = APIResource("apps", "v1", "replicasets", "ReplicaSet")
-SERVICES = APIResource("", "v1", "services", "Service")
-BUDGETS = APIResource("policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget")
-ROUTES = APIResource("gateway.networking.k8s.io", "v1", "httproutes", "HTTPRoute")
-JOB_SETS = APIResource("jobset.x-k8s.io", "v1alpha2", "jobsets", "JobSet")
-NETWORK_POLICIES = APIResource("networking.k8s.io", "v1", "networkpolicies", "NetworkPolicy")
-EVENTS = APIResource("events.k8s.io", "v1", "events", "Event")
-LEASES = APIResource("coordination.k8s.io", "v1", "leases", "Lease")
-
-CHILDREN = (JOBS, DEPLOYMENTS, REPLICA_SETS, SERVICES, BUDGETS, PODS)
-"""What belongs to our resources, and is watched. ReplicaSets stand between a Deployment and its pods: by them its pods are known."""
-OPTIONAL = (ROUTES, JOB_SETS, NETWORK_POLICIES)
-"""What may belong to them in a cluster that has it, and is not watched by kopf: a watch on what does not exist would be no watch, and policies
-are few and nobody waits for them."""
-ABSENT = (403, 404)
-"""How the API server answers for a kind that it does not have, or that we may not read: an older role may lack it."""
-WATCHED = {api.kind: api for api in (*RESOURCES.values(), *CHILDREN)}
-APIS = WATCHED | {api.kind: api for api in OPTIONAL}
-"""What the operator knows of, by kind."""
 
 
 class Kube:
@@ -193,9 +146,9 @@ class Kube:
         path, timeout = api.path(namespace), aiohttp.ClientTimeout(total=WATCH_SECONDS + 30, connect=5)
         async with self.request("GET", path, query=query, timeout=timeout) as response:
             if response.status != 200:
-                raise _error(response, await read_capped(response, PROGRESS_LIMIT))
+                raise api_error(response, await read_capped(response, PROGRESS_LIMIT))
             try:
-                async for line in _lines(response):
+                async for line in lines(response):
                     event = json.loads(line)
                     if event["type"] == "ERROR":
                         status = event["object"]
@@ -321,7 +274,7 @@ class Kube:
                     size.append(len(content))
                 answer: Object = json.loads(content)
                 return answer
-            raise _error(response, content)
+            raise api_error(response, content)
 
     def request(
         self,
@@ -348,125 +301,6 @@ class Kube:
             json.dumps(body, separators=(",", ":")).encode() if body is not None else None,
             timeout,
         )
-
-
-@dataclass(slots=True)
-class Request:
-    """An answer to be read within ``async with``. Redirects are not followed: the server has no need of them, and what a pod
-    sends through it must not lead elsewhere."""
-
-    client: ApiClient
-    session: aiohttp.ClientSession
-    method: str
-    path: str
-    headers: dict[str, str]
-    body: bytes | None
-    timeout: aiohttp.ClientTimeout
-    response: aiohttp.ClientResponse | None = None
-
-    async def __aenter__(self) -> aiohttp.ClientResponse:
-        await self.client.update_params_for_auth(self.headers, [], ["BearerToken"], self.path, self.method, None)
-        settings = self.client.configuration
-        try:
-            self.response = await self.session.request(
-                self.method,
-                settings.host + self.path,
-                headers=self.headers,
-                data=self.body,
-                timeout=self.timeout,
-                allow_redirects=False,
-                server_hostname=settings.tls_server_name or None,
-                proxy=settings.proxy or None,
-            )
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise Unreachable(f"{self.method} {self.path}: {error_text(error)}") from error
-        return self.response
-
-    async def __aexit__(self, *_: object) -> None:
-        if self.response is not None:
-            self.response.release()
-
-
-async def configuration(kubeconfig: str | None = None) -> Configuration:
-    """Where the API server is and how to log in: the file given, the service account within a cluster, else KUBECONFIG or
-    ~/.kube/config."""
-    found = Configuration()
-    if kubeconfig is None and in_cluster():
-        kube_config.load_incluster_config(client_configuration=found)
-    else:
-        # Read by name, for kubernetes.aio reads KUBECONFIG once, when it is imported.
-        file = kubeconfig or os.environ.get("KUBECONFIG") or "~/.kube/config"
-        await kube_config.load_kube_config(config_file=file, client_configuration=found)
-    # The environment's proxy is looked up here, once; left to aiohttp, each request does it, in a thread.
-    found.proxy = found.proxy or _proxy_of_environment(found.host)
-    found.client_session_kwargs = {"trust_env": False}
-    return found
-
-
-def _proxy_of_environment(host: str) -> str | None:
-    url = urlsplit(host)
-    return None if proxy_bypass(url.hostname or "") else getproxies().get(url.scheme)
-
-
-def in_cluster() -> bool:
-    """A KUBECONFIG given explicitly wins, so that a pod can run an operator for another cluster."""
-    return "KUBERNETES_SERVICE_HOST" in os.environ and not os.environ.get("KUBECONFIG")
-
-
-async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-    """However long they are: aiohttp's own refuse those above its buffer."""
-    rest = b""
-    async for piece in response.content.iter_any():
-        *lines, rest = (rest + piece).split(b"\n")
-        for line in lines:
-            yield line
-
-
-async def read_capped(response: aiohttp.ClientResponse, limit: int) -> bytes:
-    """The answer, or its first ``limit`` bytes; the rest is not read."""
-    content = bytearray()
-    try:
-        async for piece in response.content.iter_any():
-            content += piece
-            if len(content) > limit:
-                response.close()
-                break
-    except (aiohttp.ClientError, TimeoutError) as error:
-        raise Unreachable(f"GET {response.url.path}: {error_text(error)}") from error
-    return bytes(content[:limit])
-
-
-WARNING = re.compile(r'\d{3} \S+ "(?P<text>.*)"', re.DOTALL)
-
-
-def warning_text(header: str) -> str:
-    """Of a header as RFC 7234 has it: `299 - "text"`, with quotes and backslashes escaped."""
-    found = WARNING.match(header)
-    return re.sub(r"\\(.)", r"\1", found["text"]) if found else header
-
-
-def error_text(error: BaseException) -> str:
-    """A timeout's own text is empty."""
-    return str(error) or type(error).__name__
-
-
-def _error(response: aiohttp.ClientResponse, content: bytes) -> ApiError:
-    try:
-        body = json.loads(content)
-    except ValueError:
-        body = {}
-    status = body if isinstance(body, dict) else {}
-    return ApiError(
-        response.status,
-        str(status.get("reason") or response.reason or ""),
-        str(status.get("message") or content[:500].decode(errors="replace")),
-        _seconds(response.headers.get("Retry-After", "")),
-    )
-
-
-def _seconds(header: str) -> float:
-    """Of Retry-After; a date, which the API server does not send, counts as none."""
-    return float(header) if header.isdecimal() else 0.0
 
 
 async def wait_for_kinds(kube: Kube, poll_seconds: float, say: Callable[[str], None]) -> None:

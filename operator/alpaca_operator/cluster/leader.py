@@ -15,7 +15,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from alpaca_operator import metrics
-from alpaca_operator.cluster.kube import LEASES, Kube
+from alpaca_operator.cluster.kube import Kube
+from alpaca_operator.cluster.resources import LEASES
 from alpaca_operator.errors import ApiError, NotLeading, Unreachable
 from alpaca_operator.settings import Settings
 

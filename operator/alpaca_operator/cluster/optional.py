@@ -6,8 +6,9 @@ import asyncio
 import logging
 from dataclasses import dataclass, field
 
-from alpaca_operator.cluster.kube import ABSENT, APIResource, Kube
+from alpaca_operator.cluster.kube import Kube
 from alpaca_operator.cluster.queue import Queue
+from alpaca_operator.cluster.resources import ABSENT, APIResource
 from alpaca_operator.cluster.store import Key, Store, key_of
 from alpaca_operator.cluster.watches import MANAGED_SELECTOR, delay, wake
 from alpaca_operator.errors import ApiError, Unreachable

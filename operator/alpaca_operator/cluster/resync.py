@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 
 from alpaca_operator import metrics
 from alpaca_operator.api import KINDS
-from alpaca_operator.cluster.kube import ABSENT, OPTIONAL, WATCHED, APIResource, Kube
+from alpaca_operator.cluster.kube import Kube
 from alpaca_operator.cluster.objects import Object
 from alpaca_operator.cluster.queue import Queue
+from alpaca_operator.cluster.resources import ABSENT, OPTIONAL, WATCHED, APIResource
 from alpaca_operator.cluster.store import Key, Store, is_newer, key_of, version
 from alpaca_operator.cluster.watches import MANAGED_SELECTOR
 from alpaca_operator.errors import ApiError, Rewound, Unreachable

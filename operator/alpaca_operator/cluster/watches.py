@@ -9,9 +9,11 @@ import kopf
 
 from alpaca_operator.api import KINDS
 from alpaca_operator.api.contract import LABEL_INDEX, LABEL_MANAGED_BY, MANAGED_BY
-from alpaca_operator.cluster.kube import CHILDREN, FIRST_PAGE, WATCHED, configuration
+from alpaca_operator.cluster.access import configuration
+from alpaca_operator.cluster.kube import FIRST_PAGE
 from alpaca_operator.cluster.objects import Object, controller_of
 from alpaca_operator.cluster.queue import Queue
+from alpaca_operator.cluster.resources import CHILDREN, WATCHED
 from alpaca_operator.cluster.store import Key, Store
 from alpaca_operator.errors import ApiError, Unreachable
 

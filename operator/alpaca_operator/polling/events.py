@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from alpaca_operator.cluster.kube import EVENTS, Kube
+from alpaca_operator.cluster.kube import Kube
 from alpaca_operator.cluster.objects import Object, condition
+from alpaca_operator.cluster.resources import EVENTS
 from alpaca_operator.cluster.store import Key, is_newer, version
 from alpaca_operator.diagnosis import refusals
 from alpaca_operator.exits import Exit

@@ -17,10 +17,12 @@ from alpaca_operator.api import KINDS
 from alpaca_operator.api.contract import API_PORT, CONTAINER, PROGRESS_LIMIT, PROGRESS_PORT, Progress
 from alpaca_operator.api.resource import Job
 from alpaca_operator.chats import traffic
-from alpaca_operator.cluster import kube as kubernetes
-from alpaca_operator.cluster.kube import PODS, Kube, error_text, read_capped
+from alpaca_operator.cluster import access
+from alpaca_operator.cluster.http import error_text, read_capped
+from alpaca_operator.cluster.kube import Kube
 from alpaca_operator.cluster.objects import Object, Pod
 from alpaca_operator.cluster.queue import Queue
+from alpaca_operator.cluster.resources import PODS
 from alpaca_operator.cluster.store import Key, Store
 from alpaca_operator.errors import ApiError, Unreachable
 from alpaca_operator.polling.answers import ScrapeCache, Scraped
@@ -100,7 +102,7 @@ class Scraper:
     async def run(self) -> None:
         """Until cancelled."""
         through_server = self.settings.progress_via == "APIServer" or (
-            self.settings.progress_via == "Auto" and not kubernetes.in_cluster()
+            self.settings.progress_via == "Auto" and not access.in_cluster()
         )
         timeout = aiohttp.ClientTimeout(total=self.settings.progress_timeout_seconds)
         # A session of its own: what goes to pods must not carry the API server's credentials.

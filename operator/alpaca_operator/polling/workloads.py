@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from alpaca_operator.api.contract import KUEUE_PREFIX
-from alpaca_operator.cluster.kube import ABSENT, APIResource, Kube
+from alpaca_operator.cluster.kube import Kube
 from alpaca_operator.cluster.objects import Object, condition
+from alpaca_operator.cluster.resources import ABSENT, APIResource
 from alpaca_operator.cluster.store import Key
 from alpaca_operator.diagnosis.text import one_line
 from alpaca_operator.errors import ApiError

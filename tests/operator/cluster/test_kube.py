@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
-from alpaca_operator.cluster.kube import FIRST_PAGE, LARGEST_PAGE, PAGE_BYTES, RESOURCES, Kube, warning_text
+from alpaca_operator.cluster.http import warning_text
+from alpaca_operator.cluster.kube import FIRST_PAGE, LARGEST_PAGE, PAGE_BYTES, Kube
+from alpaca_operator.cluster.resources import RESOURCES
 
 SFTJOBS = RESOURCES["SFTJob"]
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from alpaca_operator.cluster.kube import APIResource
 from alpaca_operator.cluster.queue import Queue
+from alpaca_operator.cluster.resources import APIResource
 from alpaca_operator.cluster.resync import Resync
 from alpaca_operator.cluster.store import Key, Store
 from alpaca_operator.errors import Rewound

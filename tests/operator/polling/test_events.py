@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from alpaca_operator.api.status import Reason
-from alpaca_operator.cluster.kube import APIResource
 from alpaca_operator.cluster.queue import Queue
+from alpaca_operator.cluster.resources import APIResource
 from alpaca_operator.cluster.store import Key
 from alpaca_operator.errors import ApiError
 from alpaca_operator.exits import Refused
