@@ -15,10 +15,12 @@ from workloads.data.chat_templates import loading
 from workloads.data.chat_templates.template import Template
 from workloads.errors import InputError, SpecError
 from workloads.models import inference, model_request
+from workloads.models.configuration import configuration
 from workloads.models.inference import LoadedModel
 from workloads.models.model_request import InspectedModel, ModelRequest
+from workloads.serving.engine import attention
 from workloads.serving.engine.model_specs import ModelSpec, model_specs
-from workloads.serving.engine.scheduler import PROMPT_PIECE, Scheduler, Watcher
+from workloads.serving.engine.scheduler import Scheduler, Watcher
 from workloads.serving.engine.served_model import Defaults, ServedModel
 from workloads.storage import sources
 from workloads.storage.hashing import HashCache
@@ -47,6 +49,7 @@ def load(
     inspected = []
     for spec in model_specs(job):  # all of them, before the first is read: that may take minutes
         model = model_request.inspect_request(_request(spec, inputs))
+        attention.check(configuration(model.base, model.request.label), spec.name)
         inspected.append((spec, model, _template(spec, inputs, model)))
     loaded = []
     for spec, model, template in inspected:
@@ -107,6 +110,7 @@ def _served(
         torch.compiler.set_stance(
             "force_eager"
         )  # GPTQModel would have its kernels compiled, and an image has no compiler
+    attention.prepare(found.model)
     limits = job.spec.limits
     positions = _positions(found, sharers)
     if positions < FEWEST_POSITIONS:
@@ -137,7 +141,8 @@ def _served(
             positions=positions,
             vocabulary_size=tokenize.rows_of(tokenizer),
             watcher=watcher,
-            piece=context if found.changes_with_length else PROMPT_PIECE,
+            piece=context if found.changes_with_length else None,
+            remembers=not found.changes_with_length,
             before=found.start_anew if found.changes_with_length else lambda: None,
         ),
         context=context,

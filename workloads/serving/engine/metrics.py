@@ -40,7 +40,12 @@ class Metrics:
         self._requests = Counter(
             "alpaca_chat_requests", "Requests by how they ended", ["outcome"], registry=self._registry
         )
-        self._tokens = Counter("alpaca_chat_tokens", "Tokens read and written", ["kind"], registry=self._registry)
+        self._tokens = Counter(
+            "alpaca_chat_tokens",
+            "Tokens by kind: those of prompts that were read (prompt), those that were known from before (reused), those written (completion)",
+            ["kind"],
+            registry=self._registry,
+        )
         self._first = Histogram(
             "alpaca_chat_time_to_first_token_seconds",
             "From a request's arrival to the first token of its answer, time in the queue included",
@@ -52,7 +57,7 @@ class Metrics:
         )
         for outcome in OUTCOMES:
             self._requests.labels(outcome)
-        for kind in ("prompt", "completion"):
+        for kind in ("prompt", "reused", "completion"):
             self._tokens.labels(kind)
         self._lock = threading.Lock()
         self._recent: deque[tuple[float, int]] = deque()
@@ -81,6 +86,9 @@ class Metrics:
 
     def prompt_tokens(self, count: int) -> None:
         self._tokens.labels("prompt").inc(count)
+
+    def reused_tokens(self, count: int) -> None:
+        self._tokens.labels("reused").inc(count)
 
     def completion_tokens(self, count: int) -> None:
         self._tokens.labels("completion").inc(count)

@@ -23,6 +23,8 @@ PASSED_OVER = frozenset(
     }
 )  # fmt: skip
 """Known to OpenAI's API or to vLLM's, and without a say in what a model of ours answers."""
+ASKERS = ("safety_identifier", "user")
+"""Of those, the ones by which OpenAI's clients tell their users apart: they take turns."""
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "n": (1,), "best_of": (1,), "logprobs": (False, 0), "top_logprobs": (0,), "logit_bias": ({},), "echo": (False,), "suffix": ("",),
     "tools": ([],), "tool_choice": ("none", "auto"), "functions": ([],), "function_call": ("none", "auto"),
@@ -99,6 +101,12 @@ class Request(BaseModel):
     @property
     def longest(self) -> int | None:
         return self.max_tokens
+
+    @property
+    def asker(self) -> str:
+        """The user that a client asks for, where it says."""
+        extra = self.model_extra or {}
+        return next((name for field in ASKERS if isinstance(name := extra.get(field), str)), "")
 
     @property
     def wants_usage(self) -> bool:

@@ -9,8 +9,9 @@ from typing import Any
 from workloads.data.chat_templates.template import Template
 from workloads.models.sampling import Controls
 from workloads.serving.engine import conversation, text
+from workloads.serving.engine.answer import Answer
 from workloads.serving.engine.conversation import Prompt, Room
-from workloads.serving.engine.scheduler import Answer, Scheduler
+from workloads.serving.engine.scheduler import Scheduler
 from workloads.serving.engine.schema import ChatRequest, CompletionRequest, Request
 from workloads.serving.engine.text import Pieces, Writer
 from workloads.serving.refusal import Refusal

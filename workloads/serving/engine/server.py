@@ -28,8 +28,8 @@ from workloads.serving.guard.scope import header
 from workloads.serving.refusal import Refusal, cut
 
 if TYPE_CHECKING:  # they bring torch: the port is open before it is imported
+    from workloads.serving.engine.answer import Answer
     from workloads.serving.engine.conversation import Prompt
-    from workloads.serving.engine.scheduler import Answer
     from workloads.serving.engine.served_model import ServedModel
 
 LARGEST_BODY = 4 * 1024 * 1024
@@ -235,6 +235,7 @@ async def _answer(engine: Engine, request: Request, kind: type[ChatRequest] | ty
         served = engine.find(asked.model)
         served.scheduler.refuse_when_full()
         answer, prompt = await asyncio.to_thread(served.ask, asked)
+    answer.key = asked.asker or (request.client.host if request.client else "")
     if engine.draining:
         raise refusals.draining()
     stream = served.scheduler.submit(answer)
@@ -335,9 +336,14 @@ class _ResponseBuilder:
             {**self._chunk_head, "choices": [{"index": 0, **content, "logprobs": None, "finish_reason": reason}]}
         )
 
-    def _usage(self, ending: Ending) -> dict[str, int]:
+    def _usage(self, ending: Ending) -> dict[str, Any]:
         prompt = len(self._prompt.ids)
-        return {"prompt_tokens": prompt, "completion_tokens": ending.tokens, "total_tokens": prompt + ending.tokens}
+        return {
+            "prompt_tokens": prompt,
+            "completion_tokens": ending.tokens,
+            "total_tokens": prompt + ending.tokens,
+            "prompt_tokens_details": {"cached_tokens": self._answer.reused},
+        }
 
     def _extra(self) -> dict[str, Any]:
         """What OpenAI's API does not know: clients pass it over or show it."""

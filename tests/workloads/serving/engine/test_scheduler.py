@@ -3,53 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from workloads.models.sampling import Controls
-from workloads.serving.engine.scheduler import Answer, Scheduler
-from workloads.serving.engine.text import Writer
+from tests.workloads.serving.engine.answers import CONTROLS, LONGEST, Held, answer, generated, ids, started
+from workloads.serving.engine.scheduler import Scheduler
 from workloads.serving.refusal import Refusal
-
-LONGEST = 40
-QUESTIONS = ["山", "第7问：赵先生喜欢什么？" * 6, "他喜欢水。", "0123", "云" * 50, "月", "松石" * 9, "hello"]
-"""Of very different lengths."""
-CONTROLS = {
-    "the likeliest token": {"temperature": 0.0},
-    "repetition penalty": {"temperature": 0.0, "repetition_penalty": 1.3},
-    "temperature": {"temperature": 0.7},
-    "top_k": {"temperature": 1.0, "top_k": 5},
-    "top_p": {"temperature": 1.3, "top_p": 0.8},
-    "all of them": {"temperature": 0.8, "top_k": 20, "top_p": 0.9, "repetition_penalty": 1.1},
-}
-
-
-class Letters:
-    """Pieces that name the token."""
-
-    def of(self, number: int) -> bytes:
-        return f"{number} ".encode()
-
-
-@pytest.fixture(scope="module")
-def model(shelf: Path) -> Any:
-    from transformers import AutoModelForCausalLM
-
-    return AutoModelForCausalLM.from_pretrained(shelf / "base", dtype=torch.float32).eval()
-
-
-@pytest.fixture(scope="module")
-def prompts(shelf: Path) -> list[list[int]]:
-    from workloads.data.tokenizer_io import load_tokenizer
-
-    tokenizer = load_tokenizer(shelf / "base")
-    return [[1, *tokenizer(question, add_special_tokens=False).input_ids] for question in QUESTIONS]
 
 
 @pytest.fixture
@@ -57,48 +20,6 @@ def scheduler(model: Any) -> Iterator[Scheduler]:
     made = started(model)
     yield made
     made.close()
-
-
-def started(model: Any, **options: Any) -> Scheduler:
-    made = Scheduler(model, **{"max_batch": 16, "max_queue": 64, "positions": 10**6, **options})
-    made.start()
-    return made
-
-
-def answer(
-    prompt: list[int], timeout: float = 600, ends: frozenset[int] = frozenset(), stop: str = "", **controls: Any
-) -> Answer:
-    settings = {
-        "temperature": 0.0,
-        "top_p": 1.0,
-        "top_k": 0,
-        "repetition_penalty": 1.0,
-        "max_tokens": LONGEST,
-        **controls,
-    }
-    writer = Writer(Letters(), stops=[stop])  # type: ignore[arg-type]
-    return Answer(list(prompt), Controls(**settings), writer, ends, timeout)
-
-
-async def ids(scheduler: Scheduler, asked: Answer) -> list[int]:
-    return [int(number) for number in (await scheduler.submit(asked).whole()).split()]
-
-
-def generated(model: Any, prompt: list[int], seed: int, **controls: Any) -> list[int]:
-    """What plain `generate` writes."""
-    torch.manual_seed(seed)
-    draws = {key: controls[key] for key in ("temperature", "top_k", "top_p") if key in controls}
-    with torch.inference_mode():
-        out = model.generate(
-            torch.tensor([prompt]),
-            attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
-            max_new_tokens=LONGEST,
-            eos_token_id=None,
-            pad_token_id=0,
-            repetition_penalty=controls.get("repetition_penalty", 1.0),
-            **({"do_sample": True, "top_k": 0} | draws if draws.get("temperature") else {"do_sample": False}),
-        )
-    return out[0, len(prompt) :].tolist()
 
 
 @pytest.mark.parametrize("name", CONTROLS)
@@ -165,21 +86,6 @@ async def test_rows_of_the_head_without_a_token_are_never_chosen(model: Any, pro
     scheduler.close()
 
 
-class Held:
-    """A model whose steps wait until they are let go."""
-
-    def __init__(self, model: Any) -> None:
-        self._model = model
-        self.device, self.dtype = model.device, model.dtype
-        self.gate = threading.Event()
-        self.steps = 0
-
-    def __call__(self, **inputs: Any) -> Any:
-        self.gate.wait(60)
-        self.steps += 1
-        return self._model(**inputs)
-
-
 async def test_a_full_queue_refuses_at_once_and_says_when_to_come_back(model: Any, prompts: list[list[int]]) -> None:
     held = Held(model)
     scheduler = started(held, max_batch=1, max_queue=2)
@@ -243,34 +149,26 @@ async def test_memory_for_few_positions_lets_answers_wait_instead_of_failing(
     assert max(seen) == 2
 
 
-class Weighed:
-    """A model that looks at every step how much the cache of its scheduler holds."""
+class Weighed(Held):
+    """A model that looks at every step how much the rows of its scheduler hold."""
 
     def __init__(self, model: Any) -> None:
-        self._model = model
+        super().__init__(model)
+        self.gate.set()
         self.scheduler: Scheduler | None = None
         self.most = 0
         """Bytes."""
         self.together = 0
-        """Rows in one step."""
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._model, name)
+        """Answers in one step."""
 
     def __call__(self, **inputs: Any) -> Any:
-        out = self._model(**inputs)
+        out = super().__call__(**inputs)
         assert self.scheduler is not None
-        caches = [self.scheduler._slots, *(reading.cache for reading in self.scheduler._reading)]
-        tensors = [
-            tensor
-            for cache in caches
-            for layer in cache.layers
-            for tensor in (layer.keys, layer.values)
-            if tensor is not None
-        ]
+        rows = self.scheduler._rows
+        tensors = [tensor for part in (*rows.living, *rows.groups, *rows.over) for tensor in (*part.keys, *part.values)]
         stored = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
         self.most = max(self.most, sum(stored.values()))
-        self.together = max(self.together, len(inputs["input_ids"]))
+        self.together = max(self.together, len(inputs["logits_to_keep"]))
         return out
 
 
@@ -288,7 +186,7 @@ async def test_the_cache_holds_no_more_bytes_than_answers_were_let_in_for(
 ) -> None:
     from workloads.models.inference import LoadedModel
 
-    positions = 3 * max(prompt + answer for prompt, answer in lengths)
+    positions = 2 * max(prompt + answer for prompt, answer in lengths)
     weighed = Weighed(model)
     scheduler = weighed.scheduler = Scheduler(weighed, max_batch=16, max_queue=64, positions=positions, piece=64)
     scheduler.start()
@@ -297,7 +195,7 @@ async def test_the_cache_holds_no_more_bytes_than_answers_were_let_in_for(
     scheduler.close()
     a_position = LoadedModel(model, None, 512, "Model", {}).bytes_per_position  # type: ignore[arg-type]
     assert weighed.most <= positions * a_position
-    assert weighed.together >= 3
+    assert weighed.together >= 2
     alone = dict(zip(lengths, together, strict=True))
     assert [alone[each] for each in lengths] == together
 
@@ -309,10 +207,13 @@ class Failing(Held):
         super().__init__(model)
         self.gate.set()
         self.error, self.times = error, times
+        self.look: Callable[[], int] = lambda: 0
+        self.in_use = 0
 
     def __call__(self, **inputs: Any) -> Any:
         if self.times:
             self.times -= 1
+            self.in_use = self.look()
             raise self.error
         return super().__call__(**inputs)
 
@@ -339,6 +240,7 @@ async def test_an_engine_whose_every_step_fails_is_dead(model: Any, prompts: lis
 async def test_out_of_memory_makes_fewer_answers_be_written_at_a_time(model: Any, prompts: list[list[int]]) -> None:
     failing = Failing(model, torch.OutOfMemoryError("CUDA out of memory"), times=0)
     scheduler = started(failing, positions=10**6)
+    failing.look = lambda: scheduler._rows.in_use
     held = [scheduler.submit(answer(prompts[0], max_tokens=400)) for _ in range(3)]
     await anext(held[2].texts())
     failing.times = 1
@@ -346,15 +248,14 @@ async def test_out_of_memory_makes_fewer_answers_be_written_at_a_time(model: Any
         with pytest.raises(Refusal) as refused:
             await stream.whole()
         assert (refused.value.status, refused.value.code) == (503, "out_of_memory")
-    reserved = len(prompts[0]) + 400
-    assert scheduler._positions == 2 * reserved
+    assert scheduler._rows.positions == failing.in_use * 2 // 3 > len(prompts[0])
     scheduler.close()
 
 
 async def test_no_number_from_the_model_ends_that_answer_with_the_reason(model: Any, prompts: list[list[int]]) -> None:
     class Broken(Held):
         def __call__(self, **inputs: Any) -> Any:
-            logits = torch.full((*inputs["input_ids"].shape, 300), float("nan"))
+            logits = torch.full((1, len(inputs["logits_to_keep"]), 300), float("nan"))
             self._model(**inputs)
             return SimpleNamespace(logits=logits)
 

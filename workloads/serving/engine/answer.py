@@ -1,0 +1,63 @@
+"""One answer, from its request to its end."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from workloads.models.sampling import Controls, Sampler
+from workloads.serving.engine.rows import Row
+from workloads.serving.engine.stream import Stream
+from workloads.serving.engine.text import Writer
+
+
+@dataclass(eq=False)
+class Answer:
+    """What is asked, and how far it is answered."""
+
+    prompt: list[int]
+    controls: Controls
+    writer: Writer
+    ends: frozenset[int]
+    """Tokens that end it."""
+    timeout: float
+    """Seconds from its arrival after which it is given up."""
+    arrived_at: float = field(default_factory=time.monotonic)
+    stream: Stream = field(init=False, repr=False)
+    """Where it comes out; set by `Scheduler.submit`."""
+    cancelled: bool = False
+    """Its reader has left."""
+    key: str = ""
+    """Who asks. Of those who wait it is the turn of who has the fewest answers in progress."""
+    written: list[int] = field(default_factory=list)
+    """Its tokens so far."""
+    reused: int = 0
+    """Tokens of the prompt that were not read, as a row knew them already."""
+    sampler: Sampler | None = None
+    row: Row | None = None
+    """What the model has seen of it; None while it waits."""
+
+    @property
+    def tokens(self) -> int:
+        return len(self.written)
+
+    @property
+    def most(self) -> int:
+        """Positions that it may come to need."""
+        return len(self.prompt) + self.controls.max_tokens
+
+    @property
+    def length(self) -> int:
+        return len(self.prompt) + len(self.written)
+
+    @property
+    def unseen(self) -> int:
+        """Tokens that the model has not seen yet: one of an answer that is being written."""
+        return self.length - (self.row.length if self.row else 0)
+
+    def next_tokens(self, count: int) -> list[int]:
+        """So many of those."""
+        start = self.length - self.unseen
+        if start >= len(self.prompt):
+            return self.written[start - len(self.prompt) :][:count]
+        return (self.prompt[start : start + count] + self.written)[:count]
