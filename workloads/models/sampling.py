@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from transformers import (
     LogitsProcessor,
+    MinPLogitsWarper,
     RepetitionPenaltyLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
@@ -35,6 +36,10 @@ class Controls:
     presence_penalty: float = 0.0
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    min_p: float = 0.0
+    """Tokens that are less likely than this share of the likeliest are not drawn."""
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """Tokens, with what is added to their logits."""
 
 
 class Sampler:
@@ -55,7 +60,8 @@ class Sampler:
         counts = bool(controls.frequency_penalty or controls.presence_penalty)
         self.alike: Hashable = (
             controls.repetition_penalty,
-            *((controls.temperature, controls.top_k, controls.top_p) if self.generator else (None,)),
+            controls.logit_bias,
+            *((controls.temperature, controls.top_k, controls.top_p, controls.min_p) if self.generator else (None,)),
             id(self) if counts else None,
         )
         """Answers of which this is equal have the same processors, which take them together."""
@@ -108,6 +114,8 @@ def _together(group: Sequence[Sampler]) -> torch.Tensor:
 
 def _processors(controls: Controls, prompt_length: int) -> list[LogitsProcessor]:
     chosen: list[LogitsProcessor] = []
+    if controls.logit_bias:
+        chosen.append(Bias(controls.logit_bias))
     if controls.repetition_penalty != 1.0:
         chosen.append(RepetitionPenaltyLogitsProcessor(controls.repetition_penalty))
     if controls.frequency_penalty or controls.presence_penalty:
@@ -119,7 +127,22 @@ def _processors(controls: Controls, prompt_length: int) -> list[LogitsProcessor]
             chosen.append(TopKLogitsWarper(controls.top_k))
         if controls.top_p < 1.0:
             chosen.append(TopPLogitsWarper(controls.top_p))
+        if controls.min_p:
+            chosen.append(MinPLogitsWarper(controls.min_p))
     return chosen
+
+
+class Bias(LogitsProcessor):
+    """OpenAI's logit_bias."""
+
+    def __init__(self, biases: Sequence[tuple[int, float]]) -> None:
+        self._tokens = torch.tensor([token for token, _ in biases])
+        self._values = torch.tensor([value for _, value in biases], dtype=torch.float32)
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        return scores.index_add(
+            1, self._tokens.to(scores.device), self._values.to(scores.device).expand(len(scores), -1)
+        )
 
 
 class CountPenalty(LogitsProcessor):

@@ -18,6 +18,8 @@ class Prompt:
     ids: list[int]
     dropped: int = 0
     """Messages that were left out for want of room, the oldest."""
+    text: str | None = None
+    """As it was given, where it was."""
 
 
 @dataclass(frozen=True)
@@ -44,18 +46,18 @@ def of_messages(template: Template, messages: Sequence[Message], room: Room) -> 
     system, rest = list(messages[:first]), list(messages[first:])
     starts = [0, *(at for at, message in enumerate(rest) if message["role"] == "user" and at > 0)]
     starts = _within(starts, system, rest, room)
-    whole = _encoded(template, [*system, *rest[starts[0] :]])
+    whole = encoded(template, [*system, *rest[starts[0] :]])
     if len(whole) <= room.tokens:
         return Prompt(whole, dropped=starts[0])
     if len(starts) == 1:
         raise too_long(len(whole), room)
-    newest = _encoded(template, [*system, *rest[starts[-1] :]])
+    newest = encoded(template, [*system, *rest[starts[-1] :]])
     if len(newest) > room.tokens:
         raise too_long(len(newest), room)
     low, high, best = 1, len(starts) - 1, newest  # the more turns are left out, the shorter: look for the fewest
     while low < high:
         middle = (low + high) // 2
-        ids = _encoded(template, [*system, *rest[starts[middle] :]])
+        ids = encoded(template, [*system, *rest[starts[middle] :]])
         if len(ids) <= room.tokens:
             high, best = middle, ids
         else:
@@ -77,19 +79,25 @@ def _within(starts: list[int], system: Sequence[Message], rest: Sequence[Message
     return fitting
 
 
-def of_text(template: Template, text: str, room: Room, *, begins: int | None) -> Prompt:
+def of_text(template: Template, text: str, room: Room, *, begins: int | None, param: str = "prompt") -> Prompt:
     """A text to be gone on with, behind the token that texts begin with for this model, if one does. Raises Refusal for one that is too
     long."""
     if len(text) > room.characters:
-        raise too_long(-(-len(text) // room.characters_per_token), room, "prompt", at_least=True)
-    ids = [*([] if begins is None else [begins]), *template.encode_text(text)]
+        raise too_long(-(-len(text) // room.characters_per_token), room, param, at_least=True)
+    return of_ids([*([] if begins is None else [begins]), *template.encode_text(text)], room, text=text, param=param)
+
+
+def of_ids(ids: list[int], room: Room, *, text: str | None = None, param: str = "prompt") -> Prompt:
+    """Tokens to be gone on with. Raises Refusal for none, and for too many."""
+    if not ids:
+        raise nothing(param)
     if len(ids) > room.tokens:
-        raise too_long(len(ids), room, "prompt")
-    return Prompt(ids)
+        raise too_long(len(ids), room, param)
+    return Prompt(ids, text=text)
 
 
 def too_long(tokens: int, room: Room, param: str = "messages", *, at_least: bool = False) -> Refusal:
-    what = "the prompt has" if param == "prompt" else "the newest question with the system prompt has"
+    what = "the newest question with the system prompt has" if param == "messages" else "the prompt has"
     return Refusal(
         400,
         f"This server takes at most {room.tokens} tokens of input, and {what} {'at least ' if at_least else ''}{tokens}: shorten it.",
@@ -108,7 +116,8 @@ def nothing(param: str) -> Refusal:
     )
 
 
-def _encoded(template: Template, messages: Sequence[Message]) -> list[int]:
+def encoded(template: Template, messages: Sequence[Message]) -> list[int]:
+    """A conversation as the model reads it, however long. Raises Refusal for one that the template cannot write."""
     try:
         return template.prompt(messages)
     except ValueError as error:

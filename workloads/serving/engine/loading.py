@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from alpaca_operator.api.chain import noted
-from alpaca_operator.api.chat import Answering, ChatDeployment, Limits
-from alpaca_operator.api.generation import Decoding
+from alpaca_operator.api.chat import ChatDeployment, Limits
 from workloads.data import tokenize
 from workloads.data.chat_templates import loading
 from workloads.data.chat_templates.template import Template
-from workloads.errors import InputError, SpecError
+from workloads.errors import SpecError
 from workloads.models import inference, model_request
 from workloads.models.configuration import configuration
 from workloads.models.inference import LoadedModel
 from workloads.models.model_request import InspectedModel, ModelRequest
+from workloads.serving import defaults as defaults_of
 from workloads.serving.engine import attention
 from workloads.serving.engine.model_specs import ModelSpec, model_specs
 from workloads.serving.engine.scheduler import Scheduler, Watcher
@@ -32,8 +31,6 @@ SHARE_FOR_CONVERSATIONS = {"cuda": 0.85, "cpu": 0.5}
 """Share of the memory that is free once the models are loaded. On a GPU nobody else takes of it."""
 FEWEST_POSITIONS = 64
 """With room for fewer there is no conversation."""
-GENERATION = tuple(Answering.model_fields)
-"""What both the spec and a generation_config.json may say."""
 
 
 def load(
@@ -120,7 +117,8 @@ def _served(
     if positions < found.context:
         log(f"{spec.name}: memory is left for {positions} of the model's {found.context} positions")
     context = min(found.context, positions)
-    defaults = _defaults(job.spec.generation, job.spec.system_prompt, _folders(spec, inputs))
+    answering = defaults_of.resolved(job.spec.generation, _folders(spec, inputs))
+    defaults = Defaults(system_prompt=job.spec.system_prompt, **answering)
     tokenizer = template.tokenizer
     own_ends = getattr(found.model.generation_config, "eos_token_id", None)
     own_ends = [] if own_ends is None else [own_ends] if isinstance(own_ends, int) else list(own_ends)
@@ -177,36 +175,6 @@ def _input_limit(limits: Limits, context: int, defaults: Defaults, spec: ModelSp
             f"lower it to {context - 1} or less, or set {spec.prefix}model.ropeScaling"
         )
     return limits.max_input_tokens
-
-
-def _defaults(asked: Answering, system_prompt: str | None, folders: list[Path]) -> Defaults:
-    """The spec's word, else the model's own, else ours."""
-    own = next((found for folder in folders if (found := _generation_config(folder))), {})
-    ours = Decoding()
-    values: dict[str, Any] = {}
-    for name in GENERATION:
-        candidates = (getattr(asked, name), own.get(name), getattr(ours, name))
-        values[name] = next(value for value in candidates if value is not None)
-    return Defaults(system_prompt=system_prompt, **values)
-
-
-def _generation_config(folder: Path) -> dict[str, Any]:
-    """How the model is meant to be sampled, with values that our own bounds take."""
-    path = folder / "generation_config.json"
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"spec.model: {path} is no JSON ({error}): copy the model again") from error
-    found = {name: content[name] for name in GENERATION if isinstance(content.get(name), int | float)}
-    if content.get("do_sample") is False:
-        found["temperature"] = 0.0
-    try:
-        Answering.model_validate(found)
-    except ValueError as error:
-        raise InputError(f"spec.model: {path}: {error}: correct it, or set generation") from error
-    return found
 
 
 def _settings_text(how: dict[str, Any]) -> str:

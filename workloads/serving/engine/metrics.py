@@ -24,7 +24,7 @@ OUTCOMES: tuple[Outcome, ...] = (
     "timeout",
     "failed",
 )
-BY_STATUS: dict[int, Outcome] = {401: "unauthorized", 408: "timeout", 429: "busy", 503: "unavailable"}
+BY_STATUS: dict[int, Outcome] = {401: "unauthorized", 408: "timeout", 429: "busy", 501: "invalid", 503: "unavailable"}
 WINDOW_SECONDS = 10.0
 """Over which the speed is averaged."""
 FIRST_TOKEN_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)

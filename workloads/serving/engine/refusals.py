@@ -49,3 +49,17 @@ def timed_out(seconds: float) -> Refusal:
 
 def failed(message: str, status: int = 500, code: str = "server_error") -> Refusal:
     return Refusal(status, message, code, type="server_error")
+
+
+def not_a_number() -> Refusal:
+    return failed(
+        "the model computed no number (NaN): its weights are damaged, or too large for float16; load it in another precision"
+    )
+
+
+def no_embeddings() -> Refusal:
+    return Refusal(
+        501,
+        "this server writes answers and makes no embeddings: ask a server with a model for embeddings, such as bge or e5",
+        "not_implemented",
+    )

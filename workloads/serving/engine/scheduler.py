@@ -113,6 +113,11 @@ class Scheduler:
         self._thread.join()
 
     @property
+    def max_batch(self) -> int:
+        """Answers written at the same time."""
+        return self._max_batch
+
+    @property
     def queued(self) -> int:
         return len(self._waiting)
 
@@ -139,11 +144,15 @@ class Scheduler:
         began = self._step_began
         return 0.0 if began is None else time.monotonic() - began
 
-    def submit(self, answer: Answer) -> Stream:
-        """Put a request in the queue; called by the event loop that reads the answer. Raises Refusal when it is full."""
+    def submit(self, answer: Answer, *, is_further: bool = False) -> Stream:
+        """Put a request in the queue; called by the event loop that reads the answer. Raises Refusal when it is full, but for a further
+        answer of a request that was let in."""
         answer.stream = Stream()
         with self._lock:
-            self._refuse_when_full()
+            if self._closed:
+                raise refusals.draining()
+            if not is_further:
+                self._refuse_when_full()
             self._waiting.append(answer)
             self._lock.notify_all()
         return answer.stream
@@ -199,7 +208,7 @@ class Scheduler:
                 self._waiting.remove(answer)
                 self._running.append(answer)
             self._before()
-            answer.row = self._rows.begin(answer.prompt + answer.written, answer.most)
+            answer.row = self._rows.begin(answer.prompt + answer.written, answer.most, anew=answer.notes_prompt)
             if not answer.written:
                 answer.reused = answer.row.length
                 self._watcher.reused_tokens(answer.reused)
@@ -244,7 +253,11 @@ class Scheduler:
         last = {part.row for part in read if len(part.tokens) == answers[part.row].unseen}
         if not (newest or read):
             return
-        rows, logits = Pass(self._rows.groups, newest, read, self._device).run(self._model, newest.keys() | last)
+        noting = {part.row for part in read if answers[part.row].notes_prompt}
+        computed = Pass(self._rows.groups, newest, read, self._device)
+        rows, logits, behind = computed.run(self._model, newest.keys() | last, noting)
+        for row, found in behind.items():
+            answers[row].note_prompt(found)
         if prompts := sum(len(part.tokens) for part in read if not answers[part.row].written):
             self._watcher.prompt_tokens(prompts)
         for row in rows:
@@ -264,12 +277,15 @@ class Scheduler:
 
     def _choose(self, logits: torch.Tensor, answers: list[Answer]) -> None:
         """Choose for ``answers``, whose logits these are, and let those that came to their end leave."""
+        noting = {answer: scores.clone() for answer, scores in zip(answers, logits, strict=True) if answer.likelihoods}
         if self._vocabulary_size is not None:
             logits[:, self._vocabulary_size :] = float("-inf")
         samplers = [self._sampler(answer) for answer in answers]
         # Drawing from what is no number would take a GPU's whole context down, so it is done on zeros and not looked at.
         tokens = torch.where(logits.isnan().any(-1), NOT_A_NUMBER, choose(samplers, logits.nan_to_num())).tolist()
         for answer, token in zip(answers, tokens, strict=True):
+            if answer.likelihoods is not None and token != NOT_A_NUMBER:
+                answer.likelihoods.write(noting[answer], token)
             self._take(answer, token)
         self._watcher.completion_tokens(len(answers))
 
@@ -280,7 +296,7 @@ class Scheduler:
 
     def _take(self, answer: Answer, token: int) -> None:
         if token == NOT_A_NUMBER:
-            self._news.append((answer.stream, "", _not_a_number()))
+            self._news.append((answer.stream, "", refusals.not_a_number()))
             self._leave(answer)
             return
         if not answer.written:
@@ -343,9 +359,3 @@ class Scheduler:
 def _put(entries: list[tuple[Stream, str, Ending | Refusal | None]]) -> None:
     for stream, text, ending in entries:
         stream.put(text, ending)
-
-
-def _not_a_number() -> Refusal:
-    return refusals.failed(
-        "the model computed no number (NaN): its weights are damaged, or too large for float16; load it in another precision"
-    )

@@ -5,9 +5,20 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from workloads.serving.refusal import Refusal, cut
@@ -26,15 +37,27 @@ PASSED_OVER = frozenset(
 ASKERS = ("safety_identifier", "user")
 """Of those, the ones by which OpenAI's clients tell their users apart: they take turns."""
 NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "n": (1,), "best_of": (1,), "logprobs": (False, 0), "top_logprobs": (0,), "logit_bias": ({},), "echo": (False,), "suffix": ("",),
+    "best_of": (1,), "echo": (False,), "suffix": ("",), "prompt_logprobs": (),
     "tools": ([],), "tool_choice": ("none", "auto"), "functions": ([],), "function_call": ("none", "auto"),
     "response_format": ({"type": "text"},), "modalities": (["text"],), "audio": (), "web_search_options": (),
-    "use_beam_search": (False,), "ignore_eos": (False,), "min_p": (0, 0.0), "min_tokens": (0,), "length_penalty": (1, 1.0),
-    "early_stopping": (False,), "stop_token_ids": ([],), "include_stop_str_in_output": (False,), "skip_special_tokens": (True,),
+    "use_beam_search": (False,), "min_tokens": (0,), "length_penalty": (1, 1.0),
+    "early_stopping": (False,), "include_stop_str_in_output": (False,), "skip_special_tokens": (True,),
     "spaces_between_special_tokens": (True,), "add_generation_prompt": (True,), "continue_final_message": (False,),
     "chat_template_kwargs": ({},), "return_token_ids": (False,), "documents": ([],), "bad_words": ([],),
 }  # fmt: skip
 """Known to OpenAI's API, FastChat's or vLLM's, and not served here, with the values that ask for nothing."""
+
+
+MOST_TOP = 20
+"""Of the likeliest tokens that are told of a place, as OpenAI and vLLM have it."""
+MOST_CHOICES = 128
+"""Answers to one prompt."""
+MOST_PROMPTS = 2048
+"""Of one request."""
+MOST_ANSWERS = 2048
+"""To one request."""
+MOST_BIASES = 1024
+"""Tokens that a request makes likelier or less likely."""
 
 
 class TextPart(BaseModel):
@@ -71,28 +94,70 @@ class StreamOptions(BaseModel):
     include_usage: bool = False
 
 
+TEXT, TEXTS, TOKENS, LISTS_OF_TOKENS = "a text", "several texts", "a list of tokens", "lists of tokens"
+"""What a prompt may be. None is a name that stands in a request: what is wrong is told without them."""
 Stop = Annotated[str, Field(min_length=1, max_length=256)]
+Token = Annotated[int, Field(ge=0, lt=2**31)]
+Tokens = Annotated[list[Token], Field(fail_fast=True, min_length=1)]
+Bias = Annotated[float, Field(ge=-100, le=100)]
 
 
-class Request(BaseModel):
-    """What both kinds of request have. Absent and null are the same."""
+class Fields(BaseModel):
+    """The fields of a request. Absent and null are the same."""
 
     model_config = ConfigDict(strict=True, extra="allow")
     route: ClassVar[str]
+
+
+class Request(Fields):
+    """What both kinds of request for an answer have."""
 
     model: str
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)
     top_k: int | None = Field(None, ge=-1, le=100_000)
     """0, or -1 as in vLLM's API, draws from all."""
+    min_p: float | None = Field(None, ge=0, le=1)
+    """As in vLLM's API: tokens less likely than this share of the likeliest are not drawn."""
+    logit_bias: Annotated[dict[str, Bias], Field(max_length=MOST_BIASES)] | None = None
+    """Token ids, written in figures, with what is added to their logits."""
     repetition_penalty: float | None = Field(None, ge=1, le=10)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     max_tokens: int | None = Field(None, ge=1)
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
+    n: int | None = Field(None, ge=1, le=MOST_CHOICES)
+    """Answers to each prompt."""
     stop: Stop | Annotated[list[Stop], Field(fail_fast=True, max_length=16)] | None = None
+    stop_token_ids: Annotated[list[Token], Field(fail_fast=True, max_length=128)] | None = None
+    """As in vLLM's API: further tokens that end an answer."""
+    ignore_eos: bool | None = None
+    """As in vLLM's API: no token ends the answer but those of `stop_token_ids`. Strings do."""
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+
+    @field_validator("logit_bias")
+    @classmethod
+    def _of_tokens(cls, biases: dict[str, float] | None) -> dict[str, float] | None:
+        for name in biases or ():
+            if not (name.isascii() and name.isdigit() and len(name) < 10):
+                raise PydanticCustomError("value_error", "Keys should be token ids in figures")
+        return biases
+
+    @property
+    def choices(self) -> int:
+        """Answers that a prompt gets."""
+        return self.n or 1
+
+    @property
+    def candidates(self) -> int:
+        """Answers that are written for them."""
+        return self.choices
+
+    @property
+    def top(self) -> int | None:
+        """How many of the likeliest tokens are told of each place; None tells nothing, not even of the token that stands there."""
+        return None
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -120,10 +185,25 @@ class ChatRequest(Request):
 
     messages: Annotated[list[Message], Field(fail_fast=True, min_length=1, max_length=10_000)]
     max_completion_tokens: int | None = Field(None, ge=1)
+    logprobs: Annotated[bool, BeforeValidator(lambda given: False if _is_zero(given) else given)] | None = None
+    """0 asks for none, as in older clients."""
+    top_logprobs: int | None = Field(None, ge=0, le=MOST_TOP)
 
     @property
     def longest(self) -> int | None:
         return self.max_completion_tokens or self.max_tokens
+
+    @property
+    def top(self) -> int | None:
+        return (self.top_logprobs or 0) if self.logprobs else None
+
+    @model_validator(mode="after")
+    def _fits(self) -> ChatRequest:
+        if self.top_logprobs and not self.logprobs:
+            raise _wrong(
+                "top_logprobs", f"it is {self.top_logprobs}, and logprobs is not true: set logprobs, or leave it out"
+            )
+        return self
 
 
 class CompletionRequest(Request):
@@ -131,18 +211,87 @@ class CompletionRequest(Request):
 
     route = "/v1/completions"
 
-    prompt: str | Annotated[list[str], Field(fail_fast=True, min_length=1, max_length=1)]
+    prompt: Annotated[
+        Annotated[str, Tag(TEXT)]
+        | Annotated[Tokens, Tag(TOKENS)]
+        | Annotated[list[str], Field(fail_fast=True, min_length=1, max_length=MOST_PROMPTS), Tag(TEXTS)]
+        | Annotated[list[Tokens], Field(fail_fast=True, min_length=1, max_length=MOST_PROMPTS), Tag(LISTS_OF_TOKENS)],
+        Discriminator(lambda given: _kind_of_prompt(given)),
+    ]
+    """Texts, or the ids of their tokens."""
+    max_tokens: int | None = Field(None, ge=0)
+    """0 with `echo`: nothing is written, and the prompt alone comes back."""
+    best_of: int | None = Field(None, ge=1, le=MOST_CHOICES)
+    """Answers that are written for each prompt; the `n` likeliest by their average token are sent."""
+    echo: bool | None = None
+    """The prompt stands before the answer, in text and logprobs."""
+    logprobs: Annotated[
+        Annotated[int, Field(ge=0, le=MOST_TOP)] | None,
+        BeforeValidator(lambda given: None if given is False else given),
+    ] = None
 
     @property
-    def text(self) -> str:
-        return self.prompt if isinstance(self.prompt, str) else self.prompt[0]
+    def prompts(self) -> list[str | list[int]]:
+        if isinstance(self.prompt, str):
+            return [self.prompt]
+        if isinstance(self.prompt[0], int):
+            return [cast("list[int]", self.prompt)]
+        return list(cast("list[str | list[int]]", self.prompt))
+
+    @property
+    def candidates(self) -> int:
+        return max(self.choices, self.best_of or 1)
+
+    @property
+    def top(self) -> int | None:
+        return self.logprobs
+
+    @property
+    def writes(self) -> bool:
+        """Something more than the prompt is asked for."""
+        return self.max_tokens != 0
+
+    @model_validator(mode="after")
+    def _fits(self) -> CompletionRequest:
+        if not self.writes and not self.echo:
+            raise _wrong("max_tokens", "it is 0, and without echo that leaves nothing to send: set echo, or at least 1")
+        if self.best_of is not None and self.best_of < self.choices:
+            raise _wrong("best_of", f"it is {self.best_of}, and n asks for {self.choices} of them: raise it")
+        if self.candidates > self.choices and self.stream:
+            raise _wrong(
+                "best_of", "which answer is the best is known at their end, and stream wants them before: leave one out"
+            )
+        if len(self.prompts) * self.candidates > MOST_ANSWERS:
+            raise _wrong(
+                "prompt",
+                f"{len(self.prompts)} prompts with {self.candidates} answers each are more than {MOST_ANSWERS}: send them in parts",
+            )
+        return self
 
 
-Body = TypeVar("Body", bound=Request)
+def _kind_of_prompt(given: Any) -> str:
+    """The tag of what the first of it is."""
+    first = given[0] if isinstance(given, list) and given else None
+    if isinstance(first, list):
+        return LISTS_OF_TOKENS
+    if isinstance(first, int) and not isinstance(first, bool):
+        return TOKENS
+    return TEXTS if isinstance(given, list) else TEXT
 
 
-def read(kind: type[Body], body: bytes) -> Body:
-    """The request in ``body``. Raises Refusal that names the field."""
+def _is_zero(given: Any) -> bool:
+    return given == 0 and isinstance(given, int)
+
+
+def _wrong(param: str, why: str) -> Refusal:
+    return Refusal(400, f"Invalid value for '{param}': {why}.", "invalid_value", param)
+
+
+Body = TypeVar("Body", bound=Fields)
+
+
+def content_of(body: bytes) -> dict[str, Any]:
+    """The object that a body is, without what is null. Raises Refusal."""
     try:
         content = _whole(json.loads(body, parse_constant=_no_number))
     except ValueError as error:
@@ -153,9 +302,13 @@ def read(kind: type[Body], body: bytes) -> Body:
         ) from error
     if not isinstance(content, dict):
         raise Refusal(400, f"The body of a request is a JSON object, not {_called(content)}.", "invalid_json")
-    given = {key: value for key, value in content.items() if value is not None}
+    return {key: value for key, value in content.items() if value is not None}
+
+
+def read(kind: type[Body], body: bytes) -> Body:
+    """The request in ``body``. Raises Refusal that names the field."""
     try:
-        request = kind.model_validate(given)
+        request = kind.model_validate(content_of(body))
     except ValidationError as error:
         raise _refused(error) from error
     for name, value in (request.model_extra or {}).items():
@@ -197,7 +350,7 @@ def _refused(error: ValidationError) -> Refusal:
     of_field = [each for each in problems if each["loc"][0] == problems[0]["loc"][0]]
     problem = max(of_field, key=lambda each: (len(each["loc"]), not each["type"].endswith("_type")))
     names = [part for part in problem["loc"] if isinstance(part, int) or part.isidentifier()]
-    names = [part for part in names if part not in ("str", "TextPart")]
+    names = [part for part in names if part not in ("str", "int", "TextPart")]
     param = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in names).removeprefix(".")
     if problem["type"] == "missing":
         return Refusal(400, f"Missing required parameter: '{param}'.", "missing_required_parameter", param)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from workloads.data import tokenize
 from workloads.data.chat_templates.template import Template
 from workloads.models.sampling import Controls
-from workloads.serving.engine import conversation, text
+from workloads.serving import defaults
+from workloads.serving.engine import conversation, schema, text
 from workloads.serving.engine.answer import Answer
 from workloads.serving.engine.conversation import Prompt, Room
+from workloads.serving.engine.likelihood import Likelihoods
+from workloads.serving.engine.logprobs import TextLogprobs
 from workloads.serving.engine.scheduler import Scheduler
 from workloads.serving.engine.schema import ChatRequest, CompletionRequest, Request
 from workloads.serving.engine.text import Pieces, Writer
@@ -29,6 +34,14 @@ class Defaults:
     repetition_penalty: float
     max_new_tokens: int
     system_prompt: str | None = None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """An answer that a request wants, and what it goes on from."""
+
+    prompt: Prompt
+    answer: Answer
 
 
 @dataclass
@@ -59,6 +72,7 @@ class ServedModel:
         spelled = {mark for mark in self.template.hidden if not mark.isalnum() and len(mark.strip()) > 2}
         self._spelled_ends = tuple(mark for mark in spelled if self.template.hidden[mark] in self.template.stop_ids)
         self._hidden = tuple(spelled)
+        self._rows = tokenize.rows_of(tokenizer)
 
     def entry(self) -> dict[str, Any]:
         """As `/v1/models` lists it."""
@@ -72,44 +86,109 @@ class ServedModel:
                 "digest": self.digest,
                 "contextLength": self.context,
                 "maxInputTokens": self.max_input_tokens,
-                "generation": {
-                    "temperature": self.defaults.temperature,
-                    "topP": self.defaults.top_p,
-                    "topK": self.defaults.top_k,
-                    "repetitionPenalty": self.defaults.repetition_penalty,
-                    "maxNewTokens": self.defaults.max_new_tokens,
-                },
+                "generation": defaults.told(vars(self.defaults)),
                 "systemPrompt": self.defaults.system_prompt,
             },
         }
 
-    def ask(self, request: ChatRequest | CompletionRequest) -> tuple[Answer, Prompt]:
-        """The answer to a request, not begun. Slow for a long text: it belongs on a thread. Raises Refusal for one that cannot be answered."""
-        stops = request.stops
+    def ask(self, request: ChatRequest | CompletionRequest) -> list[Asked]:
+        """The answers to a request, not begun: to each prompt as many as it wants candidates. Slow for a long text: it belongs on a thread.
+        Raises Refusal for one that cannot be answered."""
         if isinstance(request, ChatRequest):
-            messages = [message.plain() for message in request.messages]
-            if self.defaults.system_prompt and messages[0]["role"] != "system":
-                messages.insert(0, {"role": "system", "content": self.defaults.system_prompt})
-            prompt = conversation.of_messages(self.template, messages, self._room)
-            words = self.template.next_turn[1]
-            frame = self.template.frame
+            prompts = [self._conversation(request)]
         else:
-            prompt = conversation.of_text(self.template, request.text, self._room, begins=self.begins)
-            words, frame = (), None
+            single = len(request.prompts) == 1
+            prompts = [
+                self._continued(each, "prompt" if single else f"prompt[{number}]")
+                for number, each in enumerate(request.prompts)
+            ]
+        return [
+            Asked(prompt, self._answer(request, prompt, number))
+            for prompt in prompts
+            for number in range(request.candidates)
+        ]
+
+    def text_of(self, prompt: Prompt) -> str:
+        """As it was given, or as its tokens are read."""
+        if prompt.text is not None:
+            return prompt.text
+        return str(self.template.tokenizer.decode(prompt.ids, skip_special_tokens=True))
+
+    def text_logprobs(self, echoed: Prompt | None) -> TextLogprobs:
+        """For an answer to a text, behind the prompt where that is echoed."""
+        unseen = 0
+        if echoed is not None:
+            said = b"".join(self.pieces.of(number) for number in echoed.ids if number not in self._control)
+            unseen = int(said.startswith(b" ") and not self.text_of(echoed).startswith(" "))
+        return TextLogprobs(self.pieces, self._control, unseen)
+
+    def tokens_of(self, text: str | None, messages: Sequence[schema.Message] | None, begins: bool | None) -> list[int]:
+        """What the model would read of a text or a conversation, also where it is longer than can be asked. ``begins``: whether the token
+        that texts begin with stands before. Raises Refusal for one that has no room by its characters alone."""
+        said = self._said(messages) if messages is not None else []
+        length = len(text or "") + sum(len(message["content"]) for message in said)
+        if length > self._room.characters:
+            tokens = -(-length // self._room.characters_per_token)
+            raise conversation.too_long(tokens, self._room, "prompt" if text is not None else "messages", at_least=True)
+        ids = self.template.encode_text(text) if text is not None else conversation.encoded(self.template, said)
+        goes_before = (text is not None) if begins is None else begins
+        return [*([self.begins] if goes_before and self.begins is not None else []), *ids]
+
+    def check_tokens(self, ids: Sequence[int], param: str) -> None:
+        """Raises Refusal for what is no token."""
+        for at, number in enumerate(ids):
+            self._check_token(number, f"{param}[{at}]")
+
+    def _said(self, messages: Sequence[schema.Message]) -> list[dict[str, str]]:
+        """What the template writes: with the deployment's system prompt, where there is none."""
+        said = [message.plain() for message in messages]
+        if self.defaults.system_prompt and said[0]["role"] != "system":
+            said.insert(0, {"role": "system", "content": self.defaults.system_prompt})
+        return said
+
+    def _conversation(self, request: ChatRequest) -> Prompt:
+        prompt = conversation.of_messages(self.template, self._said(request.messages), self._room)
         if not prompt.ids:
-            raise conversation.nothing("messages" if isinstance(request, ChatRequest) else "prompt")
-        return (
-            Answer(
-                prompt=prompt.ids,
-                controls=self._controls(request, len(prompt.ids)),
-                writer=Writer(self.pieces, self._control, frame, (*stops, *words, *self._spelled_ends), self._hidden),
-                ends=self.ends,
-                timeout=self.timeout_seconds,
-            ),
-            prompt,
+            raise conversation.nothing("messages")
+        return prompt
+
+    def _continued(self, prompt: str | list[int], param: str) -> Prompt:
+        if isinstance(prompt, str):
+            return conversation.of_text(self.template, prompt, self._room, begins=self.begins, param=param)
+        self.check_tokens(prompt, param)
+        return conversation.of_ids(prompt, self._room, param=param)
+
+    def _answer(self, request: ChatRequest | CompletionRequest, prompt: Prompt, number: int) -> Answer:
+        """The ``number``-th of those to this prompt."""
+        is_chat = isinstance(request, ChatRequest)
+        words = self.template.next_turn[1] if is_chat else ()
+        frame = self.template.frame if is_chat else None
+        stops = (*request.stops, *words, *self._spelled_ends)
+        ends = frozenset() if request.ignore_eos else self.ends
+        echoes = isinstance(request, CompletionRequest) and bool(request.echo)
+        # Of several the best is known by its likelihood, also where nobody asked to be told.
+        notes = request.top is not None or request.candidates > request.choices
+        return Answer(
+            prompt=prompt.ids,
+            controls=self._controls(request, len(prompt.ids), number),
+            writer=Writer(self.pieces, self._control, frame, stops, self._hidden),
+            ends=ends.union(request.stop_token_ids or ()),
+            timeout=self.timeout_seconds,
+            likelihoods=Likelihoods(request.top or 0, of_prompt=echoes and request.top is not None) if notes else None,
         )
 
-    def _controls(self, request: Request, prompt_tokens: int) -> Controls:
+    def _check_token(self, number: int, param: str) -> None:
+        if number >= self._rows:
+            raise Refusal(
+                400,
+                f"Invalid value for '{param}': {number} is no token of this model, which has {self._rows}.",
+                "invalid_value",
+                param,
+            )
+
+    def _controls(self, request: Request, prompt_tokens: int, number: int) -> Controls:
+        """Of the ``number``-th answer to a prompt: where a seed is given each has one of its own, the first the one given."""
+
         def given(value: Any, default: Any) -> Any:
             return default if value is None else value
 
@@ -121,6 +200,8 @@ class ServedModel:
                 "invalid_value",
                 "max_tokens",
             )
+        for token in request.logit_bias or ():
+            self._check_token(int(token), "logit_bias")
         return Controls(
             temperature=given(request.temperature, self.defaults.temperature),
             top_p=given(request.top_p, self.defaults.top_p),
@@ -129,5 +210,7 @@ class ServedModel:
             frequency_penalty=given(request.frequency_penalty, 0.0),
             presence_penalty=given(request.presence_penalty, 0.0),
             max_tokens=max(1, min(longest, self.context - prompt_tokens)),
-            seed=request.seed,
+            seed=None if request.seed is None else request.seed + number,
+            min_p=given(request.min_p, 0.0),
+            logit_bias=tuple(sorted((int(token), bias) for token, bias in (request.logit_bias or {}).items())),
         )

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
-import json
 import time
-import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,27 +14,25 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from workloads.serving.engine import metrics, refusals, schema
+from workloads.serving.engine import metrics, refusals, responses, schema, tokens
+from workloads.serving.engine.choices import Choices
 from workloads.serving.engine.metrics import Metrics
 from workloads.serving.engine.schema import ChatRequest, CompletionRequest
-from workloads.serving.engine.stream import Ending, Stream
+from workloads.serving.engine.tokens import DetokenizeRequest, TokenizeRequest
+from workloads.serving.guard import bodies, keys
 from workloads.serving.guard.addresses import ANYWHERE, Addresses
+from workloads.serving.guard.bodies import disconnected
 from workloads.serving.guard.guard import Guard, Rules
 from workloads.serving.guard.routes import Allowed
 from workloads.serving.guard.scope import header
 from workloads.serving.refusal import Refusal, cut
 
 if TYPE_CHECKING:  # they bring torch: the port is open before it is imported
-    from workloads.serving.engine.answer import Answer
-    from workloads.serving.engine.conversation import Prompt
     from workloads.serving.engine.served_model import ServedModel
 
-LARGEST_BODY = 4 * 1024 * 1024
-"""Bytes of a question: a million of Chinese characters, or two hundred thousand tokens in the escapes of JSON."""
 READERS = 2
 """Requests that are read at the same time."""
-KEEP_ALIVE_SECONDS = 15.0
-"""A stream in which nothing happens gets a comment this often: proxies close silent connections."""
+EMBEDDINGS = "/v1/embeddings"
 STUCK_SECONDS = 300.0
 """Longest step before the engine counts as dead: reading a piece of a prompt into 13B parameters on two cores takes a minute."""
 
@@ -97,8 +92,11 @@ class Engine:
 
 
 ROUTES = (
-    Allowed("POST", ChatRequest.route, LARGEST_BODY),
-    Allowed("POST", CompletionRequest.route, LARGEST_BODY),
+    Allowed("POST", ChatRequest.route, bodies.LARGEST_QUESTION),
+    Allowed("POST", CompletionRequest.route, bodies.LARGEST_QUESTION),
+    Allowed("POST", EMBEDDINGS, bodies.LARGEST_QUESTION),
+    Allowed("POST", TokenizeRequest.route, bodies.LARGEST_QUESTION),
+    Allowed("POST", DetokenizeRequest.route, bodies.LARGEST_QUESTION),
     Allowed("GET", "/v1/models"),
     Allowed("GET", "/v1/models/*"),
     Allowed("GET", "/health", is_open=True, is_quiet=True),
@@ -119,6 +117,9 @@ def application(
         Route("/v1/models/{name:path}", _refusing(engine, _model)),
         Route(ChatRequest.route, _refusing(engine, _chat), methods=["POST"]),
         Route(CompletionRequest.route, _refusing(engine, _complete), methods=["POST"]),
+        Route(EMBEDDINGS, _refusing(engine, _embed), methods=["POST"]),
+        Route(TokenizeRequest.route, _refusing(engine, _tokenize), methods=["POST"]),
+        Route(DetokenizeRequest.route, _refusing(engine, _detokenize), methods=["POST"]),
     ]
 
     async def failed(request: Request, error: Exception) -> Response:
@@ -135,7 +136,7 @@ def application(
     rules = Rules(
         routes=ROUTES,
         addresses=addresses,
-        admit=lambda scope: _check_key(engine.key, header(scope, b"authorization")),
+        admit=lambda scope: keys.check(engine.key, header(scope, b"authorization")),
         refused=refused,
         log=log,
         checks_origin=engine.key is None,
@@ -168,22 +169,6 @@ def _refusing(engine: Engine, handler: Handler) -> Callable[[Request], Awaitable
             return Response(status_code=499)
 
     return answer
-
-
-def _check_key(key: str | None, header: str | None) -> None:
-    """Raises Refusal for a key that is missing or wrong. The comparison takes as long for either, so that its time tells nothing."""
-    if key is None:
-        return
-    scheme, _, given = (header or "").partition(" ")
-    if scheme.lower() != "bearer" or not given.strip():
-        raise Refusal(
-            401,
-            "You didn't provide an API key: send it in the header Authorization, as Bearer YOUR_KEY.",
-            None,
-            headers={"WWW-Authenticate": "Bearer"},
-        )
-    if not hmac.compare_digest(given.strip().encode(), key.encode()):
-        raise Refusal(401, "Incorrect API key provided.", "invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
 
 
 def _response(refusal: Refusal) -> Response:
@@ -225,6 +210,35 @@ async def _complete(engine: Engine, request: Request) -> Response:
     return await _answer(engine, request, CompletionRequest)
 
 
+async def _embed(engine: Engine, request: Request) -> Response:
+    raise refusals.no_embeddings()
+
+
+async def _tokenize(engine: Engine, request: Request) -> Response:
+    def told(body: bytes) -> dict[str, Any]:
+        asked = schema.read(TokenizeRequest, body)
+        return tokens.tokenize(engine.find(asked.model or engine.names[0]), asked)
+
+    return await _told(engine, request, told)
+
+
+async def _detokenize(engine: Engine, request: Request) -> Response:
+    def told(body: bytes) -> dict[str, Any]:
+        asked = schema.read(DetokenizeRequest, body)
+        return tokens.detokenize(engine.find(asked.model or engine.names[0]), asked)
+
+    return await _told(engine, request, told)
+
+
+async def _told(engine: Engine, request: Request, told: Callable[[bytes], dict[str, Any]]) -> Response:
+    """What a thread makes of a body."""
+    body = await request.body()
+    async with engine.reading:
+        content = await asyncio.to_thread(told, body)
+    engine.metrics.ended("answered")
+    return JSONResponse(content)
+
+
 async def _answer(engine: Engine, request: Request, kind: type[ChatRequest] | type[CompletionRequest]) -> Response:
     """From the body to the answer, whole or as a stream."""
     if engine.draining:
@@ -234,33 +248,28 @@ async def _answer(engine: Engine, request: Request, kind: type[ChatRequest] | ty
         asked = await asyncio.to_thread(schema.read, kind, body)
         served = engine.find(asked.model)
         served.scheduler.refuse_when_full()
-        answer, prompt = await asyncio.to_thread(served.ask, asked)
-    answer.key = asked.asker or (request.client.host if request.client else "")
+        answers = await asyncio.to_thread(served.ask, asked)
+    for each in answers:
+        each.answer.key = asked.asker or (request.client.host if request.client else "")
     if engine.draining:
         raise refusals.draining()
-    stream = served.scheduler.submit(answer)
-    response = _ResponseBuilder(isinstance(asked, ChatRequest), served.name, prompt, answer)
+    choices = Choices(served.scheduler, [each.answer for each in answers])
+    response = responses.Response(served, asked, answers)
     if asked.stream:
-        return _EventStream(engine, answer, response.events(stream, asked.wants_usage))
-    leaving = asyncio.create_task(_disconnected(request.receive))
-    whole = asyncio.create_task(stream.whole())
+        return _EventStream(engine, choices, response.events(choices))
+    leaving = asyncio.create_task(disconnected(request.receive))
+    whole = asyncio.create_task(response.whole(choices))
     try:
         await asyncio.wait({leaving, whole}, return_when=asyncio.FIRST_COMPLETED)
         if not whole.done():
             raise ClientDisconnect
-        text = whole.result()
+        body = whole.result()
     finally:
-        answer.cancelled = True  # harmless for one that is over
+        choices.give_up()
         leaving.cancel()
         whole.cancel()
     engine.metrics.ended("answered")
-    return JSONResponse(response.whole(text, stream.ending))
-
-
-async def _disconnected(receive: Receive) -> None:
-    """Returns once the client has closed the connection."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
+    return JSONResponse(body)
 
 
 class _EventStream(Response):
@@ -268,13 +277,13 @@ class _EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, engine: Engine, answer: Answer, events: AsyncIterator[str]) -> None:
+    def __init__(self, engine: Engine, choices: Choices, events: AsyncIterator[str]) -> None:
         super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
-        self._engine, self._answer, self._events = engine, answer, events
+        self._engine, self._choices, self._events = engine, choices, events
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        leaving = asyncio.create_task(_disconnected(receive))
+        leaving = asyncio.create_task(disconnected(receive))
         sending = asyncio.create_task(self._send(send))
         try:
             await asyncio.wait({leaving, sending}, return_when=asyncio.FIRST_COMPLETED)
@@ -283,7 +292,7 @@ class _EventStream(Response):
             else:
                 self._engine.metrics.ended("cancelled")
         finally:
-            self._answer.cancelled = True
+            self._choices.give_up()
             leaving.cancel()
             sending.cancel()
 
@@ -295,65 +304,7 @@ class _EventStream(Response):
             self._engine.metrics.ended("answered")
         except Refusal as refusal:
             self._engine.metrics.refused(refusal)
-            await send({"type": "http.response.body", "body": _event(refusal.body()).encode(), "more_body": True})
+            await send(
+                {"type": "http.response.body", "body": responses.event(refusal.body()).encode(), "more_body": True}
+            )
         await send({"type": "http.response.body", "body": b""})
-
-
-class _ResponseBuilder:
-    """An answer in the shapes of OpenAI's API."""
-
-    def __init__(self, chat: bool, model: str, prompt: Prompt, answer: Answer) -> None:
-        self._chat, self._prompt, self._answer = chat, prompt, answer
-        self._head = {
-            "id": f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex}",
-            "object": "chat.completion" if chat else "text_completion",
-            "created": int(time.time()),
-            "model": model,
-        }
-
-    def whole(self, text: str, ending: Ending) -> dict[str, Any]:
-        content = {"message": {"role": "assistant", "content": text, "refusal": None}} if self._chat else {"text": text}
-        choice = {"index": 0, **content, "logprobs": None, "finish_reason": ending.reason}
-        return {**self._head, "choices": [choice], "usage": self._usage(ending), **self._extra()}
-
-    async def events(self, stream: Stream, wants_usage: bool) -> AsyncIterator[str]:
-        if self._chat:
-            yield self._chunk({"role": "assistant", "content": ""})
-        async for text in stream.texts(KEEP_ALIVE_SECONDS):
-            yield self._chunk({"content": text}) if text else ": waiting\n\n"
-        yield self._chunk({}, stream.ending.reason)
-        if wants_usage:
-            yield _event({**self._chunk_head, "choices": [], "usage": self._usage(stream.ending), **self._extra()})
-        yield "data: [DONE]\n\n"
-
-    @property
-    def _chunk_head(self) -> dict[str, Any]:
-        return self._head | ({"object": "chat.completion.chunk"} if self._chat else {})
-
-    def _chunk(self, delta: dict[str, str], reason: str | None = None) -> str:
-        content: dict[str, Any] = {"delta": delta} if self._chat else {"text": delta.get("content", "")}
-        return _event(
-            {**self._chunk_head, "choices": [{"index": 0, **content, "logprobs": None, "finish_reason": reason}]}
-        )
-
-    def _usage(self, ending: Ending) -> dict[str, Any]:
-        prompt = len(self._prompt.ids)
-        return {
-            "prompt_tokens": prompt,
-            "completion_tokens": ending.tokens,
-            "total_tokens": prompt + ending.tokens,
-            "prompt_tokens_details": {"cached_tokens": self._answer.reused},
-        }
-
-    def _extra(self) -> dict[str, Any]:
-        """What OpenAI's API does not know: clients pass it over or show it."""
-        return {"alpaca": {"droppedMessages": self._prompt.dropped}} if self._prompt.dropped else {}
-
-
-LINE_ENDS = {ord(character): f"\\u{ord(character):04x}" for character in "\x85\u2028\u2029"}
-"""Unicode's line ends, at which some clients break an event in two."""
-
-
-def _event(content: dict[str, Any]) -> str:
-    text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
-    return f"data: {text.translate(LINE_ENDS)}\n\n"

@@ -15,14 +15,14 @@ from alpaca_operator.api import contract
 from alpaca_operator.api.chat import ChatDeployment
 from alpaca_operator.api.contract import ExitCode
 from alpaca_operator.api.status import Reason
-from workloads.errors import SpecError, WorkloadError
+from workloads.errors import WorkloadError
 from workloads.runtime import exits
 from workloads.runtime.console import display, prepare_process
 from workloads.runtime.http import Server, listen, port
 from workloads.runtime.progress import Display
 from workloads.serving.engine.model_specs import model_specs
 from workloads.serving.engine.server import Engine, application
-from workloads.serving.guard import addresses
+from workloads.serving.guard import addresses, keys
 from workloads.system.environment import Environment, share_processors
 from workloads.system.signals import RESERVE
 
@@ -76,7 +76,7 @@ class Service:
     ) -> None:
         self._job, self._environment, self._environ, self._console = job, environment, environ, console
         names = tuple(model.name for model in model_specs(job))
-        self.engine = Engine(names, key=api_key(job, environ))
+        self.engine = Engine(names, key=keys.of(job, environ))
         self._port = port(environ, ENV_PORT, contract.API_PORT)
         self._sidecar = sidecar
         self._grace = job.spec.pod.termination_grace_period_seconds * (1 - RESERVE)
@@ -166,22 +166,3 @@ class Service:
     def _close(self) -> None:
         for served in self.engine.models.values():
             served.scheduler.close()
-
-
-def api_key(job: ChatDeployment, environ: Mapping[str, str]) -> str | None:
-    """The key that requests need. Raises SpecError where the spec, or a login, asks for one and there is none."""
-    key = environ.get(contract.ENV_API_KEY, "").strip() or None  # a Secret made from a file ends in a line break
-    if key is not None and not (key.isascii() and key.isprintable() and " " not in key):
-        raise SpecError(
-            f"{contract.ENV_API_KEY} has spaces or characters beyond ASCII, which clients cannot send: use letters, digits and signs"
-        )
-    if key is None and job.spec.auth is not None:
-        raise SpecError(
-            f"auth.secretName is {job.spec.auth.secret_name} and {contract.ENV_API_KEY} is not set: put the key apiKey into that Secret; "
-            "locally set the variable"
-        )
-    if key is None and (environ.get(contract.ENV_USERNAME) or environ.get(contract.ENV_PASSWORD)):
-        raise SpecError(
-            f"{contract.ENV_USERNAME} locks the page and {contract.ENV_API_KEY} is not set: the API would be open; set it too"
-        )
-    return key

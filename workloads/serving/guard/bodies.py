@@ -12,6 +12,8 @@ from starlette.types import Message, Receive, Scope, Send
 from workloads.serving.guard.scope import header
 from workloads.serving.refusal import Refusal
 
+LARGEST_QUESTION = 4 * 1024 * 1024
+"""Bytes of a question: a million of Chinese characters, or two hundred thousand tokens in the escapes of JSON."""
 SECONDS = 60.0
 """For a body to come whole: megabytes over a slow line."""
 MOST_MARKS = 400_000
@@ -103,6 +105,12 @@ class Body:
             if not message.get("more_body"):
                 self._is_read = True
                 return
+
+
+async def disconnected(receive: Receive) -> None:
+    """Returns once the client has closed the connection."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 def _too_large(largest: int) -> Refusal:

@@ -60,10 +60,10 @@ def load(wide: Path, tmp_path: Path) -> Iterator[Load]:
 
 def answer(served: ServedModel) -> str:
     async def ask() -> str:
-        asked, _ = served.ask(
+        (asked,) = served.ask(
             ChatRequest(model="tiny", messages=QUESTION, temperature=0, repetition_penalty=1, max_tokens=16)
         )
-        return await served.scheduler.submit(asked).whole()
+        return await served.scheduler.submit(asked.answer).whole()
 
     return asyncio.run(ask())
 
@@ -232,11 +232,11 @@ def test_a_stretch_that_depends_on_the_length_is_that_of_the_text_and_not_of_the
     assert served.context == 1024
 
     async def ask(text: str) -> str:
-        asked, _ = served.ask(
+        (asked,) = served.ask(
             CompletionRequest(model="tiny", prompt=text, temperature=0, repetition_penalty=1, max_tokens=8)
         )
-        assert len(asked.prompt) > 512
-        return await served.scheduler.submit(asked).whole()
+        assert len(asked.prompt.ids) > 512
+        return await served.scheduler.submit(asked.answer).whole()
 
     async def together() -> list[str]:
         return await asyncio.gather(*(ask("山水" * count) for count in LENGTHS))

@@ -49,8 +49,8 @@ def test_one_seed_one_answer_in_chat_and_evaluation(decoding: Decoding, shelf: P
                 max_tokens=decoding.max_new_tokens,
                 seed=seed,
             )
-            answer, _ = served.ask(request)
-            return await served.scheduler.submit(answer).whole()
+            (asked,) = served.ask(request)
+            return await served.scheduler.submit(asked.answer).whole()
 
         return list(await asyncio.gather(*map(one, QUESTIONS)))
 

@@ -17,6 +17,10 @@ def chat(**fields: Any) -> ChatRequest:
     return read(ChatRequest, json.dumps({**LEAST, **fields}).encode())
 
 
+def completion(**fields: Any) -> CompletionRequest:
+    return read(CompletionRequest, json.dumps({"model": "m", "prompt": "a", **fields}).encode())
+
+
 def refused(body: bytes | dict[str, Any]) -> tuple[int, str | None, str | None, str]:
     with pytest.raises(Refusal) as found:
         read(ChatRequest, body if isinstance(body, bytes) else json.dumps({**LEAST, **body}).encode())
@@ -41,8 +45,10 @@ def refused(body: bytes | dict[str, Any]) -> tuple[int, str | None, str | None, 
         pytest.param({"messages": [{"role": "tool", "content": "x"}]}, "invalid_value", "messages[0].role", "Invalid value for 'messages[0].role': input should be 'system', 'developer', 'user' or 'assistant', got \"tool\".", id="a tool's message"),
         pytest.param({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "invalid_value", "messages[0].content[0].type", "Invalid value for 'messages[0].content[0].type': input should be 'text', got \"image_url\".", id="a picture"),
         pytest.param({"messages": [{"role": "user"}]}, "missing_required_parameter", "messages[0].content", "Missing required parameter: 'messages[0].content'.", id="a message without content"),
-        pytest.param({"n": 2}, "unsupported_parameter", "n", "Unsupported value: 'n' is not served by this model; leave it out.", id="several answers"),
-        pytest.param({"logprobs": True}, "unsupported_parameter", "logprobs", "Unsupported value: 'logprobs' is not served by this model; leave it out.", id="probabilities"),
+        pytest.param({"n": 129}, "invalid_value", "n", "Invalid value for 'n': input should be less than or equal to 128, got 129.", id="too many answers"),
+        pytest.param({"top_logprobs": 3}, "invalid_value", "top_logprobs", "Invalid value for 'top_logprobs': it is 3, and logprobs is not true: set logprobs, or leave it out.", id="the likeliest without likelihoods"),
+        pytest.param({"logit_bias": {"hi": 1}}, "invalid_value", "logit_bias", "Invalid value for 'logit_bias': keys should be token ids in figures, got {\"hi\": 1}.", id="a bias for a word"),
+        pytest.param({"best_of": 2}, "unsupported_parameter", "best_of", "Unsupported value: 'best_of' is not served by this model; leave it out.", id="the best of several conversations"),
         pytest.param({"tools": [{}]}, "unsupported_parameter", "tools", "Unsupported value: 'tools' is not served by this model; leave it out.", id="tools"),
         pytest.param({"top_a": 1}, "unknown_parameter", "top_a", "Unknown parameter: 'top_a'.", id="a field that nobody knows"),
     ],
@@ -53,7 +59,7 @@ def test_what_is_wrong_is_named(body: Any, code: str, param: str | None, message
 
 def test_what_asks_for_nothing_is_passed_over() -> None:
     asked = chat(
-        n=1, logprobs=False, logit_bias={}, tools=[], tool_choice="auto", response_format={"type": "text"}, user="u", metadata={"a": "b"},
+        n=1, logprobs=0, top_logprobs=0, logit_bias={}, best_of=1, echo=False, suffix="", tools=[], tool_choice="auto", response_format={"type": "text"}, user="u", metadata={"a": "b"},
         store=False, service_tier="auto", parallel_tool_calls=True, temperature=None, stop=None, audio=None,
     )  # fmt: skip
     assert asked.temperature is None
@@ -67,9 +73,8 @@ def test_a_client_of_fastchat_or_vllm_runs_unchanged() -> None:
     )  # fmt: skip
     assert asked.top_k == -1
     for name, value in (
-        ("ignore_eos", True),
         ("use_beam_search", True),
-        ("min_p", 0.1),
+        ("prompt_logprobs", 1),
         ("chat_template_kwargs", {"a": 1}),
     ):
         assert refused({name: value})[1:3] == ("unsupported_parameter", name)
@@ -128,8 +133,40 @@ def test_the_newer_name_of_the_longest_answer_wins() -> None:
     assert chat(max_tokens=5).longest == 5
 
 
-def test_one_prompt_is_completed_and_not_several() -> None:
-    assert read(CompletionRequest, b'{"model": "m", "prompt": ["a"]}').text == "a"
+@pytest.mark.parametrize(
+    ("prompt", "prompts"),
+    [
+        pytest.param("a", ["a"], id="a text"),
+        pytest.param(["a", ""], ["a", ""], id="texts"),
+        pytest.param([5, 6], [[5, 6]], id="the tokens of one"),
+        pytest.param([[5, 6], [7]], [[5, 6], [7]], id="the tokens of several"),
+    ],
+)
+def test_a_prompt_may_be_several_and_tokens(prompt: Any, prompts: Any) -> None:
+    assert completion(prompt=prompt).prompts == prompts
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "message"),
+    [
+        pytest.param({"prompt": [5, "a"]}, "prompt[1]", "Invalid type for 'prompt[1]': input should be a valid integer, got \"a\".", id="a text among tokens"),
+        pytest.param({"prompt": ["a", 5]}, "prompt[1]", "Invalid type for 'prompt[1]': input should be a valid string, got 5.", id="a token among texts"),
+        pytest.param({"prompt": [[5], []]}, "prompt[1]", "Invalid value for 'prompt[1]': list should have at least 1 item after validation, not 0, got [].", id="no tokens"),
+        pytest.param({"prompt": []}, "prompt", "Invalid value for 'prompt': list should have at least 1 item after validation, not 0, got [].", id="no prompt"),
+        pytest.param({"prompt": [True]}, "prompt[0]", "Invalid type for 'prompt[0]': input should be a valid string, got true.", id="neither text nor token"),
+        pytest.param({"max_tokens": 0}, "max_tokens", "Invalid value for 'max_tokens': it is 0, and without echo that leaves nothing to send: set echo, or at least 1.", id="nothing to send"),
+        pytest.param({"n": 3, "best_of": 2}, "best_of", "Invalid value for 'best_of': it is 2, and n asks for 3 of them: raise it.", id="more answers than are written"),
+        pytest.param({"best_of": 2, "stream": True}, "best_of", "Invalid value for 'best_of': which answer is the best is known at their end, and stream wants them before: leave one out.", id="the best, before it is known"),
+        pytest.param({"prompt": ["a"] * 1025, "n": 2}, "prompt", "Invalid value for 'prompt': 1025 prompts with 2 answers each are more than 2048: send them in parts.", id="more answers than a request may have"),
+        pytest.param({"suffix": "b"}, "suffix", "Unsupported value: 'suffix' is not served by this model; leave it out.", id="a text to be filled in"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_a_text_is_named(fields: dict[str, Any], param: str, message: str) -> None:
     with pytest.raises(Refusal) as found:
-        read(CompletionRequest, b'{"model": "m", "prompt": ["a", "b"]}')
-    assert found.value.param == "prompt"
+        completion(**fields)
+    assert (found.value.status, found.value.param, found.value.message) == (400, param, message)
+
+
+def test_older_clients_ask_for_no_likelihoods_by_false() -> None:
+    assert completion(logprobs=False, suffix="").top is None
+    assert completion(logprobs=0).top == 0

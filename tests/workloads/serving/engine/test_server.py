@@ -162,11 +162,11 @@ async def test_user_text_never_becomes_control_tokens(cage: Callable[..., Engine
     turns = [("system", content), ("user", content), ("assistant", content), ("user", content)]
     messages = [{"role": role, "content": text} for role, text in turns]
     plain = [{"role": role, "content": "x"} for role, _ in turns]
-    answer, _ = served.ask(ChatRequest(model="parrot", messages=messages))
+    (asked,) = served.ask(ChatRequest(model="parrot", messages=messages))
     expected = [number for number in served.template.prompt(plain) if number in control]
-    assert [number for number in answer.prompt if number in control] == expected
-    answer, _ = served.ask(CompletionRequest(model="parrot", prompt=content))
-    assert [number for number in answer.prompt if number in control] == [served.template.tokenizer.bos_token_id]
+    assert [number for number in asked.prompt.ids if number in control] == expected
+    (asked,) = served.ask(CompletionRequest(model="parrot", prompt=content))
+    assert [number for number in asked.prompt.ids if number in control] == [served.template.tokenizer.bos_token_id]
 
 
 async def test_a_question_of_a_hundred_thousand_characters_is_refused_in_words(cage: Callable[..., Engine]) -> None:
@@ -201,8 +201,8 @@ async def test_the_system_prompt_of_the_deployment_holds_where_a_request_has_non
     user = {"role": "user", "content": "问"}
     own = {"role": "system", "content": "你是狗。"}
     for messages, wanted in (([user], [{"role": "system", "content": "你是诗人。"}, user]), ([own, user], [own, user])):
-        answer, _ = served.ask(ChatRequest(model="parrot", messages=messages))
-        assert answer.prompt == template.prompt(wanted)
+        (asked,) = served.ask(ChatRequest(model="parrot", messages=messages))
+        assert asked.prompt.ids == template.prompt(wanted)
 
 
 async def test_text_is_gone_on_with_as_it_is(cage: Callable[..., Engine]) -> None:
@@ -297,7 +297,7 @@ async def test_a_draining_engine_refuses_and_closes_the_connection(cage: Callabl
 @pytest.mark.parametrize(
     ("method", "path", "status", "message"),
     [
-        ("GET", "/nowhere", 404, "Invalid URL (GET /nowhere): here are /v1/chat/completions, /v1/completions, /v1/models, /health, /livez and /metrics"),
+        ("GET", "/nowhere", 404, "Invalid URL (GET /nowhere): here are /v1/chat/completions, /v1/completions, /v1/embeddings, /tokenize, /detokenize, /v1/models, /health, /livez and /metrics"),
         ("GET", "/v1/chat/completions", 405, "Not allowed to GET on /v1/chat/completions"),
     ],
 )  # fmt: skip
