@@ -262,7 +262,8 @@ async def test_a_chain_ends_in_a_chat_that_answers_while_its_model_changes_and_a
 
 STAND_IN = '''\
 #!/usr/bin/python3
-"""What vLLM is to a pod: its command line, its port, its answers to probes; it tells its command line as its model."""
+"""What vLLM is to a pod: its command line, its port, its answers to probes; it tells its command line as the root of its model, and what it
+was asked as its answer."""
 import json, sys, http.server
 
 arguments = sys.argv[1:]
@@ -271,17 +272,25 @@ assert arguments[0] == "serve", arguments
 class Answer(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         metrics = '# TYPE vllm:request_success counter\\nvllm:request_success_total{finished_reason="stop"} 3.0\\n'
-        listed = json.dumps({"object": "list", "data": [{"id": word} for word in arguments]})
+        name = arguments[arguments.index("--served-model-name") + 1]
+        listed = json.dumps({"object": "list", "data": [{"id": name, "root": arguments, "max_model_len": 512}]})
         told = {"/health": "", "/metrics": metrics, "/v1/models": listed}.get(self.path)
         self.send_response(404 if told is None else 200)
         self.end_headers()
         self.wfile.write((told or "").encode())
 
+    def do_POST(self):
+        asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        self.send_response(200)
+        self.send_header("content-type", "application/json")
+        self.end_headers()
+        self.wfile.write(json.dumps({"asked": asked}).encode())
+
     def log_message(self, *_):
         pass
 
 port = int(arguments[arguments.index("--port") + 1])
-http.server.ThreadingHTTPServer(("0.0.0.0", port), Answer).serve_forever()
+http.server.ThreadingHTTPServer((arguments[arguments.index("--host") + 1], port), Answer).serve_forever()
 '''
 
 
@@ -297,13 +306,26 @@ def stand_in(bed: Bed) -> str:
 def test_vllm_is_started_with_its_words_and_another_page_asks_it_from_elsewhere(mine: Team, stand_in: str) -> None:
     pod = {"image": stand_in, "imagePullPolicy": "Never"}
     external = chat(
-        "poet", model={"uri": "pvc://models/tiny", "from": None}, template=None, auth=None, engine="vLLM", pod=pod
+        "poet",
+        model={"uri": "pvc://models/tiny", "from": None},
+        template=None,
+        auth=None,
+        engine="vLLM",
+        pod=pod,
+        systemPrompt="你是诗人。",
+        limits={"maxQueue": 3},
     )
     mine.apply(external)
     now = mine.wait(external, "Serving")
     assert now["status"]["engine"] == {"name": "vLLM", "message": "spec.engine says so"}
     address = str(mine.bed.get("service", "poet-chat", "-n", mine.namespace)["spec"]["clusterIP"])
-    words = [each["id"] for each in httpx.get(f"http://{address}:8000/v1/models", timeout=30).json()["data"]]
+    (listed,) = httpx.get(f"http://{address}:8000/v1/models", timeout=30).json()["data"]
+    words = listed["root"]
+    assert (listed["id"], listed["alpaca"]["systemPrompt"]) == ("poet", "你是诗人。")
+    question = {"role": "user", "content": "问"}
+    body = {"model": "poet", "messages": [question]}
+    told = httpx.post(f"http://{address}:8000/v1/chat/completions", json=body, timeout=30).json()["asked"]
+    assert told["messages"] == [{"role": "system", "content": "你是诗人。"}, question]
     assert words[:2] == ["serve", "/mnt/models/tiny"]
     assert words[words.index("--served-model-name") + 1] == "poet"
     until(lambda: found(mine)["status"].get("traffic", {}).get("requests") == 3, "vLLM's figures in the status", 60)

@@ -567,8 +567,9 @@ TOGETHER = [
     ("SFTJob", "training.attention", Case("flash_attention_2", {"training.precision": "fp32"}), True),
     ("EvaluationJob", "generation.topK", Case(7), True),
     ("EvaluationJob", "taskFiles.uri", Case("pvc://desk/tasks"), True),
-    ("ChatDeployment", "limits.maxQueue", Case(3, {"engine": "vLLM"}), True),
-    ("ChatDeployment", "systemPrompt", Case("你是诗人。", {"engine": "vLLM"}), True),
+    ("ChatDeployment", "limits.maxQueue", Case(3, {"engine": "vLLM"}), False),
+    ("ChatDeployment", "limits.requestTimeoutSeconds", Case(3, {"engine": "vLLM"}), False),
+    ("ChatDeployment", "systemPrompt", Case("你是诗人。", {"engine": "vLLM"}), False),
     ("ChatDeployment", "limits.maxBatch", Case(3, {"engine": "vLLM"}), False),
     ("ChatDeployment", "generation.topK", Case(3, ELSEWHERE), True),
 ]

@@ -208,8 +208,12 @@ def evaluate_run(job: Any, desk: Desk, scratch: Path) -> list[Any]:
 def chat_engine(chat: Any, desk: Desk, scratch: Path) -> list[Any]:
     """How the engine asks for its models, and how it answers."""
     from workloads.serving.engine import loading
+    from workloads.serving.front.service import front_of
     from workloads.system.environment import Environment
 
+    if chat.spec.engine == "vLLM":
+        front = front_of(chat, {}, Environment.read({"ALPACA_CACHE": str(scratch)}))
+        return [front.most, front.seconds, front.system_prompt, front.generation]
     seen: list[Any] = []
     model = MagicMock()
     model.device.type = "cpu"

@@ -176,8 +176,8 @@ class TestVllm:
         )
         told = {words[place]: words[place + 1] for place in range(3, len(words)) if words[place].startswith("--")}
         assert told == {
-            "--host": "0.0.0.0",
-            "--port": "8000",
+            "--host": "127.0.0.1",
+            "--port": "8001",
             "--served-model-name": "poet",
             "--max-num-seqs": "8",
             "--max-model-len": "1000",
@@ -190,9 +190,26 @@ class TestVllm:
         words = containers(WITH_VLLM, engine="vLLM", pod=pod)["engine"]["command"]
         assert words[words.index("--tensor-parallel-size") + 1] == "4"
 
-    def test_takes_the_key_by_its_own_variable(self):
+    def test_is_asked_by_what_stands_before_it_alone_which_wants_the_key(self):
         found = containers(WITH_VLLM, engine="vLLM", pod=GPU, auth={"secretName": "keys"})
-        assert environment(found["engine"]) == {"VLLM_API_KEY": {"name": "keys", "key": "apiKey"}}
+        assert list(found) == ["engine", "api", "ui"]
+        assert environment(found["engine"]) == {}
+        assert environment(found["api"]) == {"ALPACA_API_KEY": {"name": "keys", "key": "apiKey"}}
+        assert "ports" not in found["engine"]
+        assert [port["containerPort"] for port in found["api"]["ports"]] == [8000]
+        probes = [found["engine"][name] for name in ("startupProbe", "readinessProbe", "livenessProbe")]
+        assert all("127.0.0.1:8001/health" in probe["exec"]["command"][-1] for probe in probes), "the kubelet reaches no port of it"
+        assert found["api"]["image"] == "registry.example/page:1"
+
+    def test_reads_of_the_models_folder_what_it_says_of_answers_and_writes_nothing(self):
+        found = containers(WITH_VLLM, engine="vLLM", pod=GPU, cache={"claimName": "cache"})
+        mounted = {mount["mountPath"]: mount.get("readOnly", False) for mount in found["api"]["volumeMounts"]}
+        assert mounted == {"/etc/alpaca": True, "/mnt/models": True, "/mnt/cache": True, "/tmp": False}
+
+    def test_a_system_prompt_and_a_bound_on_the_queue_are_for_what_stands_before_it(self):
+        spec = {"pod": GPU, "systemPrompt": "你是诗人。", "limits": {"maxQueue": 3}}
+        annotations = made("Deployment", WITH_VLLM, **spec)["metadata"]["annotations"]
+        assert annotations[ANNOTATION_ENGINE] == "vLLM: a GPU is asked for, and vLLM can serve the spec"
 
 
 class TestKeys:

@@ -42,12 +42,16 @@ LABEL_INDEX = "batch.kubernetes.io/job-completion-index"
 CONTAINER = "workload"
 ENGINE_CONTAINER = "engine"
 PAGE_CONTAINER = "ui"
-CONTAINERS = frozenset({CONTAINER, ENGINE_CONTAINER, PAGE_CONTAINER})
+FRONT_CONTAINER = "api"
+"""What stands before vLLM."""
+CONTAINERS = frozenset({CONTAINER, ENGINE_CONTAINER, PAGE_CONTAINER, FRONT_CONTAINER})
 """Those that we put into pods. Others come from whoever has a hand in pods as they are made (a mesh's proxy, an agent), and say nothing
 of our work."""
 PROGRESS_PORT = 8085
 API_PORT = 8000
 """The engine: OpenAI's API under /v1, /health, /livez, /metrics."""
+VLLM_PORT = 8001
+"""vLLM, for its own pod alone: what stands before it answers on API_PORT."""
 PAGE_PORT = 7860
 """The chat page."""
 NODES_PORT = 29500

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from datetime import datetime, timedelta
 
-from alpaca_operator.api.contract import CONTAINER, CONTAINERS, PAGE_CONTAINER
+from alpaca_operator.api.contract import CONTAINER, CONTAINERS, FRONT_CONTAINER, PAGE_CONTAINER
 from alpaca_operator.api.status import Reason
 from alpaca_operator.cluster.objects import parse_time
 from alpaca_operator.diagnosis.model import Diagnosis
@@ -128,7 +128,7 @@ def unpullable(pod: ExaminedPod) -> Diagnosis | None:
             cause = next(
                 (text for pattern, text in PULL_CAUSES if re.search(pattern, reported)), "see kubectl describe pod"
             )
-            field = "page.image" if container.name == PAGE_CONTAINER else "pod.image"
+            field = "page.image" if container.name in (PAGE_CONTAINER, FRONT_CONTAINER) else "pod.image"
             text = f"image {container.image} cannot be pulled: {cause.format(image=field)}"
             return Diagnosis("UserError", Reason.IMAGE_NOT_PULLABLE, text, ended=False)
     return None

@@ -19,9 +19,11 @@ from alpaca_operator.api.contract import (
     ENV_HOSTS,
     ENV_PASSWORD,
     ENV_USERNAME,
+    FRONT_CONTAINER,
     LABEL_REVISION,
     PAGE_CONTAINER,
     PAGE_PORT,
+    VLLM_PORT,
 )
 from alpaca_operator.api.sources import resolved
 from alpaca_operator.exits import Exit
@@ -48,6 +50,8 @@ PROBE_SECONDS = 5
 DRAIN_SECONDS = 5
 """What the Service needs to take a pod from its list: a pod that stops is asked until then."""
 PAGE_RESOURCES: Manifest = {"requests": {"cpu": "50m", "memory": "256Mi"}, "limits": {"memory": "1Gi"}}
+
+FRONT_RESOURCES: Manifest = {"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"memory": "1Gi"}}
 
 
 def plan(chat: ChatDeployment, inputs: Inputs, settings: Settings) -> Plan:
@@ -128,7 +132,9 @@ def template(chat: ChatDeployment, inputs: Inputs, settings: Settings) -> Manife
     made = {field: one for field, one in inputs.items() if one.producer_uid}
     manifest_json = pod.config(chat, note(made), without=THE_OPERATORS)
     external = chat.spec.engine == "External"
-    containers = [*([] if external else [engine(chat, settings)]), page(chat, settings)]
+    engines = [] if external else [engine(chat, settings)]
+    fronts = [front(chat, settings)] if chat.spec.engine == "vLLM" else []
+    containers = [*engines, *fronts, page(chat, settings)]
     tmp = [{"name": "alpaca-page-tmp", "emptyDir": {}}]
     frame = pod.pod_frame(chat, manifest_json, containers, [*volumes(chat), *tmp])
     frame["metadata"]["labels"] = {**frame["metadata"]["labels"], LABEL_REVISION: keep.digest(frame)}
@@ -139,8 +145,11 @@ def engine(chat: ChatDeployment, settings: Settings) -> Manifest:
     """The model. While it loads it is neither ready nor dead."""
     spec = chat.spec
     with_vllm = spec.engine == "vLLM"
-    # vLLM listens when it has loaded, and has one answer to whether it is well.
-    alive = "/health" if with_vllm else "/livez"
+    ours: Manifest = {"ports": [{"name": "api", "containerPort": API_PORT, "protocol": "TCP"}]}
+
+    def probe(path: str, failures: int) -> Manifest:
+        return _probe_within(path, failures=failures) if with_vllm else _probe(path, "api", failures=failures)
+
     return {
         "name": ENGINE_CONTAINER,
         "image": _engine_image(chat, settings),
@@ -148,16 +157,45 @@ def engine(chat: ChatDeployment, settings: Settings) -> Manifest:
         "command": vllm.command(chat) if with_vllm else ["python", "-m", "workloads.engine", CONFIG_PATH],
         "env": pod.env(chat, [*pod.household(), *_engine_env(chat, with_vllm)]),
         **pod.given(envFrom=pod.env_from(chat)),
-        "ports": [{"name": "api", "containerPort": API_PORT, "protocol": "TCP"}],
+        **({} if with_vllm else ours),
         "resources": pod.resources(spec.pod),
-        "startupProbe": _probe("/health", "api", failures=math.ceil(spec.startup_timeout_seconds / PROBE_SECONDS)),
-        "readinessProbe": _probe("/health", "api", failures=2),
-        # A minute: a node that trains beside may let an answer wait, and to start again costs the model's loading.
-        "livenessProbe": _probe(alive, "api", failures=12),
+        "startupProbe": probe("/health", math.ceil(spec.startup_timeout_seconds / PROBE_SECONDS)),
+        "readinessProbe": probe("/health", 2),
+        # A minute: a node that trains beside may let an answer wait, and to start again costs the model's loading. vLLM, which listens
+        # when it has loaded, has one answer to whether it is well.
+        "livenessProbe": probe("/health" if with_vllm else "/livez", 12),
         "lifecycle": _draining(spec),
         **pod.RESTRICTED,
         "volumeMounts": mounts(chat),
     }
+
+
+def front(chat: ChatDeployment, settings: Settings) -> Manifest:
+    """What is asked in vLLM's place: the guard, and what the spec says of answers. Ready when vLLM is."""
+    spec = chat.spec
+    return {
+        "name": FRONT_CONTAINER,
+        "image": spec.page.image or settings.image_page,
+        **pod.given(imagePullPolicy=spec.pod.image_pull_policy),
+        "command": ["python", "-m", "workloads.chat_api", CONFIG_PATH],
+        "env": [*pod.household(), *_key(chat), *_hosts(chat)],
+        "ports": [{"name": "api", "containerPort": API_PORT, "protocol": "TCP"}],
+        "resources": FRONT_RESOURCES,
+        "startupProbe": _probe("/livez", "api", failures=60),
+        "readinessProbe": _probe("/health", "api", failures=2),
+        "livenessProbe": _probe("/livez", "api", failures=12),
+        "lifecycle": _draining(spec),
+        **pod.RESTRICTED,
+        "volumeMounts": [
+            *({**mount, "readOnly": True} for mount in mounts(chat) if _is_read(mount)),
+            {"name": "alpaca-page-tmp", "mountPath": "/tmp"},
+        ],
+    }
+
+
+def _is_read(mount: Manifest) -> bool:
+    """By the front: its spec, and the models' generation_config.json."""
+    return mount["name"] == "alpaca-config" or mount["name"].startswith("alpaca-claim-")
 
 
 def _engine_image(chat: ChatDeployment, settings: Settings) -> str:
@@ -166,12 +204,14 @@ def _engine_image(chat: ChatDeployment, settings: Settings) -> str:
 
 
 def _engine_env(chat: ChatDeployment, with_vllm: bool) -> list[Manifest]:
-    auth = chat.spec.auth
-    key = [] if auth is None else [_secret(ENV_API_KEY, KeyReference(name=auth.secret_name))]
     if not with_vllm:
-        return [*key, *_hosts(chat)]
-    quiet = [{"name": "VLLM_NO_USAGE_STATS", "value": "1"}, {"name": "DO_NOT_TRACK", "value": "1"}]
-    return [*({**each, "name": "VLLM_API_KEY"} for each in key), *quiet]
+        return [*_key(chat), *_hosts(chat)]
+    return [{"name": "VLLM_NO_USAGE_STATS", "value": "1"}, {"name": "DO_NOT_TRACK", "value": "1"}]
+
+
+def _key(chat: ChatDeployment) -> list[Manifest]:
+    auth = chat.spec.auth
+    return [] if auth is None else [_secret(ENV_API_KEY, KeyReference(name=auth.secret_name))]
 
 
 def page(chat: ChatDeployment, settings: Settings) -> Manifest:
@@ -237,6 +277,17 @@ def _draining(spec: ChatSpec) -> Manifest:
 
 def _secret(variable: str, reference: KeyReference) -> Manifest:
     return {"name": variable, "valueFrom": {"secretKeyRef": {"name": reference.name, "key": reference.key}}}
+
+
+def _probe_within(path: str, *, failures: int) -> Manifest:
+    """Of vLLM, which listens to its own pod alone: the kubelet is not in it."""
+    asking = f"import urllib.request as r; r.urlopen('http://127.0.0.1:{VLLM_PORT}{path}', timeout=4)"
+    return {
+        "exec": {"command": ["python3", "-c", asking]},
+        "periodSeconds": PROBE_SECONDS,
+        "timeoutSeconds": 5,
+        "failureThreshold": failures,
+    }
 
 
 def _probe(path: str, port: str, *, failures: int) -> Manifest:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
-from alpaca_operator.api.chat import ChatDeployment, ChatSpec, Limits
-from alpaca_operator.api.contract import API_PORT, MOUNT_ROOT
+from alpaca_operator.api.chat import ChatDeployment, ChatSpec
+from alpaca_operator.api.contract import MOUNT_ROOT, VLLM_PORT
 from alpaca_operator.api.sources import Source, sources
 from alpaca_operator.plan.volumes import claim_of
 
@@ -19,10 +19,6 @@ def unable(spec: ChatSpec) -> str | None:
         return "vLLM serves one model with at most one adapter, in the bits that it was saved in"
     if spec.template != "FromModel" or spec.template_file:
         return "vLLM takes the chat template that is saved with the model"
-    if spec.system_prompt:
-        return "vLLM puts no system prompt before conversations, and systemPrompt asks for one"
-    if spec.limits.max_queue != Limits().max_queue:
-        return "vLLM has no bound on its queue, and limits.maxQueue sets one"
     if len(secrets := dict.fromkeys(source.secret_ref.name for _, source in sources(spec) if source.secret_ref)) > 1:
         return f"vLLM takes the credentials of one Secret, and its sources name {' and '.join(secrets)}"
     for field, source in sources(spec):
@@ -35,12 +31,12 @@ def unable(spec: ChatSpec) -> str | None:
 
 
 def command(chat: ChatDeployment) -> list[str]:
-    """`vllm serve`, with everything that the spec says of it. The API key comes by VLLM_API_KEY."""
+    """`vllm serve`, with everything that the spec says of it. It is asked by what stands before it alone, which wants the key."""
     spec = chat.spec
     assert spec.model is not None  # a rule of the spec
     place, revision = located(spec.model)
     name = chat.metadata.name
-    words = ["vllm", "serve", place, "--host", "0.0.0.0", "--port", str(API_PORT)]
+    words = ["vllm", "serve", place, "--host", "127.0.0.1", "--port", str(VLLM_PORT)]
     words += ["--revision", revision] if revision else []
     words += ["--served-model-name", f"{name}-base" if spec.adapters else name]
     words += ["--max-num-seqs", str(spec.limits.max_batch)]

@@ -35,6 +35,7 @@ WITNESS = """if True:
 """
 COMMANDS = {kind.workload: name for name, kind in KINDS.items()} | {
     "chat_ui": "ChatDeployment",
+    "chat_api": "ChatDeployment",
     "engine": "ChatDeployment",
 }
 

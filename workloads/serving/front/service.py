@@ -1,0 +1,109 @@
+"""The process before vLLM, from start to end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import httpx
+
+from alpaca_operator.api import contract
+from alpaca_operator.api.chat import ChatDeployment
+from alpaca_operator.api.contract import ExitCode
+from alpaca_operator.api.sources import sources
+from alpaca_operator.api.status import Reason
+from workloads.errors import SpecError, WorkloadError
+from workloads.runtime import exits
+from workloads.runtime.http import Server, listen, port
+from workloads.serving import defaults
+from workloads.serving.front.application import Front, application
+from workloads.serving.guard import addresses, keys
+from workloads.storage.uri import local_path
+from workloads.system.environment import Environment
+from workloads.system.signals import RESERVE
+
+CONNECT_SECONDS = 5.0
+ENV_PORT = "ALPACA_ENGINE_PORT"
+"""Another port than contract.API_PORT, as for our own engine."""
+ENV_VLLM_URL = "ALPACA_VLLM_URL"
+"""Where vLLM answers, in place of its port in the same pod."""
+
+
+def execute(job: ChatDeployment) -> int:
+    """Stand before vLLM until a signal comes; returns the exit code."""
+    try:
+        environment = Environment.read(os.environ)
+        front = front_of(job, os.environ, environment)
+        number = port(os.environ, ENV_PORT, contract.API_PORT)
+    except WorkloadError as error:
+        return exits.exit_with(error, os.environ)
+    try:
+        asyncio.run(_serve(job, front, environment.in_pod, number))
+        ending = exits.termination(Reason.SUCCEEDED, ExitCode.OK, "stopped as asked", contract.Progress())
+    except BaseException as error:  # noqa: BLE001 - every way to end has to reach the exit code and the last word
+        ending = exits.failed(error, contract.Progress())
+    exits.write_termination(ending, environment.termination_log)
+    return ending.exit_code
+
+
+def front_of(job: ChatDeployment, environ: Mapping[str, str], environment: Environment) -> Front:
+    """Raises WorkloadError for another engine's spec, a key that is missing, and a generation_config.json that is no good."""
+    spec = job.spec
+    if spec.engine != "vLLM":
+        raise SpecError(f"engine {spec.engine} answers its API itself: this stands before vLLM alone")
+    return Front(
+        name=job.metadata.name,
+        upstream=client(environ.get(ENV_VLLM_URL) or f"http://127.0.0.1:{contract.VLLM_PORT}"),
+        generation=_generation(job, environment),
+        system_prompt=spec.system_prompt,
+        key=keys.of(job, environ),
+        most=spec.limits.max_batch + spec.limits.max_queue,
+        seconds=spec.limits.request_timeout_seconds,
+    )
+
+
+def client(url: str) -> httpx.AsyncClient:
+    """For as many answers as come, each as long as it takes: the front has bounds of its own."""
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=16)
+    return httpx.AsyncClient(
+        base_url=url, timeout=httpx.Timeout(None, connect=CONNECT_SECONDS), limits=limits, trust_env=False
+    )
+
+
+def _generation(job: ChatDeployment, environment: Environment) -> dict[str, Any]:
+    """What the spec says, and for what it does not say what the model does, where its folder is at hand. Of a model of a hub vLLM knows by
+    itself."""
+    spec = job.spec
+    folders = []
+    for field, source in reversed(list(sources(spec))):
+        uri = str(source.uri)
+        if field.partition("[")[0] in ("model", "adapters") and not uri.startswith("hf://"):
+            folders.append(local_path(uri, environment, f"spec.{field}.uri: {uri}"))
+        elif field == "model":
+            return spec.generation.model_dump(exclude_none=True)
+    return defaults.resolved(spec.generation, folders)
+
+
+async def _serve(job: ChatDeployment, front: Front, in_pod: bool, number: int) -> None:
+    stop = asyncio.Event()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(name, stop.set)
+    listener = listen(in_pod, number, ENV_PORT)
+    grace = job.spec.pod.termination_grace_period_seconds * (1 - RESERVE)
+    known = addresses.of(job, os.environ, in_pod)
+    server = Server(application(front, known, log), max(1, int(grace)), lifespan="on")
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    log(f"the API comes up at http://127.0.0.1:{listener.getsockname()[1]}/v1")
+    stopped = asyncio.create_task(stop.wait())
+    await asyncio.wait({serving, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    front.draining = True
+    server.should_exit = True
+    await serving
+
+
+def log(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
