@@ -5,47 +5,53 @@ Every field of EvaluationJob can be given or overridden as an option (``--prompt
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alpaca_operator.api.evaluation import EvaluationJob, EvaluationSpec
-from workloads.errors import DataError, GateFailed, Interrupted, OutOfMemory, SpecError
+from workloads.errors import DataError, GateFailed, SpecError
 from workloads.evaluation import gates, harness, questions
-from workloads.evaluation.plan import Plan
 from workloads.evaluation.questions import Question
-from workloads.runtime import command, exits
+from workloads.runtime import command
 from workloads.runtime.runtime import Metrics, Runtime
+from workloads.storage.room import in_words
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
-    from workloads.evaluation.candidates import Candidate
-    from workloads.evaluation.result import EvaluationResult, ModelResult
-    from workloads.evaluation.tracker import EvaluationTracker
+    from workloads.evaluation.candidates import AnyCandidate, Candidate
+    from workloads.evaluation.endpoints import Asker
+    from workloads.evaluation.plan import Plan
+    from workloads.evaluation.result import EvaluationResult
 
 STATUS_METRICS = 64
 """Metrics that a status holds."""
+REPORT_BYTES = 1 << 20
+"""About as much as a report takes."""
+FLOAT_BYTES = 4
 
 
 def run(job: EvaluationJob, runtime: Runtime) -> Metrics:
-    """Look at everything, measure one model after the other, write the report, judge."""
+    """Look at everything, measure one model after the other, let answers be compared, write the report, judge."""
     spec = job.spec
     gates.check(spec)
-    asked = questions.load(spec.prompts, _file(spec, runtime), runtime.progress.log) if spec.prompts else []
+    if spec.prompts and spec.prompts.held_out is None:
+        asked = questions.load(spec.prompts, _file(spec, runtime), runtime.progress.log)
+    else:
+        asked = []  # those of conversations take time to read
     runtime.progress.update(stage="Preparing")
     if spec.tasks:
         harness.keep_data_in(runtime.cache)  # before anything imports `datasets`
 
     from workloads.evaluation import candidates as models
+    from workloads.evaluation.measuring import measure
 
     candidates = [models.prepare(spec, runtime, number) for number in range(len(spec.models))]
+    judge = _judge(spec)
     runtime.stop.check()
-    plan = _plan(spec, runtime, candidates, asked)
+    plan = _plan(spec, runtime, candidates, asked, judge)
 
-    measured = _measure(plan, runtime, candidates)
+    measured = measure(plan, runtime, candidates)
     return _publish(job, runtime, plan, candidates, measured)
 
 
@@ -54,37 +60,77 @@ def _file(spec: EvaluationSpec, runtime: Runtime) -> Path | None:
     return runtime.inputs["prompts.file"].path if spec.prompts.file else None
 
 
-def _plan(spec: EvaluationSpec, runtime: Runtime, candidates: list[Candidate], asked: list[Question]) -> Plan:
+def _judge(spec: EvaluationSpec) -> Asker | None:
+    from workloads.evaluation import endpoints, judging
+
+    if spec.judge is None:
+        return None
+    return endpoints.find("judge.endpoint", spec.judge.endpoint, judging.request_of(spec.judge), os.environ)
+
+
+def _plan(
+    spec: EvaluationSpec,
+    runtime: Runtime,
+    candidates: list[AnyCandidate],
+    asked: list[Question],
+    judge: Asker | None,
+) -> Plan:
     """Everything in tokens, before any weights are read: what cannot be measured costs nothing."""
     from workloads.evaluation import held_out
+    from workloads.evaluation.candidates import Candidate
+    from workloads.evaluation.plan import Plan
 
     def heartbeat() -> None:
         runtime.progress.heartbeat()
         runtime.stop.check()
 
     rows = None
-    if spec.dataset is not None:
-        templates = {candidate.name: candidate.template for candidate in candidates if candidate.template is not None}
+    loaded_here = [candidate for candidate in candidates if isinstance(candidate, Candidate)]
+    templates = {candidate.name: candidate.template for candidate in loaded_here if candidate.template is not None}
+    if spec.dataset is not None and templates:
         rows = held_out.prepare(spec.dataset, runtime.inputs, templates, heartbeat=heartbeat)
         for line in rows.lines:
             runtime.progress.log(f"data: {line}")
-    prompts = {candidate.name: _prompts(spec, candidate, asked) for candidate in candidates} if asked else {}
+    if spec.prompts is not None and spec.prompts.held_out is not None and spec.dataset is not None:
+        found = held_out.questions(
+            spec.dataset, runtime.inputs, spec.prompts.held_out, heartbeat=heartbeat, log=runtime.progress.log
+        )
+        asked = questions.load(spec.prompts, None, runtime.progress.log, found)
+    prompts = {candidate.name: _prompts(spec, candidate, asked) for candidate in loaded_here} if asked else {}
     with runtime.stop.interruptible():  # the data of a task may have to be downloaded
-        loaded = harness.load(spec.tasks, runtime.inputs["taskFiles"].path if spec.task_files else None)
-    gates.check(spec, [metric for one in loaded for metric in one.metrics])
-    return Plan(spec, asked, prompts, rows, loaded)
+        tasks = harness.load(spec.tasks, runtime.inputs["taskFiles"].path if spec.task_files else None)
+    plan = Plan(spec, asked, prompts, rows, tasks, judge)
+    gates.check(spec, [metric for one in tasks for metric in one.metrics], plan.gaps())
+    _must_hold_the_original(plan, runtime, loaded_here)
+    return plan
+
+
+def _must_hold_the_original(plan: Plan, runtime: Runtime, candidates: list[Candidate]) -> None:
+    """Raises SpecError where the volume of the output is too small for what is kept of the original."""
+    if not plan.compared or plan.rows is None:
+        return
+    original = next(candidate for candidate in candidates if candidate.name == plan.spec.original)
+    config = original.inspected.base.config
+    scored = sum(int(row.loss_mask.sum()) for row in plan.rows.by_model[original.name])
+    size = (scored + int(config["vocab_size"])) * int(config["hidden_size"]) * FLOAT_BYTES
+    written = f"what {original.name} foretells, {in_words(size)}"
+    runtime.must_have_room(
+        result=REPORT_BYTES,
+        checkpoints=size,
+        written=written,
+        remedy="lower dataset.samples, or name another output.uri",
+    )
 
 
 def _prompts(spec: EvaluationSpec, candidate: Candidate, asked: list[Question]) -> list[list[int]]:
     """Ids that the model continues with its answers. Raises SpecError or DataError for a question that cannot be put to it."""
     assert candidate.template is not None
     system = questions.system_prompt(spec)
-    first = [{"role": "system", "content": system}] if system else []
     context = candidate.inspected.context
     found = []
     for question in asked:
         try:
-            prompt = candidate.template.prompt([*first, {"role": "user", "content": question.text}])
+            prompt = candidate.template.prompt(question.messages(system))
         except ValueError as error:
             raise SpecError(
                 f"{question.where}: template {candidate.template.name} of {candidate.name} cannot ask it ({error}): remove the system prompt, "
@@ -99,134 +145,8 @@ def _prompts(spec: EvaluationSpec, candidate: Candidate, asked: list[Question]) 
     return found
 
 
-def _measure(plan: Plan, runtime: Runtime, candidates: list[Candidate]) -> EvaluationResult:
-    """Every model loaded in its turn; what an earlier run has measured is not measured again."""
-    from workloads.evaluation.result import EvaluationResult
-    from workloads.evaluation.tracker import EvaluationTracker
-
-    kept = runtime.checkpoints.newest()
-    measured = EvaluationResult.read(kept) if kept else EvaluationResult()
-    tracker = EvaluationTracker(runtime, measured, plan.units, len(candidates))
-    for candidate in candidates:
-        for part, count in measured.of(candidate.name).counts.items():
-            tracker.skip(part, count)
-    if kept:
-        runtime.progress.log(f"going on behind {kept.parent.name}/{kept.name}")
-    for candidate in candidates:
-        result = measured.of(candidate.name)
-        if result.counts != plan.units:
-            _load_and_measure(plan, runtime, candidate, result, tracker)
-            tracker.save()
-    return measured
-
-
-def _load_and_measure(
-    plan: Plan, runtime: Runtime, candidate: Candidate, result: ModelResult, tracker: EvaluationTracker
-) -> None:
-    """One model in memory, and out of it again; ``result`` is filled as its parts are measured."""
-    from workloads.system import memory
-
-    runtime.progress.update(stage="Loading")
-    peak = memory.Peak()
-    tracker.heartbeat()
-    with ExitStack() as stack:
-        try:
-            with runtime.stop.interruptible():
-                loaded = stack.enter_context(candidate.loaded())
-        except Interrupted:
-            tracker.save()
-            raise tracker.interrupted() from None
-        result.how = loaded.how
-        settings = ", ".join(f"{key} {value}" for key, value in loaded.how.items())
-        runtime.progress.log(f"{candidate.name}: {candidate.uri}, {settings}")
-        for note in loaded.notes:
-            runtime.progress.log(f"{candidate.name}: {note}")
-        with _explaining_out_of_memory(candidate):
-            _measure_rows(plan, candidate, loaded.model, result, tracker)
-            _measure_answers(plan, candidate, loaded.model, result, tracker)
-            _measure_tasks(plan, candidate, loaded.model, result, tracker)
-        result.peak_bytes, result.gpu_peak_bytes = max(result.peak_bytes, peak.resident()), peak.gpu()
-
-
-@contextmanager
-def _explaining_out_of_memory(candidate: Candidate) -> Iterator[None]:
-    """Running out of memory names the fields of this kind that take less."""
-    try:
-        yield
-    except Exception as error:
-        if not isinstance(exits.explain(error), OutOfMemory):
-            raise
-        raise OutOfMemory(
-            f"out of memory while {candidate.name} was measured: lower generation.batchSize, dataset.sequenceLength or "
-            "generation.maxNewTokens, set load.bits to 8 or 4 on the model, or ask for more memory in pod.resources.limits"
-        ) from error
-
-
-def _measure_rows(
-    plan: Plan, candidate: Candidate, model: PreTrainedModel, result: ModelResult, tracker: EvaluationTracker
-) -> None:
-    from workloads.evaluation import perplexity
-
-    if plan.rows is None or candidate.template is None:
-        return
-    tokenizer, folder = candidate.inspected.tokenizer, candidate.inspected.base.folder
-    with tracker.part("rows", result.seconds, "Evaluating") as count:
-
-        def done(so_far: perplexity.Score) -> None:
-            passed = so_far.rows - result.score.rows
-            result.score = so_far
-            count(passed)
-
-        perplexity.score(
-            model,
-            plan.rows.by_model[candidate.name],
-            pad=tokenizer.pad_token_id,
-            batch_size=plan.spec.generation.batch_size,
-            size=perplexity.AnswerBytes(tokenizer, folder, candidate.template),
-            heartbeat=tracker.heartbeat,
-            done=done,
-            so_far=result.score,
-        )
-
-
-def _measure_answers(
-    plan: Plan, candidate: Candidate, model: PreTrainedModel, result: ModelResult, tracker: EvaluationTracker
-) -> None:
-    from workloads.evaluation import generation
-
-    if not plan.questions or candidate.template is None:
-        return
-    left = [number for number in range(len(plan.questions)) if number not in result.answers]
-    with tracker.part("answers", result.seconds, "Answering") as count:
-        for at, answer in generation.answers(
-            model,
-            candidate.template,
-            [plan.prompts[candidate.name][number] for number in left],
-            plan.spec.generation,
-            batch_size=plan.spec.generation.batch_size,
-            seed=plan.spec.generation.seed,
-            heartbeat=tracker.heartbeat,
-        ):
-            result.answers[left[at]] = answer
-            count(1)
-
-
-def _measure_tasks(
-    plan: Plan, candidate: Candidate, model: PreTrainedModel, result: ModelResult, tracker: EvaluationTracker
-) -> None:
-    if not plan.tasks:
-        return
-    with tracker.part("tasks", result.seconds, "Evaluating") as count:
-        for place, task in enumerate(plan.tasks):
-            if place not in result.tasks:
-                result.tasks[place] = harness.run(
-                    task, model, candidate.inspected.tokenizer, plan.spec.generation.batch_size, tracker.heartbeat
-                )
-                count(1)
-
-
 def _publish(
-    job: EvaluationJob, runtime: Runtime, plan: Plan, candidates: list[Candidate], measured: EvaluationResult
+    job: EvaluationJob, runtime: Runtime, plan: Plan, candidates: list[AnyCandidate], measured: EvaluationResult
 ) -> Metrics:
     """The report at the output; or beside it, where a gate is broken."""
     from workloads.evaluation.report import build

@@ -53,11 +53,12 @@ def _run(job: QuantizeJob, runtime: Runtime) -> Metrics:
     base = _check(job, runtime)
     with runtime.stop.interruptible():
         libraries.prepare_gptqmodel()
-        from workloads.quantization import fidelity, gptq, report_files
+        from workloads.evaluation.likeness import Reference
+        from workloads.quantization import gptq, report_files
         from workloads.quantization.report import Report, warnings
 
         prepared = prepare(job, runtime, base)
-        reference = fidelity.Reference(runtime.checkpoints.own / "reference")
+        reference = Reference(runtime.checkpoints.own / "reference")
         before = measure_original(job, runtime, base, prepared, reference)
 
     began = time.monotonic()

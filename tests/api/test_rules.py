@@ -20,6 +20,8 @@ from tests.api.minimal import MINIMAL
 from tests.cluster.bed.cache import BedError
 from tests.cluster.bed.controlplane import ControlPlane
 
+TWO = {"models": [{"name": "base", "model": {"uri": "a"}}, {"name": "tuned", "model": {"uri": "b"}}]}
+
 
 def of(kind: str, cases: list[Any]) -> list[Any]:
     """The cases of one kind: each spec is laid over the kind's smallest; None takes a field away."""
@@ -414,6 +416,55 @@ BROKEN = (
                 id="a model that is nowhere",
             ),
             pytest.param(
+                {"models": [{"name": "poet", "model": {"uri": "a"}, "endpoint": {"url": "http://a/v1"}}]},
+                "one of models needs model or endpoint, and not both: name one",
+                id="a model that is here and elsewhere",
+            ),
+            pytest.param(
+                {"models": [{"name": "poet", "endpoint": {"url": "http://a/v1"}, "template": "ChatML"}]},
+                "whoever serves an endpoint sets adapters, load and template there: remove them beside endpoint",
+                id="a template for what is served elsewhere",
+            ),
+            pytest.param(
+                {
+                    "prompts": None,
+                    "tasks": [{"name": "cmmlu"}],
+                    "models": [{"name": "poet", "endpoint": {"url": "http://a/v1"}}],
+                },
+                "an endpoint can only be asked questions, and there are none: set prompts, or name the model itself",
+                id="tasks for what is served elsewhere",
+            ),
+            pytest.param(
+                {"prompts": {"preset": "zh", "heldOut": 8}, "dataset": {"validation": [{"uri": "a"}]}},
+                "prompts needs one of preset, file and heldOut: name one",
+                id="questions from two places",
+            ),
+            pytest.param(
+                {"prompts": {"heldOut": 8}},
+                "prompts.heldOut asks conversations of dataset, and there is none: set dataset",
+                id="questions of no conversation",
+            ),
+            pytest.param(
+                {**TWO, "original": "third", "dataset": {"validation": [{"uri": "a"}]}},
+                "original names no model among models that is loaded here: correct it",
+                id="an original that is not there",
+            ),
+            pytest.param(
+                {**TWO, "original": "base"},
+                "original is what other models are held against, on the rows of dataset: set dataset and name another model, or remove original",
+                id="an original without rows",
+            ),
+            pytest.param(
+                {"judge": {"endpoint": {"url": "http://a/v1"}, "against": "poet"}},
+                "judge compares the answers of two models: set prompts and name another model, or remove judge",
+                id="a judge of one model",
+            ),
+            pytest.param(
+                {**TWO, "judge": {"endpoint": {"url": "http://a/v1"}, "against": "third"}},
+                "judge.against names a model that is not among models: correct it",
+                id="a comparison with nobody",
+            ),
+            pytest.param(
                 {"models": [{"name": "poet", "model": {"uri": "a"}, "adapters": [{"uri": "b"}, {}]}]},
                 "an input needs uri or from, and not both: name one",
                 id="an adapter that is nowhere, in a list of a list",
@@ -434,11 +485,11 @@ BROKEN = (
             ),
             pytest.param({"prompts": None}, "nothing is measured: give dataset, prompts or tasks", id="nothing to do"),
             pytest.param(
-                {"prompts": {}}, "prompts needs preset or file, and not both: name one", id="questions from nowhere"
+                {"prompts": {}}, "prompts needs one of preset, file and heldOut: name one", id="questions from nowhere"
             ),
             pytest.param(
                 {"prompts": {"preset": "zh", "file": {"uri": "pvc://data/questions.csv"}}},
-                "prompts needs preset or file, and not both: name one",
+                "prompts needs one of preset, file and heldOut: name one",
                 id="questions from two places",
             ),
             pytest.param(
@@ -723,6 +774,20 @@ TAKEN = (
                 id="benchmark tasks alone",
             ),
             pytest.param({"systemPromptPreset": "llama2-zh"}, id="a system prompt known by name"),
+            pytest.param(
+                {
+                    "models": [
+                        {"name": "base", "model": {"uri": "a", "ropeScaling": {"type": "dynamic", "factor": 2}}},
+                        {"name": "api", "endpoint": {"url": "http://a/v1", "model": "b", "secretRef": {"name": "c"}}},
+                        {"name": "tuned", "model": {"uri": "c"}},
+                    ],
+                    "dataset": {"validation": [{"uri": "a"}]},
+                    "original": "base",
+                    "prompts": {"heldOut": 8},
+                    "judge": {"endpoint": {"url": "https://b/v1"}, "against": "base"},
+                },
+                id="an original, an API and a judge",
+            ),
             pytest.param(
                 {
                     "models": [{"name": f"model-{number}", "model": {"uri": "a"}} for number in range(16)],
@@ -1044,6 +1109,9 @@ FULL: dict[str, dict[str, Any]] = {
             "maxMeanDivergence": 0.1,
         },
         "EvaluationJob": {
+            "models": TWO["models"],
+            "original": "base",
+            "judge": {"endpoint": {"url": "http://a/v1"}, "against": "base"},
             "dataset": {"validation": [{"uri": "pvc://data/held-out.jsonl"}]},
             "systemPrompt": "你是诗人。",
             "tasks": [{"name": "cmmlu"}],
@@ -1145,6 +1213,8 @@ CHANGED: dict[str, dict[str, Any]] = {
         "models": [{"name": "other", "model": {"uri": "pvc://models/other"}}],
         "dataset": {"validation": [{"uri": "pvc://data/other.jsonl"}]},
         "prompts": {"preset": "zh", "limit": 8},
+        "original": "tuned",
+        "judge": {"endpoint": {"url": "http://a/v1"}, "against": "tuned"},
         "systemPrompt": "你是小说家。",
         "systemPromptPreset": "llama2-zh",
         "generation": {"maxNewTokens": 64},

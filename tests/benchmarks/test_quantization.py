@@ -147,11 +147,11 @@ def compared(ours: Path, theirs: Path) -> tuple[int, list[str]]:
 
 def measured(folder: Path, name: str) -> tuple[Any, Any]:
     """The other's result, measured as ours is."""
+    from workloads.evaluation import likeness
     from workloads.models import inference, libraries, model_request
-    from workloads.quantization import fidelity
 
     rows = drawn(folder).evaluation
-    reference = fidelity.Reference(folder / "reference")
+    reference = likeness.Reference(folder / "reference")
     with libraries.silenced(), libraries.without_compiling():
         reference.record(
             inference.load(model_request.ModelRequest("model", "base", folder / "base")).model, rows, 3, lambda: None

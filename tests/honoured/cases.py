@@ -70,6 +70,21 @@ def bad_rows(part: str, sources: str) -> dict[str, Any]:
     return {f"{part}.onBadRow": Case("Fail", borne), f"{part}.maxBadRows": Case(2, borne)}
 
 
+TWO_MODELS = [{"name": name, "model": {"uri": "pvc://desk/base"}, "template": "HumanAssistant"} for name in ("a", "b")]
+SERVED = {"models[].model": None, "models[].template": None, "models[].endpoint": {"url": "http://one/v1"}}
+JUDGED = {"models": TWO_MODELS, "judge": {"endpoint": {"url": "http://one/v1"}, "against": "a"}}
+
+
+def endpoint(path: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Of an API that a job asks."""
+    return {
+        f"{path}.url": Case("http://two/v1", given),
+        f"{path}.model": Case("poet", given),
+        f"{path}.secretRef.name": Case("key", given),
+        f"{path}.secretRef.key": Case("other", {**given, f"{path}.secretRef": {"name": "key"}}),
+    }
+
+
 MODEL: dict[str, Any] = {
     "model.ropeScaling.type": Case("yarn", {"model.ropeScaling": {"factor": 2}}),
     "model.ropeScaling.factor": Case(4, {"model.ropeScaling": {"factor": 2}}),
@@ -293,6 +308,9 @@ TABLES: dict[str, dict[str, Any]] = {
     },
     "EvaluationJob": {
         "models[].name": "b",
+        "models[].model.ropeScaling.type": Case("dynamic", {"models[].model.ropeScaling": {"factor": 2}}),
+        "models[].model.ropeScaling.factor": Case(4, {"models[].model.ropeScaling": {"factor": 2}}),
+        **endpoint("models[].endpoint", SERVED),
         "models[].load.bits": Case(8, {"models[].load": {"bits": 4}}),
         "models[].template": "FromModel",
         **{f"dataset.validation[].{name}": value for name, value in CONVERSATIONS.items()},
@@ -303,6 +321,11 @@ TABLES: dict[str, dict[str, Any]] = {
         "prompts.preset": Case("zh", {"prompts": {"file": {"uri": "pvc://desk/questions.jsonl"}}}),
         "prompts.categories": ["山"],
         "prompts.limit": 2,
+        "prompts.heldOut": Case(3, {"prompts": {"heldOut": 2}}),
+        "original": Case("b", {"models": TWO_MODELS, "original": "a"}),
+        **endpoint("judge.endpoint", JUDGED),
+        "judge.against": Case("b", JUDGED),
+        "judge.maxNewTokens": Case(64, JUDGED),
         "systemPrompt": "你是诗人。",
         "systemPromptPreset": "llama2-zh",
         "generation.temperature": 0.5,
@@ -355,6 +378,7 @@ TABLES: dict[str, dict[str, Any]] = {
         "gates[].from.kind": Case("SFTJob", {"gates": [{"from": {"kind": "EvaluationJob", "name": "report"}}]}),
         "gates[].from.name": Case("other", {"gates": [{"from": {"kind": "EvaluationJob", "name": "report"}}]}),
         "updatePolicy": "Manual",
+        "updateStrategy": "Recreate",
         "replicas": 2,
         "startupTimeoutSeconds": 60,
         "service.type": "NodePort",

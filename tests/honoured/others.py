@@ -77,6 +77,7 @@ class Settings:
 
 def quantize_run(job: Any, desk: Desk, scratch: Path) -> list[Any]:
     """The settings, the rows, the model's folder, the questions, and what the gates say of a result that lost a little."""
+    from workloads.evaluation.likeness import Likeness
     from workloads.models import inference
     from workloads.quantization import fidelity, gptq, measure, prepare
     from workloads.quantization.gguf.likeness import TokenLikeness
@@ -113,7 +114,7 @@ def quantize_run(job: Any, desk: Desk, scratch: Path) -> list[Any]:
         job=job,
         before=fidelity.ModelScores(score, 4, 1.0),
         after=fidelity.ModelScores(SimpleNamespace(perplexity=11.0), 4, 0.5),
-        fidelity=fidelity.Fidelity(0.5, 0.1),
+        fidelity=Likeness.of_row(10, 5, 1.0),
     )  # type: ignore[arg-type]
     found += [asked, Report._perplexity_gate(report) is None, Report._stop_rate_gate(report) is None]
     found += [Report._agreement_gate(report) is None, Report._divergence_gate(report) is None]
@@ -135,16 +136,22 @@ def _gguf_type(job: Any, runtime: Any) -> list[Any]:
     return [written.call_args.args[4], made.call_args and made.call_args.args[2]]
 
 
+TASKS = ("first", "second")
+"""What the tasks of the specs under test are called."""
+
+
 def evaluate_run(job: Any, desk: Desk, scratch: Path) -> list[Any]:
     """What each model is asked and scored on, how it is held and answers, which tasks it gets, and what the gates say."""
-    from workloads.evaluation import candidates, generation, harness, perplexity
+    from workloads.evaluation import candidates, endpoints, generation, harness, likeness, measuring, perplexity
 
     seen: list[Any] = []
 
     @contextmanager
     def loaded(candidate: Any) -> Any:
         request = candidate.inspected.request
-        seen.append([candidate.name, request.uri, request.adapters, candidate.inspected.options.bits])
+        seen.append(
+            [candidate.name, request.uri, request.adapters, candidate.inspected.options.bits, request.rope_scaling]
+        )
         yield SimpleNamespace(model=MagicMock(), how={}, notes=[])
 
     def answers(model: Any, template: Any, prompts: Any, decoding: Any, **given: Any) -> Any:
@@ -157,6 +164,12 @@ def evaluate_run(job: Any, desk: Desk, scratch: Path) -> list[Any]:
 
     def score(model: Any, rows: Any, **given: Any) -> Any:
         seen.append([[row.ids.tolist() for row in rows], given["batch_size"]])
+
+    def found(field: str, endpoint: Any, request: Any, environ: Any) -> Any:
+        seen.append([field, endpoint.url, endpoint.model, request])
+        return SimpleNamespace(
+            uri=endpoint.url, replies=lambda asked, *_, **given: seen.append([asked, given["at_once"]]) or ()
+        )
 
     class FakeTask:
         """A task of the harness that takes any number of examples."""
@@ -185,14 +198,19 @@ def evaluate_run(job: Any, desk: Desk, scratch: Path) -> list[Any]:
             (perplexity, "AnswerBytes", MagicMock()),
             (harness, "_manager", manager),
             (evaluate, "_publish", lambda *_: {}),
+            (endpoints, "find", found),
+            (likeness, "Reference", MagicMock()),
+            (measuring, "_judge", lambda plan, name, *_: seen.append([name, plan.spec.judge.against])),
         ]:
             stack.enter_context(patch.object(place, name, stand_in))
-        limits = stack.enter_context(patch("lm_eval.evaluator.evaluate", return_value={"results": {}}))
+        limits = stack.enter_context(
+            patch("lm_eval.evaluator.evaluate", return_value={"results": {name: {"sample_len": 1} for name in TASKS}})
+        )
         stack.enter_context(patch("lm_eval.models.huggingface.HFLM", SimpleNamespace))
         stack.enter_context(patch.object(harness, "_neutral", MagicMock()))
         runtime = desk.runtime(job, scratch)
         runtime.checkpoints.write = MagicMock()
-        with patch("workloads.evaluation.tracker.EvaluationTracker", MagicMock()):
+        with patch("workloads.evaluation.measuring.EvaluationTracker", MagicMock()):
             evaluate.run(job, runtime)
     seen.append([call.kwargs.get("limit") for call in limits.call_args_list])
     judged = {model.name: {gate.metric: 0.5 for gate in job.spec.gates} for model in job.spec.models}

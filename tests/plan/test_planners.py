@@ -110,3 +110,22 @@ def test_a_model_and_an_adapter_in_lists_of_lists_are_found_by_their_places():
     mounts = job["spec"]["template"]["spec"]["containers"][0]["volumeMounts"]
     claimed = {mount["mountPath"]: mount["readOnly"] for mount in mounts if mount["mountPath"].startswith("/mnt/")}
     assert claimed == {"/mnt/models": True, "/mnt/small": True, "/mnt/others": True, "/mnt/reports": False}
+
+
+def test_every_api_that_a_job_asks_has_its_key_in_a_variable_of_its_own():
+    key = {"url": "https://api.example/v1", "secretRef": {"name": "keys", "key": "large"}}
+    job = made(
+        "EvaluationJob",
+        models=[
+            {"name": "poet", "model": {"uri": "pvc://models/poet"}},
+            {"name": "large", "endpoint": key},
+            {"name": "open", "endpoint": {"url": "http://vllm.models.svc:8000/v1"}},
+        ],
+        judge={"endpoint": {"url": "https://judge.example/v1", "secretRef": {"name": "judge"}}, "against": "poet"},
+    )
+    (container,) = child(job)["spec"]["template"]["spec"]["containers"]
+    found = {one["name"]: one["valueFrom"] for one in container["env"] if one["name"].endswith("_API_KEY")}
+    assert found == {
+        "ALPACA_MODELS_1_API_KEY": {"secretKeyRef": {"name": "keys", "key": "large"}},
+        "ALPACA_JUDGE_API_KEY": {"secretKeyRef": {"name": "judge", "key": "apiKey"}},
+    }

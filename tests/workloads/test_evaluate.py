@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.workloads import evaluated, quantized, tiny
+from tests.workloads.answering import Answering, Body, refused, said
 from tests.workloads.evaluated import QUESTIONS, job, model
 from tests.workloads.runs import Ended, Line, Place
 from tests.workloads.runs import job as sft_job
@@ -216,7 +217,7 @@ def test_a_perplexity_that_is_no_number_breaks_its_gate_and_is_told_as_missing(p
             64,
             "spec.gates[0].metric: bitsPerBite will not be in the report: did you mean bitsPerByte? There will be perplexity, bitsPerByte, "
             "tokenAccuracy, evalLoss, evalTokens, stopRate, repetitionRate, chineseShare, answerTokens, answerCharacters, emptyRate, "
-            "answerTokensPerSecond, peakMemoryBytes, weightBytes",
+            "answerTokensPerSecond, exactMatch, tokenF1, chrF, peakMemoryBytes, weightBytes",
             id="a gate on a metric that there will not be",
         ),
         pytest.param(
@@ -329,6 +330,185 @@ def test_a_killed_run_leaves_nothing_half_made(place: Place) -> None:
     assert any(message.startswith("going on behind run-") for message in ended.messages), "the first model was saved"
 
 
+def prefers(text: str) -> Callable[[Body], tuple[int, Body]]:
+    """A judge that holds an answer for better if it is the reference, in whichever order."""
+
+    def judge(body: Body) -> tuple[int, Body]:
+        asked = body["messages"][-1]["content"]
+        reference = asked.partition("what a good answer says>\n")[2].partition("\n</reference>")[0]
+        first, second = (f"<answer of {which}>\n{reference}\n</answer" in asked for which in "AB")
+        return said(f"{text} [[{'C' if first == second else 'A' if first else 'B'}]]")
+
+    return judge
+
+
+def test_an_api_a_judge_an_original_and_references(place: Place) -> None:
+    known = {question["question"]: question["reference"] for question in QUESTIONS}
+    turns = iter(range(1000))
+
+    def api(body: Body) -> tuple[int, Body]:
+        ending = "length" if next(turns) == 1 else "stop"
+        return said(known.get(body["messages"][-1]["content"], "好"), ending)
+
+    place.environment["ALPACA_MODELS_2_API_KEY"] = "s3cret"
+    with Answering(api) as served, Answering(prefers("好。"), ("judge",)) as court:
+        spec = {
+            "original": "base",
+            "judge": {"endpoint": {"url": court.url}, "against": "base"},
+            "gates": [
+                {"metric": "winRate", "model": "api", "min": 0.9},
+                {"metric": "exactMatch", "model": "api", "min": 1},
+                {"metric": "tokenAgreement", "model": "tuned", "max": 0.9},
+                {"metric": "meanDivergence", "model": "tuned", "min": 0.1},
+            ],
+        }
+        ended = done(
+            place.run(job(model("base"), model("tuned"), {"name": "api", "endpoint": {"url": served.url}}, **spec))
+        )
+    found = {one["name"]: one for one in report(place)["models"]}
+    api_metrics, tuned = found["api"]["metrics"], found["tuned"]["metrics"]
+    assert served.keys == {"Bearer s3cret"}
+    assert court.keys == {"Bearer none"}
+    assert (found["api"]["uri"], found["api"]["kind"]) == (f"{served.url} (poet)", "Endpoint")
+    assert {api_metrics[name] for name in ("exactMatch", "tokenF1", "chrF", "winRate")} == {1.0}
+    assert api_metrics["stopRate"] == pytest.approx(5 / 6), "one was cut, and not the one token that was tried"
+    assert not {"perplexity", "peakMemoryBytes", "tokenAgreement"} & api_metrics.keys()
+    (gap,) = found["api"]["notMeasured"]
+    assert {"perplexity", "bitsPerByte", "tokenAgreement"} <= {*gap["metrics"]}
+    assert gap["why"] == "an endpoint tells no probabilities of a given text, and nothing of its memory"
+    answers = [question["answers"] for question in report(place)["questions"]]
+    right = sum(one["tuned"]["text"] == known[q["question"]] for one, q in zip(answers, QUESTIONS, strict=True)) / 6
+    assert 0 < right == pytest.approx(tuned["exactMatch"], rel=1e-5)
+    assert (tuned["winRate"], tuned["tieRate"]) == pytest.approx((right, 1 - right), abs=1e-5)
+    assert answers[0]["api"]["judgement"]["outcome"] == "win"
+    assert answers[0]["api"]["scores"] == {"exactMatch": 1.0, "tokenF1": 1.0, "chrF": 1.0}
+    assert found["api"]["intervals"]["winRate"] == pytest.approx([0.6097, 1], abs=1e-3)
+    assert found["api"]["measuredOn"]["judgements"] == 6
+    assert report(place)["judge"] == {
+        "uri": f"{court.url} (judge)",
+        "against": "base",
+        "sameInBothOrders": {"tuned": 1.0, "api": 1.0},
+    }
+    assert 0 < tuned["tokenAgreement"] < 0.9
+    assert tuned["meanDivergence"] > 0.1
+    assert found["tuned"]["intervals"]["meanDivergence"][0] < tuned["meanDivergence"]
+    assert "tokenAgreement" not in found["base"]["metrics"]
+    assert [line for line in ended.lines if "step" in line][-1]["step"] == 2 * (24 + 6) + 6 + 12
+    assert not (place.folder / "out.checkpoints").exists(), "nothing is left of what the original foretold"
+
+
+def test_a_comparison_with_the_original_goes_on_after_a_stop(place: Place) -> None:
+    spec = {"original": "base", "prompts": None}
+    done(place.run(job(**spec, output={"uri": "whole"})))
+    stopped = place.run(job(**spec), at=at("Evaluating", 36, signal.SIGTERM))
+    assert stopped.exit_code == 75
+    done(place.run(job(**spec)))
+    names = ("tokenAgreement", "meanDivergence", "perplexity", "bitsPerByte")
+    assert [metrics(place, "tuned")[name] for name in names] == [
+        metrics(place, "tuned", "whole")[name] for name in names
+    ]
+    edges = [report(place, folder)["models"][1]["intervals"]["meanDivergence"] for folder in ("out", "whole")]
+    assert edges[0] == edges[1]
+
+
+def test_judgements_that_were_made_are_not_asked_for_again(place: Place) -> None:
+    asked: list[int] = []
+
+    def court(body: Body) -> tuple[int, Body]:
+        asked.append(1)
+        return refused(400, "the budget is spent") if len(asked) > 9 else said("[[A]]")
+
+    with Answering(court) as server:
+        spec: dict[str, Any] = {
+            "dataset": None,
+            "judge": {"endpoint": {"url": server.url}, "against": "base"},
+            "generation": {"batchSize": 1},
+        }
+        ended = place.run(job(**spec))
+        assert ended.exit_code == 64
+        assert ended.termination["message"] == (
+            f"spec.judge.endpoint: {server.url} refuses the question (Error code: 400 - the budget is spent): correct the model, or the setting "
+            "that it names"
+        )
+        before = len(asked)
+        asked.clear()
+        done(place.run(job(**spec)))
+    assert before >= 10, "it was tried out, four pairs were judged, and the fifth was not"
+    assert len(asked) == 1 + 4, "the two pairs that were left, in two orders"
+    assert metrics(place, "tuned")["tieRate"] == 1.0
+
+
+def test_held_out_conversations_are_asked_up_to_their_last_answer(place: Place) -> None:
+    talk = {"messages": [{"role": role, "content": text} for role, text in (
+        ("system", "你是诗人。"), ("user", "作者是谁？"), ("assistant", "柳宗元。"), ("user", "题目呢？"), ("assistant", "江雪。"),
+    )]}  # fmt: skip
+    (place.folder / "talks.jsonl").write_text(json.dumps(talk, ensure_ascii=False), encoding="utf-8")
+    with Answering(lambda body: said("《江雪》")) as server:
+        done(
+            place.run(
+                job(
+                    {"name": "api", "endpoint": {"url": server.url}},
+                    dataset={"validation": [{"uri": "talks.jsonl"}]},
+                    prompts={"file": None, "heldOut": 4},
+                )
+            )
+        )
+    assert server.asked[1]["messages"] == talk["messages"][:-1]
+    (question,) = report(place)["questions"]
+    assert (question["question"], question["reference"], question["category"]) == ("题目呢？", "江雪。", "heldOut")
+    assert question["before"] == talk["messages"][:3]
+    assert metrics(place, "api")["exactMatch"] == 1.0
+
+
+def test_positions_are_stretched_as_the_spec_says(place: Place) -> None:
+    ended = done(
+        place.run(
+            job(
+                model("tuned"),
+                model(
+                    "tuned", name="stretched", model={"uri": "tuned", "ropeScaling": {"type": "linear", "factor": 4}}
+                ),
+                prompts=None,
+            )
+        )
+    )
+    assert metrics(place, "stretched")["perplexity"] > 1.1 * metrics(place, "tuned")["perplexity"]
+    assert ended.exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("gate", "message"),
+    [
+        pytest.param(
+            {"metric": "perplexity", "model": "api", "max": 9},
+            "spec.gates[0].metric: perplexity of api will not be in the report: an endpoint tells no probabilities of a given text, and "
+            "nothing of its memory; remove the gate",
+            id="a perplexity over an API",
+        ),
+        pytest.param(
+            {"metric": "tokenAgreement", "model": "other", "min": 0.5},
+            "spec.gates[0].metric: tokenAgreement of other will not be in the report: it reads the rows in other tokens than the original, so "
+            "that positions cannot be compared; remove the gate",
+            id="an agreement in other tokens",
+        ),
+        pytest.param(
+            {"metric": "winRate", "model": "api", "min": 0.5},
+            "spec.gates[0].metric: winRate is measured on judge, which the spec does not have: add it",
+            id="a win rate without a judge",
+        ),
+    ],
+)
+def test_a_gate_on_what_cannot_be_measured_is_refused_before_anything_is_loaded(
+    gate: dict[str, Any], message: str, place: Place
+) -> None:
+    (place.folder / "other").symlink_to(place.folder / "base")
+    with Answering(lambda body: said("好")) as server:
+        models = [model("base"), model("other", template="Llama2"), {"name": "api", "endpoint": {"url": server.url}}]
+        ended = place.run(job(*models, original="base", gates=[gate]))
+    assert (ended.exit_code, ended.termination["message"]) == (64, message)
+    assert not any("weights" in line for line in ended.messages)
+
+
 def test_memory_is_that_of_one_model(place: Place) -> None:
     """In half precision on disk, so that in memory they are copies and no mapped files."""
     import torch
@@ -389,6 +569,13 @@ def test_full_8_bit_4_bit_and_gptq_models_are_measured_in_one_run(place: Place) 
     for name in ("int8", "nf4", "gptq"):
         assert best * 0.9 < metrics(place, name)["perplexity"] < 3 * best
     assert metrics(place, "tuned")["likes/acc"] == 1.0
+    by_name = {one["name"]: one for one in report(place)["models"]}
+    assert by_name["tuned"]["standardErrors"] == {"likes/acc": 0.0}
+    assert by_name["tuned"]["intervals"]["likes/acc"] == pytest.approx([0.6097, 1], abs=1e-3), "Wilson's, of six of six"
+    assert by_name["tuned"]["measuredOn"]["taskQuestions"] == 6
+    samples = [json.loads(line) for line in (place.folder / "out" / "samples" / "gptq.jsonl").open(encoding="utf-8")]
+    assert [(sample["task"], sample["id"]) for sample in samples] == [("likes", number) for number in range(6)]
+    assert sum(sample["metrics"]["acc"] for sample in samples) / 6 == pytest.approx(metrics(place, "gptq")["likes/acc"])
     assert ended.termination["metrics"]["tuned/likes/acc"] == 1.0
     assert "loglikelihood" not in ended.text, "no bars of the harness"
 
@@ -398,12 +585,12 @@ def test_too_little_memory_is_told_with_what_takes_less() -> None:
     from types import SimpleNamespace
     from typing import cast
 
-    from workloads import evaluate
     from workloads.errors import OutOfMemory
     from workloads.evaluation.candidates import Candidate
+    from workloads.evaluation.measuring import explaining_out_of_memory
 
     candidate = cast(Candidate, SimpleNamespace(name="poet"))
-    with pytest.raises(OutOfMemory) as told, evaluate._explaining_out_of_memory(candidate):
+    with pytest.raises(OutOfMemory) as told, explaining_out_of_memory(candidate):
         raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate")
     assert str(told.value) == (
         "out of memory while poet was measured: lower generation.batchSize, dataset.sequenceLength or generation.maxNewTokens, set load.bits "

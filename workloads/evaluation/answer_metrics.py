@@ -9,11 +9,10 @@ from collections.abc import Callable, Sequence
 from workloads.evaluation import intervals
 from workloads.evaluation.generation import Answer
 from workloads.evaluation.intervals import Interval
-from workloads.evaluation.metrics import AS_SHARE
+from workloads.evaluation.metrics import is_share
+from workloads.evaluation.references import WORD, chrf, exact_match, token_f1
 
 HAN = re.compile("[\u3005\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
-WORD = re.compile(r"\b\w{1,20}\b|\S", re.ASCII)
-"""What repetition is counted in: words of Latin letters, and single characters of everything else, endless words among it."""
 REPEATED = 4
 """Length of the stretches that are compared (seq-rep-4; Welleck et al., arXiv:1908.04319)."""
 
@@ -41,29 +40,47 @@ FIGURES: dict[str, Callable[[Answer], float | None]] = {
     "emptyRate": lambda answer: float(not answer.text),
 }
 """What is said of each answer; None where there is nothing to say."""
+AGAINST: dict[str, Callable[[str, str], float]] = {"exactMatch": exact_match, "tokenF1": token_f1, "chrF": chrf}
+"""What is said of each answer and its reference."""
 
 
-def metrics(answers: Sequence[Answer]) -> dict[str, float]:
-    """Means over the answers, by the names of reports and gates; NaN where there is nothing to say of any."""
-    return {name: math.fsum(values) / len(values) if values else math.nan for name, values in _figures(answers).items()}
+def metrics(answers: Sequence[Answer], wordings: Sequence[str | None] = ()) -> dict[str, float]:
+    """Means over the answers, by the names of reports and gates; NaN where there is nothing to say of any. ``wordings``: what each is held
+    against; where none is held against anything, there are no such metrics."""
+    return {
+        name: math.fsum(values) / len(values) if values else math.nan
+        for name, values in _figures(answers, wordings).items()
+    }
 
 
-def confidence(answers: Sequence[Answer]) -> dict[str, Interval]:
+def confidence(answers: Sequence[Answer], wordings: Sequence[str | None] = ()) -> dict[str, Interval]:
     """The intervals of these means."""
     found = {}
-    for name, values in _figures(answers).items():
+    for name, values in _figures(answers, wordings).items():
         if not values:
             continue
-        is_share = name in AS_SHARE
         edges = (
-            intervals.wilson(math.fsum(values) / len(values), len(values)) if is_share else intervals.of_mean(values)
+            intervals.wilson(math.fsum(values) / len(values), len(values))
+            if is_share(name)
+            else intervals.of_mean(values)
         )
         if edges is not None:
             found[name] = Interval(max(0.0, edges[0]), edges[1], len(values), "answers")
     return found
 
 
-def _figures(answers: Sequence[Answer]) -> dict[str, list[float]]:
-    return {
+def against(answer: Answer, wording: str) -> dict[str, float]:
+    """One answer and its reference."""
+    return {name: figure(answer.text, wording) for name, figure in AGAINST.items()}
+
+
+def _figures(answers: Sequence[Answer], wordings: Sequence[str | None]) -> dict[str, list[float]]:
+    found = {
         name: [value for answer in answers if (value := figure(answer)) is not None] for name, figure in FIGURES.items()
     }
+    scores = [
+        against(answer, wording)
+        for answer, wording in zip(answers, wordings, strict=bool(wordings))
+        if wording is not None
+    ]
+    return found | ({name: [score[name] for score in scores] for name in AGAINST} if scores else {})

@@ -1,9 +1,10 @@
-"""The models of an evaluation: looked into all at once, loaded one after the other."""
+"""The models of an evaluation: looked into all at once, loaded one after the other, or asked where they are served."""
 
 from __future__ import annotations
 
 import ctypes
 import gc
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from typing import TYPE_CHECKING
 
 from alpaca_operator.api.evaluation import EvaluationSpec
 from workloads.errors import SpecError
+from workloads.evaluation import endpoints
+from workloads.evaluation.endpoints import Asker
 from workloads.models import inference, inspect, model_request
 from workloads.runtime.runtime import Runtime
 
@@ -33,6 +36,15 @@ class Candidate:
         return self.inspected.request.uri
 
     @property
+    def kind(self) -> str:
+        return self.inspected.kind
+
+    @property
+    def adapters(self) -> list[str]:
+        """Their URIs."""
+        return [uri for _, uri, _ in self.inspected.request.adapters]
+
+    @property
     def weight_bytes(self) -> int:
         """Of its files, adapters included."""
         files = self.inspected.base.files
@@ -53,11 +65,34 @@ class Candidate:
             release()
 
 
-def prepare(spec: EvaluationSpec, runtime: Runtime, number: int) -> Candidate:
+@dataclass(frozen=True)
+class RemoteCandidate:
+    """A model that is served elsewhere, and asked there. What lies there nobody knows: it has no digest."""
+
+    name: str
+    asker: Asker
+    digest: str | None = None
+    template: None = None
+    kind: str = "Endpoint"
+    adapters: tuple[str, ...] = ()
+
+    @property
+    def uri(self) -> str:
+        return self.asker.uri
+
+
+AnyCandidate = Candidate | RemoteCandidate
+
+
+def prepare(spec: EvaluationSpec, runtime: Runtime, number: int) -> AnyCandidate:
     """One of the models. Raises SpecError, InputError or DataError that names its field."""
     from workloads.data.chat_templates import loading
 
     one, field = spec.models[number], f"models[{number}]"
+    if one.endpoint is not None:
+        asked = endpoints.request_of(spec.generation, spec.generation.seed)
+        return RemoteCandidate(one.name, endpoints.find(f"{field}.endpoint", one.endpoint, asked, os.environ))
+    assert one.model is not None, "a rule of the spec"
     source = runtime.inputs[f"{field}.model"]
     inspected = model_request.inspect_request(
         model_request.ModelRequest(
@@ -70,6 +105,7 @@ def prepare(spec: EvaluationSpec, runtime: Runtime, number: int) -> Candidate:
                 for found in [runtime.inputs[f"{field}.adapters[{place}]"]]
             ],
             bits=one.load.bits if one.load else None,
+            rope_scaling=one.model.rope_scaling,
         )
     )
     template = None

@@ -9,8 +9,13 @@ from dataclasses import dataclass
 
 from alpaca_operator.api.evaluation import EvaluationSpec, Gate
 from workloads.errors import SpecError
+from workloads.evaluation.gaps import Gap
 from workloads.evaluation.intervals import Interval
-from workloads.evaluation.metrics import OF_ANSWERS, OF_ROWS, format_value, names_of
+from workloads.evaluation.metrics import OF_ANSWERS, OF_JUDGE, OF_ORIGINAL, OF_ROWS, format_value, names_of
+
+NO_GAPS: Mapping[str, Sequence[Gap]] = {}
+NEEDED = {"dataset": OF_ROWS, "original": OF_ORIGINAL, "prompts": OF_ANSWERS, "judge": OF_JUDGE}
+"""Parts of the spec, and the metrics that there are with them alone."""
 
 
 @dataclass(frozen=True)
@@ -75,16 +80,26 @@ def _format_beside(value: float, bound: float) -> str:
     return repr(value) if short == f"{bound:.6g}" else short
 
 
-def check(spec: EvaluationSpec, of_tasks: Collection[str] | None = None) -> None:
+def check(
+    spec: EvaluationSpec,
+    of_tasks: Collection[str] | None = None,
+    gaps: Mapping[str, Sequence[Gap]] = NO_GAPS,
+) -> None:
     """Refuse a gate on a metric that there will not be.
 
-    ``of_tasks`` are the metrics of the tasks; None while they are not known, and then names with a `/` pass. Raises SpecError.
+    ``of_tasks`` are the metrics of the tasks; None while they are not known, and then names with a `/` pass. ``gaps``: by model, what is not
+    measured of it. Raises SpecError.
     """
     metrics = names_of(spec, of_tasks or ())
     for number, gate in enumerate(spec.gates):
+        why = next((gap.why for gap in gaps.get(gate.model, ()) if gate.metric in gap.metrics), None)
+        if why is not None:
+            raise SpecError(
+                f"spec.gates[{number}].metric: {gate.metric} of {gate.model} will not be in the report: {why}; remove the gate"
+            )
         if gate.metric in metrics or (of_tasks is None and spec.tasks and "/" in gate.metric):
             continue
-        needed = "dataset" if gate.metric in OF_ROWS else "prompts" if gate.metric in OF_ANSWERS else None
+        needed = next((part for part, names in NEEDED.items() if gate.metric in names), None)
         if needed:
             raise SpecError(
                 f"spec.gates[{number}].metric: {gate.metric} is measured on {needed}, which the spec does not have: add it"

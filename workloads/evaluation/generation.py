@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
     from workloads.data.chat_templates.template import Template
 
-Ending = Literal["Stopped", "TookTheTurn", "Cut"]
-"""The model wrote an end mark; it went on with the user's part; it reached the limit."""
+Ending = Literal["Stopped", "TookTheTurn", "Cut", "Withheld"]
+"""The model wrote an end mark; it went on with the user's part; it reached the limit; whoever serves it kept the rest back."""
 TAIL = 24
 """Newest tokens in which the start of the user's turn is looked for."""
 

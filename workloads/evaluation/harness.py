@@ -5,17 +5,22 @@ from __future__ import annotations
 import contextlib
 import difflib
 import importlib.util
+import json
 import logging
+import math
 import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alpaca_operator.api import contract
 from alpaca_operator.api.evaluation import Task
 from workloads.errors import InputError, SpecError
-from workloads.models import dynamic_positions
+from workloads.evaluation import intervals
+from workloads.evaluation.intervals import Interval
+from workloads.evaluation.metrics import is_share
+from workloads.models import dynamic_positions, libraries
 from workloads.models.model_request import context_length
 from workloads.system.describe import first_line
 
@@ -24,6 +29,8 @@ if TYPE_CHECKING:
 
 SEED = 1234
 """Of the draw of few-shot examples: the harness's own default, so that its published figures are comparable."""
+RESAMPLES = 100
+"""By which the harness finds the standard error of a metric that is no mean."""
 PLACES = ("HF_HOME", "HF_DATASETS_CACHE")
 """Variables by which a user says where data sets are kept."""
 
@@ -47,6 +54,34 @@ class LoadedTask:
             filters = [each.name for each in getattr(task, "_filters", ())] or ["none"]
             names += [_name(name, metric, filtered) for metric in task.aggregation() for filtered in filters]
         return list(dict.fromkeys(names))
+
+
+@dataclass
+class TaskResult:
+    """What one model made of a task. The names of fields are those of the checkpoint's file."""
+
+    metrics: dict[str, float]
+    """By the names in `LoadedTask.metrics`."""
+    errors: dict[str, float] = field(default_factory=dict)
+    """Standard errors, of those metrics of which the harness knows one."""
+    counts: dict[str, int] = field(default_factory=dict)
+    """Questions that each metric is of."""
+    questions: int = 0
+    """Of all its parts together."""
+    samples: list[str] = field(default_factory=list)
+    """Every question with what was made of it, each as a line of JSON."""
+
+    def intervals(self) -> dict[str, Interval]:
+        """Of the metrics whose standard error is known."""
+        found = {}
+        for name, error in self.errors.items():
+            value, count = self.metrics[name], self.counts[name]
+            if not (math.isfinite(error) and math.isfinite(value)) or count < 2:
+                continue
+            is_of_trials = is_share(name) and 0 <= value <= 1
+            edges = intervals.share(value, error, count) if is_of_trials else intervals.student(value, error, count)
+            found[name] = Interval(*edges, count, "questions")
+        return found
 
 
 def keep_data_in(cache: Path) -> None:
@@ -137,8 +172,8 @@ def run(
     tokenizer: PreTrainedTokenizerBase,
     batch_size: int,
     heartbeat: Callable[[], None],
-) -> dict[str, float]:
-    """Its metrics by the names in `LoadedTask.metrics`. ``heartbeat`` is called with every batch, and may raise, to stop."""
+) -> TaskResult:
+    """What the model makes of it. ``heartbeat`` is called with every batch, and may raise, to stop."""
     from lm_eval.evaluator import evaluate
     from lm_eval.models.huggingface import HFLM
 
@@ -169,7 +204,7 @@ def run(
             begin()
             return super()._model_generate(*args, **kwargs)
 
-    with _neutral(model, tokenizer):
+    with _neutral(model, tokenizer), _in_this_process(), libraries.silenced():
         results = evaluate(
             HeartbeatLM(
                 pretrained=model,
@@ -179,16 +214,74 @@ def run(
             ),
             loaded.entries,
             limit=loaded.task.limit,
-            bootstrap_iters=0,
-            log_samples=False,
+            bootstrap_iters=RESAMPLES,
+            log_samples=True,
         )
-    found = {}
+    return _result(loaded, results)
+
+
+def _result(loaded: LoadedTask, results: Mapping[str, Any]) -> TaskResult:
+    """From the harness's own form: ``acc,none`` and ``acc_stderr,none`` by task and group."""
+    metrics, errors, counts = {}, {}, {}
     for name, figures in {**results["results"], **results.get("groups", {})}.items():
         for key, value in figures.items():
             metric, _, filtered = key.partition(",")
-            if filtered and not metric.endswith("_stderr") and isinstance(value, int | float):
-                found[_name(name, metric, filtered)] = float(value)
-    return {name: found[name] for name in [*loaded.metrics, *found] if name in found}
+            if not filtered or metric.endswith("_stderr") or not isinstance(value, int | float):
+                continue
+            full = _name(name, metric, filtered)
+            metrics[full] = float(value)
+            error, count = figures.get(f"{metric}_stderr,{filtered}"), figures.get("sample_len")
+            if isinstance(error, int | float) and count:
+                errors[full], counts[full] = float(error), int(count)
+    ordered = {name: metrics[name] for name in [*loaded.metrics, *metrics] if name in metrics}
+    samples = [_sample(name, one) for name, several in results.get("samples", {}).items() for one in several]
+    asked = sum(int(results["results"][name]["sample_len"]) for name in loaded.entries["tasks"])
+    return TaskResult(ordered, errors, counts, asked, samples)
+
+
+def _sample(task: str, found: Mapping[str, Any]) -> str:
+    """A question as a line of JSON. Of several requests with the same prompt, as those of a choice, the prompt is told once."""
+    arguments = [list(one) for one in found["arguments"]]
+    prompt = arguments[0][0]
+    asked: dict[str, Any] = {"requests": arguments}
+    if all(len(one) == 2 and one[0] == prompt for one in arguments):
+        asked = {"prompt": prompt, "requests": [one[1] for one in arguments]}
+    content = {
+        "task": task,
+        "id": found["doc_id"],
+        "filter": found["filter"],
+        "row": found["doc"],
+        **asked,
+        "answers": found["filtered_resps"],
+        "target": found["target"],
+        "metrics": {name: found[name] for name in found["metrics"]},
+    }
+    return json.dumps(_as_json(content), ensure_ascii=False)
+
+
+def _as_json(value: Any) -> Any:
+    """What JSON has: of a number that is none null, of what it does not know the text."""
+    if isinstance(value, Mapping):
+        return {str(name): _as_json(each) for name, each in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_as_json(each) for each in value]
+    value = value.item() if hasattr(value, "item") and getattr(value, "size", 1) == 1 else value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, str | int | bool) else str(value)
+
+
+@contextlib.contextmanager
+def _in_this_process() -> Iterator[None]:
+    """The harness would share resampling among forks of this process, which holds a model."""
+    before = os.environ.get("DISABLE_MULTIPROC")
+    os.environ["DISABLE_MULTIPROC"] = "1"
+    try:
+        yield
+    finally:
+        del os.environ["DISABLE_MULTIPROC"]
+        if before is not None:
+            os.environ["DISABLE_MULTIPROC"] = before
 
 
 @contextlib.contextmanager

@@ -22,8 +22,9 @@ from workloads.data import conversations, prepared
 from workloads.data.bad_rows import BadRows
 from workloads.data.chat_templates.template import Template
 from workloads.data.report import Report
-from workloads.data.rows import Row, read
+from workloads.data.rows import Reading, Row, read
 from workloads.errors import DataError
+from workloads.evaluation.questions import HELD_OUT, Question
 
 Examples = list[conversations.Example]
 
@@ -87,6 +88,64 @@ def prepare(
         scored = sum(int(row.loss_mask.sum()) for row in rows_of_one)
         lines.append(f"{name}: {len(rows_of_one):,} rows, {scored:,} tokens of answers")
     return Rows(kept, left_out, tuple(lines))
+
+
+def questions(
+    spec: HeldOut,
+    inputs: Mapping[str, prepared.ResolvedInput],
+    count: int,
+    *,
+    heartbeat: Callable[[], None] = lambda: None,
+    log: Callable[[str], None] = lambda line: None,
+) -> list[Question]:
+    """``count`` of the conversations, those that are scored before others, each up to its last answer, which is the reference.
+
+    Raises DataError for a row that cannot be used, and where none ends in an answer to a question in text.
+    """
+    located = [(source, inputs[f"dataset.validation[{number}]"].path) for number, source in enumerate(spec.validation)]
+    reading = Reading(bad=BadRows.of(spec))
+    found: dict[str, Question] = {}
+
+    def askable() -> Iterator[Row]:
+        for row in read(located, reading, "validation"):
+            heartbeat()
+            question = _question(row, spec.system_prompt)
+            if question is not None:
+                found[row.where] = question
+                yield row
+
+    asked = [found[row.where] for row in drawn(askable(), count)]
+    if not asked:
+        raise DataError(
+            f"prompts.heldOut: of {reading.read:,} conversations of dataset.validation none ends in an answer to a question in text: ask by "
+            "prompts.file"
+        )
+    if len(asked) < count:
+        log(f"prompts: {len(asked):,} of {reading.read:,} held-out conversations can be asked, {count:,} were wanted")
+    return asked
+
+
+def _question(row: Row, system_prompt: str | None) -> Question | None:
+    """The last question of a conversation that consists of text alone."""
+    messages = [*row.messages]
+    while messages and messages[-1]["role"] != "assistant":
+        messages.pop()
+    plain = all(
+        message["role"] in ("system", "user", "assistant") and message.get("content") and "tool_calls" not in message
+        for message in messages
+    )
+    if len(messages) < 2 or not plain or row.tools or messages[-2]["role"] != "user":
+        return None
+    before = [{"role": str(one["role"]), "content": str(one["content"])} for one in messages[:-2]]
+    if system_prompt and not any(message["role"] == "system" for message in before):
+        before.insert(0, {"role": "system", "content": system_prompt})
+    return Question(
+        text=messages[-2]["content"],
+        category=HELD_OUT,
+        reference=messages[-1]["content"].strip(),
+        where=row.where,
+        before=tuple(before),
+    )
 
 
 def _as_named(line: str, located: Sequence[tuple[DataSource, Path]]) -> str:

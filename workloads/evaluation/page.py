@@ -9,7 +9,7 @@ from typing import Any
 
 from workloads.evaluation.gates import Verdict
 from workloads.evaluation.metrics import AS_SHARE, MEANINGS, MEASURED_ON, format_value
-from workloads.evaluation.report import ENDINGS, Report, format_bounds
+from workloads.evaluation.report import BY_CATEGORY, ENDINGS, Report, format_bounds, of_category
 from workloads.system import report_page
 from workloads.system.report_page import articles, both, definitions, table
 
@@ -19,6 +19,14 @@ CHINESE = {
     "tokenAccuracy": "模型认为最可能、且正是回答里的词元所占比例",
     "evalLoss": "回答中每个词元的损失（奈特）",
     "evalTokens": "参与计算的回答词元数",
+    "tokenAgreement": "最可能的词元与原模型相同的位置所占比例",
+    "meanDivergence": "与原模型分布的平均 KL 散度（每个词元的奈特数）",
+    "exactMatch": "与参考答案相同的回答所占比例（不计标点和大小写）",
+    "tokenF1": "回答与参考答案共有的词（中文按字）：F1",
+    "chrF": "回答与参考答案共有的、最长六个字符的片段（chrF2）",
+    "winRate": "评判模型在两种顺序下都更喜欢该模型回答的问题所占比例",
+    "tieRate": "评判模型不分高下、或随顺序改变看法的问题所占比例",
+    "lossRate": "评判模型在两种顺序下都更喜欢对方回答的问题所占比例",
     "stopRate": "模型自己结束的回答所占比例",
     "repetitionRate": "回答里重复出现的四词片段所占比例",
     "chineseShare": "文字中汉字所占比例",
@@ -29,8 +37,13 @@ CHINESE = {
     "peakMemoryBytes": "载入该模型时进程占用的最大内存",
     "weightBytes": "模型文件的大小",
 }
-ENDINGS_ZH = {"Stopped": "自己结束", "TookTheTurn": "接着替用户说话", "Cut": "到达长度上限"}
-BY_CATEGORY = ("stopRate", "repetitionRate", "chineseShare", "answerTokens")
+ENDINGS_ZH = {"Stopped": "自己结束", "TookTheTurn": "接着替用户说话", "Cut": "到达长度上限", "Withheld": "被服务端拦下"}
+OUTCOMES = {
+    "win": ("judged better", "评判：更好"),
+    "tie": ("judged equal", "评判：持平"),
+    "loss": ("judged worse", "评判：更差"),
+}
+NO_VERDICT = ("no verdict", "评判：没有结论")
 
 
 def render(report: Report) -> str:
@@ -91,7 +104,43 @@ def _models(report: Report) -> str:
     if report.intervals:
         english = "Small figures: where the figure of all such rows and answers lies, with 95 % confidence."
         note = f'<p class="soft">{both(english, "小字：同类数据总体的数值所在范围（95 % 置信区间）。")}</p>'
-    return f"<section><h2>{both('Models side by side', '模型对比')}</h2>{figures}{note}</section>"
+    return f"<section><h2>{both('Models side by side', '模型对比')}</h2>{figures}{note}{_judge(report.content)}{_gaps(report.content)}{_samples(report)}</section>"
+
+
+def _samples(report: Report) -> str:
+    if not report.samples:
+        return ""
+    files = ", ".join(f"<code>samples/{escape(model)}.jsonl</code>" for model in report.samples)
+    words = both("Every question of the tasks, with what was made of it", "各项任务的每一道题和模型的作答")
+    return f'<p class="soft">{words}: {files}</p>'
+
+
+def _judge(content: Mapping[str, Any]) -> str:
+    """Who compared answers, and how far its own word can be relied on."""
+    judge = content.get("judge")
+    if judge is None:
+        return ""
+    uri, against = escape(judge["uri"]), escape(judge["against"])
+    same = ", ".join(
+        f"{escape(name)} {format_value('winRate', share)}" for name, share in judge["sameInBothOrders"].items()
+    )
+    english = f"Wins, ties and losses are against {against}, by {uri}, each pair in both orders. It said the same in both orders of: {same}."
+    chinese = (
+        f"胜、平、负都是与 {against} 相比，由 {uri} 评判，每一对都按两种顺序评判。两种顺序下结论一致的比例：{same}。"
+    )
+    return f'<p class="soft">{both(english, chinese)}</p>'
+
+
+def _gaps(content: Mapping[str, Any]) -> str:
+    """What could not be measured of a model."""
+    lines = []
+    for model in content["models"]:
+        for gap in model["notMeasured"]:
+            names, model_name = escape(", ".join(gap["metrics"])), escape(model["name"])
+            english = f"{model_name}: not measured: {names}: {escape(gap['why'])}"
+            chinese = f"{model_name}：没有测量 {names}：{escape(gap['whyInChinese'])}"
+            lines.append(f"<li>{both(english, chinese)}</li>")
+    return f'<ul class="soft">{"".join(lines)}</ul>' if lines else ""
 
 
 def _figure(name: str, value: float | None, values: Mapping[str, float], is_best: bool, interval: str) -> str:
@@ -116,13 +165,19 @@ def _categories(report: Report) -> str:
     models = content["models"]
     rows = []
     for category in dict.fromkeys(question["category"] for question in content["questions"]):
-        for number, name in enumerate(BY_CATEGORY):
+        there = [name for name in BY_CATEGORY if any(name in model["categories"][category] for model in models)]
+        for number, name in enumerate(there):
             first = escape(category) if number == 0 else ""
-            cells = "".join(f"<td>{format_value(name, model['categories'][category][name])}</td>" for model in models)
+            cells = "".join(_of_category(model, category, name) for model in models)
             rows.append(f'<tr><th scope="row">{first}</th><td>{escape(name)}</td>{cells}</tr>')
     names = [escape(model["name"]) for model in models]
     figures = table([both("category", "类别"), both("metric", "指标"), *names], rows)
     return f"<details><summary>{both('Figures by category', '按类别的指标')}</summary>{figures}</details>"
+
+
+def _of_category(model: Mapping[str, Any], category: str, name: str) -> str:
+    value, edges = of_category(model, category, name)
+    return f"<td>{value}{f'<small>{edges}</small>' if edges else ''}</td>"
 
 
 def _questions(report: Report) -> str:
@@ -156,6 +211,11 @@ def _question(number: int, question: Mapping[str, Any]) -> str:
     reference = ""
     if question["reference"]:
         reference = f"<details><summary>{both('What a good answer says', '参考答案')}</summary><p>{escape(question['reference'])}</p></details>"
+    before = "".join(f"<p>{escape(one['role'])}: {escape(one['content'])}</p>" for one in question["before"])
+    if before:
+        reference = (
+            f"<details><summary>{both('What was said before', '此前的对话')}</summary>{before}</details>{reference}"
+        )
     answers = "".join(_answer(name, answer) for name, answer in question["answers"].items())
     return (
         f'<article data-category="{escape(question["category"])}"><span class="soft">{number} · {escape(question["category"])}</span>'
@@ -175,7 +235,17 @@ def _answer(name: str, answer: Mapping[str, Any]) -> str:
     if answer["repetition"] >= 0.1:
         repeated = f"{100 * answer['repetition']:.0f} %"
         facts.append(_fact(both(f"{repeated} repeated", f"重复 {repeated}")))
-    return f'<section class="answer"><header><h4>{escape(name)}</h4>{"".join(facts)}</header>{text}</section>'
+    if "scores" in answer:
+        facts.append(
+            _fact(" · ".join(f"{name} {format_value(name, score)}" for name, score in answer["scores"].items()))
+        )
+    judged = ""
+    if "judgement" in answer:
+        found = answer["judgement"]
+        facts.append(_fact(f"<b>{both(*OUTCOMES.get(found['outcome'], NO_VERDICT))}</b>"))
+        said = "".join(f"<p>{escape(found[order])}</p>" for order in ("first", "second"))
+        judged = f"<details><summary>{both('What the judge said', '评判模型的话')}</summary>{said}</details>"
+    return f'<section class="answer"><header><h4>{escape(name)}</h4>{"".join(facts)}</header>{text}{judged}</section>'
 
 
 def _fact(markup: str) -> str:
@@ -189,6 +259,7 @@ def _footer(content: Mapping[str, Any]) -> str:
         facts = [model["uri"], *(f"+ {uri}" for uri in model["adapters"]), model["kind"], model.get("weights", "")]
         facts += [f"template {model['template']}"] if model["template"] else []
         facts += [f"{count:,} {MEASURED_ON[what]}" for what, count in model["measuredOn"].items()]
-        rows.append((model["name"], " · ".join(fact for fact in facts if fact) + f" · {model['digest']}"))
+        facts.append(model["digest"])
+        rows.append((model["name"], " · ".join(fact for fact in facts if fact)))
     rows += [("", line) for line in content.get("heldOut", {}).get("lines", ())]
     return f"<footer><dl>{definitions(rows)}</dl></footer>"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ SYSTEM_PROMPTS = {"llama2-zh": "You are a helpful assistant. 你是一个乐于�
 """By the names of `systemPromptPreset`."""
 OTHER = "其他"
 """The category of a question that has none."""
+HELD_OUT = "heldOut"
+"""The category of questions from held-out conversations."""
 COLUMNS = {
     "question": ("question", "问题", "prompt", "instruction"),
     "category": ("category", "类别", "分类", "一级分类", "类型"),
@@ -43,17 +45,38 @@ class Question:
     text: str
     category: str
     reference: str | None
-    """What a good answer says, for whoever reads the report."""
+    """What a good answer says."""
     where: str
     """File and line."""
+    before: tuple[dict[str, str], ...] = ()
+    """Messages that stand before it."""
+    is_answer: bool = True
+    """Whether the reference is an answer, and not points that a good one makes: only then are answers held against it word by word."""
+
+    @property
+    def wording(self) -> str | None:
+        """What answers are held against."""
+        return self.reference if self.is_answer else None
+
+    def messages(self, system: str | None) -> list[dict[str, str]]:
+        """As a model is asked; ``system`` is said first, unless another system prompt stands there."""
+        has_own = any(message["role"] == "system" for message in self.before)
+        first = [{"role": "system", "content": system}] if system and not has_own else []
+        return [*first, *self.before, {"role": "user", "content": self.text}]
 
 
-def load(spec: Prompts, file: Path | None, log: Callable[[str], None] = lambda line: None) -> list[Question]:
-    """The questions that ``spec`` asks for, in their order; ``file`` is where its `file` was found. What is not read of a folder goes to ``log``.
+def load(
+    spec: Prompts,
+    file: Path | None,
+    log: Callable[[str], None] = lambda line: None,
+    held_out: Sequence[Question] = (),
+) -> list[Question]:
+    """The questions that ``spec`` asks for, in their order; ``file`` is where its `file` was found, ``held_out`` those of conversations. What
+    is not read of a folder goes to ``log``.
 
     Raises DataError for a file without questions, SpecError for a category that there is not.
     """
-    found = _preset(spec.preset) if spec.preset is not None else _own(file, log)
+    found = list(held_out) or (_preset(spec.preset) if spec.preset is not None else _own(file, log))
     if spec.categories:
         there = list(dict.fromkeys(question.category for question in found))
         for category in spec.categories:
@@ -82,7 +105,7 @@ def evenly(questions: Sequence[Question], limit: int) -> list[Question]:
 
 
 def _preset(name: str) -> list[Question]:
-    return list(_rows(PRESETS / f"{name}.jsonl"))
+    return [replace(question, is_answer=False) for question in _rows(PRESETS / f"{name}.jsonl")]
 
 
 def _own(file: Path | None, log: Callable[[str], None]) -> list[Question]:

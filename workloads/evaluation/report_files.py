@@ -10,9 +10,12 @@ from typing import Any
 
 from workloads.evaluation import page
 from workloads.evaluation.metrics import MEANINGS, MEASURED_ON, format_value
-from workloads.evaluation.report import ENDINGS, Report, format_bounds
+from workloads.evaluation.report import BY_CATEGORY, ENDINGS, Report, format_bounds, of_category
 from workloads.system.markdown import Own, plain, table
 
+JUDGED = {"win": "judged better", "tie": "judged equal", "loss": "judged worse"}
+SAMPLES = "samples"
+"""The folder of what models made of the questions of tasks."""
 FORMULA_PREFIXES = ("=", "+", "-", "@", "\t", "\r")
 """A cell that begins so is a formula to a spreadsheet: what a model wrote must not be run."""
 
@@ -24,6 +27,9 @@ def write(report: Report, folder: Path) -> None:
     _write_csv(folder / "report.csv", report.content)
     (folder / "report.md").write_text(_markdown(report), encoding="utf-8")
     (folder / "report.html").write_text(page.render(report), encoding="utf-8")
+    for model, lines in report.samples.items():
+        (folder / SAMPLES).mkdir(exist_ok=True)
+        (folder / SAMPLES / f"{model}.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
 def _write_csv(path: Path, content: Mapping[str, Any]) -> None:
@@ -107,6 +113,10 @@ def _markdown(report: Report) -> str:
             ],
         )
     )
+    parts.append(_notes(content))
+    parts.append(_categories(content))
+    if report.samples:
+        parts.append(f"Every question of the tasks, with what was made of it: `{SAMPLES}/`.\n")
     if "heldOut" in content:
         parts.append("## Held-out conversations\n")
         parts.append("".join(f"- {plain(line)}\n" for line in content["heldOut"]["lines"]))
@@ -123,12 +133,55 @@ def _markdown(report: Report) -> str:
                 table(
                     ("model", "answer", "", "tokens"),
                     [
-                        (model, answer["text"], ENDINGS[answer["ending"]], str(answer["tokens"]))
+                        (model, answer["text"], ", ".join(_facts(answer)), str(answer["tokens"]))
                         for model, answer in answers
                     ],
                 )
             )
     return "\n".join(part for part in parts if part)
+
+
+def _facts(answer: Mapping[str, Any]) -> list[str]:
+    """How an answer ended, and how it does beside its reference and another's."""
+    scores = [f"{name} {format_value(name, score)}" for name, score in answer.get("scores", {}).items()]
+    judged = [JUDGED.get(answer["judgement"]["outcome"], "no verdict")] if "judgement" in answer else []
+    return [ENDINGS[answer["ending"]], *judged, *scores]
+
+
+def _notes(content: Mapping[str, Any]) -> str:
+    """Who compared answers, and what could not be measured."""
+    notes = []
+    if judge := content.get("judge"):
+        same = ", ".join(
+            f"{name} {format_value('winRate', share)}" for name, share in judge["sameInBothOrders"].items()
+        )
+        notes.append(
+            f"wins, ties and losses are against {judge['against']}, by {judge['uri']}, each pair in both orders; it said the same in both orders "
+            f"of: {same}"
+        )
+    notes += [
+        f"{model['name']}: not measured: {', '.join(gap['metrics'])}: {gap['why']}"
+        for model in content["models"]
+        for gap in model["notMeasured"]
+    ]
+    return "".join(f"- {plain(note)}\n" for note in notes)
+
+
+def _categories(content: Mapping[str, Any]) -> str:
+    """Figures of answers by category; nothing where there is one alone."""
+    models = content["models"]
+    categories = list(dict.fromkeys(question["category"] for question in content.get("questions", ())))
+    if len(categories) < 2:
+        return ""
+    rows = []
+    for category in categories:
+        for name in BY_CATEGORY:
+            if not any(name in model["categories"][category] for model in models):
+                continue
+            cells = (of_category(model, category, name) for model in models)
+            rows.append((category, name, *(f"{value} ({edges})" if edges else value for value, edges in cells)))
+    head = ("category", "metric", *(model["name"] for model in models))
+    return f"## By category\n\n{table(head, rows)}"
 
 
 def _figure(report: Report, name: str, model: str, value: float | None, is_best: bool) -> str:

@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from workloads.evaluation.generation import Answer
+from workloads.evaluation.harness import TaskResult
+from workloads.evaluation.judging import Judgement
+from workloads.evaluation.likeness import NOTHING, Likeness
 from workloads.evaluation.perplexity import Score
 
 FILE = "evaluation.json"
@@ -19,10 +22,14 @@ class ModelResult:
 
     score: Score = field(default_factory=Score)
     """Of the held-out rows that are through."""
+    likeness: Likeness = NOTHING
+    """To the original, on these rows."""
     answers: dict[int, Answer] = field(default_factory=dict)
     """By the number of the question."""
-    tasks: dict[int, dict[str, float]] = field(default_factory=dict)
-    """Metrics of each task that is through, by its place in the spec."""
+    tasks: dict[int, TaskResult] = field(default_factory=dict)
+    """Those that are through, by their place in the spec."""
+    judgements: dict[int, Judgement] = field(default_factory=dict)
+    """Of its answers beside another model's, by the number of the question."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Spent on each of these, over all runs, without loading."""
     peak_bytes: int = 0
@@ -35,6 +42,10 @@ class ModelResult:
     def counts(self) -> dict[str, int]:
         """How many of each part are through; compare `Plan.units`."""
         return {"rows": self.score.rows, "answers": len(self.answers), "tasks": len(self.tasks)}
+
+    def forget_rows(self) -> None:
+        """They are scored again."""
+        self.score, self.likeness = Score(), NOTHING
 
 
 @dataclass
@@ -61,10 +72,19 @@ def _read_model_result(found: dict[str, Any]) -> ModelResult:
         **found
         | {
             "score": _read_score(found["score"]),
+            "likeness": _read_likeness(found.get("likeness")),
+            "judgements": {int(number): Judgement(**one) for number, one in found.get("judgements", {}).items()},
             "answers": {int(number): Answer(**answer) for number, answer in found["answers"].items()},
-            "tasks": {int(place): metrics for place, metrics in found["tasks"].items()},
+            # Those that a version before ran without their errors are run again.
+            "tasks": {
+                int(place): TaskResult(**result) for place, result in found["tasks"].items() if "metrics" in result
+            },
         }
     )
+
+
+def _read_likeness(found: dict[str, Any] | None) -> Likeness:
+    return Likeness(**found | {"products": tuple(found["products"])}) if found else NOTHING
 
 
 def _read_score(found: dict[str, Any]) -> Score:

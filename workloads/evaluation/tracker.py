@@ -21,11 +21,11 @@ class EvaluationTracker:
     time is shown.
     """
 
-    def __init__(self, runtime: Runtime, result: EvaluationResult, units: Mapping[str, int], models: int) -> None:
-        """``units``: how many of each part a model has."""
+    def __init__(self, runtime: Runtime, result: EvaluationResult, units: Mapping[str, int]) -> None:
+        """``units``: how many of each part there are, of all models together."""
         self._runtime = runtime
         self._result = result
-        self._left = {part: count * models for part, count in units.items() if count}
+        self._left = {part: count for part, count in units.items() if count}
         self._total = sum(self._left.values())
         self._paces: dict[str, tuple[int, float]] = {}
         self._saved_at = time.monotonic()

@@ -15,9 +15,10 @@ from workloads.quantization.prepare import Prepared
 from workloads.runtime.runtime import Runtime
 
 if TYPE_CHECKING:
+    from workloads.evaluation.likeness import Likeness, Reference
     from workloads.evaluation.perplexity import Score
     from workloads.models.inspect import Base
-    from workloads.quantization.fidelity import Fidelity, ModelScores, Reference
+    from workloads.quantization.fidelity import ModelScores
 
 
 def measure_original(
@@ -40,7 +41,7 @@ def measure(
     runtime: Runtime,
     prepared: Prepared,
     folder: Path,
-    score: Callable[..., tuple[Score, Fidelity | None]],
+    score: Callable[..., tuple[Score, Likeness | None]],
     rope_scaling: RopeScaling | None = None,
 ) -> tuple[ModelScores, Any]:
     """How the model in ``folder``, with ``rope_scaling`` on it, foretells and answers, and what ``score`` finds besides."""

@@ -9,8 +9,10 @@ from functools import cached_property
 from typing import Any
 
 from alpaca_operator.api.quantize import QuantizeJob
+from workloads.evaluation.intervals import Interval
+from workloads.evaluation.likeness import Likeness
 from workloads.quantization.calibration import CalibrationRows
-from workloads.quantization.fidelity import Fidelity, ModelScores
+from workloads.quantization.fidelity import ModelScores
 from workloads.quantization.gguf.likeness import TokenLikeness
 from workloads.quantization.gptq import QuantizedLayer
 from workloads.storage.sources import Inputs
@@ -26,7 +28,7 @@ class Report:
     rows: CalibrationRows
     before: ModelScores
     after: ModelScores
-    fidelity: Fidelity
+    fidelity: Likeness
     bytes_before: int
     bytes_after: int
     """Of the weights."""
@@ -117,6 +119,40 @@ class Report:
             f"the mean divergence from the original is {found:.6g} nats a token, and maxMeanDivergence allows {most:g}"
         )
 
+    @cached_property
+    def intervals(self) -> dict[str, Interval]:
+        """Where the figures of all such rows and answers lie with 95 % confidence, by the names of `metrics`."""
+        before = self.before.intervals()
+        found = {
+            f"{name}Before": before[name] for name in ("perplexity", "tokenAccuracy", "stopRate") if name in before
+        }
+        return found | self.after.intervals() | self.fidelity.intervals()
+
+    @property
+    def undecided(self) -> list[str]:
+        """What the gates say of too little that was measured: within the interval they would be judged otherwise."""
+        spec = self.job.spec
+        least = {
+            "minStopRate": ("stopRate", spec.min_stop_rate),
+            "minTokenAgreement": ("tokenAgreement", spec.min_token_agreement),
+        }
+        most = {
+            "maxPerplexityIncrease": ("perplexityIncrease", spec.max_perplexity_increase),
+            "maxMeanDivergence": ("meanDivergence", spec.max_mean_divergence),
+        }
+        found = []
+        for field, (name, bound) in (least | most).items():
+            interval = self.intervals.get(name)
+            if bound is None or interval is None:
+                continue
+            passes = [edge >= bound if field in least else edge <= bound for edge in (interval.low, interval.high)]
+            if passes[0] != passes[1]:
+                found.append(
+                    f"{interval.count} {interval.unit} do not decide {field} {bound:g}: of all, {name} may be {figure(name, interval.low)} to "
+                    f"{figure(name, interval.high)} (95 %): measure more"
+                )
+        return found
+
     def metrics(self) -> dict[str, float | None]:
         """For the status and artifact.json; None for what is no number."""
         found = {
@@ -165,6 +201,11 @@ class Report:
                 "answers": self.after.answers,
             },
             "metrics": self.metrics(),
+            "intervals": {
+                name: [found.low, found.high]
+                for name, found in self.intervals.items()
+                if math.isfinite(found.low) and math.isfinite(found.high)
+            },
             "peakGpuBytes": self.peak_gpu_bytes,
             "layers": [
                 {"block": layer.block, "name": layer.name, "error": layer.error, "damping": layer.damping}
@@ -177,6 +218,7 @@ class Report:
                 "maxMeanDivergence": spec.max_mean_divergence,
             },
             "broken": self.broken,
+            "undecided": self.undecided,
         }
 
     def _gptq(self) -> dict[str, Any]:
@@ -231,6 +273,21 @@ def warnings(layers: Sequence[QuantizedLayer], damping: float) -> list[str]:
 
 def _layers(names: Sequence[str]) -> str:
     return f"{len(names)} layer{'' if len(names) == 1 else 's'}"
+
+
+AS_SHARE = {
+    "perplexityIncrease",
+    "stopRate",
+    "stopRateBefore",
+    "tokenAgreement",
+    "tokenAccuracy",
+    "tokenAccuracyBefore",
+}
+
+
+def figure(name: str, value: float) -> str:
+    """A metric as people read it."""
+    return percent(value) if name in AS_SHARE else f"{value:.4g}"
 
 
 def percent(value: float | None) -> str:

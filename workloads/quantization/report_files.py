@@ -11,13 +11,14 @@ from pathlib import Path
 
 from workloads.errors import GateFailed
 from workloads.quantization import error_heatmap, layers
-from workloads.quantization.report import Report, percent
+from workloads.quantization.report import Report, figure, percent
 from workloads.runtime.runtime import Metrics, Runtime
 from workloads.storage.contents import REPORT_FILE
 from workloads.storage.uri import hub_name
 from workloads.system.markdown import front_matter, plain, table
 
 MARKDOWN, PAGE, PICTURE = "report.md", "report.html", "layer-error.svg"
+SURE = "Where the figures of all such rows and answers lie, with 95 % confidence"
 WORST = 10
 """Layers listed by name, those with the largest error."""
 USE = {
@@ -43,6 +44,8 @@ figure { margin: 0; background: #fff; border-radius: 6px } figure svg { width: 1
 
 def publish(report: Report, folder: Path, runtime: Runtime, metrics: Metrics) -> None:
     """The report goes beside the model. Raises GateFailed where a gate is broken: then the report alone is kept."""
+    for line in report.undecided:
+        runtime.progress.log(f"gate: {line}")
     if report.broken:
         rejected = runtime.checkpoints.own / "rejected"
         rejected.mkdir()
@@ -87,9 +90,11 @@ def _markdown(report: Report) -> str:
         [
             f"# {report.job.metadata.name}: {report.title}\n",
             f"`{report.job.spec.model.uri}`, {report.made}.\n",
-            *(f"- {plain(line)}" for line in _gates(report)),
+            *(f"- {plain(line)}" for line in [*_gates(report), *report.undecided]),
             "\n## What was lost\n",
             table(("", "before", "after"), _loss_table(report)),
+            f"{SURE}:\n",
+            table(("metric", "measured on", "of all"), _sureness(report)),
             "## How\n",
             table(("setting", "value"), _settings_table(report)),
             *(of_layers if report.layers else []),
@@ -113,8 +118,11 @@ def _page(report: Report, picture: str) -> str:
             f"<h1>{html.escape(report.job.metadata.name)}: {report.title}</h1>",
             f'<p class="faint"><code>{html.escape(str(spec.model.uri))}</code>, {report.made}</p>',
             *(f'<p class="{kind}">{html.escape(line)}</p>' for line in _gates(report)),
+            *(f'<p class="faint">{html.escape(line)}</p>' for line in report.undecided),
             "<h2>What was lost</h2>",
             _html_table(("", "before", "after"), _loss_table(report)),
+            f'<p class="faint">{SURE}:</p>',
+            _html_table(("metric", "measured on", "of all"), _sureness(report)),
             "<h2>How</h2>",
             _html_table(("setting", "value"), _settings_table(report)),
             *(of_layers if report.layers else []),
@@ -167,6 +175,13 @@ def _loss_table(report: Report) -> list[tuple[str, str, str]]:
         ),
     ]
     return [row for row in rows if row[2] != "–"]
+
+
+def _sureness(report: Report) -> list[tuple[str, str, str]]:
+    return [
+        (name, f"{found.count:,} {found.unit}", f"{figure(name, found.low)} – {figure(name, found.high)}")
+        for name, found in report.intervals.items()
+    ]
 
 
 def _settings_table(report: Report) -> list[tuple[str, str]]:

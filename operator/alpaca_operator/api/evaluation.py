@@ -5,15 +5,24 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, StringConstraints
 
 from alpaca_operator.api.conversations import DataSource, SystemPrompt, TemplateName
+from alpaca_operator.api.endpoint import Endpoint, KeyReference
 from alpaca_operator.api.generation import Decoding
 from alpaca_operator.api.model import ModelName, ShortText, Spec
 from alpaca_operator.api.resource import JOB_COLUMNS, Job, JobSpec
 from alpaca_operator.api.rows import RowPolicy
 from alpaca_operator.api.rules import Rule
-from alpaca_operator.api.sources import AdapterSource, ServableSource, Source
+from alpaca_operator.api.sources import AdapterSource, AnsweringModel, Source
 from alpaca_operator.api.training import Load
 
 Metric = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[A-Za-z][A-Za-z0-9_.:/,-]*$")]
+
+
+class AskedEndpoint(Endpoint):
+    """An OpenAI-compatible API, asked by the job."""
+
+    secret_ref: KeyReference | None = None
+    """Its API key. Locally the variable `ALPACA_MODELS_<n>_API_KEY` is read, `<n>` the place in `models` from 0 on, or
+    `ALPACA_JUDGE_API_KEY`."""
 
 
 class EvaluatedModel(Spec):
@@ -21,8 +30,11 @@ class EvaluatedModel(Spec):
 
     name: ModelName
     """How the report and the gates call it."""
-    model: ServableSource
+    model: AnsweringModel | None = None
     """The model: full, or quantized by QuantizeJob."""
+    endpoint: AskedEndpoint | None = None
+    """An OpenAI-compatible API in its place. Only its answers to `prompts` can be measured: it tells no probabilities of a given text, so
+    there is neither perplexity nor any other figure of `dataset`, and `tasks` are not run."""
     adapters: list[AdapterSource] = Field(default_factory=list, max_length=16)
     """Adapters put on it, not merged."""
     load: Load | None = None
@@ -37,6 +49,20 @@ class EvaluatedModel(Spec):
             cel="!has(self.templateFile) || self.template == 'FromModel'",
             holds=lambda model: model.template_file is None or model.template == "FromModel",
             message="template and templateFile both name a template: remove one",
+        ),
+        Rule(
+            cel="has(self.model) != has(self.endpoint)",
+            holds=lambda model: (model.model is None) != (model.endpoint is None),
+            message="one of models needs model or endpoint, and not both: name one",
+        ),
+        Rule(
+            cel="!has(self.endpoint) || !(has(self.adapters) && size(self.adapters) > 0 || has(self.load) || has(self.templateFile) || "
+            "self.template != 'FromModel')",
+            holds=lambda model: (
+                model.endpoint is None
+                or not (model.adapters or model.load or model.template_file or model.template != "FromModel")
+            ),
+            message="whoever serves an endpoint sets adapters, load and template there: remove them beside endpoint",
         ),
     )
 
@@ -61,7 +87,10 @@ class Prompts(Spec):
     preset: Literal["zh"] | None = None
     """`zh`: the questions that come with the workload, in Chinese, in eight categories."""
     file: Source | None = None
-    """Questions of your own: JSON lines or CSV with `question` and, if you like, `category` and `reference`; or a Markdown table."""
+    """Questions of your own: JSON lines or CSV with `question` and, if you like, `category` and `reference`; or a Markdown table. Answers to
+    questions with a `reference` are held against it."""
+    held_out: int | None = Field(None, ge=1, le=100_000)
+    """So many conversations of `dataset` are asked, up to their last answer, against which the models' answers are held."""
     categories: list[ShortText] = Field(default_factory=list, max_length=64)
     """Take only questions of these categories; absent takes all."""
     limit: int | None = Field(None, ge=1, le=100_000)
@@ -69,9 +98,9 @@ class Prompts(Spec):
 
     rules: ClassVar = (
         Rule(
-            cel="has(self.preset) != has(self.file)",
-            holds=lambda prompts: (prompts.preset is None) != (prompts.file is None),
-            message="prompts needs preset or file, and not both: name one",
+            cel="[has(self.preset), has(self.file), has(self.heldOut)].filter(given, given).size() == 1",
+            holds=lambda prompts: [prompts.preset, prompts.file, prompts.held_out].count(None) == 2,
+            message="prompts needs one of preset, file and heldOut: name one",
         ),
     )
 
@@ -110,13 +139,25 @@ class Task(Spec):
     """Most questions of each subtask; absent takes all."""
 
 
+class Judge(Spec):
+    """A model that compares answers, two at a time, each pair in both orders."""
+
+    endpoint: AskedEndpoint
+    """Where it is asked."""
+    against: ModelName
+    """Which of `models` the answers of every other one are compared with."""
+    max_new_tokens: int = Field(1024, ge=16, le=65536)
+    """Longest judgement, in tokens. One without a verdict at its end counts for none, and is told."""
+
+
 class Gate(Spec):
     """A bound that a model must keep."""
 
     metric: Metric
-    """A metric of the report: of `dataset` `perplexity`, `bitsPerByte`, `evalLoss`, `tokenAccuracy`; of `prompts` `stopRate`,
-    `repetitionRate`, `chineseShare`, `answerTokens`, `answerCharacters`, `emptyRate`, `answerTokensPerSecond`; of any
-    `peakMemoryBytes`, `weightBytes`; of a task its own, such as `ceval-valid/acc`."""
+    """A metric of the report: of `dataset` `perplexity`, `bitsPerByte`, `evalLoss`, `tokenAccuracy`, with `original` also
+    `tokenAgreement`, `meanDivergence`; of `prompts` `stopRate`, `repetitionRate`, `chineseShare`, `answerTokens`,
+    `answerCharacters`, `emptyRate`, `answerTokensPerSecond`, with references also `exactMatch`, `tokenF1`, `chrF`, with `judge` also
+    `winRate`, `tieRate`, `lossRate`; of any `peakMemoryBytes`, `weightBytes`; of a task its own, such as `ceval-valid/acc`."""
     model: ModelName
     """Which of `models`."""
     min: float | None = Field(None, allow_inf_nan=False)
@@ -140,8 +181,13 @@ class EvaluationSpec(JobSpec):
     """The models, loaded one after the other."""
     dataset: HeldOut | None = None
     """Held-out conversations: loss, perplexity, token accuracy, bits per byte."""
+    original: ModelName | None = None
+    """Which of `models` the others were made from: of each that reads the rows of `dataset` in the same tokens, `tokenAgreement` is the share
+    of the positions where its likeliest token is the original's, `meanDivergence` the mean Kullback-Leibler divergence from the original."""
     prompts: Prompts | None = None
     """Questions that every model answers, side by side."""
+    judge: Judge | None = None
+    """A model that says which of two answers is better."""
     system_prompt: SystemPrompt | None = None
     """System prompt before every question."""
     system_prompt_preset: Literal["llama2-zh"] | None = None
@@ -189,6 +235,39 @@ class EvaluationSpec(JobSpec):
             cel="self.models.all(model, self.models.exists_one(other, other.name == model.name))",
             holds=lambda spec: len({model.name for model in spec.models}) == len(spec.models),
             message="two of models have the same name: give each a name of its own",
+        ),
+        Rule(
+            cel="!has(self.prompts) || !has(self.prompts.heldOut) || has(self.dataset)",
+            holds=lambda spec: spec.prompts is None or spec.prompts.held_out is None or spec.dataset is not None,
+            message="prompts.heldOut asks conversations of dataset, and there is none: set dataset",
+        ),
+        Rule(
+            cel="has(self.prompts) || self.models.all(model, !has(model.endpoint))",
+            holds=lambda spec: spec.prompts is not None or all(model.endpoint is None for model in spec.models),
+            message="an endpoint can only be asked questions, and there are none: set prompts, or name the model itself",
+        ),
+        Rule(
+            cel="!has(self.original) || self.models.exists(model, model.name == self.original && !has(model.endpoint))",
+            holds=lambda spec: (
+                spec.original is None
+                or any(model.name == spec.original and model.endpoint is None for model in spec.models)
+            ),
+            message="original names no model among models that is loaded here: correct it",
+        ),
+        Rule(
+            cel="!has(self.original) || (has(self.dataset) && size(self.models) > 1)",
+            holds=lambda spec: spec.original is None or (spec.dataset is not None and len(spec.models) > 1),
+            message="original is what other models are held against, on the rows of dataset: set dataset and name another model, or remove original",
+        ),
+        Rule(
+            cel="!has(self.judge) || (has(self.prompts) && size(self.models) > 1)",
+            holds=lambda spec: spec.judge is None or (spec.prompts is not None and len(spec.models) > 1),
+            message="judge compares the answers of two models: set prompts and name another model, or remove judge",
+        ),
+        Rule(
+            cel="!has(self.judge) || self.models.exists(model, model.name == self.judge.against)",
+            holds=lambda spec: spec.judge is None or spec.judge.against in {model.name for model in spec.models},
+            message="judge.against names a model that is not among models: correct it",
         ),
         Rule(
             cel="!has(self.gates) || self.gates.all(gate, self.models.exists(model, model.name == gate.model))",

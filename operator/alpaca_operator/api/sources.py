@@ -127,6 +127,14 @@ class ModelSource(Source):
     trained with one. Refused where the base has a scaling of its own, and where an adapter was trained with another."""
 
 
+class AnsweringModel(ServableSource):
+    """A model that answers: full or quantized."""
+
+    rope_scaling: RopeScaling | None = None
+    """Set to answer beyond the model's own context length; absent keeps the model's setting, or takes that of an adapter which was
+    trained with one. Refused where the model has a scaling of its own, and where an adapter was trained with another."""
+
+
 class Output(Spec):
     """Where the result is written."""
 

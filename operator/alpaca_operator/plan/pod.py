@@ -21,6 +21,7 @@ from alpaca_operator.api.contract import (
     TERMINATION_PATH,
     secret_prefix,
 )
+from alpaca_operator.api.endpoint import KeyReference, endpoints, key_variable
 from alpaca_operator.api.model import QUANTITY
 from alpaca_operator.api.pod import PodSettings
 from alpaca_operator.api.resource import Job
@@ -198,7 +199,7 @@ def _container(resource: Resource, settings: Settings, identity: Sequence[Manife
         "image": pod.image or settings.images[resource.kind],
         **given(imagePullPolicy=pod.image_pull_policy),
         "command": ["python", "-m", f"workloads.{resource.workload}", CONFIG_PATH],
-        "env": env(resource, household(identity)),
+        "env": env(resource, [*household(identity), *keys_of_endpoints(resource)]),
         **given(envFrom=env_from(resource)),
         "ports": [{"name": "progress", "containerPort": PROGRESS_PORT, "protocol": "TCP"}],
         "resources": resources(pod),
@@ -255,6 +256,19 @@ def env_from(resource: Resource) -> list[Manifest]:
     ours: list[Manifest] = [{"secretRef": {"name": name}} for name in secrets]
     apart = [{"prefix": secret_prefix(number), **one} for number, one in enumerate(ours)] if len(secrets) > 1 else []
     return [*ours, *resource.spec.pod.env_from, *apart]
+
+
+def keys_of_endpoints(resource: Resource) -> list[Manifest]:
+    """The keys of the APIs that a job asks, each in a variable of its own."""
+    return [
+        from_secret(key_variable(field), endpoint.secret_ref)
+        for field, endpoint in endpoints(resource.spec)
+        if endpoint.secret_ref
+    ]
+
+
+def from_secret(variable: str, reference: KeyReference) -> Manifest:
+    return {"name": variable, "valueFrom": {"secretKeyRef": {"name": reference.name, "key": reference.key}}}
 
 
 def secrets_of(resource: Resource) -> list[str]:

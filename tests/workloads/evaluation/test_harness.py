@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -41,14 +43,27 @@ def test_a_task_of_the_users_own_is_run_and_its_metrics_are_known_before(folder:
     llama = AutoModelForCausalLM.from_pretrained(tmp_path / "base").eval()
     beats: list[int] = []
 
-    def measured(batch_size: int) -> dict[str, float]:
+    def measured(batch_size: int) -> harness.TaskResult:
         return harness.run(loaded, llama, tokenizer, batch_size, lambda: beats.append(1))
 
     found = measured(2)
-    assert found.keys() == {"likes/acc"}
-    assert found["likes/acc"] in (0, 0.25, 0.5, 0.75, 1)
+    assert found.metrics.keys() == {"likes/acc"}
+    assert found.metrics["likes/acc"] in (0, 0.25, 0.5, 0.75, 1)
     assert len(beats) >= 4, "four questions of two answers, in batches of two"
-    assert measured(8) == found, "the same for the next model, and for other batches"
+    again = measured(8)
+    assert again.metrics == found.metrics, "the same for the next model, and for other batches"
+    right = [json.loads(line)["metrics"]["acc"] for line in found.samples]
+    assert sum(right) / 4 == found.metrics["likes/acc"]
+    spread = math.sqrt(sum((one - sum(right) / 4) ** 2 for one in right) / 3 / 4)
+    assert found.errors == {"likes/acc": pytest.approx(spread)}, "as of the mean of the four that were kept"
+    assert found.counts == {"likes/acc": 4}
+    interval = found.intervals()["likes/acc"]
+    assert (interval.count, interval.unit) == (4, "questions")
+    assert 0 <= interval.low < interval.high <= 1
+    sample = json.loads(found.samples[0])
+    assert sample["prompt"].endswith(f"Human: {evaluated.QUESTIONS[0]['question']}\nAssistant:")
+    assert sample["requests"] == [f" {sample['row']['good']}", f" {sample['row']['bad']}"]
+    assert [len(answer) for answer in sample["answers"]] == [2, 2], "log probability, and whether it was the likeliest"
     assert (tokenizer.padding_side, tokenizer.pad_token) == ("right", "<pad>")
 
 
@@ -92,7 +107,7 @@ def test_what_a_model_writes_in_a_task_is_not_shaped_by_its_own_settings_and_can
         return generate(**kwargs)
 
     llama.generate = watched
-    assert harness.run(loaded, llama, tokenizer, 2, lambda: None).keys() == {"likes/exact_match"}
+    assert harness.run(loaded, llama, tokenizer, 2, lambda: None).metrics.keys() == {"likes/exact_match"}
     assert set(seen) == {None}
     assert llama.generation_config.repetition_penalty == 1.5
 

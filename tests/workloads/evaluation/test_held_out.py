@@ -14,6 +14,7 @@ from workloads.data.chat_templates.template import Template
 from workloads.data.rows import Row
 from workloads.errors import DataError
 from workloads.evaluation import held_out
+from workloads.evaluation.questions import Question
 from workloads.models import libraries
 from workloads.storage.sources import Input, Inputs
 
@@ -47,6 +48,46 @@ def prepared(path: Path, found: dict[str, Template], **settings: object) -> held
     spec = HeldOut.model_validate({"validation": [{"uri": "pvc://data/rows.jsonl"}], **settings})
     return held_out.prepare(
         spec, Inputs({"dataset.validation[0]": Input("pvc://data/rows.jsonl", path, "sha256:0")}), found
+    )
+
+
+def asked(path: Path, count: int, **settings: object) -> list[Question]:
+    spec = HeldOut.model_validate({"validation": [{"uri": "pvc://data/rows.jsonl"}], **settings})
+    inputs = Inputs({"dataset.validation[0]": Input("pvc://data/rows.jsonl", path, "sha256:0")})
+    return held_out.questions(spec, inputs, count)
+
+
+def test_conversations_are_asked_up_to_their_last_answer(rows: Path) -> None:
+    found = asked(rows, 9)
+    assert [(question.text, question.reference, len(question.before)) for question in found] == [
+        ("水？", "深。", 2),
+        ("水？", "高，深。", 1),
+        ("还有？", "没有。", 2),
+    ]
+    assert found[0].messages("你是诗人。") == [
+        {"role": "system", "content": "你是诗人。"},
+        {"role": "user", "content": "山？"},
+        {"role": "assistant", "content": "高。"},
+        {"role": "user", "content": "水？"},
+    ]
+    (one,) = asked(rows, 1, systemPrompt="答得短。")
+    assert one.messages("你是诗人。")[0] == {"role": "system", "content": "答得短。"}, "that of the rows stays"
+    assert [one.text for one in asked(rows, 1)] == [one.text]
+    assert {question.wording for question in found} == {"深。", "高，深。", "没有。"}
+
+
+def test_conversations_that_hold_more_than_text_are_not_asked(tmp_path: Path) -> None:
+    call = {"type": "function", "function": {"name": "look", "arguments": {}}}
+    talks = [
+        [{"role": "user", "content": "看。"}, {"role": "assistant", "content": "", "tool_calls": [call]}],
+        [{"role": "assistant", "content": "你好。"}],
+    ]
+    lines = (json.dumps({"messages": talk}, ensure_ascii=False) for talk in talks)
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    with pytest.raises(DataError) as told:
+        asked(tmp_path / "rows.jsonl", 2)
+    assert str(told.value) == (
+        "prompts.heldOut: of 2 conversations of dataset.validation none ends in an answer to a question in text: ask by prompts.file"
     )
 
 

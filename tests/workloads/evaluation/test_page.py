@@ -19,6 +19,9 @@ from workloads.evaluation.report_files import write
 
 HOSTILE = "<script>document.title = 'taken'</script><img src=x onerror=\"document.title='taken'\"><!-- </article> --> | `code` $body ${title}"
 MODELS = ("base", "tuned", "tuned-4bit")
+JUDGEMENTS = [
+    {"outcome": outcome, "first": HOSTILE, "second": "[[B]]"} for outcome in ("win", "loss", "tie", None, "win", "win")
+]
 
 
 def answer(text: str, ending: str = "Stopped", repetition: float = 0.0) -> dict[str, Any]:
@@ -47,6 +50,12 @@ def report(answers: list[str]) -> Report:
                 "metrics": metrics[name],
                 "measuredOn": {"rows": 200, "rowTokens": 12345, "answers": 16},
                 "categories": {"文学": figures, HOSTILE: figures},
+                "notMeasured": [
+                    {"metrics": ["bitsPerByte"], "why": "it is <served> elsewhere", "whyInChinese": "在别处"}
+                ]
+                if name == "base"
+                else [],
+                "categoryIntervals": {"文学": {"stopRate": [0.15, 0.85]}, HOSTILE: {}},
             }
             for name in MODELS
         ],
@@ -54,12 +63,19 @@ def report(answers: list[str]) -> Report:
         "heldOut": {"lines": ["200 conversations read"], "leftOut": 0},
         "systemPrompt": HOSTILE,
         "generation": {"temperature": 0.0, "maxNewTokens": 64, "seed": 42},
+        "judge": {"uri": "http://judge/v1 (<judge>)", "against": "base", "sameInBothOrders": {"tuned": 0.75}},
         "questions": [
             {
                 "category": ["文学", HOSTILE][number % 2],
                 "question": f"第{number}问？{'长' * 200 if number == 2 else ''}",
+                "before": [{"role": "system", "content": HOSTILE}] if number == 1 else [],
                 "reference": HOSTILE,
-                "answers": {name: answer(text, ("Cut", "Stopped", "TookTheTurn")[number % 3], 0.4) for name in MODELS},
+                "answers": {
+                    name: answer(text, ("Cut", "Stopped", "TookTheTurn")[number % 3], 0.4)
+                    | ({"scores": {"exactMatch": 0.0, "tokenF1": 0.5, "chrF": 0.25}} if number == 1 else {})
+                    | ({} if name == "base" else {"judgement": JUDGEMENTS[number]})
+                    for name in MODELS
+                },
             }
             for number, text in enumerate(answers)
         ],
@@ -70,7 +86,7 @@ def report(answers: list[str]) -> Report:
     verdicts = [
         Verdict(gate, metrics[gate.model][gate.metric], intervals[gate.model].get(gate.metric)) for gate in gates
     ]
-    return Report(content, metrics, verdicts, intervals)
+    return Report(content, metrics, verdicts, intervals, {"tuned": ['{"task": "likes"}']})
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +145,8 @@ def test_questions_are_found_by_category_and_by_words(browser: Any, folder: Path
     page.get_by_role("searchbox").fill("")
     page.get_by_text("Figures by category").click()
     assert page.get_by_role("cell", name="repetitionRate").first.is_visible()
+    row = page.get_by_role("row", name="文学 stopRate")
+    assert row.locator("small").all_inner_texts() == ["15.0 % – 85.0 %"] * 3, "as sure as one category lets it be"
 
 
 def test_the_language_is_the_readers_and_both_switches_are_kept(browser: Any, folder: Path, seen: list[str]) -> None:
@@ -166,6 +184,29 @@ def test_it_fits_a_phone(browser: Any, folder: Path, seen: list[str]) -> None:
     assert max(names.nth(number).bounding_box()["height"] for number in range(3)) < 30, "a name stands in one line"
 
 
+def test_scores_judgements_and_what_was_not_measured_are_there_in_both_languages(
+    browser: Any, folder: Path, seen: list[str]
+) -> None:
+    page = opened(browser, folder, seen, locale="en-GB")
+    tuned = [page.locator("article").nth(number).locator(".answer").nth(1) for number in range(4)]
+    for card, words in zip(tuned, ("judged better", "judged worse", "judged equal", "no verdict"), strict=True):
+        assert card.get_by_text(words).is_visible()
+    assert tuned[1].get_by_text("exactMatch 0.0 % · tokenF1 50.0 % · chrF 25.0 %").is_visible()
+    tuned[1].get_by_text("What the judge said").click()
+    assert tuned[1].locator("details p").all_inner_texts() == [HOSTILE, "[[B]]"]
+    assert page.get_by_text("base: not measured: bitsPerByte: it is <served> elsewhere").is_visible()
+    assert page.get_by_text("by http://judge/v1 (<judge>), each pair in both orders").is_visible()
+    assert page.get_by_text("samples/tuned.jsonl").is_visible()
+    assert (folder / "samples" / "tuned.jsonl").read_text() == '{"task": "likes"}\n'
+    page.locator("#language").click()
+    assert tuned[0].get_by_text("评判：更好").is_visible()
+    assert page.get_by_text("base：没有测量 bitsPerByte：在别处").is_visible()
+    assert page.get_by_text("每一对都按两种顺序评判").is_visible()
+    markdown = (folder / "report.md").read_text(encoding="utf-8")
+    assert "- base: not measured: bitsPerByte: it is &lt;served&gt; elsewhere\n" in markdown
+    assert "| ended by itself, judged worse, exactMatch 0.0 %, tokenF1 50.0 %, chrF 25.0 % |" in markdown
+
+
 def test_a_spreadsheet_computes_nothing_of_what_a_model_wrote(folder: Path) -> None:
     with (folder / "report.csv").open(encoding="utf-8-sig", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -180,6 +221,7 @@ def test_markdown_shows_it_as_text_in_its_cell(folder: Path) -> None:
     line = next(line for line in markdown.splitlines() if line.startswith("| base | &lt;script&gt;"))
     assert line.replace("\\|", "").count("|") == 5
     assert "| **4.25** |" in markdown, "the best is marked"
+    assert "| 文学 | stopRate | 50.0 % (15.0 % – 85.0 %) |" in markdown
     json.loads((folder / "report.json").read_text(encoding="utf-8"))
 
 

@@ -46,7 +46,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 def test_the_time_that_is_left_is_told_once_every_part_has_a_pace(clock: list[float], tmp_path: Any) -> None:
     runtime = Here(tmp_path)
-    tracker = EvaluationTracker(runtime, EvaluationResult(), {"rows": 4, "answers": 2, "tasks": 0}, models=2)  # type: ignore[arg-type]
+    tracker = EvaluationTracker(runtime, EvaluationResult(), {"rows": 8, "answers": 4, "tasks": 0})  # type: ignore[arg-type]
     seconds: dict[str, float] = {}
     with tracker.part("rows", seconds, "Evaluating") as count:
         for _ in range(2):
@@ -73,7 +73,7 @@ def test_what_was_found_before_is_not_counted_again_and_what_is_found_is_saved_n
     clock: list[float], tmp_path: Any
 ) -> None:
     runtime = Here(tmp_path)
-    tracker = EvaluationTracker(runtime, EvaluationResult(), {"rows": 100}, models=1)  # type: ignore[arg-type]
+    tracker = EvaluationTracker(runtime, EvaluationResult(), {"rows": 100})  # type: ignore[arg-type]
     tracker.skip("rows", 40)
     with tracker.part("rows", {}, "Evaluating") as count:
         for _ in range(6):
@@ -84,7 +84,7 @@ def test_what_was_found_before_is_not_counted_again_and_what_is_found_is_saved_n
 
 def test_a_stop_saves_and_tells_how_far_it_was(tmp_path: Any) -> None:
     runtime = Here(tmp_path)
-    tracker = EvaluationTracker(runtime, EvaluationResult(), {"rows": 10}, models=2)  # type: ignore[arg-type]
+    tracker = EvaluationTracker(runtime, EvaluationResult(), {"rows": 20})  # type: ignore[arg-type]
     tracker.heartbeat()
     tracker.skip("rows", 7)
     runtime.requested = True

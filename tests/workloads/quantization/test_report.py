@@ -13,11 +13,12 @@ import pytest
 from alpaca_operator.api.quantize import QuantizeJob
 from workloads.data.conversations import Example
 from workloads.data.report import Report as RowReport
+from workloads.evaluation.likeness import NOTHING, Likeness
 from workloads.evaluation.perplexity import Score
 from workloads.quantization import report_files
 from workloads.quantization.calibration import CalibrationRows
 from workloads.quantization.error_heatmap import draw
-from workloads.quantization.fidelity import Fidelity, ModelScores
+from workloads.quantization.fidelity import ModelScores
 from workloads.quantization.gptq import QuantizedLayer
 from workloads.quantization.report import Report, warnings
 from workloads.storage.sources import Input, Inputs
@@ -30,6 +31,9 @@ LAYERS = [
 ]
 
 
+ALIKE = Likeness.of_row(1000, 900, 12.0)
+
+
 def measured(perplexity: float, stops: float | None = 1.0) -> ModelScores:
     return ModelScores(
         Score(nats=math.log(perplexity) * 100, tokens=100, correct=40, rows=3), 0 if stops is None else 8, stops
@@ -40,7 +44,7 @@ def report(
     before: float = 10.0,
     after: float = 11.0,
     stops: float | None = 0.75,
-    fidelity: Fidelity = Fidelity(0.9, 0.012),  # noqa: B008 - it is frozen
+    fidelity: Likeness = ALIKE,
     **spec: Any,
 ) -> Report:
     job = QuantizeJob.model_validate(
@@ -132,13 +136,13 @@ def test_what_keeps_its_bounds_passes(figures: dict[str, float], spec: dict[str,
             id="a divergence beyond the edge",
         ),
         pytest.param(
-            {"fidelity": Fidelity(math.nan, math.nan)},
+            {"fidelity": NOTHING},
             {"minTokenAgreement": 0},
             "the likeliest token is the original's at nan% of the positions, and minTokenAgreement 0 asks for 0.00%",
             id="an agreement that is no number passes no gate",
         ),
         pytest.param(
-            {"fidelity": Fidelity(0.5, math.nan)},
+            {"fidelity": Likeness.of_row(10, 5, math.nan)},
             {"maxMeanDivergence": 9},
             "the mean divergence from the original is nan nats a token, and maxMeanDivergence allows 9",
             id="nor does such a divergence",
@@ -190,6 +194,28 @@ def test_report_json_has_every_figure_and_no_path_of_this_machine() -> None:
     assert found["calibration"]["dropped"] == {"shorter than 16 tokens": 4}
     assert "/here" not in json.dumps(found)
     assert found["layers"][2] == {"block": 1, "name": "mlp.down_proj", "error": None, "damping": 0.05}
+
+
+def test_how_sure_the_figures_are_stands_beside_them(tmp_path: Path) -> None:
+    """Of 8 answers, 6 of which ended: Wilson's 40.9 % to 92.9 % (Newcombe 1998 has the formula)."""
+    fidelity = sum(
+        (Likeness.of_row(100, 90 + number % 3, 1.0 + number % 2, 2.0 + number) for number in range(8)), NOTHING
+    )
+    made = report(fidelity=fidelity, minStopRate=0.7, maxMeanDivergence=0.05, maxPerplexityIncrease=0.2)
+    assert made.broken == []
+    assert made.undecided == [
+        "8 answers do not decide minStopRate 0.7: of all, stopRate may be 40.9% to 92.9% (95 %): measure more"
+    ]
+    found = made.as_dict()
+    assert found["undecided"] == made.undecided
+    assert found["intervals"]["stopRate"] == pytest.approx([0.409, 0.929], abs=1e-3)
+    low, high = found["intervals"]["perplexityIncrease"]
+    assert low < math.exp(sum(2.0 + number for number in range(8)) / 800) - 1 < high < 0.1
+    report_files.write(made, tmp_path)
+    markdown = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "| stopRate | 8 answers | 40.9% – 92.9% |" in markdown
+    assert f"- {made.undecided[0]}\n" in markdown
+    assert made.undecided[0] in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 def test_what_is_no_number_is_null_in_the_metrics() -> None:

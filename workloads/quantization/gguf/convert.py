@@ -30,15 +30,16 @@ def run(job: QuantizeJob, runtime: Runtime) -> Metrics:
     base = check(job, runtime)
     metrics: Metrics = {}
     with runtime.stop.interruptible():
+        from workloads.evaluation.likeness import Reference
         from workloads.models.configuration import configuration
-        from workloads.quantization import calibration, fidelity, measure, report_files
+        from workloads.quantization import calibration, measure, report_files
         from workloads.quantization.gguf import likeness, modelfile
         from workloads.quantization.gguf import measure as by_llama_cpp
         from workloads.quantization.report import Report
 
         prepared = prepare.read(job, runtime, base)
         config = configuration(base, f"spec.model {job.spec.model.uri}")
-        reference = fidelity.Reference(runtime.checkpoints.own / "reference")
+        reference = Reference(runtime.checkpoints.own / "reference")
         before = measure.measure_original(job, runtime, base, prepared, reference)
     with runtime.output("GGUFModel", metrics) as folder, runtime.stop.interruptible():
         began = time.monotonic()

@@ -9,7 +9,8 @@ from alpaca_operator.api.quantize import QuantizeSpec
 from workloads.quantization.prepare import Prepared
 
 if TYPE_CHECKING:
-    from workloads.quantization.fidelity import Fidelity, ModelScores, Reference
+    from workloads.evaluation.likeness import Likeness, Reference
+    from workloads.quantization.fidelity import ModelScores
     from workloads.quantization.gguf.llama_cpp import Runner
 
 
@@ -30,7 +31,7 @@ def measure(
     reference: Reference,
     positions: int,
     heartbeat: Callable[[], None],
-) -> tuple[ModelScores, Fidelity]:
+) -> tuple[ModelScores, Likeness]:
     """How the file foretells and answers, and how close it is to the original. ``positions``: of the model."""
     from workloads.quantization import fidelity
 
