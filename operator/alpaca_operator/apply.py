@@ -199,7 +199,8 @@ async def update_status(resource: Resource, after: dict[str, Any], exit: Exit | 
     world.outages.over(key, "status")
     if change is Change.TRANSITION:
         world.enqueue_consumers(key)
-    if note := events.of_outage(before, after, exit) or events.of_transition(before, after):
+    of_state = events.of_outage(before, after, exit) or events.of_transition(before, after)
+    for note in filter(None, (of_state, events.of_exposure(before, after))):
         await _tell(resource, note, after, world)
     _log_transition(key, before, after)
     return Result.never

@@ -76,6 +76,12 @@ def of_transition(before: dict[str, Any], after: dict[str, Any]) -> Note | None:
     return _note(new)
 
 
+def of_exposure(before: dict[str, Any], after: dict[str, Any]) -> Note | None:
+    """The Event of a deployment that has become open to everybody."""
+    old, new = (_of_type(status, Condition.EXPOSED) for status in (before, after))
+    return Note("Warning", new["reason"], new["message"]) if new and not old else None
+
+
 def of_outage(before: dict[str, Any], after: dict[str, Any], exit: Exit | None) -> Note | None:
     """The Event of an API server that is not available for long: one, when the status begins to tell."""
     if not isinstance(exit, Unavailable) or exit.message in str(ready(before).get("message")):
@@ -138,5 +144,9 @@ def event(identity: str, resource: Resource, note: Note, now: datetime, once: st
 
 
 def ready(status: dict[str, Any]) -> dict[str, Any]:
+    return _of_type(status, Condition.READY)
+
+
+def _of_type(status: dict[str, Any], kind: Condition) -> dict[str, Any]:
     conditions = status.get("conditions") or []
-    return next((each for each in conditions if each["type"] == Condition.READY), {})
+    return next((each for each in conditions if each["type"] == kind), {})

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from alpaca_operator.api import SFTJob
-from alpaca_operator.events import NOTE_LIMIT, Note, event, of_completion, of_transition
+from alpaca_operator.events import NOTE_LIMIT, Note, event, of_completion, of_exposure, of_transition
 from tests.operator import build
 
 
@@ -47,6 +47,15 @@ def status(reason: str, message: str = "why and what to do") -> dict[str, Any]:
 )
 def test_a_change_of_status_is_worth(before: dict[str, Any], after: dict[str, Any], note: Note | None) -> None:
     assert of_transition(before, after) == note
+
+
+def test_that_a_deployment_is_open_to_everybody_is_told_once() -> None:
+    closed = status("Serving")
+    exposed = {"type": "Exposed", "status": "True", "reason": "WithoutAuth", "message": "set auth.secretName"}
+    opened = {"conditions": [*closed["conditions"], exposed]}
+    note = Note("Warning", "WithoutAuth", "set auth.secretName")
+    assert of_exposure(closed, opened) == of_exposure({}, opened) == note
+    assert of_exposure(opened, opened) is of_exposure(opened, closed) is None
 
 
 @pytest.mark.parametrize(

@@ -296,6 +296,16 @@ class TestTheDeployment:
         }
         assert made("Deployment", pod=GPU)["spec"]["strategy"] == {"type": "Recreate"}
 
+    def test_takes_over_as_the_spec_says(self):
+        surging = {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}}
+        assert made("Deployment", pod=GPU, updateStrategy="Surge")["spec"]["strategy"] == surging
+        assert made("Deployment", updateStrategy="Recreate")["spec"]["strategy"] == {"type": "Recreate"}
+        labels = [
+            made("Deployment", **given)["spec"]["template"]["metadata"]["labels"][LABEL_REVISION]
+            for given in ({}, {"updateStrategy": "Recreate"})
+        ]
+        assert labels[0] == labels[1], "which starts no new pods"
+
     @pytest.mark.parametrize(("grace", "seconds"), [(600, 5), (5, 4), (1, 0)])
     def test_a_short_grace_period_leaves_time_to_stop(self, grace, seconds):
         engine = containers(pod={"terminationGracePeriodSeconds": grace})["engine"]
@@ -325,6 +335,7 @@ def test_a_route_leads_to_page_and_api():
             {
                 "matches": [{"path": {"type": "PathPrefix", "value": "/"}}],
                 "backendRefs": [{"name": "poet-chat", "port": 7860}],
+                "timeouts": {"request": "0s"},
             },
         ],
     }

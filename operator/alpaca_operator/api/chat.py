@@ -5,45 +5,17 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, StringConstraints
 
 from alpaca_operator.api.conversations import SystemPrompt, TemplateName
+from alpaca_operator.api.endpoint import Endpoint
 from alpaca_operator.api.model import IntOrPercent, ModelName, Name, ShortText, Spec
 from alpaca_operator.api.pod import PodSettings, ResourceRequirements
 from alpaca_operator.api.resource import HOST_NAME, Cache, Resource, ResourceSpec
 from alpaca_operator.api.rules import Rule, untouched
 from alpaca_operator.api.serving import ServingStatus
-from alpaca_operator.api.sources import AdapterSource, JobReference, RopeScaling, ServableSource, Source
+from alpaca_operator.api.sources import AdapterSource, AnsweringModel, JobReference, Source
 from alpaca_operator.api.training import Load
 
 """What the API server takes for the name of a Service: no dots, and no digit in front."""
 EngineName = Literal["Auto", "Transformers", "vLLM", "External"]
-Url = Annotated[str, StringConstraints(min_length=8, max_length=1024, pattern=r"^https?://[^\s/]+(/\S*)?$")]
-
-
-class ChatModel(ServableSource):
-    """A model that answers: full or quantized."""
-
-    rope_scaling: RopeScaling | None = None
-    """Set to answer beyond the model's own context length; absent keeps the model's setting, or takes that of an adapter which was
-    trained with one. Refused where the model has a scaling of its own, and where an adapter was trained with another."""
-
-
-class KeyReference(Spec):
-    """A key of a Secret in the same namespace."""
-
-    name: Name
-    """Name of the Secret."""
-    key: Annotated[str, StringConstraints(min_length=1, max_length=253, pattern=r"^[-._a-zA-Z0-9]+$")] = "apiKey"
-    """The key that holds the API key."""
-
-
-class Endpoint(Spec):
-    """An OpenAI-compatible API elsewhere."""
-
-    url: Url
-    """Its base, with the version, such as `http://vllm.models.svc:8000/v1`."""
-    model: ShortText | None = None
-    """The model to ask for; absent is the first that it lists."""
-    secret_ref: KeyReference | None = None
-    """Its API key. Locally `ALPACA_API_KEY` is read from the environment."""
 
 
 NO_TWO_TEMPLATES = Rule(
@@ -58,7 +30,7 @@ class Comparison(Spec):
 
     name: ModelName | None = None
     """How the page and the API call it; absent is the deployment's name with `-other`."""
-    model: ChatModel | None = None
+    model: AnsweringModel | None = None
     """The model: full, or quantized by QuantizeJob."""
     adapters: list[AdapterSource] = Field(default_factory=list, max_length=16)
     """Adapters put on it, not merged."""
@@ -195,7 +167,7 @@ class Gate(Spec):
 class ChatSpec(ResourceSpec):
     """What to serve, how, and to whom. Every field may change: new pods take over when they are ready."""
 
-    model: ChatModel | None = None
+    model: AnsweringModel | None = None
     """The model: full, or quantized by QuantizeJob. With `engine: External` there is none."""
     adapters: list[AdapterSource] = Field(default_factory=list, max_length=16)
     """Adapters put on it, not merged."""
@@ -226,7 +198,11 @@ class ChatSpec(ResourceSpec):
     """Jobs that have to end well before a model is served."""
     update_policy: Literal["Automatic", "Manual"] = "Automatic"
     """What happens when a job that `from` names makes a new model. `Automatic` serves it once it is there and passed `gates`; `Manual`
-    only tells of it. Either way the old one is served until the new one is ready."""
+    only tells of it. Either way the old one is served until then, and by `updateStrategy: Surge` until the new one is ready."""
+    update_strategy: Literal["Surge", "Recreate"] | None = None
+    """How new pods take over. `Surge` starts one beside the old ones, which answer until it is ready: it needs room for a pod more, and its
+    GPUs. `Recreate` ends the old pods first, and nothing answers until the new ones have loaded. Absent, `Recreate` where pods ask for a
+    GPU, which a new one might wait for in vain, else `Surge`."""
     replicas: int = Field(1, ge=0, le=1000)
     """Pods. `kubectl scale` and autoscalers set it."""
     startup_timeout_seconds: int = Field(1800, ge=10, le=86400)

@@ -24,6 +24,8 @@ class Condition(StrEnum):
     """Ended well."""
     FAILED = "Failed"
     """Ended for good without a result."""
+    EXPOSED = "Exposed"
+    """Reached from outside, by whoever wants to; only there where it holds."""
 
 
 class Reason(StrEnum):
@@ -123,6 +125,8 @@ class Reason(StrEnum):
     """The cluster has no JobSet, which jobs of several nodes need."""
     ROUTE_NOT_SUPPORTED = "RouteNotSupported"
     """The cluster has no Gateway API; all but the route is served."""
+    WITHOUT_AUTH = "WithoutAuth"
+    """A route or a load balancer leads to page and API, and `auth` is not set."""
 
 
 INPUTS_KEPT = 512

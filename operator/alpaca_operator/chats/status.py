@@ -11,11 +11,12 @@ from alpaca_operator.api.serving import EngineStatus, Newer, ServingStatus
 from alpaca_operator.api.status import Condition, ConditionStatus, Reason
 from alpaca_operator.chats import addresses, traffic
 from alpaca_operator.chats.case import Case, case_of, count_ready, model_of
+from alpaca_operator.chats.exposure import unlocked
 from alpaca_operator.chats.updates import token
 from alpaca_operator.chats.verdicts import judge
 from alpaca_operator.diagnosis import changes_at
 from alpaca_operator.exits import Exit
-from alpaca_operator.outcomes.conditions import InputsReady, conditions, dump, inputs_ready
+from alpaca_operator.outcomes.conditions import InputsReady, condition, conditions, dump, inputs_ready
 from alpaca_operator.outcomes.observed import Observed
 from alpaca_operator.outcomes.verdict import Desired, Standing, Verdict, failure_of, while_unavailable
 
@@ -78,7 +79,11 @@ def _conditions(case: Case, verdict: Verdict, generation: int) -> list[Condition
     if count_ready(case.new):
         loaded = ("True", Reason.SERVING, "the model is loaded")
     inputs = inputs_ready(case.observed.missing, verdict, loaded)
-    return conditions(case.before, case.observed.now, generation, verdict, states, inputs)
+    found = conditions(case.before, case.observed.now, generation, verdict, states, inputs)
+    if why := unlocked(case.chat, case.observed):
+        now = case.observed.now
+        found.append(condition(case.before, now, generation, Condition.EXPOSED, "True", Reason.WITHOUT_AUTH, why))
+    return found
 
 
 def _newer_status(case: Case) -> Newer | None:

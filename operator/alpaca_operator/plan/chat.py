@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from alpaca_operator.api.chain import note
-from alpaca_operator.api.chat import ChatDeployment, ChatSpec, KeyReference
+from alpaca_operator.api.chat import ChatDeployment, ChatSpec
 from alpaca_operator.api.contract import (
     ANNOTATION_ENGINE,
     ANNOTATION_REPLICAS,
@@ -25,6 +25,7 @@ from alpaca_operator.api.contract import (
     PAGE_PORT,
     VLLM_PORT,
 )
+from alpaca_operator.api.endpoint import KeyReference
 from alpaca_operator.api.sources import resolved
 from alpaca_operator.exits import Exit
 from alpaca_operator.inputs import Inputs
@@ -37,6 +38,7 @@ THE_OPERATORS = frozenset(
     {
         "gates",
         "update_policy",
+        "update_strategy",
         "replicas",
         "startup_timeout_seconds",
         "service",
@@ -122,8 +124,8 @@ def deployment(chat: ChatDeployment, inputs: Inputs, settings: Settings) -> Mani
 
 
 def strategy(spec: ChatSpec) -> Manifest:
-    """A new pod next to the old one, unless it would wait for the GPU that the old one holds."""
-    if vllm.devices(spec):
+    """A new pod next to the old one, unless it would wait for the GPU that the old one holds, or the spec says otherwise."""
+    if (spec.update_strategy or ("Recreate" if vllm.devices(spec) else "Surge")) == "Recreate":
         return {"type": "Recreate"}
     return {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}}
 
@@ -211,7 +213,7 @@ def _engine_env(chat: ChatDeployment, with_vllm: bool) -> list[Manifest]:
 
 def _key(chat: ChatDeployment) -> list[Manifest]:
     auth = chat.spec.auth
-    return [] if auth is None else [_secret(ENV_API_KEY, KeyReference(name=auth.secret_name))]
+    return [] if auth is None else [pod.from_secret(ENV_API_KEY, KeyReference(name=auth.secret_name))]
 
 
 def page(chat: ChatDeployment, settings: Settings) -> Manifest:
@@ -248,18 +250,18 @@ def _page_env(chat: ChatDeployment) -> list[Manifest]:
     first = spec.endpoint
     ours.append({"name": ENV_ENGINE_URL, "value": first.url if first else f"http://127.0.0.1:{API_PORT}/v1"})
     if first and first.secret_ref:
-        ours.append(_secret(ENV_API_KEY, first.secret_ref))
+        ours.append(pod.from_secret(ENV_API_KEY, first.secret_ref))
     if spec.auth is not None:
         name = spec.auth.secret_name
-        ours.append(_secret(ENV_USERNAME, KeyReference(name=name, key="username")))
-        ours.append(_secret(ENV_PASSWORD, KeyReference(name=name, key="password")))
+        ours.append(pod.from_secret(ENV_USERNAME, KeyReference(name=name, key="username")))
+        ours.append(pod.from_secret(ENV_PASSWORD, KeyReference(name=name, key="password")))
         if first is None:
-            ours.append(_secret(ENV_API_KEY, KeyReference(name=name)))
+            ours.append(pod.from_secret(ENV_API_KEY, KeyReference(name=name)))
     ours += _hosts(chat)
     second = spec.compare_with and spec.compare_with.endpoint
     if second:
         ours.append({"name": ENV_COMPARE_URL, "value": second.url})
-        ours += [_secret(ENV_COMPARE_API_KEY, second.secret_ref)] if second.secret_ref else []
+        ours += [pod.from_secret(ENV_COMPARE_API_KEY, second.secret_ref)] if second.secret_ref else []
     return ours
 
 
@@ -273,10 +275,6 @@ def _draining(spec: ChatSpec) -> Manifest:
     """Answered until the Service knows; the rest of the grace period is for what is being answered."""
     seconds = min(DRAIN_SECONDS, spec.pod.termination_grace_period_seconds - 1)
     return {"preStop": {"sleep": {"seconds": seconds}}}
-
-
-def _secret(variable: str, reference: KeyReference) -> Manifest:
-    return {"name": variable, "valueFrom": {"secretKeyRef": {"name": reference.name, "key": reference.key}}}
 
 
 def _probe_within(path: str, *, failures: int) -> Manifest:

@@ -7,6 +7,9 @@ from alpaca_operator.api.contract import API_PORT, LABEL_KIND, LABEL_NAME, PAGE_
 from alpaca_operator.plan import names
 from alpaca_operator.plan.base import Manifest
 
+NO_LIMIT = "0s"
+"""As the Gateway API says it."""
+
 
 def selector(chat: ChatDeployment) -> dict[str, str]:
     """Labels that find the pods. Without the UID: a Deployment's selector is for life, and a name has one owner at a time."""
@@ -62,15 +65,19 @@ def budget(chat: ChatDeployment) -> Manifest | None:
 
 
 def route(chat: ChatDeployment, *, engine: bool) -> Manifest | None:
-    """The API under /v1, everything else to the page. An answer streams for as long as one may take."""
+    """The API under /v1, everything else to the page. An answer streams for as long as one may take, and to the page for as long as it is
+    open: a Gateway's own limit would cut it."""
     wanted = chat.spec.http_route
     if wanted is None:
         return None
-    limit = {"timeouts": {"request": f"{chat.spec.limits.request_timeout_seconds}s"}}
+    seconds = chat.spec.limits.request_timeout_seconds
 
-    def rule(path: str, port: int, **more: Manifest) -> Manifest:
-        match = {"path": {"type": "PathPrefix", "value": path}}
-        return {"matches": [match], "backendRefs": [{"name": names.child_name(chat), "port": port}], **more}
+    def rule(path: str, port: int, limit: str) -> Manifest:
+        return {
+            "matches": [{"path": {"type": "PathPrefix", "value": path}}],
+            "backendRefs": [{"name": names.child_name(chat), "port": port}],
+            "timeouts": {"request": limit},
+        }
 
     return {
         "apiVersion": "gateway.networking.k8s.io/v1",
@@ -79,7 +86,7 @@ def route(chat: ChatDeployment, *, engine: bool) -> Manifest | None:
         "spec": {
             "parentRefs": [parent.model_dump(by_alias=True, exclude_none=True) for parent in wanted.parent_refs],
             **({"hostnames": wanted.hostnames} if wanted.hostnames else {}),
-            "rules": [*([rule("/v1", API_PORT, **limit)] if engine else []), rule("/", PAGE_PORT)],
+            "rules": [*([rule("/v1", API_PORT, f"{seconds}s")] if engine else []), rule("/", PAGE_PORT, NO_LIMIT)],
         },
     }
 

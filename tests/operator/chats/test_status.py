@@ -558,3 +558,34 @@ def test_names_of_a_kilobyte_fit_what_is_shown_of_them():
     shown = status.compute(chat(), observed(pod(), child=deployment(), inputs=inputs), None)["model"]["display"]
     assert len(shown) <= 1024
     assert shown.count("@sha256:111111111111") == 2
+
+
+OPEN = {"httpRoute": {"parentRefs": [{"name": "web"}]}}
+
+
+@pytest.mark.parametrize(
+    ("spec", "children", "ways"),
+    [
+        pytest.param(OPEN, (SERVICE, ROUTE), "httpRoute leads", id="by a route"),
+        pytest.param(
+            {"service": {"type": "LoadBalancer"}}, (SERVICE,), "service.type LoadBalancer leads", id="by a balancer"
+        ),
+        pytest.param(
+            {**OPEN, "service": {"type": "LoadBalancer"}},
+            (SERVICE, ROUTE),
+            "httpRoute and service.type LoadBalancer lead",
+            id="by both",
+        ),
+        pytest.param(OPEN, (SERVICE,), None, id="not by a route that the cluster has no kind for"),
+        pytest.param({**OPEN, "auth": {"secretName": "door"}}, (SERVICE, ROUTE), None, id="not behind a login"),
+        pytest.param({}, (SERVICE,), None, id="not within the cluster"),
+    ],
+)
+def test_what_everybody_may_reach_and_ask_is_told(spec: Object, children: tuple[Object, ...], ways: str | None) -> None:
+    cluster = Observed(now=START, child=deployment(), pods=(Pod(pod()),), other_children=children)
+    found = [one for one in status.compute(chat(**spec), cluster, None)["conditions"] if one["type"] == "Exposed"]
+    told = [
+        f"{ways} to the page and the API, and whoever reaches them may ask: set auth.secretName, unless something before them asks for a login"
+    ]
+    assert [one["message"] for one in found] == (told if ways else [])
+    assert all((one["status"], one["reason"]) == ("True", "WithoutAuth") for one in found)

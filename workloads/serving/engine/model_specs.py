@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from alpaca_operator.api.chat import ChatDeployment, ChatModel
+from alpaca_operator.api.chat import ChatDeployment
 from alpaca_operator.api.conversations import TemplateName
-from alpaca_operator.api.sources import AdapterSource
+from alpaca_operator.api.sources import AdapterSource, AnsweringModel
 from alpaca_operator.api.training import Load
 from workloads.errors import SpecError
 
@@ -18,7 +18,7 @@ class ModelSpec:
     name: str
     prefix: str
     """Of the names of its fields: empty, or `compareWith.`."""
-    model: ChatModel
+    model: AnsweringModel
     adapters: list[AdapterSource]
     load: Load | None
     template: TemplateName
