@@ -8,29 +8,10 @@ from itertools import zip_longest
 from typing import Any
 
 from workloads.curation import flow
+from workloads.curation.chinese import REASONS, note
 from workloads.system import report_page
 from workloads.system.report_page import articles, both, table
 
-CHINESE = {
-    "train": "训练",
-    "validation": "验证",
-    "duplicate of another document": "与另一篇相同",
-    "nearly like another document": "与另一篇近似",
-    "nothing but lines of earlier documents": "只含前文已有的段落",
-    "conversation without an answer": "没有回答的对话",
-    "empty": "清洗后为空",
-    "row that cannot be used": "无法读取的行",
-    "minCharacters": "字数太少",
-    "maxCharacters": "字数太多",
-    "minChineseShare": "汉字比例太低",
-    "maxSymbolShare": "符号比例太高",
-    "maxDuplicateLineShare": "重复的行太多",
-    "maxDuplicateNgramShare": "重复的片段太多",
-    "language": "语言不符",
-    "blocklist": "含有屏蔽词",
-    "holds what is measured on": "含有评测内容",
-    "not drawn by the weight of its source": "按来源权重未抽中",
-}
 ALIKE = "clusters"
 """The category of clusters among the examples."""
 
@@ -39,14 +20,14 @@ Content = Mapping[str, Any]
 
 def render(name: str, content: Content) -> str:
     """The whole page, of what report.json holds."""
-    parts = (_summary, _sources, _mixture, _spread, _frequent, _rules, _examples)
+    parts = (_summary, _sources, _notes, _mixture, _spread, _frequent, _rules, _examples)
     body = "\n".join(part(content) for part in parts)
     return report_page.render(name, body, "")
 
 
 def label(reason: str) -> str:
     """A reason in both languages, as markup. What a user named has one name."""
-    return both(escape(reason), CHINESE[reason]) if reason in CHINESE else escape(reason)
+    return both(escape(reason), REASONS[reason]) if reason in REASONS else escape(reason)
 
 
 def _summary(content: Content) -> str:
@@ -56,7 +37,7 @@ def _summary(content: Content) -> str:
         f"{kept['documents']:,} of {read['documents']:,} documents kept ({share}), {kept['characters']:,} characters",
         f"{read['documents']:,} 篇中留下 {kept['documents']:,} 篇（{share}），共 {kept['characters']:,} 字",
     )
-    return f"<section><h2>{heading}</h2>{flow.picture(content['sources'], CHINESE)}</section>"
+    return f"<section><h2>{heading}</h2>{flow.picture(content['sources'], REASONS)}</section>"
 
 
 def _sources(content: Content) -> str:
@@ -75,6 +56,21 @@ def _sources(content: Content) -> str:
         both("characters read", "读入字数"), both("characters kept", "留下字数"),
     ]  # fmt: skip
     return f"<section><h2>{both('Sources, in documents', '各来源（篇）')}</h2>{table(head, rows)}</section>"
+
+
+def _notes(content: Content) -> str:
+    """What was mended or passed over in files, and where first."""
+    if not content["notes"]:
+        return ""
+    rows = [
+        f'<tr><th scope="row">{both(escape(told["what"]), escape(note(told["what"])))}<small>{escape(told["first"])}</small></th>'
+        f"<td>{told['count']:,}</td></tr>"
+        for told in content["notes"]
+    ]
+    head = [both("in the files, and where first", "文件中的情况，及首次出现之处"), both("times", "次数")]
+    return (
+        f"<section><h2>{both('What was mended or passed over', '修正或跳过的内容')}</h2>{table(head, rows)}</section>"
+    )
 
 
 def _mixture(content: Content) -> str:

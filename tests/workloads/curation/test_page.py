@@ -17,6 +17,7 @@ HOSTILE = "<script>document.title = 'taken'</script><img src=x onerror=\"documen
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     folder = tmp_path_factory.mktemp("corpus")
+    (folder / "broken.jsonl").write_text('{"text": "半"\n', encoding="utf-8")
     texts = [f"第{number}篇，白日依山尽，黄河入海流。欲穷千里目，更上一层楼。" for number in range(30)]
     return make(
         folder,
@@ -28,6 +29,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
         filters={"minChineseShare": 0.5},
         split={"validationDocuments": 3},
         deduplicate={"near": {"threshold": 0.7}},
+        sources=[{"uri": str(folder / "broken.jsonl")}],
+        onBadRow="Skip",
     )
 
 
@@ -102,6 +105,13 @@ def test_what_rules_do_is_said_in_the_language_of_the_page(page: Any) -> None:
     assert (
         "Lines that ask to follow an account" in page.locator("section", has_text="What rules did").first.inner_text()
     )
+
+
+def test_what_was_passed_over_is_said_with_its_place(page: Any) -> None:
+    notes = page.locator("section", has=page.get_by_role("heading", name="修正或跳过的内容"))
+    assert "跳过的无法使用的行" in notes.inner_text()
+    assert "broken.jsonl, line 1: not JSON" in notes.inner_text()
+    assert "passed over" not in notes.inner_text()
 
 
 def test_it_fits_a_phone(browser: Any, made: Made, tmp_path: Path) -> None:
