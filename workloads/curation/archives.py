@@ -9,7 +9,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import IO, cast
+from typing import IO, Self, cast
 
 from workloads.data.opening import ending, open_bytes
 from workloads.errors import DataError
@@ -74,14 +74,31 @@ def _name(entry: zipfile.ZipInfo) -> str:
         return entry.filename
 
 
+class _Entry(tarfile.TarInfo):
+    """tarfile takes what is no entry for the end of the archive, and so a part of one for the whole."""
+
+    @classmethod
+    def fromtarfile(cls, archive: tarfile.TarFile) -> Self:
+        try:
+            return super().fromtarfile(archive)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
+            raise
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(f"no entry and no end of an archive at byte {archive.offset:,}") from error
+
+
 def _tarred(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
     with (
         open_bytes(path) as stream,
-        tarfile.open(fileobj=stream, mode="r|", encoding="utf-8", errors="replace") as archive,
+        tarfile.open(fileobj=stream, mode="r|", encoding="utf-8", errors="replace", tarinfo=_Entry) as archive,
     ):
-        for entry in archive:
+        while (entry := archive.next()) is not None:
             if entry.isfile() and _is_visible(entry.name):
                 yield entry.name, cast("IO[bytes]", archive.extractfile(entry))
+            archive.members.clear()  # type: ignore[attr-defined]  # it keeps all, and there may be millions
+        while rest := archive.fileobj.read(1 << 20):
+            if rest.strip(b"\0"):
+                raise tarfile.ReadError("it goes on behind its end, as several archives in one file do")
 
 
 def _is_visible(name: str) -> bool:

@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import unquote
 from xml.etree import ElementTree
 
+from workloads.curation import archives
 from workloads.curation.layouts import with_title
 from workloads.data.opening import open_bytes
 from workloads.errors import DataError
@@ -74,10 +75,10 @@ def pages(path: Path) -> Iterator[tuple[int, str]]:
     try:
         with open_bytes(path) as stream:
             events = ElementTree.iterparse(stream, ("start", "end"))
-            root = _local(next(events)[1].tag)
-            if root != "mediawiki":
+            root = next(events)[1]
+            if (called := _local(root.tag)) != "mediawiki":
                 raise DataError(
-                    f"{shown(path)}: XML that begins with <{root}>, no dump of MediaWiki, which begins with <mediawiki>: convert it to text or JSON lines"
+                    f"{shown(path)}: XML that begins with <{called}>, no dump of MediaWiki, which begins with <mediawiki>: convert it to text or JSON lines"
                 )
             for event, element in events:
                 if event == "start" or _local(element.tag) != "page":
@@ -85,10 +86,14 @@ def pages(path: Path) -> Iterator[tuple[int, str]]:
                 number += 1
                 if _inner(element, "ns") == ARTICLES and not any(_local(each.tag) == "redirect" for each in element):
                     yield number, with_title(_inner(element, "title"), _without_markup(_inner(element, "text")))
-                element.clear()
+                root.clear()  # and with it this page: a dump has millions
     except ElementTree.ParseError as error:
         raise DataError(
             f"{shown(path)}: no XML after page {number} ({first_line(error)}): copy the file again"
+        ) from error
+    except ValueError as error:  # an encoding that expat does not know, as GB 18030
+        raise DataError(
+            f"{shown(path)}: XML that cannot be decoded ({first_line(error)}): write it as UTF-8"
         ) from error
 
 
@@ -150,7 +155,7 @@ def book(path: Path) -> str:
             root = ElementTree.fromstring(archive.read(CONTAINER))
             package = next(each.attrib["full-path"] for each in root.iter() if _local(each.tag) == "rootfile")
             return "\n\n".join(filter(None, (_chapter(archive.read(name)) for name in _spine(archive, package))))
-    except (zipfile.BadZipFile, ElementTree.ParseError, KeyError, StopIteration, UnicodeDecodeError) as error:
+    except (ElementTree.ParseError, KeyError, StopIteration, *archives.DAMAGES) as error:
         raise DataError(
             f"{shown(path)}: no EPUB that can be read ({first_line(error)}): copy the file again"
         ) from error

@@ -224,6 +224,6 @@ def _json_kind(path: Path) -> str | None:
     try:
         if isinstance(json.loads(line), dict):
             return ".jsonl"
-    except ValueError:
+    except (ValueError, RecursionError):
         pass
     return ".json" if re.match(r'\{\s*"|\[\s*[\[{]', text) else None

@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import tarfile
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -37,7 +38,7 @@ def zipped(path: Path) -> Path:
 
 def tarred(path: Path, pack: str = "") -> Path:
     out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w") as archive:
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.GNU_FORMAT) as archive:
         for name, content in FILES.items():
             member = tarfile.TarInfo(name)
             member.size = len(content)
@@ -89,6 +90,42 @@ def test_a_damaged_archive_is_told_with_its_name(tmp_path: Path, name: str, spoi
     assert str(path) in str(caught.value)
     assert "damaged" in str(caught.value)
     assert message in str(caught.value) or "the gzip stream is damaged" in str(caught.value)
+
+
+CUTS = {
+    "within a file": lambda data: data[:700],
+    "between two entries": lambda data: data[:1024],
+    "within an entry": lambda data: data[:1100],
+    "without its end": lambda data: data.rstrip(b"\0") + bytes(-len(data.rstrip(b"\0")) % 512),
+    "an entry overwritten": lambda data: data[:1024] + b"\xff" * 512 + data[1536:],
+    "two in one file": lambda data: data + data,
+}
+
+
+@pytest.mark.parametrize("name", CUTS)
+def test_no_part_of_an_archive_is_taken_for_the_whole(tmp_path: Path, name: str) -> None:
+    """tarfile itself reads what comes before and says nothing."""
+    path = tarred(tmp_path / "a.tar")
+    whole = path.read_bytes()
+    assert len(list(archives.members(path, "Tar", tmp_path / "scratch"))) == 4
+    path.write_bytes(CUTS[name](whole))
+    with pytest.raises(DataError, match=r"a\.tar: the archive is damaged or locked"):
+        list(archives.members(path, "Tar", tmp_path / "scratch"))
+
+
+def test_an_archive_of_very_many_files_takes_no_more_memory(tmp_path: Path) -> None:
+    path, taken = tmp_path / "a.tar", []
+    with tarfile.open(path, "w") as archive:
+        for number in range(3000):
+            archive.addfile(tarfile.TarInfo(f"{number}.txt"), io.BytesIO())
+    tracemalloc.start()
+    try:
+        for number, _ in enumerate(archives.members(path, "Tar", tmp_path / "scratch")):
+            if number in (500, 2900):
+                taken.append(tracemalloc.get_traced_memory()[0])
+    finally:
+        tracemalloc.stop()
+    assert taken[1] - taken[0] < 200_000
 
 
 def test_what_is_wrong_in_a_file_is_told_with_its_place(tmp_path: Path) -> None:

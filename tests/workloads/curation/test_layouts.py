@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import json
+import tracemalloc
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 
 from alpaca_operator.api.dataset import RawSource
 from tests.workloads.curation.corpora import run
-from workloads.curation import layouts, reading, shares
+from workloads.curation import layouts, markup, reading, shares
 from workloads.curation.reading import Raw
 from workloads.data.corpus import Tally
 from workloads.errors import DataError
@@ -184,6 +185,8 @@ def test_a_book_is_read_in_the_order_of_its_chapters(tmp_path: Path) -> None:
     [
         pytest.param("a.epub", "Auto", b"PK\x03\x04 broken", "no EPUB that can be read", id="a broken book"),
         pytest.param("a.xml", "Auto", DUMP.encode()[:700], "no XML after page", id="a dump that is cut"),
+        pytest.param("a.xml", "Auto", b'<?xml version="1.0" encoding="gb18030"?>' + DUMP.encode("gb18030"), "write it as UTF-8", id="a dump in GB 18030"),
+        pytest.param("a.json", "Auto", b"[" * 100_000, "not usable JSON", id="JSON that is nested too deeply"),
         pytest.param("wiki_00", "WikiExtractor", EXTRACTED.encode()[:110], "the article does not end: the file is cut", id="an article that is cut"),
         pytest.param("wiki_00", "WikiExtractor", "一行字\n".encode(), "text outside of <doc", id="another text"),
     ],
@@ -194,6 +197,20 @@ def test_a_damaged_file_is_told(tmp_path: Path, name: str, format: str, content:
         read(tmp_path, format)
     assert str(caught.value).startswith(str(tmp_path / name))
     assert message in str(caught.value)
+
+
+def test_a_locked_book_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "a.epub"
+    epub(path, {"one": "<p>春眠不觉晓</p>"}, ["one"])
+    data = bytearray(path.read_bytes())
+    for sign, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        at = data.find(sign)
+        while at >= 0:
+            data[at + flags] |= 1
+            at = data.find(sign, at + 1)
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=r"a\.epub: no EPUB that can be read \(.*encrypted"):
+        read(tmp_path)
 
 
 def test_a_folder_of_all_of_them_becomes_a_corpus(tmp_path: Path) -> None:
@@ -208,3 +225,23 @@ def test_a_folder_of_all_of_them_becomes_a_corpus(tmp_path: Path) -> None:
     assert {row["id"].partition(",")[0] for row in made.rows()} == {
         f"raw/{name}" for name in ("m.jsonl", "w.json", "n.jsonl", "zhwiki.xml", "b.epub")
     }
+
+
+def test_a_dump_takes_no_more_memory_the_more_pages_it_has(tmp_path: Path) -> None:
+    head, page = (
+        '<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.11/">',
+        "<page><title>{}</title><ns>1</ns></page>",
+    )
+    path = tmp_path / "zhwiki.xml"
+    article = "<page><title>山</title><ns>0</ns><revision><text>山水</text></revision></page>"
+    talks = "".join(page.format(number) for number in range(4000))
+    path.write_text(f"{head}{article}{talks}{article}{talks * 4}{article}</mediawiki>", encoding="utf-8")
+    taken = []
+    tracemalloc.start()
+    try:
+        for _ in markup.pages(path):
+            taken.append(tracemalloc.get_traced_memory()[0])
+    finally:
+        tracemalloc.stop()
+    assert len(taken) == 3
+    assert taken[2] - taken[1] < 200_000
