@@ -73,6 +73,11 @@ def _node(job: DatasetJob, runtime: Runtime) -> Node:
     asked, index = job.spec.parallelism.nodes, runtime.distributed.rank
     if asked == 1 or runtime.group is None:
         return ALONE
+    if not runtime.cache_is_kept and job.spec.output.uri.startswith("s3://"):
+        raise SpecError(
+            f"parallelism.nodes is {asked}, and output.uri is {job.spec.output.uri}: nodes meet on a volume that all of them mount: set "
+            "cache.claimName to one (ReadWriteMany), or parallelism.nodes to 1"
+        )
     if index >= asked:
         raise SpecError(
             f"{ENV_NODE} is {index}, and spec.parallelism.nodes is {asked}: set it to 0 to {asked - 1}, or ask for more nodes"
@@ -88,6 +93,10 @@ def _wait(runtime: Runtime) -> None:
 def _must_hold_something(corpus: Corpus) -> None:
     if corpus.kept.documents:
         return
+    if not corpus.read.documents:
+        raise DataError(
+            "sources: no document in any of their files: name other files, or set format where they are read as what they are not"
+        )
     why = ", ".join(f"{amount.documents:,} {reason}" for reason, amount in corpus.dropped().items())
     raise DataError(
         f"sources: no document is left of {corpus.read.documents:,} ({why}): loosen filters, or look at the rules of clean"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.workloads.buckets import server, store  # noqa: F401
 from tests.workloads.library import library_folder, study  # noqa: F401
 from tests.workloads.quantized import bench, made  # noqa: F401
 from tests.workloads.shelf import place, shelf  # noqa: F401

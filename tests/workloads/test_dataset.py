@@ -85,10 +85,25 @@ ALL = job(
 """Every stage that there is."""
 
 
+WEIGHED = job(
+    sources=[
+        {"uri": "web", "weight": 2.5},
+        {"uri": "novels", "weight": 3},
+        {"uri": "table.csv", "columns": {"text": "内容"}},
+    ],
+    shardSize="0.2MB",
+)
+"""Copies, and documents that are drawn."""
+
+
 def start(place: Path, manifest: dict[str, Any], *flags: str) -> Process:
     (place / "job.json").write_text(json.dumps(manifest, ensure_ascii=False), encoding="utf-8")
-    environ = ProcessPlace.environ(_At(place))  # type: ignore[arg-type]
-    return Process([sys.executable, "-m", "workloads.dataset", "job.json", *flags], place, environ)
+    return Process([sys.executable, "-m", "workloads.dataset", "job.json", *flags], place, environ_of(place))
+
+
+def environ_of(folder: Path) -> dict[str, str]:
+    """Of a job in this folder."""
+    return ProcessPlace.environ(_At(folder))  # type: ignore[arg-type]
 
 
 class _At:
@@ -211,6 +226,7 @@ def test_a_set_of_conversations_is_read_by_who_fine_tunes(place: Path) -> None:
         pytest.param(ALL, "marking", signal.SIGKILL, id="killed while lines get their numbers"),
         pytest.param(ALL, "removing", signal.SIGKILL, id="killed while lines are taken out"),
         pytest.param(ALL, "scattering", signal.SIGKILL, id="killed while shuffling"),
+        pytest.param(WEIGHED, "writing", signal.SIGKILL, id="killed while copies by weight are written"),
     ],
 )
 def test_an_interrupted_run_goes_on_to_the_same_bytes(

@@ -7,7 +7,7 @@ weight of its source: the spec's, or one that follows from how much of each sour
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 from datatrove.pipeline.base import PipelineStep
 
 from alpaca_operator.api.dataset import DatasetSpec
-from workloads.curation.steps import HASHES, SIZES, number_of
+from workloads.curation.steps import HASH, HASHES, SIZE, SIZES, number_of
 from workloads.system import atomic
 from workloads.system.drawing import draw
 
@@ -32,6 +32,22 @@ def draw_one(number: int, seed: int) -> int:
     mixed = (mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9 & MASK
     mixed = (mixed ^ (mixed >> 27)) * 0x94D049BB133111EB & MASK
     return mixed ^ (mixed >> 31)
+
+
+def at_place(parts: Callable[[], Iterable[Numbers]], place: int) -> int:
+    """The number that would stand at ``place`` if all were sorted. They are gone over four times, 16 bits at a time, so that none has to be kept."""
+    found = 0
+    for shift in (48, 32, 16, 0):
+        counts = np.zeros(1 << 16, dtype=np.int64)
+        for part in parts():
+            within = part if shift == 48 else part[part >> np.uint64(shift + 16) == np.uint64(found)]
+            digits = (within >> np.uint64(shift)) & np.uint64(0xFFFF)
+            counts += np.bincount(digits.astype(np.int64), minlength=1 << 16)
+        until = np.cumsum(counts)
+        digit = int(np.searchsorted(until, place, "right"))
+        place -= int(until[digit] - counts[digit])
+        found = found << 16 | digit
+    return found
 
 
 class Removed:
@@ -67,12 +83,7 @@ class Choose(PipelineStep):
     def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> None:
         kept = sum(len(self._numbers(share)) for share in range(self.shares))
         wanted = self._wanted(kept)
-        smallest: Numbers = np.empty(0, dtype=np.uint64)
-        for share in range(self.shares if wanted else 0):
-            smallest = np.concatenate([smallest, draw(self._numbers(share), self.seed)])
-            if len(smallest) > wanted:
-                smallest = np.partition(smallest, wanted - 1)[:wanted]
-        limit = int(smallest.max()) if wanted else None
+        limit = at_place(self._drawn, wanted - 1) if wanted else None
         weights = self.weights
         if self.mixing.temperature is not None:
             epochs = self.mixing.epochs_per_source or EPOCHS
@@ -80,20 +91,23 @@ class Choose(PipelineStep):
         text = json.dumps({"documents": kept, "validation": wanted, "limit": limit, "weights": weights})
         atomic.write_text(self.folder / CHOICE, text)
 
+    def _drawn(self) -> Iterator[Numbers]:
+        return (draw(self._numbers(share), self.seed) for share in range(self.shares))
+
     def _numbers(self, share: int) -> Numbers:
-        numbers = np.load(self.cleaned / HASHES / f"{share:05d}.npy")
+        numbers = np.fromfile(self.cleaned / HASHES / f"{share:05d}.hashes", dtype=HASH)
         return np.asarray(numbers[self.removed.kept(share, len(numbers))], dtype=np.uint64)
 
     def _bytes(self, limit: int | None) -> list[int]:
         """Bytes of each source that are for training."""
         found = np.zeros(len(self.weights), dtype=np.uint64)
         for share in range(self.shares):
-            numbers = np.load(self.cleaned / HASHES / f"{share:05d}.npy")
-            sizes = np.load(self.cleaned / SIZES / f"{share:05d}.npy").astype(np.uint64)
+            numbers = np.fromfile(self.cleaned / HASHES / f"{share:05d}.hashes", dtype=HASH)
+            sizes = np.fromfile(self.cleaned / SIZES / f"{share:05d}.sizes", dtype=SIZE)
             stays = self.removed.kept(share, len(numbers))
             if limit is not None:
                 stays &= draw(numbers, self.seed) > np.uint64(limit)
-            np.add.at(found, sizes[stays, 0].astype(np.int64), sizes[stays, 1])
+            np.add.at(found, sizes["source"][stays], sizes["bytes"][stays].astype(np.uint64))
         return [int(size) for size in found]
 
     def _wanted(self, kept: int) -> int:

@@ -13,7 +13,7 @@ from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from workloads.errors import OutOfMemory, WorkloadError
 from workloads.system.describe import first_line
@@ -59,9 +59,11 @@ class Crew:
             return
         self._recruit(min(self._count, len(ranks)))
         waiting, busy = list(reversed(ranks)), set[Connection]()
+        said = pickle.dumps(stage)  # once: it names all files of the sources
         for pipe in self._members:
             if waiting:
-                pipe.send_bytes(pickle.dumps((stage, waiting.pop())))
+                pipe.send_bytes(said)
+                pipe.send(waiting.pop())
                 busy.add(pipe)
         while busy:
             ready = wait(list(busy), POLL_SECONDS)
@@ -71,7 +73,7 @@ class Crew:
                 assert isinstance(speaker, Connection)
                 done = self._heard(speaker, hear)
                 if done and waiting:
-                    speaker.send_bytes(pickle.dumps((stage, waiting.pop())))
+                    speaker.send(waiting.pop())
                 elif done:
                     busy.remove(speaker)
 
@@ -121,12 +123,16 @@ def _work(pipe: Connection) -> None:
         signal.SIGINT, signal.SIG_IGN
     )  # a terminal's Ctrl-C reaches it too, and is the first process's affair
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    stage: Any = None
     while True:
         try:
-            message = pipe.recv_bytes()
+            said = pipe.recv()
         except EOFError:
             return
-        stage, rank = pickle.loads(message)
+        if not isinstance(said, int):
+            stage = said  # the shares of which follow
+            continue
+        rank = said
         try:
             stage.make(rank, partial(_say, pipe, rank))
         except Exception as error:  # noqa: BLE001 - it is raised again where it can be told

@@ -7,20 +7,20 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from workloads.curation import near
 
 LENGTH = 4
 """Letters and digits of a run: long enough to be recognised, short enough to be met again."""
-SHOWN = 15
+SHOWN, LOOKED_AT = 15, 1000
+"""Runs that are shown, and those that are looked at for them: many overlap with another."""
 Tokens = Callable[[str], int]
 
 
 def runs(texts: Sequence[str]) -> list[tuple[str, int]]:
     """The runs of LENGTH letters that most of the texts have, with the number of texts. Of runs that overlap the most frequent stands for all."""
-    found: Counter[str] = Counter()
-    for text in texts:
-        letters = near.plain(text)
-        found.update({letters[start : start + LENGTH] for start in range(len(letters) - LENGTH + 1)})
+    found = _counted(texts)
     shown: list[tuple[str, int]] = []
     parts: set[str] = set()
     for run, count in sorted(found.items(), key=lambda entry: (-entry[1], entry[0])):
@@ -31,6 +31,19 @@ def runs(texts: Sequence[str]) -> list[tuple[str, int]]:
             shown.append((run, count))
         parts |= inner
     return shown
+
+
+def _counted(texts: Sequence[str]) -> Counter[str]:
+    """The most frequent runs. Numbers that stand for them are counted first: thousands of texts have millions of runs."""
+    numbers = np.concatenate([np.empty(0, dtype=np.uint64), *(near.runs(text, LENGTH) for text in texts)])
+    values, counts = np.unique(numbers, return_counts=True)
+    wanted = np.sort(values[np.argsort(-counts, kind="stable")[:LOOKED_AT]])
+    found: Counter[str] = Counter()
+    for text in texts:
+        letters = near.plain(text)
+        starts = np.flatnonzero(np.isin(near.numbered(letters, LENGTH), wanted)).tolist()
+        found.update({letters[start : start + LENGTH] for start in starts})
+    return found
 
 
 def tokens_by(path: Path) -> Tokens:

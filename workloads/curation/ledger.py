@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import bisect
 import hashlib
 import heapq
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -18,8 +19,10 @@ EXCERPT = 400
 AROUND = 60
 """Characters that an example of a change shows before and after it."""
 
-EXCERPTS, EXCERPT_CHARACTERS = 100, 1000
+EXCERPTS, EXCERPT_CHARACTERS = 1000, 1000
 """Of the documents of each source, as they are read and as they are kept: from these it is seen what is frequent in them."""
+SPARE = 4
+"""So many times its part of these each share of a source keeps, as shares may have many documents or few."""
 
 READ, KEPT, VALIDATION, REPEATED = "read", "kept", "validation", "repeated"
 
@@ -56,6 +59,8 @@ class Ledger:
     of Chinese characters) and by its value."""
     excerpts: dict[tuple[str, str], list[tuple[int, str]]] = field(default_factory=lambda: defaultdict(list))
     """Beginnings of documents of a source as they were ``read`` or ``kept``, each with the number that it was drawn by."""
+    most: Mapping[str, int] = field(default_factory=dict)
+    """Of each source, how many of its excerpts one share keeps."""
     notes: dict[str, list[Any]] = field(default_factory=dict)
     """What was mended or passed over in files: how often, and where first."""
 
@@ -76,9 +81,8 @@ class Ledger:
 
     def excerpt(self, source: str, what: str, document: str, text: str) -> None:
         """A document of which the beginning may be drawn."""
-        _draw(
-            self.excerpts[source, what], EXCERPTS, drawn(self.seed, what, document), lambda: text[:EXCERPT_CHARACTERS]
-        )
+        most = self.most.get(source, EXCERPTS)
+        _draw(self.excerpts[source, what], most, drawn(self.seed, what, document), lambda: text[:EXCERPT_CHARACTERS])
 
     def note(self, sentence: str, where: str, count: int = 1) -> None:
         entry = self.notes.setdefault(sentence, [0, where])
@@ -132,11 +136,16 @@ class Ledger:
         return ledger
 
 
+def excerpts_of(shares: Iterable[Collection[str]]) -> dict[str, int]:
+    """How many excerpts of each source a share keeps, by the sources of each share: together they are enough, and none has many more."""
+    counts = Counter(source for sources in shares for source in set(sources))
+    return {source: min(EXCERPTS, -(-SPARE * EXCERPTS // count)) for source, count in counts.items()}
+
+
 def _draw(kept: list[tuple[int, T]], most: int, number: int, made: Callable[[], T]) -> None:
     """Of all documents those with the smallest numbers: a draw that does not depend on who counts which of them."""
     if len(kept) < most or number < kept[-1][0]:
-        kept.append((number, made()))
-        kept.sort(key=lambda entry: entry[0])
+        bisect.insort(kept, (number, made()), key=lambda entry: entry[0])
         del kept[most:]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 from alpaca_operator.api.dataset import DatasetJob
@@ -15,6 +16,7 @@ from workloads.curation.nodes import Meeting
 from workloads.curation.result import Corpus
 from workloads.curation.stages import Work
 from workloads.curation.uses import Uses
+from workloads.errors import WorkloadError
 from workloads.runtime.runtime import Runtime
 from workloads.system import cgroup
 
@@ -26,6 +28,21 @@ def home(runtime: Runtime) -> Path:
     return runtime.cache / HOME if runtime.cache_is_kept else runtime.checkpoints.own.parent / HOME
 
 
+FILES = 512
+"""That are open at once, besides one for each share."""
+
+
+def _may_open(files: int) -> None:
+    """Comparisons read the numbers of all shares side by side. Raises WorkloadError where the system does not bear that."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < files:
+        raise WorkloadError(
+            f"{files:,} files would be open at once, and a process may have {hard:,}: raise the limit (ulimit -n), or make the corpus in parts"
+        )
+    if soft != resource.RLIM_INFINITY and soft < files:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
+
+
 def corpus(work: Work, runtime: Runtime, meeting: Meeting, uses: Uses | None = None) -> Corpus | None:
     """Everything up to the files of the output; None on a machine that has made its part, of which the first takes all together.
 
@@ -34,6 +51,7 @@ def corpus(work: Work, runtime: Runtime, meeting: Meeting, uses: Uses | None = N
     job = runtime.job
     assert isinstance(job, DatasetJob)
     processes = job.spec.parallelism.processes_per_node or cgroup.cores()
+    _may_open(len(work.shares) + FILES)
     with (
         runtime.stop.interruptible("stopped: run again to go on after the shares that are complete"),
         Crew(processes) as crew,

@@ -25,7 +25,7 @@ from workloads.system.os_errors import sentence
 
 BEAT_SECONDS = 5.0
 """Between two signs of life."""
-LEFT = "left"
+LEFT, MEETING = "left", "nodes-"
 
 LOOK_SECONDS = 0.2
 """Between two looks at what others have made."""
@@ -61,7 +61,7 @@ class Meeting:
         """``home`` is one folder for all; ``patience``: seconds without a sign of life after which a machine counts as lost; ``heartbeat`` is
         called while this one waits, and raises where it is to stop."""
         self.node, self.home, self.patience = node, home, patience
-        self._folder = home / f"nodes-{node.group}"
+        self._folder = home / f"{MEETING}{node.group}"
         self._heartbeat, self._log = heartbeat, log
         self._heard: dict[int, tuple[str, float]] = {}
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from workloads.curation.clusters import CLUSTERS
 from workloads.curation.ledger import KEPT, READ, VALIDATION, Amount, Ledger
-from workloads.curation.near import CLUSTERS
 from workloads.curation.shards import TRAIN_FOLDER, VALIDATION_FOLDER
 from workloads.curation.stages import ALIKE, EXACT, Work
 from workloads.system import atomic

@@ -15,7 +15,7 @@ import numpy as np
 from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
 
-from workloads.curation import measures, talks
+from workloads.curation import measures, on_disk, talks
 from workloads.curation.choice import Chooser
 from workloads.curation.ledger import KEPT, REPEATED, VALIDATION, Ledger, drawn, size_of
 from workloads.curation.packing import LinesWriter, ParquetWriter
@@ -177,7 +177,7 @@ class _Scattered:
     def __init__(self, folder: Path, count: int, seed: int, rank: int) -> None:
         self._folder, self._count, self._seed, self._rank = folder, count, seed, rank
         self._files: dict[int, BinaryIO] = {}
-        self._places: dict[int, list[tuple[int, int, int, int]]] = {}
+        self._places: dict[int, on_disk.Records] = {}
 
     def write(self, part: str, copy: int, row: dict[str, Any]) -> None:
         number = drawn(self._seed, "shuffle", row["id"], str(copy))
@@ -186,15 +186,15 @@ class _Scattered:
             path = self._path(bucket)
             path.parent.mkdir(parents=True, exist_ok=True)
             self._files[bucket] = path.open("wb")
-            self._places[bucket] = []
+            self._places[bucket] = on_disk.Records(path.with_suffix(".places"), PLACE)
         line = json.dumps(row, ensure_ascii=False).encode()
-        self._places[bucket].append((number, self._files[bucket].tell(), len(line), PARTS.index(part)))
+        self._places[bucket].write((number, self._files[bucket].tell(), len(line), PARTS.index(part)))
         self._files[bucket].write(line)
 
     def close(self) -> None:
         for bucket, file in self._files.items():
             file.close()
-            np.save(self._path(bucket).with_suffix(".npy"), np.array(self._places[bucket], dtype=PLACE))
+            self._places[bucket].close()
 
     def _path(self, bucket: int) -> Path:
         return self._folder / f"{bucket:04d}" / f"{self._rank:05d}.rows"
@@ -211,13 +211,13 @@ class Gather(PipelineStep):
 
     def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> None:
         files = sorted((self.scattered / f"{rank:04d}").glob("*.rows"))
-        places = [np.load(file.with_suffix(".npy")) for file in files]
+        places = [np.fromfile(file.with_suffix(".places"), dtype=PLACE) for file in files]
         of_file = np.repeat(np.arange(len(files)), [len(found) for found in places])
         together = np.concatenate([np.empty(0, dtype=PLACE), *places])
         target = Files(self.folder, self.form).opened(rank)
         streams = [file.open("rb") for file in files]
         try:
-            for index in np.lexsort((together["offset"], of_file, together["number"])).tolist():
+            for index in np.lexsort((together["offset"], of_file, together["number"])):
                 place, stream = together[index], streams[of_file[index]]
                 stream.seek(int(place["offset"]))
                 target.write(PARTS[int(place["part"])], 0, json.loads(stream.read(int(place["length"]))))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 from alpaca_operator.api.dataset import EarlierCorpus, RawSource
 from workloads.curation import archives, markup
 from workloads.data.corpus import ENDINGS, CorpusFile
-from workloads.data.files import ROWS
+from workloads.data.files import ROWS, is_lines
 from workloads.data.opening import ending, foreign, is_packed, kind_of
 from workloads.data.selection import archives as unread_archives
 from workloads.data.selection import select
@@ -19,7 +20,8 @@ from workloads.system.describe import shown
 
 SHARE_BYTES = 1 << 20
 """Of files in a share at least, where there are so many."""
-MOST_SHARES = 256
+MOST_SHARES, MOST_SHARE_BYTES = 256, 1 << 30
+"""There are more where each would have more files than this: some numbers of all documents of a share are held in memory."""
 PIECE_BYTES = 64 << 20
 """Of a large file that one process reads."""
 WIDE = ("utf-16", "utf-32")
@@ -55,6 +57,13 @@ class RawFile:
     def key(self) -> str:
         """What of it shapes the share that it is in, besides what it holds."""
         return self.name if self.span is None else f"{self.name}@{self.span[0]}-{self.span[1]}"
+
+
+class Shares(list[Sequence[RawFile]]):
+    """The files of each share, which nobody changes: whoever copies a step copies none of them."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Shares:
+        return self
 
 
 @dataclass(frozen=True)
@@ -106,7 +115,7 @@ def files_of(
     chosen = select(path, None, None)
     found: list[RawFile] = []
     for file in chosen.files:
-        name = file.relative_to(chosen.source).as_posix()
+        name = _readable(file.relative_to(chosen.source).as_posix())
         described = raw_file(index, source, file, name, field, is_alone=path.is_file())
         if described is None:
             chosen.leave_out(file, _why_not(file))
@@ -125,6 +134,15 @@ def files_of(
             f"{field}.format{unread_archives(chosen)}"
         )
     return found, list(chosen.lines())
+
+
+def _readable(name: str) -> str:
+    """A name that is no UTF-8, as GBK's of old Windows archives are not, as text."""
+    content = os.fsencode(name)
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        return content.decode("gb18030", "replace")
 
 
 def raw_file(
@@ -165,11 +183,18 @@ def _why_not(file: Path) -> str:
 def pieces(file: RawFile, source: RawSource) -> list[RawFile]:
     """A large file of JSON lines in pieces of PIECE_BYTES, which several processes read at once; any other file as it is. What is packed cannot
     be begun in the middle, and in an encoding whose characters may hold a line end nobody knows there where one ends."""
-    if file.kind != "JSONL" or file.size <= PIECE_BYTES or is_bounded(source) or is_packed(file.path):
+    if (
+        file.kind not in ("JSON", "JSONL")
+        or file.size <= PIECE_BYTES
+        or is_bounded(source)
+        or is_packed(file.path)
+        or archives.kind_of(file.path)
+    ):
         return [file]
     encoding = CorpusFile(file.path, "JSONL", source.encoding, field=file.field).encoding_used()
-    if encoding.replace("_", "-").startswith(WIDE):
+    if encoding.replace("_", "-").startswith(WIDE) or (file.kind == "JSON" and not is_lines(file.path, encoding)):
         return [file]
+    file = replace(file, kind="JSONL")
     starts = range(0, file.size, PIECE_BYTES)
     spans = [(start, min(start + PIECE_BYTES, file.size)) for start in starts]
     return [replace(file, span=span, size=span[1] - span[0], encoding=encoding) for span in spans]
@@ -177,7 +202,7 @@ def pieces(file: RawFile, source: RawSource) -> list[RawFile]:
 
 def deal(files: Sequence[RawFile], sources: Sequence[RawSource]) -> list[list[RawFile]]:
     """Neighbouring files together, until a share is full. A source with a bound is one share: who reads it has to know what was read of it."""
-    full = max(SHARE_BYTES, -(-sum(file.size for file in files) // MOST_SHARES))
+    full = max(SHARE_BYTES, min(MOST_SHARE_BYTES, -(-sum(file.size for file in files) // MOST_SHARES)))
     shares: list[list[RawFile]] = []
     size = 0
     for file in files:
@@ -209,6 +234,6 @@ def all_files(
         path = Path(inputs[origin.field].path)
         files, lines = files_of(index, origin.spec, path, origin.field, rows_only=origin.holds_conversations)
         for file in files:
-            found += [file] if origin.holds_conversations else pieces(file, origin.spec)
+            found += pieces(file, origin.spec)
         told += lines
     return deal(found, [origin.spec for origin in origins]), told

@@ -11,34 +11,29 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from datatrove.pipeline.dedup.exact_dedup import (
-    ExactDedupConfig,
-    ExactDedupFilter,
-    ExactDedupSignature,
-    ExactFindDedups,
-)
+from datatrove.pipeline.dedup.exact_dedup import ExactDedupConfig, ExactDedupFilter, ExactFindDedups
 from datatrove.pipeline.dedup.minhash import MinhashDedupBuckets, MinhashDedupFilter
 
 from alpaca_operator.api.dataset import DatasetSpec, NearDuplicates
-from workloads.curation import choice, near, paragraphs, shards, steps, talks
+from workloads.curation import choice, clusters, equal, near, paragraphs, shards, steps
 from workloads.curation.cleaning import Rule
 from workloads.curation.executor import Stage
-from workloads.curation.ledger import Ledger
+from workloads.curation.ledger import Ledger, excerpts_of
 from workloads.curation.shares import Origin, RawFile
 from workloads.storage import hashing
 from workloads.storage.artifact import fingerprint_fields
 from workloads.storage.sources import Inputs
 
-VERSION = 1
-"""Raised whenever the same settings and sources would become another corpus."""
+VERSION = 2
+"""Raised whenever the same settings and sources would become another corpus, or stages with other files."""
 EXACT, ALIKE = "duplicate of another document", "nearly like another document"
 BUCKETS = 8
 """Parts that equal documents are looked for in, where there are several shares."""
 UNITS = {"MB": 10**6, "GB": 10**9}
 STORED = (
     "cleaned/{rank:05d}.*",
-    "hashes/{rank:05d}.npy",
-    "sizes/{rank:05d}.npy",
+    "hashes/{rank:05d}.hashes",
+    "sizes/{rank:05d}.sizes",
     "ledgers/{rank:05d}.json",
     "signatures/*/{rank:05d}.*",
 )
@@ -70,7 +65,8 @@ class Work:
         return [*self.origins, *self.earlier]
 
     def ledger(self) -> Ledger:
-        return Ledger(seed=self.spec.seed)
+        of_shares = [{self.everyone[file.source].name for file in share} for share in self.shares]
+        return Ledger(seed=self.spec.seed, most=excerpts_of(of_shares))
 
     @property
     def buckets(self) -> int:
@@ -135,25 +131,18 @@ class Work:
         return self.home / f"{name}-{hashing.of_json([VERSION, *made_from]).removeprefix('sha256:')[:24]}"
 
 
-def text_of(document: Any) -> str:
-    """What two documents have to have in common to be equal."""
-    return "".join(talks.compared(document).split())
-
-
-@dataclass(frozen=True)
-class Priority:
-    """Of equal documents that of an earlier corpus stays, else that of the source named first."""
-
-    sources: int
-
-    def __call__(self, document: Any) -> int:
-        source = int(document.metadata["source"])
-        return 65535 if source >= self.sources else 65534 - source
-
-
 def compared(work: Work) -> ExactDedupConfig:
-    """How datatrove tells that two documents are equal, and which of them stays."""
-    return ExactDedupConfig(content_getter=text_of, document_priority=Priority(len(work.origins)))
+    """How equal documents are told."""
+    return equal.config(len(work.origins))
+
+
+BUFFERED_BYTES = 16 << 20
+"""Of all files together that a comparison reads side by side."""
+
+
+def buffered(work: Work, record: int) -> int:
+    """Records of so many bytes that are read at once from the file of each share."""
+    return max(16, min(4096, BUFFERED_BYTES // (record * len(work.shares))))
 
 
 def reading(work: Work) -> Stage:
@@ -183,7 +172,7 @@ def _reading(work: Work, shares: list[list[RawFile]], folder: Path) -> Stage:
             steps.Filter(work.spec.filters, work.everyone, ledger),
             *clean,
             steps.Store(folder, ledger),
-            ExactDedupSignature(str(folder / "signatures"), compared(work), finder_workers=work.buckets),
+            equal.Signatures(str(folder / "signatures"), compared(work), finder_workers=work.buckets),
         ],
         tasks=len(shares),
         products=STORED,
@@ -201,7 +190,10 @@ def exact(work: Work, reading: Stage) -> Stage:
     """Which documents are equal to another."""
     folder = work.folder("exact", reading.folder.name)
     finder = ExactFindDedups(
-        str(reading.folder / "signatures"), str(folder / "duplicates"), compared(work), lines_to_buffer=4096
+        str(reading.folder / "signatures"),
+        str(folder / "duplicates"),
+        compared(work),
+        lines_to_buffer=buffered(work, equal.SIGNATURE.itemsize),
     )
     return Stage("comparing", folder, [finder], tasks=work.buckets, products=["duplicates/{rank:05d}/*"])
 
@@ -211,15 +203,15 @@ class Paragraphs:
 
     def __init__(self, work: Work, reading: Stage, exact: Stage) -> None:
         shares = len(work.shares)
-        equal, config = str(exact.folder / "duplicates"), compared(work)
+        duplicates, config = str(exact.folder / "duplicates"), compared(work)
         marked = work.folder("marking", exact.folder.name)
         mark = paragraphs.Mark(marked, work.paragraph_buckets)
         self.marking = Stage(
             "marking",
             marked,
-            [steps.Load(reading.folder), ExactDedupFilter(equal, config), mark],
+            [steps.Load(reading.folder), ExactDedupFilter(duplicates, config), mark],
             tasks=shares,
-            products=["*/{rank:05d}.npy"],
+            products=["*/{rank:05d}.lines"],
         )
         matched = work.folder("matching", marked.name)
         self.matching = Stage(
@@ -227,7 +219,7 @@ class Paragraphs:
             matched,
             [paragraphs.Match(marked, matched, shares, work.own)],
             tasks=work.paragraph_buckets,
-            products=["{rank:04d}/*.npy"],
+            products=["{rank:04d}/*.lines"],
         )
         folder = work.folder("removing", matched.name)
         ledger = work.ledger()
@@ -237,10 +229,10 @@ class Paragraphs:
             folder,
             [
                 steps.Load(reading.folder),
-                ExactDedupFilter(equal, config, exclusion_writer=dropped),
-                paragraphs.Remove(matched, work.everyone, ledger),
+                ExactDedupFilter(duplicates, config, exclusion_writer=dropped),
+                paragraphs.Remove(matched, work.spec.filters, work.everyone, ledger),
                 steps.Store(folder, ledger),
-                ExactDedupSignature(str(folder / "signatures"), config, finder_workers=work.buckets),
+                equal.Signatures(str(folder / "signatures"), config, finder_workers=work.buckets),
             ],
             tasks=shares,
             products=STORED,
@@ -276,10 +268,17 @@ class Near:
         )
         banded = work.folder("banding", signed.name)
         finder = MinhashDedupBuckets(
-            str(signed / "signatures"), str(banded / "pairs"), config=minhash, lines_to_buffer=4096
+            str(signed / "signatures"),
+            str(banded / "pairs"),
+            config=minhash,
+            lines_to_buffer=buffered(work, near.signature_bytes(minhash)),
         )
         self.banding = Stage(
-            "banding", banded, [finder], tasks=minhash.num_buckets, products=["pairs/{rank:05d}_00.dups"]
+            "banding",
+            banded,
+            [finder, near.Ends(banded / "pairs")],
+            tasks=minhash.num_buckets,
+            products=["pairs/{rank:05d}_00.*"],
         )
         sketched = work.folder("sketching", banded.name)
         self.sketching = Stage(
@@ -287,11 +286,11 @@ class Near:
             sketched,
             [*documents(), near.Sketches(banded / "pairs", sketched, asked.ngram)],
             tasks=shares,
-            products=["{rank:05d}.npy", "{rank:05d}.json"],
+            products=["{rank:05d}.candidates", "{rank:05d}.sketches", "{rank:05d}.names"],
         )
         self.folder = work.folder("clustering", sketched.name, asked.threshold, asked.keep)
-        cluster = near.Cluster(banded / "pairs", sketched, self.folder, asked, work.own)
-        self.clustering = Stage("clustering", self.folder, [cluster], tasks=1, products=["*.remove", near.CLUSTERS])
+        cluster = clusters.Cluster(banded / "pairs", sketched, self.folder, asked, work.own)
+        self.clustering = Stage("clustering", self.folder, [cluster], tasks=1, products=["*.remove", clusters.CLUSTERS])
 
     def stages(self) -> list[Stage]:
         """In the order in which they are made."""

@@ -14,12 +14,12 @@ from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
 
 from alpaca_operator.api.dataset import Decontamination, Filters
-from workloads.curation import archives, measures, near, reading, shares, talks
+from workloads.curation import archives, measures, near, on_disk, reading, shares, talks
 from workloads.curation.cleaning import Rule
 from workloads.curation.held_out import HeldOut
 from workloads.curation.ledger import READ, Ledger, size_of
 from workloads.curation.packing import LinesWriter
-from workloads.curation.shares import Origin, RawFile, is_bounded
+from workloads.curation.shares import Origin, RawFile, Shares, is_bounded
 from workloads.data.corpus import Tally
 from workloads.data.opening import open_bytes
 from workloads.errors import DataError
@@ -28,6 +28,7 @@ from workloads.system.describe import shown
 
 CLEANED, HASHES, SIZES, LEDGERS = "cleaned", "hashes", "sizes", "ledgers"
 """Folders of a stage: documents, a number for each document's text, its source and bytes, counts; a file a share."""
+HASH, SIZE = np.dtype("<u8"), np.dtype([("source", "<u4"), ("bytes", "<u4")])
 BAD_ROW, EMPTY, HELD_OUT = "row that cannot be used", "empty", "holds what is measured on"
 NO_ANSWER = "conversation without an answer"
 """Why a document goes no further, besides the names of filters and rules."""
@@ -53,15 +54,15 @@ class Read(Step):
 
     def __init__(
         self,
-        shares: Sequence[Sequence[RawFile]],
+        files: Sequence[Sequence[RawFile]],
         origins: Sequence[Origin],
         bad_rows: int,
         scratch: Path,
         ledger: Ledger,
     ) -> None:
-        """``bad_rows`` is how many rows may be passed over; in ``scratch`` archives are unpacked, a file at a time."""
+        """``files`` are those of each share; ``bad_rows`` is how many rows may be passed over; in ``scratch`` archives are unpacked, a file at a time."""
         super().__init__(ledger)
-        self.shares, self.origins, self.bad_rows, self.scratch = shares, origins, bad_rows, scratch
+        self.shares, self.origins, self.bad_rows, self.scratch = Shares(files), origins, bad_rows, scratch
         self._bad = 0
 
     def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
@@ -233,18 +234,17 @@ class Store(Step):
         self.folder = folder
 
     def run(self, data: Documents, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
-        hashes: list[int] = []
-        sizes: list[tuple[int, int]] = []
-        for name in (CLEANED, HASHES, SIZES):
-            (self.folder / name).mkdir(parents=True, exist_ok=True)
-        with LinesWriter(self.folder / CLEANED / f"{rank:05d}.jsonl", "zstd") as out:
+        (self.folder / CLEANED).mkdir(parents=True, exist_ok=True)
+        with (
+            LinesWriter(self.folder / CLEANED / f"{rank:05d}.jsonl", "zstd") as out,
+            on_disk.Records(self.folder / HASHES / f"{rank:05d}.hashes", HASH) as hashes,
+            on_disk.Records(self.folder / SIZES / f"{rank:05d}.sizes", SIZE) as sizes,
+        ):
             for document in data:
                 out.write({"id": document.id, "text": document.text, **document.metadata})
-                hashes.append(number_of(talks.compared(document)))
-                sizes.append((document.metadata["source"], size_of(document.text)))
+                hashes.write(number_of(talks.compared(document)))
+                sizes.write((document.metadata["source"], size_of(document.text)))
                 yield document
-        np.save(self.folder / HASHES / f"{rank:05d}.npy", np.array(hashes, dtype=np.uint64))
-        np.save(self.folder / SIZES / f"{rank:05d}.npy", np.array(sizes, dtype=np.uint32).reshape(-1, 2))
         save_ledger(self.folder, rank, self.ledger)
 
 

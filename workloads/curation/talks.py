@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from datetime import date, time
 from decimal import Decimal
 from itertools import chain, islice
@@ -34,14 +35,15 @@ def conversations(file: RawFile, source: RawSource, tally: Tally) -> Iterator[It
     """The conversations of a file. Raises SpecError, DataError and InputError as SFTJob's reader does."""
     asked = source.conversations or ConversationRows()
     records = reading.records(file, source, tally)
-    first = list(islice(records, LOOKED_AT))
+    first = list(islice(records if file.span is None else _from_its_beginning(file, source), LOOKED_AT))
     if not first:
         return
     repaired: Counter[str] = Counter()
     path, field = shown(file.path), f"{file.field}.conversations.columns"
     converter = Converter.decided(asked.format, asked.columns, [record for _, record in first], path, repaired, field)
-    tally.note(f"files were read as {converter.name}, {converter.why}", path)
-    for place, record in chain(first, records):
+    if file.span is None or file.span[0] == 0:
+        tally.note(f"files were read as {converter.name}, {converter.why}", path)
+    for place, record in chain(first, records) if file.span is None else records:
         if isinstance(record, Unusable):
             yield place, record.reason
             continue
@@ -50,6 +52,11 @@ def conversations(file: RawFile, source: RawSource, tally: Tally) -> Iterator[It
         yield _item(place, record, converter)
     for what, count in repaired.items():
         tally.note(f"{what}, mended", path, count)
+
+
+def _from_its_beginning(file: RawFile, source: RawSource) -> Iterator[tuple[str, Any]]:
+    """The rows of a file of which a piece is read: all its pieces have one layout."""
+    return reading.records(replace(file, span=None), source, Tally())
 
 
 def _item(place: str, record: Any, converter: Converter) -> Item:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from alpaca_operator.api.resource import Job
+from workloads.curation.nodes import MEETING
 from workloads.storage import hashing
 from workloads.system import atomic
 
@@ -57,7 +58,7 @@ class Uses:
 
 
 def prune(home: Path, now: float) -> list[str]:
-    """Remove the stages that no job refers to; returns their names."""
+    """Remove the stages that no job refers to, and where machines met that are gone; returns their names."""
     referred: set[str] = set()
     for file in (home / FOLDER).glob("*.json"):
         if now - file.stat().st_mtime > KEPT_DAYS * 86400:
@@ -67,7 +68,8 @@ def prune(home: Path, now: float) -> list[str]:
     removed = []
     for path in sorted(home.iterdir()):
         stage = _stage_of(path)
-        if stage is not None and stage not in referred and now - _last_used(path) > GRACE_HOURS * 3600:
+        is_nobodys = _is_meeting(path) if stage is None else stage not in referred
+        if is_nobodys and now - _last_used(path) > GRACE_HOURS * 3600:
             atomic.discard(path)
             removed.append(path.name)
     return removed
@@ -87,6 +89,11 @@ def _stage_of(path: Path) -> str | None:
     return found["stage"] if found else None
 
 
+def _is_meeting(path: Path) -> bool:
+    """Whether machines of a run met there."""
+    return path.name.startswith(MEETING) and any(path.glob("alive.*"))
+
+
 def _last_used(path: Path) -> float:
-    """When it was noted last, or a share of it was made."""
-    return max(each.stat().st_mtime for each in (path, path / "completions") if each.exists())
+    """When it was noted last, a share of it was made, or a machine that meets others there showed life."""
+    return max(each.stat().st_mtime for each in (path, path / "completions", *path.glob("alive.*")) if each.exists())

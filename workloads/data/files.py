@@ -96,7 +96,7 @@ def _opened(
         return "row", "", _columns(path)
     must_be_text(path)
     encoding = encoding or encoding_of(path, open_bytes)
-    if kind == ".json" and _is_lines(path, encoding):
+    if kind == ".json" and is_lines(path, encoding):
         kind = ".jsonl"
     if kind == ".json":
         return "row", encoding, _json(path, encoding, part)
@@ -219,7 +219,7 @@ def _line(line: str) -> Record:
         return Unusable(f"not usable JSON ({_one_line(error)}): mend or remove this line")
 
 
-def _is_lines(path: Path, encoding: str) -> bool:
+def is_lines(path: Path, encoding: str) -> bool:
     """Whether a .json file is JSON Lines: its first line is a whole record."""
     with _open_text(path, encoding, errors="replace") as stream:  # damage is told by the reader, with its place
         line = ""
@@ -230,7 +230,7 @@ def _is_lines(path: Path, encoding: str) -> bool:
         rest = any(other.strip() for other in iter(lambda: stream.readline(1 << 20), ""))
     try:
         first = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return rest and (isinstance(first, dict) or (isinstance(first, list) and all(isinstance(x, str) for x in first)))
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import pytest
 
 from tests.workloads.curation.corpora import Made, make, run, write_lines
 from tests.workloads.curation.test_near import page, worn
+from workloads.curation import on_disk, paragraphs
 
 EXACT, ALIKE = "duplicate of another document", "nearly like another document"
 
@@ -110,6 +112,41 @@ def test_lines_of_earlier_documents_are_taken_out(tmp_path: Path) -> None:
         "Lines that stand in an earlier document"
     )
     adds_up(made)
+
+
+def test_what_is_left_is_measured_again(tmp_path: Path) -> None:
+    """It had enough characters, and was Chinese enough, with the lines of others in it."""
+    texts = [f"甲\n{LONG[0]}\n{LONG[1]}", f"{LONG[0]}\n余下的", f"{LONG[1]}\nnothing but Latin letters, twenty and more", f"{LONG[2]}\n余下的"]  # fmt: skip
+    made = make(
+        tmp_path,
+        {"a": texts},
+        deduplicate={"exact": "Paragraph"},
+        filters={"minCharacters": 10, "minChineseShare": 0.3},
+    )
+    assert made.texts() == [texts[0], texts[3]]
+    assert (made.dropped("minCharacters"), made.dropped("minChineseShare")) == (1, 1)
+    adds_up(made)
+
+
+def test_lines_are_the_same_in_however_many_turns_they_are_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = random.Random(3)
+    lines = [f"这是第{number}段很长的话，里面有二十个以上的字，要拿来和别的文章比较。" for number in range(60)]
+    texts = ["\n".join([f"第{number}篇", *rng.sample(lines, 6)]) for number in range(50)]
+    made = make(tmp_path, {"a": texts[:25], "b": texts[25:]}, "at once", deduplicate={"exact": "Paragraph"})
+    (tmp_path / "cache").rename(tmp_path / "cache-of-that")
+    for name, value in (("LINES_AT_ONCE", 40), ("BUCKET_BYTES", 5000)):
+        monkeypatch.setattr(paragraphs, name, value)
+    monkeypatch.setattr(on_disk, "AT_ONCE", 16)
+    again = make(tmp_path, {"a": texts[:25], "b": texts[25:]}, "in turns", deduplicate={"exact": "Paragraph"})
+    assert len(list((tmp_path / "cache" / "curation").glob("matching-*/completions/*"))) > 2
+    assert again.texts() == made.texts()
+    seen: set[str] = set()
+    for text in texts:
+        seen |= set(text.split("\n"))
+    kept = [line for text in made.texts() for line in text.split("\n")]
+    assert sorted(kept) == sorted(seen), "each line once"
 
 
 def test_documents_that_are_equal_without_these_lines_are_duplicates(tmp_path: Path) -> None:

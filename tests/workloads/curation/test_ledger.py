@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 
-from workloads.curation.ledger import EXAMPLES, Amount, Ledger
+from workloads.curation.ledger import EXAMPLES, EXCERPTS, Amount, Ledger, excerpts_of
 
 TEXTS = [f"第{number}篇，山水之间。" for number in range(200)]
 
@@ -63,3 +63,23 @@ def test_a_rule_that_adds_takes_out_less_than_nothing() -> None:
     ledger = Ledger()
     ledger.changed("诗", "mask", "诗/1", "a@b.c", "[电子邮箱]")
     assert ledger.total("changed") == Amount(1, -1, -9)
+
+
+def test_excerpts_of_many_shares_are_as_many_as_those_of_one() -> None:
+    assert excerpts_of([{"诗", "网"}, {"网"}]) == {"诗": EXCERPTS, "网": EXCERPTS}
+    most = excerpts_of([{"诗"}] * 40)
+    assert most == {"诗": EXCERPTS // 10}
+    together, whole = Ledger(), Ledger()
+    for share in range(40):
+        part = Ledger(most=most)
+        for number in range(50):
+            part.excerpt("诗", "read", f"{share}/{number}", f"第{share}-{number}首")
+            whole.excerpt("诗", "read", f"{share}/{number}", f"第{share}-{number}首")
+        assert len(part.excerpts["诗", "read"]) == 50
+        together.merge(part)
+    assert together.excerpts == whole.excerpts
+    assert len(whole.excerpts["诗", "read"]) == EXCERPTS
+    part = Ledger(most=most)
+    for number in range(EXCERPTS):
+        part.excerpt("诗", "read", f"{number}", "山")
+    assert len(part.excerpts["诗", "read"]) == EXCERPTS // 10

@@ -9,8 +9,8 @@ import pytest
 
 from tests.workloads.curation.corpora import make
 from tests.workloads.literature import chinese
-from workloads.curation import near
-from workloads.curation.near import Candidate
+from workloads.curation import clusters, near
+from workloads.curation.clusters import Sketch
 
 ALIKE = "nearly like another document"
 LINES = chinese(4000, seed=8)
@@ -36,9 +36,9 @@ def jaccard(one: str, other: str, length: int = 5) -> float:
     return len(found[0] & found[1]) / len(found[0] | found[1])
 
 
-def candidate(text: str, ngram: int = 5, size: int = near.SKETCH) -> Candidate:
+def sketch(text: str, ngram: int = 5, size: int = near.SKETCH) -> Sketch:
     found = near.runs(text, ngram)
-    return Candidate(0, 0, len(text), 0, "", found[:size], len(found) <= size)
+    return Sketch(found[:size], len(found) <= size)
 
 
 @pytest.mark.parametrize("threshold", [0.5, 0.6, 0.7, 0.8, 0.9, 0.95])
@@ -52,13 +52,13 @@ def test_bands_find_what_is_a_little_above_the_threshold(threshold: float) -> No
 @pytest.mark.parametrize("share", [0, 0.01, 0.05, 0.2])
 def test_a_similarity_is_what_counting_gives(share: float) -> None:
     one, other = page(1), worn(page(1), share, seed=2)
-    assert near.similarity(candidate(one), candidate(other)) == jaccard(one, other)
+    assert clusters.similarity(sketch(one), sketch(other)) == jaccard(one, other)
 
 
 def test_of_long_documents_it_is_estimated() -> None:
     one = "\n".join(LINES)
     other = worn(one, 0.03, seed=2)
-    assert near.similarity(candidate(one), candidate(other)) == pytest.approx(jaccard(one, other), abs=0.06)
+    assert clusters.similarity(sketch(one), sketch(other)) == pytest.approx(jaccard(one, other), abs=0.06)
 
 
 def test_a_long_document_has_the_same_signature_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -104,6 +104,7 @@ def test_a_row_that_cannot_be_used_is_told_with_its_place(tmp_path: Path, small:
         pytest.param("a.jsonl", ('{"text": "山水"}\n' * 5000).encode("utf-16-le"), {"encoding": "utf-16-le"}, id="named UTF-16"),
         pytest.param("a.jsonl", b'{"text": "a"}\n' * 5000, {"maxDocuments": 7}, id="with a bound"),
         pytest.param("a.csv", b"text\na\n" * 9000, {}, id="a table"),
+        pytest.param("a.json", b'[{"text": "a"}' + b',\n{"text": "a"}' * 5000 + b"]", {}, id="an array"),
         pytest.param("a.txt", b"a\n" * 20000, {}, id="a text"),
     ],
 )  # fmt: skip
@@ -115,3 +116,34 @@ def test_what_cannot_be_begun_in_the_middle_stays_whole(
     (file,), _ = shares.files_of(0, spec, tmp_path / name)
     assert file.size > shares.PIECE_BYTES
     assert shares.pieces(file, spec) == [file]
+
+
+def test_json_lines_are_known_whatever_their_name(tmp_path: Path, small: None) -> None:
+    """As CLUE's and many another set has them."""
+    texts = [f"第{number}首，白日依山尽。" for number in range(2000)]
+    write_lines(tmp_path / "train.json", texts)
+    made = run(tmp_path, sources=[{"uri": str(tmp_path / "train.json")}])
+    assert sorted(made.texts()) == sorted(texts)
+    (said,) = [line for line in made.said if line.startswith("reading: ")]
+    assert int(said.split()[1]) > 3
+
+
+def test_conversations_in_pieces_have_the_layout_of_their_file(tmp_path: Path, small: None) -> None:
+    """Its first rows say which; the later ones alone would be read as another."""
+    rows = [{"input": f"第{number}问", "target": f"第{number}答"} for number in range(900)]
+    for row in rows[200:]:
+        row |= {"instruction": "看一看", "output": "不是这个"}
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "whole" / "a.jsonl.gz").write_bytes(gzip.compress(text.encode()))
+    (tmp_path / "a.jsonl").write_text(text, encoding="utf-8")
+    spec: dict[str, Any] = {"content": "Conversations", "parallelism": {"processesPerNode": 1}}
+    whole = run(tmp_path, "whole-out", **spec, sources=[{"uri": str(tmp_path / "whole")}])
+    made = run(tmp_path, "out", **spec, sources=[{"uri": str(tmp_path / "a.jsonl")}])
+    (said,) = [line for line in made.said if line.startswith("reading: ")]
+    assert int(said.split()[1]) > 2
+    assert [row["messages"] for row in made.rows()] == [row["messages"] for row in whole.rows()]
+    assert {row["messages"][1]["content"] for row in made.rows()} == {row["target"] for row in rows}  # type: ignore[index]
+    assert len(made.rows()) == 900
+    (note,) = made.report["notes"]
+    assert note["count"] == 1, "the layout is told once"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from tests.workloads import tiny
 from tests.workloads.curation.corpora import make, run, write_lines
 from tests.workloads.literature import chinese
-from workloads.curation import frequent
+from workloads.curation import frequent, near
 from workloads.errors import InputError
 
 LINES = chinese(600, seed=6)
@@ -22,6 +23,21 @@ def test_runs_that_most_texts_have() -> None:
     texts = ["关注我们，山。关注我们", "关注 我们水", "火关注我们了", "其余文字", "其余，文字"]
     assert frequent.runs(texts) == [("关注我们", 3), ("其余文字", 2)]
     assert frequent.runs(["没有相同的", "另外一些字"]) == []
+
+
+def test_of_very_many_runs_the_most_frequent_are_counted_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    counted = Counter(
+        run
+        for letters in map(near.plain, ADVERTISED)
+        for run in {letters[start : start + 4] for start in range(len(letters) - 3)}
+    )
+    often = counted.most_common(300)
+    monkeypatch.setattr(frequent, "LOOKED_AT", 300)
+    found = dict(frequent.runs(ADVERTISED))
+    assert len(found) == frequent.SHOWN
+    assert all(counted[run] == count for run, count in found.items())
+    assert max(found.values()) == often[0][1] == len(ADVERTISED)
+    assert min(found.values()) >= often[-1][1]
 
 
 def test_what_cleaning_took_out_is_frequent_before_and_not_after(tmp_path: Path) -> None:

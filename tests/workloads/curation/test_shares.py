@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -138,3 +139,20 @@ def test_sources_are_called_by_their_places() -> None:
     assert [origin.name for origin in shares.origins(given)] == ["raw", "诗", "raw-2", "old"]
     with pytest.raises(SpecError, match=r"sources\[1\].name: a is taken"):
         shares.origins([source(name="a"), source(name="a")])
+
+
+def test_a_share_of_a_very_large_corpus_is_no_larger_than_what_its_numbers_have_room_for() -> None:
+    files = [RawFile(0, Path(f"{number}.txt"), f"{number}.txt", "Text", 64 << 20) for number in range(64_000)]
+    dealt = shares.deal(files, [source()])
+    assert sum(map(len, dealt)) == len(files)
+    assert {sum(file.size for file in share) for share in dealt} == {shares.MOST_SHARE_BYTES}
+    few = shares.deal(files[:640], [source()])
+    assert len(few) <= shares.MOST_SHARES
+
+
+@pytest.mark.parametrize(("name", "told"), [("诗".encode(), "诗"), ("白日".encode("gbk"), "白日"), (b"a\nb", "a\nb")])
+def test_a_name_in_whatever_encoding_is_text(tmp_path: Path, name: bytes, told: str) -> None:
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name + b".txt"))
+    path.write_text("白日依山尽", encoding="utf-8")
+    ((file, _, text),) = read(tmp_path)
+    assert (file, text) == (f"{told}.txt", "白日依山尽")

@@ -107,3 +107,15 @@ def test_what_is_no_stage_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / uses.FOLDER).mkdir()
     assert prune(tmp_path, time.time()) == []
     assert all(path.exists() for path in others)
+
+
+def test_where_machines_met_that_are_gone_goes_too(tmp_path: Path) -> None:
+    """A run that never published leaves it; one that lives shows that it does."""
+    for name, days in (("gone", 3.0), ("lives", 0.0)):
+        folder = tmp_path / f"nodes-{name}"
+        folder.mkdir()
+        (folder / "alive.1").touch()
+        os.utime(folder / "alive.1", (time.time() - days * DAY,) * 2)
+        os.utime(folder, (time.time() - 3 * DAY,) * 2)
+    assert prune(tmp_path, time.time()) == ["nodes-gone"]
+    assert [path.name for path in tmp_path.iterdir()] == ["nodes-lives"]
