@@ -85,7 +85,7 @@ def _patterns(path: str, endings: tuple[str, ...]) -> list[str]:
 def _snapshot(
     repository: Repository, patterns: list[str] | None, where: str, cache: Path | None, heartbeat: Callable[[], None]
 ) -> Path:
-    import httpx
+    import httpx2
     from huggingface_hub import constants, errors, snapshot_download
 
     at = f" at revision {repository.revision}" if repository.revision else ""
@@ -131,7 +131,7 @@ def _snapshot(
                 f"{where}: {constants.ENDPOINT} refuses {repository.name} ({status}): check the token in {_token_state()}"
             ) from error
         raise HubUnreachable(f"{where}: {constants.ENDPOINT} answers {status}: {first_line(error)}") from error
-    except (httpx.HTTPError, errors.XetDownloadError) as error:
+    except (httpx2.HTTPError, errors.XetDownloadError) as error:
         raise HubUnreachable(f"{where}: {constants.ENDPOINT} broke off: {first_line(error)}") from error
     except OSError as error:
         if error.errno is not None and error.errno not in FULL:  # of this machine
