@@ -5,7 +5,10 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
+import torch
+
 from workloads.models.sampling import Controls, Sampler
+from workloads.serving.engine.likelihood import Likelihoods
 from workloads.serving.engine.rows import Row
 from workloads.serving.engine.stream import Stream
 from workloads.serving.engine.text import Writer
@@ -22,6 +25,8 @@ class Answer:
     """Tokens that end it."""
     timeout: float
     """Seconds from its arrival after which it is given up."""
+    likelihoods: Likelihoods | None = None
+    """Where it is noted how likely its tokens were, if somebody wants to know."""
     arrived_at: float = field(default_factory=time.monotonic)
     stream: Stream = field(init=False, repr=False)
     """Where it comes out; set by `Scheduler.submit`."""
@@ -40,6 +45,11 @@ class Answer:
     @property
     def tokens(self) -> int:
         return len(self.written)
+
+    @property
+    def notes_prompt(self) -> bool:
+        """Every position of the prompt counts, not the last alone."""
+        return self.likelihoods is not None and self.likelihoods.of_prompt
 
     @property
     def most(self) -> int:
@@ -61,3 +71,9 @@ class Answer:
         if start >= len(self.prompt):
             return self.written[start - len(self.prompt) :][:count]
         return (self.prompt[start : start + count] + self.written)[:count]
+
+    def note_prompt(self, logits: torch.Tensor) -> None:
+        """How likely the prompt's tokens were, by the logits (positions, vocabulary) behind those that its row learnt last."""
+        assert self.row is not None
+        assert self.likelihoods is not None
+        self.likelihoods.read(self.row.length - len(logits), logits, self.prompt)

@@ -43,25 +43,37 @@ class Pass:
         self.parts = [*(Part(row, [newest[row]]) for group in groups for row in group), *read]
         self._known: dict[Any, Any] = {}
 
-    def run(self, model: Any, wanted: Container[Row]) -> tuple[list[Row], torch.Tensor]:
+    def run(
+        self, model: Any, wanted: Container[Row], whole: Container[Row] = ()
+    ) -> tuple[list[Row], torch.Tensor, dict[Row, torch.Tensor]]:
         """Compute them; the rows know their tokens afterwards. Returns the ``wanted`` rows, and the logits at the end of each, (rows,
-        vocabulary)."""
+        vocabulary); and of each row in ``whole`` those behind all of its tokens, (tokens, vocabulary)."""
         ids = [token for part in self.parts for token in part.tokens]
         at = [place for part in self.parts for place in range(part.row.length, part.row.length + len(part.tokens))]
         ends = list(accumulate(len(part.tokens) for part in self.parts))
         kept = [(part.row, end - 1) for part, end in zip(self.parts, ends, strict=True) if part.row in wanted]
+        places = [
+            (part.row, place)
+            for part, end in zip(self.parts, ends, strict=True)
+            if part.row in whole
+            for place in range(end - len(part.tokens), end)
+        ]
         logits = model(
             input_ids=self._tensor([ids]),
             position_ids=self._tensor([at]),
             # Of four dimensions, so that transformers makes none of its own, which would be of all tokens and all rows.
             attention_mask=torch.ones((1, 1, 1, 1), dtype=torch.bool, device=self._device),
             use_cache=False,
-            logits_to_keep=self._tensor([end for _, end in kept] or [0]),
+            logits_to_keep=self._tensor([place for _, place in (*kept, *places)] or [0]),
             rows=self,
         ).logits[0]
         for part in self.parts:
             part.row.tokens += part.tokens
-        return [row for row, _ in kept], logits[: len(kept)]
+        told = {
+            row: logits[[len(kept) + at for at, (other, _) in enumerate(places) if other is row]]
+            for row in dict.fromkeys(row for row, _ in places)
+        }
+        return [row for row, _ in kept], logits[: len(kept)], told
 
     def attend(
         self,

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from workloads.serving.engine.stream import Ending, Stream
 
 if TYPE_CHECKING:  # it brings torch: the port is open before that is imported
-    from workloads.serving.engine.scheduler import Answer, Scheduler
+    from workloads.serving.engine.answer import Answer
+    from workloads.serving.engine.scheduler import Scheduler
 
 
 @dataclass(frozen=True)

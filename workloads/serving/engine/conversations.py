@@ -47,11 +47,11 @@ class Conversations:
         """Whether a new row for so many tokens has room beside those of answers in progress. One that is alone gets what it needs."""
         return not self.living or self.in_use + min(most, tokens + GROWTH) <= self.positions
 
-    def begin(self, tokens: list[int], most: int) -> Row:
+    def begin(self, tokens: list[int], most: int, *, anew: bool = False) -> Row:
         """A row for a text, with what is known already of its beginning: all but the last token at most, which has to be computed anew to
-        know what follows. ``most``: positions that it may come to."""
+        know what follows. ``most``: positions that it may come to. ``anew``: all of it is to be computed."""
         row = Row(most, min(most, len(tokens) + GROWTH))
-        known, length = self._like(tokens)
+        known, length = (None, 0) if anew else self._like(tokens)
         if known is not None and known in self.over:
             self.over.remove(known)
             if 2 * length >= known.length or not self._make_room(row.capacity + known.capacity):

@@ -33,9 +33,12 @@ class Likelihoods:
     """One less than the prompt has tokens: nothing foretells the first."""
     answer: list[Likelihood] = field(default_factory=list)
 
-    def read(self, logits: torch.Tensor, following: Sequence[int]) -> None:
-        """Logits (positions, vocabulary) of a piece of the prompt, and the token behind each. Behind the last there may be none yet."""
-        self.prompt += likelihoods(logits[: len(following)], following, self.top)
+    def read(self, start: int, logits: torch.Tensor, prompt: Sequence[int]) -> None:
+        """Logits (positions, vocabulary) behind the tokens of ``prompt`` from ``start`` on. Those that are noted already, as the prompt had
+        to be read again, are passed over; behind its last token there is none."""
+        following = prompt[len(self.prompt) + 1 : start + len(logits) + 1]
+        known = len(self.prompt) - start
+        self.prompt += likelihoods(logits[known : known + len(following)], following, self.top)
 
     def write(self, logits: torch.Tensor, token: int) -> None:
         """Logits (vocabulary) that a token of the answer was chosen by."""

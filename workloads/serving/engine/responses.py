@@ -152,12 +152,18 @@ class Response:
         choice = {"index": index, **content, "logprobs": noted, "finish_reason": reason}
         return event({**self._chunk_head, "choices": [choice]})
 
-    def _usage(self) -> dict[str, int]:
+    def _usage(self) -> dict[str, Any]:
         """Every prompt counts once, and every answer that was written."""
-        each = self._request.candidates
-        prompt = sum(len(written.asked.prompt.ids) for written in self._written[::each])
+        firsts = [written.asked for written in self._written[:: self._request.candidates]]
+        prompt = sum(len(each.prompt.ids) for each in firsts)
+        cached = sum(each.answer.reused for each in firsts)
         completion = sum(written.ending.tokens for written in self._written if written.ending and self._writes)
-        return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+        return {
+            "prompt_tokens": prompt,
+            "completion_tokens": completion,
+            "total_tokens": prompt + completion,
+            "prompt_tokens_details": {"cached_tokens": cached},
+        }
 
     def _extra(self) -> dict[str, Any]:
         """What OpenAI's API does not know: clients pass it over or show it."""
