@@ -198,7 +198,9 @@ class TestVllm:
         assert "ports" not in found["engine"]
         assert [port["containerPort"] for port in found["api"]["ports"]] == [8000]
         probes = [found["engine"][name] for name in ("startupProbe", "readinessProbe", "livenessProbe")]
-        assert all("127.0.0.1:8001/health" in probe["exec"]["command"][-1] for probe in probes), "the kubelet reaches no port of it"
+        assert all("127.0.0.1:8001/health" in probe["exec"]["command"][-1] for probe in probes), (
+            "the kubelet reaches no port of it"
+        )
         assert found["api"]["image"] == "registry.example/page:1"
 
     def test_reads_of_the_models_folder_what_it_says_of_answers_and_writes_nothing(self):

@@ -495,3 +495,23 @@ def test_a_text_outside_of_a_conversation_holds_no_control_token(template: Templ
     assert template.tokenizer.decode(ids).strip() == text
     plain = template.tokenizer("床前明月光", add_special_tokens=False).input_ids
     assert template.encode_text("床前明月光") == plain
+
+
+class TestVariables:
+    """Of a request, such as `enable_thinking` of Qwen3's template."""
+
+    SOURCE = (
+        "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}"
+        "{% if add_generation_prompt %}assistant:{% if enable_thinking is defined and not enable_thinking %} -{% endif %}{% endif %}"
+    )
+
+    def test_those_that_the_template_reads_are_given_to_it(self, byte_level) -> None:
+        template = Template("own", self.SOURCE, byte_level)
+        asked = [{"role": "user", "content": "a"}]
+        assert template.given({"enable_thinking": False}).render(asked, True) == "user: a\nassistant: -"
+        assert template.given({"enable_thinking": True}).render(asked, True) == "user: a\nassistant:"
+        assert template.render(asked, True) == "user: a\nassistant:", "the template itself has none"
+
+    def test_others_change_nothing(self, byte_level) -> None:
+        template = Template("own", self.SOURCE, byte_level)
+        assert template.given({"thinking_budget": 5}) is template

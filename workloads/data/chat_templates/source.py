@@ -25,6 +25,14 @@ def tool_role(source: str) -> str | None:
     return next((role for role in TOOL_ROLES if role in names), None)
 
 
+def names_of(source: str) -> set[str]:
+    """The variables that ``source`` reads or sets; none where its Jinja is broken, which rendering tells of."""
+    try:
+        return _names(_parsed(source))
+    except TemplateSyntaxError:
+        return set()
+
+
 def pinned(source: str) -> str:
     """``source`` with the clock that it reads stopped at DAY, so that it writes the same text tomorrow. Raises SpecError where it draws lots.
 

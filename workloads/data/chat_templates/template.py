@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -18,7 +19,7 @@ from workloads.data.chat_templates.control_tokens import ControlTokens, Spelled
 from workloads.data.chat_templates.loss_mask import Encoded, RenderedText, with_loss_mask
 from workloads.data.chat_templates.named import NEEDED_TOKENS
 from workloads.data.chat_templates.rendering import GENERATION, Message, Span, Tools, render, without_generation
-from workloads.data.chat_templates.source import tool_role
+from workloads.data.chat_templates.source import names_of, tool_role
 
 BOUNDS = ("bos_token", "eos_token", "pad_token", "unk_token")
 """What the tokenizer itself puts around texts, or in place of them."""
@@ -69,6 +70,15 @@ class Template:
             notes=notes,
             backend=self._backend,
         )
+
+    def given(self, variables: Mapping[str, Any]) -> Template:
+        """The same with values for variables that its Jinja reads, such as ``enable_thinking``. Others change nothing, and are left out."""
+        read = {name: value for name, value in variables.items() if name in names_of(self.source)}
+        if not read:
+            return self
+        found = copy.copy(self)
+        found._variables = {**self._variables, **read}
+        return found
 
     @property
     def marks_answers(self) -> bool:

@@ -27,10 +27,14 @@ from workloads.serving.guard.routes import Allowed
 from workloads.serving.guard.scope import header
 from workloads.serving.refusal import Refusal, cut
 
-CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
-ASKING = (CHAT, COMPLETIONS, "/v1/responses", "/v1/embeddings", "/tokenize", "/detokenize")
+CHAT, COMPLETIONS, RESPONSES = "/v1/chat/completions", "/v1/completions", "/v1/responses"
+ASKING = (CHAT, COMPLETIONS, RESPONSES, "/v1/embeddings", "/tokenize", "/detokenize")
 """What carries a question. Everything else of vLLM's (adapters that are loaded, its own settings) is not reached."""
-SAMPLING = ("temperature", "top_p", "top_k", "repetition_penalty")
+SAMPLING = {
+    CHAT: ("temperature", "top_p", "top_k", "repetition_penalty"),
+    COMPLETIONS: ("temperature", "top_p", "top_k", "repetition_penalty"),
+    RESPONSES: ("temperature", "top_p"),
+}
 """What is set where a request does not say. `max_new_tokens` is vLLM's own to set, which lets it end where the context does."""
 ROUTES = (
     *(Allowed("POST", path, LARGEST_QUESTION) for path in ASKING),
@@ -84,13 +88,14 @@ class Front:
         content = schema.content_of(body)
         if content.setdefault("model", self.name) != self.name:
             raise self.unknown(str(content["model"]))
-        if path in (CHAT, COMPLETIONS):
-            for name in SAMPLING:
-                if name in self.generation:
-                    content.setdefault(name, self.generation[name])
+        for name in SAMPLING.get(path, ()):
+            if name in self.generation:
+                content.setdefault(name, self.generation[name])
         messages = content.get("messages")
         if self.system_prompt and isinstance(messages, list) and not _has_system(messages):
             content["messages"] = [{"role": "system", "content": self.system_prompt}, *messages]
+        if self.system_prompt and path == RESPONSES:
+            content.setdefault("instructions", self.system_prompt)
         return json.dumps(content, ensure_ascii=False).encode()
 
     def unknown(self, name: str) -> Refusal:

@@ -48,6 +48,7 @@ class Vllm:
             Route("/v1/models", self._models),
             Route("/v1/chat/completions", self._answer, methods=["POST"]),
             Route("/v1/completions", self._answer, methods=["POST"]),
+            Route("/v1/responses", self._answer, methods=["POST"]),
             Route("/v1/load_lora_adapter", self._health, methods=["POST"]),
         ]
         self.url, self.end = serve(Starlette(routes=routes))

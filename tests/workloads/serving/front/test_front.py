@@ -84,10 +84,12 @@ def test_generation_holds_where_a_request_does_not_say(vllm: Vllm, before: Calla
     address = before(generation=GENERATION)
     assert asked(address, temperature=0, top_p=None).is_success
     assert asked(address, "completions", prompt="山").is_success
+    assert asked(address, "responses", input="山").is_success
     sampling = {name: value for name, value in GENERATION.items() if name != "max_new_tokens"}
     assert vllm.asked == [
         {"model": "poet", "messages": QUESTION, **sampling, "temperature": 0},
         {"model": "poet", "prompt": "山", **sampling},
+        {"model": "poet", "input": "山", "temperature": 0.5, "top_p": 0.8},
     ]
 
 
@@ -97,8 +99,11 @@ def test_the_system_prompt_stands_before_conversations_that_bring_none(vllm: Vll
     asked(address)
     asked(address, messages=own)
     asked(address, "completions", prompt="山")
+    asked(address, "responses", input="山")
+    asked(address, "responses", input="山", instructions="你是狗。")
     system = {"role": "system", "content": "你是诗人。"}
-    assert [body.get("messages") for body in vllm.asked] == [[system, *QUESTION], own, None]
+    assert [body.get("messages") for body in vllm.asked] == [[system, *QUESTION], own, None, None, None]
+    assert [body.get("instructions") for body in vllm.asked[3:]] == ["你是诗人。", "你是狗。"]
 
 
 def test_answers_and_refusals_come_as_vllm_gives_them(before: Callable[..., str]) -> None:
