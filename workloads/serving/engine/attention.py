@@ -152,7 +152,7 @@ def by_row(
 ) -> tuple[torch.Tensor, None]:
     """transformers' attention interface. Without ``rows`` it is sdpa: whoever else computes with the model knows nothing of a pass."""
     if rows is None:
-        return sdpa_attention.sdpa_attention_forward(module, query, key, value, attention_mask, **options)  # type: ignore[no-any-return]
+        return sdpa_attention.sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     return rows.attend(module, query, key, value, sliding_window, **options), None
 
 
