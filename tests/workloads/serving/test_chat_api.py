@@ -160,9 +160,9 @@ def test_langchain_asks_and_is_answered(client: openai.OpenAI, engine: Engine) -
 BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "langchain.md").read_text(encoding="utf-8"), re.DOTALL)
 
 
-@pytest.mark.parametrize("number", range(4))
+@pytest.mark.parametrize("number", range(6))
 def test_what_the_page_on_clients_shows_runs(engine: Engine, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert len(BLOCKS) == 4
+    assert len(BLOCKS) == 6
     monkeypatch.setenv("OPENAI_BASE_URL", engine.url)
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     out = io.StringIO()

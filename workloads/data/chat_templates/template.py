@@ -121,9 +121,22 @@ class Template:
                 encoded[index] = with_loss_mask(encoding, rendered[index], backend)
         return [encoded[index] for index in range(len(rendered))]
 
-    def prompt(self, messages: Sequence[Message], tools: Tools = ()) -> list[int]:
-        """Ids that a model continues with its answer: a token prefix of the conversation it was trained on."""
-        return self._ids(self._rendered(messages, tools, generation_prompt=True))
+    def prompt(self, messages: Sequence[Message], tools: Tools = (), *, asked: bool = True) -> list[int]:
+        """Ids that a model continues with its answer: a token prefix of the conversation it was trained on. Not ``asked``, what opens the
+        answer is left out."""
+        return self._ids(self._rendered(messages, tools, generation_prompt=asked))
+
+    def continued(self, messages: Sequence[Message], tools: Tools = ()) -> list[int]:
+        """Ids of a conversation up to the last word of its last message, an answer that is to be gone on with. Raises ValueError where the
+        template writes that in other words."""
+        rendered = self._rendered(messages, tools)
+        said: str = messages[-1]["content"]
+        start = rendered.spans[-1][0] if rendered.spans else 0
+        for kept in (said, said.rstrip(), said.strip()):
+            written = self._control.seal(self._spelled_in_answers.mark(kept), [])[0] if rendered.sealed else kept
+            if (at := rendered.text.rfind(written, start)) >= 0:
+                return self._ids(RenderedText(rendered.text[: at + len(written)], [], rendered.sealed))
+        raise ValueError("it writes the last message in other words than it has, and cannot be stopped behind them")
 
     def encode_text(self, text: str) -> list[int]:
         """Ids of a text outside of any conversation, in which control tokens are spelled and never meant."""

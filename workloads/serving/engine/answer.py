@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 
 from workloads.models.sampling import Controls, Sampler
+from workloads.serving.engine.constraint import Constraint
 from workloads.serving.engine.likelihood import Likelihoods
 from workloads.serving.engine.rows import Row
 from workloads.serving.engine.stream import Stream
@@ -25,6 +26,8 @@ class Answer:
     """Tokens that end it."""
     timeout: float
     """Seconds from its arrival after which it is given up."""
+    constraint: Constraint | None = None
+    """What it may say."""
     likelihoods: Likelihoods | None = None
     """Where it is noted how likely its tokens were, if somebody wants to know."""
     arrived_at: float = field(default_factory=time.monotonic)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Any, Protocol
 
-from workloads.data.chat_templates.rendering import Message
+from workloads.data.chat_templates.rendering import Message, Tools
 from workloads.data.chat_templates.template import Template
 from workloads.serving.refusal import Refusal
+
+WHAT_IS_LONG = {"messages": "the newest question with the system prompt has", "tools": "the tools have"}
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,13 @@ class Room:
         return self.tokens * self.characters_per_token
 
 
-def of_messages(template: Template, messages: Sequence[Message], room: Room) -> Prompt:
+class Writes(Protocol):
+    """What makes ids of a conversation: a template, or a template with what a request asks beside."""
+
+    def prompt(self, messages: Sequence[Message], /) -> list[int]: ...
+
+
+def of_messages(template: Writes, messages: Sequence[Message], room: Room) -> Prompt:
     """The conversation in at most ``room.tokens``.
 
     Whole turns are left out, the oldest first; never the system prompt, never the newest question. Raises Refusal when those alone are
@@ -67,8 +76,8 @@ def of_messages(template: Template, messages: Sequence[Message], room: Room) -> 
 
 def _within(starts: list[int], system: Sequence[Message], rest: Sequence[Message], room: Room) -> list[int]:
     """Of the places where a conversation may begin those behind which no more is said than there can be room for."""
-    left = room.characters - sum(map(_length, system))
-    before = list(accumulate(map(_length, rest), initial=0))
+    left = room.characters - sum(map(length, system))
+    before = list(accumulate(map(length, rest), initial=0))
     fitting = [start for start in starts if before[-1] - before[start] <= left]
     if not fitting:
         raise too_long(
@@ -96,12 +105,19 @@ def of_ids(ids: list[int], room: Room, *, text: str | None = None, param: str = 
     return Prompt(ids, text=text)
 
 
+def check_tools(tools: Tools, room: Room) -> None:
+    """Raises Refusal for more than there can be room for, before it is rendered and tokenized."""
+    size = sum(map(len, leaves(list(tools))))
+    if size > room.characters:
+        raise too_long(-(-size // room.characters_per_token), room, "tools", at_least=True)
+
+
 def too_long(tokens: int, room: Room, param: str = "messages", *, at_least: bool = False) -> Refusal:
-    what = "the newest question with the system prompt has" if param == "messages" else "the prompt has"
+    what = WHAT_IS_LONG.get(param, "the prompt has")
     return Refusal(
         400,
         f"This server takes at most {room.tokens} tokens of input, and {what} {'at least ' if at_least else ''}{tokens}: shorten it.",
-        "context_length_exceeded",
+        "contextlength_exceeded",
         param,
     )
 
@@ -116,7 +132,7 @@ def nothing(param: str) -> Refusal:
     )
 
 
-def encoded(template: Template, messages: Sequence[Message]) -> list[int]:
+def encoded(template: Writes, messages: Sequence[Message]) -> list[int]:
     """A conversation as the model reads it, however long. Raises Refusal for one that the template cannot write."""
     try:
         return template.prompt(messages)
@@ -126,5 +142,25 @@ def encoded(template: Template, messages: Sequence[Message]) -> list[int]:
         ) from error
 
 
-def _length(message: Message) -> int:
-    return len(message["content"])
+def length(message: Message) -> int:
+    """Characters that it says."""
+    return len(message["content"]) + sum(len(name) for name in _called(message))
+
+
+def _called(message: Message) -> Iterator[str]:
+    for call in message.get("tool_calls", ()):
+        yield call["function"]["name"]
+        yield from leaves(call["function"]["arguments"])
+
+
+def leaves(value: Any) -> Iterator[str]:
+    """Names and texts in a value of JSON."""
+    if isinstance(value, Mapping):
+        for name, part in value.items():
+            yield name
+            yield from leaves(part)
+    elif isinstance(value, list):
+        for part in value:
+            yield from leaves(part)
+    elif isinstance(value, str):
+        yield value

@@ -47,6 +47,15 @@ def timed_out(seconds: float) -> Refusal:
     )
 
 
+def out_of_grammar(reason: str) -> Refusal:
+    return Refusal(
+        400,
+        f"the answer cannot be held to its tools or response_format any further: {reason}",
+        "grammar_failed",
+        "response_format",
+    )
+
+
 def failed(message: str, status: int = 500, code: str = "server_error") -> Refusal:
     return Refusal(status, message, code, type="server_error")
 

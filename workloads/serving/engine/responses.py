@@ -11,12 +11,13 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from workloads.serving.engine import logprobs
-from workloads.serving.engine.choices import Choices
+from workloads.serving.engine.choices import Choices, Piece
 from workloads.serving.engine.logprobs import TextLogprobs
 from workloads.serving.engine.schema import ChatRequest, CompletionRequest
 from workloads.serving.engine.stream import Ending
 
 if TYPE_CHECKING:  # they bring torch: the port is open before that is imported
+    from workloads.serving.engine.calls import CallReader
     from workloads.serving.engine.likelihood import Likelihood
     from workloads.serving.engine.served_model import Asked, ServedModel
 
@@ -32,6 +33,8 @@ class Written:
 
     asked: Asked
     offsets: TextLogprobs
+    calls: CallReader | None = None
+    """What finds calls of tools in it."""
     texts: list[str] = field(default_factory=list)
     ending: Ending | None = None
     is_echoed: bool = False
@@ -51,7 +54,7 @@ class Response:
 
     def __init__(self, served: ServedModel, request: ChatRequest | CompletionRequest, asked: Sequence[Asked]) -> None:
         self._served, self._request = served, request
-        self._written = [Written(each, self._offsets(each)) for each in asked]
+        self._written = [Written(each, self._offsets(each), served.reader(request)) for each in asked]
         self._is_chat = isinstance(request, ChatRequest)
         self._echoes = isinstance(request, CompletionRequest) and bool(request.echo)
         self._writes = not isinstance(request, CompletionRequest) or request.writes
@@ -82,11 +85,11 @@ class Response:
                 yield ": waiting\n\n"
                 continue
             written = self._written[piece.number]
-            if text := self._echo(written) + (piece.text if self._writes else ""):
-                yield self._chunk(piece.number, {"content": text}, self._logprobs(written))
+            for delta in self._deltas(written, piece):
+                yield self._chunk(piece.number, delta, self._logprobs(written))
             if piece.ending is not None:
                 written.ending = piece.ending
-                yield self._chunk(piece.number, {}, self._logprobs(written), self._reason(piece.ending))
+                yield self._chunk(piece.number, {}, self._logprobs(written), self._reason(written))
         if self._request.wants_usage:
             yield event({**self._chunk_head, "choices": [], "usage": self._usage(), **self._extra()})
         yield "data: [DONE]\n\n"
@@ -102,18 +105,27 @@ class Response:
     def _choice(self, index: int, written: Written) -> dict[str, Any]:
         assert written.ending is not None
         text = self._echo(written) + ("".join(written.texts) if self._writes else "")
-        content = (
-            {"message": {"role": "assistant", "content": text, "refusal": None}} if self._is_chat else {"text": text}
-        )
+        said = {"content": text} if written.calls is None else written.calls.whole(text)
+        content = {"message": {"role": "assistant", **said, "refusal": None}} if self._is_chat else {"text": text}
         return {
             "index": index,
             **content,
             "logprobs": self._logprobs(written),
-            "finish_reason": self._reason(written.ending),
+            "finish_reason": self._reason(written),
         }
 
-    def _reason(self, ending: Ending) -> str:
-        return ending.reason if self._writes else "length"
+    def _deltas(self, written: Written, piece: Piece) -> list[dict[str, Any]]:
+        """What a piece adds to an answer, as a stream tells it."""
+        if written.calls is not None:
+            return [*written.calls.feed(piece.text), *(written.calls.end() if piece.ending else ())]
+        text = self._echo(written) + (piece.text if self._writes else "")
+        return [{"content": text}] if text else []
+
+    def _reason(self, written: Written) -> str:
+        assert written.ending is not None
+        if not self._writes:
+            return "length"
+        return written.ending.reason if written.calls is None else written.calls.reason(written.ending.reason)
 
     def _echo(self, written: Written) -> str:
         """The prompt, once."""
@@ -146,7 +158,7 @@ class Response:
         return self._head | ({"object": "chat.completion.chunk"} if self._is_chat else {})
 
     def _chunk(
-        self, index: int, delta: dict[str, str], noted: dict[str, Any] | None = None, reason: str | None = None
+        self, index: int, delta: dict[str, Any], noted: dict[str, Any] | None = None, reason: str | None = None
     ) -> str:
         content: dict[str, Any] = {"delta": delta} if self._is_chat else {"text": delta.get("content", "")}
         choice = {"index": index, **content, "logprobs": noted, "finish_reason": reason}

@@ -280,6 +280,9 @@ class Scheduler:
         noting = {answer: scores.clone() for answer, scores in zip(answers, logits, strict=True) if answer.likelihoods}
         if self._vocabulary_size is not None:
             logits[:, self._vocabulary_size :] = float("-inf")
+        for answer, scores in zip(answers, logits, strict=True):
+            if answer.constraint is not None:
+                answer.constraint.narrow(scores)
         samplers = [self._sampler(answer) for answer in answers]
         # Drawing from what is no number would take a GPU's whole context down, so it is done on zeros and not looked at.
         tokens = torch.where(logits.isnan().any(-1), NOT_A_NUMBER, choose(samplers, logits.nan_to_num())).tolist()
@@ -299,12 +302,17 @@ class Scheduler:
             self._news.append((answer.stream, "", refusals.not_a_number()))
             self._leave(answer)
             return
+        if answer.constraint is not None and answer.constraint.problem is not None:
+            self._news.append((answer.stream, "", refusals.out_of_grammar(answer.constraint.problem)))
+            self._leave(answer)
+            return
         if not answer.written:
             self._watcher.first_token(time.monotonic() - answer.arrived_at)
         answer.written.append(token)
         self._sampler(answer).note(token)
         text = "" if token in answer.ends else answer.writer.feed(token)
-        if token in answer.ends or answer.writer.stopped:
+        is_whole = token not in answer.ends and answer.constraint is not None and answer.constraint.take(token)
+        if token in answer.ends or answer.writer.stopped or is_whole:
             ending = Ending("stop", answer.tokens)
         elif answer.tokens >= answer.controls.max_tokens:
             ending = Ending("length", answer.tokens)

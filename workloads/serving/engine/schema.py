@@ -21,6 +21,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from workloads.serving.engine.tools_schema import MOST_TOOLS, Choice, ResponseFormat, Tool, ToolCall, ToolChoice
 from workloads.serving.refusal import Refusal, cut
 
 MOST_PARTS = 1000
@@ -30,7 +31,7 @@ HALVES = re.compile("[\ud800-\udfff]")
 PASSED_OVER = frozenset(
     {
         "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention",
-        "reasoning_effort", "verbosity", "parallel_tool_calls", "prediction", "session_id", "request_id", "priority", "cache_salt",
+        "reasoning_effort", "verbosity", "prediction", "session_id", "request_id", "priority", "cache_salt",
     }
 )  # fmt: skip
 """Known to OpenAI's API or to vLLM's, and without a say in what a model of ours answers."""
@@ -38,11 +39,11 @@ ASKERS = ("safety_identifier", "user")
 """Of those, the ones by which OpenAI's clients tell their users apart: they take turns."""
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "best_of": (1,), "echo": (False,), "suffix": ("",), "prompt_logprobs": (),
-    "tools": ([],), "tool_choice": ("none", "auto"), "functions": ([],), "function_call": ("none", "auto"),
-    "response_format": ({"type": "text"},), "modalities": (["text"],), "audio": (), "web_search_options": (),
+    "functions": ([],), "function_call": ("none", "auto"),
+    "modalities": (["text"],), "audio": (), "web_search_options": (),
     "use_beam_search": (False,), "min_tokens": (0,), "length_penalty": (1, 1.0),
     "early_stopping": (False,), "include_stop_str_in_output": (False,), "skip_special_tokens": (True,),
-    "spaces_between_special_tokens": (True,), "add_generation_prompt": (True,), "continue_final_message": (False,),
+    "spaces_between_special_tokens": (True,),
     "chat_template_kwargs": ({},), "return_token_ids": (False,), "documents": ([],), "bad_words": ([],),
 }  # fmt: skip
 """Known to OpenAI's API, FastChat's or vLLM's, and not served here, with the values that ask for nothing."""
@@ -68,11 +69,22 @@ class TextPart(BaseModel):
 
 
 class Message(BaseModel):
-    """A turn. What else it carries (a name, annotations of an earlier answer) is passed over."""
+    """A turn. What else it carries (annotations of an earlier answer) is passed over."""
 
-    role: Literal["system", "developer", "user", "assistant"]
+    role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | Annotated[list[TextPart], Field(fail_fast=True, max_length=MOST_PARTS)] | None
     """Null only of an assistant: it said nothing."""
+    tool_calls: Annotated[list[ToolCall], Field(fail_fast=True, max_length=MOST_TOOLS)] | None = None
+    """Of an assistant."""
+    tool_call_id: str | None = None
+    """Of a tool's message: which call it answers."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _silent(cls, message: Any) -> Any:
+        """Of an assistant that only calls tools the content may be absent."""
+        is_call = isinstance(message, dict) and message.get("role") == "assistant" and message.get("tool_calls")
+        return {"content": None, **message} if is_call else message
 
     @field_validator("content")
     @classmethod
@@ -81,11 +93,14 @@ class Message(BaseModel):
             raise PydanticCustomError("string_type", "Input should be a valid string")
         return content
 
-    def plain(self) -> dict[str, str]:
-        """As templates take it."""
+    @property
+    def text(self) -> str:
         said = self.content or ""
-        text = said if isinstance(said, str) else "".join(part.text for part in said)
-        return {"role": "system" if self.role == "developer" else self.role, "content": text}
+        return said if isinstance(said, str) else "".join(part.text for part in said)
+
+    def plain(self) -> dict[str, Any]:
+        """As templates take it, but for calls of tools."""
+        return {"role": "system" if self.role == "developer" else self.role, "content": self.text}
 
 
 class StreamOptions(BaseModel):
@@ -185,9 +200,35 @@ class ChatRequest(Request):
 
     messages: Annotated[list[Message], Field(fail_fast=True, min_length=1, max_length=10_000)]
     max_completion_tokens: int | None = Field(None, ge=1)
+    tools: Annotated[list[Tool], Field(fail_fast=True, max_length=MOST_TOOLS)] | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: ResponseFormat | None = None
+    add_generation_prompt: bool | None = None
+    """Whether the prompt ends with what opens an answer; absent, it does, unless the last message is gone on with."""
+    continue_final_message: bool | None = None
+    """Whether the answer goes on with the last message, an assistant's, and has what follows it."""
     logprobs: Annotated[bool, BeforeValidator(lambda given: False if _is_zero(given) else given)] | None = None
     """0 asks for none, as in older clients."""
     top_logprobs: int | None = Field(None, ge=0, le=MOST_TOP)
+
+    @property
+    def choice(self) -> Choice:
+        """Which tools an answer may call."""
+        return self.tool_choice or Choice("auto" if self.tools else "none")
+
+    @property
+    def format(self) -> ResponseFormat | None:
+        """None for any text."""
+        return None if self.response_format is None or self.response_format.type == "text" else self.response_format
+
+    @property
+    def goes_on(self) -> bool:
+        return self.continue_final_message is True
+
+    @property
+    def asks(self) -> bool:
+        return self.add_generation_prompt is not False
 
     @property
     def longest(self) -> int | None:

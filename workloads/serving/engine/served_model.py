@@ -11,9 +11,11 @@ from workloads.data import tokenize
 from workloads.data.chat_templates.template import Template
 from workloads.models.sampling import Controls
 from workloads.serving import defaults
-from workloads.serving.engine import conversation, schema, text
+from workloads.serving.engine import conversation, dialect, schema, text
 from workloads.serving.engine.answer import Answer
+from workloads.serving.engine.calls import CallReader
 from workloads.serving.engine.conversation import Prompt, Room
+from workloads.serving.engine.dialect import Dialect, Language
 from workloads.serving.engine.likelihood import Likelihoods
 from workloads.serving.engine.logprobs import TextLogprobs
 from workloads.serving.engine.scheduler import Scheduler
@@ -63,6 +65,7 @@ class ServedModel:
     begins: int | None
     """The token that texts outside of a conversation begin with."""
     pieces: Pieces = field(init=False)
+    language: Language = field(init=False)
 
     def __post_init__(self) -> None:
         tokenizer = self.template.tokenizer
@@ -72,6 +75,7 @@ class ServedModel:
         spelled = {mark for mark in self.template.hidden if not mark.isalnum() and len(mark.strip()) > 2}
         self._spelled_ends = tuple(mark for mark in spelled if self.template.hidden[mark] in self.template.stop_ids)
         self._hidden = tuple(spelled)
+        self.language = Language(self.template, self.pieces, self._control, self.ends)
         self._rows = tokenize.rows_of(tokenizer)
 
     def entry(self) -> dict[str, Any]:
@@ -88,6 +92,7 @@ class ServedModel:
                 "maxInputTokens": self.max_input_tokens,
                 "generation": defaults.told(vars(self.defaults)),
                 "systemPrompt": self.defaults.system_prompt,
+                "tools": "template" if self.language.has_tools else "prompt",
             },
         }
 
@@ -108,6 +113,10 @@ class ServedModel:
             for number in range(request.candidates)
         ]
 
+    def reader(self, request: Request) -> CallReader | None:
+        """What reads the calls of tools in an answer to ``request``; None where it can have none."""
+        return Dialect.of(self.language, request).reader() if isinstance(request, ChatRequest) else None
+
     def text_of(self, prompt: Prompt) -> str:
         """As it was given, or as its tokens are read."""
         if prompt.text is not None:
@@ -126,11 +135,11 @@ class ServedModel:
         """What the model would read of a text or a conversation, also where it is longer than can be asked. ``begins``: whether the token
         that texts begin with stands before. Raises Refusal for one that has no room by its characters alone."""
         said = self._said(messages) if messages is not None else []
-        length = len(text or "") + sum(len(message["content"]) for message in said)
+        length = len(text or "") + sum(map(conversation.length, said))
         if length > self._room.characters:
             tokens = -(-length // self._room.characters_per_token)
             raise conversation.too_long(tokens, self._room, "prompt" if text is not None else "messages", at_least=True)
-        ids = self.template.encode_text(text) if text is not None else conversation.encoded(self.template, said)
+        ids = self.template.encode_text(text) if text is not None else conversation.encoded(self.language, said)
         goes_before = (text is not None) if begins is None else begins
         return [*([self.begins] if goes_before and self.begins is not None else []), *ids]
 
@@ -139,15 +148,17 @@ class ServedModel:
         for at, number in enumerate(ids):
             self._check_token(number, f"{param}[{at}]")
 
-    def _said(self, messages: Sequence[schema.Message]) -> list[dict[str, str]]:
+    def _said(self, messages: Sequence[schema.Message]) -> list[dict[str, Any]]:
         """What the template writes: with the deployment's system prompt, where there is none."""
-        said = [message.plain() for message in messages]
+        said = dialect.said(messages)
         if self.defaults.system_prompt and said[0]["role"] != "system":
             said.insert(0, {"role": "system", "content": self.defaults.system_prompt})
         return said
 
     def _conversation(self, request: ChatRequest) -> Prompt:
-        prompt = conversation.of_messages(self.template, self._said(request.messages), self._room)
+        asked = Dialect.of(self.language, request)
+        conversation.check_tools(asked.tools, self._room)
+        prompt = conversation.of_messages(asked, self._said(request.messages), self._room)
         if not prompt.ids:
             raise conversation.nothing("messages")
         return prompt
@@ -160,10 +171,11 @@ class ServedModel:
 
     def _answer(self, request: ChatRequest | CompletionRequest, prompt: Prompt, number: int) -> Answer:
         """The ``number``-th of those to this prompt."""
-        is_chat = isinstance(request, ChatRequest)
-        words = self.template.next_turn[1] if is_chat else ()
-        frame = self.template.frame if is_chat else None
-        stops = (*request.stops, *words, *self._spelled_ends)
+        asked = Dialect.of(self.language, request) if isinstance(request, ChatRequest) else None
+        words = self._spelled_ends if asked is None else (*self.template.next_turn[1], *self._spelled_ends)
+        frame = self.template.frame if asked else None
+        stops = request.stops if asked and asked.is_bound else (*request.stops, *words)
+        shown = asked.hidden_tokens if asked else {}
         ends = frozenset() if request.ignore_eos else self.ends
         echoes = isinstance(request, CompletionRequest) and bool(request.echo)
         # Of several the best is known by its likelihood, also where nobody asked to be told.
@@ -171,7 +183,15 @@ class ServedModel:
         return Answer(
             prompt=prompt.ids,
             controls=self._controls(request, len(prompt.ids), number),
-            writer=Writer(self.pieces, self._control, frame, stops, self._hidden),
+            writer=Writer(
+                self.pieces,
+                self._control - frozenset(shown.values()),
+                frame,
+                stops,
+                [mark for mark in self._hidden if mark not in shown],
+                begun=asked is not None and asked.request.goes_on,
+            ),
+            constraint=asked.constraint(self.template.frame) if asked else None,
             ends=ends.union(request.stop_token_ids or ()),
             timeout=self.timeout_seconds,
             likelihoods=Likelihoods(request.top or 0, of_prompt=echoes and request.top is not None) if notes else None,

@@ -44,6 +44,11 @@ class Pieces:
         for number, content in self._added.items():
             self._bytes[number] = content
 
+    @property
+    def count(self) -> int:
+        """Ids that stand for something, and those between them."""
+        return len(self._bytes)
+
     def of(self, number: int) -> bytes:
         """Those of one token; none for an id beyond the vocabulary, which a padded output head can give."""
         return self._bytes[number] if number < len(self._bytes) else b""
@@ -52,8 +57,8 @@ class Pieces:
 class Writer:
     """One answer on its way out.
 
-    ``frame`` is the white space that the format puts around an answer; without one the text is given out as it is. ``stops`` end the
-    answer and are not part of it; ``hidden`` are strings that are left out wherever they come. Of text that may yet turn out to be
+    ``frame`` is the white space that the format puts around an answer; without one the text is given out as it is, and of one that is
+    ``begun`` already the first is behind it. ``stops`` end the answer and are not part of it; ``hidden`` are strings that are left out wherever they come. Of text that may yet turn out to be
     the start of one of them nothing is given out.
     """
 
@@ -64,6 +69,7 @@ class Writer:
         frame: tuple[str, str] | None = None,
         stops: Sequence[str] = (),
         hidden: Sequence[str] = (),
+        begun: bool = False,
     ) -> None:
         self._pieces = pieces
         self._control = control
@@ -79,7 +85,7 @@ class Writer:
         self._held = ""
         self._given = ""
         """The end of what was given out, as long as a mark can be."""
-        self._started = False
+        self._started = begun
         self.stopped = False
         """A stop string was written: the answer is over."""
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from workloads.serving.engine.dialect import said
 from workloads.serving.engine.schema import ChatRequest, CompletionRequest, read
 from workloads.serving.refusal import Refusal
 
@@ -42,14 +43,15 @@ def refused(body: bytes | dict[str, Any]) -> tuple[int, str | None, str | None, 
         pytest.param({"temperature": 2.5}, "invalid_value", "temperature", "Invalid value for 'temperature': input should be less than or equal to 2, got 2.5.", id="a number out of bounds"),
         pytest.param({"max_tokens": 0}, "invalid_value", "max_tokens", "Invalid value for 'max_tokens': input should be greater than or equal to 1, got 0.", id="no tokens"),
         pytest.param({"stop": ["a"] * 17}, "invalid_value", "stop", 'Invalid value for \'stop\': list should have at most 16 items after validation, not 17, got ["a", "a", "a", "a", "a", "a", "a", "a", "a", "a", "a", "a", "a", "a", "a", "a",….', id="too many stops"),
-        pytest.param({"messages": [{"role": "tool", "content": "x"}]}, "invalid_value", "messages[0].role", "Invalid value for 'messages[0].role': input should be 'system', 'developer', 'user' or 'assistant', got \"tool\".", id="a tool's message"),
+        pytest.param({"messages": [{"role": "critic", "content": "x"}]}, "invalid_value", "messages[0].role", "Invalid value for 'messages[0].role': input should be 'system', 'developer', 'user', 'assistant' or 'tool', got \"critic\".", id="a speaker that nobody knows"),
         pytest.param({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "invalid_value", "messages[0].content[0].type", "Invalid value for 'messages[0].content[0].type': input should be 'text', got \"image_url\".", id="a picture"),
         pytest.param({"messages": [{"role": "user"}]}, "missing_required_parameter", "messages[0].content", "Missing required parameter: 'messages[0].content'.", id="a message without content"),
         pytest.param({"n": 129}, "invalid_value", "n", "Invalid value for 'n': input should be less than or equal to 128, got 129.", id="too many answers"),
         pytest.param({"top_logprobs": 3}, "invalid_value", "top_logprobs", "Invalid value for 'top_logprobs': it is 3, and logprobs is not true: set logprobs, or leave it out.", id="the likeliest without likelihoods"),
         pytest.param({"logit_bias": {"hi": 1}}, "invalid_value", "logit_bias", "Invalid value for 'logit_bias': keys should be token ids in figures, got {\"hi\": 1}.", id="a bias for a word"),
         pytest.param({"best_of": 2}, "unsupported_parameter", "best_of", "Unsupported value: 'best_of' is not served by this model; leave it out.", id="the best of several conversations"),
-        pytest.param({"tools": [{}]}, "unsupported_parameter", "tools", "Unsupported value: 'tools' is not served by this model; leave it out.", id="tools"),
+        pytest.param({"tools": [{}]}, "missing_required_parameter", "tools[0].type", "Missing required parameter: 'tools[0].type'.", id="a tool that is none"),
+        pytest.param({"functions": [{}]}, "unsupported_parameter", "functions", "Unsupported value: 'functions' is not served by this model; leave it out.", id="tools as they were before tools"),
         pytest.param({"top_a": 1}, "unknown_parameter", "top_a", "Unknown parameter: 'top_a'.", id="a field that nobody knows"),
     ],
 )  # fmt: skip
@@ -78,6 +80,16 @@ def test_a_client_of_fastchat_or_vllm_runs_unchanged() -> None:
         ("chat_template_kwargs", {"a": 1}),
     ):
         assert refused({name: value})[1:3] == ("unsupported_parameter", name)
+
+
+def test_an_assistant_that_only_calls_tools_need_not_say_anything() -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": ""}}
+    asked = chat(messages=[{"role": "user", "content": "a"}, {"role": "assistant", "tool_calls": [call]}])
+    assert said(asked.messages)[1] == {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [{"id": "1", "type": "function", "function": {"name": "f", "arguments": {}}}],
+    }
 
 
 def test_an_assistant_may_have_said_nothing_and_nobody_else() -> None:
