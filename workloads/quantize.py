@@ -5,7 +5,6 @@ Every field of QuantizeJob can be given or overridden as an option (``--groupSiz
 
 from __future__ import annotations
 
-import shutil
 import sys
 import time
 from pathlib import Path
@@ -14,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from alpaca_operator.api.quantize import QuantizeJob, QuantizeSpec
 from workloads.errors import OutOfMemory
 from workloads.models import inspect, rope
-from workloads.models.inspect import GENERATION_CONFIG
 from workloads.quantization.gguf import convert
 from workloads.quantization.measure import measure, measure_original
 from workloads.quantization.prepare import Prepared, prepare
@@ -126,27 +124,13 @@ def _save(quantized: Any, folder: Path, base: Base, prepared: Prepared, runtime:
     with libraries.silenced():
         gptq.save(quantized, runtime.checkpoints.own / "saved", folder, runtime.progress.heartbeat)
     tokenizer_io.save_tokenizer(prepared.tokenizer, base.folder, folder, prepared.template)
-    _write_generation_config(folder, base, prepared)
+    prepared.write_generation_config(base, folder)
 
 
 def _stopped_late(store: LayerStore | None) -> str:
     """What a signal ends with once the layers are done."""
     remedy = "run again to go on from the layers, which are kept" if store else "run again to start"
     return f"stopped while the result was saved and measured: {remedy}"
-
-
-def _write_generation_config(folder: Path, base: Base, prepared: Prepared) -> None:
-    """How the model is meant to be sampled: as the original, which GPTQModel would not leave as it is."""
-    if (base.folder / GENERATION_CONFIG).is_file():
-        shutil.copyfile(base.folder / GENERATION_CONFIG, folder / GENERATION_CONFIG)
-        return
-    from transformers import GenerationConfig
-
-    GenerationConfig(
-        bos_token_id=prepared.tokenizer.bos_token_id,
-        eos_token_id=prepared.template.stop_ids,
-        pad_token_id=prepared.tokenizer.pad_token_id,
-    ).save_pretrained(str(folder))
 
 
 if __name__ == "__main__":

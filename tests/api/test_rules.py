@@ -577,6 +577,24 @@ BROKEN += of(
             id="vLLM with a template of ours",
         ),
         pytest.param(
+            {"engine": "LlamaCpp", "adapters": [{"uri": "pvc://models/a"}]},
+            "llama.cpp serves a GGUF file as it is: remove load and adapters (merge them before the file is written), or set engine to "
+            "Transformers",
+            id="llama.cpp with an adapter",
+        ),
+        pytest.param(
+            {"engine": "LlamaCpp", "compareWith": {"model": {"uri": "pvc://models/b"}, "load": {"bits": 8}}},
+            "llama.cpp serves a GGUF file as it is: remove load and adapters (merge them before the file is written), or set engine to "
+            "Transformers",
+            id="llama.cpp with fewer bits for the second model",
+        ),
+        pytest.param(
+            {"engine": "LlamaCpp", "model": {"uri": "pvc://models/a", "ropeScaling": {"factor": 2}}},
+            "a GGUF file says itself how its positions are stretched: remove ropeScaling, and set it on the QuantizeJob that writes the "
+            "file",
+            id="llama.cpp with stretched positions",
+        ),
+        pytest.param(
             {"podDisruptionBudget": {"minAvailable": 1, "maxUnavailable": 1}},
             "podDisruptionBudget needs minAvailable or maxUnavailable, and not both: set one",
             id="two budgets",
@@ -810,6 +828,9 @@ TAKEN += of(
             {"load": {"bits": 8}, "adapters": [{"uri": "pvc://models/a"}, {"uri": "pvc://models/b"}]}, id="adapters"
         ),
         pytest.param({"engine": "vLLM", "adapters": [{"uri": "pvc://models/a"}]}, id="vLLM with an adapter"),
+        pytest.param(
+            {"engine": "LlamaCpp", "compareWith": {"model": {"uri": "pvc://models/b"}}}, id="llama.cpp with two files"
+        ),
         pytest.param({"compareWith": {"name": "base", "model": {"uri": "pvc://models/base"}}}, id="side by side"),
         pytest.param(
             {

@@ -100,6 +100,7 @@ class TestTheEngine:
                 id="where vLLM cannot read",
             ),
             pytest.param(SETTINGS, {"engine": "Transformers"}, "Transformers: spec.engine says so", id="named"),
+            pytest.param(SETTINGS, {"engine": "LlamaCpp"}, "LlamaCpp: spec.engine says so", id="llama.cpp"),
         ],
     )
     def test_is_chosen_and_says_why(self, settings, spec, chosen):
@@ -127,6 +128,18 @@ class TestTheEngine:
                 },
                 "vLLM takes the credentials of one Secret, and its sources name hub and store: set engine to Transformers",
                 id="two Secrets, whose keys nobody could tell apart",
+            ),
+            pytest.param(
+                {"engine": "LlamaCpp", "pod": GPU},
+                "engine LlamaCpp runs on CPUs, and pod.resources asks for a GPU: remove it, or set engine to Transformers and name the model "
+                "that the file was made of",
+                id="a GPU that llama.cpp would not use",
+            ),
+            pytest.param(
+                {"engine": "LlamaCpp", "model": {"uri": "hf://org/poet-gguf"}},
+                "model is hf://org/poet-gguf, and a repository of a hub holds a GGUF file for each type: download the one that you want to a "
+                "volume, and name its folder",
+                id="files of a hub",
             ),
             pytest.param(
                 {"pod": {"volumes": [{"name": "scratch"}]}},

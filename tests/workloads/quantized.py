@@ -82,6 +82,12 @@ def run(folder: Path, manifest: dict[str, Any], *arguments: str) -> Ended:
 
 def tune(folder: Path, count: int = 192, **config: Any) -> Path:
     """A Llama of two layers that answers the first ``count`` questions of `tiny.rows`, and ends its answers."""
+    tiny.write_model(folder, hidden=64, **config)
+    return teach(folder, count)
+
+
+def teach(folder: Path, count: int = 192) -> Path:
+    """The model in ``folder`` learns these questions, in float32."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -89,8 +95,7 @@ def tune(folder: Path, count: int = 192, **config: Any) -> Path:
     from workloads.data.collator import Collator
     from workloads.data.tokenizer_io import load_tokenizer
 
-    tiny.write_model(folder, hidden=64, **config)
-    model = AutoModelForCausalLM.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     tokenizer = load_tokenizer(folder)
     template = loading.load("HumanAssistant", None, tokenizer)
     rows = []

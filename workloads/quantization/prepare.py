@@ -28,6 +28,19 @@ class Prepared:
     source: Path
     """The folder that the model is loaded from."""
 
+    def write_generation_config(self, base: Base, folder: Path) -> None:
+        """How the model is meant to be sampled, into ``folder``: as the original, which GPTQModel would not leave as it is."""
+        if (base.folder / GENERATION_CONFIG).is_file():
+            shutil.copyfile(base.folder / GENERATION_CONFIG, folder / GENERATION_CONFIG)
+            return
+        from transformers import GenerationConfig
+
+        GenerationConfig(
+            bos_token_id=self.tokenizer.bos_token_id,
+            eos_token_id=self.template.stop_ids,
+            pad_token_id=self.tokenizer.pad_token_id,
+        ).save_pretrained(str(folder))
+
 
 def prepare(job: QuantizeJob, runtime: Runtime, base: Base) -> Prepared:
     """Tokenizer, template and rows, and a folder that GPTQModel can load from. What lies in this run's folder from before it is new."""

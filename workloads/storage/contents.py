@@ -41,6 +41,10 @@ PICKLED = (".bin",)
 """Weights of models published before safetensors: they count where there is nothing else."""
 
 
+GGUF = (".gguf",)
+"""A file that is a model with its tokenizer, where no config.json lies beside it."""
+
+
 LOADED = {"Model": (MODEL_FILES, PICKLED), "Adapter": (MODEL_FILES, PICKLED), "Tokenizer": (TOKENIZER_FILES, ())}
 """Endings of the files that a hub's repository is downloaded for, and those to fall back to; of other contents everything."""
 
@@ -54,6 +58,8 @@ def relevant(names: Sequence[str], content: str) -> list[str]:
         return [name for name in names if name in TOKENIZER_FILES] or names
     if content not in ("Model", "Adapter"):
         return names
+    if content == "Model" and "config.json" not in names and any(name.endswith(GGUF) for name in names):
+        return [name for name in names if name.endswith(GGUF) or name == "generation_config.json"]
     has_safetensors = any(name.endswith(".safetensors") for name in names)
     return [name for name in names if name.endswith(MODEL_FILES if has_safetensors else MODEL_FILES + PICKLED)]
 

@@ -143,6 +143,8 @@ def _must_be_a_model(path: Path, source: Source, where: str) -> None:
     config = "adapter_config.json" if source.content == "Adapter" else "config.json"
     if not path.is_dir():
         raise InputError(f"{where}: {path} is a file: name the folder that holds {config}")
+    if "GGUFModel" in source.accepts and any(path.glob("*.gguf")):
+        return  # whoever loads it knows whether it can
     if not (path / config).is_file():
         folders = sorted(str(found.parent.relative_to(path)) for found in path.glob(f"*/{config}"))
         hint = f"; {some(folders)} below it does" if folders else ""

@@ -15,7 +15,13 @@ from alpaca_operator.api.sources import AdapterSource, AnsweringModel, JobRefere
 from alpaca_operator.api.training import Load
 
 """What the API server takes for the name of a Service: no dots, and no digit in front."""
-EngineName = Literal["Auto", "Transformers", "vLLM", "External"]
+EngineName = Literal["Auto", "Transformers", "vLLM", "LlamaCpp", "External"]
+
+
+class ChatModel(AnsweringModel):
+    """A model that answers: full, quantized, or a GGUF file."""
+
+    accepts: ClassVar = AnsweringModel.accepts | {"GGUFModel"}
 
 
 NO_TWO_TEMPLATES = Rule(
@@ -30,7 +36,7 @@ class Comparison(Spec):
 
     name: ModelName | None = None
     """How the page and the API call it; absent is the deployment's name with `-other`."""
-    model: AnsweringModel | None = None
+    model: ChatModel | None = None
     """The model: full, or quantized by QuantizeJob."""
     adapters: list[AdapterSource] = Field(default_factory=list, max_length=16)
     """Adapters put on it, not merged."""
@@ -167,8 +173,9 @@ class Gate(Spec):
 class ChatSpec(ResourceSpec):
     """What to serve, how, and to whom. Every field may change: new pods take over when they are ready."""
 
-    model: AnsweringModel | None = None
-    """The model: full, or quantized by QuantizeJob. With `engine: External` there is none."""
+    model: ChatModel | None = None
+    """The model: full, quantized by QuantizeJob, or with `engine: LlamaCpp` a folder with one GGUF file. With `engine: External` there
+    is none."""
     adapters: list[AdapterSource] = Field(default_factory=list, max_length=16)
     """Adapters put on it, not merged."""
     load: Load | None = None
@@ -179,7 +186,7 @@ class ChatSpec(ResourceSpec):
     """A Jinja chat template, used in place of `template`."""
     engine: EngineName = "Auto"
     """What answers. `Auto` takes vLLM where a GPU is asked for, the operator has an image of it and it can serve this spec, else
-    Transformers, which runs on CPUs too. `External` puts the page before an API elsewhere."""
+    Transformers, which runs on CPUs too. `LlamaCpp` serves a GGUF file on CPUs. `External` puts the page before an API elsewhere."""
     endpoint: Endpoint | None = None
     """The API elsewhere, with `engine: External`."""
     compare_with: Comparison | None = None
@@ -277,6 +284,30 @@ class ChatSpec(ResourceSpec):
             cel="self.engine != 'vLLM' || (self.template == 'FromModel' && !has(self.templateFile))",
             holds=lambda spec: spec.engine != "vLLM" or (spec.template == "FromModel" and spec.template_file is None),
             message="vLLM takes the chat template that is saved with the model: remove template and templateFile, or set engine to Transformers",
+        ),
+        Rule(
+            cel="self.engine != 'LlamaCpp' || !(has(self.load) || (has(self.adapters) && size(self.adapters) > 0) || "
+            "(has(self.compareWith) && (has(self.compareWith.load) || (has(self.compareWith.adapters) && size(self.compareWith.adapters) > 0))))",
+            holds=lambda spec: (
+                spec.engine != "LlamaCpp"
+                or not any(part.load or part.adapters for part in (spec, spec.compare_with) if part is not None)
+            ),
+            message="llama.cpp serves a GGUF file as it is: remove load and adapters (merge them before the file is written), or set engine to "
+            "Transformers",
+        ),
+        Rule(
+            cel="self.engine != 'LlamaCpp' || !((has(self.model) && has(self.model.ropeScaling)) || "
+            "(has(self.compareWith) && has(self.compareWith.model) && has(self.compareWith.model.ropeScaling)))",
+            holds=lambda spec: (
+                spec.engine != "LlamaCpp"
+                or not any(
+                    part.model.rope_scaling
+                    for part in (spec, spec.compare_with)
+                    if part is not None and part.model is not None
+                )
+            ),
+            message="a GGUF file says itself how its positions are stretched: remove ropeScaling, and set it on the QuantizeJob that writes the "
+            "file",
         ),
     )
 

@@ -35,7 +35,7 @@ class EngineStatus(StatusPart):
     """What answers."""
 
     name: Short
-    """`Transformers`, `vLLM` or `External`."""
+    """`Transformers`, `vLLM`, `LlamaCpp` or `External`."""
     message: Text = ""
     """Why, where the spec leaves it open."""
 

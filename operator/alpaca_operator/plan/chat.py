@@ -29,7 +29,7 @@ from alpaca_operator.api.endpoint import KeyReference
 from alpaca_operator.api.sources import resolved
 from alpaca_operator.exits import Exit
 from alpaca_operator.inputs import Inputs
-from alpaca_operator.plan import keep, pod, service, vllm
+from alpaca_operator.plan import keep, llama_cpp, pod, service, vllm
 from alpaca_operator.plan.base import Manifest, Plan
 from alpaca_operator.plan.volumes import mounts, volumes
 from alpaca_operator.settings import Settings
@@ -102,6 +102,8 @@ def unfit(chat: ChatDeployment, settings: Settings) -> Exit | None:
         )
     if spec.engine == "vLLM" and (cannot := vllm.unable(spec)):
         return pod.invalid(f"{cannot}: set engine to Transformers", chat)
+    if spec.engine == "LlamaCpp" and (cannot := llama_cpp.unable(spec)):
+        return pod.invalid(cannot, chat)
     return None
 
 

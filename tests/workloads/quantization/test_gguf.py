@@ -122,6 +122,7 @@ def test_the_output_is_a_file_with_its_report_and_a_modelfile(place: Path) -> No
         "Modelfile",
         "README.md",
         "artifact.json",
+        "generation_config.json",
         "model.gguf",
         "report.html",
         "report.json",

@@ -55,6 +55,7 @@ def run(job: QuantizeJob, runtime: Runtime) -> Metrics:
             after, fidelity_found = by_llama_cpp.measure(job.spec, prepared, runner, reference, positions, heartbeat)
         runtime.progress.log(f"after: {after}, {fidelity_found}")
         (folder / "Modelfile").write_text(modelfile.write(FILE, prepared.template, positions), encoding="utf-8")
+        prepared.write_generation_config(base, folder)
         report = Report(
             job=job,
             inputs=runtime.inputs,

@@ -23,12 +23,12 @@ BEAT = 2.0
 """Seconds between two signs of life."""
 
 
-def must_be_there() -> None:
-    """Raises SpecError with the command where llama.cpp is not installed."""
+def must_be_there(asked: str = "format GGUF") -> None:
+    """Raises SpecError, which begins with what of the spec ``asked`` for it, with the command where llama.cpp is not installed."""
     if importlib.util.find_spec("cyllama") is None:
         raise SpecError(
-            f"format GGUF: llama.cpp, which measures what was written, is not installed here: {INSTALL} (there are wheels for Linux on "
-            "x86-64, macOS and Windows), or use the image quantize"
+            f"{asked}: llama.cpp is not installed here: {INSTALL} (there are wheels for Linux on x86-64, macOS and Windows), or use the "
+            "image quantize"
         )
 
 
@@ -54,7 +54,7 @@ def quantize(source: Path, target: Path, file_type: int, heartbeat: Callable[[],
 
 
 def _quantize(source: Path, target: Path, file_type: int) -> None:
-    bindings = _bindings()
+    bindings = library()
     settings = bindings.LlamaModelQuantizeParams()
     settings.ftype = file_type
     settings.nthread = os.cpu_count() or 1
@@ -66,10 +66,10 @@ class Runner:
 
     def __init__(self, path: Path, longest: int) -> None:
         """``longest``: tokens of the longest row, answer included."""
-        bindings = _bindings()
+        bindings = library()
         model = bindings.LlamaModelParams()
         model.n_gpu_layers = 0
-        self._model = _model_class(bindings)(str(path), model, verbose=False)
+        self._model = model_class(bindings)(str(path), model, verbose=False)
         self._vocabulary = self._model.get_vocab()
         context = bindings.LlamaContextParams()
         context.n_ctx = longest
@@ -142,7 +142,7 @@ def opened(path: Path, longest: int) -> Iterator[Runner]:
         runner.close()
 
 
-def _model_class(bindings: Any) -> Any:
+def model_class(bindings: Any) -> Any:
     """cyllama's contexts ask a model for the size of its vocabulary, which it has moved to another class."""
 
     class Model(bindings.LlamaModel):  # type: ignore[misc]
@@ -153,8 +153,8 @@ def _model_class(bindings: Any) -> Any:
     return Model
 
 
-def _bindings() -> Any:
-    """Silent: its own lines would stand among ours, which are read by programs."""
+def library() -> Any:
+    """cyllama's bindings. Silent: its own lines would stand among ours, which are read by programs."""
     from cyllama.llama import llama_cpp
 
     llama_cpp.disable_logging()

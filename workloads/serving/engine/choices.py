@@ -11,7 +11,7 @@ from workloads.serving.engine.stream import Ending, Stream
 
 if TYPE_CHECKING:  # it brings torch: the port is open before that is imported
     from workloads.serving.engine.answer import Answer
-    from workloads.serving.engine.scheduler import Scheduler
+    from workloads.serving.engine.queueing import AnswerQueue
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Choices:
     meanwhile. Only the first may find the queue full: a request that was let in is answered whole, or cut off by its time.
     """
 
-    def __init__(self, scheduler: Scheduler, answers: Sequence[Answer]) -> None:
+    def __init__(self, scheduler: AnswerQueue, answers: Sequence[Answer]) -> None:
         """Raises Refusal when the queue is full."""
         self._scheduler, self._answers = scheduler, answers
         self._first = scheduler.submit(answers[0])

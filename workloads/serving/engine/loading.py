@@ -25,6 +25,7 @@ from workloads.storage import sources
 from workloads.storage.hashing import HashCache
 from workloads.storage.sources import Inputs
 from workloads.system import memory
+from workloads.system.describe import some
 from workloads.system.environment import Environment
 
 SHARE_FOR_CONVERSATIONS = {"cuda": 0.85, "cpu": 0.5}
@@ -45,6 +46,7 @@ def load(
         log("engine Auto: Transformers answers, as vLLM comes from an image of its own, which only the operator starts")
     inspected = []
     for spec in model_specs(job):  # all of them, before the first is read: that may take minutes
+        _must_be_no_gguf(spec, inputs)
         model = model_request.inspect_request(_request(spec, inputs))
         attention.check(configuration(model.base, model.request.label), spec.name)
         inspected.append((spec, model, _template(spec, inputs, model)))
@@ -63,6 +65,14 @@ def load(
     for each in served.values():
         each.scheduler.start()
     return served
+
+
+def _must_be_no_gguf(spec: ModelSpec, inputs: Inputs) -> None:
+    folder = inputs[f"{spec.prefix}model"].path
+    if not (folder / "config.json").is_file() and (files := sorted(path.name for path in folder.glob("*.gguf"))):
+        raise SpecError(
+            f"spec.{spec.prefix}model {spec.model.uri}: {some(files)} is read by llama.cpp alone: set engine to LlamaCpp"
+        )
 
 
 def _request(spec: ModelSpec, inputs: Inputs) -> ModelRequest:
@@ -144,7 +154,7 @@ def _served(
             before=found.start_anew if found.changes_with_length else lambda: None,
         ),
         context=context,
-        max_input_tokens=_input_limit(limits, context, defaults, spec),
+        max_input_tokens=input_limit(limits, context, defaults, spec),
         timeout_seconds=limits.request_timeout_seconds,
         ends=frozenset({*template.stop_ids, *template.next_turn[0], *own_ends}),
         begins=begins if begins is not None and plain[:1] == [begins] else None,
@@ -166,7 +176,7 @@ def _positions(found: LoadedModel, sharers: int) -> int:
     return int(free * SHARE_FOR_CONVERSATIONS[device] / sharers / found.bytes_per_position)
 
 
-def _input_limit(limits: Limits, context: int, defaults: Defaults, spec: ModelSpec) -> int:
+def input_limit(limits: Limits, context: int, defaults: Defaults, spec: ModelSpec) -> int:
     if limits.max_input_tokens is None:
         return context - min(defaults.max_new_tokens, context // 2)
     if limits.max_input_tokens >= context:

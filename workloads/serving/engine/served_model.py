@@ -18,7 +18,7 @@ from workloads.serving.engine.conversation import Prompt, Room
 from workloads.serving.engine.dialect import Dialect, Language
 from workloads.serving.engine.likelihood import Likelihoods
 from workloads.serving.engine.logprobs import TextLogprobs
-from workloads.serving.engine.scheduler import Scheduler
+from workloads.serving.engine.queueing import AnswerQueue
 from workloads.serving.engine.schema import ChatRequest, CompletionRequest, Request
 from workloads.serving.engine.text import Pieces, Writer
 from workloads.serving.refusal import Refusal
@@ -55,7 +55,7 @@ class ServedModel:
     digest: str
     template: Template
     defaults: Defaults
-    scheduler: Scheduler
+    scheduler: AnswerQueue
     context: int
     """Positions that prompt and answer share."""
     max_input_tokens: int

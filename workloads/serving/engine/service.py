@@ -132,10 +132,13 @@ class Service:
             self._console.log(message)
 
         def load() -> None:
-            from workloads.serving.engine import loading
+            if self._job.spec.engine == "LlamaCpp":
+                from workloads.serving.llama_cpp.loading import load as load_models
+            else:
+                from workloads.serving.engine.loading import load as load_models
 
             try:
-                models = loading.load(self._job, self._environment, self.engine.metrics, log)
+                models = load_models(self._job, self._environment, self.engine.metrics, log)
                 loop.call_soon_threadsafe(done.set_result, models)
             except BaseException as error:  # noqa: BLE001 - it is raised again where it is waited for
                 if not loop.is_closed():
