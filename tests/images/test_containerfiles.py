@@ -51,6 +51,16 @@ class TestEveryContainerfile:
         assert config["User"] == "65532:65532"
         assert {"HOME=/tmp", "USER=alpaca"} <= set(config["Env"])
 
+    def test_what_it_copies_is_sent_to_the_builder(self, role):
+        sent = re.findall(r"^!(.*)$", (ROOT / ".dockerignore").read_text(encoding="utf-8"), re.MULTILINE)
+        copied = [
+            name
+            for line in re.findall(r"^COPY (?!--from)(.*)$", text(role), re.MULTILINE)
+            for name in line.split()[:-1]
+        ]
+        assert copied
+        assert [name for name in copied if name not in sent] == []
+
     def test_it_is_told_of_and_built(self, role):
         assert f"`{role}/Containerfile`" in (ROOT / "images" / "README.md").read_text(encoding="utf-8")
         (listed,) = re.findall(r"for image in (.*); do", (ROOT / "Makefile").read_text(encoding="utf-8"))
