@@ -49,8 +49,8 @@ def _chain(arguments: Sequence[str]) -> int:
             print(chain_run.table(chosen))
         _say_what_serves(served, options.files)
         return 0
+    code = chain_run.run(chosen) or chain_run.publish(chosen, alone=bool(options.only))
     steps = chosen
-    code = chain_run.run(steps)
     if len(steps) > 1:
         print(f"\n{chain_run.table(steps)}", file=sys.stderr)
     if code == 0:

@@ -20,12 +20,15 @@ from alpaca_operator.diagnosis.text import one_line
 from alpaca_operator.errors import ApiError, Unreachable
 from alpaca_operator.exits import Exit, Refused, Unavailable, Waiting
 from alpaca_operator.inputs import Inputs
+from alpaca_operator.jobs import publications
 from alpaca_operator.lifecycle import LIFECYCLES
 from alpaca_operator.outcomes import conditions
 from alpaca_operator.outcomes.conditions import Change
+from alpaca_operator.outcomes.observed import Observed
 from alpaca_operator.plan import Manifest, Plan, keep
 from alpaca_operator.plan.job import STOP_PATCH, STOP_POD_PATCH, drift
 from alpaca_operator.plan.jobset import INSTALL
+from alpaca_operator.plan.pusher import pusher
 from alpaca_operator.plan.scout import scout
 from alpaca_operator.world import World, key_for
 
@@ -154,6 +157,12 @@ async def look_for_room(resource: Job, world: World) -> None:
         await events.record(world.kube, world.settings.identity, resource, note, once=said)
 
 
+async def push(resource: Job, observed: Observed, world: World) -> Exit | None:
+    """Makes what pushes the output to every place that is due."""
+    places = publications.due(resource, observed)
+    return await _create_once(resource, pusher(resource, places, world.settings), world)
+
+
 async def end_pod(pod: Pod, world: World) -> None:
     """Stops a pod for good; it stays for its logs."""
     await _merge(pod.raw, STOP_POD_PATCH, world)
@@ -202,6 +211,8 @@ async def update_status(resource: Resource, after: dict[str, Any], exit: Exit | 
     of_state = events.of_outage(before, after, exit) or events.of_transition(before, after)
     for note in filter(None, (of_state, events.of_exposure(before, after))):
         await _tell(resource, note, after, world)
+    if note := events.of_publication(before, after):
+        await events.record(world.kube, world.settings.identity, resource, note, None)
     _log_transition(key, before, after)
     return Result.never
 

@@ -42,6 +42,7 @@ QUIET = frozenset(
         Reason.STARTING,
         Reason.RUNNING,
         Reason.STOPPING,
+        Reason.PUBLISHING,
         Reason.UPDATING,
         Reason.DEGRADED,
     }
@@ -51,6 +52,7 @@ NORMAL = frozenset(
     {
         Reason.SUCCEEDED,
         Reason.REUSED,
+        Reason.PUBLISHED,
         Reason.SUSPENDED,
         Reason.INTERRUPTED,
         Reason.SERVING,
@@ -80,6 +82,14 @@ def of_exposure(before: dict[str, Any], after: dict[str, Any]) -> Note | None:
     """The Event of a deployment that has become open to everybody."""
     old, new = (_of_type(status, Condition.EXPOSED) for status in (before, after))
     return Note("Warning", new["reason"], new["message"]) if new and not old else None
+
+
+def of_publication(before: dict[str, Any], after: dict[str, Any]) -> Note | None:
+    """The Event of an output that lies at every place now, or is not taken."""
+    old, new = (_of_type(status, Condition.PUBLISHED) for status in (before, after))
+    if not new or new.get("reason") == old.get("reason") or new["reason"] in QUIET:
+        return None
+    return _note(new)
 
 
 def of_outage(before: dict[str, Any], after: dict[str, Any], exit: Exit | None) -> Note | None:

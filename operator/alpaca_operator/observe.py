@@ -14,7 +14,7 @@ from alpaca_operator.api.sources import JobReference
 from alpaca_operator.cluster.objects import Object, Pod
 from alpaca_operator.exits import Exit
 from alpaca_operator.lifecycle import LIFECYCLES
-from alpaca_operator.outcomes.observed import Observed, QueueWords, Sample, Scout
+from alpaca_operator.outcomes.observed import Observed, Pusher, QueueWords, Sample, Scout
 
 
 class World(Protocol):
@@ -42,6 +42,9 @@ class World(Protocol):
     def scout(self, resource: Resource) -> Scout | None:
         """What looks for room for more nodes; its pods are none of the resource's."""
 
+    def pusher(self, resource: Resource) -> Pusher | None:
+        """What pushes the output; its pods are none of the resource's."""
+
     def progress(self, resource: Resource) -> tuple[Progress, datetime] | None:
         """What the running pod last told, and when it was read."""
 
@@ -62,9 +65,12 @@ def gather(resource: Resource, world: World) -> Observed:
     progress, read_at = world.progress(resource) or (None, None)
     pods = sorted(map(Pod, world.pods(resource)), key=lambda pod: pod.created_at)
     child = world.child(resource)
-    inputs = LIFECYCLES[resource.kind].resolve_inputs(
-        resource, child, lambda reference: world.named(reference, resource)
-    )
+    lifecycle = LIFECYCLES[resource.kind]
+
+    def find(reference: JobReference) -> Job | None:
+        return world.named(reference, resource)
+
+    inputs = lifecycle.resolve_inputs(resource, child, find)
     return Observed(
         now=world.now(),
         child=child,
@@ -72,6 +78,8 @@ def gather(resource: Resource, world: World) -> Observed:
         family=world.family(child) if child else frozenset(),
         pods=tuple(pods),
         scout=world.scout(resource),
+        pusher=world.pusher(resource),
+        gates=lifecycle.gates(resource, find),
         progress=progress,
         progress_at=read_at,
         refusal=world.refusal(resource),

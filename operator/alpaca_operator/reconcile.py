@@ -76,19 +76,22 @@ async def reconcile(key: Key, world: World, *, live: bool = False) -> Result:
     result = await apply.update_status(resource, after, outage or exit, world)
     if exit is not None:
         return _again(exit)
-    if _status_asks_for_an_end(resource, desired, observed, world):
+    if _status_asks_for_more(resource, desired, observed, world):
         return Result(requeue_after=0.0)
     time_alone = lifecycle.requeue_after(resource, observed)
     return result.or_sooner(time_alone.total_seconds() if time_alone is not None else None)
 
 
-def _status_asks_for_an_end(resource: Resource, desired: Desired, observed: Observed, world: World) -> bool:
-    """Whether the status that was just written decides that the children stop or go: no watch brings what this operator wrote itself."""
+def _status_asks_for_more(resource: Resource, desired: Desired, observed: Observed, world: World) -> bool:
+    """Whether the status that was just written decides that the children stop or go, or that the output is pushed: no watch brings what
+    this operator wrote itself."""
     now = world.resource(key_for(resource))
     if now is None or now.metadata.resource_version == resource.metadata.resource_version:
         return False
-    wanted = LIFECYCLES[resource.kind].desired(now, observed)
-    return wanted is not desired and wanted in (Desired.STOPPED, Desired.ABSENT)
+    lifecycle = LIFECYCLES[resource.kind]
+    wanted = lifecycle.desired(now, observed)
+    ends = wanted is not desired and wanted in (Desired.STOPPED, Desired.ABSENT)
+    return ends or lifecycle.pushing(now, observed) in (Desired.PRESENT, Desired.ABSENT)
 
 
 async def _tell_what_hinders(key: Key, exit: Exit, world: World) -> Result:
@@ -103,6 +106,8 @@ async def _act(desired: Desired, resource: Resource, observed: Observed, world: 
     for pod in LIFECYCLES[resource.kind].spent(observed):
         await apply.end_pod(pod, world)
     await _look_for_room(resource, observed, world)
+    if unpushed := await _push(resource, observed, world):
+        return unpushed
     match desired:
         case Desired.PRESENT:
             # Nothing new is made next to a pod that still saves; the garbage collector ends it.
@@ -128,6 +133,16 @@ async def _look_for_room(resource: Resource, observed: Observed, world: World) -
             await apply.end(observed.scout.raw, world)
         case Desired.ABSENT if observed.scout:
             await apply.remove(observed.scout.raw, world)
+
+
+async def _push(resource: Resource, observed: Observed, world: World) -> Exit | None:
+    """What the resource has made, to the places that it names."""
+    match LIFECYCLES[resource.kind].pushing(resource, observed):
+        case Desired.PRESENT if isinstance(resource, Job):
+            return await apply.push(resource, observed, world)
+        case Desired.ABSENT if observed.pusher:
+            await apply.remove(observed.pusher.raw, world)
+    return None
 
 
 def _again(exit: Exit) -> Result:

@@ -20,12 +20,12 @@ from alpaca_operator.cluster.kube import Kube
 from alpaca_operator.cluster.objects import Object, Pod, controller_of
 from alpaca_operator.cluster.queue import Queue
 from alpaca_operator.cluster.resources import ABSENT, APIS, JOB_SETS, OPTIONAL, PODS, RESOURCES, APIResource
-from alpaca_operator.cluster.store import Key, Store, is_scout
+from alpaca_operator.cluster.store import Key, Store, is_aside, is_pusher, is_scout
 from alpaca_operator.errors import ApiError
 from alpaca_operator.exits import Exit, Unavailable, Unreadable
 from alpaca_operator.inputs import Inputs
 from alpaca_operator.lifecycle import LIFECYCLES
-from alpaca_operator.outcomes.observed import QueueWords, Sample, Scout
+from alpaca_operator.outcomes.observed import Pusher, QueueWords, Sample, Scout
 from alpaca_operator.plan.names import job_of_set
 from alpaca_operator.polling.answers import ScrapeCache
 from alpaca_operator.polling.events import WithoutPods
@@ -121,7 +121,7 @@ class World:
 
     def child(self, resource: Resource) -> Object | None:
         children = self.store.children(resource)
-        return next((one for one in children if one["kind"] in MAKES_PODS and not is_scout(one)), None)
+        return next((one for one in children if one["kind"] in MAKES_PODS and not is_aside(one)), None)
 
     def jobs(self, child: Object) -> list[Object]:
         return self.store.of("Job", child)
@@ -133,11 +133,15 @@ class World:
         return [one for one in self.store.children(resource) if one["kind"] not in MAKES_PODS]
 
     def pods(self, resource: Resource) -> list[Object]:
-        return [pod for pod in self.store.pods(resource) if not is_scout(pod)]
+        return [pod for pod in self.store.pods(resource) if not is_aside(pod)]
 
     def scout(self, resource: Resource) -> Scout | None:
         found = next(filter(is_scout, self.store.children(resource)), None)
         return Scout(found, tuple(map(Pod, self.store.of("Pod", found)))) if found else None
+
+    def pusher(self, resource: Resource) -> Pusher | None:
+        found = next(filter(is_pusher, self.store.children(resource)), None)
+        return Pusher(found, tuple(map(Pod, self.store.of("Pod", found)))) if found else None
 
     def progress(self, resource: Resource) -> tuple[Progress, datetime] | None:
         return self.scrapes.latest(resource.metadata.uid or "")

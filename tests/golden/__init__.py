@@ -16,9 +16,11 @@ from ruamel.yaml.scalarstring import LiteralScalarString
 from alpaca_operator.api import KINDS, Resource
 from alpaca_operator.api.chain import links
 from alpaca_operator.api.contract import ANNOTATION_CONFIG
+from alpaca_operator.api.publication import publications
 from alpaca_operator.api.resource import Job
-from alpaca_operator.api.status import ResolvedInput
+from alpaca_operator.api.status import OutputStatus, ResolvedInput, Status
 from alpaca_operator.plan import PLANNERS
+from alpaca_operator.plan.pusher import pusher
 from alpaca_operator.settings import Settings
 
 HERE = Path(__file__).parent
@@ -51,8 +53,17 @@ def planned(manifest: Path) -> str:
     writer = YAML()
     writer.indent(mapping=2, sequence=4, offset=2)
     writer.width = 4096
-    writer.dump_all([_readable(child) for plan in plans for child in plan.manifests], out)
+    children = [child for plan in plans for child in plan.manifests]
+    writer.dump_all([_readable(child) for child in [*children, *pushers(jobs)]], out)
     return out.getvalue()
+
+
+def pushers(jobs: Sequence[Resource]) -> Iterator[Any]:
+    """What pushes the outputs of those that name places, once they are complete."""
+    for job in jobs:
+        if isinstance(job, Job) and (places := range(len(publications(job.spec)))):
+            output = OutputStatus(uri=job.spec.output.uri, digest=f"sha256:{job.metadata.name}")
+            yield pusher(job.model_copy(update={"status": Status(output=output)}), places, SETTINGS)
 
 
 def _readable(child: Any) -> Any:

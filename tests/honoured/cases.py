@@ -59,6 +59,15 @@ JOB: dict[str, Any] = {
     "activeDeadlineSeconds": 60,
     "ttlSecondsAfterFinished": 60,
 }
+GATED = {"uri": "hf://poets/poet", "after": [{"from": {"kind": "EvaluationJob", "name": "gate"}}]}
+PUBLISHED: dict[str, Any] = {
+    "publish[].uri": "hf://poets/poet",
+    "publish[].secretRef.name": Case("hub", {"publish": [{"uri": "hf://poets/poet"}]}),
+    "publish[].private": Case(False, {"publish": [{"uri": "hf://poets/poet"}]}),
+    "publish[].after[].from.kind": Case("MergeJob", {"publish": [GATED]}),
+    "publish[].after[].from.name": Case("another", {"publish": [GATED]}),
+}
+"""Of every kind that makes a model."""
 EVERYWHERE: dict[str, Any] = {"cache.claimName": "cache", **{f"pod.{name}": value for name, value in POD.items()}}
 NOTHING_SET_ASIDE = {"dataset.validationSplit": 0}
 CONVERSATIONS: dict[str, Any] = {"format": "Messages", "columns": {"output": "instruction", "instruction": "output"}}
@@ -538,6 +547,7 @@ for kind, spec in SPECS.items():
 def cases(kind: str) -> dict[str, Case]:
     """For every field of the kind."""
     table = EVERYWHERE | ({} if kind == "ChatDeployment" else JOB) | TABLES[kind] | of_sources(kind)
+    table |= PUBLISHED if kind in ("PretrainJob", "SFTJob", "MergeJob", "QuantizeJob") else {}
     return {path: case if isinstance(case, Case) else Case(case) for path, case in table.items()}
 
 

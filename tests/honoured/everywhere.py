@@ -11,18 +11,23 @@ from unittest.mock import MagicMock, patch
 
 from alpaca_operator.api import KINDS, Resource
 from alpaca_operator.api.chain import links
-from alpaca_operator.api.contract import ANNOTATION_CONFIG, LABEL_REVISION
+from alpaca_operator.api.contract import ANNOTATION_CONFIG, ANNOTATION_PUSHES, LABEL_REVISION
 from alpaca_operator.api.resource import Job
 from alpaca_operator.api.status import ResolvedInput
 from alpaca_operator.chats import updates
-from alpaca_operator.jobs import rescale, status, verdicts
+from alpaca_operator.jobs import publications, rescale, status, verdicts
 from alpaca_operator.plan import PLANNERS
+from alpaca_operator.plan.pusher import pusher
 from alpaca_operator.settings import Settings
 from tests.honoured.desk import Desk, Reached
 from workloads.errors import SpecError, WorkloadError
+from workloads.publication import hub
+from workloads.publication.place import Target
 from workloads.runtime import execute
 from workloads.storage.artifact import Publisher
 
+PUSHED: Any = SimpleNamespace(output=SimpleNamespace(digest="sha256:made"))
+"""The status of a job whose output is to be pushed."""
 SETTINGS = Settings(images=dict.fromkeys(KINDS, "image"), image_page="page", image_vllm="vllm")
 
 
@@ -38,7 +43,7 @@ def plan(resource: Resource) -> str:
 def _without_copies(part: Any) -> Any:
     """The part of a manifest without the copy of the spec, however deep the template of a pod lies in it."""
     if isinstance(part, dict):
-        copies = (ANNOTATION_CONFIG, LABEL_REVISION)
+        copies = (ANNOTATION_CONFIG, ANNOTATION_PUSHES, LABEL_REVISION)
         return {name: _without_copies(value) for name, value in part.items() if name not in copies}
     return [_without_copies(each) for each in part] if isinstance(part, list) else part
 
@@ -75,10 +80,25 @@ def operator_of_chats(chat: Any) -> list[Any]:
     return [asked, updates._manual(chat, {}) is None]
 
 
+def pushing(job: Any) -> list[Any]:
+    """What pushes its output where, and whom that waits for."""
+    asked: list[str] = []
+
+    def find(reference: Any) -> None:
+        asked.append(str(reference))
+
+    publications.gates(job, find)
+    places = [Target(one, "here", {}, str, lambda: None) for one in getattr(job.spec, "publish", ())]
+    reached = [(hub.Repository(one).address, one.private) for one in places]
+    made = job.model_copy(update={"status": PUSHED})
+    manifest = pusher(made, range(len(places)), SETTINGS) if places else {}
+    return [asked, reached, _without_copies(manifest)]
+
+
 def watchdog(job: Job) -> Any:
     """The silence after which the run counts as hung."""
     with patch.object(execute, "Watchdog", side_effect=Reached) as made, suppress(Reached):
-        execute._guarded(job, MagicMock(), MagicMock(), MagicMock(), MagicMock())
+        execute.guarded(job, MagicMock(), MagicMock(), MagicMock(), MagicMock())
     return made.call_args
 
 

@@ -30,7 +30,12 @@ def observers(kind: str, desk: Desk, scratch: Path) -> Iterator[Observer]:
     if kind == "ChatDeployment":
         yield from (everywhere.operator_of_chats, others.chat_page, run(others.chat_engine))
         return
-    yield from (everywhere.operator_of_jobs, everywhere.watchdog, lambda job: everywhere.output(job, desk))
+    yield from (
+        everywhere.operator_of_jobs,
+        everywhere.pushing,
+        everywhere.watchdog,
+        lambda job: everywhere.output(job, desk),
+    )
     if kind in ("SFTJob", "PretrainJob"):
         yield from (lambda job: training.settings(job, desk), run(training.reached))
     else:

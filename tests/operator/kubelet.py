@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from alpaca_operator.api.contract import LABEL_NAME, ExitCode, Termination
+from alpaca_operator.api.contract import LABEL_NAME, LABEL_PUSHER, ExitCode, Termination
 from alpaca_operator.api.status import Reason
 from alpaca_operator.cluster.kube import Kube
 from alpaca_operator.cluster.resources import PODS, APIResource
@@ -49,6 +49,10 @@ class Kubelet:
         self.node = f"node-of-{namespace}"
         self.default: Outcome | None = None
         self.outcomes: dict[str, Outcome] = {}
+        self.pushes: Outcome | None = None
+        """How pods end that push what a job has made."""
+        self.pushed: Counter[str] = Counter()
+        """How many of those have run."""
         self.starts_others = True
         """Whether pods of SFTJobs that ``outcomes`` does not name run too."""
         self.pod_address = "127.0.0.1"
@@ -92,6 +96,7 @@ class Kubelet:
     async def _tend(self, pod: Object, now: float) -> None:
         metadata, phase = pod["metadata"], pod["status"].get("phase")
         name, uid = metadata["labels"].get(LABEL_NAME, ""), metadata["uid"]
+        is_pusher = LABEL_PUSHER in metadata["labels"]
         if not self.starts_others and name not in self.outcomes:
             return
         if metadata.get("deletionTimestamp"):
@@ -102,7 +107,7 @@ class Kubelet:
             await self._forget(pod)
         elif phase == "Pending" and pod["spec"].get("nodeName"):
             if uid not in self._seen:
-                self.started[name] += 1
+                (self.pushed if is_pusher else self.started)[name] += 1
                 self.children[name].update(owner["uid"] for owner in metadata.get("ownerReferences", []))
                 self._seen[uid] = now
             await self._set(pod, "Running", {"running": {"startedAt": stamp()}})
@@ -110,7 +115,7 @@ class Kubelet:
             await self._serve(pod)
         elif (
             phase == "Running"
-            and (outcome := self.outcomes.get(name, self.default))
+            and (outcome := self.pushes if is_pusher else self.outcomes.get(name, self.default))
             and now >= self._seen.setdefault(uid, now) + outcome.after
         ):
             await self.end(pod, outcome)

@@ -10,10 +10,11 @@ import time
 from collections.abc import Iterable, Sequence
 
 from alpaca_operator.api import contract
+from alpaca_operator.api.publication import publications
 from alpaca_operator.api.resource import Job
 from workloads.errors import Interrupted, OutputExists, WorkloadError
 from workloads.manifest.chain import Key, Step
-from workloads.runtime import exits, scale
+from workloads.runtime import exits, publishing, scale
 from workloads.runtime.execute import Workload, execute
 from workloads.runtime.runtime import HASHES
 from workloads.storage import sources
@@ -104,6 +105,28 @@ def _run_step(step: Step, stop: Stop) -> int:
     else:
         step.outcome = "Failed"
     return ending.exit_code
+
+
+def publish(chain: Sequence[Step], *, alone: bool) -> int:
+    """What the steps have made, pushed to the places that they name, the last thing of all: gates have passed by then. The exit code of the
+    first that could not be pushed. ``alone``: the gates' own steps are not among them."""
+    known = {step.key: step.job for step in chain}
+    for step in chain:
+        places = range(len(publications(step.job.spec)))
+        if not places:
+            continue
+        if alone:
+            if code := publishing.after_the_run(step.job, None):
+                return code
+            continue
+        try:
+            publishing.must_have_passed(step.job, known)
+        except WorkloadError as error:
+            return exits.exit_with(error, os.environ)
+        ending = publishing.publish(step.job, places)
+        if ending.exit_code != contract.ExitCode.OK:
+            return ending.exit_code
+    return 0
 
 
 def _workload(job: Job) -> Workload:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from alpaca_operator.api import KINDS, Resource
 from alpaca_operator.api.chain import links
+from alpaca_operator.api.contract import ExitCode
+from alpaca_operator.api.publication import publications
 from alpaca_operator.api.resource import Job
 from workloads.errors import WorkloadError
 from workloads.manifest import chain, spec
@@ -29,9 +31,21 @@ def main(kind: type[Resource], run: Callable[[Any, Runtime], Metrics], argv: lis
     def execute_job(job: Any) -> int:
         from workloads.runtime.execute import execute
 
-        return execute(job, run).exit_code
+        ending = execute(job, run)
+        if ending.exit_code != ExitCode.OK or is_pod(os.environ) or not publications(job.spec):
+            return ending.exit_code
+        from workloads.runtime import publishing
+
+        return publishing.after_the_run(job, ending.output.digest if ending.output else None)
 
     return serve(kind, execute_job, argv)
+
+
+def as_the_operator_wrote(file: str) -> list[Resource]:
+    """The manifests of a file that the operator wrote for a pod, without what this image does not know."""
+    text = spec.read_text(file)
+    found = [document for document in spec.documents(text, file) if document.get("kind") in KINDS]
+    return [spec.load_job(KINDS[one["kind"]], file, None, [], text, _tell_of_newer) for one in found]
 
 
 def serve(

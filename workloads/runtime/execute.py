@@ -61,13 +61,13 @@ def execute(job: Job, workload: Workload, chain: Stop | None = None) -> contract
         exits.write_termination(ending, environment.termination_log)
 
     def work(tracker: ProgressTracker, watchdog: Watchdog) -> contract.Termination:
-        _make_cache(environment)
+        make_cache(environment)
         hashes = HashCache(environment.cache / HASHES, tracker.heartbeat)
-        with _progress_served(tracker, environment), closing(Verification(hashes)) as verification:
+        with progress_served(tracker, environment), closing(Verification(hashes)) as verification:
             return _reuse_or_make(job, workload, environment, Watched(stop, tracker, watchdog), verification)
 
     with display(environment.in_pod) as console, stop.listening():
-        ending, _ = _guarded(job, environment, console, work, write)
+        ending, _ = guarded(job, environment, console, work, write)
     write(ending)
     return ending
 
@@ -226,7 +226,7 @@ def _run_worker(context: RunContext, worker: Worker) -> contract.Termination:
         return _run_workload(context, stop, tracker, distributed, verify=lambda: None)  # done before it was started
 
     with stop.listening():
-        ending, error = _guarded(context.job, context.environment, worker.display, work, worker.leave)
+        ending, error = guarded(context.job, context.environment, worker.display, work, worker.leave)
     worker.leave(ending, is_collateral=isinstance(error, exit_reports.SiblingLost))
     return ending
 
@@ -257,7 +257,7 @@ def _run_workload(
 # ---- how it ends ----
 
 
-def _guarded(
+def guarded(
     job: Job,
     environment: Environment,
     console: Display,
@@ -319,7 +319,7 @@ def _success(
 
 
 @contextmanager
-def _progress_served(tracker: ProgressTracker, environment: Environment) -> Iterator[None]:
+def progress_served(tracker: ProgressTracker, environment: Environment) -> Iterator[None]:
     """Progress is read over HTTP while the block runs, where a port was asked for and is free."""
     if environment.progress_address is None:
         yield
@@ -338,7 +338,7 @@ def _progress_served(tracker: ProgressTracker, environment: Environment) -> Iter
         yield
 
 
-def _make_cache(environment: Environment) -> None:
+def make_cache(environment: Environment) -> None:
     """Raises SpecError for a cache that cannot be made, or is there and cannot be written."""
     try:
         environment.cache.mkdir(parents=True, exist_ok=True)

@@ -32,6 +32,7 @@ NOT_SETTINGS = frozenset(
             "cache",
             "pod",
             "parallelism",
+            "publish",
         ),
     }
 )

@@ -17,6 +17,10 @@ MANAGED_BY = "literary-alpaca"
 LABEL_KIND = f"{GROUP_PREFIX}/kind"
 LABEL_NAME = f"{GROUP_PREFIX}/name"
 LABEL_UID = f"{GROUP_PREFIX}/uid"
+LABEL_PUSHER = f"{GROUP_PREFIX}/pusher"
+"""On a Job, and its pods, that push what a job has made to the places of its `publish`."""
+ANNOTATION_PUSHES = f"{GROUP_PREFIX}/pushes"
+"""On such a Job: what it pushes where, a word for each place."""
 LABEL_SCOUT = f"{GROUP_PREFIX}/scout"
 """On a Job, and its pods, that do nothing but find out whether there is room for more nodes."""
 SCOUT_SECONDS = 60
@@ -99,9 +103,18 @@ ENV_API_KEY = "ALPACA_API_KEY"
 ENV_COMPARE_API_KEY = "ALPACA_COMPARE_API_KEY"
 ENV_USERNAME = "ALPACA_CHAT_USERNAME"
 ENV_PASSWORD = "ALPACA_CHAT_PASSWORD"
+ENV_PUSH = "ALPACA_PUSH"
+"""In a pod that pushes: the places of `publish` that it is for, by their numbers, separated by commas."""
+ENV_PUSH_DIGEST = "ALPACA_PUSH_DIGEST"
+"""In a pod that pushes: the digest of what its job has made."""
 ENV_SECRETS = "ALPACA_SECRETS"
 """Where the sources of a job name several Secrets: their names, separated by commas. The keys of each then come a second time, with a prefix of
 its own."""
+
+
+def place_prefix(number: int) -> str:
+    """Of the variables that come from the Secret of a place of `publish`."""
+    return f"ALPACA_PLACE_{number}_"
 
 
 def secret_prefix(number: int) -> str:
@@ -165,7 +178,16 @@ class Checkpoint(Wire):
 
 
 Stage = Literal[
-    "Loading", "Preparing", "Training", "Quantizing", "Evaluating", "Answering", "Merging", "Saving", "Serving"
+    "Loading",
+    "Preparing",
+    "Training",
+    "Quantizing",
+    "Evaluating",
+    "Answering",
+    "Merging",
+    "Saving",
+    "Pushing",
+    "Serving",
 ]
 Word = Annotated[str, StringConstraints(max_length=64, pattern="^[A-Z][A-Za-z]*$")]
 """A stage of a newer version."""
@@ -211,6 +233,16 @@ class Published(Wire):
     reused: bool = False
 
 
+class PushedTo(Wire):
+    """A place that the output was pushed to."""
+
+    uri: Short
+    revision: Short
+    """Of the repository there: the commit, or the digest of the manifest."""
+    digest: Short
+    """Of the artifact that was pushed."""
+
+
 class InputRead(Wire):
     """An input as the workload read it."""
 
@@ -239,6 +271,7 @@ class Termination(Wire):
     resolved_inputs: dict[str, InputRead] | None = None
     checkpoint: Checkpoint | None = None
     output: Published | None = None
+    publications: Annotated[list[PushedTo], Field(max_length=16)] | None = None
 
     @classmethod
     def hear(cls, text: str) -> Self:

@@ -5,7 +5,8 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from alpaca_operator.api.model import ShardSize
-from alpaca_operator.api.resource import JOB_COLUMNS, Job, JobSpec
+from alpaca_operator.api.publication import PublishingSpec
+from alpaca_operator.api.resource import JOB_COLUMNS, Job
 from alpaca_operator.api.sources import AdapterSource, ModelSource
 
 
@@ -16,7 +17,7 @@ class WeightedAdapter(AdapterSource):
     """Factor on its update. 1 takes it as it was trained."""
 
 
-class MergeSpec(JobSpec):
+class MergeSpec(PublishingSpec):
     """What to merge into what, and where the result goes."""
 
     model: ModelSource

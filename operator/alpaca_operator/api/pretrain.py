@@ -7,7 +7,8 @@ from pydantic import Field
 from alpaca_operator.api.corpus import Corpus, CorpusSource
 from alpaca_operator.api.mixture import Share
 from alpaca_operator.api.model import ShortText, Spec
-from alpaca_operator.api.resource import JOB_COLUMNS, NODES_NAME_RULE, Job, JobSpec, Parallelism
+from alpaca_operator.api.publication import PublishingSpec
+from alpaca_operator.api.resource import JOB_COLUMNS, NODES_NAME_RULE, Job, Parallelism
 from alpaca_operator.api.rules import Rule, untouched
 from alpaca_operator.api.sources import ModelSource, Source, TokenizerSource
 from alpaca_operator.api.status import OutputKind
@@ -96,7 +97,7 @@ class PretrainTraining(Loop):
     a last, shorter one."""
 
 
-class PretrainSpec(JobSpec):
+class PretrainSpec(PublishingSpec):
     """What to pretrain, on what text, and where the result goes."""
 
     model: ModelSource | None = None

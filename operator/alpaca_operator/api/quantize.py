@@ -7,7 +7,8 @@ from pydantic import Field
 
 from alpaca_operator.api.conversations import DataSource, SystemPrompt, TemplateName
 from alpaca_operator.api.model import Spec
-from alpaca_operator.api.resource import JOB_COLUMNS, Job, JobSpec
+from alpaca_operator.api.publication import PublishingSpec
+from alpaca_operator.api.resource import JOB_COLUMNS, Job
 from alpaca_operator.api.rows import RowPolicy
 from alpaca_operator.api.rules import Rule, untouched
 from alpaca_operator.api.sources import ModelSource, Source
@@ -64,7 +65,7 @@ def _of_gptq(field: str, name: str, default: Any) -> Rule:
     )
 
 
-class QuantizeSpec(JobSpec):
+class QuantizeSpec(PublishingSpec):
     """What to quantize, how, by what text, and where the result goes."""
 
     model: ModelSource

@@ -6,7 +6,8 @@ from pydantic import Field
 
 from alpaca_operator.api.conversations import TemplateName, TrainedDataset
 from alpaca_operator.api.model import ShardSize
-from alpaca_operator.api.resource import JOB_COLUMNS, NODES_NAME_RULE, Job, JobSpec, Parallelism
+from alpaca_operator.api.publication import PublishingSpec
+from alpaca_operator.api.resource import JOB_COLUMNS, NODES_NAME_RULE, Job, Parallelism
 from alpaca_operator.api.rules import Rule, untouched
 from alpaca_operator.api.sources import AdapterSource, ModelSource, Source
 from alpaca_operator.api.status import OutputKind
@@ -24,7 +25,7 @@ class Training(Loop):
     """Noise on the embeddings while training (NEFTune, arXiv:2310.05914); 5 is usual."""
 
 
-class SFTSpec(JobSpec):
+class SFTSpec(PublishingSpec):
     """What to fine-tune, on what, how, and where the result goes."""
 
     model: ModelSource

@@ -26,6 +26,8 @@ class Condition(StrEnum):
     """Ended for good without a result."""
     EXPOSED = "Exposed"
     """Reached from outside, by whoever wants to; only there where it holds."""
+    PUBLISHED = "Published"
+    """What was made lies at every place of `spec.publish`; absent where the spec names none."""
 
 
 class Reason(StrEnum):
@@ -121,6 +123,12 @@ class Reason(StrEnum):
     """A new model is there and not served: `updatePolicy` is Manual, or a gate does not let it pass. The old one is served."""
     SCALED_TO_ZERO = "ScaledToZero"
     """No pods are wanted."""
+    PUBLISHED = "Published"
+    """What was made lies at every place of `publish`."""
+    PUBLISHING = "Publishing"
+    """What was made is pushed to the places of `publish`."""
+    PUBLISH_REFUSED = "PublishRefused"
+    """A place of `publish` does not take the push: its token, its name, or what lies there already (exit 64)."""
     JOB_SET_NOT_INSTALLED = "JobSetNotInstalled"
     """The cluster has no JobSet, which jobs of several nodes need."""
     ROUTE_NOT_SUPPORTED = "RouteNotSupported"
@@ -283,6 +291,17 @@ class OutputStatus(StatusPart):
     """It was there already, made from the same spec and inputs."""
 
 
+class PublicationStatus(StatusPart):
+    """A place that the output was pushed to."""
+
+    uri: Short
+    """As `spec.publish` names it."""
+    revision: Short
+    """Of the repository there: the commit, or the digest of the manifest."""
+    digest: Short
+    """Of what was pushed: as `status.output.digest`."""
+
+
 class Failure(StatusPart):
     """The root cause of a failure."""
 
@@ -358,6 +377,8 @@ class Status(ResourceStatus):
     """The newest complete checkpoint."""
     output: OutputStatus | None = None
     """What was published."""
+    publications: list[PublicationStatus] | None = Field(None, max_length=16)
+    """Places of `spec.publish` that have it."""
     failure: Failure | None = None
     """The root cause, once failed for good."""
     attempts: list[Attempt] = Field(default_factory=list, max_length=32)

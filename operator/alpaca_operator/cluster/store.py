@@ -12,7 +12,14 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from alpaca_operator.api import KINDS, Resource, tolerant
-from alpaca_operator.api.contract import ANNOTATION_CONFIG, CONTAINERS, LABEL_KIND, LABEL_NAME, LABEL_SCOUT
+from alpaca_operator.api.contract import (
+    ANNOTATION_CONFIG,
+    CONTAINERS,
+    LABEL_KIND,
+    LABEL_NAME,
+    LABEL_PUSHER,
+    LABEL_SCOUT,
+)
 from alpaca_operator.api.status import Status
 from alpaca_operator.cluster.objects import Object, Pod, controller_of
 
@@ -106,7 +113,7 @@ class Store:
             self._disown(key, owner_of(known))
         self._owned.setdefault(owner, set()).add(key)
         if key.kind == "Pod":
-            works = Pod(trimmed).is_running and not is_scout(trimmed)
+            works = Pod(trimmed).is_running and not is_aside(trimmed)
             (self._running.add if works else self._running.discard)(key)
         elif owner.uid:
             self._parents[metadata["uid"]] = owner
@@ -197,7 +204,7 @@ class Store:
         return key if key in self._objects else None
 
     def _remember(self, resource: Key, pod: Object) -> None:
-        if is_scout(pod) or not has_ended(Pod(pod)):
+        if is_aside(pod) or not has_ended(Pod(pod)):
             return
         owner = Owner(resource.namespace, self._objects[resource]["metadata"]["uid"])
         departed = self._deleted_pods.setdefault(owner, OrderedDict())
@@ -324,13 +331,23 @@ def owner_of(obj: Object) -> Owner:
 def _is_named_by(resource: Object, child: Object) -> bool:
     """``resource``: the reference to it. No pod is made by one itself."""
     name = f"{resource.get('name')}-{KINDS[resource['kind']].workload}"
-    name = f"{name}-scout" if is_scout(child) else name
+    name = f"{name}-scout" if is_scout(child) else f"{name}-pub" if is_pusher(child) else name
     return child["kind"] != "Pod" and str(child["metadata"]["name"]) == name
 
 
 def is_scout(obj: Object) -> bool:
     """Whether it only looks for room."""
     return LABEL_SCOUT in (obj["metadata"].get("labels") or {})
+
+
+def is_pusher(obj: Object) -> bool:
+    """Whether it only pushes what its job has made."""
+    return LABEL_PUSHER in (obj["metadata"].get("labels") or {})
+
+
+def is_aside(obj: Object) -> bool:
+    """Whether it does something else than the work of its job."""
+    return is_scout(obj) or is_pusher(obj)
 
 
 def producers(resource: Object) -> Iterator[Key]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from alpaca_operator.api.status import Status
-from alpaca_operator.jobs import status
+from alpaca_operator.jobs import publications, status
 from alpaca_operator.jobs.growth import scouting
 from alpaca_operator.jobs.inputs import resolve
 from alpaca_operator.outcomes.lifecycle import Lifecycle
@@ -14,6 +14,8 @@ JOBS = Lifecycle(
     resolve_inputs=resolve,
     desired=status.desired,
     scouting=scouting,
+    pushing=publications.pushing,
+    gates=publications.gates,
     spent=status.spent,
     compute=status.compute,
     requeue_after=status.requeue_after,

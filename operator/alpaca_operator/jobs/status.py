@@ -24,7 +24,7 @@ from alpaca_operator.cluster.objects import Pod, parse_time
 from alpaca_operator.diagnosis import changes_at, diagnose
 from alpaca_operator.diagnosis.pod import is_spent
 from alpaca_operator.exits import Exit
-from alpaca_operator.jobs import figures
+from alpaca_operator.jobs import figures, publications
 from alpaca_operator.jobs.case import (
     ATTEMPTS_KEPT,
     Case,
@@ -98,7 +98,8 @@ def compute(resource: Job, observed: Observed, exit: Exit | None) -> dict[str, A
     before = resource.status or Status()
     generation = resource.metadata.generation or 0
     if is_terminal(resource):
-        return dump(before.model_copy(update={"observed_generation": generation}))
+        ended = before.model_copy(update={"observed_generation": generation})
+        return dump(publications.told(resource, observed, exit, ended))
     case = case_of(resource, observed, exit)
     verdict = while_unavailable(judge(case), exit)
     termination = _final_termination(case, verdict)

@@ -104,6 +104,7 @@ ESSENTIAL = (
     "conditions",
     "restarts",
     "output",
+    "publications",
     "startTime",
     "activeTime",
     "completionTime",

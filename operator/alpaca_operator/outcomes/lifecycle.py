@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -11,7 +11,7 @@ from alpaca_operator.api.chain import Find
 from alpaca_operator.api.status import ResourceStatus
 from alpaca_operator.cluster.objects import Object, Pod
 from alpaca_operator.exits import Exit
-from alpaca_operator.inputs import InputResolution
+from alpaca_operator.inputs import InputResolution, MissingInput
 from alpaca_operator.outcomes.observed import Observed
 from alpaca_operator.outcomes.verdict import Desired
 
@@ -30,6 +30,10 @@ class Lifecycle:
     """(resource, observed) -> what it wants of its children."""
     scouting: Callable[[Any, Observed], Desired]
     """(resource, observed) -> what it wants of what looks for room."""
+    pushing: Callable[[Any, Observed], Desired]
+    """(resource, observed) -> what it wants of what pushes its output."""
+    gates: Callable[[Any, Find], Mapping[int, MissingInput]]
+    """(resource, find) -> why nothing is pushed to a place of `publish` yet, by its number."""
     spent: Callable[[Observed], list[Pod]]
     """Pods that have done what they were made for, and do not end by themselves."""
     compute: Callable[[Any, Observed, Exit | None], dict[str, Any]]

@@ -56,6 +56,14 @@ class Scout:
 
 
 @dataclass(frozen=True, slots=True)
+class Pusher:
+    """A Job that pushes what its job has made to the places of `publish`."""
+
+    raw: Object
+    pods: tuple[Pod, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Observed:
     """The cluster as one reconcile sees it."""
 
@@ -69,6 +77,10 @@ class Observed:
     """Oldest first."""
     scout: Scout | None = None
     """What looks for room for more nodes."""
+    pusher: Pusher | None = None
+    """What pushes the output."""
+    gates: Mapping[int, MissingInput] = field(default_factory=dict)
+    """By the number of a place of `publish`, why nothing is pushed there yet."""
     progress: Progress | None = None
     """What the running pod last told."""
     progress_at: datetime | None = None

@@ -29,6 +29,11 @@ def scout_name(child: str) -> str:
     return f"{child}-scout"
 
 
+def pusher_name(child: str) -> str:
+    """Of the Job that pushes what the child has made; as short as the longest names need."""
+    return f"{child}-pub"
+
+
 def job_of_set(child: str) -> str:
     """As JobSet names the one Job of a set."""
     return f"{child}-{NODE}-0"

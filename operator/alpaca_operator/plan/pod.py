@@ -122,6 +122,9 @@ def invalid(message: str, resource: Resource) -> Exit:
     return Refused(Reason.INVALID_SPEC, f"{message}{again}")
 
 
+NOT_OF_THE_WORK = frozenset({"publish"})
+"""Fields (by their Python names) that are done by a pod of their own, once the work is."""
+
 POD_IDENTITY: tuple[Manifest, ...] = ({"name": ENV_RUN_ID, "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}},)
 """Which run a pod is, where it is alone."""
 
@@ -135,7 +138,8 @@ def template(
     """A pod template for a Job. ``found``: what other jobs had made, as an annotation of the manifest that the workload reads; ``identity``:
     variables that say which run the pod is, and which part of it."""
     container = _container(resource, settings, identity)
-    frame = pod_frame(resource, config(resource, found or {}), [container], volumes(resource))
+    told = config(resource, found or {}, without=NOT_OF_THE_WORK)
+    frame = pod_frame(resource, told, [container], volumes(resource))
     frame["spec"] = {"restartPolicy": "Never", **frame["spec"]}
     return frame
 
