@@ -199,7 +199,8 @@ def front(chat: ChatDeployment, settings: Settings) -> Manifest:
 
 def _is_read(mount: Manifest) -> bool:
     """By the front: its spec, and the models' generation_config.json."""
-    return mount["name"] == "alpaca-config" or mount["name"].startswith("alpaca-claim-")
+    name: str = mount["name"]
+    return name == "alpaca-config" or name.startswith("alpaca-claim-")
 
 
 def _engine_image(chat: ChatDeployment, settings: Settings) -> str:

@@ -93,7 +93,10 @@ def _said(template: Template, count: int) -> str:
         {"id": number, "type": "function", "function": {"name": name, "arguments": PROBE_ARGUMENTS}}
         for number, name in zip(PROBE_IDS[:count], PROBE_NAMES, strict=False)
     ]
-    conversation = [{"role": "user", "content": "问"}, {"role": "assistant", "content": "", "tool_calls": calls}]
+    conversation: list[dict[str, Any]] = [
+        {"role": "user", "content": "问"},
+        {"role": "assistant", "content": "", "tool_calls": calls},
+    ]
     text, spans = template.rendered_whole(conversation, PROBE_TOOLS)
     if not spans:
         raise ValueError("it is not known where an answer begins")

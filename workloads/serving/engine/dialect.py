@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from workloads.data.chat_templates.rendering import Message, Tools
@@ -168,9 +168,7 @@ class Dialect:
         for function in self.functions:
             _check(
                 vocabulary,
-                lambda function=function: of_value(
-                    arguments_of(function), ("", ""), strict=bool(function.get("strict"))
-                ),
+                partial(of_value, arguments_of(function), ("", ""), strict=bool(function.get("strict"))),
                 f"Invalid schema for function '{function['name']}'",
                 f"tools[{names.index(function['name'])}].function.parameters",
                 "invalid_function_parameters",

@@ -276,7 +276,7 @@ class CompletionRequest(Request):
         if isinstance(self.prompt, str):
             return [self.prompt]
         if isinstance(self.prompt[0], int):
-            return [cast("list[int]", self.prompt)]
+            return [self.prompt]
         return list(cast("list[str | list[int]]", self.prompt))
 
     @property

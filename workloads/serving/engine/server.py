@@ -263,13 +263,13 @@ async def _answer(engine: Engine, request: Request, kind: type[ChatRequest] | ty
         await asyncio.wait({leaving, whole}, return_when=asyncio.FIRST_COMPLETED)
         if not whole.done():
             raise ClientDisconnect
-        body = whole.result()
+        answered = whole.result()
     finally:
         choices.give_up()
         leaving.cancel()
         whole.cancel()
     engine.metrics.ended("answered")
-    return JSONResponse(body)
+    return JSONResponse(answered)
 
 
 class _EventStream(Response):

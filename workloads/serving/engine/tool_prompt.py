@@ -58,4 +58,4 @@ def in_words(messages: Sequence[Message]) -> list[Message]:
         else:
             told.append(said)
         after_result = is_result
-    return told
+    return list(told)

@@ -122,7 +122,7 @@ def _merging(tokens: list[str], merges: list[str], name: str) -> Any:
     from tokenizers import models
 
     vocabulary = {text: number for number, text in enumerate(tokens)}
-    pairs = [tuple(merge.split(" ", 1)) for merge in merges]
+    pairs = [(left, right) for left, _, right in (merge.partition(" ") for merge in merges)]
     return models.BPE(vocabulary, pairs, ignore_merges=name == IGNORES_MERGES)
 
 
