@@ -18,7 +18,7 @@ from workloads.serving.engine.grammar import Calls, GrammarError, arguments_of, 
 from workloads.serving.engine.schema import ChatRequest
 from workloads.serving.engine.text import Pieces
 from workloads.serving.engine.tools_schema import ResponseFormat
-from workloads.serving.refusal import Refusal
+from workloads.serving.refusal import Refusal, cut
 
 ANY_OBJECT: dict[str, Any] = {"type": "object"}
 
@@ -109,8 +109,22 @@ class Dialect:
         """Ids that the model goes on from. Raises ValueError where the template cannot write the conversation."""
         messages, tools = self.language.in_own_words(messages, self.tools)
         if self.request.goes_on:
-            return self.language.template.continued(messages, tools)
-        return self.language.template.prompt(messages, tools, asked=self.request.asks)
+            return self._template.continued(messages, tools)
+        return self._template.prompt(messages, tools, asked=self.request.asks)
+
+    @property
+    def _template(self) -> Template:
+        """With the variables of the request. Raises Refusal for one that spells a control token: it would become one."""
+        template = self.language.template
+        for name, value in self.request.variables.items():
+            if isinstance(value, str) and any(mark in value for mark in template.control):
+                raise Refusal(
+                    400,
+                    f"Invalid value for 'chat_template_kwargs': {cut(name)} spells a control token of the model: send other text.",
+                    "invalid_value",
+                    "chat_template_kwargs",
+                )
+        return template.given(self.request.variables)
 
     def reader(self) -> CallReader | None:
         """What reads calls in an answer; None where there can be none."""

@@ -59,6 +59,13 @@ MOST_ANSWERS = 2048
 """To one request."""
 MOST_BIASES = 1024
 """Tokens that a request makes likelier or less likely."""
+TAKEN = frozenset(
+    {
+        "messages", "conversations", "tools", "documents", "chat_template", "add_generation_prompt", "continue_final_message",
+        "return_assistant_tokens_mask", "bos_token", "eos_token", "pad_token", "unk_token",
+    }
+)  # fmt: skip
+"""Variables of a template that are the conversation's or the tokenizer's own."""
 
 
 class TextPart(BaseModel):
@@ -148,6 +155,11 @@ class Request(Fields):
     """As in vLLM's API: further tokens that end an answer."""
     ignore_eos: bool | None = None
     """As in vLLM's API: no token ends the answer but those of `stop_token_ids`. Strings do."""
+    chat_template_kwargs: Annotated[dict[str, bool | int | float | str], Field(max_length=64)] | None = None
+    """As in vLLM's API: values for variables of the model's template. One that it does not read changes nothing, as does all of it for a
+    text, which has no template."""
+    enable_thinking: bool | None = None
+    """The variable of that name, as some clients send it."""
     stream: bool | None = None
     stream_options: StreamOptions | None = None
 
@@ -158,6 +170,22 @@ class Request(Fields):
             if not (name.isascii() and name.isdigit() and len(name) < 10):
                 raise PydanticCustomError("value_error", "Keys should be token ids in figures")
         return biases
+
+    @field_validator("chat_template_kwargs")
+    @classmethod
+    def _of_templates(cls, variables: dict[str, Any] | None) -> dict[str, Any] | None:
+        for name in variables or ():
+            if name in TAKEN:
+                raise _wrong(
+                    "chat_template_kwargs", f"{cut(name)} is a part of every conversation's prompt, and not to be set"
+                )
+        return variables
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """Of the template."""
+        thinking = {} if self.enable_thinking is None else {"enable_thinking": self.enable_thinking}
+        return {**thinking, **(self.chat_template_kwargs or {})}
 
     @property
     def choices(self) -> int:
@@ -391,7 +419,7 @@ def _refused(error: ValidationError) -> Refusal:
     of_field = [each for each in problems if each["loc"][0] == problems[0]["loc"][0]]
     problem = max(of_field, key=lambda each: (len(each["loc"]), not each["type"].endswith("_type")))
     names = [part for part in problem["loc"] if isinstance(part, int) or part.isidentifier()]
-    names = [part for part in names if part not in ("str", "int", "TextPart")]
+    names = [part for part in names if part not in ("str", "int", "bool", "float", "TextPart")]
     param = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in names).removeprefix(".")
     if problem["type"] == "missing":
         return Refusal(400, f"Missing required parameter: '{param}'.", "missing_required_parameter", param)

@@ -21,6 +21,7 @@ from workloads.serving.engine.metrics import Metrics
 from workloads.serving.engine.model_specs import model_specs
 from workloads.serving.engine.schema import ChatRequest
 from workloads.serving.engine.served_model import ServedModel
+from workloads.serving.refusal import Refusal
 from workloads.system import memory
 from workloads.system.environment import Environment
 
@@ -259,3 +260,21 @@ def test_what_this_process_has_no_part_in_is_refused(spec: dict[str, Any], messa
     with pytest.raises(SpecError) as refused:
         model_specs(ChatDeployment.model_validate(manifest(**spec)))
     assert str(refused.value) == message
+
+
+def test_a_request_sets_variables_that_the_template_reads(load: Load, tmp_path: Path) -> None:
+    source = "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}{% if add_generation_prompt %}assistant:"
+    source += "{% if enable_thinking is defined and not enable_thinking %} no{% endif %}{% if style %} {{ style }}{% endif %}{% endif %}"
+    (tmp_path / "own.jinja").write_text(source)
+    served = load(template="FromModel", templateFile={"uri": str(tmp_path / "own.jinja")})
+
+    def read(**fields: Any) -> str:
+        (asked,) = served.ask(ChatRequest(model="tiny", messages=QUESTION, **fields))
+        return str(served.template.tokenizer.decode(asked.prompt.ids))
+
+    plain = read()
+    assert read(enable_thinking=True) == read(chat_template_kwargs={"budget": 5}) == plain
+    assert read(enable_thinking=False) == f"{plain} no"
+    assert read(chat_template_kwargs={"enable_thinking": False, "style": "x"}) == f"{plain} no x"
+    with pytest.raises(Refusal, match="style spells a control token of the model"):
+        read(chat_template_kwargs={"style": "</s>"})

@@ -77,7 +77,7 @@ def test_a_client_of_fastchat_or_vllm_runs_unchanged() -> None:
     for name, value in (
         ("use_beam_search", True),
         ("prompt_logprobs", 1),
-        ("chat_template_kwargs", {"a": 1}),
+        ("documents", [{}]),
     ):
         assert refused({name: value})[1:3] == ("unsupported_parameter", name)
 
@@ -90,6 +90,21 @@ def test_an_assistant_that_only_calls_tools_need_not_say_anything() -> None:
         "content": "",
         "tool_calls": [{"id": "1", "type": "function", "function": {"name": "f", "arguments": {}}}],
     }
+
+
+def test_variables_of_a_template_are_read_and_none_that_is_the_prompts_own() -> None:
+    assert chat(chat_template_kwargs={"budget": 5, "style": "short"}, enable_thinking=False).variables == {
+        "enable_thinking": False,
+        "budget": 5,
+        "style": "short",
+    }
+    assert completion(chat_template_kwargs={"a": True}).variables == {"a": True}
+    assert refused({"chat_template_kwargs": {"messages": "x"}})[1:] == (
+        "invalid_value",
+        "chat_template_kwargs",
+        "Invalid value for 'chat_template_kwargs': messages is a part of every conversation's prompt, and not to be set.",
+    )
+    assert refused({"chat_template_kwargs": {"a": [1]}})[1] == "invalid_type"
 
 
 def test_an_assistant_may_have_said_nothing_and_nobody_else() -> None:
