@@ -251,6 +251,7 @@ def chat_engine(chat: Any, desk: Desk, scratch: Path) -> list[Any]:
         patch.object(loading.model_request, "inspect_request", lambda request: seen.append(request) or MagicMock()),
         patch.object(loading.loading, "load", template),
         patch.object(loading.inference, "load_inspected", lambda inspected: found),
+        patch.object(loading, "configuration"),
         patch.object(loading.tokenize, "rows_of", lambda tokenizer: 256),
         patch.object(loading, "ServedModel", SimpleNamespace),
         patch.object(loading, "Scheduler") as scheduler,
