@@ -216,6 +216,14 @@ class TestVllm:
         )
         assert found["api"]["image"] == "registry.example/page:1"
 
+    def test_stops_when_what_stands_before_it_has_no_answer_left(self):
+        found = containers(WITH_VLLM, engine="vLLM", pod=GPU)
+        told = found["engine"]["lifecycle"]["preStop"]["exec"]["command"]
+        assert told[:2] == ["python3", "-c"]
+        compile(told[2], "preStop", "exec")
+        assert "('127.0.0.1', 8000)" in told[2]
+        assert found["api"]["lifecycle"]["preStop"] == {"sleep": {"seconds": 5}}
+
     def test_reads_of_the_models_folder_what_it_says_of_answers_and_writes_nothing(self):
         found = containers(WITH_VLLM, engine="vLLM", pod=GPU, cache={"claimName": "cache"})
         mounted = {mount["mountPath"]: mount.get("readOnly", False) for mount in found["api"]["volumeMounts"]}

@@ -168,7 +168,7 @@ def engine(chat: ChatDeployment, settings: Settings) -> Manifest:
         # A minute: a node that trains beside may let an answer wait, and to start again costs the model's loading. vLLM, which listens
         # when it has loaded, has one answer to whether it is well.
         "livenessProbe": probe("/health" if with_vllm else "/livez", 12),
-        "lifecycle": _draining(spec),
+        "lifecycle": _behind_the_front() if with_vllm else _draining(spec),
         **pod.RESTRICTED,
         "volumeMounts": mounts(chat),
     }
@@ -278,6 +278,15 @@ def _draining(spec: ChatSpec) -> Manifest:
     """Answered until the Service knows; the rest of the grace period is for what is being answered."""
     seconds = min(DRAIN_SECONDS, spec.pod.termination_grace_period_seconds - 1)
     return {"preStop": {"sleep": {"seconds": seconds}}}
+
+
+def _behind_the_front() -> Manifest:
+    """vLLM breaks its answers off when it is told to stop: it is told when what stands before it has none any more, and is gone."""
+    waiting = (
+        f"import socket, time\ntime.sleep({DRAIN_SECONDS})\n"
+        f"while not socket.socket().connect_ex(('127.0.0.1', {API_PORT})): time.sleep(1)"
+    )
+    return {"preStop": {"exec": {"command": ["python3", "-c", waiting]}}}
 
 
 def _probe_within(path: str, *, failures: int) -> Manifest:

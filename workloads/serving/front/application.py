@@ -65,8 +65,20 @@ class Front:
     seconds: float = 600.0
     """For an answer."""
     present: int = 0
+    idle: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set while nothing is being answered, once something was."""
     draining: bool = False
     reading: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
+
+    def enter(self) -> None:
+        """A request is answered, or waits."""
+        self.present += 1
+        self.idle.clear()
+
+    def leave(self) -> None:
+        self.present -= 1
+        if not self.present:
+            self.idle.set()
 
     def entry(self, listed: list[dict[str, Any]]) -> dict[str, Any]:
         """As `/v1/models` lists the model: of what vLLM lists the tuned one, for the base below an adapter answers as nobody wants it to,
@@ -205,7 +217,7 @@ class _Relay(Response):
         self._is_begun = self._is_stream = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self._front.present += 1
+        self._front.enter()
         leaving = asyncio.create_task(disconnected(receive))
         sending = asyncio.create_task(self._send(scope, receive, send))
         try:
@@ -213,7 +225,7 @@ class _Relay(Response):
             if sending.done():
                 sending.result()
         finally:
-            self._front.present -= 1
+            self._front.leave()
             leaving.cancel()
             sending.cancel()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
@@ -27,6 +28,8 @@ from workloads.system.environment import Environment
 from workloads.system.signals import RESERVE
 
 CONNECT_SECONDS = 5.0
+LAST_WORDS_SECONDS = 3
+"""For connections to close after the last answer."""
 ENV_PORT = "ALPACA_ENGINE_PORT"
 """Another port than contract.API_PORT, as for our own engine."""
 ENV_VLLM_URL = "ALPACA_VLLM_URL"
@@ -95,12 +98,16 @@ async def _serve(job: ChatDeployment, front: Front, in_pod: bool, number: int) -
     listener = listen(in_pod, number, ENV_PORT)
     grace = job.spec.pod.termination_grace_period_seconds * (1 - RESERVE)
     known = addresses.of(job, os.environ, in_pod)
-    server = Server(application(front, known, log), max(1, int(grace)), lifespan="on")
+    server = Server(application(front, known, log), LAST_WORDS_SECONDS, lifespan="on")
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     log(f"the API comes up at http://127.0.0.1:{listener.getsockname()[1]}/v1")
     stopped = asyncio.create_task(stop.wait())
     await asyncio.wait({serving, stopped}, return_when=asyncio.FIRST_COMPLETED)
-    front.draining = True
+    front.draining = True  # the port stays open meanwhile: vLLM's container waits for it to close before it stops
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(max(0.0, grace - LAST_WORDS_SECONDS)):
+            if front.present:
+                await front.idle.wait()
     server.should_exit = True
     await serving
 
