@@ -114,7 +114,7 @@ def test_a_task_has_the_same_metrics(served: Served, tmp_path: Path) -> None:
     evaluated.write_task(tmp_path / "tasks", metric_list=[{"metric": "acc"}, {"metric": "acc_norm"}])
     (loaded,) = harness.load([Task(name="likes")], tmp_path / "tasks")
     model: Any = served.model.scheduler._model
-    wanted = harness.run(loaded, model, served.model.template.tokenizer, 2, lambda: None)
+    wanted = harness.run(loaded, model, served.model.template.tokenizer, 2, lambda: None).metrics
     told: Any = evaluate(over_the_api(served), loaded.entries, bootstrap_iters=0, log_samples=False)
     assert {name: told["results"]["likes"][f"{name.partition('/')[2]},none"] for name in wanted} == wanted
     assert wanted.keys() == {"likes/acc", "likes/acc_norm"}

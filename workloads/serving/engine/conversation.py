@@ -117,7 +117,7 @@ def too_long(tokens: int, room: Room, param: str = "messages", *, at_least: bool
     return Refusal(
         400,
         f"This server takes at most {room.tokens} tokens of input, and {what} {'at least ' if at_least else ''}{tokens}: shorten it.",
-        "contextlength_exceeded",
+        "context_length_exceeded",
         param,
     )
 
