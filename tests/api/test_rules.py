@@ -572,6 +572,21 @@ BROKEN += of(
             id="vLLM with fewer bits",
         ),
         pytest.param(
+            {"adapters": [{"uri": "pvc://models/one", "name": "poet"}, {"uri": "pvc://models/two"}]},
+            "adapters with a name are models of their own and those without are put on the model for all: name all of them, or none",
+            id="an adapter with a name and one without",
+        ),
+        pytest.param(
+            {"adapters": [{"uri": "pvc://models/one", "name": "poet"}, {"uri": "pvc://models/two", "name": "poet"}]},
+            "two adapters have one name: requests choose by it, give each its own",
+            id="two adapters of one name",
+        ),
+        pytest.param(
+            {"engine": "vLLM", "adapters": [{"uri": "pvc://models/one", "name": "poet"}]},
+            "with engine vLLM an adapter is the deployment's one model: remove its name, or set engine to Transformers",
+            id="vLLM with an adapter beside",
+        ),
+        pytest.param(
             {"engine": "vLLM", "template": "HumanAssistant"},
             "vLLM takes the chat template that is saved with the model: remove template and templateFile, or set engine to Transformers",
             id="vLLM with a template of ours",

@@ -95,6 +95,12 @@ class TestTheEngine:
             ),
             pytest.param(
                 WITH_VLLM,
+                {"pod": GPU, "adapters": [{"uri": "pvc://models/one", "name": "poet"}]},
+                "Transformers: adapters with names are served by Transformers",
+                id="an adapter beside the model",
+            ),
+            pytest.param(
+                WITH_VLLM,
                 {"pod": GPU, "model": {"uri": "s3://models/poet"}},
                 "Transformers: vLLM reads pvc:// and hf:// alone, and model is s3://models/poet",
                 id="where vLLM cannot read",

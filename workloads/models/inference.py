@@ -6,7 +6,9 @@ What cannot work was refused by `model_request` before.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from workloads.errors import DataError, OutOfMemory, SpecError
@@ -47,6 +49,14 @@ class LoadedModel:
         width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         return int(2 * config.num_hidden_layers * heads * width * self.model.dtype.itemsize)
 
+    def wear(self, adapter: int | None) -> None:
+        """Answer with one of the adapters beside each other on it, by its place, or with the model alone."""
+        if adapter is None:
+            self.model.base_model.disable_adapter_layers()
+        else:
+            self.model.base_model.enable_adapter_layers()
+            self.model.set_adapter(f"adapter{adapter}", inference_mode=True)
+
     def start_anew(self) -> None:
         """Forget how long the last text was, by which transformers has stretched the positions of a model that `changes_with_length`."""
         dynamic_positions.start_anew(self.model)
@@ -63,9 +73,9 @@ def load(request: ModelRequest) -> LoadedModel:
     return load_inspected(inspect_request(request))
 
 
-def load_inspected(inspected: InspectedModel) -> LoadedModel:
-    """Read the weights. Raises InputError or DataError that names the field, OutOfMemory when they do not fit."""
-
+def load_inspected(inspected: InspectedModel, beside: Sequence[tuple[str, str, Path]] = ()) -> LoadedModel:
+    """Read the weights. ``beside``: field, uri and folder of adapters that are put on it beside each other; it wears none of them at first.
+    Raises InputError or DataError that names the field, OutOfMemory when they do not fit."""
     request, options, quantized = inspected.request, inspected.options, inspected.quantized
     unhide_libraries(request, quantized)
     try:
@@ -73,6 +83,7 @@ def load_inspected(inspected: InspectedModel) -> LoadedModel:
             loaded: Any = load_base(inspected.base, request.label, options)
         if inspected.device.kind == "cuda" and not request.bits:
             loaded = loaded.to("cuda:0")
+        loaded = _put_on(loaded, beside, request.uri)
         loaded = _with_adapters(loaded, request, merge=options.weights == "float32" and not (request.bits or quantized))
     except Exception as error:
         if isinstance(exits.explain(error), OutOfMemory):
@@ -81,7 +92,7 @@ def load_inspected(inspected: InspectedModel) -> LoadedModel:
             ) from error
         raise
     loaded.eval().requires_grad_(False)
-    return LoadedModel(
+    found = LoadedModel(
         model=loaded,
         tokenizer=inspected.tokenizer,
         context=context_length(loaded.config.to_dict()),
@@ -94,16 +105,35 @@ def load_inspected(inspected: InspectedModel) -> LoadedModel:
         },
         notes=[*inspected.notes],
     )
+    if beside:
+        found.wear(None)
+    return found
 
 
 def _with_adapters(loaded: Any, request: ModelRequest, *, merge: bool) -> Any:
     """Adapters on the base: merged in memory where that rounds nothing away, beside it elsewhere."""
     if not request.adapters:
         return loaded
+    loaded = _put_on(loaded, request.adapters, request.uri)
+    if len(request.adapters) > 1:
+        try:
+            loaded.base_model.set_adapter([f"adapter{number}" for number in range(len(request.adapters))])
+        except ValueError as error:
+            raise SpecError(
+                f"spec.{request.adapters[-1][0]}: adapters that bring embeddings of their own cannot stand beside others ({error}): merge them "
+                "with a MergeJob"
+            ) from error
+    return loaded.merge_and_unload() if merge else loaded
+
+
+def _put_on(loaded: Any, adapters: Sequence[tuple[str, str, Path]], base: str) -> Any:
+    """Adapters on a model, called by their places."""
+    if not adapters:
+        return loaded
     import peft
 
-    names = [f"adapter{number}" for number in range(len(request.adapters))]
-    for name, (named, uri, folder) in zip(names, request.adapters, strict=True):
+    for number, (named, uri, folder) in enumerate(adapters):
+        name = f"adapter{number}"
         try:
             if isinstance(loaded, peft.PeftModel):
                 loaded.load_adapter(folder, name, torch_device=str(loaded.device))
@@ -111,15 +141,7 @@ def _with_adapters(loaded: Any, request: ModelRequest, *, merge: bool) -> Any:
                 loaded = peft.PeftModel.from_pretrained(loaded, folder, name, torch_device=str(loaded.device))
         except (ValueError, RuntimeError, KeyError) as error:
             raise DataError(
-                f"spec.{named} {uri} does not fit the base {request.uri} ({str(error).splitlines()[0]}): name the base that the adapter was "
+                f"spec.{named} {uri} does not fit the base {base} ({str(error).splitlines()[0]}): name the base that the adapter was "
                 "made from"
             ) from error
-    if len(names) > 1:
-        try:
-            loaded.base_model.set_adapter(names)
-        except ValueError as error:
-            raise SpecError(
-                f"spec.{request.adapters[-1][0]}: adapters that bring embeddings of their own cannot stand beside others ({error}): merge them "
-                "with a MergeJob"
-            ) from error
-    return loaded.merge_and_unload() if merge else loaded
+    return loaded

@@ -24,6 +24,13 @@ class ChatModel(AnsweringModel):
     accepts: ClassVar = AnsweringModel.accepts | {"GGUFModel"}
 
 
+class ServedAdapter(AdapterSource):
+    """A LoRA adapter on the model."""
+
+    name: ModelName | None = None
+    """Makes it a model of its own, which requests call so: the model with this adapter alone. Absent, it is put on the model for all."""
+
+
 NO_TWO_TEMPLATES = Rule(
     cel="!has(self.templateFile) || self.template == 'FromModel'",
     holds=lambda part: part.template_file is None or part.template == "FromModel",
@@ -176,8 +183,8 @@ class ChatSpec(ResourceSpec):
     model: ChatModel | None = None
     """The model: full, quantized by QuantizeJob, or with `engine: LlamaCpp` a folder with one GGUF file. With `engine: External` there
     is none."""
-    adapters: list[AdapterSource] = Field(default_factory=list, max_length=16)
-    """Adapters put on it, not merged."""
+    adapters: list[ServedAdapter] = Field(default_factory=list, max_length=16)
+    """Adapters on it, not merged: put on it together, or, where they have names, each a model of its own beside it, in the memory of one."""
     load: Load | None = None
     """Hold it in 8 or 4 bits. Not for a model that is quantized already."""
     template: TemplateName = "FromModel"
@@ -279,6 +286,24 @@ class ChatSpec(ResourceSpec):
             holds=lambda spec: spec.engine != "vLLM" or not (spec.compare_with or spec.load or len(spec.adapters) > 1),
             message="vLLM serves one model with at most one adapter, in the bits that it was saved in: remove compareWith, load and further "
             "adapters, or set engine to Transformers",
+        ),
+        Rule(
+            cel="!has(self.adapters) || self.adapters.all(one, has(one.name)) || self.adapters.all(one, !has(one.name))",
+            holds=lambda spec: len({one.name is None for one in spec.adapters}) < 2,
+            message="adapters with a name are models of their own and those without are put on the model for all: name all of them, or none",
+        ),
+        Rule(
+            cel="!has(self.adapters) || self.adapters.all(one, !has(one.name) || self.adapters.exists_one(other, has(other.name) && "
+            "other.name == one.name))",
+            holds=lambda spec: (
+                len({one.name for one in spec.adapters if one.name}) == sum(bool(one.name) for one in spec.adapters)
+            ),
+            message="two adapters have one name: requests choose by it, give each its own",
+        ),
+        Rule(
+            cel="self.engine != 'vLLM' || !has(self.adapters) || !self.adapters.exists(one, has(one.name))",
+            holds=lambda spec: spec.engine != "vLLM" or not any(one.name for one in spec.adapters),
+            message="with engine vLLM an adapter is the deployment's one model: remove its name, or set engine to Transformers",
         ),
         Rule(
             cel="self.engine != 'vLLM' || (self.template == 'FromModel' && !has(self.templateFile))",

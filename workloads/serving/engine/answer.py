@@ -37,6 +37,8 @@ class Answer:
     """Its reader has left."""
     key: str = ""
     """Who asks. Of those who wait it is the turn of who has the fewest answers in progress."""
+    adapter: int | None = None
+    """Place of the adapter that the model wears for it."""
     written: list[int] = field(default_factory=list)
     """Its tokens so far."""
     reused: int = 0

@@ -47,11 +47,12 @@ class Conversations:
         """Whether a new row for so many tokens has room beside those of answers in progress. One that is alone gets what it needs."""
         return not self.living or self.in_use + min(most, tokens + GROWTH) <= self.positions
 
-    def begin(self, tokens: list[int], most: int, *, anew: bool = False) -> Row:
+    def begin(self, tokens: list[int], most: int, adapter: int | None = None, *, anew: bool = False) -> Row:
         """A row for a text, with what is known already of its beginning: all but the last token at most, which has to be computed anew to
-        know what follows. ``most``: positions that it may come to. ``anew``: all of it is to be computed."""
-        row = Row(most, min(most, len(tokens) + GROWTH))
-        known, length = (None, 0) if anew else self._like(tokens)
+        know what follows. ``most``: positions that it may come to. ``adapter``: place of
+        the one that the model wears. ``anew``: all of it is to be computed."""
+        row = Row(most, min(most, len(tokens) + GROWTH), adapter)
+        known, length = (None, 0) if anew else self._like(tokens, adapter)
         if known is not None and known in self.over:
             self.over.remove(known)
             if 2 * length >= known.length or not self._make_room(row.capacity + known.capacity):
@@ -120,13 +121,13 @@ class Conversations:
             held -= self.over.pop(0).capacity
         return held + positions <= self.positions
 
-    def _like(self, tokens: list[int]) -> tuple[Row | None, int]:
+    def _like(self, tokens: list[int], adapter: int | None) -> tuple[Row | None, int]:
         """The row that has most of a text's beginning, and how much."""
         best, most = None, WORTH - 1
         if self._remembers:
             for row in (*self.over, *self.living):
                 length = min(_common(row.tokens, tokens), len(tokens) - 1)
-                if length > most:
+                if length > most and row.adapter == adapter:
                     best, most = row, length
         return best, most
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from workloads.models.configuration import configuration
 from workloads.models.inference import LoadedModel
 from workloads.models.model_request import InspectedModel, ModelRequest
 from workloads.serving import defaults as defaults_of
-from workloads.serving.engine import attention
+from workloads.serving.engine import attention, beside
+from workloads.serving.engine.beside import Beside
 from workloads.serving.engine.model_specs import ModelSpec, model_specs
 from workloads.serving.engine.scheduler import Scheduler, Watcher
 from workloads.serving.engine.served_model import Defaults, ServedModel
@@ -49,21 +51,31 @@ def load(
         _must_be_no_gguf(spec, inputs)
         model = model_request.inspect_request(_request(spec, inputs))
         attention.check(configuration(model.base, model.request.label), spec.name)
-        inspected.append((spec, model, _template(spec, inputs, model)))
+        adapters = beside.inspected(spec, inputs, model)
+        inspected.append(
+            (
+                spec,
+                model,
+                _template(spec, inputs, model),
+                [(each, _template(spec, inputs, each.model)) for each in adapters],
+            )
+        )
     loaded = []
-    for spec, model, template in inspected:
+    for spec, model, template, adapters in inspected:
         log(f"loading {spec.model.uri}")
-        found = inference.load_inspected(model)
+        found = inference.load_inspected(model, [each.source for each, _ in adapters])
         for note in found.notes:
             log(note)
-        loaded.append((spec, found, template))
-    log("resolved: " + "; ".join(f"{spec.name}: {_settings_text(found.how)}" for spec, found, _ in loaded))
-    served = {
-        spec.name: _served(job, spec, inputs, found, template, watcher, len(loaded), log)
-        for spec, found, template in loaded
-    }
-    for each in served.values():
-        each.scheduler.start()
+        loaded.append((spec, found, template, adapters))
+    log("resolved: " + "; ".join(f"{spec.name}: {_settings_text(found.how)}" for spec, found, _, _ in loaded))
+    served: dict[str, ServedModel] = {}
+    for spec, found, template, adapters in loaded:
+        base = served[spec.name] = _served(job, spec, inputs, found, template, watcher, len(loaded), log)
+        for place, (each, own) in enumerate(adapters):
+            served[each.name] = _worn(base, place, each, own, job, found)
+    for model in served.values():
+        if model.adapter is None:
+            model.scheduler.start()
     return served
 
 
@@ -130,12 +142,8 @@ def _served(
     answering = defaults_of.resolved(job.spec.generation, _folders(spec, inputs))
     defaults = Defaults(system_prompt=job.spec.system_prompt, **answering)
     tokenizer = template.tokenizer
-    own_ends = getattr(found.model.generation_config, "eos_token_id", None)
-    own_ends = [] if own_ends is None else [own_ends] if isinstance(own_ends, int) else list(own_ends)
     if not template.stop_ids:
         log(f"{spec.name}: the template names no token that ends an answer: answers end at maxNewTokens")
-    begins = tokenizer.bos_token_id
-    plain = tokenizer("a")["input_ids"]
     return ServedModel(
         name=spec.name,
         kind=found.kind,
@@ -152,13 +160,47 @@ def _served(
             piece=context if found.changes_with_length else None,
             remembers=not found.changes_with_length,
             before=found.start_anew if found.changes_with_length else lambda: None,
+            wear=found.wear,
         ),
         context=context,
         max_input_tokens=input_limit(limits, context, defaults, spec),
         timeout_seconds=limits.request_timeout_seconds,
-        ends=frozenset({*template.stop_ids, *template.next_turn[0], *own_ends}),
-        begins=begins if begins is not None and plain[:1] == [begins] else None,
+        ends=_ends(found, template),
+        begins=_begins(template),
     )
+
+
+def _worn(
+    base: ServedModel, place: int, adapter: Beside, template: Template, job: ChatDeployment, found: LoadedModel
+) -> ServedModel:
+    """The model that an adapter makes of the base, written by the same scheduler."""
+    folders = [adapter.source[2], adapter.model.request.folder]
+    answering = defaults_of.resolved(job.spec.generation, folders)
+    return replace(
+        base,
+        name=adapter.name,
+        kind="LoRAAdapter",
+        digest=adapter.digest,
+        template=template,
+        defaults=Defaults(system_prompt=job.spec.system_prompt, **answering),
+        ends=_ends(found, template),
+        begins=_begins(template),
+        adapter=place,
+    )
+
+
+def _ends(found: LoadedModel, template: Template) -> frozenset[int]:
+    """Tokens that end an answer."""
+    own = getattr(found.model.generation_config, "eos_token_id", None)
+    own = [] if own is None else [own] if isinstance(own, int) else list(own)
+    return frozenset({*template.stop_ids, *template.next_turn[0], *own})
+
+
+def _begins(template: Template) -> int | None:
+    """The token that texts outside of a conversation begin with, where the tokenizer sets one."""
+    begins = template.tokenizer.bos_token_id
+    plain = template.tokenizer("a")["input_ids"]
+    return begins if begins is not None and plain[:1] == [begins] else None
 
 
 def _folders(spec: ModelSpec, inputs: Inputs) -> list[Path]:

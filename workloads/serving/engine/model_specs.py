@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from alpaca_operator.api.chat import ChatDeployment
@@ -19,9 +20,16 @@ class ModelSpec:
     prefix: str
     """Of the names of its fields: empty, or `compareWith.`."""
     model: AnsweringModel
-    adapters: list[AdapterSource]
+    adapters: Sequence[AdapterSource]
     load: Load | None
     template: TemplateName
+    beside: tuple[str, ...] = ()
+    """Names of adapters that are models of their own on it: those of the spec's `adapters`, which are not put on it for all then."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All that it answers to."""
+        return (self.name, *self.beside)
 
 
 def model_specs(job: ChatDeployment) -> list[ModelSpec]:
@@ -36,7 +44,8 @@ def model_specs(job: ChatDeployment) -> list[ModelSpec]:
         )
     assert spec.model is not None, "a rule of the spec"
     name = job.metadata.name
-    found = [ModelSpec(name, "", spec.model, spec.adapters, spec.load, spec.template)]
+    beside = tuple(adapter.name for adapter in spec.adapters if adapter.name)
+    found = [ModelSpec(name, "", spec.model, [] if beside else spec.adapters, spec.load, spec.template, beside)]
     if (other := spec.compare_with) is not None:
         assert other.model is not None, "a rule of the spec"
         found.append(
@@ -44,6 +53,11 @@ def model_specs(job: ChatDeployment) -> list[ModelSpec]:
                 other.name or f"{name}-other", "compareWith.", other.model, other.adapters, other.load, other.template
             )
         )
-    if len({model.name for model in found}) < len(found):
-        raise SpecError(f"compareWith.name {found[1].name} is the name of the deployment: give it another")
+    if name in beside:
+        raise SpecError(
+            f"adapters[{beside.index(name)}].name {name} is the name of the deployment, which the model alone has: give it another"
+        )
+    if len(found) > 1 and found[1].name in found[0].names:
+        what = "the deployment" if found[1].name == name else "an adapter"
+        raise SpecError(f"compareWith.name {found[1].name} is the name of {what}: give it another")
     return found

@@ -27,7 +27,9 @@ class Places:
 class Row:
     """One conversation, in memory of its own or, while its answer is written, as a part of a `Group`."""
 
-    def __init__(self, most: int, capacity: int) -> None:
+    def __init__(self, most: int, capacity: int, adapter: int | None = None) -> None:
+        self.adapter = adapter
+        """What the model wore as it read this: another makes other keys and values of the same text."""
         self.tokens: list[int] = []
         self.most = most
         """Positions that it may come to."""
@@ -87,6 +89,11 @@ class Group:
         self._own(row)
 
     @property
+    def adapter(self) -> int | None:
+        """What the model wears for all of them."""
+        return self.rows[0].adapter
+
+    @property
     def held(self) -> int:
         return self.slots * self.length
 
@@ -96,8 +103,8 @@ class Group:
         return max(row.length for row in self.rows)
 
     def suits(self, row: Row) -> bool:
-        """Whether neither pays much for the other's length."""
-        return abs(self.reach - row.length) <= GROWTH + min(self.reach, row.length) // 2
+        """Whether one kernel can compute both, and neither pays much for the other's length."""
+        return self.adapter == row.adapter and abs(self.reach - row.length) <= GROWTH + min(self.reach, row.length) // 2
 
     def put(
         self, layer: int, places: Places, keys: torch.Tensor, values: torch.Tensor

@@ -22,6 +22,7 @@ from workloads.serving.engine import refusals
 from workloads.serving.engine.answer import Answer
 from workloads.serving.engine.attention import Part, Pass
 from workloads.serving.engine.conversations import Conversations
+from workloads.serving.engine.rows import Group, Row
 from workloads.serving.engine.stream import Ending, Stream
 from workloads.serving.engine.turns import next_in, shares
 from workloads.serving.refusal import Refusal
@@ -79,13 +80,16 @@ class Scheduler:
         watcher: Watcher | None = None,
         piece: int | None = None,
         remembers: bool = True,
+        wear: Callable[[int | None], None] = lambda adapter: None,
     ) -> None:
         """``model``: made ready by `attention.prepare`. ``positions``: tokens of conversation that there is memory for.
         ``vocabulary_size``: ids that stand for something; a head may have more rows. ``before``: called before each prompt. ``piece``:
-        prompt tokens in a pass. ``remembers``: as of `Conversations`."""
+        prompt tokens in a pass. ``remembers``: as of `Conversations`. ``wear``: puts an adapter on the model, by
+        its place, or none, as it begins."""
         self._model = model
         self._vocabulary_size = vocabulary_size
-        self._before = before
+        self._before, self._wear = before, wear
+        self._worn: int | None = None
         self._device: torch.device = model.device
         self._max_batch, self._max_queue = max_batch, max_queue
         self._rows = Conversations(positions, remembers=remembers)
@@ -208,7 +212,9 @@ class Scheduler:
                 self._waiting.remove(answer)
                 self._running.append(answer)
             self._before()
-            answer.row = self._rows.begin(answer.prompt + answer.written, answer.most, anew=answer.notes_prompt)
+            answer.row = self._rows.begin(
+                answer.prompt + answer.written, answer.most, answer.adapter, anew=answer.notes_prompt
+            )
             if not answer.written:
                 answer.reused = answer.row.length
                 self._watcher.reused_tokens(answer.reused)
@@ -238,24 +244,33 @@ class Scheduler:
                 self._leave(answer)
 
     def _advance(self) -> None:
-        """One pass: the next token of every answer, and a piece of the texts that are read."""
+        """The next token of every answer, and a piece of the texts that are read: one pass for each adapter that the model has to wear."""
         while not self._rows.grow():
             self._put_back(self._running[-1])
         answers = {answer.row: answer for answer in self._running if answer.row}
-        reading = [answer for answer in self._running if answer.row and not answer.row.group]
+        reading = [answer for row, answer in answers.items() if not row.group]
         pieces = shares([answer.unseen for answer in reading], self._piece)
-        read = [
+        parts = [
             Part(answer.row, answer.next_tokens(count))
             for answer, count in zip(reading, pieces, strict=True)
             if answer.row and count
         ]
-        newest = {row: answers[row].written[-1] for group in self._rows.groups for row in group}
+        groups = list(self._rows.groups)
+        for adapter in dict.fromkeys([group.adapter for group in groups] + [part.row.adapter for part in parts]):
+            if adapter != self._worn:
+                self._wear(adapter)
+                self._worn = adapter
+            self._pass(
+                answers,
+                [group for group in groups if group.adapter == adapter],
+                [part for part in parts if part.row.adapter == adapter],
+            )
+
+    def _pass(self, answers: dict[Row, Answer], groups: list[Group], read: list[Part]) -> None:
+        newest = {row: answers[row].written[-1] for group in groups for row in group}
         last = {part.row for part in read if len(part.tokens) == answers[part.row].unseen}
-        if not (newest or read):
-            return
         noting = {part.row for part in read if answers[part.row].notes_prompt}
-        computed = Pass(self._rows.groups, newest, read, self._device)
-        rows, logits, behind = computed.run(self._model, newest.keys() | last, noting)
+        rows, logits, behind = Pass(groups, newest, read, self._device).run(self._model, newest.keys() | last, noting)
         for row, found in behind.items():
             answers[row].note_prompt(found)
         if prompts := sum(len(part.tokens) for part in read if not answers[part.row].written):

@@ -64,6 +64,8 @@ class ServedModel:
     """Tokens that end an answer."""
     begins: int | None
     """The token that texts outside of a conversation begin with."""
+    adapter: int | None = None
+    """Place of the adapter that makes it, where several are beside each other on one base."""
     pieces: Pieces = field(init=False)
     language: Language = field(init=False)
 
@@ -182,6 +184,7 @@ class ServedModel:
         notes = request.top is not None or request.candidates > request.choices
         return Answer(
             prompt=prompt.ids,
+            adapter=self.adapter,
             controls=self._controls(request, len(prompt.ids), number),
             writer=Writer(
                 self.pieces,

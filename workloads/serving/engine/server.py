@@ -28,6 +28,7 @@ from workloads.serving.guard.scope import header
 from workloads.serving.refusal import Refusal, cut
 
 if TYPE_CHECKING:  # they bring torch: the port is open before it is imported
+    from workloads.serving.engine.scheduler import Scheduler
     from workloads.serving.engine.served_model import ServedModel
 
 READERS = 2
@@ -56,13 +57,18 @@ class Engine:
 
     def __post_init__(self) -> None:
         self.metrics.watch(
-            queued=lambda: sum(served.scheduler.queued for served in self.models.values()),
-            running=lambda: sum(served.scheduler.running for served in self.models.values()),
+            queued=lambda: sum(scheduler.queued for scheduler in self.schedulers),
+            running=lambda: sum(scheduler.running for scheduler in self.schedulers),
         )
 
     @property
+    def schedulers(self) -> list[Scheduler]:
+        """One for each base: adapters on one are models of one scheduler."""
+        return list(dict.fromkeys(served.scheduler for served in self.models.values()))
+
+    @property
     def state(self) -> State:
-        if any(served.scheduler.is_dead for served in self.models.values()):
+        if any(scheduler.is_dead for scheduler in self.schedulers):
             return "dead"
         if self.draining:
             return "draining"
@@ -70,12 +76,12 @@ class Engine:
 
     @property
     def is_stuck(self) -> bool:
-        return any(served.scheduler.silent_for() > STUCK_SECONDS for served in self.models.values())
+        return any(scheduler.silent_for() > STUCK_SECONDS for scheduler in self.schedulers)
 
     def idle_within(self, seconds: float) -> bool:
         """Wait until nothing is being answered; False when time is over before."""
         end = time.monotonic() + seconds
-        return all(served.scheduler.idle_within(end - time.monotonic()) for served in self.models.values())
+        return all(scheduler.idle_within(end - time.monotonic()) for scheduler in self.schedulers)
 
     def find(self, name: str) -> ServedModel:
         """The model of that name. Raises Refusal where there is none, or none yet."""

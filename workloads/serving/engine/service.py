@@ -75,7 +75,7 @@ class Service:
         sidecar: Sidecar | None = None,
     ) -> None:
         self._job, self._environment, self._environ, self._console = job, environment, environ, console
-        names = tuple(model.name for model in model_specs(job))
+        names = tuple(name for model in model_specs(job) for name in model.names)
         self.engine = Engine(names, key=keys.of(job, environ))
         self._port = port(environ, ENV_PORT, contract.API_PORT)
         self._sidecar = sidecar
@@ -167,5 +167,5 @@ class Service:
             await asyncio.to_thread(self.engine.idle_within, end - time.monotonic())
 
     def _close(self) -> None:
-        for served in self.engine.models.values():
-            served.scheduler.close()
+        for scheduler in self.engine.schedulers:
+            scheduler.close()

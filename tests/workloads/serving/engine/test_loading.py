@@ -53,20 +53,21 @@ def load(wide: Path, tmp_path: Path) -> Iterator[Load]:
         opened.extend(served.values())
         return next(iter(served.values()))
 
-    loaded.said = []  # type: ignore[attr-defined]
+    loaded.said, loaded.opened = [], opened  # type: ignore[attr-defined]
     yield loaded
     for served in opened:
         served.scheduler.close()
 
 
 def answer(served: ServedModel) -> str:
-    async def ask() -> str:
-        (asked,) = served.ask(
-            ChatRequest(model="tiny", messages=QUESTION, temperature=0, repetition_penalty=1, max_tokens=16)
-        )
-        return await served.scheduler.submit(asked.answer).whole()
+    return asyncio.run(asked(served))
 
-    return asyncio.run(ask())
+
+async def asked(served: ServedModel) -> str:
+    (one,) = served.ask(
+        ChatRequest(model="tiny", messages=QUESTION, temperature=0, repetition_penalty=1, max_tokens=16)
+    )
+    return await served.scheduler.submit(one.answer).whole()
 
 
 def generated(model: Any, served: ServedModel) -> str:
@@ -116,6 +117,73 @@ def test_two_adapters_answer_together(load: Load, wide: Path, tmp_path: Path) ->
     first, _ = adapter(wide, tmp_path / "first"), shutil.copytree(tmp_path / "first", tmp_path / "second")
     assert first.exists()
     assert answer(load(adapters=[{"uri": "first"}, {"uri": "second"}])) != answer(load(adapters=[{"uri": "first"}]))
+
+
+def test_adapters_with_names_are_models_of_their_own_that_answer_at_the_same_time(
+    load: Load, wide: Path, tmp_path: Path
+) -> None:
+    """Also where all of a conversation's beginning is known: what one adapter has read, another reads anew."""
+    import peft
+    from transformers import AutoModelForCausalLM
+
+    folders = [
+        adapter(wide, tmp_path / "first"),
+        adapter(wide, tmp_path / "second", use_dora=True, lora_alpha=32),
+    ]
+    base = load(adapters=[{"uri": "first", "name": "poet"}, {"uri": "second", "name": "sage"}])
+    served = {each.name: each for each in load.opened}  # type: ignore[attr-defined]
+    assert [(each.name, each.kind) for each in served.values()] == [
+        ("tiny", "Model"),
+        ("poet", "LoRAAdapter"),
+        ("sage", "LoRAAdapter"),
+    ]
+    assert served["poet"].scheduler is served["sage"].scheduler is base.scheduler
+    plain = [AutoModelForCausalLM.from_pretrained(wide, dtype=torch.float32) for _ in range(3)]
+    alone = [plain[0], *(peft.PeftModel.from_pretrained(*each) for each in zip(plain[1:], folders, strict=True))]
+    expected = [generated(model, each) for model, each in zip(alone, served.values(), strict=True)]
+    assert len(set(expected)) == 3
+
+    async def together() -> list[str]:
+        return list(await asyncio.gather(*(asked(each) for each in [*served.values()] * 2)))
+
+    for _ in range(2):
+        assert asyncio.run(together()) == expected * 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "size"),
+    [
+        pytest.param({"modules_to_save": ["lm_head"]}, 256, id="a head of its own"),
+        pytest.param({"modules_to_save": ["embed_tokens", "lm_head"]}, 320, id="an extended vocabulary"),
+        pytest.param({"bias": "all"}, 256, id="a bias of its own"),
+    ],
+)
+def test_an_adapter_that_is_more_than_a_lora_cannot_stand_beside_others(
+    settings: dict[str, Any], size: int, load: Load, tmp_path: Path
+) -> None:
+    other = tiny.write_model(tmp_path / "other", hidden=64, vocab_size=size, attention_bias="bias" in settings)
+    adapter(other, tmp_path / "adapter", **settings)
+    with pytest.raises(SpecError) as refused:
+        load(adapters=[{"uri": "adapter", "name": "poet"}])
+    assert str(refused.value) == (
+        f"spec.adapters[0] {tmp_path / 'adapter'} brings embeddings or other weights of its own, as with an extended vocabulary, and cannot "
+        "stand beside others on one base: merge first, with a MergeJob, and serve what it makes"
+    )
+
+
+def test_no_two_models_have_one_name(load: Load, wide: Path, tmp_path: Path) -> None:
+    adapter(wide, tmp_path / "first")
+    with pytest.raises(SpecError) as refused:
+        load(adapters=[{"uri": "first", "name": "tiny"}])
+    assert str(refused.value) == (
+        "adapters[0].name tiny is the name of the deployment, which the model alone has: give it another"
+    )
+    with pytest.raises(SpecError) as refused:
+        load(
+            adapters=[{"uri": "first", "name": "poet"}],
+            compareWith={"name": "poet", "model": {"uri": "base"}},
+        )
+    assert str(refused.value) == "compareWith.name poet is the name of an adapter: give it another"
 
 
 def test_an_adapter_with_another_vocabulary_is_refused_with_both_numbers(load: Load, tmp_path: Path) -> None:
