@@ -119,6 +119,53 @@ def test_a_long_prompt_is_read_in_pieces_beside_an_answer(client: openai.OpenAI)
     assert "明月" in str(alone.choices[0].message.content)
 
 
+def test_how_likely_tokens_were_is_told_as_the_original_has_it(client: openai.OpenAI, place: Path) -> None:
+    """Those of the prompt too, which makes llama.cpp tell of every position."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(place / "tuned")
+    model = AutoModelForCausalLM.from_pretrained(place / "tuned", dtype=torch.float32)
+    ids = tokenizer(f"<s>Human: {QUESTIONS[0]}\n</s><s>Assistant:", add_special_tokens=False)["input_ids"]
+    with torch.no_grad():
+        chances = model(torch.tensor([ids])).logits[0].log_softmax(-1)
+    expected = [float(chances[at, token]) for at, token in enumerate(ids[1:])]
+    done = client.completions.create(model="poet", prompt=ids, echo=True, logprobs=1, max_tokens=2, temperature=0)
+    told = done.choices[0].logprobs
+    assert told is not None
+    assert told.token_logprobs is not None
+    assert told.token_logprobs[0] is None
+    assert told.token_logprobs[1 : len(ids)] == pytest.approx(expected, abs=0.05)
+    assert told.token_logprobs[len(ids)] == pytest.approx(float(chances[-1].max()), abs=0.05)
+
+
+def test_an_answer_keeps_to_a_form(client: openai.OpenAI) -> None:
+    form: Any = {
+        "type": "json_schema",
+        "json_schema": {
+            "name": "likes",
+            "schema": {
+                "type": "object",
+                "properties": {"water": {"type": "boolean"}},
+                "required": ["water"],
+                "additionalProperties": False,
+            },
+        },
+    }
+    done = client.chat.completions.create(**asked(QUESTIONS[0], max_tokens=40), response_format=form)
+    assert done.choices[0].finish_reason == "stop"
+    assert json.loads(str(done.choices[0].message.content)).keys() == {"water"}
+
+
+def test_several_answers_are_written_together(client: openai.OpenAI) -> None:
+    several = client.chat.completions.create(**asked(QUESTIONS[0], n=3, temperature=0.9, seed=5))
+    texts = [choice.message.content for choice in several.choices]
+    assert len(texts) == 3
+    assert texts[0] == client.chat.completions.create(
+        **asked(QUESTIONS[0], temperature=0.9, seed=5)
+    ).choices[0].message.content  # fmt: skip
+
+
 def test_one_who_leaves_is_not_answered_on(engine: Engine, client: openai.OpenAI) -> None:
     before = engine.metric('alpaca_chat_requests_total{outcome="cancelled"}')
     endless = asked("山", max_tokens=3000) | {"model": "parrot"}

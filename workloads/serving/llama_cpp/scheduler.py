@@ -243,8 +243,11 @@ class LlamaCppScheduler:
             return
         scores = logits[ends]
         before = scores.clone()
-        scores[:, self._unused] = float("-inf")
         broken = scores.isnan().any(-1).tolist()
+        scores[:, self._unused] = float("-inf")
+        for row, own in zip(ready, scores, strict=True):
+            if row.answer.constraint is not None:
+                row.answer.constraint.narrow(own)
         tokens = choose([_sampler(row.answer) for row in ready], scores.nan_to_num(neginf=float("-inf"))).tolist()
         for row, token, is_broken, own in zip(ready, tokens, broken, before, strict=True):
             if is_broken:
@@ -258,12 +261,17 @@ class LlamaCppScheduler:
 
     def _take(self, row: Row, token: int) -> None:
         answer = row.answer
+        if answer.constraint is not None and answer.constraint.problem is not None:
+            _tell(answer, "", refusals.out_of_grammar(answer.constraint.problem))
+            self._leave(row)
+            return
         if not answer.written:
             self._watcher.first_token(time.monotonic() - answer.arrived_at)
         answer.written.append(token)
         _sampler(answer).note(token)
         text = "" if token in answer.ends else answer.writer.feed(token)
-        if token in answer.ends or answer.writer.stopped:
+        is_whole = token not in answer.ends and answer.constraint is not None and answer.constraint.take(token)
+        if token in answer.ends or answer.writer.stopped or is_whole:
             ending = Ending("stop", answer.tokens)
         elif answer.tokens >= answer.controls.max_tokens:
             ending = Ending("length", answer.tokens)
