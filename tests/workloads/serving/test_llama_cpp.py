@@ -92,6 +92,15 @@ def test_what_is_served_is_told(client: openai.OpenAI, place: Path) -> None:
     assert told["contextLength"] == 512
 
 
+def test_an_answer_is_held_to_a_form(client: openai.OpenAI) -> None:
+    schema = {"type": "object", "properties": {"who": {"enum": ["赵", "钱"]}}, "required": ["who"]}
+    exact = {"name": "who", "strict": True, "schema": {**schema, "additionalProperties": False}}
+    form = {"type": "json_schema", "json_schema": exact}
+    answer = client.chat.completions.create(**asked("谁？", response_format=form, max_tokens=400)).choices[0]
+    assert json.loads(answer.message.content or "")["who"] in ("赵", "钱")
+    assert answer.finish_reason == "stop"
+
+
 async def test_streams_at_once_are_the_answers_of_each_alone(engine: Engine) -> None:
     client = openai.AsyncOpenAI(base_url=engine.url, api_key="unused", max_retries=0)
 

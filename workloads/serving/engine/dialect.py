@@ -28,7 +28,7 @@ class Language:
 
     def __init__(self, template: Template, pieces: Pieces, control: Collection[int], ends: Collection[int]) -> None:
         self.template = template
-        self._pieces, self._control, self._ends = pieces, control, ends
+        self.vocabulary = Vocabulary(pieces, control, ends)
         own = call_format.of_template(template)
         self.has_tools = own is not None
         self.form: CallFormat = own or EXPLAINED
@@ -49,10 +49,6 @@ class Language:
         if tools:
             messages = tool_prompt.introduced(messages, tools, has_system=self.has_system)
         return tool_prompt.in_words(messages), ()
-
-    @cached_property
-    def vocabulary(self) -> Vocabulary:
-        return Vocabulary(self._pieces, self._control, self._ends)
 
     @cached_property
     def has_system(self) -> bool:
