@@ -216,3 +216,68 @@ def test_langchains_structured_output_comes_in_batches(engine: Engine, method: A
     structured = langchain(engine, "told").with_structured_output(Day, method=method)
     days = structured.batch(["山", "水"])
     assert all(isinstance(day, Day) for day in days)
+
+
+FLAT = [{"type": "function", **tool["function"]} for tool in (WEATHER, CLOCK)]
+
+
+def items_of(response: Any) -> list[Any]:
+    return [
+        (item.name, json.loads(item.arguments)) if item.type == "function_call" else item.content[0].text
+        for item in response.output
+    ]
+
+
+def test_responses_go_the_whole_round(client: openai.OpenAI) -> None:
+    first = client.responses.create(model="agent", input="天气？", instructions="你是助手。", tools=FLAT, store=False)
+    assert items_of(first) == ["看看。", CALL]
+    assert (first.status, first.store, first.instructions) == ("completed", False, "你是助手。")
+    assert first.usage.total_tokens == first.usage.input_tokens + first.usage.output_tokens > 0
+    result = {"type": "function_call_output", "call_id": first.output[1].call_id, "output": "晴"}
+    said = [{"role": "user", "content": [{"type": "input_text", "text": "天气？"}]}]
+    said += [item.model_dump(exclude_none=True) for item in first.output]
+    second = client.responses.create(model="agent", input=[*said, result], tools=FLAT)
+    assert (second.output_text, [item.type for item in second.output]) == (ANSWER, ["message"])
+
+
+def test_a_responses_stream_opens_fills_and_closes_its_items(client: openai.OpenAI) -> None:
+    events = list(client.responses.create(model="agent", input="天气？", tools=FLAT, stream=True))
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    kinds = [event.type.removeprefix("response.") for event in events]
+    assert [kind for at, kind in enumerate(kinds) if kinds[at - 1 : at] != [kind]] == [
+        "created", "in_progress",
+        "output_item.added", "content_part.added", "output_text.delta", "output_text.done", "content_part.done", "output_item.done",
+        "output_item.added", "function_call_arguments.delta", "function_call_arguments.done", "output_item.done",
+        "completed",
+    ]  # fmt: skip
+    deltas = [event.delta for event in events if event.type == "response.function_call_arguments.delta"]
+    done = events[-1].response
+    assert "".join(deltas) == done.output[1].arguments
+    assert items_of(done) == ["看看。", CALL]
+    with client.responses.stream(model="agent", input="天气？", tools=FLAT) as stream:
+        assert items_of(stream.get_final_response()) == ["看看。", CALL]
+
+
+def test_a_response_is_parsed_cut_and_refused_in_its_own_words(client: openai.OpenAI, engine: Engine) -> None:
+    parsed = client.responses.parse(model="told", input="天气？", text_format=Day)
+    assert isinstance(parsed.output_parsed, Day)
+    cut = client.responses.create(model="told", input="天气？", max_output_tokens=3)
+    assert (cut.status, cut.incomplete_details.reason, cut.output[0].status) == (
+        "incomplete",
+        "max_output_tokens",
+        "incomplete",
+    )
+    for fields, param in (
+        ({"previous_response_id": "resp_1"}, "previous_response_id"),
+        ({"input": "问" * 500_000}, "input"),
+        ({"input": [{"role": "user"}]}, "input[0].content"),
+        ({"input": [{"type": "function_call_output", "call_id": "x", "output": "y"}]}, "input[0].tool_call_id"),
+        ({"tools": [{**FLAT[0], "parameters": {"type": "nope"}}]}, "tools[0].parameters"),
+        ({"text": {"format": {"type": "json_schema", "name": "x", "schema": {"type": "nope"}}}}, "text.format"),
+    ):
+        with pytest.raises(openai.BadRequestError) as refused:
+            client.responses.create(**{"model": "told", "input": "天气？", **fields})
+        assert refused.value.param == param
+    answer = langchain(engine, "agent").bind_tools([weather])
+    answer.bound.use_responses_api = True
+    assert [(call["name"], call["args"]) for call in answer.invoke("天气？").tool_calls] == [CALL]

@@ -15,6 +15,7 @@ from workloads.serving.engine.choices import Choices, Piece
 from workloads.serving.engine.logprobs import TextLogprobs
 from workloads.serving.engine.schema import ChatRequest, CompletionRequest
 from workloads.serving.engine.stream import Ending
+from workloads.serving.refusal import Refusal
 
 if TYPE_CHECKING:  # they bring torch: the port is open before that is imported
     from workloads.serving.engine.calls import CallReader
@@ -93,6 +94,10 @@ class Response:
         if self._request.wants_usage:
             yield event({**self._chunk_head, "choices": [], "usage": self._usage(), **self._extra()})
         yield "data: [DONE]\n\n"
+
+    def failure(self, refusal: Refusal) -> str:
+        """The event with which a stream ends that broke off."""
+        return event(refusal.body())
 
     def _best(self) -> list[Written]:
         """Of the answers to each prompt those that are sent, the likeliest first where more were written."""

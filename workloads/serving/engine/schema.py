@@ -129,6 +129,14 @@ class Fields(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="allow")
     route: ClassVar[str]
+    passed_over: ClassVar[frozenset[str]] = PASSED_OVER
+    neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = NEUTRAL
+
+    @property
+    def asker(self) -> str:
+        """The user that a client asks for, where it says."""
+        extra = self.model_extra or {}
+        return next((name for field in ASKERS if isinstance(name := extra.get(field), str)), "")
 
 
 class Request(Fields):
@@ -209,12 +217,6 @@ class Request(Fields):
     @property
     def longest(self) -> int | None:
         return self.max_tokens
-
-    @property
-    def asker(self) -> str:
-        """The user that a client asks for, where it says."""
-        extra = self.model_extra or {}
-        return next((name for field in ASKERS if isinstance(name := extra.get(field), str)), "")
 
     @property
     def wants_usage(self) -> bool:
@@ -376,16 +378,21 @@ def content_of(body: bytes) -> dict[str, Any]:
 
 def read(kind: type[Body], body: bytes) -> Body:
     """The request in ``body``. Raises Refusal that names the field."""
+    return checked(kind, content_of(body))
+
+
+def checked(kind: type[Body], content: Mapping[str, Any]) -> Body:
+    """The request that ``content`` is. Raises Refusal that names the field."""
     try:
-        request = kind.model_validate(content_of(body))
+        request = kind.model_validate(content)
     except ValidationError as error:
         raise _refused(error) from error
     for name, value in (request.model_extra or {}).items():
-        if name in PASSED_OVER:
+        if name in kind.passed_over:
             continue
-        if name not in NEUTRAL:
+        if name not in kind.neutral:
             raise Refusal(400, f"Unknown parameter: '{cut(name)}'.", "unknown_parameter", cut(name))
-        if not any(value == neutral and type(value) is type(neutral) for neutral in NEUTRAL[name]):
+        if not any(value == neutral and type(value) is type(neutral) for neutral in kind.neutral[name]):
             raise Refusal(
                 400,
                 f"Unsupported value: '{name}' is not served by this model; leave it out.",

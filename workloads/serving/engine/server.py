@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
@@ -14,12 +14,14 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from workloads.serving.engine import metrics, refusals, responses, schema, tokens
+from workloads.serving.engine import metrics, refusals, responses, responses_request, schema, tokens
 from workloads.serving.engine.choices import Choices
 from workloads.serving.engine.metrics import Metrics
+from workloads.serving.engine.responses_events import ItemResponse
+from workloads.serving.engine.responses_request import ResponsesRequest
 from workloads.serving.engine.schema import ChatRequest, CompletionRequest
 from workloads.serving.engine.tokens import DetokenizeRequest, TokenizeRequest
-from workloads.serving.guard import bodies, keys
+from workloads.serving.guard import bodies, cross_origin, keys
 from workloads.serving.guard.addresses import ANYWHERE, Addresses
 from workloads.serving.guard.bodies import disconnected
 from workloads.serving.guard.guard import Guard, Rules
@@ -28,8 +30,8 @@ from workloads.serving.guard.scope import header
 from workloads.serving.refusal import Refusal, cut
 
 if TYPE_CHECKING:  # they bring torch: the port is open before it is imported
-    from workloads.serving.engine.scheduler import Scheduler
-    from workloads.serving.engine.served_model import ServedModel
+    from workloads.serving.engine.queueing import AnswerQueue
+    from workloads.serving.engine.served_model import Asked, ServedModel
 
 READERS = 2
 """Requests that are read at the same time."""
@@ -62,7 +64,7 @@ class Engine:
         )
 
     @property
-    def schedulers(self) -> list[Scheduler]:
+    def schedulers(self) -> list[AnswerQueue]:
         """One for each base: adapters on one are models of one scheduler."""
         return list(dict.fromkeys(served.scheduler for served in self.models.values()))
 
@@ -100,6 +102,7 @@ class Engine:
 ROUTES = (
     Allowed("POST", ChatRequest.route, bodies.LARGEST_QUESTION),
     Allowed("POST", CompletionRequest.route, bodies.LARGEST_QUESTION),
+    Allowed("POST", ResponsesRequest.route, bodies.LARGEST_QUESTION),
     Allowed("POST", EMBEDDINGS, bodies.LARGEST_QUESTION),
     Allowed("POST", TokenizeRequest.route, bodies.LARGEST_QUESTION),
     Allowed("POST", DetokenizeRequest.route, bodies.LARGEST_QUESTION),
@@ -123,6 +126,7 @@ def application(
         Route("/v1/models/{name:path}", _refusing(engine, _model)),
         Route(ChatRequest.route, _refusing(engine, _chat), methods=["POST"]),
         Route(CompletionRequest.route, _refusing(engine, _complete), methods=["POST"]),
+        Route(ResponsesRequest.route, _refusing(engine, _respond), methods=["POST"]),
         Route(EMBEDDINGS, _refusing(engine, _embed), methods=["POST"]),
         Route(TokenizeRequest.route, _refusing(engine, _tokenize), methods=["POST"]),
         Route(DetokenizeRequest.route, _refusing(engine, _detokenize), methods=["POST"]),
@@ -147,7 +151,8 @@ def application(
         log=log,
         checks_origin=engine.key is None,
     )
-    return Guard(Starlette(routes=routes, exception_handlers={Exception: failed}), rules)
+    guarded = Guard(Starlette(routes=routes, exception_handlers={Exception: failed}), rules)
+    return cross_origin.readable(guarded, addresses)
 
 
 Handler = Callable[[Engine, Request], Awaitable[Response]]
@@ -216,6 +221,10 @@ async def _complete(engine: Engine, request: Request) -> Response:
     return await _answer(engine, request, CompletionRequest)
 
 
+async def _respond(engine: Engine, request: Request) -> Response:
+    return await _answer(engine, request, ResponsesRequest)
+
+
 async def _embed(engine: Engine, request: Request) -> Response:
     raise refusals.no_embeddings()
 
@@ -245,24 +254,26 @@ async def _told(engine: Engine, request: Request, told: Callable[[bytes], dict[s
     return JSONResponse(content)
 
 
-async def _answer(engine: Engine, request: Request, kind: type[ChatRequest] | type[CompletionRequest]) -> Response:
+Question = ChatRequest | CompletionRequest | ResponsesRequest
+
+
+async def _answer(engine: Engine, request: Request, kind: type[Question]) -> Response:
     """From the body to the answer, whole or as a stream."""
     if engine.draining:
         raise refusals.draining()
     body = await request.body()
     async with engine.reading:
-        asked = await asyncio.to_thread(schema.read, kind, body)
+        asked = cast("Question", await asyncio.to_thread(schema.read, kind, body))
         served = engine.find(asked.model)
         served.scheduler.refuse_when_full()
-        answers = await asyncio.to_thread(served.ask, asked)
+        response, answers = await asyncio.to_thread(_asked, served, asked)
     for each in answers:
         each.answer.key = asked.asker or (request.client.host if request.client else "")
     if engine.draining:
         raise refusals.draining()
     choices = Choices(served.scheduler, [each.answer for each in answers])
-    response = responses.Response(served, asked, answers)
     if asked.stream:
-        return _EventStream(engine, choices, response.events(choices))
+        return _EventStream(engine, choices, response)
     leaving = asyncio.create_task(disconnected(request.receive))
     whole = asyncio.create_task(response.whole(choices))
     try:
@@ -278,15 +289,28 @@ async def _answer(engine: Engine, request: Request, kind: type[ChatRequest] | ty
     return JSONResponse(answered)
 
 
+def _asked(served: ServedModel, asked: Question) -> tuple[responses.Response | ItemResponse, list[Asked]]:
+    """What is to be answered, and what tells it. Raises Refusal."""
+    if not isinstance(asked, ResponsesRequest):
+        answers = served.ask(asked)
+        return responses.Response(served, asked, answers), answers
+    try:
+        chat = asked.as_chat()
+        answers = served.ask(chat)
+    except Refusal as refusal:
+        raise responses_request.in_its_words(refusal) from refusal
+    return ItemResponse(served, asked, answers[0], served.reader(chat)), answers
+
+
 class _EventStream(Response):
     """Server-sent events. The answer is given up as soon as the client is gone."""
 
     media_type = "text/event-stream"
 
-    def __init__(self, engine: Engine, choices: Choices, events: AsyncIterator[str]) -> None:
+    def __init__(self, engine: Engine, choices: Choices, response: responses.Response | ItemResponse) -> None:
         super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
-        self._engine, self._choices, self._events = engine, choices, events
+        self._engine, self._choices, self._response = engine, choices, response
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         leaving = asyncio.create_task(disconnected(receive))
@@ -305,12 +329,11 @@ class _EventStream(Response):
     async def _send(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         try:
-            async for event in self._events:
+            async for event in self._response.events(self._choices):
                 await send({"type": "http.response.body", "body": event.encode(), "more_body": True})
             self._engine.metrics.ended("answered")
         except Refusal as refusal:
             self._engine.metrics.refused(refusal)
-            await send(
-                {"type": "http.response.body", "body": responses.event(refusal.body()).encode(), "more_body": True}
-            )
+            last = self._response.failure(refusal)
+            await send({"type": "http.response.body", "body": last.encode(), "more_body": True})
         await send({"type": "http.response.body", "body": b""})

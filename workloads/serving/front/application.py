@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from workloads.serving import defaults
 from workloads.serving.engine import refusals, responses, schema
-from workloads.serving.guard import keys
+from workloads.serving.guard import cross_origin, keys
 from workloads.serving.guard.addresses import ANYWHERE, Addresses
 from workloads.serving.guard.bodies import LARGEST_QUESTION, disconnected
 from workloads.serving.guard.guard import Guard, Rules
@@ -162,7 +162,8 @@ def application(
         log=log,
         checks_origin=front.key is None,
     )
-    return Guard(Starlette(routes=routes, lifespan=lifespan), rules)
+    guarded = Guard(Starlette(routes=routes, lifespan=lifespan), rules)
+    return cross_origin.readable(guarded, addresses)
 
 
 async def _health(front: Front, request: Request) -> Response:
