@@ -30,7 +30,8 @@ def engine(shelf: Path, tmp_path_factory: pytest.TempPathFactory, llama) -> Iter
     line = [llama.convert_tokens_to_ids(piece) for piece in ("▁", "明", "月")]
     parrot.write(folder / "parrot", llama, [line], max_position_embeddings=30_000)
     other = {"name": "parrot", "model": {"uri": "parrot"}, "template": "HumanAssistant"}
-    chat = manifest("poet", compareWith=other, generation={"temperature": 0, "maxNewTokens": 24})
+    base = {"uri": "base", "ropeScaling": {"factor": 4}}  # words that tell of tools have to have room
+    chat = manifest("poet", model=base, compareWith=other, generation={"temperature": 0, "maxNewTokens": 24})
     started = Engine(folder, chat, ALPACA_API_KEY=KEY)
     yield started.ready()
     started.close()

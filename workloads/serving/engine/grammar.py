@@ -13,7 +13,7 @@ from workloads.serving.engine.call_format import CallFormat
 
 OPTIONS = '%llguidance {"no_forcing": true}'
 """Any tokens that spell the text, not those alone which a tokenizer would take: the model's likeliest are kept where the text agrees."""
-WHITE_SPACE = r"[\x20\x0A\x0D\x09]{1,64}"
+WHITE_SPACE = r"[\x20\x0A\x0D\x09]{1,32}"
 """Between the parts of JSON. A model that writes blanks without end would never come to its last brace."""
 ANY_TEXT = r"(.|\n)*"
 

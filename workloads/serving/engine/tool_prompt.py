@@ -9,13 +9,13 @@ from typing import Any
 from workloads.data.chat_templates.rendering import Message, Tools
 from workloads.serving.engine.call_format import EXPLAINED
 
-INTRODUCTION = """You may call functions to help with the user's question. The functions, as JSON with schemas of their arguments:
+INTRODUCTION = """You may call functions. They are, with schemas of their arguments:
 <tools>
 {tools}
 </tools>
-To call one, answer with its name and its arguments as JSON, within <tool_call></tool_call>; for several, one after the other:
+To call one, write
 {example}
-What a function gives back comes within <tool_response></tool_response>. Without need of a function, answer in words."""
+and several one after the other. Results come in <tool_response></tool_response>. Else answer in words."""
 
 
 def introduced(messages: Sequence[Message], tools: Tools, *, has_system: bool) -> list[Message]:

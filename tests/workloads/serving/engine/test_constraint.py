@@ -204,5 +204,5 @@ def test_what_is_not_strict_is_held_to_as_far_as_it_is_understood(speaker: Speak
 
 def test_blanks_between_the_parts_come_to_an_end(speaker: Speaker) -> None:
     grammar = of_value({"type": "object"}, NO_FRAME, strict=True)
-    assert speaker.takes(grammar, "{" + " " * 60 + "}")
-    assert not speaker.takes(grammar, "{" + " " * 70 + "}")
+    assert speaker.takes(grammar, "{" + " " * 30 + "}")
+    assert not speaker.takes(grammar, "{" + " " * 40 + "}")
