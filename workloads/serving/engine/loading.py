@@ -51,15 +51,8 @@ def load(
         _must_be_no_gguf(spec, inputs)
         model = model_request.inspect_request(_request(spec, inputs))
         attention.check(configuration(model.base, model.request.label), spec.name)
-        adapters = beside.inspected(spec, inputs, model)
-        inspected.append(
-            (
-                spec,
-                model,
-                _template(spec, inputs, model),
-                [(each, _template(spec, inputs, each.model)) for each in adapters],
-            )
-        )
+        adapters = [(each, _template(spec, inputs, each.model)) for each in beside.inspected(spec, inputs, model)]
+        inspected.append((spec, model, _template(spec, inputs, model), adapters))
     loaded = []
     for spec, model, template, adapters in inspected:
         log(f"loading {spec.model.uri}")
@@ -73,9 +66,9 @@ def load(
         base = served[spec.name] = _served(job, spec, inputs, found, template, watcher, len(loaded), log)
         for place, (each, own) in enumerate(adapters):
             served[each.name] = _worn(base, place, each, own, job, found)
-    for model in served.values():
-        if model.adapter is None:
-            model.scheduler.start()
+    for answering in served.values():
+        if answering.adapter is None:
+            answering.scheduler.start()
     return served
 
 

@@ -113,10 +113,16 @@ class ItemResponse:
                 yield {**self._place(), "type": "response.function_call_arguments.delta", "delta": part}
 
     def _open_message(self) -> Iterator[Event]:
-        message = {"type": "message", "id": _id("msg"), "status": "in_progress", "role": "assistant", "content": []}
+        message: dict[str, Any] = {
+            "type": "message",
+            "id": _id("msg"),
+            "status": "in_progress",
+            "role": "assistant",
+            "content": [],
+        }
         self._items.append(message)
         yield self._item("response.output_item.added")
-        part = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
+        part: dict[str, Any] = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
         message["content"] = [part]
         yield {**self._place(), "type": "response.content_part.added", "content_index": 0, "part": dict(part)}
 
