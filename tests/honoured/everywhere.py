@@ -15,7 +15,7 @@ from alpaca_operator.api.contract import ANNOTATION_CONFIG, ANNOTATION_PUSHES, L
 from alpaca_operator.api.resource import Job
 from alpaca_operator.api.status import ResolvedInput
 from alpaca_operator.chats import updates
-from alpaca_operator.jobs import publications, rescale, status, verdicts
+from alpaca_operator.jobs import publications, rescale, ttl, verdicts
 from alpaca_operator.plan import PLANNERS
 from alpaca_operator.plan.pusher import pusher
 from alpaca_operator.settings import Settings
@@ -62,7 +62,7 @@ def operator_of_jobs(job: Any) -> list[Any]:
     ended = job.model_copy(update={"status": SimpleNamespace(completion_time="2026-01-01T00:00:00Z")})
     case = MagicMock(resource=job, infra=5)
     return [
-        status._ttl_end(ended),
+        ttl.ttl_end(ended),
         verdicts.too_many_disruptions(case) is None,
         verdicts.suspended(case) is None,
         rescale.shortage(job, WITHOUT_ROOM, []),

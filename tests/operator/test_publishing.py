@@ -148,3 +148,16 @@ async def test_a_place_that_is_no_longer_asked_for_is_not_pushed_to_any_more(tea
         while await pusher(team):  # noqa: ASYNC110
             await asyncio.sleep(0.1)
     assert team.kubelet.started == {"poet": 1}
+
+
+async def test_after_the_ttl_the_pod_that_pushed_goes_and_nothing_is_pushed_again(team: Team) -> None:
+    team.kubelet.default, team.kubelet.pushes = DONE, pushed("hf://poets/poet")
+    await team.apply(publish=[HUB], ttlSecondsAfterFinished=1)
+    await team.until("poet", lambda job: published(job).get("status") == "True", "published")
+
+    async with asyncio.timeout(60):
+        while await team.children():  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+
+    assert published(await team.job())["status"] == "True"
+    assert (team.kubelet.started, team.kubelet.pushed) == ({"poet": 1}, {"poet": 1})

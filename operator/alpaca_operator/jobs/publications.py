@@ -20,6 +20,7 @@ from alpaca_operator.diagnosis.pod import parse_termination, workload_ended
 from alpaca_operator.diagnosis.text import one_line
 from alpaca_operator.exits import Exit
 from alpaca_operator.inputs import MissingInput, absent, find_job, short, unfinished, worst
+from alpaca_operator.jobs.ttl import ttl_end
 from alpaca_operator.outcomes.conditions import condition
 from alpaca_operator.outcomes.observed import Observed, Pusher
 from alpaca_operator.outcomes.verdict import Desired
@@ -92,7 +93,8 @@ def pushing(job: Job, observed: Observed) -> Desired:
     if _failed(pusher) or _complete(pusher):
         # Complete and without its words, which were lost with its pod: asked again, it finds all there.
         lost = wanted and _complete(pusher) and not _last_words(pusher)
-        return Desired.ABSENT if lost or wanted - has else Desired.UNCHANGED
+        outlived = not wanted and (end := ttl_end(job)) is not None and observed.now >= end
+        return Desired.ABSENT if lost or outlived or wanted - has else Desired.UNCHANGED
     still_asked = _words(job, range(len(publications(job.spec))))
     return Desired.UNCHANGED if has <= still_asked else Desired.ABSENT
 

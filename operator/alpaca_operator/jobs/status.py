@@ -37,6 +37,7 @@ from alpaca_operator.jobs.case import (
 from alpaca_operator.jobs.child import Child, child_of
 from alpaca_operator.jobs.growth import next_look
 from alpaca_operator.jobs.rescale import may_shrink
+from alpaca_operator.jobs.ttl import ttl_end
 from alpaca_operator.jobs.verdicts import judge
 from alpaca_operator.outcomes.conditions import InputsReady, conditions, dump, inputs_ready, read, stamp
 from alpaca_operator.outcomes.observed import Observed
@@ -142,7 +143,7 @@ def counts(job: Job, after: dict[str, Any]) -> bool:
 def requeue_after(resource: Job, observed: Observed) -> timedelta | None:
     """When time alone will change something, the time until then."""
     if is_terminal(resource):
-        moments = [_ttl_end(resource)] if observed.child else []
+        moments = [ttl_end(resource)] if observed.child or observed.pusher else []
     else:
         moments = [changes_at(pod, observed.now) for pod in observed.pods]
         if child := child_of(observed):
@@ -157,10 +158,10 @@ def requeue_after(resource: Job, observed: Observed) -> timedelta | None:
 def _desired_after_the_end(resource: Job, observed: Observed) -> Desired:
     """Failed by our own count, the child must stop; after the TTL it must go. Its own TTL is not used: a child that is
     gone before its end was recorded would be run again."""
-    ttl_end, child = _ttl_end(resource), child_of(observed)
+    end, child = ttl_end(resource), child_of(observed)
     if child is None or child.is_being_deleted:
         return Desired.UNCHANGED
-    if ttl_end is not None and observed.now >= ttl_end:
+    if end is not None and observed.now >= end:
         return Desired.ABSENT
     if child.has_ended:
         return Desired.UNCHANGED
@@ -188,13 +189,6 @@ def _is_taken_for_a_failure(observed: Observed, child: Child) -> bool:
 def _ends(pod: Pod, now: datetime) -> bool:
     found = diagnose(pod, now)
     return found is not None and found.ended and not pod.is_over
-
-
-def _ttl_end(resource: Job) -> datetime | None:
-    ttl, status = resource.spec.ttl_seconds_after_finished, resource.status
-    if ttl is None or status is None or status.completion_time is None:
-        return None
-    return parse_time(status.completion_time) + timedelta(seconds=ttl)
 
 
 def _active_time(case: Case) -> ActiveTime | None:
