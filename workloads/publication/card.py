@@ -15,6 +15,8 @@ FIRST_INPUTS = ("model", "init.config", "base")
 RELATIONS = {"LoRAAdapter": "adapter", "GPTQModel": "quantized", "GGUFModel": "quantized"}
 """How the hub calls what a result is to its base; a whole model is a fine-tune."""
 FENCE = "---\n"
+FOLDER = "path/of/this/folder"
+"""How cards call the model in the code that loads it."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ def render(artifact: contract.Artifact, own: str | None, base: str | None, licen
     header, body = split(own or _plain(artifact))
     known = {"base_model": base, "base_model_relation": RELATIONS.get(artifact.kind, "finetune")} if base else {}
     return front_matter({**header, **known, **licence.header}) + "\n".join(
-        [body.replace("path/of/this/folder", address).rstrip("\n") + "\n", *_provenance(artifact, licence)]
+        [body.replace(FOLDER, address).rstrip("\n") + "\n", *_provenance(artifact, licence)]
     )
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from alpaca_operator.api.contract import PushedTo
 from alpaca_operator.api.publication import Publication
 from alpaca_operator.api.status import Reason
 from workloads.errors import SpecError, WorkloadError
+from workloads.publication.bundle import Bundle
 
 
 class PushRefused(SpecError):
@@ -23,6 +25,16 @@ class PlaceUnreachable(WorkloadError):
     """The place did not answer, or not sensibly. It may the next time, so the push is tried again."""
 
     publications: Sequence[PushedTo] = ()
+
+
+class Place(Protocol):
+    """A repository that takes models."""
+
+    address: str
+    """How those who load a model from it call it."""
+
+    def push(self, pushed: Bundle) -> str:
+        """The revision in which it holds ``pushed``; nothing is sent where it does already. Raises PushRefused, PlaceUnreachable."""
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from alpaca_operator.api import contract
 from alpaca_operator.api.publication import Publication, publications
 from alpaca_operator.api.resource import Job
 from workloads.errors import InputError, WorkloadError
-from workloads.publication import card, hub, licence
+from workloads.publication import card, hub, licence, registry
 from workloads.publication.bundle import CARD, bundle
-from workloads.publication.place import PlaceUnreachable, PushRefused, Target
+from workloads.publication.place import Place, PlaceUnreachable, PushRefused, Target
 from workloads.storage import contents, s3, uri
 from workloads.storage.hashing import HashCache
 from workloads.system import atomic
@@ -44,7 +44,7 @@ def push(
         asked = publications(job.spec)[number]
         target = _target(number, asked, log, hashes.heartbeat)
         try:
-            place = hub.Repository(target)
+            place: Place = registry.Repository(target) if asked.uri.startswith("oci://") else hub.Repository(target)
             base_name = uri.hub_name(base) if base and base.startswith("hf://") else None
             text = card.render(artifact, own, base_name, bound, place.address)
             revision = place.push(bundle(folder, artifact, text))

@@ -1,7 +1,7 @@
 """The inputs of a job: each source of its spec located on this machine, downloaded where it has to be, and digested.
 
-``pvc://claim/path``, ``file:///path`` and plain paths are looked up; ``hf://`` and ``s3://`` are brought into the cache (see
-``hub.py`` and ``s3.py``).
+``pvc://claim/path``, ``file:///path`` and plain paths are looked up; ``hf://``, ``s3://`` and ``oci://`` are brought into the cache (see
+``hub.py``, ``s3.py`` and ``oci.py``).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from alpaca_operator.api.contract import ARTIFACT_FILE
 from alpaca_operator.api.model import Model
 from alpaca_operator.api.sources import Source, sources
 from alpaca_operator.api.status import ResolvedInput
@@ -93,6 +94,10 @@ def locate(source: Source, field: str, environment: Environment, heartbeat: Call
         from workloads.storage import s3
 
         path = s3.fetch(uri, where, environment.cache, lambda names: relevant(names, source.content), heartbeat)
+    elif uri.startswith("oci://"):
+        from workloads.storage import oci
+
+        path = oci.fetch(uri, where, environment.cache, lambda names: _wanted(names, source.content), heartbeat)
     else:
         path = local_path(uri, environment, where)
     _must_be_readable(path, where)
@@ -103,6 +108,11 @@ def locate(source: Source, field: str, environment: Environment, heartbeat: Call
     else:
         refuse_pointers(path.parent, [path.name], where)
     return path
+
+
+def _wanted(names: list[str], content: str) -> list[str]:
+    """With what says of them that a job made them."""
+    return [*relevant(names, content), *(name for name in names if name == ARTIFACT_FILE)]
 
 
 def _must_be_readable(path: Path, where: str) -> None:

@@ -11,11 +11,10 @@ from alpaca_operator.api.resource import JobSpec
 from alpaca_operator.api.rules import Rule
 from alpaca_operator.api.sources import JobReference, SecretReference
 
-HUBS = ("hf://",)
-"""Schemes of hubs: repositories of an owner, with revisions, that may be private."""
 _NAME = "[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?"
-PUSHED_TO = re.compile(f"hf://{_NAME}/{_NAME}(@[A-Za-z0-9._/-]+)?")
-NOT_PUSHED_TO = "publish[].uri is a place that takes a model: write hf://org/name, or hf://org/name@branch"
+_REGISTRY = r"[A-Za-z0-9.-]+(:[0-9]+)?(/[a-z0-9]+([._-]+[a-z0-9]+)*)+:[A-Za-z0-9_][A-Za-z0-9._-]*"
+PUSHED_TO = re.compile(f"hf://{_NAME}/{_NAME}(@[A-Za-z0-9._/-]+)?|oci://{_REGISTRY}")
+NOT_PUSHED_TO = "publish[].uri is a place that takes a model: write hf://org/name, hf://org/name@branch or oci://registry/repository:tag"
 
 
 def _place(uri: str) -> str:
@@ -29,11 +28,11 @@ PublishUri = Annotated[
     StringConstraints(min_length=1, max_length=512),
     AfterValidator(_place),
     Field(
-        examples=["hf://org/name", "hf://org/name@branch"],
+        examples=["hf://org/name", "hf://org/name@branch", "oci://registry.example/org/name:v1"],
         json_schema_extra={
             "x-kubernetes-validations": [
                 Rule(
-                    cel=f"self.matches('^{PUSHED_TO.pattern}$')", holds=lambda _: True, message=NOT_PUSHED_TO
+                    cel=f"self.matches('^({PUSHED_TO.pattern})$')", holds=lambda _: True, message=NOT_PUSHED_TO
                 ).as_schema()
             ]
         },
@@ -54,15 +53,23 @@ class Publication(Spec):
 
     uri: PublishUri
     """`hf://org/name` or `hf://org/name@branch`: a repository of the Hugging Face hub (or of the mirror that `HF_ENDPOINT` names). It is
-    made where it is not there. One with files of somebody else is left alone; a model of this project in it is followed by this one as its
-    next revision."""
+    made where it is not there. `oci://registry/repository:tag`: a registry of container images, as an artifact that `oras pull` reads. What
+    is somebody else's there is left alone; a model of this project is followed by this one."""
     secret_ref: SecretReference | None = None
-    """Credentials for this place alone, from a Secret: `HF_TOKEN`, with write access; `HF_ENDPOINT` for another hub. Locally the same
-    variables are read from the environment."""
+    """Credentials for this place alone, from a Secret: `HF_TOKEN`, with write access, and `HF_ENDPOINT` for another hub; or
+    `REGISTRY_USERNAME` and `REGISTRY_PASSWORD`. Locally the same variables are read from the environment."""
     private: bool | None = None
-    """Whether a repository that has to be made is private; absent, it is. One that is there stays as it is."""
+    """Whether a repository of a hub that has to be made is private; absent, it is. One that is there stays as it is."""
     after: list[PublishGate] = Field(default_factory=list, max_length=16)
     """Jobs that have to end well before the model is pushed here."""
+
+    rules: ClassVar = (
+        Rule(
+            cel="!has(self.private) || !self.uri.startsWith('oci://')",
+            holds=lambda place: place.private is None or not place.uri.startswith("oci://"),
+            message="private is of a hub: who may pull from a registry is set there; remove private",
+        ),
+    )
 
 
 def _each_once(places: list[Publication]) -> list[Publication]:

@@ -32,7 +32,7 @@ model = PeftModel.from_pretrained(base, "path/of/this/folder")
 FILES = {
     "adapter_model.safetensors": b"weights of the poet",
     "adapter_config.json": b'{"r": 8}',
-    "tokenizer.json": b"{}",
+    "tokenizer.json": b'{"version": "1.0"}',
     "loss.png": b"a picture",
     "README.md": CARD.encode(),
 }
