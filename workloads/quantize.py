@@ -1,4 +1,4 @@
-"""Quantization by GPTQ, or a file for llama.cpp: ``python -m workloads.quantize quantize-job.yaml``.
+"""Quantization by GPTQ, a file for llama.cpp, or 8-bit floats: ``python -m workloads.quantize quantize-job.yaml``.
 
 Every field of QuantizeJob can be given or overridden as an option (``--groupSize 64``); ``--help`` lists them.
 """
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from alpaca_operator.api.quantize import QuantizeJob, QuantizeSpec
 from workloads.errors import OutOfMemory
 from workloads.models import inspect, rope
+from workloads.quantization import fp8
 from workloads.quantization.gguf import convert
 from workloads.quantization.measure import measure, measure_original
 from workloads.quantization.prepare import Prepared, prepare
@@ -34,7 +35,7 @@ MEMORY_REMEDY = (
 def run(job: QuantizeJob, runtime: Runtime) -> Metrics:
     """Look, draw, measure, quantize, measure again, and publish what keeps its gates."""
     try:
-        return convert.run(job, runtime) if job.spec.format == "GGUF" else _run(job, runtime)
+        return {"GPTQ": _run, "GGUF": convert.run, "FP8": fp8.run}[job.spec.format](job, runtime)
     except Exception as error:
         if isinstance(exits.explain(error), OutOfMemory):
             raise OutOfMemory(

@@ -98,6 +98,11 @@ def _quantized(base: inspect.Base, request: ModelRequest) -> str | None:
     if config is None:
         return None
     how = str(config.get("quant_method", "quantized"))
+    if how == "compressed-tensors":
+        raise SpecError(
+            f"{request.label} is held as compressed tensors ({config.get('format', 'of no format')}), which vLLM reads: serve it with engine "
+            "vLLM, or name the model that it was made from"
+        )
     if request.bits is not None:
         bits = f", {config['bits']} bits" if "bits" in config else ""
         raise SpecError(

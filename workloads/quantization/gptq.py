@@ -46,6 +46,12 @@ class QuantizedLayer:
 
 def check(base: Base, label: str, spec: QuantizeSpec) -> None:
     """Refuse what cannot be quantized, by config.json and the headers of the weights alone."""
+    check_kind(base, label)
+    _check_groups(widths(base), label, spec)
+
+
+def check_kind(base: Base, label: str) -> None:
+    """Refuse what has no linear layers that are known here. Raises InputError, which begins with ``label``."""
     if "quantization_config" in base.config:
         how = base.config["quantization_config"].get("quant_method", "quantized")
         raise InputError(f"{label} is quantized already ({how}): name the model that it was made from")
@@ -54,22 +60,21 @@ def check(base: Base, label: str, spec: QuantizeSpec) -> None:
         raise InputError(
             f"{label}: config.json says model_type {kind}: models of type {', '.join(LLAMA_KIND)} are quantized"
         )
-    inputs = widths(base)
-    if not inputs:
+    if not widths(base):
         raise InputError(f"{label} has no linear layers below model.layers: name a whole model")
-    _check_groups(inputs, label, spec)
 
 
 def widths(base: Base) -> dict[str, set[int]]:
     """Numbers of inputs of the linear layers that are quantized, by the last part of their name."""
     found: dict[str, set[int]] = {}
     for name, shape in base.shapes.items():
-        if _is_quantized(name, shape):
+        if is_quantized(name, shape):
             found.setdefault(name.split(".")[-2], set()).add(shape[1])
     return found
 
 
-def _is_quantized(name: str, shape: Sequence[int]) -> bool:
+def is_quantized(name: str, shape: Sequence[int]) -> bool:
+    """Whether a weight is that of a linear layer within a block."""
     return len(shape) == 2 and ".layers." in name and name.endswith(".weight")
 
 
@@ -78,7 +83,7 @@ def saved_bytes(base: Base, spec: QuantizeSpec) -> int:
     each output of each group, and the group of each input (the layout of auto-gptq's QuantLinear); all else as it was, in 2 bytes."""
     total = 0
     for name, shape in base.shapes.items():
-        if not _is_quantized(name, shape):
+        if not is_quantized(name, shape):
             total += KEPT_BYTES * math.prod(shape)
             continue
         outputs, inputs = shape

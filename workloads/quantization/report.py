@@ -45,18 +45,23 @@ class Report:
     def title(self) -> str:
         """What it has become, in short."""
         spec = self.job.spec
-        return f"{spec.bits} bits" if spec.format == "GPTQ" else f"GGUF {spec.gguf.type}"
+        return {"GPTQ": f"{spec.bits} bits", "GGUF": f"GGUF {spec.gguf.type}", "FP8": "FP8"}[spec.format]
 
     @property
     def made(self) -> str:
         """What was done, in words."""
-        return "quantized by GPTQ" if self.job.spec.format == "GPTQ" else "written as GGUF"
+        return {"GPTQ": "quantized by GPTQ", "GGUF": "written as GGUF", "FP8": "written in FP8"}[self.job.spec.format]
 
     @property
     def tags(self) -> list[str]:
         """For the card."""
         spec = self.job.spec
-        return ["gptq", f"{spec.bits}-bit"] if spec.format == "GPTQ" else ["gguf", "llama-cpp", "ollama"]
+        tags = {
+            "GPTQ": ["gptq", f"{spec.bits}-bit"],
+            "GGUF": ["gguf", "llama-cpp", "ollama"],
+            "FP8": ["fp8", "compressed-tensors", "vllm"],
+        }
+        return tags[spec.format]
 
     @property
     def order(self) -> str:
@@ -187,7 +192,7 @@ class Report:
             "job": self.job.metadata.name,
             "model": {"uri": spec.model.uri, "digest": self.inputs["model"].digest},
             "format": spec.format,
-            **(self._gptq() if spec.format == "GPTQ" else self._gguf()),
+            **{"GPTQ": self._gptq, "GGUF": self._gguf, "FP8": dict}[spec.format](),
             "calibration": {
                 "digest": self.rows.digest,
                 "rows": len(self.rows.calibration),

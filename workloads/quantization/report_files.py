@@ -26,6 +26,7 @@ USE = {
     'model = AutoModelForCausalLM.from_pretrained("path/of/this/folder", device_map="auto")\n'
     'tokenizer = AutoTokenizer.from_pretrained("path/of/this/folder")\n```\n',
     "GGUF": "```console\n$ llama-server -m model.gguf --jinja\n$ ollama create NAME -f Modelfile && ollama run NAME\n```\n",
+    "FP8": "```console\n$ vllm serve path/of/this/folder\n```\n",
 }
 """How a model is run, by its format."""
 STYLE = """
@@ -140,7 +141,7 @@ def _card(report: Report) -> str:
     spec = report.job.spec
     uri = str(spec.model.uri)
     header = {
-        "library_name": "transformers" if spec.format == "GPTQ" else "gguf",
+        "library_name": "gguf" if spec.format == "GGUF" else "transformers",
         "pipeline_tag": "text-generation",
         "tags": ["literary-alpaca", *report.tags],
         **({"base_model": hub_name(uri), "base_model_relation": "quantized"} if uri.startswith("hf://") else {}),

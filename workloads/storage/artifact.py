@@ -25,7 +25,7 @@ from workloads.storage.sources import Inputs
 from workloads.system import atomic
 from workloads.system.clock import now
 
-LOADED = ("Model", "LoRAAdapter", "GPTQModel", "Tokenizer")
+LOADED = ("Model", "LoRAAdapter", "GPTQModel", "FP8Model", "Tokenizer")
 """Kinds of artifacts whose content is what a program loads from them."""
 LIBRARIES = (
     "torch",

@@ -47,6 +47,7 @@ NEARLY_A_MODEL: dict[OutputKind, str] = {
     "LoRAAdapter": "set merge on it, or put a MergeJob between",
     "GPTQModel": "name the job whose model was quantized",
     "GGUFModel": "name the job whose model was written as GGUF",
+    "FP8Model": "name the job whose model was written in FP8",
 }
 """What to do with an output that comes close, where a model is wanted."""
 ELSEWHERE = "name a job that makes one"

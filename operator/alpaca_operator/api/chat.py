@@ -21,7 +21,7 @@ EngineName = Literal["Auto", "Transformers", "vLLM", "LlamaCpp", "External"]
 class ChatModel(AnsweringModel):
     """A model that answers: full, quantized, or a GGUF file."""
 
-    accepts: ClassVar = AnsweringModel.accepts | {"GGUFModel"}
+    accepts: ClassVar = AnsweringModel.accepts | {"GGUFModel", "FP8Model"}
 
 
 class ServedAdapter(AdapterSource):

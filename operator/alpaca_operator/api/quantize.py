@@ -70,9 +70,9 @@ class QuantizeSpec(PublishingSpec):
 
     model: ModelSource
     """The model, not quantized. Adapters are merged first."""
-    format: Literal["GPTQ", "GGUF"] = "GPTQ"
-    """`GPTQ` (arXiv:2210.17323) for transformers and vLLM, by the rows of `calibration`; `GGUF`, one file for llama.cpp and ollama, in
-    which no row weighs anything: there the rows show what was lost."""
+    format: Literal["GPTQ", "GGUF", "FP8"] = "GPTQ"
+    """`GPTQ` (arXiv:2210.17323) for transformers and vLLM, by the rows of `calibration`; `GGUF`, one file for llama.cpp and ollama; `FP8`,
+    8-bit floats for vLLM on GPUs that compute with them. In the last two no row weighs anything: there the rows show what was lost."""
     gguf: GGUF = Field(default_factory=GGUF)
     """The file. Nothing may be set here with `format: GPTQ`."""
     bits: Literal[2, 3, 4, 8] = 4
@@ -162,8 +162,8 @@ PERPLEXITY = (
 
 
 class QuantizeJob(Job):
-    """Quantizes a model by GPTQ on your own rows, or writes it as GGUF, measures what was lost, and refuses to publish what lost too
-    much."""
+    """Quantizes a model by GPTQ on your own rows, or writes it as GGUF or in FP8, measures what was lost, and refuses to publish what lost
+    too much."""
 
     short_names: ClassVar = ("qj",)
     columns: ClassVar = tuple(
@@ -181,4 +181,5 @@ class QuantizeJob(Job):
 
     @property
     def output_kind(self) -> OutputKind:
-        return "GGUFModel" if self.spec.format == "GGUF" else "GPTQModel"
+        made: dict[str, OutputKind] = {"GPTQ": "GPTQModel", "GGUF": "GGUFModel", "FP8": "FP8Model"}
+        return made[self.spec.format]

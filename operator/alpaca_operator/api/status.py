@@ -140,7 +140,7 @@ class Reason(StrEnum):
 INPUTS_KEPT = 512
 """As many as any spec can name."""
 
-OutputKind = Literal["Dataset", "Tokenizer", "Model", "LoRAAdapter", "GPTQModel", "GGUFModel", "Report"]
+OutputKind = Literal["Dataset", "Tokenizer", "Model", "LoRAAdapter", "GPTQModel", "GGUFModel", "FP8Model", "Report"]
 """What a job publishes."""
 
 FailureClass = Literal["UserError", "DataError", "OutOfMemory", "Infrastructure", "Hung", "Internal"]
