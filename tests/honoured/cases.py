@@ -382,6 +382,7 @@ TABLES: dict[str, dict[str, Any]] = {
         "auth.secretName": "login",
         "page.title": "诗",
         "page.historyTurns": 3,
+        "page.votes": "pvc://desk/votes",
         "page.image": "mine:2",
         "page.resources.limits": {"memory": "3Gi"},
         "page.resources.requests": {"memory": "3Gi"},

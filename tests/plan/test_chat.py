@@ -376,3 +376,11 @@ def test_a_budget_finds_the_pods():
     assert budget["selector"] == made("Deployment")["spec"]["selector"]
     labels = made("Deployment")["spec"]["template"]["metadata"]["labels"]
     assert budget["selector"]["matchLabels"].items() <= labels.items()
+
+
+def test_the_page_mounts_the_claim_for_votes_and_no_other() -> None:
+    kept = containers(page={"votes": "pvc://desk/votes"})["ui"]["volumeMounts"]
+    assert [(mount["mountPath"], mount.get("readOnly", False)) for mount in kept] == [
+        ("/etc/alpaca", True), ("/tmp", False), ("/mnt/desk", False),
+    ]  # fmt: skip
+    assert len(containers()["ui"]["volumeMounts"]) == 2

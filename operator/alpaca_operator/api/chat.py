@@ -15,6 +15,9 @@ from alpaca_operator.api.sources import AdapterSource, AnsweringModel, JobRefere
 from alpaca_operator.api.training import Load
 
 """What the API server takes for the name of a Service: no dots, and no digit in front."""
+Folder = Annotated[
+    str, StringConstraints(min_length=8, max_length=1024, pattern=r"^pvc://[a-z0-9][-a-z0-9.]*(/[^\s]*)?$")
+]
 EngineName = Literal["Auto", "Transformers", "vLLM", "LlamaCpp", "External"]
 
 
@@ -110,6 +113,9 @@ class Page(Spec):
     """Its title; absent is the deployment's name."""
     history_turns: int = Field(20, ge=0, le=1000)
     """Turns of the conversation that are sent along with a question, to begin with; users may change it."""
+    votes: Folder | None = None
+    """A folder `pvc://claim/path` in which what users think of answers is kept, each vote with the conversation up to it: `liked` as rows
+    that SFTJob reads, `preferences` and `disliked` for tuning by preferences. Absent, nothing is kept, and the page asks for no votes."""
     image: Annotated[str, StringConstraints(min_length=1, max_length=512)] | None = None
     """Container image of the page; absent takes the operator's default."""
     resources: ResourceRequirements = Field(default_factory=ResourceRequirements)
@@ -236,6 +242,10 @@ class ChatSpec(ResourceSpec):
     """A volume for downloads; absent, each pod starts cold."""
     pod: PodSettings = Field(default_factory=PodSettings)
     """Image and resources of the engine, and placement of the pod."""
+
+    @property
+    def written_to(self) -> list[str]:
+        return [self.page.votes] if self.page.votes else []
 
     rules: ClassVar = (
         NO_TWO_TEMPLATES,

@@ -21,6 +21,7 @@ from alpaca_operator.api.contract import (
     ENV_USERNAME,
     FRONT_CONTAINER,
     LABEL_REVISION,
+    MOUNT_ROOT,
     PAGE_CONTAINER,
     PAGE_PORT,
     VLLM_PORT,
@@ -31,7 +32,7 @@ from alpaca_operator.exits import Exit
 from alpaca_operator.inputs import Inputs
 from alpaca_operator.plan import keep, llama_cpp, pod, service, vllm
 from alpaca_operator.plan.base import Manifest, Plan
-from alpaca_operator.plan.volumes import mounts, volumes
+from alpaca_operator.plan.volumes import claim_of, mounts, volumes
 from alpaca_operator.settings import Settings
 
 THE_OPERATORS = frozenset(
@@ -244,8 +245,15 @@ def page(chat: ChatDeployment, settings: Settings) -> Manifest:
         "volumeMounts": [
             next(mount for mount in mounts(chat) if mount["name"] == "alpaca-config"),
             {"name": "alpaca-page-tmp", "mountPath": "/tmp"},
+            *_votes(chat),
         ],
     }
+
+
+def _votes(chat: ChatDeployment) -> list[Manifest]:
+    """The claim in which votes are kept: nothing else of it is for the page."""
+    claim = claim_of(chat.spec.page.votes)
+    return [mount for mount in mounts(chat) if claim and mount["mountPath"] == f"{MOUNT_ROOT}/{claim}"]
 
 
 def _page_env(chat: ChatDeployment) -> list[Manifest]:

@@ -1,4 +1,4 @@
-"""Parts of the page that Gradio has no component for: the header, and the list of conversations.
+"""Parts of the page that Gradio has no component for: the header, the list of conversations, files that go along with a question.
 
 They are functions: for a subclass of a component Gradio writes a stub file beside its source.
 """
@@ -11,37 +11,44 @@ from typing import Any
 import gradio as gr
 
 from workloads.serving.page import translations
-from workloads.serving.page.conversation import Conversation
+from workloads.serving.page.settings import Settings
 from workloads.serving.page.theme import STATIC
 
 
-def _script(name: str) -> str:
-    return (STATIC / name).read_text(encoding="utf-8")
-
-
-def header(title: str, look: Callable[..., Awaitable[dict[str, Any]]], *, has_login: bool) -> gr.HTML:
-    """Title, state of the model, language, shade, and how to leave where there is a login. `found` fires when the models are others than before, with the user's `chosen` settings."""
+def _part(name: str, **properties: Any) -> gr.HTML:
+    """The part whose template and script are called so."""
     return gr.HTML(
-        elem_id="header",
-        html_template='<header><h1 class="title"></h1><p class="state" role="status"><span class="words"></span></p>'
-        '<div class="switches"><button class="language"></button><button class="shade">◐</button><button class="leave" hidden></button></div></header>',
-        js_on_load=_script("header.js"),
-        server_functions=[look],
+        elem_id=name,
+        html_template=(STATIC / f"{name}.html").read_text(encoding="utf-8"),
+        js_on_load=(STATIC / f"{name}.js").read_text(encoding="utf-8"),
         apply_default_css=False,
-        title=title,
-        hasLogin=has_login,
-        words=translations.CONDITIONS,
+        words=translations.SPOKEN,
+        **properties,
+    )
+
+
+def header(settings: Settings, look: Callable[..., Awaitable[dict[str, Any]]], longest: dict[str, float]) -> gr.HTML:
+    """Title, models, their state, language, shade, and how to leave where there is a login. `found` fires when settings are to be shown
+    that are others than before."""
+    return _part(
+        "header",
+        server_functions=[look],
+        title=settings.title,
+        hasLogin=settings.login is not None,
+        historyTurns=settings.history_turns,
+        compares=settings.compares,
+        system=settings.system_prompt,
+        votes=settings.votes is not None,
+        suggestions=translations.SUGGESTIONS,
+        sliders=longest,
     )
 
 
 def shelf() -> gr.HTML:
-    """The conversations that this browser keeps. Its value is the open one; `opened` fires with the one to show, `emptied` when the open
-    one was deleted."""
-    return gr.HTML(
-        Conversation().to_browser(),
-        elem_id="shelf",
-        html_template='<ul class="shelf"></ul>',
-        js_on_load=_script("shelf.js"),
-        apply_default_css=False,
-        words=translations.CONDITIONS,
-    )
+    """The conversations that this browser keeps. `grown` fires when the open one is to be shown anew."""
+    return _part("shelf")
+
+
+def ask() -> gr.HTML:
+    """Files that go along with the question, and which one is put otherwise. `filled` fires with a text for the question."""
+    return _part("ask")

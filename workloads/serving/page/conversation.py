@@ -1,95 +1,74 @@
-"""A conversation, as the browser keeps it and as a model is asked."""
+"""What a browser asks: a question with what was said before, and how it is to be answered. Nothing of it is kept here."""
 
 from __future__ import annotations
-
-import time
-import uuid
-from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
 from alpaca_operator.api.contract import Wire
 
-TITLE_LENGTH = 40
+MODELS = 2
+"""Models side by side; more would leave none enough room."""
 
-State = Literal["writing", "done", "stopped", "cut", "failed"]
 
-
-class Answer(Wire):
-    """What one model said to one question."""
+class Said(Wire):
+    """What one model answered."""
 
     model: str
-    text: str = ""
-    state: State = "writing"
-    """`cut` ended at the longest answer; `failed` has a `problem`."""
-    problem: str = ""
-    """Key of translations.PROBLEMS."""
-    detail: str = ""
-    """What the server said about the problem."""
-    dropped: int = 0
-    """Messages at the beginning that no longer fitted."""
+    text: str
 
 
 class Turn(Wire):
-    """A question, and an answer of each model that was asked."""
+    """A question, and what was answered."""
 
     question: str
-    answers: list[Answer] = Field(default_factory=list, max_length=8, fail_fast=True)
+    answers: list[Said] = Field(default_factory=list, max_length=8, fail_fast=True)
 
 
-class Conversation(Wire):
-    """Frozen as everything on the wire: each change is a new one, and the browser sees it whole."""
+class Chosen(Wire):
+    """Settings that the user chose; what is absent follows the model."""
 
-    id: str = Field(default_factory=lambda: uuid.uuid4().hex)
-    title: str = ""
-    updated_at: float = Field(default_factory=time.time)
-    turns: list[Turn] = Field(default_factory=list, fail_fast=True)
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, gt=0, le=1)
+    top_k: int | None = Field(None, ge=0)
+    repetition_penalty: float | None = Field(None, gt=0)
+    max_new_tokens: int | None = Field(None, ge=1)
+    system: str | None = None
 
-    @classmethod
-    def read(cls, value: Any) -> Conversation:
-        """What the browser sent; a new one for anything that is none. What was being written when the page was left was stopped."""
-        try:
-            read = cls.model_validate(value)
-        except ValidationError:
-            return cls()
-        turns = [turn.model_copy(update={"answers": [_left(answer) for answer in turn.answers]}) for turn in read.turns]
-        return read.model_copy(update={"turns": turns})
 
-    def to_browser(self) -> dict[str, Any]:
-        return self.model_dump(by_alias=True)
+class Asked(Wire):
+    """The last turn has the question. Where it has answers as well, these were cut and are to be continued."""
 
-    def asked(self, question: str) -> Conversation:
-        return self._with([*self.turns, Turn(question=question)])
+    turns: list[Turn] = Field(min_length=1, fail_fast=True)
+    models: list[str] = Field(default_factory=list, max_length=MODELS)
+    """Whom to ask; none leaves it to the page."""
+    chosen: Chosen = Field(default_factory=Chosen)
 
-    def without_last_answer(self) -> Conversation:
-        """The last question, unanswered again."""
-        return self._with([*self.turns[:-1], self.turns[-1].model_copy(update={"answers": []})])
-
-    def answered(self, answers: list[Answer]) -> Conversation:
-        """With these answers to the last question."""
-        return self._with([*self.turns[:-1], self.turns[-1].model_copy(update={"answers": answers})])
-
-    def _with(self, turns: list[Turn]) -> Conversation:
-        title = " ".join(turns[0].question.split())[:TITLE_LENGTH] if turns else ""
-        return self.model_copy(update={"turns": turns, "title": title, "updated_at": time.time()})
-
-    def messages(self, model: str, history_turns: int, system: str | None) -> list[dict[str, str]]:
-        """What ``model`` is asked: the system prompt, the last ``history_turns`` turns that were answered, the question.
+    def messages(self, model: str, system: str | None) -> list[dict[str, str]]:
+        """What ``model`` is asked: the system prompt, the turns that were answered, the question, and what it has begun to say.
 
         In turns that it did not answer, the answer of another model stands in.
         """
-        found = [(turn.question, _said(turn, model)) for turn in self.turns[:-1]]
-        kept = [(question, said) for question, said in found if said]
         messages = [] if system is None else [{"role": "system", "content": system}]
-        for question, said in kept[len(kept) - history_turns :] if history_turns else []:
-            messages += [{"role": "user", "content": question}, {"role": "assistant", "content": said}]
-        return [*messages, {"role": "user", "content": self.turns[-1].question}]
+        for turn in self.turns[:-1]:
+            if said := _said(turn, model):
+                messages += [{"role": "user", "content": turn.question}, {"role": "assistant", "content": said}]
+        messages.append({"role": "user", "content": self.turns[-1].question})
+        if begun := self.begun(model):
+            messages.append({"role": "assistant", "content": begun})
+        return messages
 
-
-def _left(answer: Answer) -> Answer:
-    return answer.model_copy(update={"state": "stopped"}) if answer.state == "writing" else answer
+    def begun(self, model: str) -> str:
+        """What ``model`` has said so far to the question."""
+        return next((said.text for said in self.turns[-1].answers if said.model == model), "")
 
 
 def _said(turn: Turn, model: str) -> str:
-    own = [answer.text for answer in turn.answers if answer.model == model]
-    return next((text for text in [*own, *(answer.text for answer in turn.answers)] if text.strip()), "")
+    own = [said.text for said in turn.answers if said.model == model]
+    return next((text for text in [*own, *(said.text for said in turn.answers)] if text.strip()), "")
+
+
+def first_error(error: ValidationError) -> str:
+    """Field and reason of the first, without what was sent."""
+    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return f"{where or 'body'}: {first['msg']}"[:400]

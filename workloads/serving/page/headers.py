@@ -54,7 +54,7 @@ class Headers:
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        script = (theme.STATIC / "page.js").read_bytes()
+        script = b"\n".join((theme.STATIC / name).read_bytes() for name in theme.SCRIPTS)
         icon = base64.b64encode((theme.STATIC / "favicon.svg").read_bytes())  # the only picture; no address may be one
         link = b'<link rel="icon" href="data:image/svg+xml;base64,' + icon + b'">'
         self._head = b"<head>\n" + link + b"\n<script>" + script + b"</script>"

@@ -14,29 +14,27 @@ from workloads.serving.guard.addresses import Addresses
 from workloads.serving.guard.guard import Guard, Rules
 from workloads.serving.guard.routes import Allowed
 from workloads.serving.page import page, theme, translations
+from workloads.serving.page.asking import Asking
 from workloads.serving.page.headers import Headers
 from workloads.serving.page.login import Door
 from workloads.serving.page.models import Models
 from workloads.serving.page.settings import Settings
+from workloads.serving.page.votes import Votes
 from workloads.serving.refusal import Refusal
 
 LARGEST_CONVERSATION = 8 * 1024 * 1024
-"""Bytes of what a press of a button sends: the conversation is in it."""
+"""Bytes of a question with what was said before."""
 ROUTES = (
     Allowed("GET", "/", is_quiet=True),
     Allowed("GET", "/config", is_quiet=True),
     Allowed("GET", "/theme.css", is_quiet=True),
     Allowed("GET", "/gradio_api/app_id", is_quiet=True),
-    Allowed("GET", "/gradio_api/heartbeat/*", is_quiet=True),
     Allowed("POST", "/gradio_api/component_server", is_quiet=True),
     Allowed("POST", "/gradio_api/component_server/", is_quiet=True),
-    Allowed("POST", "/gradio_api/queue/join", LARGEST_CONVERSATION),
-    Allowed("GET", "/gradio_api/queue/data", is_quiet=True),
-    Allowed("POST", "/gradio_api/run/predict", LARGEST_CONVERSATION),
-    Allowed("POST", "/gradio_api/cancel"),
-    Allowed("POST", "/gradio_api/reset"),
+    Allowed("POST", "/answers", LARGEST_CONVERSATION),
 )
-"""All of Gradio's that the page uses. It brings many more, for uploads, files, proxies, histories and its own makers."""
+"""All of Gradio's that the page uses, and our own. Gradio brings many more, for events, uploads, files, proxies, histories and its makers:
+whatever happens on the page happens in the browser, which asks by our own route."""
 OPEN = (
     Allowed("GET", "/livez", is_open=True, is_quiet=True),
     Allowed("GET", "/favicon.ico", is_open=True, is_quiet=True),
@@ -44,6 +42,7 @@ OPEN = (
     Allowed("GET", "/static/*", is_open=True, is_quiet=True),
     Allowed("GET", "/manifest.json", is_open=True, is_quiet=True),
 )
+VOTES = (Allowed("POST", "/votes", LARGEST_CONVERSATION),)
 LOGIN = (
     Allowed("GET", "/login", is_open=True, is_quiet=True),
     Allowed("POST", "/login", largest_body=4096, is_open=True),
@@ -72,8 +71,10 @@ def application(settings: Settings, addresses: Addresses, log: Callable[[str], N
         app.add_route("/login", door.enter, methods=["POST"])
         app.add_route("/logout", door.leave, methods=["POST"])
 
+    app.add_route("/answers", Asking(settings, models).answer, methods=["POST"])
+    if settings.votes is not None:
+        app.add_route("/votes", Votes(settings.votes, log).take, methods=["POST"])
     blocks = page.build(settings, models)
-    blocks.queue(default_concurrency_limit=None)  # answers wait for the engine, and cost nothing here meanwhile
     mounted: FastAPI = gr.mount_gradio_app(
         app,
         blocks,
@@ -90,7 +91,7 @@ def application(settings: Settings, addresses: Addresses, log: Callable[[str], N
         enable_monitoring=False,
     )
     rules = Rules(
-        routes=(*ROUTES, *OPEN, *(LOGIN if door else ())),
+        routes=(*ROUTES, *OPEN, *(VOTES if settings.votes else ()), *(LOGIN if door else ())),
         addresses=addresses,
         admit=door.admit if door else _everybody,
         refused=_refused,

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from alpaca_operator.api import contract
 from alpaca_operator.api.chat import ChatDeployment
 from workloads.errors import SpecError
+from workloads.storage.uri import local_path
+from workloads.system.environment import Environment
 
 
 @dataclass(frozen=True)
@@ -44,10 +47,12 @@ class Settings:
     longest_wait_seconds: float = 600
     """How long an answer may take."""
     login: Login | None = None
+    votes: Path | None = None
+    """Where votes are kept; None asks for none."""
 
     @classmethod
     def read(cls, job: ChatDeployment, environ: Mapping[str, str]) -> Settings:
-        """Raises SpecError for a login that is asked for, or half given."""
+        """Raises SpecError for a login that is asked for, or half given, and for votes outside of their claim."""
         spec = job.spec
         return cls(
             title=spec.page.title or job.metadata.name,
@@ -58,6 +63,7 @@ class Settings:
             system_prompt=spec.system_prompt or "",
             longest_wait_seconds=float(spec.limits.request_timeout_seconds),
             login=_login(job, environ),
+            votes=_votes(job, environ),
         )
 
 
@@ -79,6 +85,11 @@ def _apis(job: ChatDeployment, environ: Mapping[str, str]) -> tuple[Api, ...]:
         model=other.model,
     )
     return (first, second)
+
+
+def _votes(job: ChatDeployment, environ: Mapping[str, str]) -> Path | None:
+    uri = job.spec.page.votes
+    return local_path(uri, Environment.read(environ), f"page.votes {uri}") if uri else None
 
 
 def _login(job: ChatDeployment, environ: Mapping[str, str]) -> Login | None:

@@ -7,6 +7,8 @@ from pathlib import Path
 import gradio as gr
 
 STATIC = Path(__file__).parent / "static"
+SCRIPTS = ("page.js", "markup.js", "book.js", "talk.js", "under.js", "settings.js")
+"""In this order they run before Gradio's own."""
 
 CINNABAR = gr.themes.Color(
     c50="#fdf4f1", c100="#fbe6e0", c200="#f6cbc0", c300="#eea797", c400="#e07c67", c500="#c9553f",

@@ -18,6 +18,8 @@ import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page
 
 from tests.workloads.browser import PATIENCE, chromium
+from tests.workloads.serving.page.standin import Engine
+from tests.workloads.serving.page.steps import POET
 
 START = "the page is at "
 
@@ -78,18 +80,20 @@ def browser() -> Iterator[Browser]:
         yield started
 
 
+PHONE: dict[str, Any] = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
+
 Opens = Callable[..., AbstractContextManager[Page]]
 
 
 @pytest.fixture
 def opened(browser: Browser) -> Opens:
     """Open a page as a user of their own. What leaves this machine, and what fails in a script, fails the test; `fails` are statuses of
-    answers that are meant to come."""
+    answers that are meant to come, or words of other errors."""
 
     @contextmanager
-    def open_page(url: str, fails: tuple[int, ...] = (), **context: Any) -> Iterator[Page]:
+    def open_page(url: str, fails: tuple[int | str, ...] = (), **context: Any) -> Iterator[Page]:
         wrong: list[str] = []
-        expected = [f"status of {status} " for status in fails]
+        expected = [each if isinstance(each, str) else f"status of {each} " for each in fails]
         settings = {"locale": "zh-CN", "viewport": {"width": 1280, "height": 800}, **context}
         user = browser.new_context(**settings)
         user.set_default_timeout(PATIENCE * 1000)
@@ -116,3 +120,28 @@ def _is_bad(message: ConsoleMessage, expected: list[str]) -> bool:
 
 def _elsewhere(url: str) -> list[str]:
     return [] if url.startswith(("http://127.0.0.1:", "data:", "blob:")) else [f"request to {url}"]
+
+
+@pytest.fixture
+def engine(shared: tuple[Engine, Served]) -> Engine:
+    """As at the beginning."""
+    engine, _ = shared
+    engine.go_on()
+    engine.asked.clear()
+    engine.left, engine.waiting, engine.state, engine.refusal = 0, 0, "ready", None
+    engine.answer, engine.ending = ["疑是", "地上霜"], "stop"
+    return engine
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Engine, Served]]:
+    with (
+        Engine() as engine,
+        page_process(POET, tmp_path_factory.mktemp("page"), ALPACA_ENGINE_URL=engine.url) as served,
+    ):
+        yield engine, served
+
+
+@pytest.fixture
+def url(shared: tuple[Engine, Served]) -> str:
+    return shared[1].url

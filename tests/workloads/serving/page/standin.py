@@ -115,14 +115,7 @@ class Engine:
     async def _events(self, body: dict[str, Any]) -> AsyncIterator[str]:
         def event(delta: dict[str, str], ended: str | None = None) -> str:
             choice = {"index": 0, "delta": delta, "finish_reason": ended}
-            chunk = {
-                "id": "1",
-                "object": "chat.completion.chunk",
-                "created": 1,
-                "model": body["model"],
-                "choices": [choice],
-            }
-            return f"data: {json.dumps(chunk)}\n\n"
+            return f"data: {json.dumps({**chunk(body), 'choices': [choice]})}\n\n"
 
         try:
             yield event({"role": "assistant", "content": ""})
@@ -134,7 +127,14 @@ class Engine:
                 said = piece.replace("{question}", body["messages"][-1]["content"]).replace("{model}", body["model"])
                 yield event({"content": said})
             yield event({}, self.ending)
+            if body.get("stream_options", {}).get("include_usage"):
+                usage = {"prompt_tokens": 17, "completion_tokens": 42, "total_tokens": 59}
+                yield f"data: {json.dumps({**chunk(body), 'choices': [], 'usage': usage})}\n\n"
             yield "data: [DONE]\n\n"
         except asyncio.CancelledError:
             self.left += 1
             raise
+
+
+def chunk(body: dict[str, Any]) -> dict[str, Any]:
+    return {"id": "1", "object": "chat.completion.chunk", "created": 1, "model": body["model"]}

@@ -33,6 +33,28 @@ def answers(page: Page, pane: int = 0) -> Locator:
     return page.locator(f"#pane-{pane} .bot.message")
 
 
+def again(page: Page) -> None:
+    """Press what Gradio shows under the last answer for another one."""
+    page.locator("#pane-0 .message-buttons [aria-label='重新回答']").click()
+
+
+def begin(page: Page) -> None:
+    page.locator("#header .new").click()
+
+
+def open_settings(page: Page) -> None:
+    page.locator("#header .gear").click()
+    expect(page.locator(".sidebar.right.open")).to_be_visible()
+
+
+def from_menu(page: Page, title: str, action: str) -> None:
+    """Press what the menu of a conversation in the list offers."""
+    row = page.locator("#shelf li", has_text=title)
+    row.hover()
+    row.locator("summary").click()
+    row.locator(f".{action}").click()
+
+
 def idle(page: Page) -> None:
     """Every answer is at its end."""
     expect(page.locator("#send")).to_be_visible()

@@ -41,29 +41,8 @@ def entered(url: str, password: str = "床前明月光", **headers: str) -> http
     return httpx.post(f"{url}/login", data={"username": "li", "password": password}, headers=headers, timeout=60)
 
 
-def pressed(url: str, shelf: Any) -> list[bytes]:
-    """What every button sends that sends the conversation, with this in its place."""
-    config = httpx.get(f"{url}/config", timeout=60).json()
-    number = next(each["id"] for each in config["components"] if each["props"].get("elem_id") == "shelf")
-    bodies = [
-        json.dumps(
-            {
-                "data": [shelf if each == number else None for each in function["inputs"]],
-                "fn_index": function["id"],
-                "session_hash": "x",
-            },
-            separators=(",", ":"),
-        ).encode()
-        for function in config["dependencies"]
-        if number in function["inputs"]
-    ]
-    assert len(bodies) >= 3
-    return bodies
-
-
 def conversation(turns: int, text: str) -> dict[str, Any]:
-    answers = [{"model": "poet", "text": text, "state": "done"}]
-    return {"id": "x", "title": "x", "updatedAt": 1, "turns": [{"question": text, "answers": answers}] * turns}
+    return {"turns": [{"question": text, "answers": [{"model": "poet", "text": text}]}] * turns}
 
 
 def test_the_page_answers_while_bodies_that_are_made_to_be_slow_come_in(page: str) -> None:
@@ -72,39 +51,54 @@ def test_the_page_answers_while_bodies_that_are_made_to_be_slow_come_in(page: st
 
     def attack() -> None:
         with httpx.Client(timeout=300) as client:
-            for route in ("cancel", "reset", "component_server/", "queue/join", "run/predict", "upload", "call/x"):
-                told = {client.post(f"{page}/gradio_api/{route}", content=zeros).status_code for _ in range(2)}
+            gradio = ("cancel", "reset", "component_server/", "queue/join", "run/predict", "upload", "call/x")
+            for route in ("answers", *(f"gradio_api/{name}" for name in gradio)):
+                told = {client.post(f"{page}/{route}", content=zeros).status_code for _ in range(2)}
                 statuses[route] = told
 
     assert slowest_livez(page, attack) < ALIVE_SECONDS
-    assert {route for route, told in statuses.items() if told == {404}} == {"upload", "call/x"}
-    assert all(told == {413} for route, told in statuses.items() if route not in ("upload", "call/x"))
+    read = {"answers", "gradio_api/component_server/"}
+    assert {route for route, told in statuses.items() if told == {413}} == read
+    assert all(told == {404} for route, told in statuses.items() if route not in read)
 
 
 @pytest.mark.parametrize(
-    "shelf",
+    ("asked", "status"),
     [
-        pytest.param(conversation(190, "床前明月光，疑是地上霜。\n" * 200), id="many long turns"),
-        pytest.param(conversation(1, "`<![a](b)$$\\(" * 100_000), id="marks that nothing closes"),
-        pytest.param({"id": "x", "turns": [{}] * 300_000}, id="turns that are none"),
-        pytest.param({"id": "x", "turns": [{"question": "x", "answers": [0] * 300_000}]}, id="answers that are none"),
+        pytest.param(conversation(190, "床前明月光，疑是地上霜。\n" * 200), 200, id="many long turns"),
+        pytest.param(conversation(1, "`<![a](b)$$\\(" * 100_000), 200, id="marks that nothing closes"),
+        pytest.param({"turns": [{}] * 300_000}, 400, id="turns that are none"),
+        pytest.param({"turns": [{"question": "x", "answers": [0] * 300_000}]}, 400, id="answers that are none"),
+        pytest.param({"turns": [{"question": "x"}], "models": ["x"] * 300_000}, 400, id="models without end"),
     ],
 )
-def test_the_page_answers_while_conversations_that_are_made_to_be_slow_are_read(page: str, shelf: Any) -> None:
-    bodies = pressed(page, shelf)
+def test_the_page_answers_while_conversations_that_are_made_to_be_slow_are_read(
+    page: str, asked: dict[str, Any], status: int
+) -> None:
+    body = json.dumps(asked, separators=(",", ":")).encode()
 
     def attack() -> None:
         with httpx.Client(timeout=300) as client:
-            for body in bodies:
-                told = client.post(
-                    f"{page}/gradio_api/queue/join", content=body, headers={"Content-Type": "application/json"}
-                )
-                assert told.status_code in (200, 413)
-            client.post(
-                f"{page}/gradio_api/run/predict", content=bodies[-1], headers={"Content-Type": "application/json"}
-            )
+            for _ in range(3):
+                told = client.post(f"{page}/answers", content=body)
+                assert told.status_code == status
 
     assert slowest_livez(page, attack) < ALIVE_SECONDS
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ({}, "turns: Field required"),
+        ({"turns": []}, "turns: List should have at least 1 item after validation, not 0"),
+        ({"turns": [{"question": 1}]}, "turns.0.question: Input should be a valid string"),
+        ({"turns": [{"question": "x"}], "chosen": {"topP": 2}}, "chosen.topP: Input should be less than or equal to 1"),
+        ([], "body: Input should be an object"),
+    ],
+)
+def test_what_is_no_question_is_refused_with_the_field(page: str, asked: Any, told: str) -> None:
+    answer = httpx.post(f"{page}/answers", json=asked, timeout=60)
+    assert (answer.status_code, answer.json()) == (400, {"detail": told})
 
 
 @pytest.mark.parametrize(
@@ -113,7 +107,7 @@ def test_the_page_answers_while_conversations_that_are_made_to_be_slow_are_read(
         ("POST", "/gradio_api/upload", 404), ("GET", "/gradio_api/file=/etc/passwd", 404), ("GET", "/gradio_api/proxy=http://x/", 404),
         ("POST", "/gradio_api/api/predict", 404), ("GET", "/gradio_api/openapi.json", 404), ("GET", "/monitoring", 404),
         ("GET", "/token", 404), ("GET", "/gradio_api/runs", 404), ("GET", "/logout", 404), ("GET", "/robots.txt", 404),
-        ("POST", "/gradio_api/stream/x", 404), ("GET", "//evil.example/", 404), ("PUT", "/", 405), ("OPTIONS", "/config", 405),
+        ("POST", "/gradio_api/stream/x", 404), ("POST", "/gradio_api/queue/join", 404), ("GET", "/gradio_api/queue/data", 404), ("GET", "//evil.example/", 404), ("PUT", "/", 405), ("OPTIONS", "/config", 405),
         ("GET", "/assets/../../../../etc/passwd", 404), ("TRACE", "/config", 405),
     ],
 )  # fmt: skip
@@ -124,7 +118,7 @@ def test_only_what_the_page_uses_is_there(page: str, method: str, path: str, sta
 
 @pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://localhost:9"])
 def test_a_page_elsewhere_reads_and_sends_nothing(page: str, origin: str) -> None:
-    for method, path in (("GET", "/config"), ("POST", "/gradio_api/queue/join"), ("GET", "/")):
+    for method, path in (("GET", "/config"), ("POST", "/answers"), ("GET", "/")):
         told = httpx.request(
             method, f"{page}{path}", headers={"Origin": origin, "Host": "chat.example.org"}, timeout=60
         )
@@ -148,8 +142,8 @@ def test_a_browser_is_told_what_it_may_do(page: str) -> None:
 
 def test_nothing_is_read_before_the_login(locked: str) -> None:
     zeros = b"POST %s HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 60000\r\n\r\n"
-    for route in (b"cancel", b"reset", b"queue/join", b"run/predict", b"component_server/"):
-        assert raw(locked, zeros % (b"/gradio_api/" + route)).startswith(b"HTTP/1.1 401 ")
+    for route in (b"/answers", b"/gradio_api/component_server/"):
+        assert raw(locked, zeros % route).startswith(b"HTTP/1.1 401 ")
     for path in ("/config", "/theme.css", "/gradio_api/app_id"):
         told = httpx.get(f"{locked}{path}", timeout=60)
         assert (told.status_code, told.json()) == (

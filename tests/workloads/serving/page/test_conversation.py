@@ -1,21 +1,19 @@
-"""Conversations as browsers send them, and as models are asked."""
+"""What browsers ask, and how models are asked for it."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
-from workloads.serving.page.conversation import Answer, Conversation, Turn
+from workloads.serving.page.asking import controls_of, names_of
+from workloads.serving.page.conversation import Asked, Chosen, Said, Turn
+from workloads.serving.page.models import Controls, EngineStatus, Model
 
 
 def turn(question: str, **answers: str) -> Turn:
-    return Turn(
-        question=question, answers=[Answer(model=name, text=text, state="done") for name, text in answers.items()]
-    )
+    return Turn(question=question, answers=[Said(model=name, text=text) for name, text in answers.items()])
 
 
-THREE = Conversation(turns=[turn("一", poet="壹", base="1"), turn("二", poet="贰", base=""), turn("三")])
+THREE = Asked(turns=[turn("一", poet="壹", base="1"), turn("二", poet="贰", base=""), turn("三")])
 
 
 def said(messages: list[dict[str, str]]) -> str:
@@ -23,56 +21,44 @@ def said(messages: list[dict[str, str]]) -> str:
 
 
 @pytest.mark.parametrize(
-    ("model", "turns", "system", "asked"),
+    ("model", "system", "asked"),
     [
-        pytest.param("poet", 20, None, "u:一 a:壹 u:二 a:贰 u:三", id="all that was said"),
-        pytest.param("poet", 1, None, "u:二 a:贰 u:三", id="the last turns"),
-        pytest.param("poet", 0, None, "u:三", id="no history"),
-        pytest.param("base", 20, None, "u:一 a:1 u:二 a:贰 u:三", id="another's answer where there is none of its own"),
-        pytest.param("new", 20, None, "u:一 a:壹 u:二 a:贰 u:三", id="a model that was not asked before"),
-        pytest.param("poet", 1, "诗人", "s:诗人 u:二 a:贰 u:三", id="a system prompt is no turn"),
-        pytest.param("poet", 0, "", "s: u:三", id="a system prompt that was cleared"),
+        pytest.param("poet", None, "u:一 a:壹 u:二 a:贰 u:三", id="all that was said"),
+        pytest.param("base", None, "u:一 a:1 u:二 a:贰 u:三", id="another's answer where there is none of its own"),
+        pytest.param("new", None, "u:一 a:壹 u:二 a:贰 u:三", id="a model that was not asked before"),
+        pytest.param("poet", "诗人", "s:诗人 u:一 a:壹 u:二 a:贰 u:三", id="a system prompt"),
+        pytest.param("poet", "", "s: u:一 a:壹 u:二 a:贰 u:三", id="a system prompt that was cleared"),
     ],
 )
-def test_a_model_is_asked_with_the_history_that_the_user_wants(
-    model: str, turns: int, system: str | None, asked: str
-) -> None:
-    assert said(THREE.messages(model, turns, system)) == asked
+def test_a_model_is_asked_with_what_was_said(model: str, system: str | None, asked: str) -> None:
+    assert said(THREE.messages(model, system)) == asked
 
 
 def test_a_turn_that_nobody_answered_is_left_out() -> None:
-    failed = Turn(question="零", answers=[Answer(model="poet", state="failed", problem="full")])
-    assert said(Conversation(turns=[failed, turn("一")]).messages("poet", 20, None)) == "u:一"
+    assert said(Asked(turns=[turn("零", poet=""), turn("一")]).messages("poet", None)) == "u:一"
+
+
+def test_an_answer_that_was_cut_is_given_back_as_the_beginning_of_the_same() -> None:
+    asked = Asked(turns=[turn("一", poet="壹"), turn("二", poet="贰就", base="2")])
+    assert said(asked.messages("poet", None)) == "u:一 a:壹 u:二 a:贰就"
+    assert said(asked.messages("new", None)) == "u:一 a:壹 u:二"
+
+
+def test_what_the_user_did_not_choose_follows_the_model() -> None:
+    model = Model("poet", client=None, defaults=Controls(temperature=0.9, top_k=7))  # type: ignore[arg-type]
+    controls = controls_of(model, Chosen(temperature=0.0, max_new_tokens=5))
+    assert (controls.temperature, controls.top_k, controls.max_new_tokens) == (0.0, 7, 5)
 
 
 @pytest.mark.parametrize(
-    "value",
+    ("wanted", "compares", "asked"),
     [
-        pytest.param(None, id="nothing"),
-        pytest.param("x", id="a text"),
-        pytest.param({"turns": [{"answers": []}]}, id="a turn without a question"),
-        pytest.param(
-            {"turns": [{"question": "x", "answers": [{"model": "a", "state": "odd"}]}]}, id="an unknown state"
-        ),
+        ([], False, ["a"]), ([], True, ["a", "b"]), (["b"], True, ["b"]), (["gone"], False, ["a"]),
+        (["c", "gone", "a", "b"], False, ["c", "a"]), (["a", "a"], False, ["a"]),
     ],
-)
-def test_what_is_no_conversation_begins_a_new_one(value: Any) -> None:
-    assert Conversation.read(value).turns == []
-
-
-def test_what_the_browser_keeps_is_read_as_it_was() -> None:
-    assert Conversation.read(THREE.to_browser()) == THREE
-
-
-def test_an_answer_that_was_being_written_when_the_page_was_left_was_stopped() -> None:
-    left = Conversation().asked("一").answered([Answer(model="poet", text="壹")])
-    assert [answer.state for answer in Conversation.read(left.to_browser()).turns[0].answers] == ["stopped"]
-
-
-def test_a_conversation_is_called_by_its_first_question_in_one_short_line() -> None:
-    assert Conversation().asked("  第一\n行 " + "长" * 100).title == "第一 行 " + "长" * 35
-
-
-def test_asking_again_takes_the_last_answers_away() -> None:
-    conversation = Conversation(turns=[turn("一", poet="壹"), turn("二", poet="贰")])
-    assert said(conversation.without_last_answer().messages("poet", 20, None)) == "u:一 a:壹 u:二"
+)  # fmt: skip
+def test_of_the_wanted_models_those_are_asked_that_there_are(
+    wanted: list[str], compares: bool, asked: list[str]
+) -> None:
+    models = tuple(Model(name, client=None) for name in "abc")  # type: ignore[arg-type]
+    assert names_of(EngineStatus("ready", models), wanted, compares) == asked

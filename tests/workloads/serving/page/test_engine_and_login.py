@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,8 +18,9 @@ from playwright.sync_api import Page, expect
 from tests.cluster.bed import cache, images
 from tests.workloads.browser import PATIENCE
 from tests.workloads.serving.page.conftest import Opens, page_process
+from tests.workloads.serving.page.shots import shot
 from tests.workloads.serving.page.standin import Engine
-from tests.workloads.serving.page.steps import POET, answers, ask, idle
+from tests.workloads.serving.page.steps import POET, again, answers, ask, idle
 
 BESIDE = POET + "  compareWith: {name: base, model: {uri: ./base}}\n"
 
@@ -47,7 +50,7 @@ def test_two_models_answer_side_by_side_each_with_its_own_history(beside: tuple[
         idle(page)
         last = {body["model"]: body["messages"][1]["content"] for body in engine.asked[2:]}
         assert last == {"poet": "poet说：一", "base": "base说：一"}
-        page.locator("#models .token", has_text="poet").locator(".token-remove").click()
+        page.locator("#header .model").select_option("base")
         expect(page.locator("#pane-1")).to_be_hidden()
         expect(answers(page, 0)).to_have_text(["base说：一", "base说：二"])
         ask(page, "三")
@@ -83,12 +86,12 @@ def test_a_killed_engine_breaks_the_answer_off_and_is_asked_again_when_it_is_bac
             )
             idle(page)
             expect(page.locator("#header .words")).to_have_text("连不上模型服务，正在重试…")
-            page.locator("#again").click()
+            again(page)
             expect(answers(page)).to_have_text("连不上模型服务：它可能正在重启。稍后点“重新回答”。")
             idle(page)
             with Engine(port=engine.port):
                 expect(page.locator("#header .words")).to_have_text("poet")
-                page.locator("#again").click()
+                again(page)
                 expect(answers(page)).to_have_text("疑是地上霜")
                 idle(page)
 
@@ -204,3 +207,60 @@ def test_the_page_takes_little_memory_and_leaves_at_once_when_asked(tmp_path: Pa
         assert int(resident.group(1)) / 1024 < 200
         served.process.terminate()
         assert served.process.wait(timeout=PATIENCE) == 0
+
+
+def free_port() -> str:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return str(taken.getsockname()[1])
+
+
+def test_a_page_that_is_started_anew_under_an_open_tab_goes_on(tmp_path: Path, opened: Opens) -> None:
+    port = free_port()
+    with Engine() as engine:
+        environment = {"ALPACA_ENGINE_URL": engine.url, "ALPACA_PAGE_PORT": port}
+        with contextlib.ExitStack() as tab:
+            with page_process(POET, tmp_path, **environment) as served:
+                page = tab.enter_context(opened(served.url, fails=("net::ERR_",)))
+                ask(page, "床前明月光")
+                expect(answers(page)).to_have_text("疑是地上霜")
+                idle(page)
+            expect(page.locator("#header .words")).to_have_text("与页面服务器的连接断开，正在重试…")
+            ask(page, "还在吗？")
+            expect(answers(page).last).to_have_text(re.compile("问题没有送到"))
+            idle(page)
+            shot(page, "offline-light")
+            with page_process(POET, tmp_path, **environment):
+                expect(page.locator("#header .words")).to_have_text("poet")
+                again(page)
+                expect(answers(page)).to_have_text(["疑是地上霜", "疑是地上霜"])
+                idle(page)
+    assert len(engine.asked) == 2
+
+
+def test_a_page_that_is_started_anew_with_another_password_asks_for_it_and_goes_on(
+    tmp_path: Path, opened: Opens
+) -> None:
+    port = free_port()
+
+    def enter(page: Page, password: str) -> None:
+        page.get_by_label("用户名").fill("li")
+        page.get_by_label("密码").fill(password)
+        page.get_by_role("button").click()
+
+    with Engine() as engine, contextlib.ExitStack() as tab:
+        environment = {"ALPACA_ENGINE_URL": engine.url, "ALPACA_PAGE_PORT": port, "ALPACA_API_KEY": "key"}
+        environment["ALPACA_CHAT_USERNAME"] = "li"
+        with page_process(POET, tmp_path, **environment, ALPACA_CHAT_PASSWORD="明") as served:
+            page = tab.enter_context(opened(served.url, fails=("net::ERR_", "status of 401 ")))
+            shot(page, "login-light")
+            enter(page, "明")
+            ask(page, "床前明月光")
+            expect(answers(page)).to_have_text("疑是地上霜")
+            idle(page)
+            page.locator("#question textarea").fill("写了一半")
+        with page_process(POET, tmp_path, **environment, ALPACA_CHAT_PASSWORD="月"):
+            expect(page.get_by_label("密码")).to_be_visible()
+            enter(page, "月")
+            expect(answers(page)).to_have_text("疑是地上霜")
+            expect(page.locator("#question textarea")).to_have_value("写了一半")

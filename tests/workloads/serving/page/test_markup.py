@@ -1,12 +1,27 @@
-"""What Gradio's chat window is given to show."""
+"""What Gradio's chat window is given to show: static/markup.js, in the browser that runs it."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
+from playwright.sync_api import Browser
 
-from workloads.serving.page import markup
+from workloads.serving.page.theme import STATIC
+
+Markup = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def markup(browser: Browser) -> Iterator[Markup]:
+    """Call a function of the script by its name."""
+    page = browser.new_page()
+    page.evaluate("window.alpaca = {}")
+    page.evaluate((STATIC / "markup.js").read_text(encoding="utf-8"))
+    yield lambda name, text: page.evaluate("([name, text]) => alpaca.markup[name](text)", [name, text])
+    page.close()
 
 
 @pytest.mark.parametrize(
@@ -19,14 +34,14 @@ from workloads.serving.page import markup
         pytest.param("😀 é 龘 \u202e", id="letters of every kind"),
     ],
 )
-def test_a_question_loses_nothing_and_has_nothing_that_markdown_reads(text: str) -> None:
-    shown = markup.question(text)
+def test_a_question_loses_nothing_and_has_nothing_that_markdown_reads(markup: Markup, text: str) -> None:
+    shown = markup("question", text)
     assert re.sub(r"&#(\d{4});", lambda found: chr(int(found.group(1))), shown) == text
     assert not set(re.sub(r"&#\d{4};", "", shown)) & set("<>&*`#_[]!|~\\ \n\t")
 
 
-def test_a_question_from_windows_has_plain_line_breaks() -> None:
-    assert markup.question("一\r\n二") == "一&#0010;二"
+def test_a_question_from_windows_has_plain_line_breaks(markup: Markup) -> None:
+    assert markup("question", "一\r\n二") == "一&#0010;二"
 
 
 @pytest.mark.parametrize(
@@ -55,10 +70,16 @@ def test_a_question_from_windows_has_plain_line_breaks() -> None:
         pytest.param("| `a | <img>` |", "| `a | &#0060;img>` |", id="a tick in another cell"),
         pytest.param("``` a`b\n<img>\n```", "``` a`b\n&#0060;img>\n```", id="a fence with a tick in its line is none"),
         pytest.param("价格 $5 <b> $6", "价格 $5 &#0060;b> $6", id="money is no formula"),
+        pytest.param("从$5涨到$6，HK$", "从$5涨到$6，HK$", id="nor is money without spaces"),
+        pytest.param(
+            "令 $x<y$，得 $\\alpha_1$。", "令 \\(x&#0060;y\\)，得 \\(\\alpha_1\\)。", id="a formula between dollars"
+        ),
+        pytest.param("`$x$` 和 $$y$$", "`$x$` 和 $$y$$", id="code, and one in a line of its own, stay"),
+        pytest.param("|a|b|\n|:-|-:|\n|`x`|$y$|", "|a|b|\n|:-|-:|\n|`x`|\\(y\\)|", id="a table"),
     ],
 )
-def test_an_answer_is_markdown_without_html_and_pictures(text: str, shown: str) -> None:
-    assert markup.answer(text) == shown
+def test_an_answer_is_markdown_without_html_and_pictures(markup: Markup, text: str, shown: str) -> None:
+    assert markup("answer", text) == shown
 
 
 @pytest.mark.parametrize(
@@ -71,12 +92,26 @@ def test_an_answer_is_markdown_without_html_and_pictures(text: str, shown: str) 
         pytest.param("`" * 7 + "<img src=/x>" + "`" * 3, id="ticks that do not fit"),
     ],
 )
-def test_no_tag_is_left_anywhere_whatever_is_code(text: str) -> None:
-    assert "<i" not in markup.answer(text)
+def test_no_tag_is_left_anywhere_whatever_is_code(markup: Markup, text: str) -> None:
+    assert "<i" not in markup("answer", text)
 
 
 @pytest.mark.parametrize("piece", ["`", "`a", "$$a", "```\n", "<", "\\(", "` ``", "```x`\n"])
-def test_a_long_answer_is_read_once_and_not_anew_from_every_sign(piece: str) -> None:
+def test_a_long_answer_is_read_once_and_not_anew_from_every_sign(markup: Markup, piece: str) -> None:
     """With the square of its length this would take longer than any test may."""
     text = piece * (1_000_000 // len(piece))
-    assert len(markup.answer(text)) >= len(text)
+    assert len(markup("answer", text)) >= len(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        pytest.param("疑是", {"said": "疑是"}, id="no thought"),
+        pytest.param("<think>\n想", {"thought": "想", "said": "", "isThinking": True}, id="one that goes on"),
+        pytest.param("<think>\n想\n</think>\n\n疑是", {"thought": "想", "said": "疑是"}, id="one that has ended"),
+        pytest.param("想\n</think>\n疑是", {"thought": "想", "said": "疑是"}, id="one that the template began"),
+        pytest.param("写 `</think>` 即可", {"said": "写 `</think>` 即可"}, id="a word about it"),
+    ],
+)
+def test_what_a_model_thought_is_told_from_what_it_said(markup: Markup, text: str, parts: dict[str, Any]) -> None:
+    assert markup("parts", text) == parts

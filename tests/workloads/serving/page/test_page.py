@@ -3,42 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Page, Route, expect
+from playwright.sync_api import Page, expect
 
 from tests.workloads.browser import until
-from tests.workloads.serving.page.conftest import Opens, Served, page_process
+from tests.workloads.serving.page.conftest import PHONE, Opens
 from tests.workloads.serving.page.standin import Engine
-from tests.workloads.serving.page.steps import POET, answers, ask, focus, idle
-
-PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
-
-
-@pytest.fixture
-def engine(shared: tuple[Engine, Served]) -> Engine:
-    """As at the beginning."""
-    engine, _ = shared
-    engine.go_on()
-    engine.asked.clear()
-    engine.left, engine.waiting, engine.state, engine.refusal = 0, 0, "ready", None
-    engine.answer, engine.ending = ["疑是", "地上霜"], "stop"
-    return engine
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Engine, Served]]:
-    with (
-        Engine() as engine,
-        page_process(POET, tmp_path_factory.mktemp("page"), ALPACA_ENGINE_URL=engine.url) as served,
-    ):
-        yield engine, served
-
-
-@pytest.fixture
-def url(shared: tuple[Engine, Served]) -> str:
-    return shared[1].url
+from tests.workloads.serving.page.steps import again, answers, ask, begin, focus, from_menu, idle, open_settings
 
 
 def test_an_answer_grows_on_the_page_and_the_engine_is_asked_with_the_models_own_settings(
@@ -92,7 +64,7 @@ def test_again_puts_another_answer_in_the_place_of_the_last(engine: Engine, url:
         expect(answers(page).nth(1)).to_have_text("疑是地上霜")
         idle(page)
         engine.answer = ["低头", "思故乡"]
-        page.locator("#again").click()
+        again(page)
         expect(answers(page)).to_have_text(["疑是地上霜", "低头思故乡"])
         idle(page)
     first = [{"role": "user", "content": "第一问"}, {"role": "assistant", "content": "疑是地上霜"}]
@@ -106,7 +78,7 @@ def test_a_new_topic_ends_what_is_being_written_and_forgets_what_was_said(
     with opened(url) as page:
         ask(page, "旧话题")
         expect(answers(page)).to_contain_text("疑是")
-        page.locator("#new").click()
+        begin(page)
         expect(answers(page)).to_have_count(0)
         until(lambda: engine.left == 1)
         engine.go_on()
@@ -125,6 +97,7 @@ def test_changed_settings_are_used_kept_over_a_reload_and_given_up_by_reset(
 ) -> None:
     with opened(url) as page:
         expect(page.locator("#temperature input[type=number]")).to_have_value("0.25")
+        open_settings(page)
         for name, value in {"temperature": "0", "max_new_tokens": "64", "history_turns": "0"}.items():
             page.locator(f"#{name} input[type=number]").fill(value)
             page.locator(f"#{name} input[type=number]").press("Tab")
@@ -145,6 +118,7 @@ def test_changed_settings_are_used_kept_over_a_reload_and_given_up_by_reset(
         expect(page.locator("#temperature input[type=number]")).to_have_value("0")
         expect(page.locator("#max_new_tokens input[type=number]")).to_have_value("64")
         expect(page.locator("#system textarea")).to_have_value("只用古文回答。")
+        open_settings(page)
         page.locator("#reset").click()
         expect(page.locator("#temperature input[type=number]")).to_have_value("0.25")
         expect(page.locator("#max_new_tokens input[type=number]")).to_have_value("256")
@@ -162,7 +136,7 @@ def test_the_page_speaks_the_browsers_language_until_another_is_chosen(engine: E
         expect(answers(page)).to_contain_text("现在提问的人太多")
         assert page.evaluate("document.documentElement.lang") == "zh-CN"
         page.reload()
-        expect(page.locator("#again")).to_have_text("重新回答")
+        expect(page.locator("#send")).to_have_text("发送")
 
 
 def test_conversations_stay_in_the_browser_and_can_be_opened_and_deleted(
@@ -173,7 +147,7 @@ def test_conversations_stay_in_the_browser_and_can_be_opened_and_deleted(
             ask(page, topic)
             expect(answers(page)).to_have_text("疑是地上霜")
             idle(page)
-            page.locator("#new").click()
+            begin(page)
             expect(answers(page)).to_have_count(0)
         page.locator("#shelf .open", has_text="李白").click()
         expect(page.locator("#pane-0 .user.message")).to_have_text("李白")
@@ -181,40 +155,24 @@ def test_conversations_stay_in_the_browser_and_can_be_opened_and_deleted(
         expect(page.locator("#pane-0 .user.message")).to_have_text("李白")
         expect(page.locator("#shelf .open")).to_have_count(2)
         page.on("dialog", lambda dialog: dialog.accept())
-        page.locator("#shelf li", has_text="李白").locator(".remove").click()
+        from_menu(page, "李白", "remove")
         expect(page.locator("#shelf .open")).to_have_text(["杜甫"])
         expect(answers(page)).to_have_count(0)
 
 
-def test_a_conversation_that_is_deleted_before_the_server_has_restored_it_stays_deleted(
+def test_a_conversation_that_is_deleted_while_it_is_answered_stays_deleted(
     engine: Engine, url: str, opened: Opens
 ) -> None:
+    engine.pause()
     with opened(url) as page:
         ask(page, "李白")
-        expect(answers(page)).to_have_text("疑是地上霜")
-        idle(page)
-        expect(page.locator("#shelf .open")).to_have_text(["李白"])
-        joins: list[Route] = []
-        hold = True
-
-        def join(route: Route) -> None:
-            joins.append(route)
-            if not hold:
-                route.continue_()
-
-        page.route("**/gradio_api/queue/join*", join)
-        page.reload()
-        until(lambda: bool(page.wait_for_timeout(50) or joins))  # the page asks for what it has kept
+        expect(answers(page)).to_contain_text("疑是")
         page.on("dialog", lambda dialog: dialog.accept())
-        page.locator("#shelf li", has_text="李白").locator(".remove").click()
+        from_menu(page, "李白", "remove")
         expect(page.locator("#shelf .none")).to_be_visible()
-        hold, held = False, list(joins)
-        for route in held:
-            route.continue_()
-        until(
-            lambda: bool(page.wait_for_timeout(50) or len(joins) > len(held))
-        )  # it came all the same, and is put away
         expect(page.locator("#pane-0 .user.message")).to_have_count(0)
+        until(lambda: engine.left == 1)
+        engine.go_on()
         page.reload()
         expect(page.locator("#shelf .none")).to_be_visible()
 
@@ -320,7 +278,7 @@ def test_copying_gives_the_text_as_it_was_written(engine: Engine, url: str, open
         expect(answers(page)).to_have_text("粗 <b> <i>")
         idle(page)
         for number, text in enumerate(["a < b & *c*\n  d", "**粗** <b> `<i>`"]):
-            page.locator("#pane-0 .message-buttons button").nth(number).click()
+            page.locator("#pane-0 .message-buttons [aria-label='复制']").nth(number).click()
             until(lambda text=text: pasted(page) == text)
 
 
@@ -344,8 +302,10 @@ def pasted(page: Page) -> str:
             "模型还在加载，请稍候再点“重新回答”。 poet is being loaded", id="a model that is being loaded",
         ),
         pytest.param(
-            400, {"message": "this is 9000 tokens, of which 2048 fit", "code": "context_length_exceeded"},
-            "模型服务不接受这个请求。 this is 9000 tokens, of which 2048 fit", id="a question that is too long",
+            400, {"message": "This server takes at most 2048 tokens of input, and the newest question with the system prompt has 9000: shorten it.",
+                  "code": "context_length_exceeded"},
+            "内容太长：比模型能读的多 6,952 个词元。请缩短问题，去掉附件，或开始新话题。 This server takes at most 2048 tokens of input, and the newest "
+            "question with the system prompt has 9000: shorten it.", id="a question that is too long",
         ),
         pytest.param(
             401, {"message": "Incorrect API key provided.", "code": "invalid_api_key"},
@@ -366,7 +326,7 @@ def test_a_refusal_is_told_and_the_question_can_be_put_again(
         expect(answers(page)).to_have_text(told, use_inner_text=True)
         idle(page)
         engine.refusal = None
-        page.locator("#again").click()
+        again(page)
         expect(answers(page)).to_have_text("疑是地上霜")
         idle(page)
 
@@ -401,9 +361,10 @@ def test_a_phone_shows_everything_without_scrolling_sideways(engine: Engine, url
         idle(page)
         width, inner = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
         assert width <= inner == 390
-        for part in ("#question", "#send", "#again", "#new", "#header .language"):
+        for part in ("#question", "#send", "#header .new", "#header .language"):
             expect(page.locator(part)).to_be_in_viewport()
-        page.locator(".sidebar .toggle-button").tap()
+        assert answers(page).bounding_box()["width"] >= 360  # type: ignore[index]
+        page.locator("#header .list").tap()
         expect(page.locator("#shelf .open")).to_be_in_viewport()
 
 

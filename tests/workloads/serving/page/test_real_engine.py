@@ -13,7 +13,7 @@ from tests.workloads.browser import until
 from tests.workloads.conftest import llama, sentencepiece_folder  # noqa: F401
 from tests.workloads.engine_process import Engine, manifest
 from tests.workloads.serving.page.conftest import Opens, page_process
-from tests.workloads.serving.page.steps import POET, answers, ask, idle
+from tests.workloads.serving.page.steps import POET, again, answers, ask, idle
 
 
 def test_an_engine_that_is_killed_in_the_middle_of_an_answer_is_asked_again_when_it_is_back(
@@ -35,7 +35,7 @@ def test_an_engine_that_is_killed_in_the_middle_of_an_answer_is_asked_again_when
             expect(answers(page)).to_have_text(re.compile(r"明[明月 ]*\s*已停止\s*$"))
             idle(page)
             until(lambda: engine.metric("alpaca_chat_running") == 0)
-            page.locator("#again").click()
+            again(page)
             expect(answers(page)).not_to_contain_text("已停止")
             expect(answers(page)).to_contain_text("明月")
             engine.stop(signal.SIGKILL)
@@ -47,7 +47,7 @@ def test_an_engine_that_is_killed_in_the_middle_of_an_answer_is_asked_again_when
                 tmp_path, manifest(generation={"temperature": 0, "maxNewTokens": 6}), ALPACA_ENGINE_PORT=port
             ).ready()
             expect(page.locator("#max_new_tokens input[type=number]")).to_have_value("6")
-            page.locator("#again").click()
+            again(page)
             expect(answers(page)).to_have_text(re.compile(r"^\s*[明月 ]+\s*已达到“最长回答”，到此为止\s*$"))
         finally:
             engine.close()

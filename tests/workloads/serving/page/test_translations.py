@@ -8,9 +8,10 @@ import pytest
 
 from workloads.serving.page import translations
 from workloads.serving.page.answering import BY_CODE, BY_STATUS
+from workloads.serving.page.theme import STATIC
 
 
-@pytest.mark.parametrize("part", ["LABELS", "PROBLEMS", "NOTES", "CONDITIONS"])
+@pytest.mark.parametrize("part", ["LABELS", "PROBLEMS", "WORDS"])
 def test_what_is_said_in_one_language_is_said_in_the_other(part: str) -> None:
     table = getattr(translations, part)
     holes = {
@@ -23,6 +24,24 @@ def test_what_is_said_in_one_language_is_said_in_the_other(part: str) -> None:
 
 def test_every_problem_has_words() -> None:
     assert {*BY_CODE.values(), *BY_STATUS.values()} <= set(translations.PROBLEMS["en"])
+
+
+def test_every_word_of_the_scripts_is_there_and_every_one_that_is_there_is_said() -> None:
+    scripts = {path.name: path.read_text(encoding="utf-8") for path in STATIC.glob("*.js")}
+    said = {word for text in scripts.values() for word in re.findall(r"\bwords\.(\w+)", text)} - {"problem_over"}
+    assert len(said) > 20
+    known = set(translations.WORDS["en"])
+    assert said <= known
+    indirect = {
+        word
+        for word in known - said
+        if any(re.search(rf"\b{re.sub('^press_', '', word)}\b", text) for text in scripts.values())
+    }
+    assert known == said | indirect
+
+
+def test_there_are_suggestions_in_every_language() -> None:
+    assert len(translations.SUGGESTIONS["zh"]) == len(translations.SUGGESTIONS["en"]) == 4
 
 
 @pytest.mark.parametrize(

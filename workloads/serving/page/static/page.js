@@ -23,7 +23,8 @@
   };
 
   // Without HTTPS browsers have no clipboard, and the copy buttons would do nothing.
-  const copied = (text) => text.replace(/<\u200b/g, "<").replace(/&#(\d{4});/g, (_, code) => String.fromCharCode(Number(code)));
+  const copied = (text) => text.replace(/\s*<div class="note [^]*$/, "").replace(/ ▍$/, "")
+    .replace(/<\u200b/g, "<").replace(/&#(\d{4});/g, (_, code) => String.fromCharCode(Number(code)));
   const copy = async (text) => {
     const area = document.createElement("textarea");
     area.value = text;
@@ -46,9 +47,7 @@
 
   // Esc stops the answer from anywhere on the page, unless a text is being composed in an input method.
   document.addEventListener("keydown", (event) => {
-    if (event.key !== "Escape" || event.isComposing) return;
-    const stop = document.querySelector("#stop");
-    if (stop && stop.offsetParent && !stop.disabled) stop.click();
+    if (event.key === "Escape" && !event.isComposing) window.alpaca.talk.stop();
   });
 
   window.alpaca = {
@@ -62,11 +61,5 @@
       localStorage.setItem(THEME, dark ? "dark" : "light");
       document.body.classList.toggle("dark", dark);
     },
-    /* Settings that the user changed; what is not here follows the model. */
-    chosen: () => JSON.parse(localStorage.getItem("literary-alpaca/settings") || "{}"),
-    choose(name, value) {
-      localStorage.setItem("literary-alpaca/settings", JSON.stringify({ ...window.alpaca.chosen(), [name]: value }));
-    },
-    forget: () => localStorage.removeItem("literary-alpaca/settings"),
   };
 })();

@@ -1,83 +1,93 @@
-/* The list of conversations. Each is kept in this browser under a key of its own, so that two tabs do not overwrite each other's. */
+/* The list of conversations. */
 "use strict";
-const PREFIX = "literary-alpaca/conversation/", CURRENT = "literary-alpaca/current", SAVE_MS = 400;
-const words = props.words[alpaca.language];
-let waiting = null, latest = props.value;
-const removed = new Set();  // the server may still send one that was deleted meanwhile: it is not kept, and not left on the page
+alpaca.words = props.words[alpaca.language];
+const { book, talk, words } = alpaca;
+const find = (name) => element.querySelector(`.${name}`);
+const search = find("search"), list = find("shelf");
+search.placeholder = words.search;
+search.setAttribute("aria-label", words.search);
 
-const stored = () => Object.keys(localStorage).filter((key) => key.startsWith(PREFIX));
-const read = (key) => {
-  try { return JSON.parse(localStorage.getItem(key)); } catch { return null; }
-};
-const all = () => stored().map(read).filter(Boolean).sort((one, other) => other.updatedAt - one.updatedAt);
+function make(tag, name, text) {
+  const made = document.createElement(tag);
+  made.className = name;
+  if (text) made.textContent = text;
+  return made;
+}
 
-function save(conversation) {
-  clearTimeout(waiting);
-  waiting = null;
-  if (!conversation.turns.length || removed.has(conversation.id)) return;
-  const key = PREFIX + conversation.id, text = JSON.stringify(conversation);
-  for (;;) {
-    try { localStorage.setItem(key, text); return; } catch {
-      // Full: the oldest goes. One that does not fit even alone stays on the page, and is not kept.
-      const oldest = all().filter((other) => other.id !== conversation.id).pop();
-      if (!oldest) return;
-      localStorage.removeItem(PREFIX + oldest.id);
-    }
-  }
+function download(conversation, kind) {
+  const address = URL.createObjectURL(new Blob([book[kind](conversation)], { type: { markdown: "text/markdown", json: "application/json" }[kind] }));
+  const link = make("a", "");
+  link.href = address;
+  link.download = `${conversation.title.replace(/[\\/:*?"<>|]/g, " ").trim() || words.unnamed}.${{ markdown: "md", json: "json" }[kind]}`;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(address), 60000);
+}
+
+function menu(conversation, title) {
+  const details = make("details", "menu"), summary = make("summary", "more", "⋯"), actions = make("div", "actions");
+  summary.setAttribute("aria-label", `${words.more}: ${title}`);
+  const action = (name, press) => {
+    const button = make("button", name, words[name]);
+    button.addEventListener("click", () => { details.open = false; press(); });
+    actions.append(button);
+  };
+  action("rename", () => rename(conversation));
+  action("markdown", () => download(book.read(conversation.id), "markdown"));
+  action("json", () => download(book.read(conversation.id), "json"));
+  action("remove", () => { if (confirm(`${words.remove}?\n${title}`)) talk.remove(conversation.id); });
+  details.append(summary, actions);
+  return details;
+}
+
+function rename(conversation) {
+  const row = list.querySelector(`[data-id="${CSS.escape(conversation.id)}"]`), field = make("input", "name");
+  field.value = conversation.title;
+  field.setAttribute("aria-label", words.rename);
+  let left = false;
+  const leave = (keeps) => {
+    if (left) return;
+    left = true;
+    field.remove();
+    if (keeps) talk.rename(conversation.id, field.value);
+    show();
+  };
+  field.addEventListener("keydown", (event) => {
+    if (event.isComposing) return;
+    if (event.key === "Enter") leave(true);
+    if (event.key === "Escape") { event.stopPropagation(); leave(false); }
+  });
+  field.addEventListener("blur", () => leave(true));
+  row.replaceChildren(field);
+  field.select();
 }
 
 function show() {
-  const list = element.querySelector(".shelf");
-  const rows = all().map((conversation) => {
-    const row = document.createElement("li");
+  if (list.querySelector(".name")) return;  // while one is being renamed
+  const found = search.value.trim() ? book.search(search.value) : book.all();
+  const rows = found.map((conversation) => {
+    const row = make("li", ""), open = make("button", "open", conversation.title || words.unnamed);
     row.dataset.id = conversation.id;
-    const open = document.createElement("button"), remove = document.createElement("button");
-    open.className = "open";
-    open.textContent = conversation.title || words.unnamed;
     open.title = open.textContent;
-    if (conversation.id === props.value.id) open.setAttribute("aria-current", "true");
-    remove.className = "remove";
-    remove.textContent = "×";
-    remove.setAttribute("aria-label", `${words.remove}: ${open.textContent}`);
-    row.append(open, remove);
+    open.addEventListener("click", () => { talk.show(conversation.id); if (innerWidth <= 768) alpaca.drawer("left", false); });
+    if (conversation.id === talk.open.id) open.setAttribute("aria-current", "true");
+    row.append(open, menu(conversation, open.textContent));
     return row;
   });
-  if (!rows.length) {
-    const none = document.createElement("li");
-    none.className = "none";
-    none.textContent = words.none;
-    rows.push(none);
-  }
-  list.replaceChildren(...rows);
+  list.replaceChildren(...(rows.length ? rows : [make("li", "none", search.value.trim() ? words.nothing : words.none)]));
 }
 
-element.addEventListener("click", (event) => {
-  const id = event.target.closest("li")?.dataset.id;
-  if (!id) return;
-  if (event.target.closest(".remove")) {
-    if (!confirm(`${words.remove}?`)) return;
-    removed.add(id);
-    localStorage.removeItem(PREFIX + id);
-    if (id === props.value.id) trigger("emptied");
-    show();
-  } else {
-    if (waiting) save(latest);
-    const conversation = read(PREFIX + id);
-    if (!conversation) return show();  // another tab removed it
-    sessionStorage.setItem(CURRENT, id);
-    trigger("opened", { conversation, chosen: alpaca.chosen() });
-  }
+search.addEventListener("input", show);
+document.addEventListener("click", (event) => {
+  for (const menu of list.querySelectorAll("details[open]")) if (!menu.contains(event.target)) menu.open = false;
 });
-watch("value", () => {
-  if (removed.has(props.value.id)) return trigger("emptied");
-  if (waiting && latest.id !== props.value.id) save(latest);
-  latest = props.value;
-  sessionStorage.setItem(CURRENT, latest.id);
-  waiting ??= setTimeout(() => { save(latest); show(); }, SAVE_MS);
+element.addEventListener("keydown", (event) => {
+  const menu = event.key === "Escape" && event.target.closest("details[open]");
+  if (menu) { menu.open = false; menu.querySelector("summary").focus(); event.stopPropagation(); }
 });
-window.addEventListener("pagehide", () => { if (waiting) save(latest); });
-window.addEventListener("storage", (event) => { if (event.key === null || event.key.startsWith(PREFIX)) show(); });
-
-if (window.innerWidth >= 1100) document.querySelector(".sidebar:not(.open) .toggle-button")?.click();
+window.addEventListener("storage", (event) => { if (book.isOurs(event.key)) show(); });
+alpaca.list = show;
+alpaca.render = () => trigger("grown");
+alpaca.under.watch(document.body);
+if (innerWidth >= 1100) alpaca.drawer("left", true);
+talk.restore();
 show();
-trigger("restored", { conversation: read(PREFIX + sessionStorage.getItem(CURRENT)), chosen: alpaca.chosen() });
