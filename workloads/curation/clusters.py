@@ -10,7 +10,6 @@ import json
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +30,6 @@ SHOWN = 20
 CLUSTERS = "clusters.json"
 MOST = 1 << 32
 """Candidates that can be numbered."""
-OPEN = 256
-"""Files of sketches that are open at once."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +75,6 @@ class Candidates:
                 self.records[start : start + len(part)] = part
                 self.keys[start : start + len(part)] = near.key(share, part["document"])
                 start += len(part)
-        self._sketches = lru_cache(OPEN)(lambda place: on_disk.mapped(self._file(place, ".sketches"), np.uint64))
 
     def place(self, number: Any) -> Any:
         """Of the share of a candidate, or of several, among `shares`."""
@@ -87,8 +83,9 @@ class Candidates:
     def sketch(self, number: int) -> Sketch:
         record = self.records[number]
         start, runs = int(record["sketch"]), int(record["runs"])
-        numbers = self._sketches(int(self.place(number)))[start : start + min(runs, SKETCH)]
-        return Sketch(np.array(numbers), runs <= SKETCH)
+        file = self._file(int(self.place(number)), ".sketches")
+        numbers = np.fromfile(file, np.uint64, min(runs, SKETCH), offset=start * 8)
+        return Sketch(numbers, runs <= SKETCH)
 
     def name(self, number: int) -> str:
         record = self.records[number]
