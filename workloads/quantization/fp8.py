@@ -58,13 +58,14 @@ def run(job: QuantizeJob, runtime: Runtime) -> Metrics:
     base = check(job, runtime)
     metrics: Metrics = {}
     with runtime.stop.interruptible():
+        from workloads.evaluation.likeness import Reference
         from workloads.models.configuration import configuration
-        from workloads.quantization import fidelity, report_files
+        from workloads.quantization import report_files
         from workloads.quantization.report import Report
 
         prepared = prepare.read(job, runtime, base)
         config = configuration(base, f"spec.model {job.spec.model.uri}")
-        reference = fidelity.Reference(runtime.checkpoints.own / "reference")
+        reference = Reference(runtime.checkpoints.own / "reference")
         before = measure_original(job, runtime, base, prepared, reference)
     with runtime.output("FP8Model", metrics) as folder, runtime.stop.interruptible():
         began = time.monotonic()
