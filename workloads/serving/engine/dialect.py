@@ -14,7 +14,7 @@ from workloads.serving.engine import call_format, schema, tool_prompt
 from workloads.serving.engine.call_format import EXPLAINED, CallFormat
 from workloads.serving.engine.calls import CallReader
 from workloads.serving.engine.constraint import Constraint, Vocabulary
-from workloads.serving.engine.grammar import Calls, GrammarError, arguments_of, of_value
+from workloads.serving.engine.grammar import Calls, GrammarError, of_arguments, of_value
 from workloads.serving.engine.schema import ChatRequest
 from workloads.serving.engine.text import Pieces
 from workloads.serving.engine.tools_schema import ResponseFormat
@@ -178,7 +178,7 @@ class Dialect:
         for function in self.functions:
             _check(
                 vocabulary,
-                partial(of_value, arguments_of(function), ("", ""), strict=bool(function.get("strict"))),
+                partial(of_arguments, function),
                 f"Invalid schema for function '{function['name']}'",
                 f"tools[{names.index(function['name'])}].function.parameters",
                 "invalid_function_parameters",

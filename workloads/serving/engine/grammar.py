@@ -109,9 +109,17 @@ class Calls:
         return text[: min((at for mark in self._tokens if (at := text.find(mark)) >= 0), default=len(text))]
 
 
+def of_arguments(function: Mapping[str, Any]) -> str:
+    """The arguments of a function alone. Raises GrammarError as `arguments_of`."""
+    return of_value(arguments_of(function), ("", ""), strict=bool(function.get("strict")))
+
+
 def arguments_of(function: Mapping[str, Any]) -> dict[str, Any]:
-    """The schema of a function's arguments, which are an object always."""
-    return {**(function.get("parameters") or {"properties": {}}), "type": "object"}
+    """The schema of a function's arguments. Raises GrammarError for one that is of anything but an object."""
+    parameters = function.get("parameters") or {"properties": {}}
+    if parameters.get("type", "object") != "object":
+        raise GrammarError(f"arguments are of type object, got {json.dumps(parameters['type'], ensure_ascii=False)}")
+    return {**parameters, "type": "object"}
 
 
 def _json(schema: Any, strict: bool) -> str:
