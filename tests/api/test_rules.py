@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from alpaca_operator.api import KINDS, PLURALS
 from alpaca_operator.api.crd import crd
 from alpaca_operator.api.model import IS_PLACE, Spec
+from alpaca_operator.api.publication import IS_PUSHED_TO
 from alpaca_operator.api.resource import NODES_NAME_LIMIT, NODES_NAME_RULE, Job
 from alpaca_operator.api.rules import Rule
 from tests.api.minimal import MINIMAL
@@ -987,8 +988,10 @@ def _models(annotation: Any) -> Iterator[type[Spec]]:
         yield from _models(argument)
 
 
-EVERY_MESSAGE = {IS_PLACE.message} | {rule.message for kind in KINDS.values() for rule in rules(kind)}
-"""With that of a type, which stands at each of its fields."""
+EVERY_MESSAGE = {IS_PLACE.message, IS_PUSHED_TO.message} | {
+    rule.message for kind in KINDS.values() for rule in rules(kind)
+}
+"""With those of types, which stand at each of their fields."""
 
 
 def words_of_python(obj: dict[str, Any]) -> set[str]:

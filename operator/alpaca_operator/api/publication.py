@@ -17,9 +17,16 @@ PUSHED_TO = re.compile(f"hf://{_NAME}/{_NAME}(@[A-Za-z0-9._/-]+)?|oci://{_REGIST
 NOT_PUSHED_TO = "publish[].uri is a place that takes a model: write hf://org/name, hf://org/name@branch or oci://registry/repository:tag"
 
 
+IS_PUSHED_TO = Rule(
+    cel=f"self.matches('^({PUSHED_TO.pattern})$')",
+    holds=lambda uri: PUSHED_TO.fullmatch(uri) is not None,
+    message=NOT_PUSHED_TO,
+)
+
+
 def _place(uri: str) -> str:
-    if not PUSHED_TO.fullmatch(uri):
-        raise ValueError(NOT_PUSHED_TO)
+    if not IS_PUSHED_TO.holds(uri):
+        raise ValueError(IS_PUSHED_TO.message)
     return uri
 
 
@@ -29,13 +36,7 @@ PublishUri = Annotated[
     AfterValidator(_place),
     Field(
         examples=["hf://org/name", "hf://org/name@branch", "oci://registry.example/org/name:v1"],
-        json_schema_extra={
-            "x-kubernetes-validations": [
-                Rule(
-                    cel=f"self.matches('^({PUSHED_TO.pattern})$')", holds=lambda _: True, message=NOT_PUSHED_TO
-                ).as_schema()
-            ]
-        },
+        json_schema_extra={"x-kubernetes-validations": [IS_PUSHED_TO.as_schema()]},
     ),
 ]
 
