@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import re
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -98,7 +98,7 @@ class Run:
         self.answers = [Answer(inquiry.model.name) for inquiry in inquiries]
         self._news = asyncio.Event()
 
-    async def growing(self) -> AsyncIterator[list[Answer]]:
+    async def growing(self) -> AsyncGenerator[list[Answer], None]:
         """The answers at first, each time that there is more of them, and once more when all are at their end.
 
         Leaving the iteration closes the streams as well, by which the engine is told: a user who pressed stop, or closed the page, is not

@@ -134,7 +134,8 @@ class _Page:
         for pane in self.panes:
             pane.retry(None, js="() => { alpaca.talk.again(); }", **always)
             pane.option_select(None, js="() => { alpaca.talk.goOn(); }", **always)
-        for name, component in {"system": self.system, **self.sliders}.items():
+        chosen: dict[str, gr.Textbox | gr.Slider] = {"system": self.system, **self.sliders}
+        for name, component in chosen.items():
             component.input(None, component, js=f"(value) => {{ alpaca.talk.choose('{name}', value); }}", **always)
         # Gradio tells of a text that was pasted at the next key only.
         self.system.blur(None, self.system, js="(value) => { alpaca.talk.choose('system', value); }", **always)
