@@ -83,15 +83,12 @@ class Group:
     def __init__(self, row: Row) -> None:
         """With one row, which gives its memory."""
         self.rows = [row]
+        self.adapter = row.adapter
+        """What the model wears for all of them; known also once the last has left."""
         self.slots, self.length = 1, row.capacity
         self.keys = [layer[None] for layer in row.keys]
         self.values = [layer[None] for layer in row.values]
         self._own(row)
-
-    @property
-    def adapter(self) -> int | None:
-        """What the model wears for all of them."""
-        return self.rows[0].adapter
 
     @property
     def held(self) -> int:
