@@ -12,6 +12,7 @@ from alpaca_operator.api.dataset import DatasetJob
 from workloads.data.bad_rows import BadRows
 from workloads.errors import DataError, SpecError
 from workloads.runtime import command
+from workloads.system import cgroup
 
 if TYPE_CHECKING:
     from workloads.curation.nodes import Node
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 def run(job: DatasetJob, runtime: Runtime) -> Metrics:
     """Look at all files, make the stages, publish with the report. What can be refused is refused before the first document is read."""
+    from workloads.curation import crew
+
+    crew.prepare(job.spec.parallelism.processes_per_node or cgroup.cores())  # beside the imports that follow
     from workloads.curation import cleaning, frequent, languages, make, report, shares
     from workloads.curation.nodes import Meeting
     from workloads.curation.stages import Work

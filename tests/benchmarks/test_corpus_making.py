@@ -168,13 +168,18 @@ def write_corpus(path: Path, size: int) -> None:
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
+def family(pid: int) -> list[int]:
+    """A process, those that it started, and those that these did."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [pid, *(each for child in children for each in family(int(child)))]
+
+
 def processor_seconds(process: subprocess.Popen[bytes]) -> dict[int, float]:
     """Of a process and of those that it starts, until it ends."""
     taken: dict[int, float] = {}
     while process.poll() is None:
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
         with suppress(FileNotFoundError, ProcessLookupError):
-            for pid in (process.pid, *map(int, children.read_text().split())):
+            for pid in family(process.pid):
                 fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
                 taken[pid] = (int(fields[11]) + int(fields[12])) / TICKS
         time.sleep(0.05)

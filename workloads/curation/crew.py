@@ -10,6 +10,7 @@ import threading
 import traceback
 from collections.abc import Callable, Sequence
 from functools import partial
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from types import TracebackType
@@ -26,12 +27,23 @@ Hear = Callable[[int, int], None]
 """Hears, of a share, of so many documents more."""
 
 
+IMPORTED = ["workloads.curation.stages"]
+"""What members need. It takes more than a second, which would be much beside a small corpus."""
+
+
+def prepare(processes: int) -> None:
+    """Have what members need imported once, in a process of which they are forks, while this one does something else."""
+    if processes > 1:
+        multiprocessing.set_forkserver_preload(IMPORTED)
+        forkserver.ensure_running()
+
+
 class Crew:
     """One process: this one. More: others, which end with it, however it ends."""
 
-    def __init__(self, processes: int, start_method: str = "spawn") -> None:
+    def __init__(self, processes: int) -> None:
         self._count = processes
-        self._context = multiprocessing.get_context(start_method)
+        self._context = multiprocessing.get_context("forkserver")
         self._members: dict[Connection, BaseProcess] = {}
 
     def __enter__(self) -> Crew:
@@ -80,7 +92,7 @@ class Crew:
     def _recruit(self, count: int) -> None:
         while len(self._members) < count:
             ours, theirs = self._context.Pipe()
-            process = self._context.Process(target=_work, args=(theirs,), daemon=True)  # type: ignore[attr-defined]
+            process = self._context.Process(target=_work, args=(theirs,), daemon=True)
             process.start()
             theirs.close()
             self._members[ours] = process
