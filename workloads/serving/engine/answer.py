@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 import torch
 
 from workloads.models.sampling import Controls, Sampler
-from workloads.serving.engine.constraint import Constraint
 from workloads.serving.engine.likelihood import Likelihoods
 from workloads.serving.engine.rows import Row
 from workloads.serving.engine.stream import Stream
 from workloads.serving.engine.text import Writer
+from workloads.serving.engine.tools.constraint import Constraint
 
 
 @dataclass(eq=False)

@@ -18,9 +18,9 @@ from workloads.serving.engine.stream import Ending
 from workloads.serving.refusal import Refusal
 
 if TYPE_CHECKING:  # they bring torch: the port is open before that is imported
-    from workloads.serving.engine.calls import CallReader
     from workloads.serving.engine.likelihood import Likelihood
     from workloads.serving.engine.served_model import Asked, ServedModel
+    from workloads.serving.engine.tools.calls import CallReader
 
 KEEP_ALIVE_SECONDS = 15.0
 """A stream in which nothing happens gets a comment this often: proxies close silent connections."""

@@ -15,8 +15,8 @@ from workloads.serving.engine.stream import Ending
 from workloads.serving.refusal import Refusal
 
 if TYPE_CHECKING:  # they bring torch: the port is open before that is imported
-    from workloads.serving.engine.calls import CallReader, Delta
     from workloads.serving.engine.served_model import Asked, ServedModel
+    from workloads.serving.engine.tools.calls import CallReader, Delta
 
 Event = dict[str, Any]
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, Field, model_validator
 
 from workloads.serving.engine import schema
 from workloads.serving.engine.schema import MOST_PARTS, ChatRequest, Fields
-from workloads.serving.engine.tools_schema import MOST_TOOLS, Function
+from workloads.serving.engine.tools.schema import MOST_TOOLS, Function
 from workloads.serving.refusal import Refusal
 
 MOST_ITEMS = 10_000

@@ -21,7 +21,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from workloads.serving.engine.tools_schema import MOST_TOOLS, Choice, ResponseFormat, Tool, ToolCall, ToolChoice
+from workloads.serving.engine.tools.schema import MOST_TOOLS, Choice, ResponseFormat, Tool, ToolCall, ToolChoice
 from workloads.serving.refusal import Refusal, cut
 
 MOST_PARTS = 1000

@@ -11,16 +11,17 @@ from workloads.data import tokenize
 from workloads.data.chat_templates.template import Template
 from workloads.models.sampling import Controls
 from workloads.serving import defaults
-from workloads.serving.engine import conversation, dialect, schema, text
+from workloads.serving.engine import conversation, schema, text
 from workloads.serving.engine.answer import Answer
-from workloads.serving.engine.calls import CallReader
 from workloads.serving.engine.conversation import Prompt, Room
-from workloads.serving.engine.dialect import Dialect, Language
 from workloads.serving.engine.likelihood import Likelihoods
 from workloads.serving.engine.logprobs import TextLogprobs
 from workloads.serving.engine.queueing import AnswerQueue
 from workloads.serving.engine.schema import ChatRequest, CompletionRequest, Request
 from workloads.serving.engine.text import Pieces, Writer
+from workloads.serving.engine.tools import dialect
+from workloads.serving.engine.tools.calls import CallReader
+from workloads.serving.engine.tools.dialect import Dialect, Language
 from workloads.serving.refusal import Refusal
 
 CREATED = int(time.time())

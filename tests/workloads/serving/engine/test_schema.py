@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from workloads.serving.engine.dialect import said
 from workloads.serving.engine.schema import ChatRequest, CompletionRequest, read
+from workloads.serving.engine.tools.dialect import said
 from workloads.serving.refusal import Refusal
 
 LEAST = {"model": "m", "messages": [{"role": "user", "content": "问"}]}

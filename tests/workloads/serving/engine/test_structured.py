@@ -20,9 +20,9 @@ from workloads.data.chat_templates.loading import load
 from workloads.data.tokenizer_io import load_tokenizer
 from workloads.serving.engine import loading
 from workloads.serving.engine.answer import Answer
-from workloads.serving.engine.constraint import Vocabulary
 from workloads.serving.engine.server import Engine, application
 from workloads.serving.engine.text import Pieces, Writer
+from workloads.serving.engine.tools.constraint import Vocabulary
 from workloads.serving.refusal import Refusal
 from workloads.system.environment import Environment
 

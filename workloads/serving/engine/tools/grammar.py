@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
-from workloads.serving.engine.call_format import CallFormat
+from workloads.serving.engine.tools.call_format import CallFormat
 
 OPTIONS = '%llguidance {"no_forcing": true}'
 """Any tokens that spell the text, not those alone which a tokenizer would take: the model's likeliest are kept where the text agrees."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from workloads.data.chat_templates.rendering import Message, Tools
-from workloads.serving.engine.call_format import EXPLAINED
+from workloads.serving.engine.tools.call_format import EXPLAINED
 
 INTRODUCTION = """You may call functions. They are, with schemas of their arguments:
 <tools>

@@ -7,7 +7,7 @@ import uuid
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from workloads.serving.engine.call_format import CallFormat
+    from workloads.serving.engine.tools.call_format import CallFormat
 
 Delta = dict[str, Any]
 MARKS_OF_JSON = re.compile(r'[{}\[\]"\\]')

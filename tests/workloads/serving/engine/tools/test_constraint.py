@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from workloads.data.chat_templates.loading import load
-from workloads.serving.engine.call_format import EXPLAINED, CallFormat
-from workloads.serving.engine.constraint import Constraint, Vocabulary
-from workloads.serving.engine.grammar import Calls, GrammarError, of_value
 from workloads.serving.engine.text import Pieces
+from workloads.serving.engine.tools.call_format import EXPLAINED, CallFormat
+from workloads.serving.engine.tools.constraint import Constraint, Vocabulary
+from workloads.serving.engine.tools.grammar import Calls, GrammarError, of_value
 
 POINT = {
     "type": "object",

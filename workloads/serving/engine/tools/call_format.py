@@ -69,7 +69,7 @@ EXPLAINED = CallFormat(
     separator="\n",
     closing="",
 )
-"""What `tool_prompt.py` asks for: the form that most models with tools were trained on."""
+"""What `prompt.py` asks for: the form that most models with tools were trained on."""
 
 
 def of_template(template: Template) -> CallFormat | None:

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from workloads.serving.engine.call_format import EXPLAINED, CallFormat
-from workloads.serving.engine.calls import CallReader
+from workloads.serving.engine.tools.call_format import EXPLAINED, CallFormat
+from workloads.serving.engine.tools.calls import CallReader
 
 LLAMA = CallFormat("", '{"name": "', '", "parameters": ', "}", None, "")
 LISTED = CallFormat("[TOOL_CALLS] [", '{"name": "', '", "arguments": ', "}", ", ", "]")

@@ -10,14 +10,15 @@ from typing import Any
 
 from workloads.data.chat_templates.rendering import Message, Tools
 from workloads.data.chat_templates.template import Template
-from workloads.serving.engine import call_format, schema, tool_prompt
-from workloads.serving.engine.call_format import EXPLAINED, CallFormat
-from workloads.serving.engine.calls import CallReader
-from workloads.serving.engine.constraint import Constraint, Vocabulary
-from workloads.serving.engine.grammar import Calls, GrammarError, of_arguments, of_value
+from workloads.serving.engine import schema
 from workloads.serving.engine.schema import ChatRequest
 from workloads.serving.engine.text import Pieces
-from workloads.serving.engine.tools_schema import ResponseFormat
+from workloads.serving.engine.tools import call_format, prompt
+from workloads.serving.engine.tools.call_format import EXPLAINED, CallFormat
+from workloads.serving.engine.tools.calls import CallReader
+from workloads.serving.engine.tools.constraint import Constraint, Vocabulary
+from workloads.serving.engine.tools.grammar import Calls, GrammarError, of_arguments, of_value
+from workloads.serving.engine.tools.schema import ResponseFormat
 from workloads.serving.refusal import Refusal, cut
 
 ANY_OBJECT: dict[str, Any] = {"type": "object"}
@@ -47,8 +48,8 @@ class Language:
         if self.has_tools:
             return messages, tools
         if tools:
-            messages = tool_prompt.introduced(messages, tools, has_system=self.has_system)
-        return tool_prompt.in_words(messages), ()
+            messages = prompt.introduced(messages, tools, has_system=self.has_system)
+        return prompt.in_words(messages), ()
 
     @cached_property
     def has_system(self) -> bool:

@@ -9,8 +9,8 @@ import pytest
 
 from tests.workloads.data.test_model_templates import CALL, TOOL, byte_level_state, tokenizer_of  # noqa: F401
 from workloads.data.chat_templates.loading import load
-from workloads.serving.engine import tool_prompt
-from workloads.serving.engine.call_format import EXPLAINED, CallFormat, of_template
+from workloads.serving.engine.tools import prompt
+from workloads.serving.engine.tools.call_format import EXPLAINED, CallFormat, of_template
 
 QWEN = CallFormat("", '<tool_call>\n{"name": "', '", "arguments": ', "}\n</tool_call>", "\n", "")
 LLAMA = CallFormat("", '{"name": "', '", "parameters": ', "}", None, "")
@@ -71,7 +71,7 @@ CALLED = {"role": "assistant", "content": "", "tool_calls": [CALL]}
 
 
 def test_calls_and_results_become_turns_of_questions_and_answers() -> None:
-    told = tool_prompt.in_words([question("天气？"), CALLED, RESULT, {**RESULT, "content": "雨"}, question("哪个？")])
+    told = prompt.in_words([question("天气？"), CALLED, RESULT, {**RESULT, "content": "雨"}, question("哪个？")])
     assert [message["role"] for message in told] == ["user", "assistant", "user"]
     assert told[1]["content"] == EXPLAINED.write([CALL])
     assert told[2]["content"] == (
@@ -80,7 +80,7 @@ def test_calls_and_results_become_turns_of_questions_and_answers() -> None:
 
 
 def test_two_questions_without_a_tool_stay_two() -> None:
-    assert len(tool_prompt.in_words([question("a"), question("b")])) == 2
+    assert len(prompt.in_words([question("a"), question("b")])) == 2
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_two_questions_without_a_tool_stay_two() -> None:
     ],
 )  # fmt: skip
 def test_a_model_is_told_of_the_tools_first(messages: list[dict[str, Any]], has_system: bool, roles: list[str]) -> None:
-    told = tool_prompt.introduced(messages, [TOOL], has_system=has_system)
+    told = prompt.introduced(messages, [TOOL], has_system=has_system)
     assert [message["role"] for message in told] == roles
     assert json.dumps(TOOL["function"], ensure_ascii=False) in told[0]["content"]
     assert "".join(message["content"] for message in told).count("问") == 1

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 
-from workloads.serving.engine.grammar import GrammarError
 from workloads.serving.engine.text import Pieces
+from workloads.serving.engine.tools.grammar import GrammarError
 from workloads.serving.refusal import cut
 
 MOST_SHOWN = 300
