@@ -14,7 +14,10 @@ from tests.manifests.build import read
 from workloads.serving.engine.metrics import Metrics
 
 FOLDER = SAMPLES / "autoscaling"
-SCALERS = [*read(FOLDER / "horizontal.yaml"), *read(FOLDER / "keda.yaml")]
+SCALERS = [
+    *read(FOLDER / "horizontal.yaml"),
+    *(each for name in ("keda-page", "keda-api", "keda") for each in read(FOLDER / f"{name}.yaml")),
+]
 ADAPTER = YAML(typ="safe").load(read(FOLDER / "prometheus-adapter.yaml")[0]["data"]["config.yaml"])["rules"]
 (CHAT,) = load_all(SAMPLES / "chat-deployment.yaml")
 

@@ -86,8 +86,9 @@ def test_the_pod_monitor_asks_a_port_that_chats_have():
     (monitor,) = [each for each in kustomized(FOLDER) if each["kind"] == "PodMonitor"]
     (chat,) = load_all(SAMPLES / "chat-deployment.yaml")
     deployment, *_ = PLANNERS[chat.kind](chat, {}, SETTINGS).manifests
-    engine, _page = deployment["spec"]["template"]["spec"]["containers"]
-    assert monitor["spec"]["podMetricsEndpoints"][1]["port"] in [port["name"] for port in engine["ports"]]
+    containers = deployment["spec"]["template"]["spec"]["containers"]
+    ports = [port["name"] for container in containers for port in container.get("ports", ())]
+    assert ports.count(monitor["spec"]["podMetricsEndpoints"][1]["port"]) == 1
 
 
 def test_panels_do_not_overlap():
