@@ -573,7 +573,8 @@ def test_full_8_bit_4_bit_and_gptq_models_are_measured_in_one_run(place: Place) 
     assert by_name["tuned"]["standardErrors"] == {"likes/acc": 0.0}
     assert by_name["tuned"]["intervals"]["likes/acc"] == pytest.approx([0.6097, 1], abs=1e-3), "Wilson's, of six of six"
     assert by_name["tuned"]["measuredOn"]["taskQuestions"] == 6
-    samples = [json.loads(line) for line in (place.folder / "out" / "samples" / "gptq.jsonl").open(encoding="utf-8")]
+    kept = (place.folder / "out" / "samples" / "gptq.jsonl").read_text(encoding="utf-8")
+    samples = [json.loads(line) for line in kept.splitlines()]
     assert [(sample["task"], sample["id"]) for sample in samples] == [("likes", number) for number in range(6)]
     assert sum(sample["metrics"]["acc"] for sample in samples) / 6 == pytest.approx(metrics(place, "gptq")["likes/acc"])
     assert ended.termination["metrics"]["tuned/likes/acc"] == 1.0

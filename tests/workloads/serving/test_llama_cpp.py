@@ -161,8 +161,8 @@ def test_an_answer_keeps_to_a_form(client: openai.OpenAI) -> None:
             },
         },
     }
-    done = client.chat.completions.create(**asked(QUESTIONS[0], max_tokens=40), response_format=form)
-    assert done.choices[0].finish_reason == "stop"
+    done = client.chat.completions.create(**asked(QUESTIONS[0], max_tokens=250), response_format=form)
+    assert done.choices[0].finish_reason == "stop", done.choices[0].message.content
     assert json.loads(str(done.choices[0].message.content)).keys() == {"water"}
 
 
