@@ -126,7 +126,6 @@ class _Page:
         )
         self.stop.click(None, js="() => { alpaca.talk.stop(); }", **always)
         self.clip.click(None, js="() => { alpaca.pick(); }", **always)
-        self.question.input(None, self.question, js="(text) => { alpaca.drafted(text); }", **always)
         self.attached.filled(None, None, self.question, js="() => alpaca.draft", **always)
         self.shelf.grown(None, None, self.panes, js="() => alpaca.talk.panes()", **always)
         self.header.found(None, None, offered, js="() => alpaca.offered()", **always)

@@ -46,6 +46,8 @@ async function attach(list) {
   alpaca.focus();
 }
 
+// Gradio itself tells of a text that was pasted at the next key only.
+document.addEventListener("input", (event) => { if (event.target.matches("#question textarea")) alpaca.drafted(event.target.value); });
 input.addEventListener("change", () => attach([...input.files]));
 document.addEventListener("dragover", (event) => { if (event.dataTransfer?.types.includes("Files")) event.preventDefault(); });
 document.addEventListener("drop", (event) => {
