@@ -67,7 +67,8 @@ def test_the_page_answers_while_bodies_that_are_made_to_be_slow_come_in(page: st
     [
         pytest.param(conversation(190, "床前明月光，疑是地上霜。\n" * 200), 200, id="many long turns"),
         pytest.param(conversation(1, "`<![a](b)$$\\(" * 100_000), 200, id="marks that nothing closes"),
-        pytest.param({"turns": [{}] * 300_000}, 400, id="turns that are none"),
+        pytest.param({"turns": [{}] * 300_000}, 413, id="more turns than are read"),
+        pytest.param({"turns": [{}] * 150_000}, 400, id="turns that are none"),
         pytest.param({"turns": [{"question": "x", "answers": [0] * 300_000}]}, 400, id="answers that are none"),
         pytest.param({"turns": [{"question": "x"}], "models": ["x"] * 300_000}, 400, id="models without end"),
     ],

@@ -197,7 +197,11 @@ alpaca.talk = (() => {
     alpaca.list?.();
   }
   const keep = () => { saving ??= setTimeout(save, SAVE_MS); };
-  window.addEventListener("pagehide", () => { if (saving) save(); });
+  // What was being written is stopped before the browser breaks it off, which would be told as a failure.
+  window.addEventListener("pagehide", () => {
+    stop();
+    if (saving) save();
+  });
 
   function enter(conversation) {
     stop();

@@ -67,8 +67,10 @@ alpaca.under = (() => {
     under.replaceChildren(...parts());
   }
 
-  /* Gradio puts a button without a name into the one that folds a thought, and says nowhere whether it is folded. */
-  function nameFolds() {
+  /* Gradio puts a button without a name into the one that folds a thought, says nowhere whether it is folded, and calls suggestions a list
+     that has no items. */
+  function name() {
+    document.querySelector("#panes .examples[role=list]")?.setAttribute("role", "group");
     for (const fold of document.querySelectorAll("#panes .thought-group > [role=button]")) {
       fold.setAttribute("aria-expanded", fold.classList.contains("expanded"));
       for (const arrow of fold.querySelectorAll("button:enabled")) Object.assign(arrow, { disabled: true, ariaHidden: "true" });
@@ -77,7 +79,7 @@ alpaca.under = (() => {
 
   /* Every turn is a question and an answer: the rows alternate. */
   function decorate() {
-    nameFolds();
+    name();
     for (const pane of [0, 1]) {
       document.querySelectorAll(`#pane-${pane} .message-buttons`).forEach((buttons, row) => {
         const number = Math.floor(row / 2), turn = talk.open.turns[number];
