@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import openai
 import pytest
+import torch
 from langchain_openai import ChatOpenAI
 
 from tests.workloads import parrot
@@ -30,8 +31,7 @@ def engine(shelf: Path, tmp_path_factory: pytest.TempPathFactory, llama) -> Iter
     line = [llama.convert_tokens_to_ids(piece) for piece in ("▁", "明", "月")]
     parrot.write(folder / "parrot", llama, [line], max_position_embeddings=30_000)
     other = {"name": "parrot", "model": {"uri": "parrot"}, "template": "HumanAssistant"}
-    base = {"uri": "base", "ropeScaling": {"factor": 4}}  # words that tell of tools have to have room
-    chat = manifest("poet", model=base, compareWith=other, generation={"temperature": 0, "maxNewTokens": 24})
+    chat = manifest("poet", compareWith=other, generation={"temperature": 0, "maxNewTokens": 24})
     started = Engine(folder, chat, ALPACA_API_KEY=KEY)
     yield started.ready()
     started.close()
@@ -54,8 +54,12 @@ def test_an_answer_and_its_stream_are_the_same(client: openai.OpenAI) -> None:
     assert "".join(texts) == whole.choices[0].message.content
     assert chunks[0].choices[0].delta.role == "assistant"
     assert chunks[-2].choices[0].finish_reason == whole.choices[0].finish_reason
-    assert (chunks[-1].choices, chunks[-1].usage) == ([], whole.usage)
     assert whole.usage is not None
+    assert chunks[-1].usage is not None
+    known = {"prompt_tokens_details"}  # asked once more, the question is remembered
+    assert chunks[-1].choices == []
+    assert chunks[-1].usage.model_dump(exclude=known) == whole.usage.model_dump(exclude=known)
+    assert chunks[-1].usage.prompt_tokens_details.cached_tokens == whole.usage.prompt_tokens - 1
     assert whole.usage.total_tokens == whole.usage.prompt_tokens + whole.usage.completion_tokens
 
 
@@ -158,15 +162,31 @@ def test_langchain_asks_and_is_answered(client: openai.OpenAI, engine: Engine) -
         poet.invoke("山", temperature=5)
 
 
+@pytest.fixture(scope="module")
+def literate(tmp_path_factory: pytest.TempPathFactory, llama: Any) -> Iterator[Engine]:
+    """A `poet` that is random too, whose vocabulary can spell whatever an example asks for."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    folder = tmp_path_factory.mktemp("literate")
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = LlamaConfig(vocab_size=len(llama), max_position_embeddings=4096, bos_token_id=1, eos_token_id=2, **sizes)
+    torch.manual_seed(0)
+    LlamaForCausalLM(config).save_pretrained(folder / "base")
+    llama.save_pretrained(folder / "base")
+    started = Engine(folder, manifest("poet", generation={"temperature": 0, "maxNewTokens": 24}), ALPACA_API_KEY=KEY)
+    yield started.ready()
+    started.close()
+
+
 BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "langchain.md").read_text(encoding="utf-8"), re.DOTALL)
 
 
 @pytest.mark.parametrize("number", range(6))
-def test_what_the_page_on_clients_shows_runs(engine: Engine, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_page_on_clients_shows_runs(literate: Engine, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(BLOCKS) == 6
-    monkeypatch.setenv("OPENAI_BASE_URL", engine.url)
+    monkeypatch.setenv("OPENAI_BASE_URL", literate.url)
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     out = io.StringIO()
     with redirect_stdout(out):
-        exec(compile(BLOCKS[number], "docs/langchain.md", "exec"), {})
+        exec(compile(BLOCKS[number], "docs/langchain.md", "exec", dont_inherit=True), {})
     assert out.getvalue().strip()

@@ -230,6 +230,7 @@ async def test_the_model_tells_how_it_is_used(cage: Callable[..., Engine]) -> No
         "maxInputTokens": 3996,
         "generation": {"temperature": 0.5, "topP": 0.95, "topK": 50, "repetitionPenalty": 1.1, "maxNewTokens": 100},
         "systemPrompt": "你是诗人。",
+        "tools": "prompt",
     }
     assert alone["alpaca"]["digest"].startswith("sha256:")
 
@@ -297,7 +298,7 @@ async def test_a_draining_engine_refuses_and_closes_the_connection(cage: Callabl
 @pytest.mark.parametrize(
     ("method", "path", "status", "message"),
     [
-        ("GET", "/nowhere", 404, "Invalid URL (GET /nowhere): here are /v1/chat/completions, /v1/completions, /v1/embeddings, /tokenize, /detokenize, /v1/models, /health, /livez and /metrics"),
+        ("GET", "/nowhere", 404, "Invalid URL (GET /nowhere): here are /v1/chat/completions, /v1/completions, /v1/responses, /v1/embeddings, /tokenize, /detokenize, /v1/models, /health, /livez and /metrics"),
         ("GET", "/v1/chat/completions", 405, "Not allowed to GET on /v1/chat/completions"),
     ],
 )  # fmt: skip
