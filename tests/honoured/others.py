@@ -254,7 +254,7 @@ def chat_engine(chat: Any, desk: Desk, scratch: Path) -> list[Any]:
         patch.object(loading, "configuration"),
         patch.object(loading.beside, "inspected", lambda spec, *_: seen.append(spec.beside) or []),
         patch.object(loading.tokenize, "rows_of", lambda tokenizer: 256),
-        patch.object(loading, "ServedModel", SimpleNamespace),
+        patch.object(loading, "ServedModel", lambda **given: SimpleNamespace(adapter=None, **given)),
         patch.object(loading, "Scheduler") as scheduler,
     ):
         environment = Environment.read({"ALPACA_CACHE": str(scratch)})

@@ -8,7 +8,7 @@ from alpaca_operator.api.status import Reason
 from alpaca_operator.cluster.objects import Pod
 from alpaca_operator.exits import Waiting
 from alpaca_operator.inputs import MissingInput
-from alpaca_operator.outcomes.observed import Observed, QueueWords, Sample, Scout
+from alpaca_operator.outcomes.observed import Observed, Pusher, QueueWords, Sample, Scout
 from tests.operator import build
 from tests.operator.pods import START, job, pod
 from tests.plan.build import sft_job
@@ -17,6 +17,7 @@ NEW, OLD, CHILD, OF_SET = pod("b", made=20), pod("a", made=10), job(), job(uid="
 SERVICE, SAMPLE = build.child("Service", "poet-chat"), Sample(requests=3)
 PROGRESS = Progress(step=3)
 SCOUT = Scout(job(uid="uid-scout"))
+PUSHER = Pusher(job(uid="uid-pusher"))
 WORDS = QueueWords(place=3)
 REFUSAL = Waiting(Reason.QUOTA_EXCEEDED, "full")
 
@@ -39,6 +40,9 @@ class World:
 
     def scout(self, resource):
         return SCOUT
+
+    def pusher(self, resource):
+        return PUSHER
 
     def progress(self, resource):
         return PROGRESS, START
@@ -67,6 +71,7 @@ def test_everything_is_seen_pods_oldest_first():
         family=frozenset({"uid-of-job"}),
         pods=(Pod(OLD), Pod(NEW)),
         scout=SCOUT,
+        pusher=PUSHER,
         progress=PROGRESS,
         progress_at=START,
         refusal=REFUSAL,
@@ -91,6 +96,9 @@ def test_a_world_in_which_nothing_happened_yet():
             return []
 
         def scout(self, resource):
+            return None
+
+        def pusher(self, resource):
             return None
 
         def progress(self, resource):

@@ -100,7 +100,7 @@ def test_a_wrong_kind_may_be_corrected_in_place():
     found = resolve(chat(), None, among(producer("Ready Complete", merge=False)))
     assert found.missing == MissingInput(
         Reason.KIND_MISMATCH,
-        "model.from names SFTJob base, which makes a LoRAAdapter; model takes GPTQModel or Model: set merge on it, or put a MergeJob between",
+        "model.from names SFTJob base, which makes a LoRAAdapter; model takes FP8Model or GGUFModel or GPTQModel or Model: set merge on it, or put a MergeJob between",
     )
 
 
