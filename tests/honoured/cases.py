@@ -354,7 +354,7 @@ TABLES: dict[str, dict[str, Any]] = {
     },
     "ChatDeployment": {
         **MODEL,
-        "adapters[].name": Case("poet", {"adapters": [{"uri": "pvc://desk/adapter"}]}),
+        "adapters[].name": Case("libai", {"adapters": [{"uri": "pvc://desk/adapter"}]}),
         "load.bits": Case(8, {"load": {"bits": 4}}),
         "template": "ChatML",
         "engine": "vLLM",
