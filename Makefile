@@ -46,15 +46,15 @@ $(BUILDS): built-%: $(VENV)/.all
 
 unit: built-control-plane built-pages ## The tier that needs no node and no root
 	@echo "== tests without a node"
-	@$(RUN) -m pytest -m "not cluster" --ignore tests/benchmarks -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
+	@$(RUN) -m pytest -m "not cluster and not drill" --ignore tests/benchmarks -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 benchmarks: built-control-plane ## The figures, each a ratio to a baseline of the same run; nothing runs beside them
 	@echo "== benchmarks"
 	@$(RUN) -m pytest tests/benchmarks -m "not drill" -s $(PYTEST_ARGS)
 
 drills: built-peer $(NODE) ## What takes longer: several nodes that lose each other; the peers, in one run with ours (root; an hour, and more to build)
-	@echo "== drills: several nodes, and the peers"
-	@$(RUN) -m pytest tests/cluster tests/benchmarks -m drill -s $(PYTEST_ARGS)
+	@echo "== drills: several nodes, the peers, and what is large"
+	@$(RUN) -m pytest -m drill -s $(PYTEST_ARGS)
 
 cluster-test: $(NODE) $(VENV)/.all ## The tests on a real node (root), or on yours with ALPACA_TEST_CLUSTER=existing
 	@echo "== tests on a real node"
