@@ -54,12 +54,12 @@ class Engine:
                 stdout=out,
                 stderr=err,
             )
-        self.url = self._said("the API comes up at ").rpartition(" ")[2]
+        self.url = self.said("the API comes up at ").rpartition(" ")[2]
         self.root = self.url.removesuffix("/v1")
 
     def ready(self) -> Engine:
         """Waits until it answers."""
-        self._said(" at http", "answer")
+        self.said(" at http", "answer")
         return self
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
@@ -104,7 +104,7 @@ class Engine:
             assert time.monotonic() < limit, f"{name} stays at {seen}"
             time.sleep(0.02)
 
-    def _said(self, *parts: str) -> str:
+    def said(self, *parts: str) -> str:
         limit = time.monotonic() + PATIENCE
         while True:
             found = next((told for told in self.messages if all(part in told for part in parts)), None)

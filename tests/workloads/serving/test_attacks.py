@@ -156,9 +156,9 @@ def test_the_log_tells_of_every_request_and_of_nothing_that_was_said(engine: Eng
         timeout=60,
     )
     httpx.get(f"{engine.url}/models/{secret}")
-    line = engine._said("id=abc-1")
+    line = engine.said("id=abc-1")
     assert line.startswith("access method=POST route=/v1/chat/completions status=200 ms=")
     assert f" in={len(question(secret))} out=" in line
-    engine._said("route=/v1/models/* status=404")
+    engine.said("route=/v1/models/* status=404")
     assert not any(secret in line for line in engine.messages)
     assert not any("/livez" in line for line in engine.messages)
