@@ -32,7 +32,7 @@ class Answer:
     """Where it is noted how likely its tokens were, if somebody wants to know."""
     arrived_at: float = field(default_factory=time.monotonic)
     stream: Stream = field(init=False, repr=False)
-    """Where it comes out; set by `Scheduler.submit`."""
+    """Where it comes out; set by `AnswerQueue.submit`."""
     cancelled: bool = False
     """Its reader has left."""
     key: str = ""

@@ -21,7 +21,8 @@ from workloads.serving import defaults as defaults_of
 from workloads.serving.engine import attention, beside
 from workloads.serving.engine.beside import Beside
 from workloads.serving.engine.model_specs import ModelSpec, model_specs
-from workloads.serving.engine.scheduler import Scheduler, Watcher
+from workloads.serving.engine.queueing import Watcher
+from workloads.serving.engine.scheduler import Scheduler
 from workloads.serving.engine.served_model import Defaults, ServedModel
 from workloads.storage import sources
 from workloads.storage.hashing import HashCache

@@ -15,7 +15,7 @@ from workloads.quantization.gguf import llama_cpp
 from workloads.serving import defaults as defaults_of
 from workloads.serving.engine.loading import FEWEST_POSITIONS, SHARE_FOR_CONVERSATIONS, input_limit
 from workloads.serving.engine.model_specs import ModelSpec, model_specs
-from workloads.serving.engine.scheduler import Watcher
+from workloads.serving.engine.queueing import Watcher
 from workloads.serving.engine.served_model import Defaults, ServedModel
 from workloads.serving.llama_cpp import gguf_file, tokenizer
 from workloads.serving.llama_cpp.context import MOST_ROWS, Context
