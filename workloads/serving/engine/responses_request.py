@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, Field, model_validator
 
-from workloads.serving.engine import schema
+from workloads.serving.engine import reading
 from workloads.serving.engine.schema import MOST_PARTS, ChatRequest, Fields
 from workloads.serving.engine.tools.schema import MOST_TOOLS, Function
 from workloads.serving.refusal import Refusal
@@ -121,7 +121,7 @@ class ResponsesRequest(Fields):
             "tools": [{"type": "function", "function": tool.model_dump(exclude={"type"})} for tool in self.tools or ()],
             "response_format": self._format(),
         }
-        return schema.checked(ChatRequest, {name: value for name, value in body.items() if value not in (None, [])})
+        return reading.checked(ChatRequest, {name: value for name, value in body.items() if value not in (None, [])})
 
     def _messages(self) -> Iterator[dict[str, Any]]:
         if self.instructions:

@@ -1,11 +1,9 @@
-"""The bodies of OpenAI's requests: what is read, what is passed over, and what is refused because it would change the answer."""
+"""The bodies of OpenAI's requests: what is honoured, what is passed over, and what is refused because it would change the answer."""
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, TypeVar, cast
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 from pydantic import (
     BaseModel,
@@ -14,7 +12,6 @@ from pydantic import (
     Discriminator,
     Field,
     Tag,
-    ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
@@ -26,8 +23,6 @@ from workloads.serving.refusal import Refusal, cut
 
 MOST_PARTS = 1000
 """Parts of a message."""
-HALVES = re.compile("[\ud800-\udfff]")
-"""Halves of a character beyond 16 bits: what a program makes that cuts a text in the middle of an emoji."""
 PASSED_OVER = frozenset(
     {
         "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention",
@@ -356,98 +351,3 @@ def _is_zero(given: Any) -> bool:
 
 def _wrong(param: str, why: str) -> Refusal:
     return Refusal(400, f"Invalid value for '{param}': {why}.", "invalid_value", param)
-
-
-Body = TypeVar("Body", bound=Fields)
-
-
-def content_of(body: bytes) -> dict[str, Any]:
-    """The object that a body is, without what is null. Raises Refusal."""
-    try:
-        content = _whole(json.loads(body, parse_constant=_no_number))
-    except ValueError as error:
-        raise Refusal(400, f"We could not parse the JSON body of your request: {error}", "invalid_json") from error
-    except RecursionError as error:
-        raise Refusal(
-            400, "We could not parse the JSON body of your request: it is nested too deeply", "invalid_json"
-        ) from error
-    if not isinstance(content, dict):
-        raise Refusal(400, f"The body of a request is a JSON object, not {_called(content)}.", "invalid_json")
-    return {key: value for key, value in content.items() if value is not None}
-
-
-def read(kind: type[Body], body: bytes) -> Body:
-    """The request in ``body``. Raises Refusal that names the field."""
-    return checked(kind, content_of(body))
-
-
-def checked(kind: type[Body], content: Mapping[str, Any]) -> Body:
-    """The request that ``content`` is. Raises Refusal that names the field."""
-    try:
-        request = kind.model_validate(content)
-    except ValidationError as error:
-        raise _refused(error) from error
-    for name, value in (request.model_extra or {}).items():
-        if name in kind.passed_over:
-            continue
-        if name not in kind.neutral:
-            raise Refusal(400, f"Unknown parameter: '{cut(name)}'.", "unknown_parameter", cut(name))
-        if not any(value == neutral and type(value) is type(neutral) for neutral in kind.neutral[name]):
-            raise Refusal(
-                400,
-                f"Unsupported value: '{name}' is not served by this model; leave it out.",
-                "unsupported_parameter",
-                name,
-            )
-    return request
-
-
-QUOTING = json.JSONEncoder(ensure_ascii=False, default=str, indent=None, check_circular=False)
-
-
-def _no_number(text: str) -> float:
-    raise ValueError(f"{text} is not JSON")
-
-
-def _whole(value: Any) -> Any:
-    """With half characters made the replacement character: no tokenizer takes them, and no answer that quotes them can be sent."""
-    if isinstance(value, str):
-        return HALVES.sub("\ufffd", value)
-    if isinstance(value, list):
-        return [_whole(each) for each in value]
-    if isinstance(value, Mapping):
-        return {_whole(key): _whole(each) for key, each in value.items()}
-    return value
-
-
-def _refused(error: ValidationError) -> Refusal:
-    """The first thing that is wrong, as OpenAI says it. Of the alternatives of a field the one that got furthest speaks."""
-    problems = error.errors(include_url=False)
-    of_field = [each for each in problems if each["loc"][0] == problems[0]["loc"][0]]
-    problem = max(of_field, key=lambda each: (len(each["loc"]), not each["type"].endswith("_type")))
-    names = [part for part in problem["loc"] if isinstance(part, int) or part.isidentifier()]
-    names = [part for part in names if part not in ("str", "int", "bool", "float", "TextPart")]
-    param = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in names).removeprefix(".")
-    if problem["type"] == "missing":
-        return Refusal(400, f"Missing required parameter: '{param}'.", "missing_required_parameter", param)
-    wrong_type = problem["type"].endswith(("_type", "_parsing"))
-    return Refusal(
-        400,
-        f"Invalid {'type' if wrong_type else 'value'} for '{param}': {_lower(problem['msg'])}, got {_called(problem['input'])}.",
-        "invalid_type" if wrong_type else "invalid_value",
-        param,
-    )
-
-
-def _lower(message: str) -> str:
-    return message[:1].lower() + message[1:]
-
-
-def _called(value: Any) -> str:
-    """The beginning of a value as JSON, written no further than it is shown."""
-    parts: list[str] = []
-    for part in QUOTING.iterencode(cut(value) if isinstance(value, str) else value):
-        parts.append(part)
-        if sum(map(len, parts)) > 80:
-            break
-    return cut("".join(parts))

@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from workloads.serving.engine import metrics, refusals, responses, responses_request, schema, tokens
+from workloads.serving.engine import metrics, reading, refusals, responses, responses_request, tokens
 from workloads.serving.engine.choices import Choices
 from workloads.serving.engine.metrics import Metrics
 from workloads.serving.engine.responses_events import ItemResponse
@@ -231,7 +231,7 @@ async def _embed(engine: Engine, request: Request) -> Response:
 
 async def _tokenize(engine: Engine, request: Request) -> Response:
     def told(body: bytes) -> dict[str, Any]:
-        asked = schema.read(TokenizeRequest, body)
+        asked = reading.read(TokenizeRequest, body)
         return tokens.tokenize(engine.find(asked.model or engine.names[0]), asked)
 
     return await _told(engine, request, told)
@@ -239,7 +239,7 @@ async def _tokenize(engine: Engine, request: Request) -> Response:
 
 async def _detokenize(engine: Engine, request: Request) -> Response:
     def told(body: bytes) -> dict[str, Any]:
-        asked = schema.read(DetokenizeRequest, body)
+        asked = reading.read(DetokenizeRequest, body)
         return tokens.detokenize(engine.find(asked.model or engine.names[0]), asked)
 
     return await _told(engine, request, told)
@@ -263,7 +263,7 @@ async def _answer(engine: Engine, request: Request, kind: type[Question]) -> Res
         raise refusals.draining()
     body = await request.body()
     async with engine.reading:
-        asked = cast("Question", await asyncio.to_thread(schema.read, kind, body))
+        asked = cast("Question", await asyncio.to_thread(reading.read, kind, body))
         served = engine.find(asked.model)
         served.scheduler.refuse_when_full()
         response, answers = await asyncio.to_thread(_asked, served, asked)

@@ -18,7 +18,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from workloads.serving import defaults
-from workloads.serving.engine import refusals, responses, schema
+from workloads.serving.engine import reading, refusals, responses
 from workloads.serving.guard import cross_origin, keys
 from workloads.serving.guard.addresses import ANYWHERE, Addresses
 from workloads.serving.guard.bodies import LARGEST_QUESTION, disconnected
@@ -97,7 +97,7 @@ class Front:
 
     def request(self, path: str, body: bytes) -> bytes:
         """What vLLM is asked for ``body``. Raises Refusal."""
-        content = schema.content_of(body)
+        content = reading.content_of(body)
         if content.setdefault("model", self.name) != self.name:
             raise self.unknown(str(content["model"]))
         for name in SAMPLING.get(path, ()):

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import signal
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,15 +12,13 @@ import httpx
 
 from alpaca_operator.api import contract
 from alpaca_operator.api.chat import ChatDeployment
-from alpaca_operator.api.contract import ExitCode
 from alpaca_operator.api.sources import sources
-from alpaca_operator.api.status import Reason
-from workloads.errors import SpecError, WorkloadError
-from workloads.runtime import exits
+from workloads.errors import SpecError
 from workloads.runtime.http import Server, listen, port
-from workloads.serving import defaults
+from workloads.serving import defaults, process
 from workloads.serving.front.application import Front, application
 from workloads.serving.guard import addresses, keys
+from workloads.serving.process import Serving, log
 from workloads.storage.uri import local_path
 from workloads.system.environment import Environment
 from workloads.system.signals import RESERVE
@@ -38,19 +34,13 @@ ENV_VLLM_URL = "ALPACA_VLLM_URL"
 
 def execute(job: ChatDeployment) -> int:
     """Stand before vLLM until a signal comes; returns the exit code."""
-    try:
-        environment = Environment.read(os.environ)
+
+    def prepare(environment: Environment) -> Serving:
         front = front_of(job, os.environ, environment)
         number = port(os.environ, ENV_PORT, contract.API_PORT)
-    except WorkloadError as error:
-        return exits.exit_with(error, os.environ)
-    try:
-        asyncio.run(_serve(job, front, environment.in_pod, number))
-        ending = exits.termination(Reason.SUCCEEDED, ExitCode.OK, "stopped as asked", contract.Progress())
-    except BaseException as error:  # noqa: BLE001 - every way to end has to reach the exit code and the last word
-        ending = exits.failed(error, contract.Progress())
-    exits.write_termination(ending, environment.termination_log)
-    return ending.exit_code
+        return lambda stop: _serve(job, front, environment.in_pod, number, stop)
+
+    return process.execute(prepare)
 
 
 def front_of(job: ChatDeployment, environ: Mapping[str, str], environment: Environment) -> Front:
@@ -91,10 +81,7 @@ def _generation(job: ChatDeployment, environment: Environment) -> dict[str, Any]
     return defaults.resolved(spec.generation, folders)
 
 
-async def _serve(job: ChatDeployment, front: Front, in_pod: bool, number: int) -> None:
-    stop = asyncio.Event()
-    for name in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(name, stop.set)
+async def _serve(job: ChatDeployment, front: Front, in_pod: bool, number: int, stop: asyncio.Event) -> None:
     listener = listen(in_pod, number, ENV_PORT)
     grace = job.spec.pod.termination_grace_period_seconds * (1 - RESERVE)
     known = addresses.of(job, os.environ, in_pod)
@@ -110,7 +97,3 @@ async def _serve(job: ChatDeployment, front: Front, in_pod: bool, number: int) -
                 await front.idle.wait()
     server.should_exit = True
     await serving
-
-
-def log(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
-import sys
 
 from alpaca_operator.api import contract
 from alpaca_operator.api.chat import ChatDeployment
-from alpaca_operator.api.contract import ExitCode
-from alpaca_operator.api.status import Reason
-from workloads.errors import WorkloadError
-from workloads.runtime import exits
 from workloads.runtime.http import Server, listen, port
+from workloads.serving import process
 from workloads.serving.guard import addresses
 from workloads.serving.page.settings import Settings
+from workloads.serving.process import Serving, log
 from workloads.system.environment import TELEMETRY_OFF, Environment
 
 ENV_PORT = "ALPACA_PAGE_PORT"
@@ -26,26 +22,13 @@ LINGER_SECONDS = 3
 
 def execute(job: ChatDeployment) -> int:
     """Serve the page of ``job`` until a signal comes; returns the exit code."""
-    try:
-        environment = Environment.read(os.environ)
+
+    def prepare(environment: Environment) -> Serving:
         settings = Settings.read(job, os.environ)
         number = port(os.environ, ENV_PORT, contract.PAGE_PORT)
-    except WorkloadError as error:
-        return exits.exit_with(error, os.environ)
-    try:
-        asyncio.run(_until_signal(job, settings, environment.in_pod, number))
-        ending = exits.termination(Reason.SUCCEEDED, ExitCode.OK, "stopped as asked", contract.Progress())
-    except BaseException as error:  # noqa: BLE001 - every way to end has to reach the exit code and the last word
-        ending = exits.failed(error, contract.Progress())
-    exits.write_termination(ending, environment.termination_log)
-    return ending.exit_code
+        return lambda stop: serve(job, settings, environment.in_pod, number, stop)
 
-
-async def _until_signal(job: ChatDeployment, settings: Settings, in_pod: bool, number: int) -> None:
-    stop = asyncio.Event()
-    for name in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(name, stop.set)
-    await serve(job, settings, in_pod, number, stop)
+    return process.execute(prepare)
 
 
 async def serve(job: ChatDeployment, settings: Settings, in_pod: bool, number: int, stop: asyncio.Event) -> None:
@@ -62,10 +45,6 @@ async def serve(job: ChatDeployment, settings: Settings, in_pod: bool, number: i
     await asyncio.wait({serving, stopped}, return_when=asyncio.FIRST_COMPLETED)
     server.should_exit = True
     await serving
-
-
-def log(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 def quiet(environ: dict[str, str] | os._Environ[str]) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from workloads.serving.engine.schema import ChatRequest, CompletionRequest, read
+from workloads.serving.engine.reading import read
+from workloads.serving.engine.schema import ChatRequest, CompletionRequest
 from workloads.serving.engine.tools.dialect import said
 from workloads.serving.refusal import Refusal
 
