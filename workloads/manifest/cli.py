@@ -112,7 +112,9 @@ def _as_text(value: Any) -> str:
 
 
 def _wrapped(text: str, width: int, indent: int) -> list[str]:
-    return textwrap.wrap(text, max(40, width), initial_indent=" " * indent, subsequent_indent=" " * indent)
+    # A word with a hyphen stays on one line: `half-` and `written` on two are found by no search, and copied wrong.
+    margin = " " * indent
+    return textwrap.wrap(text, max(40, width), initial_indent=margin, subsequent_indent=margin, break_on_hyphens=False)
 
 
 def _spec(kind: type[Resource]) -> Any:

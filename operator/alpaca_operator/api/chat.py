@@ -14,7 +14,6 @@ from alpaca_operator.api.serving import ServingStatus
 from alpaca_operator.api.sources import AdapterSource, AnsweringModel, JobReference, Source
 from alpaca_operator.api.training import Load
 
-"""What the API server takes for the name of a Service: no dots, and no digit in front."""
 Folder = Annotated[
     str, StringConstraints(min_length=8, max_length=1024, pattern=r"^pvc://[a-z0-9][-a-z0-9.]*(/[^\s]*)?$")
 ]

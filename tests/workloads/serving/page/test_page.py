@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from tests.workloads.browser import until
 from tests.workloads.serving.page.conftest import PHONE, Opens
@@ -188,6 +189,36 @@ def test_an_answer_that_was_being_written_when_the_page_was_left_is_there_when_i
         expect(answers(page)).to_have_text(re.compile(r"疑是\s*已停止"))
         until(lambda: engine.left == 1)
         idle(page)
+
+
+def _keep(held: list[Route], route: Route) -> None:
+    held.append(route)
+
+
+def test_the_open_conversation_is_there_again_whichever_part_of_the_page_comes_last(
+    engine: Engine, url: str, opened: Opens
+) -> None:
+    """On a slow line any script may be the last. Each of the parts' is held back in turn, for as long as the rest needs here; a
+    machine that is busier tries less by it, and does not fail."""
+    with opened(url) as page:
+        ask(page, "静夜思")
+        expect(answers(page)).to_have_text("疑是地上霜")
+        idle(page)
+        asked: set[str] = set()
+        page.on("request", lambda request: asked.add(request.url))
+        page.reload(wait_until="networkidle")
+        parts = sorted(address for address in asked if re.search(r"/assets/Index-[^/]*\.js$", address))
+        assert len(parts) > 5
+        for part in parts:
+            held: list[Route] = []
+            page.route(part, partial(_keep, held))
+            page.reload(wait_until="commit")
+            page.wait_for_timeout(1000)
+            assert len(held) == 1
+            held[0].continue_()
+            page.unroute(part)
+            expect(answers(page)).to_have_text("疑是地上霜")
+            expect(page.locator("#shelf .open")).to_have_text("静夜思")
 
 
 def test_two_users_have_their_own_streams_at_the_same_time(engine: Engine, url: str, opened: Opens) -> None:

@@ -89,5 +89,5 @@ alpaca.list = show;
 alpaca.render = () => trigger("grown");
 alpaca.under.watch(document.body);
 if (innerWidth >= 1100) alpaca.drawer("left", true);
-talk.restore();
+alpaca.render();
 show();

@@ -5,7 +5,8 @@ alpaca.talk = (() => {
   const REFRESH_MS = 80, SAVE_MS = 400, CURSOR = " ▍";
   /* More than any tokenizer makes of a token on average: what lies beyond, a model does not read. */
   const CHARACTERS_OF_A_TOKEN = 16;
-  let open = begun(), run = null, saving = null;
+  /* From the first moment the one that this tab had open: whatever part of the page is there first, it saves no empty one in its place. */
+  let open = book.read(book.current()) ?? begun(), run = null, saving = null;
 
   function begun() {
     return { ...book.fresh(), settings: { ...book.settings() } };
@@ -266,11 +267,6 @@ alpaca.talk = (() => {
       const kept = book.read(id);
       if (kept) enter(kept);
       else alpaca.list?.();  // another tab removed it
-    },
-    restore() {
-      const kept = book.read(book.current());
-      if (kept) open = kept;
-      changed();
     },
     remove(id) {
       book.remove(id);
