@@ -45,6 +45,9 @@ class World(Protocol):
     def pusher(self, resource: Resource) -> Pusher | None:
         """What pushes the output; its pods are none of the resource's."""
 
+    def answers_foul(self, resource: Resource) -> bool:
+        """Whether a running pod answers what no workload of this version does."""
+
     def progress(self, resource: Resource) -> tuple[Progress, datetime] | None:
         """What the running pod last told, and when it was read."""
 
@@ -82,6 +85,7 @@ def gather(resource: Resource, world: World) -> Observed:
         gates=lifecycle.gates(resource, find),
         progress=progress,
         progress_at=read_at,
+        answers_foul=world.answers_foul(resource),
         refusal=world.refusal(resource),
         queue=world.queue_words(resource),
         inputs=inputs.inputs,

@@ -146,6 +146,9 @@ class World:
     def progress(self, resource: Resource) -> tuple[Progress, datetime] | None:
         return self.scrapes.latest(resource.metadata.uid or "")
 
+    def answers_foul(self, resource: Resource) -> bool:
+        return self.scrapes.is_foul(resource.metadata.uid or "")
+
     def traffic(self, resource: Resource) -> list[tuple[Sample, datetime]]:
         return self.scrapes.samples(resource.metadata.uid or "")
 

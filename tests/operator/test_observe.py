@@ -47,6 +47,9 @@ class World:
     def progress(self, resource):
         return PROGRESS, START
 
+    def answers_foul(self, resource):
+        return True
+
     def other_children(self, resource):
         return [SERVICE]
 
@@ -74,6 +77,7 @@ def test_everything_is_seen_pods_oldest_first():
         pusher=PUSHER,
         progress=PROGRESS,
         progress_at=START,
+        answers_foul=True,
         refusal=REFUSAL,
         queue=WORDS,
         other_children=(SERVICE,),
@@ -103,6 +107,9 @@ def test_a_world_in_which_nothing_happened_yet():
 
         def progress(self, resource):
             return None
+
+        def answers_foul(self, resource):
+            return False
 
         def other_children(self, resource):
             return []

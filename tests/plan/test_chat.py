@@ -187,6 +187,19 @@ class TestVllm:
         assert words[words.index("--served-model-name") + 1] == "poet-base"
         assert words[words.index("--lora-modules") + 1] == "poet=/mnt/models/lora"
 
+    def test_an_adapter_is_looked_at_before_vllm_starts(self):
+        spec = {
+            "model": {"uri": "hf://org/base", "secretRef": {"name": "hub"}},
+            "adapters": [{"uri": "pvc://models/lora"}],
+        }
+        pod = made("Deployment", WITH_VLLM, engine="vLLM", pod=GPU, **spec)["spec"]["template"]["spec"]
+        (check,) = pod["initContainers"]
+        assert (check["image"], check["command"][2]) == ("registry.example/engine:1", "workloads.adapter_check")
+        assert check["envFrom"] == [{"secretRef": {"name": "hub"}}]
+        assert "/mnt/models" in {mount["mountPath"] for mount in check["volumeMounts"]}
+        alone = made("Deployment", WITH_VLLM, engine="vLLM", pod=GPU)["spec"]["template"]["spec"]
+        assert "initContainers" not in alone
+
     def test_everything_that_the_spec_says(self):
         words = self.command(
             model={"uri": "pvc://models/poet", "ropeScaling": {"type": "linear", "factor": 4}},
@@ -376,6 +389,22 @@ def test_a_budget_finds_the_pods():
     assert budget["selector"] == made("Deployment")["spec"]["selector"]
     labels = made("Deployment")["spec"]["template"]["metadata"]["labels"]
     assert budget["selector"]["matchLabels"].items() <= labels.items()
+
+
+@pytest.mark.parametrize(
+    ("votes", "spec", "mounted"),
+    [
+        pytest.param("pvc://desk/votes", {}, {"/mnt/models": True}, id="a claim of their own"),
+        pytest.param("pvc://models/votes", {}, {"/mnt/models": True}, id="beside the model"),
+        pytest.param(
+            "pvc://models/votes", {"cache": {"claimName": "models"}}, {"/mnt/models": False}, id="where the cache is too"
+        ),
+    ],
+)
+def test_the_engine_writes_no_votes(votes: str, spec: dict[str, Any], mounted: dict[str, bool]) -> None:
+    found = containers(page={"votes": votes}, **spec)["engine"]["volumeMounts"]
+    claims = [mount for mount in found if mount["name"].startswith("alpaca-claim-")]
+    assert {mount["mountPath"]: mount["readOnly"] for mount in claims} == mounted
 
 
 def test_the_page_mounts_the_claim_for_votes_and_no_other() -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workloads.errors import InputError
 from workloads.models import libraries, rope
-from workloads.models.inspect import Base
+from workloads.models.inspect import Base, config_of
 from workloads.system.describe import first_line
 
 if TYPE_CHECKING:
@@ -15,19 +16,7 @@ if TYPE_CHECKING:
 
 def configuration(base: Base, label: str) -> PretrainedConfig:
     """Raises InputError, which begins with ``label``, for a config.json that describes no model, or another one than the weights."""
-    from transformers import AutoConfig
-
-    file = base.folder / "config.json"
-    try:
-        config: PretrainedConfig = AutoConfig.from_pretrained(
-            base.folder, trust_remote_code=False, local_files_only=True
-        )
-    except Exception as error:  # it reads one file: whatever is wrong, is wrong in there
-        kind = base.config.get("model_type")
-        raise InputError(
-            f"{label}: transformers cannot use {file} (model_type {kind}): {_line(error)}. Models that bring their own code are not loaded: use "
-            "a Llama architecture, or correct the value"
-        ) from error
+    config = read(base.folder, label)
     if base.tied and not config.tie_word_embeddings:
         raise InputError(
             f"{label}: config.json unties the head from the embedding, and there is no lm_head.weight: copy the model again"
@@ -36,6 +25,22 @@ def configuration(base: Base, label: str) -> PretrainedConfig:
     _check_shapes(base, config, label)
     if base.rope_scaling is not None:
         rope.apply(config, base.rope_scaling)
+    return config
+
+
+def read(folder: Path, label: str) -> PretrainedConfig:
+    """What config.json says by itself. Raises InputError, which begins with ``label``, where it describes no model."""
+    from transformers import AutoConfig
+
+    try:
+        config: PretrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except Exception as error:  # it reads one file: whatever is wrong, is wrong in there
+        file = folder / "config.json"
+        kind = config_of(file, label).get("model_type")
+        raise InputError(
+            f"{label}: transformers cannot use {file} (model_type {kind}): {_line(error)}. Models that bring their own code are not loaded: use "
+            "a Llama architecture, or correct the value"
+        ) from error
     return config
 
 

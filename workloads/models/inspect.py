@@ -96,13 +96,14 @@ def inspect_model(folder: Path, field: str, uri: str) -> Base:
         )
     if not config_file.is_file():
         raise InputError(f"{label}: {folder} has no config.json{contents(folder)}")
-    config = _config(config_file, label)
+    config = config_of(config_file, label)
     tensors = weight_files.tensors_of(folder, config, label)
     _drop_second_copy_of_embedding(tensors, config, label)
     return Base(folder, config, {name: tensor.shape for name, tensor in tensors.items()}, tensors)
 
 
-def _config(file: Path, label: str) -> dict[str, Any]:
+def config_of(file: Path, label: str) -> dict[str, Any]:
+    """A config.json. Raises InputError, which begins with ``label``, for one that cannot be read."""
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:

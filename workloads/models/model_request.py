@@ -20,7 +20,7 @@ from workloads.system import hardware, memory
 from workloads.system.hardware import AMPERE, NF4_BLOCK, Device
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 
 HEADROOM = 0.8
@@ -143,28 +143,48 @@ def _load_options(
 
 def _tokenizer(base: inspect.Base, request: ModelRequest) -> PreTrainedTokenizerBase:
     """The last adapter's where it brings one, with its chat template; else the base's. Vocabularies that differ are refused."""
-    from workloads.data import tokenize, tokenizer_io
+    from workloads.data import tokenizer_io
 
     tokenizer = tokenizer_io.load_tokenizer(base.folder)
     inspect.check_vocabulary(base, tokenizer, request.label)
     for named, uri, folder in request.adapters:
-        label = f"spec.{named} {uri}"
-        adapter = LoRAAdapter.open(folder, label)
-        rows = adapter.rows
-        own = None
-        if any((folder / name).is_file() for name in contents.VOCABULARY_FILES):
-            own = tokenizer_io.load_tokenizer(folder)
-            rows = rows or (tokenize.rows_of(own) if tokenize.rows_of(own) > base.rows else None)
-        if rows is not None and rows != base.rows:
-            raise DataError(
-                f"{label} has a vocabulary of {rows} rows and the base {request.uri} one of {base.rows}: name the base that the adapter was "
-                "made from, or merge the two with a MergeJob, which makes the base's embeddings grow"
-            )
-        adapter_names.check(adapter, configuration(base, request.label), request.label)
+        named_base = BaseOfAdapters(request.label, request.uri, base.rows, configuration(base, request.label))
+        own = check_adapter(f"spec.{named} {uri}", folder, named_base)
         if own is not None:
             own.chat_template = own.chat_template or tokenizer.chat_template
             tokenizer = own
     return tokenizer
+
+
+@dataclass(frozen=True)
+class BaseOfAdapters:
+    """What is asked of a model that adapters go on."""
+
+    label: str
+    """In messages."""
+    uri: str
+    rows: int
+    """Of its vocabulary."""
+    config: PretrainedConfig
+
+
+def check_adapter(label: str, folder: Path, base: BaseOfAdapters) -> PreTrainedTokenizerBase | None:
+    """The tokenizer that an adapter brings, if it does. Raises DataError, which begins with ``label``, for an adapter that does not fit."""
+    from workloads.data import tokenize, tokenizer_io
+
+    adapter = LoRAAdapter.open(folder, label)
+    rows = adapter.rows
+    own = None
+    if any((folder / name).is_file() for name in contents.VOCABULARY_FILES):
+        own = tokenizer_io.load_tokenizer(folder)
+        rows = rows or (tokenize.rows_of(own) if tokenize.rows_of(own) > base.rows else None)
+    if rows is not None and rows != base.rows:
+        raise DataError(
+            f"{label} has a vocabulary of {rows} rows and the base {base.uri} one of {base.rows}: name the base that the adapter was "
+            "made from, or merge the two with a MergeJob, which makes the base's embeddings grow"
+        )
+    adapter_names.check(adapter, base.config, base.label)
+    return own
 
 
 def context_length(config: Mapping[str, Any]) -> int:

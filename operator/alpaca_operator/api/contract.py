@@ -48,7 +48,9 @@ ENGINE_CONTAINER = "engine"
 PAGE_CONTAINER = "ui"
 FRONT_CONTAINER = "api"
 """What stands before vLLM."""
-CONTAINERS = frozenset({CONTAINER, ENGINE_CONTAINER, PAGE_CONTAINER, FRONT_CONTAINER})
+CHECK_CONTAINER = "adapter-check"
+"""What looks at an adapter before vLLM starts with it."""
+CONTAINERS = frozenset({CONTAINER, ENGINE_CONTAINER, PAGE_CONTAINER, FRONT_CONTAINER, CHECK_CONTAINER})
 """Those that we put into pods. Others come from whoever has a hand in pods as they are made (a mesh's proxy, an agent), and say nothing
 of our work."""
 PROGRESS_PORT = 8085

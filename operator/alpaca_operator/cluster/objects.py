@@ -233,10 +233,14 @@ class Pod:
         return [str(one["persistentVolumeClaim"]["claimName"]) for one in volumes if "persistentVolumeClaim" in one]
 
     def at_last_end(self) -> Pod | None:
-        """The pod as if its containers that are not ready had not been started again: each as it ended last. None where none has."""
+        """The pod as if its containers that are not ready had not been started again: each as it ended last, and one that prepares it
+        beside them, for the others do not start before it is ready. None where none has."""
         ended = [
             {**raw, "state": state}
-            for raw in self.status.get("containerStatuses") or ()
+            for raw in (
+                *(self.status.get("initContainerStatuses") or ()),
+                *(self.status.get("containerStatuses") or ()),
+            )
             if not raw.get("ready")
             for state in [
                 next((s for s in (raw.get("state"), raw.get("lastState")) if "terminated" in (s or {})), None)

@@ -241,6 +241,12 @@ def pod_runs(case: Case) -> Verdict | None:
         steps = ready_reason(case.before) == Reason.RUNNING
     else:
         steps = progress.stage not in ("Loading", "Preparing")
+    if progress is None and case.observed.answers_foul:
+        told = (
+            f"pod {pod} runs on node {node}{others}; how far it is cannot be told, as what it answers at /progress is nothing that a workload "
+            f"of this version does: give pod.image the operator's version, or see kubectl logs -n {case.live.namespace} {pod}"
+        )
+        return Verdict(Standing.WORKING, Reason.RUNNING, told)
     if steps:
         return Verdict(Standing.WORKING, Reason.RUNNING, f"pod {pod} runs on node {node}{others}")
     return Verdict(Standing.WORKING, Reason.STARTING, f"pod {pod} on node {node} loads model and data{others}")

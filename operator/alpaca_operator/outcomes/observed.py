@@ -84,6 +84,8 @@ class Observed:
     progress: Progress | None = None
     """What the running pod last told."""
     progress_at: datetime | None = None
+    answers_foul: bool = False
+    """Whether a running pod answers what no workload does."""
     refusal: Exit | None = None
     """Why the child has no pod, where its controller was refused one."""
     queue: QueueWords | None = None

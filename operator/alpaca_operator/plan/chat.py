@@ -10,6 +10,7 @@ from alpaca_operator.api.contract import (
     ANNOTATION_ENGINE,
     ANNOTATION_REPLICAS,
     API_PORT,
+    CHECK_CONTAINER,
     CONFIG_PATH,
     ENGINE_CONTAINER,
     ENV_API_KEY,
@@ -32,7 +33,7 @@ from alpaca_operator.exits import Exit
 from alpaca_operator.inputs import Inputs
 from alpaca_operator.plan import keep, llama_cpp, pod, service, vllm
 from alpaca_operator.plan.base import Manifest, Plan
-from alpaca_operator.plan.volumes import claim_of, mounts, volumes
+from alpaca_operator.plan.volumes import claim_of, claims, mounts, volumes
 from alpaca_operator.settings import Settings
 
 THE_OPERATORS = frozenset(
@@ -54,6 +55,7 @@ DRAIN_SECONDS = 5
 """What the Service needs to take a pod from its list: a pod that stops is asked until then."""
 PAGE_RESOURCES: Manifest = {"requests": {"cpu": "50m", "memory": "256Mi"}, "limits": {"memory": "1Gi"}}
 
+CHECK_RESOURCES: Manifest = {"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"memory": "2Gi"}}
 FRONT_RESOURCES: Manifest = {"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"memory": "1Gi"}}
 
 
@@ -103,6 +105,11 @@ def unfit(chat: ChatDeployment, settings: Settings) -> Exit | None:
         )
     if spec.engine == "vLLM" and (cannot := vllm.unable(spec)):
         return pod.invalid(f"{cannot}: set engine to Transformers", chat)
+    if spec.engine == "vLLM" and spec.adapters and not settings.images.get(chat.kind):
+        return pod.invalid(
+            f"adapters are looked at before vLLM starts with them, and the operator has no image that does: set its ALPACA_IMAGE_{chat.kind.upper()}",
+            chat,
+        )
     if spec.engine == "LlamaCpp" and (cannot := llama_cpp.unable(spec)):
         return pod.invalid(cannot, chat)
     return None
@@ -142,6 +149,8 @@ def template(chat: ChatDeployment, inputs: Inputs, settings: Settings) -> Manife
     containers = [*engines, *fronts, page(chat, settings)]
     tmp = [{"name": "alpaca-page-tmp", "emptyDir": {}}]
     frame = pod.pod_frame(chat, manifest_json, containers, [*volumes(chat), *tmp])
+    if chat.spec.engine == "vLLM" and chat.spec.adapters:
+        frame["spec"]["initContainers"] = [check(chat, settings)]
     frame["metadata"]["labels"] = {**frame["metadata"]["labels"], LABEL_REVISION: keep.digest(frame)}
     return frame
 
@@ -171,7 +180,23 @@ def engine(chat: ChatDeployment, settings: Settings) -> Manifest:
         "livenessProbe": probe("/health" if with_vllm else "/livez", 12),
         "lifecycle": _behind_the_front() if with_vllm else _draining(spec),
         **pod.RESTRICTED,
-        "volumeMounts": mounts(chat),
+        "volumeMounts": _models(chat),
+    }
+
+
+def check(chat: ChatDeployment, settings: Settings) -> Manifest:
+    """What looks at an adapter as our own engine would, and ends the pod's start where it does not fit: vLLM passes over what it does not
+    know the name of."""
+    return {
+        "name": CHECK_CONTAINER,
+        "image": settings.images[chat.kind],
+        **pod.given(imagePullPolicy=chat.spec.pod.image_pull_policy),
+        "command": ["python", "-m", "workloads.adapter_check", CONFIG_PATH],
+        "env": pod.env(chat, pod.household()),
+        **pod.given(envFrom=pod.env_from(chat)),
+        "resources": CHECK_RESOURCES,
+        **pod.RESTRICTED,
+        "volumeMounts": _models(chat),
     }
 
 
@@ -192,10 +217,24 @@ def front(chat: ChatDeployment, settings: Settings) -> Manifest:
         "lifecycle": _draining(spec),
         **pod.RESTRICTED,
         "volumeMounts": [
-            *({**mount, "readOnly": True} for mount in mounts(chat) if _is_read(mount)),
+            *({**mount, "readOnly": True} for mount in _models(chat) if _is_read(mount)),
             {"name": "alpaca-page-tmp", "mountPath": "/tmp"},
         ],
     }
+
+
+def _models(chat: ChatDeployment) -> list[Manifest]:
+    """What is mounted but for the votes, which are the page's: a claim that holds both is read here."""
+    page = chat.spec.page.model_copy(update={"votes": None})
+    needed = claims(chat.spec.model_copy(update={"page": page}))
+    found = []
+    for mount in mounts(chat):
+        claim = mount["mountPath"].removeprefix(f"{MOUNT_ROOT}/")
+        if not mount["name"].startswith("alpaca-claim-"):
+            found.append(mount)
+        elif claim in needed:
+            found.append({**mount, "readOnly": not needed[claim]})
+    return found
 
 
 def _is_read(mount: Manifest) -> bool:

@@ -16,6 +16,8 @@ class ScrapeCache:
 
     def __init__(self) -> None:
         self._scraped: dict[str, dict[str, tuple[Scraped, datetime]]] = {}
+        self._foul: dict[str, set[str]] = {}
+        """By the resource's UID those of its pods whose last answer was none that a workload gives."""
 
     def latest(self, uid: str) -> tuple[Progress, datetime] | None:
         """Of a job, which has one pod at a time."""
@@ -25,6 +27,17 @@ class ScrapeCache:
     def samples(self, uid: str) -> list[tuple[Sample, datetime]]:
         """Of all pods of a deployment."""
         return [(one, at) for one, at in self._scraped.get(uid, {}).values() if isinstance(one, Sample)]
+
+    def is_foul(self, uid: str) -> bool:
+        """Whether a pod of the resource answers, and not as a workload of this version does."""
+        return bool(self._foul.get(uid))
+
+    def put_foul(self, uid: str, pod: str, foul: bool) -> bool:
+        """Whether it is news."""
+        pods = self._foul.setdefault(uid, set())
+        known = pod in pods
+        (pods.add if foul else pods.discard)(pod)
+        return known != foul
 
     def put(self, uid: str, pod: str, scraped: Scraped, at: datetime) -> bool:
         """Whether it is news."""
@@ -42,3 +55,4 @@ class ScrapeCache:
                 del of_pods[pod]
             if not of_pods:
                 del self._scraped[uid]
+        self._foul = {uid: left for uid, foul in self._foul.items() if (left := foul & pods)}

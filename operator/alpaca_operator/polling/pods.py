@@ -134,7 +134,11 @@ class Scraper:
         resource = self.store.raw(target.key)
         if uid not in self._targets or resource is None:
             return None
-        if scraped is not None and self.scrapes.put(resource["metadata"]["uid"], uid, scraped, datetime.now(UTC)):
+        of = resource["metadata"]["uid"]
+        news = self.scrapes.put_foul(of, uid, target.foul)
+        if scraped is not None:
+            news |= self.scrapes.put(of, uid, scraped, datetime.now(UTC))
+        if news:
             self.queue.add(target.key)
         return target.pause(max(self.settings.progress_seconds, len(self._targets) / self.budget.per_second))
 

@@ -94,6 +94,17 @@ def crashing(says: Termination | None = None, code: int = 65, name: str = "poet-
     return pod(name, answers=False, state=state, lastState={"terminated": ended}, restartCount=3)
 
 
+def refused_before_vllm() -> Object:
+    """What looks at the adapter has refused it, and the others wait for it."""
+    ended = {"exitCode": 65, "reason": "Error", "finishedAt": at(50), "message": BAD_ADAPTER.to_json()}
+    waiting = {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off"}}
+    made = pod(
+        "poet-chat-b", answers=False, phase="Pending", state={"waiting": {"reason": "PodInitializing", "message": ""}}
+    )
+    check = {"name": "adapter-check", "ready": False, "state": waiting, "lastState": {"terminated": ended}}
+    return {**made, "status": {**made["status"], "initContainerStatuses": [check]}}
+
+
 def unpullable() -> Object:
     waiting = {"waiting": {"reason": "ImagePullBackOff", "message": "manifest unknown"}}
     return pod("poet-chat-b", answers=False, phase="Pending", state=waiting, image="registry.example/engine:2")
@@ -259,6 +270,16 @@ SITUATIONS = [
             "65,000 rows in the adapter, 32,000 in the base: merge first (pod poet-chat-b, exit 65)",
         ),
         id="the first model cannot be loaded",
+    ),
+    pytest.param(
+        observed(refused_before_vllm(), child=deployment()),
+        {},
+        (
+            "InvalidData",
+            {"Stalled"},
+            "65,000 rows in the adapter, 32,000 in the base: merge first (pod poet-chat-b, exit 65)",
+        ),
+        id="an adapter is refused before vLLM starts",
     ),
     pytest.param(
         observed(crashing(code=137), child=deployment()),

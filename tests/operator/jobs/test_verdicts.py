@@ -122,6 +122,23 @@ SITUATIONS = [
     ),
     pytest.param(
         resource(prior(STARTED, "Starting")),
+        observed(running(), child=job(), answers_foul=True),
+        WORKING,
+        "Running",
+        "pod poet-sft-a runs on node n1; how far it is cannot be told, as what it answers at /progress is nothing that a workload of this "
+        "version does: give pod.image the operator's version, or see kubectl logs -n poetry poet-sft-a",
+        id="its pod runs, and answers garbage",
+    ),
+    pytest.param(
+        resource(prior(STARTED, "Starting")),
+        observed(running(), child=job(), progress=TRAINING, answers_foul=True),
+        WORKING,
+        "Running",
+        "pod poet-sft-a runs on node n1",
+        id="it answers garbage, and its log tells steps",
+    ),
+    pytest.param(
+        resource(prior(STARTED, "Starting")),
         observed(running(), child=job(), progress=Progress(stage="Preparing")),
         WORKING,
         "Starting",

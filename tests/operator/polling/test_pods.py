@@ -171,6 +171,24 @@ async def test_a_pod_that_fails_twice_is_read_from_its_log(
     assert kube.asked == 1
 
 
+async def test_an_answer_that_no_workload_gives_is_told_of_until_one_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "GIVEN_UP_SECONDS", 0.01)
+    answers = [b"<html>It works!</html>"]
+
+    async def answer(_: web.Request) -> web.Response:
+        return web.Response(body=answers[-1])
+
+    found = scraper(LogOnly(None))
+    async with pod_that_answers(answer, monkeypatch), reading(found), asyncio.timeout(20):
+        assert await found.queue.get() == POET
+        assert found.scrapes.is_foul("uid-poet")
+        assert found.scrapes.latest("uid-poet") is None
+        found.queue.done(POET)
+        answers.append(TOLD)
+        assert await found.queue.get() == POET
+        assert not found.scrapes.is_foul("uid-poet")
+
+
 async def test_a_pod_that_tells_nothing_at_all_leaves_the_last_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     kube = LogOnly(None)
     found = scraper(kube)
