@@ -15,7 +15,7 @@ from workloads.errors import OutOfMemory
 from workloads.models import inspect, rope
 from workloads.quantization import fp8
 from workloads.quantization.gguf import convert
-from workloads.quantization.measure import measure, measure_original
+from workloads.quantization.measure import measure
 from workloads.quantization.prepare import Prepared, prepare
 from workloads.quantization.resumable import open_store, quantize_layers
 from workloads.runtime import command, exits
@@ -52,13 +52,12 @@ def _run(job: QuantizeJob, runtime: Runtime) -> Metrics:
     base = _check(job, runtime)
     with runtime.stop.interruptible():
         libraries.prepare_gptqmodel()
-        from workloads.evaluation.likeness import Reference
-        from workloads.quantization import gptq, report_files
-        from workloads.quantization.report import Report, warnings
+        from workloads.quantization import gptq
+        from workloads.quantization.original import Made, Original
+        from workloads.quantization.report import warnings
 
         prepared = prepare(job, runtime, base)
-        reference = Reference(runtime.checkpoints.own / "reference")
-        before = measure_original(job, runtime, base, prepared, reference)
+        original = Original.measured(job, runtime, base, prepared, peak)
 
     began = time.monotonic()
     store = open_store(job, base, prepared, runtime)
@@ -72,24 +71,10 @@ def _run(job: QuantizeJob, runtime: Runtime) -> Metrics:
         _save(quantized, folder, base, prepared, runtime)
         del quantized
         runtime.progress.update(stage="Evaluating")
-        after, likeness = measure(job.spec, runtime, prepared, folder, reference.compare)
+        after, likeness = measure(job.spec, runtime, prepared, folder, original.reference.compare)
         runtime.progress.log(f"after: {after}, {likeness}")
-        report = Report(
-            job=job,
-            inputs=runtime.inputs,
-            rows=prepared.rows,
-            before=before,
-            after=after,
-            fidelity=likeness,
-            layers=layers,
-            bytes_before=gptq.weight_bytes(base.folder),
-            bytes_after=gptq.weight_bytes(folder),
-            minutes=minutes,
-            peak_bytes=peak.resident(),
-            peak_gpu_bytes=peak.gpu(),
-        )
-        metrics.update(report.metrics())
-        report_files.publish(report, folder, runtime, metrics)
+        weights = gptq.weight_bytes(base.folder), gptq.weight_bytes(folder)
+        original.publish(Made(after, likeness, *weights, minutes, layers=layers), folder, metrics)
     return metrics
 
 

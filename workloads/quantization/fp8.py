@@ -17,7 +17,7 @@ from alpaca_operator.api.quantize import QuantizeJob
 from workloads.models import inspect, rope, safetensors_io
 from workloads.models.safetensors_io import Planned
 from workloads.quantization import gptq, prepare
-from workloads.quantization.measure import measure, measure_original
+from workloads.quantization.measure import measure
 from workloads.runtime.runtime import Metrics, Runtime
 from workloads.storage.room import in_words
 
@@ -58,15 +58,12 @@ def run(job: QuantizeJob, runtime: Runtime) -> Metrics:
     base = check(job, runtime)
     metrics: Metrics = {}
     with runtime.stop.interruptible():
-        from workloads.evaluation.likeness import Reference
         from workloads.models.configuration import configuration
-        from workloads.quantization import report_files
-        from workloads.quantization.report import Report
+        from workloads.quantization.original import Made, Original
 
         prepared = prepare.read(job, runtime, base)
         config = configuration(base, f"spec.model {job.spec.model.uri}")
-        reference = Reference(runtime.checkpoints.own / "reference")
-        before = measure_original(job, runtime, base, prepared, reference)
+        original = Original.measured(job, runtime, base, prepared, peak)
     with runtime.output("FP8Model", metrics) as folder, runtime.stop.interruptible():
         began = time.monotonic()
         runtime.progress.update(stage="Quantizing")
@@ -75,23 +72,10 @@ def run(job: QuantizeJob, runtime: Runtime) -> Metrics:
         runtime.progress.update(stage="Evaluating")
         computed = runtime.checkpoints.own / "as-it-computes"
         _write_decoded(computed, folder, base, config, prepared, runtime)
-        after, likeness = measure(job.spec, runtime, prepared, computed, reference.compare)
+        after, likeness = measure(job.spec, runtime, prepared, computed, original.reference.compare)
         runtime.progress.log(f"after: {after}, {likeness}")
-        report = Report(
-            job=job,
-            inputs=runtime.inputs,
-            rows=prepared.rows,
-            before=before,
-            after=after,
-            fidelity=likeness,
-            bytes_before=gptq.weight_bytes(base.folder),
-            bytes_after=gptq.weight_bytes(folder),
-            minutes=minutes,
-            peak_bytes=peak.resident(),
-            peak_gpu_bytes=peak.gpu(),
-        )
-        metrics.update(report.metrics())
-        report_files.publish(report, folder, runtime, metrics)
+        weights = gptq.weight_bytes(base.folder), gptq.weight_bytes(folder)
+        original.publish(Made(after, likeness, *weights, minutes), folder, metrics)
     return metrics
 
 

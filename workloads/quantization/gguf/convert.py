@@ -30,17 +30,15 @@ def run(job: QuantizeJob, runtime: Runtime) -> Metrics:
     base = check(job, runtime)
     metrics: Metrics = {}
     with runtime.stop.interruptible():
-        from workloads.evaluation.likeness import Reference
         from workloads.models.configuration import configuration
-        from workloads.quantization import calibration, measure, report_files
+        from workloads.quantization import calibration
         from workloads.quantization.gguf import likeness, modelfile
         from workloads.quantization.gguf import measure as by_llama_cpp
-        from workloads.quantization.report import Report
+        from workloads.quantization.original import Made, Original
 
         prepared = prepare.read(job, runtime, base)
         config = configuration(base, f"spec.model {job.spec.model.uri}")
-        reference = Reference(runtime.checkpoints.own / "reference")
-        before = measure.measure_original(job, runtime, base, prepared, reference)
+        original = Original.measured(job, runtime, base, prepared, peak)
     with runtime.output("GGUFModel", metrics) as folder, runtime.stop.interruptible():
         began = time.monotonic()
         runtime.progress.update(stage="Quantizing")
@@ -52,26 +50,12 @@ def run(job: QuantizeJob, runtime: Runtime) -> Metrics:
             texts = calibration.whole_texts(job.spec, runtime.inputs, prepared.template, heartbeat)
             tokens = likeness.compare(texts, prepared.template, runner)
             runtime.progress.log(str(tokens))
-            after, fidelity_found = by_llama_cpp.measure(job.spec, prepared, runner, reference, positions, heartbeat)
-        runtime.progress.log(f"after: {after}, {fidelity_found}")
+            after, fidelity = by_llama_cpp.measure(job.spec, prepared, runner, original.reference, positions, heartbeat)
+        runtime.progress.log(f"after: {after}, {fidelity}")
         (folder / "Modelfile").write_text(modelfile.write(FILE, prepared.template, positions), encoding="utf-8")
         prepared.write_generation_config(base, folder)
-        report = Report(
-            job=job,
-            inputs=runtime.inputs,
-            rows=prepared.rows,
-            before=before,
-            after=after,
-            fidelity=fidelity_found,
-            tokens=tokens,
-            bytes_before=sum(tensor.size for tensor in base.tensors.values()),
-            bytes_after=(folder / FILE).stat().st_size,
-            minutes=minutes,
-            peak_bytes=peak.resident(),
-            peak_gpu_bytes=peak.gpu(),
-        )
-        metrics.update(report.metrics())
-        report_files.publish(report, folder, runtime, metrics)
+        weights = sum(tensor.size for tensor in base.tensors.values()), (folder / FILE).stat().st_size
+        original.publish(Made(after, fidelity, *weights, minutes, tokens=tokens), folder, metrics)
     return metrics
 
 
