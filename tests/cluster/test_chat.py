@@ -12,17 +12,20 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import httpx
 import openai
 import pytest
+from safetensors.torch import load_file, save_file
 
 from alpaca_operator.chats.traffic import parse
 from tests.cluster.bed import debian, images
 from tests.cluster.bed.cluster import Manifest, until
 from tests.cluster.bed.node import Bed
 from tests.cluster.team import Team, over, ready, rows_of, sft_job
+from tests.workloads.models.test_merge_lora import adapter_of
 
 pytestmark = pytest.mark.cluster
 
@@ -294,12 +297,40 @@ http.server.ThreadingHTTPServer((arguments[arguments.index("--host") + 1], port)
 '''
 
 
+def halved(base: Path, folder: Path) -> None:
+    """An adapter of the base that has lost the weights of its first layer."""
+    adapter_of(base, folder)
+    file = folder / "adapter_model.safetensors"
+    save_file({name: value for name, value in load_file(file).items() if ".layers.0." not in name}, file)
+    for path in folder.iterdir():
+        path.chmod(0o644)
+
+
 @pytest.fixture
 def stand_in(bed: Bed) -> str:
     """An image with a `vllm` that has no model and needs no GPU."""
     config = {"Env": [f"PATH={images.SEARCH_PATH}"]}
     layers = (images.Layer(bound=debian.base()), images.Layer({"usr/local/bin/vllm": STAND_IN.encode()}))
     return bed.load(images.Image("vllm", "bed.local/vllm:1", layers, config))
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # peft asks by the old name
+@pytest.mark.timeout(900)
+def test_an_adapter_that_vllm_would_half_load_is_refused_before_it_starts(mine: Team, stand_in: str) -> None:
+    halved(mine.models / "tiny", mine.models / "half")
+    with_half = chat(
+        "half",
+        model={"uri": "pvc://models/tiny", "from": None},
+        adapters=[{"uri": "pvc://models/half"}],
+        template=None,
+        auth=None,
+        engine="vLLM",
+        pod={"image": stand_in, "imagePullPolicy": "Never"},
+    )
+    mine.apply(with_half)
+    told = ready(mine.wait(with_half, "InvalidData"))["message"]
+    assert told.startswith("spec.adapters[0] pvc://models/half: adapter_model.safetensors is not what"), told
+    assert "it lacks 4 weights" in told
 
 
 @pytest.mark.timeout(900)

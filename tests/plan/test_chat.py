@@ -397,7 +397,10 @@ def test_a_budget_finds_the_pods():
         pytest.param("pvc://desk/votes", {}, {"/mnt/models": True}, id="a claim of their own"),
         pytest.param("pvc://models/votes", {}, {"/mnt/models": True}, id="beside the model"),
         pytest.param(
-            "pvc://models/votes", {"cache": {"claimName": "models"}}, {"/mnt/models": False}, id="where the cache is too"
+            "pvc://models/votes",
+            {"cache": {"claimName": "models"}},
+            {"/mnt/models": False},
+            id="where the cache is too",
         ),
     ],
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from alpaca_operator.api.contract import KUEUE_PREFIX
+from alpaca_operator.api.contract import CHECK_CONTAINER, KUEUE_PREFIX
 from alpaca_operator.api.status import Reason
 from alpaca_operator.chats.case import Case, count_ready, display, is_unseen
 from alpaca_operator.cluster.objects import true_condition
@@ -120,10 +120,12 @@ def queued(case: Case) -> Verdict | None:
 
 
 def starting(case: Case) -> Verdict | None:
-    pod = next((pod for pod in case.new if pod.phase == "Running"), None)
-    if pod is None:
-        return None
-    return Verdict(Standing.WORKING, Reason.STARTING, f"pod {pod.name} on node {pod.node} loads the model")
+    for pod in case.new:
+        checks = any(one.name == CHECK_CONTAINER and one.running for one in pod.all_containers)
+        if checks or pod.phase == "Running":
+            does = "looks at the adapter before vLLM starts" if checks else "loads the model"
+            return Verdict(Standing.WORKING, Reason.STARTING, f"pod {pod.name} on node {pod.node} {does}")
+    return None
 
 
 def pending(case: Case) -> Verdict:

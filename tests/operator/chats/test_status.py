@@ -94,15 +94,19 @@ def crashing(says: Termination | None = None, code: int = 65, name: str = "poet-
     return pod(name, answers=False, state=state, lastState={"terminated": ended}, restartCount=3)
 
 
-def refused_before_vllm() -> Object:
-    """What looks at the adapter has refused it, and the others wait for it."""
-    ended = {"exitCode": 65, "reason": "Error", "finishedAt": at(50), "message": BAD_ADAPTER.to_json()}
-    waiting = {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off"}}
+def before_vllm(**check: Any) -> Object:
+    """What looks at the adapter is at it, or has refused it; the others wait for it."""
     made = pod(
         "poet-chat-b", answers=False, phase="Pending", state={"waiting": {"reason": "PodInitializing", "message": ""}}
     )
-    check = {"name": "adapter-check", "ready": False, "state": waiting, "lastState": {"terminated": ended}}
-    return {**made, "status": {**made["status"], "initContainerStatuses": [check]}}
+    first = {"name": "adapter-check", "ready": False, **check}
+    return {**made, "status": {**made["status"], "initContainerStatuses": [first]}}
+
+
+def refused_before_vllm() -> Object:
+    ended = {"exitCode": 65, "reason": "Error", "finishedAt": at(50), "message": BAD_ADAPTER.to_json()}
+    waiting = {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off"}}
+    return before_vllm(state=waiting, lastState={"terminated": ended})
 
 
 def unpullable() -> Object:
@@ -270,6 +274,12 @@ SITUATIONS = [
             "65,000 rows in the adapter, 32,000 in the base: merge first (pod poet-chat-b, exit 65)",
         ),
         id="the first model cannot be loaded",
+    ),
+    pytest.param(
+        observed(before_vllm(state={"running": {"startedAt": at(0)}}), child=deployment()),
+        {},
+        ("Starting", {"Reconciling"}, "pod poet-chat-b on node n1 looks at the adapter before vLLM starts"),
+        id="its adapter is looked at",
     ),
     pytest.param(
         observed(refused_before_vllm(), child=deployment()),
