@@ -43,11 +43,11 @@ class Store:
         )
 
     def put(self, path: str, content: bytes) -> None:
-        with self.files.open_output_stream(path) as stream:
+        with self.files.open_output_stream(path, compression=None) as stream:
             stream.write(content)
 
     def get(self, path: str) -> bytes:
-        with self.files.open_input_stream(path) as stream:
+        with self.files.open_input_stream(path, compression=None) as stream:
             return bytes(stream.readall())
 
     def names(self, path: str) -> list[str]:

@@ -156,8 +156,18 @@ def _is_object(store: ArrowFSWrapper, path: str) -> bool:
         return False
 
 
+def _reading(store: ArrowFSWrapper, path: str) -> NativeFile:
+    """The bytes of an object as they lie there. pyarrow would unpack them by the ending of the name, and pack what is written under such a name:
+    ``a.jsonl.zst`` would be packed twice, and have another size than the artifact says."""
+    return store.fs.open_input_stream(path, compression=None)
+
+
+def _writing(store: ArrowFSWrapper, path: str) -> NativeFile:
+    return store.fs.open_output_stream(path, compression=None)
+
+
 def _etag(store: ArrowFSWrapper, path: str) -> str:
-    with store.fs.open_input_stream(path) as stream:
+    with _reading(store, path) as stream:
         return _tag(stream)
 
 
@@ -172,7 +182,7 @@ def _download(store: ArrowFSWrapper, path: str, tag: str, target: Path, heartbea
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f"{target.name}.{secrets.token_hex(4)}.partial")
     try:
-        with store.fs.open_input_stream(path) as source, partial.open("wb") as copy:
+        with _reading(store, path) as source, partial.open("wb") as copy:
             if _tag(source) != tag:
                 raise S3Unreachable(f"s3://{path} was replaced while it was looked at: run again")
             _copy(source.read, copy.write, heartbeat)
@@ -285,10 +295,7 @@ class Bucket:
 
     def _upload(self, folder: Path, names: Iterable[str], root: str) -> None:
         for name in names:
-            with (
-                (folder / name).open("rb") as source,
-                self._store.fs.open_output_stream(f"{root}/{name}") as target,
-            ):
+            with (folder / name).open("rb") as source, _writing(self._store, f"{root}/{name}") as target:
                 _copy(source.read, target.write, self._heartbeat)
 
     def _clear(self, root: str) -> None:
@@ -300,7 +307,7 @@ class Bucket:
         with explained(self._where, SpecError):
             for attempt in (1, 2):
                 try:
-                    with self._store.fs.open_input_stream(path) as stream:
+                    with _reading(self._store, path) as stream:
                         return bytes(stream.readall()).decode()
                 except FileNotFoundError:
                     return ""
@@ -310,7 +317,7 @@ class Bucket:
         return ""
 
     def write(self, path: str, text: str) -> None:
-        with explained(self._where, SpecError), self._store.fs.open_output_stream(path) as stream:
+        with explained(self._where, SpecError), _writing(self._store, path) as stream:
             stream.write(text.encode())
 
     def remove(self, path: str) -> None:
