@@ -598,6 +598,11 @@ BROKEN += of(
             id="vLLM with an adapter beside",
         ),
         pytest.param(
+            {"engine": "Transformers", "vllm": {"toolCallParser": "hermes"}},
+            "vllm is only read with engine vLLM: remove it, or set engine to vLLM",
+            id="vLLM's own, with another engine",
+        ),
+        pytest.param(
             {"engine": "vLLM", "template": "HumanAssistant"},
             "vLLM takes the chat template that is saved with the model: remove template and templateFile, or set engine to Transformers",
             id="vLLM with a template of ours",
@@ -854,6 +859,7 @@ TAKEN += of(
             {"load": {"bits": 8}, "adapters": [{"uri": "pvc://models/a"}, {"uri": "pvc://models/b"}]}, id="adapters"
         ),
         pytest.param({"engine": "vLLM", "adapters": [{"uri": "pvc://models/a"}]}, id="vLLM with an adapter"),
+        pytest.param({"vllm": {"toolCallParser": "None"}}, id="vLLM's own, with whatever is chosen"),
         pytest.param(
             {"engine": "LlamaCpp", "compareWith": {"model": {"uri": "pvc://models/b"}}}, id="llama.cpp with two files"
         ),

@@ -358,6 +358,7 @@ TABLES: dict[str, dict[str, Any]] = {
         "load.bits": Case(8, {"load": {"bits": 4}}),
         "template": "ChatML",
         "engine": "vLLM",
+        "vllm.toolCallParser": Case("hermes", {"engine": "vLLM"}),
         "endpoint.url": Case(
             "http://two/v1", {"model": None, "engine": "External", "endpoint": {"url": "http://one/v1"}}
         ),

@@ -217,6 +217,31 @@ class TestVllm:
             "--hf-overrides": '{"rope_parameters": {"rope_type": "linear", "factor": 4.0}}',
         }
 
+    @pytest.mark.parametrize(
+        ("spec", "parser"),
+        [
+            pytest.param({"model": {"uri": "hf://Qwen/Qwen2.5-7B-Instruct"}}, "hermes", id="Qwen2.5"),
+            pytest.param({"model": {"uri": "hf://Qwen/Qwen3-8B@main"}}, "hermes", id="Qwen3, with its revision"),
+            pytest.param({"model": {"uri": "hf://Qwen/Qwen2.5-Coder-7B-Instruct"}}, None, id="Qwen2.5-Coder, which writes them otherwise"),
+            pytest.param({"model": {"uri": "hf://Qwen/Qwen3-Coder-30B-A3B-Instruct"}}, "qwen3_xml", id="Qwen3-Coder"),
+            pytest.param({"model": {"uri": "hf://meta-llama/Llama-3.1-8B-Instruct"}}, "llama3_json", id="Llama-3.1"),
+            pytest.param({"model": {"uri": "hf://meta-llama/Llama-3.1-8B"}}, None, id="its base, which knows no tools"),
+            pytest.param({"model": {"uri": "hf://mistralai/Mistral-7B-Instruct-v0.3"}}, "mistral", id="Mistral"),
+            pytest.param({"model": {"uri": "hf://mistralai/Mistral-7B-Instruct-v0.2"}}, None, id="an earlier one, without tools"),
+            pytest.param({"model": {"uri": "hf://me/poet"}}, None, id="a name that tells nothing"),
+            pytest.param({"model": {"uri": "pvc://models/Qwen3-8B"}}, None, id="a folder, whose name is its owner's"),
+            pytest.param({"vllm": {"toolCallParser": "xlam"}}, "xlam", id="as the spec says"),
+            pytest.param({"model": {"uri": "hf://Qwen/Qwen3-8B"}, "vllm": {"toolCallParser": "None"}}, None, id="none, as the spec says"),
+        ],
+    )  # fmt: skip
+    def test_calls_of_tools_are_found_by_what_is_known_of_the_model(self, spec: dict[str, Any], parser: str | None):
+        words = self.command(**spec)
+        assert ("--enable-auto-tool-choice" in words) == (parser is not None)
+        assert (words[words.index("--tool-call-parser") + 1] if parser else None) == parser
+        pod = made("Deployment", WITH_VLLM, engine="vLLM", pod=GPU, **spec)["spec"]["template"]
+        told = json.loads(pod["metadata"]["annotations"][ANNOTATION_CONFIG])
+        assert told["spec"]["vllm"] == {"toolCallParser": parser or "None"}, "what stands before vLLM is told too"
+
     def test_several_gpus_share_a_model(self):
         pod = {"resources": {"limits": {"amd.com/gpu": "4"}}}
         words = containers(WITH_VLLM, engine="vLLM", pod=pod)["engine"]["command"]

@@ -97,6 +97,20 @@ class Limits(Spec):
     """An answer that takes longer is cut off, and says so."""
 
 
+AUTO_PARSER, NO_PARSER = "Auto", "None"
+
+
+class VLLM(Spec):
+    """What concerns vLLM alone."""
+
+    tool_call_parser: Annotated[
+        str, StringConstraints(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][-A-Za-z0-9_.]*$")
+    ] = AUTO_PARSER
+    """How the model writes calls of tools, by vLLM's name for it: `hermes`, `llama3_json`, `mistral`, `qwen3_xml`, … With one, models may
+    choose to call tools (`tool_choice: auto`). `Auto` knows that of models on a hub whose name tells it (Qwen2.5 and Qwen3, Llama-3.1 to 3.3,
+    Hermes, Mistral, GLM), `None` takes none: tools are called where a request says `required` or names one."""
+
+
 class Auth(Spec):
     """Who may ask. Page and API are locked together: a login on one alone would be no lock."""
 
@@ -201,6 +215,8 @@ class ChatSpec(ResourceSpec):
     Transformers, which runs on CPUs too. `LlamaCpp` serves a GGUF file on CPUs. `External` puts the page before an API elsewhere."""
     endpoint: Endpoint | None = None
     """The API elsewhere, with `engine: External`."""
+    vllm: VLLM | None = None
+    """What concerns vLLM alone."""
     compare_with: Comparison | None = None
     """A second model, side by side with the first on the page, by its own name in the API."""
     generation: Answering = Field(default_factory=Answering)
@@ -313,6 +329,11 @@ class ChatSpec(ResourceSpec):
             cel="self.engine != 'vLLM' || !has(self.adapters) || !self.adapters.exists(one, has(one.name))",
             holds=lambda spec: spec.engine != "vLLM" or not any(one.name for one in spec.adapters),
             message="with engine vLLM an adapter is the deployment's one model: remove its name, or set engine to Transformers",
+        ),
+        Rule(
+            cel="!has(self.vllm) || self.engine == 'vLLM' || self.engine == 'Auto'",
+            holds=lambda spec: spec.vllm is None or spec.engine in ("vLLM", "Auto"),
+            message="vllm is only read with engine vLLM: remove it, or set engine to vLLM",
         ),
         Rule(
             cel="self.engine != 'vLLM' || (self.template == 'FromModel' && !has(self.templateFile))",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from alpaca_operator.api.chain import note
-from alpaca_operator.api.chat import ChatDeployment, ChatSpec
+from alpaca_operator.api.chat import VLLM, ChatDeployment, ChatSpec
 from alpaca_operator.api.contract import (
     ANNOTATION_ENGINE,
     ANNOTATION_REPLICAS,
@@ -31,7 +31,7 @@ from alpaca_operator.api.endpoint import KeyReference
 from alpaca_operator.api.sources import resolved
 from alpaca_operator.exits import Exit
 from alpaca_operator.inputs import Inputs
-from alpaca_operator.plan import keep, llama_cpp, pod, service, vllm
+from alpaca_operator.plan import keep, llama_cpp, pod, service, tool_calls, vllm
 from alpaca_operator.plan.base import Manifest, Plan
 from alpaca_operator.plan.volumes import claim_of, claims, mounts, volumes
 from alpaca_operator.settings import Settings
@@ -63,7 +63,9 @@ def plan(chat: ChatDeployment, inputs: Inputs, settings: Settings) -> Plan:
     """Everything that the operator keeps for a deployment, by one name."""
     spec = resolved(chat.spec, {field: found.uri for field, found in inputs.items()})
     engine, why = choose(spec, settings)
-    chat = chat.model_copy(update={"spec": spec.model_copy(update={"engine": engine})})
+    # What stands before vLLM is told what was chosen of both.
+    chosen = {"engine": engine} | ({"vllm": VLLM(tool_call_parser=tool_calls.parser(spec))} if engine == "vLLM" else {})
+    chat = chat.model_copy(update={"spec": spec.model_copy(update=chosen)})
     if refusal := unfit(chat, settings):
         return Plan(refusal=refusal)
     with_engine = engine != "External"

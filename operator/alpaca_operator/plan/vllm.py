@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 
-from alpaca_operator.api.chat import ChatDeployment, ChatSpec
+from alpaca_operator.api.chat import NO_PARSER, ChatDeployment, ChatSpec
 from alpaca_operator.api.contract import MOUNT_ROOT, VLLM_PORT
 from alpaca_operator.api.sources import Source, sources
+from alpaca_operator.plan import tool_calls
 from alpaca_operator.plan.volumes import claim_of
 
 LARGEST_RANK = 256
@@ -56,6 +57,8 @@ def command(chat: ChatDeployment) -> list[str]:
         words += ["--max-model-len", str(spec.limits.max_input_tokens + longest)]
     if decoding := spec.generation.model_dump(exclude_none=True):
         words += ["--override-generation-config", json.dumps(decoding)]
+    if (calls := tool_calls.parser(spec)) != NO_PARSER:
+        words += ["--enable-auto-tool-choice", "--tool-call-parser", calls]
     if scaling := spec.model.rope_scaling:
         stretched = {"rope_parameters": {"rope_type": scaling.type, "factor": scaling.factor}}
         words += ["--hf-overrides", json.dumps(stretched)]

@@ -59,6 +59,8 @@ class Front:
     generation: Mapping[str, Any] = field(default_factory=dict)
     """Of `defaults.GENERATION`, what is known."""
     system_prompt: str | None = None
+    may_call: bool = True
+    """vLLM finds calls of tools in an answer that was free to have some."""
     key: str | None = None
     most: int = 80
     """Requests that are answered or wait."""
@@ -103,6 +105,8 @@ class Front:
         for name in SAMPLING.get(path, ()):
             if name in self.generation:
                 content.setdefault(name, self.generation[name])
+        if path == CHAT and not self.may_call:
+            _check_choice(content)
         messages = content.get("messages")
         if self.system_prompt and isinstance(messages, list) and not _has_system(messages):
             content["messages"] = [{"role": "system", "content": self.system_prompt}, *messages]
@@ -261,6 +265,18 @@ class _Relay(Response):
             async for part in told.aiter_bytes():
                 await send({"type": "http.response.body", "body": part, "more_body": True})
             await send({"type": "http.response.body", "body": b""})
+
+
+def _check_choice(content: Mapping[str, Any]) -> None:
+    """Raises Refusal where the model is to choose whether it calls a tool. vLLM refuses that too, in the words of its command line."""
+    if content.get("tools") and content.get("tool_choice", "auto") == "auto":
+        raise Refusal(
+            400,
+            "Unsupported value: 'tool_choice' is auto, and it is not known how this model writes calls of tools: set spec.vllm.toolCallParser "
+            "of the ChatDeployment (hermes, llama3_json, mistral, …), or send 'required', 'none' or a function that is named.",
+            "unsupported_parameter",
+            "tool_choice",
+        )
 
 
 def _has_system(messages: list[Any]) -> bool:

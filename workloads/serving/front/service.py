@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 
 from alpaca_operator.api import contract
-from alpaca_operator.api.chat import ChatDeployment
+from alpaca_operator.api.chat import NO_PARSER, ChatDeployment
 from alpaca_operator.api.sources import sources
 from workloads.errors import SpecError
 from workloads.runtime.http import Server, listen, port
@@ -53,6 +53,7 @@ def front_of(job: ChatDeployment, environ: Mapping[str, str], environment: Envir
         upstream=client(environ.get(ENV_VLLM_URL) or f"http://127.0.0.1:{contract.VLLM_PORT}"),
         generation=_generation(job, environment),
         system_prompt=spec.system_prompt,
+        may_call=spec.vllm is None or spec.vllm.tool_call_parser != NO_PARSER,
         key=keys.of(job, environ),
         most=spec.limits.max_batch + spec.limits.max_queue,
         seconds=spec.limits.request_timeout_seconds,

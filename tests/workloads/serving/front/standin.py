@@ -31,6 +31,13 @@ def serve(app: Any) -> tuple[str, Any]:
     return f"http://127.0.0.1:{listener.getsockname()[1]}", end
 
 
+CALL: dict[str, Any] = {
+    "id": "chatcmpl-tool-1",
+    "type": "function",
+    "function": {"name": "weather", "arguments": '{"city": "北京"}'},
+}
+
+
 class Vllm:
     """`vllm serve … --served-model-name poet-base --lora-modules poet=…`."""
 
@@ -42,6 +49,8 @@ class Vllm:
         self.goes_on = threading.Event()
         """Answers wait for it behind their first piece."""
         self.goes_on.set()
+        self.parser = ""
+        """`--enable-auto-tool-choice --tool-call-parser`."""
         routes = [
             Route("/health", self._health),
             Route("/metrics", self._metrics),
@@ -71,12 +80,19 @@ class Vllm:
         if body.get("temperature", 1) > 2:
             error = {"message": "temperature must be in [0, 2].", "type": "BadRequestError", "param": "temperature"}
             return JSONResponse({"error": {**error, "code": 400}}, status_code=400)
+        may_choose = body.get("tools") and body.get("tool_choice", "auto") == "auto"
+        if may_choose and not self.parser:
+            told = '"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set'
+            error = {"message": told, "type": "BadRequestError", "param": None, "code": 400}
+            return JSONResponse({"error": error}, status_code=400)
         if body.get("stream"):
             return StreamingResponse(self._events(body), media_type="text/event-stream; charset=utf-8")
         await self._until_told(request)
         usage = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
         message = {"role": "assistant", "content": "疑是地上霜"}
         choice = {"index": 0, "message": message, "text": "疑是地上霜", "logprobs": None, "finish_reason": "stop"}
+        if may_choose:
+            choice |= {"message": {**message, "content": None, "tool_calls": [CALL]}, "finish_reason": "tool_calls"}
         head = {"id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": body["model"]}
         return JSONResponse({**head, "choices": [choice], "usage": usage})
 
@@ -88,11 +104,20 @@ class Vllm:
             await asyncio.sleep(0.01)
 
     async def _events(self, body: dict[str, Any]) -> AsyncIterator[str]:
-        def event(delta: dict[str, str], ended: str | None = None) -> str:
+        def event(delta: dict[str, Any], ended: str | None = None) -> str:
             choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": ended}
             head = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": body["model"]}
             return f"data: {json.dumps({**head, 'choices': [choice]})}\n\n"
 
+        if body.get("tools") and self.parser:
+            begun = CALL | {"index": 0, "function": CALL["function"] | {"arguments": ""}}
+            yield event({"role": "assistant", "content": ""})
+            yield event({"tool_calls": [begun]})
+            for part in ('{"city": ', '"北京"}'):
+                yield event({"tool_calls": [{"index": 0, "function": {"arguments": part}}]})
+            yield event({}, "tool_calls")
+            yield "data: [DONE]\n\n"
+            return
         try:
             yield event({"role": "assistant", "content": ""})
             yield event({"content": "疑是"})

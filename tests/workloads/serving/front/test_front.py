@@ -118,6 +118,43 @@ def test_answers_and_refusals_come_as_vllm_gives_them(before: Callable[..., str]
     assert refused.value.param == "temperature"
 
 
+WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
+
+
+def test_tools_are_vllms_to_call(vllm: Vllm, before: Callable[..., str]) -> None:
+    vllm.parser = "hermes"
+    fields: Any = {"model": "poet", "messages": QUESTION, "tools": [WEATHER]}
+    with openai.OpenAI(base_url=f"{before()}/v1", api_key="none", max_retries=0) as client_of_openai:
+        chat = client_of_openai.chat.completions
+        (choice,) = chat.create(**fields).choices
+        assert (choice.finish_reason, choice.message.tool_calls[0].function.name) == ("tool_calls", "weather")
+        with chat.stream(**fields) as stream:
+            done = stream.get_final_completion().choices[0]
+    assert (done.finish_reason, done.message.tool_calls[0].function.arguments) == ("tool_calls", '{"city": "北京"}')
+
+
+@pytest.mark.parametrize(
+    ("fields", "status"),
+    [
+        pytest.param({}, 400, id="the model's choice, where nothing is said"),
+        pytest.param({"tool_choice": "auto"}, 400, id="the model's choice"),
+        pytest.param({"tool_choice": "required"}, 200, id="any"),
+        pytest.param({"tool_choice": {"type": "function", "function": {"name": "weather"}}}, 200, id="one by name"),
+        pytest.param({"tool_choice": "none"}, 200, id="none"),
+    ],
+)
+def test_where_calls_are_not_found_in_free_answers_it_is_said_what_to_set(
+    vllm: Vllm, before: Callable[..., str], fields: dict[str, Any], status: int
+) -> None:
+    answer = asked(before(may_call=False), tools=[WEATHER], **fields)
+    assert (answer.status_code, len(vllm.asked)) == (status, int(status == 200))
+    if status == 400:
+        error = answer.json()["error"]
+        assert (error["param"], error["code"]) == ("tool_choice", "unsupported_parameter")
+        assert "set spec.vllm.toolCallParser" in error["message"]
+    assert asked(before(), tools=[WEATHER]).status_code == 400, "as vLLM refuses it itself"
+
+
 def test_a_stream_comes_as_it_is_written_and_vllm_hears_who_leaves(vllm: Vllm, before: Callable[..., str]) -> None:
     vllm.goes_on.clear()
     body = {"model": "poet", "messages": QUESTION, "stream": True}
@@ -216,10 +253,11 @@ class TestOfASpec:
             model={"uri": "hf://me/poet"},
             generation={"temperature": 0.7},
             systemPrompt="你是诗人。",
+            vllm={"toolCallParser": "None"},
             limits={"maxBatch": 3, "maxQueue": 4, "requestTimeoutSeconds": 5},
         )
         assert (found.generation, found.system_prompt) == ({"temperature": 0.7}, "你是诗人。")
-        assert (found.key, found.most, found.seconds) == ("key", 7, 5)
+        assert (found.key, found.most, found.seconds, found.may_call) == ("key", 7, 5, False)
 
     def test_the_models_own_generation_where_its_folder_is_at_hand(self, tmp_path: Path) -> None:
         (tmp_path / "generation_config.json").write_text('{"temperature": 0.9, "top_k": 11}')
