@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from workloads.data.chat_templates.rendering import Message, Tools
 from workloads.data.chat_templates.template import Template
+from workloads.serving.engine.infilling import Infilling
 from workloads.serving.refusal import Refusal
 
 WHAT_IS_LONG = {"messages": "the newest question with the system prompt has", "tools": "the tools have"}
@@ -91,9 +92,23 @@ def _within(starts: list[int], system: Sequence[Message], rest: Sequence[Message
 def of_text(template: Template, text: str, room: Room, *, begins: int | None, param: str = "prompt") -> Prompt:
     """A text to be gone on with, behind the token that texts begin with for this model, if one does. Raises Refusal for one that is too
     long."""
-    if len(text) > room.characters:
-        raise too_long(-(-len(text) // room.characters_per_token), room, param, at_least=True)
+    _check_characters(len(text), room, param)
     return of_ids([*([] if begins is None else [begins]), *template.encode_text(text)], room, text=text, param=param)
+
+
+def of_gap(
+    infilling: Infilling, before: str, behind: str, room: Room, *, begins: int | None, param: str = "prompt"
+) -> Prompt:
+    """A text with a gap, which is to be filled. Raises Refusal for one that is too long."""
+    _check_characters(len(before) + len(behind), room, param)
+    ids = [*([] if begins is None else [begins]), *infilling.ids(before, behind)]
+    return of_ids(ids, room, text=before, param=param)
+
+
+def _check_characters(count: int, room: Room, param: str) -> None:
+    """Raises Refusal for more than there can be room for, before they are tokenized."""
+    if count > room.characters:
+        raise too_long(-(-count // room.characters_per_token), room, param, at_least=True)
 
 
 def of_ids(ids: list[int], room: Room, *, text: str | None = None, param: str = "prompt") -> Prompt:
@@ -107,9 +122,7 @@ def of_ids(ids: list[int], room: Room, *, text: str | None = None, param: str = 
 
 def check_tools(tools: Tools, room: Room) -> None:
     """Raises Refusal for more than there can be room for, before it is rendered and tokenized."""
-    size = sum(map(len, leaves(list(tools))))
-    if size > room.characters:
-        raise too_long(-(-size // room.characters_per_token), room, "tools", at_least=True)
+    _check_characters(sum(map(len, leaves(list(tools)))), room, "tools")
 
 
 def too_long(tokens: int, room: Room, param: str = "messages", *, at_least: bool = False) -> Refusal:

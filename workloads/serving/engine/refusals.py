@@ -66,6 +66,16 @@ def not_a_number() -> Refusal:
     )
 
 
+def no_infilling() -> Refusal:
+    return Refusal(
+        400,
+        "Unsupported value: 'suffix' is not served by this model, whose tokenizer has no tokens for a gap in a text (such as <|fim_prefix|>): "
+        "leave it out, or ask a model for code that has them.",
+        "unsupported_parameter",
+        "suffix",
+    )
+
+
 def no_embeddings() -> Refusal:
     return Refusal(
         501,

@@ -291,6 +291,8 @@ class CompletionRequest(Request):
     """Answers that are written for each prompt; the `n` likeliest by their average token are sent."""
     echo: bool | None = None
     """The prompt stands before the answer, in text and logprobs."""
+    suffix: str | None = None
+    """Text behind the gap that the answer fills, the prompt being the text before it. An empty one asks for nothing."""
     logprobs: Annotated[
         Annotated[int, Field(ge=0, le=MOST_TOP)] | None,
         BeforeValidator(lambda given: None if given is False else given),
@@ -321,6 +323,12 @@ class CompletionRequest(Request):
     def _fits(self) -> CompletionRequest:
         if not self.writes and not self.echo:
             raise _wrong("max_tokens", "it is 0, and without echo that leaves nothing to send: set echo, or at least 1")
+        if self.suffix and self.echo:
+            raise _wrong(
+                "suffix", "the answer stands before it, and echo asks for what stands before the answer: leave one out"
+            )
+        if self.suffix and not all(isinstance(each, str) for each in self.prompts):
+            raise _wrong("suffix", "it is a text, and prompt is a list of tokens: send the prompt as a text")
         if self.best_of is not None and self.best_of < self.choices:
             raise _wrong("best_of", f"it is {self.best_of}, and n asks for {self.choices} of them: raise it")
         if self.candidates > self.choices and self.stream:

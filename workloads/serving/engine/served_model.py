@@ -11,9 +11,10 @@ from workloads.data import tokenize
 from workloads.data.chat_templates.template import Template
 from workloads.models.sampling import Controls
 from workloads.serving import defaults
-from workloads.serving.engine import conversation, schema, text
+from workloads.serving.engine import conversation, refusals, schema, text
 from workloads.serving.engine.answer import Answer
 from workloads.serving.engine.conversation import Prompt, Room
+from workloads.serving.engine.infilling import Infilling
 from workloads.serving.engine.likelihood import Likelihoods
 from workloads.serving.engine.logprobs import TextLogprobs
 from workloads.serving.engine.queueing import AnswerQueue
@@ -80,6 +81,7 @@ class ServedModel:
         self._hidden = tuple(spelled)
         self.language = Language(self.template, self.pieces, self._control, self.ends)
         self._rows = tokenize.rows_of(tokenizer)
+        self._infilling = Infilling.of(self.template)
 
     def entry(self) -> dict[str, Any]:
         """As `/v1/models` lists it."""
@@ -107,7 +109,7 @@ class ServedModel:
         else:
             single = len(request.prompts) == 1
             prompts = [
-                self._continued(each, "prompt" if single else f"prompt[{number}]")
+                self._continued(each, "prompt" if single else f"prompt[{number}]", request.suffix)
                 for number, each in enumerate(request.prompts)
             ]
         return [
@@ -166,7 +168,11 @@ class ServedModel:
             raise conversation.nothing("messages")
         return prompt
 
-    def _continued(self, prompt: str | list[int], param: str) -> Prompt:
+    def _continued(self, prompt: str | list[int], param: str, suffix: str | None = None) -> Prompt:
+        if suffix and isinstance(prompt, str):
+            if self._infilling is None:
+                raise refusals.no_infilling()
+            return conversation.of_gap(self._infilling, prompt, suffix, self._room, begins=self.begins, param=param)
         if isinstance(prompt, str):
             return conversation.of_text(self.template, prompt, self._room, begins=self.begins, param=param)
         self.check_tokens(prompt, param)
@@ -179,7 +185,8 @@ class ServedModel:
         frame = self.template.frame if asked else None
         stops = request.stops if asked and asked.is_bound else (*request.stops, *words)
         shown = asked.hidden_tokens if asked else {}
-        ends = frozenset() if request.ignore_eos else self.ends
+        fills = isinstance(request, CompletionRequest) and request.suffix and self._infilling
+        ends = frozenset() if request.ignore_eos else self.ends | (self._infilling.ends if fills else frozenset())
         echoes = isinstance(request, CompletionRequest) and bool(request.echo)
         # Of several the best is known by its likelihood, also where nobody asked to be told.
         notes = request.top is not None or request.candidates > request.choices

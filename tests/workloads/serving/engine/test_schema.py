@@ -186,7 +186,8 @@ def test_a_prompt_may_be_several_and_tokens(prompt: Any, prompts: Any) -> None:
         pytest.param({"n": 3, "best_of": 2}, "best_of", "Invalid value for 'best_of': it is 2, and n asks for 3 of them: raise it.", id="more answers than are written"),
         pytest.param({"best_of": 2, "stream": True}, "best_of", "Invalid value for 'best_of': which answer is the best is known at their end, and stream wants them before: leave one out.", id="the best, before it is known"),
         pytest.param({"prompt": ["a"] * 1025, "n": 2}, "prompt", "Invalid value for 'prompt': 1025 prompts with 2 answers each are more than 2048: send them in parts.", id="more answers than a request may have"),
-        pytest.param({"suffix": "b"}, "suffix", "Unsupported value: 'suffix' is not served by this model; leave it out.", id="a text to be filled in"),
+        pytest.param({"suffix": "b", "echo": True}, "suffix", "Invalid value for 'suffix': the answer stands before it, and echo asks for what stands before the answer: leave one out.", id="a gap and an echo"),
+        pytest.param({"suffix": "b", "prompt": [5]}, "suffix", "Invalid value for 'suffix': it is a text, and prompt is a list of tokens: send the prompt as a text.", id="a gap behind tokens"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_with_a_text_is_named(fields: dict[str, Any], param: str, message: str) -> None:
