@@ -43,22 +43,22 @@ BROKEN = (
             ),
             pytest.param(
                 {"model": {"uri": "gs://bucket/base"}},
-                "a place is hf://org/name, pvc://claim/path, s3://bucket/key, oci://registry/repository:tag, file:///path or a path: copy what lies elsewhere to one of these",
+                "a place is hf://org/name, ms://org/name, pvc://claim/path, s3://bucket/key, oci://registry/repository:tag, file:///path or a path: copy what lies elsewhere to one of these",
                 id="a place that nobody reads",
             ),
             pytest.param(
                 {"output": {"uri": "s3://"}},
-                "a place is hf://org/name, pvc://claim/path, s3://bucket/key, oci://registry/repository:tag, file:///path or a path: copy what lies elsewhere to one of these",
+                "a place is hf://org/name, ms://org/name, pvc://claim/path, s3://bucket/key, oci://registry/repository:tag, file:///path or a path: copy what lies elsewhere to one of these",
                 id="a place that is a scheme alone",
             ),
             pytest.param(
                 {"output": {"uri": "hf://me/poet"}},
-                "output.uri cannot be hf:// or oci://: write to pvc://, s3:// or a path, and name the other in publish, which pushes from there",
+                "output.uri cannot be hf://, ms:// or oci://: write to pvc://, s3:// or a path, and name the other in publish, which pushes from there",
                 id="an output on a hub",
             ),
             pytest.param(
                 {"publish": [{"uri": "s3://bucket/poet"}]},
-                "publish[].uri is a place that takes a model: write hf://org/name, hf://org/name@branch or oci://registry/repository:tag",
+                "publish[].uri is a place that takes a model: write hf://org/name, hf://org/name@branch, ms://org/name or oci://registry/repository:tag",
                 id="published where nobody looks for models",
             ),
             pytest.param(
@@ -319,7 +319,7 @@ BROKEN = (
             ),
             pytest.param(
                 {"output": {"uri": "hf://me/vocabulary"}},
-                "output.uri cannot be hf:// or oci://: write to pvc://, s3:// or a path, and name the other in publish, which pushes from there",
+                "output.uri cannot be hf://, ms:// or oci://: write to pvc://, s3:// or a path, and name the other in publish, which pushes from there",
                 id="an output on a hub",
             ),
         ],

@@ -36,7 +36,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a hub as output": (
         {"output": {"uri": "hf://me/poet"}},
-        "output.uri cannot be hf:// or oci://: write to pvc://, s3:// or a path, and name the other in publish, which pushes from there",
+        "output.uri cannot be hf://, ms:// or oci://: write to pvc://, s3:// or a path, and name the other in publish, which pushes from there",
     ),
 }
 

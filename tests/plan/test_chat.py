@@ -148,6 +148,12 @@ class TestTheEngine:
                 id="files of a hub",
             ),
             pytest.param(
+                {"engine": "LlamaCpp", "model": {"uri": "ms://org/poet-gguf"}},
+                "model is ms://org/poet-gguf, and a repository of a hub holds a GGUF file for each type: download the one that you want to a "
+                "volume, and name its folder",
+                id="files of ModelScope",
+            ),
+            pytest.param(
                 {"pod": {"volumes": [{"name": "scratch"}]}},
                 "pod.volumes[0] has no mountPath: a volume needs name and mountPath besides its source",
                 id="a volume without a place",

@@ -86,7 +86,7 @@ def test_what_is_there_already_is_not_run_again(ran: list[str]) -> None:
         ),
         pytest.param(
             JOB.format(name="a") + JOB.format(name="b").replace("uri: b", "url: b"),
-            "job.yaml:13: spec.output.uri: is missing: Folder of the result, by the same forms as inputs except `hf://` and `oci://`, which `publish` pushes to",
+            "job.yaml:13: spec.output.uri: is missing: Folder of the result, by the same forms as inputs except `hf://`, `ms://` and `oci://`, which `publish` pushes to",
             id="one wrong job in a file of good ones",
         ),
     ],

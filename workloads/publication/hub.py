@@ -13,10 +13,9 @@ from alpaca_operator.api import contract
 from alpaca_operator.api.contract import ARTIFACT_FILE
 from workloads.publication import bundle
 from workloads.publication.bundle import CARD, Bundle
-from workloads.publication.place import PlaceUnreachable, PushRefused, Target
+from workloads.publication.place import PlaceUnreachable, PushRefused, Target, must_be_ours
 from workloads.storage import hub
-from workloads.storage.contents import PICKLED
-from workloads.system.describe import first_line, some
+from workloads.system.describe import first_line
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
 MAIN = "main"
 OF_A_NEW_REPOSITORY = (".gitattributes", CARD)
 """Files that a repository has before anybody pushed a model to it."""
-WEIGHTS = (".safetensors", ".gguf", ".pth", ".pt", *PICKLED)
 
 
 class Repository:
@@ -87,21 +85,11 @@ class Repository:
         return bundle.read(answer.content)
 
     def _must_be_ours(self, head: ModelInfo, there: contract.Artifact | None) -> None:
-        """Another's files are not replaced, and nobody finds ours among them."""
         names = _names(head)
-        where = self._target.where
-        if ARTIFACT_FILE in names and there is None:
-            raise PushRefused(
-                f"{where}: the {ARTIFACT_FILE} there cannot be read, so nobody knows whose these files are: name another repository, or empty it"
-            )
-        if there is None and (weights := [name for name in names if name.endswith(WEIGHTS)]):
-            raise PushRefused(
-                f"{where}: it has weights ({some(weights)}) and no {ARTIFACT_FILE}, so they are not ours to replace: name another repository or "
-                "branch, or remove them"
-            )
+        must_be_ours(names, there, self._target.where)
         if ".gitignore" in names:
             raise PushRefused(
-                f"{where}: its .gitignore makes the hub leave files out without a word: remove it, or name another repository"
+                f"{self._target.where}: its .gitignore makes the hub leave files out without a word: remove it, or name another repository"
             )
 
     def _commit(self, pushed: Bundle, head: ModelInfo, there: contract.Artifact | None) -> str:

@@ -9,7 +9,9 @@ from typing import Any
 
 from workloads.errors import SpecError
 from workloads.publication import card
+from workloads.publication.bundle import CARD
 from workloads.publication.card import Licence
+from workloads.storage import hub
 from workloads.storage.uri import hub_name, local_path
 from workloads.system.describe import first_line
 from workloads.system.environment import Environment
@@ -21,7 +23,12 @@ def of_base(uri: str | None, environment: Environment, log: Callable[[str], None
     """Asked of the hub, or read from the README beside the base where that lies on this machine."""
     if uri is None:
         return Licence({}, "It was made of no other model.")
-    header = _from_hub(uri, log) if uri.startswith("hf://") else _from_folder(uri, environment)
+    if uri.startswith("hf://"):
+        header = _from_hub(uri, log)
+    elif uri.startswith("ms://"):
+        header = _from_modelscope(uri, log)
+    else:
+        header = _from_folder(uri, environment)
     known = {field: str(header[field]) for field in FIELDS if isinstance(header.get(field), str | int | float)}
     if "license" not in known:
         log(f"the card names no licence: that of the base {uri} is not to be read from here")
@@ -44,9 +51,24 @@ def _from_hub(uri: str, log: Callable[[str], None]) -> Mapping[str, Any]:
     return vars(found.card_data) if found.card_data else {}
 
 
+def _from_modelscope(uri: str, log: Callable[[str], None]) -> Mapping[str, Any]:
+    from workloads.storage.modelscope_api import MASTER, HubRefuses, Site
+
+    repository = hub.parse(uri, "Model", uri)
+    site = Site(os.environ, lambda: None)
+    try:
+        readme = site.read("model", repository.name, repository.revision or MASTER, CARD)
+    except (HubRefuses, hub.HubUnreachable) as error:
+        log(f"the card of the base {repository.name} cannot be read: {first_line(error)}")
+        return {}
+    finally:
+        site.close()
+    return card.split(readme.decode(errors="replace"))[0]
+
+
 def _from_folder(uri: str, environment: Environment) -> Mapping[str, Any]:
     try:
-        readme = Path(local_path(uri, environment, uri), "README.md").read_text(encoding="utf-8")
+        readme = Path(local_path(uri, environment, uri), CARD).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError, SpecError):  # of another machine, in a bucket, or without a card
         return {}
     return card.split(readme)[0]

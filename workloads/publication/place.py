@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from alpaca_operator.api.contract import PushedTo
+from alpaca_operator.api.contract import ARTIFACT_FILE, Artifact, PushedTo
 from alpaca_operator.api.publication import Publication
 from alpaca_operator.api.status import Reason
 from workloads.errors import SpecError, WorkloadError
 from workloads.publication.bundle import Bundle
+from workloads.storage.contents import PICKLED
+from workloads.system.describe import some
 
 
 class PushRefused(SpecError):
@@ -25,6 +27,23 @@ class PlaceUnreachable(WorkloadError):
     """The place did not answer, or not sensibly. It may the next time, so the push is tried again."""
 
     publications: Sequence[PushedTo] = ()
+
+
+WEIGHTS = (".safetensors", ".gguf", ".pth", ".pt", *PICKLED)
+
+
+def must_be_ours(names: Collection[str], there: Artifact | None, where: str) -> None:
+    """Of a repository of a hub with these files, of which ``there`` is the artifact.json as far as it can be read: another's are not
+    replaced, and nobody finds ours among them. Raises PushRefused."""
+    if ARTIFACT_FILE in names and there is None:
+        raise PushRefused(
+            f"{where}: the {ARTIFACT_FILE} there cannot be read, so nobody knows whose these files are: name another repository, or empty it"
+        )
+    if there is None and (weights := [name for name in names if name.endswith(WEIGHTS)]):
+        raise PushRefused(
+            f"{where}: it has weights ({some(weights)}) and no {ARTIFACT_FILE}, so they are not ours to replace: name another repository or "
+            "branch, or remove them"
+        )
 
 
 class Place(Protocol):

@@ -10,7 +10,7 @@ from alpaca_operator.api import contract
 from alpaca_operator.api.publication import Publication, publications
 from alpaca_operator.api.resource import Job
 from workloads.errors import InputError, WorkloadError
-from workloads.publication import card, hub, licence, registry
+from workloads.publication import card, hub, licence, modelscope, registry
 from workloads.publication.bundle import CARD, bundle
 from workloads.publication.place import Place, PlaceUnreachable, PushRefused, Target
 from workloads.storage import contents, s3, uri
@@ -44,9 +44,8 @@ def push(
         asked = publications(job.spec)[number]
         target = _target(number, asked, log, hashes.heartbeat)
         try:
-            place: Place = registry.Repository(target) if asked.uri.startswith("oci://") else hub.Repository(target)
-            base_name = uri.hub_name(base) if base and base.startswith("hf://") else None
-            text = card.render(artifact, own, base_name, bound, place.address)
+            place = _place(target)
+            text = card.render(artifact, own, _name_there(base, asked.uri), bound, place.address)
             revision = place.push(bundle(folder, artifact, text))
         except (PushRefused, PlaceUnreachable) as error:
             log(str(error))
@@ -56,6 +55,22 @@ def push(
     if failed:
         raise _together(failed, done)
     return done
+
+
+def _place(target: Target) -> Place:
+    if target.asked.uri.startswith("oci://"):
+        return registry.Repository(target)
+    if target.asked.uri.startswith("ms://"):
+        return modelscope.Repository(target)
+    return hub.Repository(target)
+
+
+def _name_there(base: str | None, place: str) -> str | None:
+    """What a card at ``place`` calls the base: its name on a hub that the card's readers know it by."""
+    is_known = base is not None and (
+        base.startswith("hf://") or (base.startswith("ms://") and place.startswith("ms://"))
+    )
+    return uri.hub_name(base) if base and is_known else None
 
 
 def _folder(output: str, environment: Environment, heartbeat: Callable[[], None]) -> Path:

@@ -85,7 +85,7 @@ NOWHERE = Places()
 def _local(name: str, uri: str, environment: Environment) -> Iterator[tuple[str, Path]]:
     """The field with its path, unless the address is none: the run itself says what is wrong with that."""
     where = f"spec.{name}.uri: {uri}"
-    if not uri.startswith(("hf://", "s3://", "oci://")):
+    if not uri.startswith(("hf://", "ms://", "s3://", "oci://")):
         try:
             yield where, local_path(uri, environment, where)
         except SpecError:

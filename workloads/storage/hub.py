@@ -31,7 +31,7 @@ class HubUnreachable(WorkloadError):
 
 @dataclass(frozen=True)
 class Repository:
-    """An ``hf://`` address in its parts."""
+    """An ``hf://`` or ``ms://`` address in its parts."""
 
     kind: str
     """`model` or `dataset`."""
@@ -42,13 +42,16 @@ class Repository:
 
 
 def parse(uri: str, content: str, where: str) -> Repository:
-    """Raises SpecError for an address without an organisation and a name."""
-    parts = uri.removeprefix("hf://").strip("/").split("/")
+    """Of ``ms://`` too. Raises SpecError for an address without an organisation and a name."""
+    scheme, _, rest = uri.partition("://")
+    parts = rest.strip("/").split("/")
     kind = "dataset" if content == "Dataset" else "model"
     if parts[0] in ("datasets", "models") and len(parts) > 2:
         kind = parts.pop(0).removesuffix("s")
     if len(parts) < 2 or not all(parts[:2]):
-        raise SpecError(f"{where}: write hf://org/name, hf://org/name@revision or hf://org/name@revision/path")
+        raise SpecError(
+            f"{where}: write {scheme}://org/name, {scheme}://org/name@revision or {scheme}://org/name@revision/path"
+        )
     name, _, revision = parts[1].partition("@")
     return Repository(kind, f"{parts[0]}/{name}", unquote(revision) or None, "/".join(parts[2:]))
 

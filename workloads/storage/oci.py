@@ -22,6 +22,7 @@ from urllib.parse import urljoin
 
 from workloads.errors import InputError, SpecError, WorkloadError
 from workloads.storage.hashing import CHUNK
+from workloads.system import tls
 from workloads.system.describe import first_line, some
 
 if TYPE_CHECKING:
@@ -95,7 +96,8 @@ class Registry:
         self._login = login(address.registry, environ)
         self._heartbeat = heartbeat
         self._authorization: str | None = None
-        self._client = httpx2.Client(timeout=httpx2.Timeout(60, connect=10), follow_redirects=True)
+        timeout = httpx2.Timeout(60, connect=10)
+        self._client = httpx2.Client(timeout=timeout, follow_redirects=True, verify=tls.trusted())
 
     def close(self) -> None:
         self._client.close()

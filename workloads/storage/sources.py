@@ -1,13 +1,14 @@
 """The inputs of a job: each source of its spec located on this machine, downloaded where it has to be, and digested.
 
-``pvc://claim/path``, ``file:///path`` and plain paths are looked up; ``hf://``, ``s3://`` and ``oci://`` are brought into the cache (see
-``hub.py``, ``s3.py`` and ``oci.py``).
+``pvc://claim/path``, ``file:///path`` and plain paths are looked up; ``hf://``, ``ms://``, ``s3://`` and ``oci://`` are brought into the
+cache (see ``hub.py``, ``modelscope.py``, ``s3.py`` and ``oci.py``).
 """
 
 from __future__ import annotations
 
 import difflib
 import errno
+import fnmatch
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -90,6 +91,17 @@ def locate(source: Source, field: str, environment: Environment, heartbeat: Call
         from workloads.storage import hub
 
         path = hub.fetch(uri, source.content, LOADED.get(source.content), where, environment.hub_cache, heartbeat)
+    elif uri.startswith("ms://"):
+        from workloads.storage import modelscope
+
+        path = modelscope.fetch(
+            uri,
+            source.content,
+            where,
+            environment.cache,
+            lambda names: _wanted_of_hub(names, source.content),
+            heartbeat,
+        )
     elif uri.startswith("s3://"):
         from workloads.storage import s3
 
@@ -113,6 +125,14 @@ def locate(source: Source, field: str, environment: Environment, heartbeat: Call
 def _wanted(names: list[str], content: str) -> list[str]:
     """With what says of them that a job made them."""
     return [*relevant(names, content), *(name for name in names if name == ARTIFACT_FILE)]
+
+
+def _wanted_of_hub(names: list[str], content: str) -> list[str]:
+    from workloads.storage.hub import ORIGINALS
+
+    if content in LOADED:
+        names = [name for name in names if not any(fnmatch.fnmatch(name, pattern) for pattern in ORIGINALS)]
+    return _wanted(names, content)
 
 
 def _must_be_readable(path: Path, where: str) -> None:

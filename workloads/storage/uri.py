@@ -43,5 +43,5 @@ def local_path(uri: str, environment: Environment, where: str) -> Path:
 
 
 def hub_name(uri: str) -> str:
-    """``hf://owner/name@revision`` → ``owner/name``."""
-    return uri.removeprefix("hf://").partition("@")[0]
+    """``hf://owner/name@revision`` → ``owner/name``, and of ``ms://`` too."""
+    return uri.partition("://")[2].partition("@")[0]

@@ -45,8 +45,8 @@ Name = Annotated[str, StringConstraints(min_length=1, max_length=253, pattern=r"
 """The name of a Kubernetes object."""
 
 
-SCHEMES = ("hf://", "pvc://", "s3://", "oci://", "file://")
-NO_SUCH_PLACE = "a place is hf://org/name, pvc://claim/path, s3://bucket/key, oci://registry/repository:tag, file:///path or a path: copy what lies elsewhere to one of these"
+SCHEMES = ("hf://", "ms://", "pvc://", "s3://", "oci://", "file://")
+NO_SUCH_PLACE = "a place is hf://org/name, ms://org/name, pvc://claim/path, s3://bucket/key, oci://registry/repository:tag, file:///path or a path: copy what lies elsewhere to one of these"
 
 
 def _is_place(uri: str) -> bool:

@@ -13,8 +13,8 @@ from alpaca_operator.api.sources import JobReference, SecretReference
 
 _NAME = "[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?"
 _REGISTRY = r"[A-Za-z0-9.-]+(:[0-9]+)?(/[a-z0-9]+([._-]+[a-z0-9]+)*)+:[A-Za-z0-9_][A-Za-z0-9._-]*"
-PUSHED_TO = re.compile(f"hf://{_NAME}/{_NAME}(@[A-Za-z0-9._/-]+)?|oci://{_REGISTRY}")
-NOT_PUSHED_TO = "publish[].uri is a place that takes a model: write hf://org/name, hf://org/name@branch or oci://registry/repository:tag"
+PUSHED_TO = re.compile(f"(hf|ms)://{_NAME}/{_NAME}(@[A-Za-z0-9._/-]+)?|oci://{_REGISTRY}")
+NOT_PUSHED_TO = "publish[].uri is a place that takes a model: write hf://org/name, hf://org/name@branch, ms://org/name or oci://registry/repository:tag"
 
 
 IS_PUSHED_TO = Rule(
@@ -35,7 +35,7 @@ PublishUri = Annotated[
     StringConstraints(min_length=1, max_length=512),
     AfterValidator(_place),
     Field(
-        examples=["hf://org/name", "hf://org/name@branch", "oci://registry.example/org/name:v1"],
+        examples=["hf://org/name", "hf://org/name@branch", "ms://org/name", "oci://registry.example/org/name:v1"],
         json_schema_extra={"x-kubernetes-validations": [IS_PUSHED_TO.as_schema()]},
     ),
 ]
@@ -54,11 +54,13 @@ class Publication(Spec):
 
     uri: PublishUri
     """`hf://org/name` or `hf://org/name@branch`: a repository of the Hugging Face hub (or of the mirror that `HF_ENDPOINT` names). It is
-    made where it is not there. `oci://registry/repository:tag`: a registry of container images, as an artifact that `oras pull` reads. What
-    is somebody else's there is left alone; a model of this project is followed by this one."""
+    made where it is not there. `ms://org/name` or `ms://org/name@branch`: the same on ModelScope (or the site that `MODELSCOPE_ENDPOINT`
+    names), where another branch than `master` has to be there. `oci://registry/repository:tag`: a registry of container images, as an
+    artifact that `oras pull` reads. What is somebody else's there is left alone; a model of this project is followed by this one."""
     secret_ref: SecretReference | None = None
-    """Credentials for this place alone, from a Secret: `HF_TOKEN`, with write access, and `HF_ENDPOINT` for another hub; or
-    `REGISTRY_USERNAME` and `REGISTRY_PASSWORD`. Locally the same variables are read from the environment."""
+    """Credentials for this place alone, from a Secret: `HF_TOKEN`, with write access, and `HF_ENDPOINT` for another hub;
+    `MODELSCOPE_API_TOKEN` and `MODELSCOPE_ENDPOINT` likewise; or `REGISTRY_USERNAME` and `REGISTRY_PASSWORD`. Locally the same variables are
+    read from the environment."""
     private: bool | None = None
     """Whether a repository of a hub that has to be made is private; absent, it is. One that is there stays as it is."""
     after: list[PublishGate] = Field(default_factory=list, max_length=16)

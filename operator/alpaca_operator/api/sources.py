@@ -14,8 +14,8 @@ class SecretReference(Spec):
     """A Secret in the job's namespace whose keys become environment variables of the pod."""
 
     name: Name
-    """Name of the Secret, with keys such as `HF_TOKEN`, `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and `AWS_ENDPOINT_URL`, or
-    `REGISTRY_USERNAME` and `REGISTRY_PASSWORD`."""
+    """Name of the Secret, with keys such as `HF_TOKEN`, `MODELSCOPE_API_TOKEN`, `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and
+    `AWS_ENDPOINT_URL`, or `REGISTRY_USERNAME` and `REGISTRY_PASSWORD`."""
 
 
 class JobReference(Spec):
@@ -37,7 +37,8 @@ class Source(Spec):
     non_semantic: ClassVar = frozenset({"uri", "from_", "secret_ref"})  # what lies there counts, by its digest
 
     uri: Uri | None = None
-    """`pvc://claim/path`, `hf://org/name@revision`, `s3://bucket/key`, `oci://registry/repository:tag`, `file:///path` or a path. On a laptop
+    """`pvc://claim/path`, `hf://org/name@revision`, `ms://org/name@revision` (ModelScope), `s3://bucket/key`,
+    `oci://registry/repository:tag`, `file:///path` or a path. On a laptop
     `pvc://claim/path` is `$ALPACA_STORAGE/claim/path` (`./storage/claim/path`)."""
     from_: JobReference | None = Field(None, alias="from")
     """The output of another job, in place of `uri`. This job waits until that one is complete."""
@@ -136,7 +137,7 @@ class AnsweringModel(ServableSource):
     trained with one. Refused where the model has a scaling of its own, and where an adapter was trained with another."""
 
 
-PUSHED_TO = ("hf://", "oci://")
+PUSHED_TO = ("hf://", "ms://", "oci://")
 """Schemes of places that nothing is written to piece by piece."""
 
 
@@ -144,15 +145,15 @@ class Output(Spec):
     """Where the result is written."""
 
     uri: Uri
-    """Folder of the result, by the same forms as inputs except `hf://` and `oci://`, which `publish` pushes to. It is written beside its final place and renamed when
+    """Folder of the result, by the same forms as inputs except `hf://`, `ms://` and `oci://`, which `publish` pushes to. It is written beside its final place and renamed when
     whole, so that nothing half-written is ever found there. In a pod a path has to lie on a volume that outlives the pod."""
     overwrite: bool = False
     """Replace an artifact of other settings that already lies there. Off, such a job is refused and the artifact stays."""
 
     rules: ClassVar = (
         Rule(
-            cel="!self.uri.startsWith('hf://') && !self.uri.startsWith('oci://')",
+            cel="!self.uri.startsWith('hf://') && !self.uri.startsWith('ms://') && !self.uri.startsWith('oci://')",
             holds=lambda output: not output.uri.startswith(PUSHED_TO),
-            message="output.uri cannot be hf:// or oci://: write to pvc://, s3:// or a path, and name the other in publish, which pushes from there",
+            message="output.uri cannot be hf://, ms:// or oci://: write to pvc://, s3:// or a path, and name the other in publish, which pushes from there",
         ),
     )

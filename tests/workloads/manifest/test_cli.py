@@ -212,7 +212,7 @@ def edited(old: str, new: str) -> str:
         ),
         pytest.param(
             edited("uri: pvc://models/poet", "uri: hf://me/poet"),
-            "job.yaml:16: spec.output: output.uri cannot be hf:// or oci://: write to pvc://, s3:// or a path, and name the other in publish, which pushes from there",
+            "job.yaml:16: spec.output: output.uri cannot be hf://, ms:// or oci://: write to pvc://, s3:// or a path, and name the other in publish, which pushes from there",
             id="a rule of one part",
         ),
         pytest.param(
@@ -222,7 +222,7 @@ def edited(old: str, new: str) -> str:
         ),
         pytest.param(
             edited("uri: pvc://models/base", "uri: gopher://models"),
-            "job.yaml:10: spec.model.uri: a place is hf://org/name, pvc://claim/path, s3://bucket/key, oci://registry/repository:tag, file:///path or a path: copy what lies "
+            "job.yaml:10: spec.model.uri: a place is hf://org/name, ms://org/name, pvc://claim/path, s3://bucket/key, oci://registry/repository:tag, file:///path or a path: copy what lies "
             "elsewhere to one of these",
             id="a place that is not read",
         ),
