@@ -185,8 +185,8 @@ class ServedModel:
         frame = self.template.frame if asked else None
         stops = request.stops if asked and asked.is_bound else (*request.stops, *words)
         shown = asked.hidden_tokens if asked else {}
-        fills = isinstance(request, CompletionRequest) and request.suffix and self._infilling
-        ends = frozenset() if request.ignore_eos else self.ends | (self._infilling.ends if fills else frozenset())
+        fills = self._infilling if isinstance(request, CompletionRequest) and request.suffix else None
+        ends = frozenset() if request.ignore_eos else self.ends | (fills.ends if fills else frozenset())
         echoes = isinstance(request, CompletionRequest) and bool(request.echo)
         # Of several the best is known by its likelihood, also where nobody asked to be told.
         notes = request.top is not None or request.candidates > request.choices
