@@ -166,6 +166,15 @@ class TestTheEngine:
         assert plan.refusal is not None
         assert (plan.refusal.reason, plan.refusal.message) == ("InvalidSpec", message)
 
+    def test_a_page_that_hangs_is_started_anew_and_one_that_is_slow_keeps_the_api_where_it_is(self):
+        page = containers()["ui"]
+        answers = {name: page[name]["httpGet"]["path"] for name in ("startupProbe", "readinessProbe", "livenessProbe")}
+        assert answers == {"startupProbe": "/", "readinessProbe": "/livez", "livenessProbe": "/livez"}
+        patience = [
+            page[name]["failureThreshold"] * page[name]["periodSeconds"] for name in ("readinessProbe", "livenessProbe")
+        ]
+        assert patience == [30, 60]
+
     def test_elsewhere_needs_no_container_and_no_port(self):
         assert set(containers(**ELSEWHERE)) == {"ui"}
         assert [port["port"] for port in made("Service", **ELSEWHERE)["spec"]["ports"]] == [7860]

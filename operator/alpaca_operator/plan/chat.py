@@ -274,13 +274,9 @@ def page(chat: ChatDeployment, settings: Settings) -> Manifest:
         "ports": [{"name": "page", "containerPort": PAGE_PORT, "protocol": "TCP"}],
         "resources": asked,
         "startupProbe": _probe("/", "page", failures=60),
-        "readinessProbe": _probe("/", "page", failures=2),
-        "livenessProbe": {
-            "tcpSocket": {"port": "page"},
-            "periodSeconds": 10,
-            "timeoutSeconds": 5,
-            "failureThreshold": 6,
-        },
+        # A pod is ready as a whole: a page that is slow for a moment would take the API out of its Service. One that hangs is started anew.
+        "readinessProbe": _probe("/livez", "page", failures=6),
+        "livenessProbe": _probe("/livez", "page", failures=12),
         "lifecycle": _draining(spec),
         **pod.RESTRICTED,
         "volumeMounts": [
