@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import resource
 import socket
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -17,6 +18,13 @@ from workloads.errors import SpecError
 
 HEAD_SECONDS = 30.0
 """For the head of a request to come whole, and for a new connection to begin one."""
+
+
+MOST_CONNECTIONS, MOST_OF_ONE_ADDRESS = 2000, 1000
+"""At the same time. Behind a proxy all visitors have one address, and every open page holds a connection."""
+REFUSED_SECONDS = 1.0
+"""For a request to come of a connection that there is no room for: who is cut off before never sees why."""
+FULL = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
 
 class Server(uvicorn.Server):
@@ -43,16 +51,25 @@ class Server(uvicorn.Server):
 
 
 class _Protocol(H11Protocol):
-    """uvicorn's own, which closes a connection whose request's head does not come to its end. h11 bounds a head's size, and nothing its
-    time: a crowd of connections that say a byte a minute would take every file that the process may open."""
+    """uvicorn's own, which closes a connection whose request's head does not come to its end, and one of too many. h11 bounds a head's size,
+    and nothing its time: a crowd of connections that say a byte a minute would take every file that the process may open."""
 
     _waiting: asyncio.TimerHandle | None = None
+    _heard_at = 0.0
+    """When it was made, or last had an answer."""
+    _is_refused = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self._heard_at = self.loop.time()
         self._wait()
+        self._make_room()
 
     def data_received(self, data: bytes) -> None:
+        if self._is_refused:
+            self.transport.write(FULL)
+            self.transport.close()
+            return
         super().data_received(data)
         self._wait()
 
@@ -62,7 +79,33 @@ class _Protocol(H11Protocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
+        self._heard_at = self.loop.time()
         self._wait()
+
+    @property
+    def _awaits_its_client(self) -> bool:
+        """It has no request, or one that is still on its way."""
+        return self.cycle is None or self.cycle.response_complete or self.cycle.more_body
+
+    def _make_room(self) -> None:
+        """Of too many connections the one goes whose client says nothing for longest; where all are being answered, this one. So who asks
+        whether the process is alive gets in, whatever crowd there is."""
+        host = (self.client or ("",))[0]
+        others = [each for each in self.connections if isinstance(each, _Protocol) and each is not self]
+        beside = [each for each in others if (each.client or ("",))[0] == host]
+        most = _most_connections()
+        for crowd, limit in ((beside, min(MOST_OF_ONE_ADDRESS, most // 2)), (others, most)):
+            if len(crowd) < limit:
+                continue
+            silent = [each for each in crowd if each._awaits_its_client]
+            gone = min(silent, key=lambda each: each._heard_at, default=self)
+            self.connections.discard(gone)
+            if gone is self:
+                self._is_refused = True
+                self.loop.call_later(REFUSED_SECONDS, self.transport.close)
+            else:
+                gone.transport.close()
+            return
 
     def _wait(self) -> None:
         """While a head is on its way. Between two requests of a connection uvicorn's own limit holds, until the first byte."""
@@ -76,6 +119,11 @@ class _Protocol(H11Protocol):
         if self._waiting is not None:
             self._waiting.cancel()
             self._waiting = None
+
+
+def _most_connections() -> int:
+    """No more than half of the files that the process may open."""
+    return min(MOST_CONNECTIONS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
 
 
 def listen(in_pod: bool, port: int, variable: str) -> socket.socket:

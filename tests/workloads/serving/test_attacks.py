@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from tests.workloads.engine_process import Engine, manifest
-from tests.workloads.serving.attacks import ALIVE_SECONDS, raw, slowest_livez
+from tests.workloads.serving.attacks import ALIVE_SECONDS, most_before_livez, raw
 
 KEY = "sk-alpaca"
 
@@ -23,7 +23,9 @@ def engine(shelf: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[En
     folder = tmp_path_factory.mktemp("engine")
     (folder / "base").symlink_to(shelf / "base")
     started = Engine(folder, manifest("poet", hosts=["chat.example.org", "*.poets.org"]))
-    yield started.ready()
+    # What a process loads for its first answer is nobody's attack.
+    assert httpx.post(f"{started.ready().url}/chat/completions", content=question("问"), timeout=300).is_success
+    yield started
     started.close()
 
 
@@ -63,7 +65,7 @@ def test_the_process_answers_while_a_body_that_is_made_to_be_slow_is_read(engine
         assert {answer.status_code for answer in told} == ({200} if name == "a long history" else {400})
         assert max(len(answer.content) for answer in told) < 2000
 
-    assert slowest_livez(engine.root, attack) < ALIVE_SECONDS
+    assert most_before_livez(engine.pid, engine.root, attack) < ALIVE_SECONDS
 
 
 @pytest.mark.parametrize(
@@ -89,8 +91,10 @@ def test_a_body_of_more_values_than_any_request_has_is_refused_unparsed(engine: 
     body = b'{"messages": [' + b"[]," * 500_000 + b"[]]}"
     told: list[httpx.Response] = []
     assert (
-        slowest_livez(
-            engine.root, lambda: told.append(httpx.post(f"{engine.url}/chat/completions", content=body, timeout=300))
+        most_before_livez(
+            engine.pid,
+            engine.root,
+            lambda: told.append(httpx.post(f"{engine.url}/chat/completions", content=body, timeout=300)),
         )
         < ALIVE_SECONDS
     )

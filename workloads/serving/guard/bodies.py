@@ -19,6 +19,9 @@ SECONDS = 60.0
 MOST_MARKS = 400_000
 """Commas and opening brackets. A parser makes an object of each value, and holds every other request up meanwhile: 4 MiB of `[],[],`
 take it 0.7 s. A text of so many commas has more tokens than any context takes."""
+MOST_HELD = 128 * 1024 * 1024
+"""Bytes of all bodies that are on their way in, wait to be read or are being answered: thirty of the largest. A crowd that sends no more than
+the beginning of each would fill the memory."""
 DRAINED_SECONDS, DRAINED_BYTES = 5.0, 64 * 1024 * 1024
 """What is still read, and thrown away, of a request that was refused: who is cut off in the middle of a body never sees the answer."""
 
@@ -27,11 +30,34 @@ class Gone(Exception):
     """The client left before its request was whole."""
 
 
+class Held:
+    """Bytes of all bodies that a server has in hand."""
+
+    def __init__(self, most: int) -> None:
+        self._most, self._bytes = most, 0
+
+    def take(self, size: int) -> None:
+        """Raises Refusal where there is no room for so many more."""
+        if self._bytes + size > self._most:
+            raise Refusal(
+                503,
+                "There is no room for more requests of this size at the moment: send it again.",
+                "no_room",
+                type="server_error",
+                headers={"Retry-After": "1"},
+            )
+        self._bytes += size
+
+    def give_back(self, size: int) -> None:
+        self._bytes -= size
+
+
 class Body:
     """The body of one request."""
 
-    def __init__(self, scope: Scope, receive: Receive) -> None:
-        self._scope, self._receive = scope, receive
+    def __init__(self, scope: Scope, receive: Receive, held: Held) -> None:
+        self._scope, self._receive, self._held = scope, receive, held
+        self._taken = 0
         self._is_read = not self._is_announced
         self.content: bytes | None = None
         """None until it is read, and once it is handed on."""
@@ -54,6 +80,8 @@ class Body:
                     size += len(part)
                     if size > largest:
                         raise _too_large(largest)
+                    self._held.take(len(part))
+                    self._taken += len(part)
         except TimeoutError as error:
             raise Refusal(
                 408, f"The body did not come whole within {seconds:g} s: send it again.", "body_timeout"
@@ -67,6 +95,11 @@ class Body:
                 "request_too_large",
             )
         self.content = content
+
+    def let_go(self) -> None:
+        """The request is over."""
+        self._held.give_back(self._taken)
+        self._taken = 0
 
     async def receive(self) -> Message:
         """As the application receives: what was read, and behind it what else the client does."""

@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from workloads.serving.guard import bodies, routes
 from workloads.serving.guard.access_log import Entry
 from workloads.serving.guard.addresses import Addresses
-from workloads.serving.guard.bodies import Body, Gone
+from workloads.serving.guard.bodies import Body, Gone, Held
 from workloads.serving.guard.routes import Allowed
 from workloads.serving.guard.scope import header
 from workloads.serving.refusal import Refusal
@@ -31,6 +31,7 @@ class Rules:
     checks_origin: bool = True
     """Not where every request brings a key, which no page elsewhere has."""
     body_seconds: float = bodies.SECONDS
+    most_held: int = bodies.MOST_HELD
 
 
 class Guard:
@@ -38,12 +39,13 @@ class Guard:
 
     def __init__(self, app: ASGIApp, rules: Rules) -> None:
         self._app, self._rules = app, rules
+        self._held = Held(rules.most_held)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        entry, body = Entry(scope, send), Body(scope, receive)
+        entry, body = Entry(scope, send), Body(scope, receive, self._held)
         route = None
         try:
             route = self._let_in(scope, entry)
@@ -56,6 +58,7 @@ class Guard:
             entry.received = len(body.content or b"")
             await self._app(scope, body.receive, entry.send)
         finally:
+            body.let_go()
             if entry.failed or route is None or not route.is_quiet:
                 entry.tell(self._rules.log)
 
