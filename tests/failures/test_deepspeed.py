@@ -31,8 +31,15 @@ def done(ended: Ended) -> Ended:
     return ended
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-@pytest.mark.parametrize("preset", ["Zero2", "Zero3"])
+@pytest.mark.parametrize(
+    ("preset", "processes"),
+    [
+        ("Zero2", 1),
+        pytest.param("Zero2", 2, marks=pytest.mark.drill),
+        pytest.param("Zero3", 1, marks=pytest.mark.drill),
+        ("Zero3", 2),
+    ],
+)
 def test_embeddings_of_an_adapter_are_saved_whole_and_are_those_that_were_trained(
     preset: str, processes: int, place: Place
 ) -> None:

@@ -42,7 +42,10 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, marks=[pytest.mark.drill] if case == "an adapter under ZeRO-2" else []) for case in CASES],
+)
 def test_it_goes_on_with_fewer_and_with_more(case: str, place: Place) -> None:
     spec = merged({"training": {"epochs": 4, "gradientAccumulation": 2, "evalSteps": 4, "saveSteps": 2}}, CASES[case])
     asked = merged(spec, processes(2))
