@@ -7,6 +7,7 @@ weight of its source: the spec's, or one that follows from how much of each sour
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 from datatrove.pipeline.base import PipelineStep
 
 from alpaca_operator.api.dataset import DatasetSpec
+from workloads.curation import equal, on_disk
 from workloads.curation.steps import HASH, HASHES, SIZE, SIZES, number_of
 from workloads.system import atomic
 from workloads.system.drawing import draw
@@ -24,6 +26,7 @@ MASK = (1 << 64) - 1
 FOR_WEIGHTS = 0x5DEECE66D
 """Draws by weight are others than those for validation."""
 Numbers = np.ndarray[Any, np.dtype[np.uint64]]
+Flags = np.ndarray[Any, np.dtype[np.bool_]]
 
 
 def draw_one(number: int, seed: int) -> int:
@@ -56,16 +59,26 @@ class Removed:
     def __init__(self, exact: Path | None, near: Path | None = None) -> None:
         self._exact, self._near = exact, near
 
-    def kept(self, rank: int, count: int) -> np.ndarray[Any, np.dtype[np.bool_]]:
-        """Which of the ``count`` documents of a share stay."""
-        stays = np.ones(count, dtype=bool)
-        if self._exact is not None:
-            for file in sorted(self._exact.glob(f"*/{rank:05d}.c4_dup")):
-                stays[np.fromfile(file, dtype="<u4")] = False
-        if self._near is not None and (file := self._near / f"{rank:06d}.remove").is_file():
+    def kept(self, rank: int, count: int, folder: Path) -> Iterator[tuple[slice, Flags]]:
+        """Which of the ``count`` documents of a share stay, some documents at a time. In ``folder`` is room."""
+        goes = self._equal(rank, count, folder)
+        file = None if self._near is None else self._near / f"{rank:06d}.remove"
+        alike = on_disk.mapped(file, "<u4") if file is not None and file.is_file() else np.empty(0, dtype="<u4")
+        before = 0
+        for span in on_disk.spans(count):
+            stays = ~goes[span]
             left = np.flatnonzero(stays)  # the second comparison counts what the first had left
-            stays[left[np.fromfile(file, dtype="<u4")]] = False
-        return stays
+            start, end = np.searchsorted(alike, (before, before + len(left)))
+            stays[left[alike[start:end] - before]] = False
+            before += len(left)
+            yield span, stays
+
+    def _equal(self, rank: int, count: int, folder: Path) -> Flags:
+        goes = on_disk.scratch(folder, np.bool_, count)
+        for file in equal.duplicates(self._exact, rank) if self._exact is not None else ():
+            for part in on_disk.chunks(file, "<u4"):
+                goes[part] = True
+        return goes
 
 
 class Choose(PipelineStep):
@@ -81,9 +94,12 @@ class Choose(PipelineStep):
         self.weights = [source.weight for source in spec.sources]
 
     def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> None:
-        kept = sum(len(self._numbers(share)) for share in range(self.shares))
-        wanted = self._wanted(kept)
-        limit = at_place(self._drawn, wanted - 1) if wanted else None
+        with tempfile.TemporaryFile(dir=self.folder) as file:
+            for numbers, _ in self._documents():
+                draw(numbers, self.seed).astype(HASH).tofile(file)
+            kept = file.tell() // HASH.itemsize
+            wanted = self._wanted(kept)
+            limit = at_place(lambda: on_disk.parts(file, HASH), wanted - 1) if wanted else None
         weights = self.weights
         if self.mixing.temperature is not None:
             epochs = self.mixing.epochs_per_source or EPOCHS
@@ -91,23 +107,20 @@ class Choose(PipelineStep):
         text = json.dumps({"documents": kept, "validation": wanted, "limit": limit, "weights": weights})
         atomic.write_text(self.folder / CHOICE, text)
 
-    def _drawn(self) -> Iterator[Numbers]:
-        return (draw(self._numbers(share), self.seed) for share in range(self.shares))
-
-    def _numbers(self, share: int) -> Numbers:
-        numbers = np.fromfile(self.cleaned / HASHES / f"{share:05d}.hashes", dtype=HASH)
-        return np.asarray(numbers[self.removed.kept(share, len(numbers))], dtype=np.uint64)
+    def _documents(self) -> Iterator[tuple[Numbers, on_disk.Array]]:
+        """The numbers, and the sources and sizes, of documents that stay, some at a time."""
+        for share in range(self.shares):
+            numbers = on_disk.mapped(self.cleaned / HASHES / f"{share:05d}.hashes", HASH)
+            sizes = on_disk.mapped(self.cleaned / SIZES / f"{share:05d}.sizes", SIZE)
+            for span, stays in self.removed.kept(share, len(numbers), self.folder):
+                yield np.asarray(numbers[span][stays], dtype=np.uint64), sizes[span][stays]
 
     def _bytes(self, limit: int | None) -> list[int]:
         """Bytes of each source that are for training."""
         found = np.zeros(len(self.weights), dtype=np.uint64)
-        for share in range(self.shares):
-            numbers = np.fromfile(self.cleaned / HASHES / f"{share:05d}.hashes", dtype=HASH)
-            sizes = np.fromfile(self.cleaned / SIZES / f"{share:05d}.sizes", dtype=SIZE)
-            stays = self.removed.kept(share, len(numbers))
-            if limit is not None:
-                stays &= draw(numbers, self.seed) > np.uint64(limit)
-            np.add.at(found, sizes["source"][stays], sizes["bytes"][stays].astype(np.uint64))
+        for numbers, sizes in self._documents():
+            trained = sizes if limit is None else sizes[draw(numbers, self.seed) > np.uint64(limit)]
+            np.add.at(found, trained["source"], trained["bytes"].astype(np.uint64))
         return [int(size) for size in found]
 
     def _wanted(self, kept: int) -> int:

@@ -1,17 +1,19 @@
 """Of documents that are nearly alike the best stays: candidates that hang together are compared with each other by their sketches.
 
-Who hangs together with whom is found in files, as nobody knows how many pairs a corpus has; in memory is one such group at a time.
+Who hangs together with whom is found in files, as nobody knows how many pairs a corpus has; in memory are those that one is compared with.
 """
 
 from __future__ import annotations
 
 import heapq
+import itertools
 import json
+import tempfile
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from datatrove.pipeline.base import PipelineStep
@@ -30,6 +32,10 @@ SHOWN = 20
 CLUSTERS = "clusters.json"
 MOST = 1 << 32
 """Candidates that can be numbered."""
+LONGEST = MOST - 1
+"""Characters that a document may have."""
+RANKED = np.dtype([("leader", "<u4"), ("is_later", "u1"), ("first", "<u4"), ("second", "<u4"), ("number", "<u4")])
+"""A candidate in the order in which candidates are gone over: who leads those that it hangs together with, and what says which of them is the best."""
 
 
 @dataclass(frozen=True)
@@ -124,12 +130,19 @@ class Cluster(PipelineStep):
         goes = on_disk.scratch(self.folder, np.bool_, known.count)
         largest: list[tuple[int, int, Stays]] = []
         clusters = 0
-        for group in _groups(_leaders(known, self.candidates, self.folder), self.folder):
-            for best in self._parted(known, group, goes):
-                clusters += 1
-                heapq.heappush(largest, (best.size, -best.number, best))
-                if len(largest) > SHOWN:
-                    heapq.heappop(largest)
+        with tempfile.TemporaryFile(dir=self.folder) as file:
+            self._rank(known, file)
+            ranked = (
+                (leader, number, not is_later)
+                for part in on_disk.parts(file, RANKED)
+                for leader, is_later, _, _, number in part.tolist()
+            )
+            for _, group in itertools.groupby(ranked, key=lambda one: one[0]):
+                for best in self._parted(known, group, goes):
+                    clusters += 1
+                    heapq.heappush(largest, (best.size, -best.number, best))
+                    if len(largest) > SHOWN:
+                        heapq.heappop(largest)
         documents = self._save(known, goes)
         shown = [
             {
@@ -146,20 +159,21 @@ class Cluster(PipelineStep):
         """Who goes of each share, as datatrove reads it; returns how many go of all."""
         documents = 0
         for share, start, end in zip(known.shares, known.starts.tolist(), known.starts[1:].tolist(), strict=False):
-            if len(numbers := known.records["document"][start:end][goes[start:end]]):
-                numbers.tofile(self.folder / f"{share:06d}.remove")
-            documents += len(numbers)
+            with on_disk.Records(self.folder / f"{share:06d}.remove", "<u4") as out:
+                for at in range(start, end, on_disk.AT_ONCE):
+                    span = slice(at, min(at + on_disk.AT_ONCE, end))
+                    numbers = known.records[span]["document"][goes[span]]
+                    out.extend(numbers)
+                    documents += len(numbers)
         return documents
 
-    def _parted(self, known: Candidates, group: Array, goes: Array) -> Iterator[Stays]:
+    def _parted(self, known: Candidates, group: Iterable[tuple[int, int, bool]], goes: Array) -> Iterator[Stays]:
         """Who stays of candidates that hang together, for whose sake others go: the best first, each compared with those that stay. Who goes
         is marked in ``goes``."""
         stays: deque[Stays] = deque()
-        is_earlier = np.asarray(known.shares)[known.place(group)] >= self.own
-        for at in self._order(known.records[group], is_earlier).tolist():
-            number = int(group[at])
+        for _, number, is_earlier in group:
             sketch = known.sketch(number)
-            likes = [] if is_earlier[at] else [(similarity(best.sketch, sketch), best) for best in stays]
+            likes = [] if is_earlier else [(similarity(best.sketch, sketch), best) for best in stays]
             like, best = max(likes, key=lambda one: one[0], default=(0.0, None))
             if best is not None and like >= self.near.threshold:
                 goes[number] = True
@@ -172,12 +186,18 @@ class Cluster(PipelineStep):
             stays.append(Stays(number, sketch))
         yield from (best for best in stays if best.size > 1)
 
-    def _order(self, records: Array, is_earlier: Array) -> Array:
-        """The best first: those of earlier corpora, then by length or source; of equals that whose share comes first."""
-        by_length, by_source = -records["length"].astype(np.int64), records["source"]
-        first, second = (by_length, by_source) if self.near.keep == "Longest" else (by_source, by_length)
-        order: Array = np.lexsort((second, first, ~is_earlier))
-        return order
+    def _rank(self, known: Candidates, file: IO[bytes]) -> None:
+        """Those that hang together, and of these the best first: those of earlier corpora, then by length or source; of equals that whose share
+        comes first."""
+        leaders, shares = _leaders(known, self.candidates, self.folder), np.asarray(known.shares)
+        for span in on_disk.spans(known.count):
+            records, ranked = known.records[span], np.zeros(span.stop - span.start, dtype=RANKED)
+            ranked["leader"], ranked["number"] = leaders[span], np.arange(span.start, span.stop)
+            ranked["is_later"] = shares[known.place(ranked["number"])] < self.own
+            by = (LONGEST - records["length"], records["source"])
+            ranked["first"], ranked["second"] = by if self.near.keep == "Longest" else by[::-1]
+            ranked.tofile(file)
+        on_disk.sort(file, RANKED, self.folder)
 
 
 def _leaders(known: Candidates, pairs: Path, folder: Path) -> Array:
@@ -203,17 +223,3 @@ def _leaders(known: Candidates, pairs: Path, folder: Path) -> Array:
     for number in range(known.count):  # whoever leads comes first, and is done
         leader[number] = leader[leader[number]]
     return found
-
-
-def _groups(leaders: Array, folder: Path) -> Iterator[Array]:
-    """The numbers of candidates that have one leader, in their order."""
-    keys = on_disk.scratch(folder, np.uint64, len(leaders))
-    for span in on_disk.spans(len(leaders)):
-        keys[span] = near.key(leaders[span], np.arange(span.start, span.stop))
-    keys.sort()
-    start = 0
-    while start < len(keys):
-        leader = int(keys[start]) >> 32
-        end = int(np.searchsorted(keys, near.key(leader + 1, 0)))
-        yield np.array(keys[start:end] & np.uint64(0xFFFFFFFF)).astype(np.int64)
-        start = end

@@ -21,6 +21,8 @@ AROUND = 60
 
 EXCERPTS, EXCERPT_CHARACTERS = 1000, 1000
 """Of the documents of each source, as they are read and as they are kept: from these it is seen what is frequent in them."""
+TOGETHER = 8000
+"""Excerpts of all sources: where there are many, each has fewer."""
 SPARE = 4
 """So many times its part of these each share of a source keeps, as shares may have many documents or few."""
 
@@ -139,7 +141,8 @@ class Ledger:
 def excerpts_of(shares: Iterable[Collection[str]]) -> dict[str, int]:
     """How many excerpts of each source a share keeps, by the sources of each share: together they are enough, and none has many more."""
     counts = Counter(source for sources in shares for source in set(sources))
-    return {source: min(EXCERPTS, -(-SPARE * EXCERPTS // count)) for source, count in counts.items()}
+    each = min(EXCERPTS, -(-TOGETHER // max(1, len(counts))))
+    return {source: min(each, -(-SPARE * each // count)) for source, count in counts.items()}
 
 
 def _draw(kept: list[tuple[int, T]], most: int, number: int, made: Callable[[], T]) -> None:

@@ -29,7 +29,7 @@ NOTHING_ELSE = "nothing but lines of earlier documents"
 LINE = np.dtype([("hash", "<u8"), ("document", "<u4"), ("line", "<u4")])
 PLACE = np.dtype("<u8")
 """Of a line: its document, and its number in that."""
-LINES_AT_ONCE = 8 << 20
+LINES_AT_ONCE = 1 << 20
 """Of a bucket that are compared together: a larger one is gone over several times."""
 
 
@@ -132,16 +132,13 @@ class Remove(Step):
         self.matched, self.filters, self.origins = matched, filters, origins
 
     def run(self, data: Documents, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
-        files = sorted(self.matched.glob(f"*/{rank:05d}.lines"))
-        found = np.concatenate([np.empty(0, dtype=PLACE), *(np.fromfile(file, dtype=PLACE) for file in files)])
-        found.sort()
-        start = 0
+        found = on_disk.numbers(sorted(self.matched.glob(f"*/{rank:05d}.lines")), PLACE, self.matched)
+        following = next(found, None)
         for index, document in enumerate(data):
-            end = start
-            while end < len(found) and int(found[end]) >> 32 == index:
-                end += 1
-            repeated = {int(place) & 0xFFFFFFFF for place in found[start:end]}
-            start = end
+            repeated: set[int] = set()
+            while following is not None and following >> 32 == index:
+                repeated.add(following & 0xFFFFFFFF)
+                following = next(found, None)
             if not repeated or self._is_left(document, repeated):
                 yield document
 

@@ -7,7 +7,9 @@ then written in the order of the numbers, a document at a time. So the order dep
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -156,6 +158,8 @@ class _Part:
 
 PLACE = np.dtype([("number", "<u8"), ("offset", "<u8"), ("length", "<u4"), ("part", "u1")])
 """Of a row in a file of its bucket."""
+ORDERED = np.dtype([("number", "<u8"), ("file", "<u4"), ("offset", "<u8"), ("length", "<u4"), ("part", "u1")])
+"""The same of the rows of all files of a bucket, which stand by their numbers, and copies of one document by what comes after these."""
 
 
 def buckets(size: int) -> int:
@@ -211,17 +215,19 @@ class Gather(PipelineStep):
 
     def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> None:
         files = sorted((self.scattered / f"{rank:04d}").glob("*.rows"))
-        places = [np.fromfile(file.with_suffix(".places"), dtype=PLACE) for file in files]
-        of_file = np.repeat(np.arange(len(files)), [len(found) for found in places])
-        together = np.concatenate([np.empty(0, dtype=PLACE), *places])
         target = Files(self.folder, self.form).opened(rank)
-        streams = [file.open("rb") for file in files]
-        try:
-            for index in np.lexsort((together["offset"], of_file, together["number"])):
-                place, stream = together[index], streams[of_file[index]]
-                stream.seek(int(place["offset"]))
-                target.write(PARTS[int(place["part"])], 0, json.loads(stream.read(int(place["length"]))))
-        finally:
-            for stream in streams:
-                stream.close()
+        with tempfile.TemporaryFile(dir=self.folder) as places, ExitStack() as opened:
+            for number, file in enumerate(files):
+                for part in on_disk.chunks(file.with_suffix(".places"), PLACE):
+                    found = np.zeros(len(part), dtype=ORDERED)
+                    found["file"] = number
+                    for name in PLACE.fields or ():
+                        found[name] = part[name]
+                    found.tofile(places)
+            on_disk.sort(places, ORDERED, self.folder)
+            streams = [opened.enter_context(file.open("rb")) for file in files]
+            for part in on_disk.parts(places, ORDERED):
+                for _, place, offset, length, split in part.tolist():
+                    streams[place].seek(offset)
+                    target.write(PARTS[split], 0, json.loads(streams[place].read(length)))
         target.close()

@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from datatrove.pipeline.dedup.exact_dedup import ExactDedupConfig, ExactDedupFilter, ExactFindDedups
+from datatrove.pipeline.dedup.exact_dedup import ExactDedupConfig, ExactFindDedups
 from datatrove.pipeline.dedup.minhash import MinhashDedupBuckets, MinhashDedupFilter
 
 from alpaca_operator.api.dataset import DatasetSpec, NearDuplicates
@@ -24,7 +24,7 @@ from workloads.storage import hashing
 from workloads.storage.artifact import fingerprint_fields
 from workloads.storage.sources import Inputs
 
-VERSION = 2
+VERSION = 3
 """Raised whenever the same settings and sources would become another corpus, or stages with other files."""
 EXACT, ALIKE = "duplicate of another document", "nearly like another document"
 BUCKETS = 8
@@ -172,7 +172,7 @@ def _reading(work: Work, shares: list[list[RawFile]], folder: Path) -> Stage:
             steps.Filter(work.spec.filters, work.everyone, ledger),
             *clean,
             steps.Store(folder, ledger),
-            equal.Signatures(str(folder / "signatures"), compared(work), finder_workers=work.buckets),
+            equal.Signatures(folder / "signatures", compared(work), work.buckets),
         ],
         tasks=len(shares),
         products=STORED,
@@ -203,13 +203,13 @@ class Paragraphs:
 
     def __init__(self, work: Work, reading: Stage, exact: Stage) -> None:
         shares = len(work.shares)
-        duplicates, config = str(exact.folder / "duplicates"), compared(work)
+        duplicates, config = exact.folder / "duplicates", compared(work)
         marked = work.folder("marking", exact.folder.name)
         mark = paragraphs.Mark(marked, work.paragraph_buckets)
         self.marking = Stage(
             "marking",
             marked,
-            [steps.Load(reading.folder), ExactDedupFilter(duplicates, config), mark],
+            [steps.Load(reading.folder), equal.Filter(duplicates, config), mark],
             tasks=shares,
             products=["*/{rank:05d}.lines"],
         )
@@ -223,16 +223,16 @@ class Paragraphs:
         )
         folder = work.folder("removing", matched.name)
         ledger = work.ledger()
-        dropped: Any = steps.Dropped(EXACT, work.everyone, ledger)
+        dropped = steps.Dropped(EXACT, work.everyone, ledger)
         self.removing = Stage(
             "removing",
             folder,
             [
                 steps.Load(reading.folder),
-                ExactDedupFilter(duplicates, config, exclusion_writer=dropped),
+                equal.Filter(duplicates, config, dropped),
                 paragraphs.Remove(matched, work.spec.filters, work.everyone, ledger),
                 steps.Store(folder, ledger),
-                equal.Signatures(str(folder / "signatures"), config, finder_workers=work.buckets),
+                equal.Signatures(folder / "signatures", config, work.buckets),
             ],
             tasks=shares,
             products=STORED,
@@ -248,17 +248,17 @@ class Near:
 
     def __init__(self, work: Work, reading: Stage, exact: Stage | None, asked: NearDuplicates) -> None:
         shares = len(work.shares)
-        equal = exact.folder.name if exact else None
+        unequal = exact.folder.name if exact else None
         minhash = near.config(asked)
 
         def documents() -> list[Any]:
             """What the comparison of equal ones left: near-duplicates are told by their numbers among these."""
             loaded: list[Any] = [steps.Load(reading.folder)]
             if exact is not None:
-                loaded.append(ExactDedupFilter(str(exact.folder / "duplicates"), compared(work)))
+                loaded.append(equal.Filter(exact.folder / "duplicates", compared(work)))
             return [*loaded, steps.Compared()]
 
-        signed = work.folder("signing", reading.folder.name, equal, str(minhash))
+        signed = work.folder("signing", reading.folder.name, unequal, str(minhash))
         self.signing = Stage(
             "signing",
             signed,
@@ -321,8 +321,8 @@ def writing(work: Work, reading: Stage, exact: Stage | None, alike: Near | None,
     ledger = work.ledger()
     pipeline: list[Any] = [steps.Load(reading.folder)]
     if exact is not None:
-        dropped: Any = steps.Dropped(EXACT, work.origins, ledger)
-        pipeline.append(ExactDedupFilter(str(exact.folder / "duplicates"), compared(work), exclusion_writer=dropped))
+        dropped = steps.Dropped(EXACT, work.origins, ledger)
+        pipeline.append(equal.Filter(exact.folder / "duplicates", compared(work), dropped))
     if alike is not None:
         left_out: Any = steps.Dropped(ALIKE, work.origins, ledger)
         pipeline.append(MinhashDedupFilter(str(alike.folder), exclusion_writer=left_out))

@@ -69,6 +69,7 @@ def test_excerpts_of_many_shares_are_as_many_as_those_of_one() -> None:
     assert excerpts_of([{"诗", "网"}, {"网"}]) == {"诗": EXCERPTS, "网": EXCERPTS}
     most = excerpts_of([{"诗"}] * 40)
     assert most == {"诗": EXCERPTS // 10}
+    assert sum(excerpts_of([{f"集{number}"} for number in range(150)]).values()) < 9 * EXCERPTS
     together, whole = Ledger(), Ledger()
     for share in range(40):
         part = Ledger(most=most)
