@@ -188,8 +188,8 @@ def processor_seconds(process: subprocess.Popen[bytes]) -> dict[int, float]:
 
 @pytest.mark.timeout(3600)
 def test_two_processes_beside_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """By the clock, which knows what else the machine does; and by what the processors did, which is how fast it were with two to itself: the first
-    process works while the others wait, and then the slower of these decides."""
+    """By the clock, which knows what else the machine does; and by what the processors did: how much more both did together than one alone, and how
+    fast they were with two to themselves, as the first process works while the others wait, and then the slower of these decides."""
     (tmp_path / "raw").mkdir()
     for number in range(8):
         write_corpus(tmp_path / "raw" / f"{number}.jsonl", 4 << 20)
@@ -213,5 +213,6 @@ def test_two_processes_beside_one(tmp_path: Path, capsys: pytest.CaptureFixture[
     with capsys.disabled():
         print(
             f"\n1 process {clock[1]:.0f} s, 2 processes {clock[2]:.0f} s by the clock, {clock[1] / clock[2]:.2f} times as fast, start and all; by their "
-            f"processors {alone:.1f} s, and {first:.1f} + {max(others):.1f} s, {alone / (first + max(others)):.2f} times"
+            f"processors {alone:.1f} s, and {first:.1f} s of the first and {sum(others):.1f} s of the others, {(first + sum(others)) / alone:.2f} of one's; "
+            f"with two to themselves {alone / (first + max(others)):.2f} times as fast"
         )

@@ -16,6 +16,7 @@ LENGTH = 4
 SHOWN, LOOKED_AT = 15, 1000
 """Runs that are shown, and those that are looked at for them: many overlap with another."""
 Tokens = Callable[[str], int]
+EMPTY = np.empty(0, dtype=np.uint64)
 
 
 def runs(texts: Sequence[str]) -> list[tuple[str, int]]:
@@ -35,14 +36,16 @@ def runs(texts: Sequence[str]) -> list[tuple[str, int]]:
 
 def _counted(texts: Sequence[str]) -> Counter[str]:
     """The most frequent runs. Numbers that stand for them are counted first: thousands of texts have millions of runs."""
-    numbers = np.concatenate([np.empty(0, dtype=np.uint64), *(near.runs(text, LENGTH) for text in texts)])
-    values, counts = np.unique(numbers, return_counts=True)
+    plain = [near.plain(text) for text in texts]
+    numbered = [near.numbered(letters, LENGTH) for letters in plain]
+    values, counts = np.unique(np.concatenate([EMPTY, *map(np.unique, numbered)]), return_counts=True)
     wanted = np.sort(values[np.argsort(-counts, kind="stable")[:LOOKED_AT]])
     found: Counter[str] = Counter()
-    for text in texts:
-        letters = near.plain(text)
-        starts = np.flatnonzero(np.isin(near.numbered(letters, LENGTH), wanted)).tolist()
-        found.update({letters[start : start + LENGTH] for start in starts})
+    if not len(wanted):
+        return found
+    for letters, numbers in zip(plain, numbered, strict=True):
+        nearest = wanted[np.minimum(np.searchsorted(wanted, numbers), len(wanted) - 1)]
+        found.update({letters[start : start + LENGTH] for start in np.flatnonzero(nearest == numbers).tolist()})
     return found
 
 
