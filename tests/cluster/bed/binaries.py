@@ -108,6 +108,45 @@ func main() {
 """What holds a pod's namespaces open. The usual image is in a registry; a compiler for C need not be on the host."""
 
 
+REGISTRY_MAIN = """package main
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+
+	"github.com/distribution/distribution/v3/configuration"
+	_ "github.com/distribution/distribution/v3/registry/auth/htpasswd"
+	_ "github.com/distribution/distribution/v3/registry/auth/silly"
+	"github.com/distribution/distribution/v3/registry/handlers"
+	_ "github.com/distribution/distribution/v3/registry/storage/driver/inmemory"
+)
+
+func must(err error) {
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+func main() {
+	file, err := os.Open(os.Args[1])
+	must(err)
+	config, err := configuration.Parse(file)
+	must(err)
+	app := handlers.NewApp(context.Background(), config)
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	must(err)
+	fmt.Println(listener.Addr())
+	must(http.Serve(listener, app))
+}
+"""
+"""The registry's handlers without what its own program has besides: exporters of traces, certificates from the net, stores in clouds. It
+tells its address."""
+
+
 PRODUCTS = (
     Product(
         name="etcd",
@@ -154,6 +193,15 @@ ADDONS = (
 )
 """Not part of a node: what some tests install on it."""
 
+REGISTRY = Product(
+    name="registry",
+    module="github.com/distribution/distribution/v3",
+    version=pins.DISTRIBUTION,
+    main=REGISTRY_MAIN,
+    program="registry",
+)
+"""What models are pushed to."""
+
 PEERS = (
     Product(
         name="trainer",
@@ -175,7 +223,7 @@ EVERYTHING = tuple(product.name for product in PRODUCTS)
 
 def ensure(names: Sequence[str] = EVERYTHING) -> list[Path]:
     """Folders with the programs of the named products, in the order of PRODUCTS; built now where the cache has none."""
-    wanted = [product for product in (*PRODUCTS, *ADDONS, *PEERS) if product.name in names]
+    wanted = [product for product in (*PRODUCTS, *ADDONS, REGISTRY, *PEERS) if product.name in names]
     if any(not folder(product).exists() for product in wanted):
         cache.must_be_built(*map(folder, wanted))
         # The Go caches are shared: while one process builds, no other may find that all is built and remove them.

@@ -18,8 +18,8 @@ def demand_built() -> None:
 
 
 def control_plane() -> None:
-    """etcd and Kubernetes, for tests against a real API server, and JobSet, whose types come and go on it."""
-    binaries.ensure([*binaries.CONTROL_PLANE, "jobset"])
+    """etcd and Kubernetes, for tests against a real API server, JobSet, whose types come and go on it, and a registry."""
+    binaries.ensure([*binaries.CONTROL_PLANE, "jobset", "registry"])
 
 
 def pages() -> None:
