@@ -218,6 +218,50 @@ def test_a_byte_level_tokenizer_is_cut_alike(byte_level_folder: Path, tmp_path: 
     assert metadata["tokenizer.ggml.tokens"].index("<|im_end|>") in ends
 
 
+ROWS_THAT_COULD_DIFFER = {
+    "a leading space": " poem",
+    "leading spaces": "   poem",
+    "spaces within": "one  two   three    four",
+    "spaces at the end": "the end   ",
+    "spaces alone": "     ",
+    "lines": "first\nsecond\n\n third\r\n\tfourth",
+    "a tab": "\tindented",
+    "control words": "before <s>within</s> after</s> <s> again <unk> end",
+    "words that are nearly control words": "< s> </ s> <S> <0x41> <|im_end|>",
+    "the sign of a space": "a▁b ▁ ▁▁c",
+    "emoji": "👍🏽 and 👨\u200d👩\u200d👧 or 🇨🇳🙂",
+    "characters of bytes alone": "龘𠮷 ☃ ﷺ é e\u0301",
+    "full-width": "ＡＢＣ　１２３，。！（全角）",
+    "Chinese and English": "床前明月光 moonlight，疑是地上霜 frost",
+    "punctuation": "...!!!??? --- \u2014\u2014 \u2026\u2026",
+    "no width": "a\u200bb\ufeffc\u00a0d",
+    "digits": "1234567890 3.14159 007",
+    "a NUL's neighbours": "\x01\x7f",
+}
+"""What two readings of one tokenizer are likely to cut in two ways."""
+
+
+@pytest.fixture(scope="module")
+def llama2_alike(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
+    """A tokenizer made as Llama-2's own is, of sentencepiece's pieces with bytes behind, and llama.cpp's reading of it."""
+    from transformers import AutoTokenizer
+
+    from workloads.quantization.gguf.llama_cpp import Runner
+
+    folder = tmp_path_factory.mktemp("llama2")
+    write_model(folder / "tuned", library.write_base(folder / "base"))
+    tiny.write_rows(folder / "rows.json", 20)
+    done(run(folder, gguf_job(gguf={"type": "F16"}, evaluation={"answers": 0})))
+    return AutoTokenizer.from_pretrained(folder / "tuned"), Runner(folder / "out" / "model.gguf", 512)
+
+
+@pytest.mark.parametrize("name", ROWS_THAT_COULD_DIFFER)
+def test_pieces_as_llama_2_has_them_are_cut_alike(name: str, llama2_alike: tuple[Any, Any]) -> None:
+    tokenizer, runner = llama2_alike
+    for text in (ROWS_THAT_COULD_DIFFER[name], f"<s>Human: {ROWS_THAT_COULD_DIFFER[name]}\n</s><s>Assistant:"):
+        assert runner.tokens(text) == tokenizer(text, add_special_tokens=False)["input_ids"], text
+
+
 @pytest.mark.parametrize(
     ("wanted", "types"),
     [
