@@ -267,7 +267,11 @@ def test_pieces_as_llama_2_has_them_are_cut_alike(name: str, llama2_alike: tuple
     [
         pytest.param("F16", {"F16", "F32"}, id="16 bits"),
         pytest.param("Q8_0", {"Q8_0", "F32"}, id="8 bits"),
-        pytest.param("Q4_K_M", {"Q4_K", "Q6_K", "F32"}, id="a K-quant"),
+        pytest.param("Q6_K", {"Q6_K", "F32"}, id="6 bits"),
+        pytest.param("Q5_K_M", {"Q5_K", "Q6_K", "F32"}, id="5 bits"),
+        pytest.param("Q4_K_M", {"Q4_K", "Q6_K", "F32"}, id="4 bits"),
+        pytest.param("Q3_K_M", {"Q3_K", "Q4_K", "Q5_K", "Q6_K", "F32"}, id="3 bits"),
+        pytest.param("Q2_K", {"Q2_K", "Q3_K", "Q6_K", "F32"}, id="2 bits"),
     ],
 )
 def test_types(wanted: str, types: set[str], extended: Path, tmp_path: Path) -> None:
@@ -277,7 +281,7 @@ def test_types(wanted: str, types: set[str], extended: Path, tmp_path: Path) -> 
     _, tensors = fields(tmp_path / "out" / "model.gguf")
     assert {tensor.tensor_type.name for tensor in tensors.values()} == types
     made, before = by_transformers(tmp_path / "out").state_dict(), original(tmp_path / "tuned").state_dict()
-    loss = {"F16": 1e-3, "Q8_0": 0.01, "Q4_K_M": 0.15}[wanted]
+    loss = {"F16": 1e-3, "Q8_0": 0.01, "Q6_K": 0.04, "Q5_K_M": 0.08, "Q4_K_M": 0.15, "Q3_K_M": 0.3, "Q2_K": 0.6}[wanted]
     for name, values in before.items():
         assert float((made[name] - values).norm() / values.norm()) < loss, name
     figures = report(tmp_path)["metrics"]
