@@ -70,3 +70,13 @@ def test_the_vocabulary_needs_fewer_tokens_for_chinese_alone(storage: Path) -> N
     assert poem[1] < 0.6 * poem[0]
     assert english[0] == english[1]
     assert figures.startswith("{")
+
+
+@pytest.mark.drill
+def test_a_chain_leaves_a_model_that_foretells_the_answers_better_than_its_base(storage: Path) -> None:
+    *_, gains, lineage = run("chain", storage)
+    (text, answers) = re.findall(r"^(?:held-out text|answers) +([\d.]+) -> ([\d.]+)$", gains, re.MULTILINE)
+    assert float(text[1]) < float(text[0])
+    assert float(answers[1]) < 0.9 * float(answers[0])
+    for job in ("notebook-corpus", "notebook-pieces", "notebook-reader", "notebook-poet"):
+        assert job in lineage
