@@ -24,7 +24,8 @@ def engine(shelf: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[En
     (folder / "base").symlink_to(shelf / "base")
     started = Engine(folder, manifest("poet", hosts=["chat.example.org", "*.poets.org"]))
     # What a process loads for its first answer is nobody's attack.
-    assert httpx.post(f"{started.ready().url}/chat/completions", content=question("问"), timeout=300).is_success
+    first = {"model": "poet", "max_tokens": 1, "messages": [{"role": "user", "content": "问"}]}
+    assert httpx.post(f"{started.ready().url}/chat/completions", json=first, timeout=300).is_success
     yield started
     started.close()
 
