@@ -57,8 +57,9 @@ class Metrics:
         )
         for outcome in OUTCOMES:
             self._requests.labels(outcome)
-        for kind in ("prompt", "reused", "completion"):
-            self._tokens.labels(kind)
+        self._read, self._reused, self._written = (
+            self._tokens.labels(kind) for kind in ("prompt", "reused", "completion")
+        )
         self._lock = threading.Lock()
         self._recent: deque[tuple[float, int]] = deque()
         self._started = clock()
@@ -85,13 +86,13 @@ class Metrics:
         self._first.observe(seconds)
 
     def prompt_tokens(self, count: int) -> None:
-        self._tokens.labels("prompt").inc(count)
+        self._read.inc(count)
 
     def reused_tokens(self, count: int) -> None:
-        self._tokens.labels("reused").inc(count)
+        self._reused.inc(count)
 
     def completion_tokens(self, count: int) -> None:
-        self._tokens.labels("completion").inc(count)
+        self._written.inc(count)
         now = self._clock()
         with self._lock:
             self._recent.append((now, count))

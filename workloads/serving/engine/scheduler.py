@@ -5,6 +5,7 @@ What the model remembers of each is in ``conversations.py``; rows are apart in a
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -18,12 +19,12 @@ from workloads.serving.engine.attention import Part, Pass
 from workloads.serving.engine.conversations import Conversations
 from workloads.serving.engine.queueing import AnswerQueue, Watcher
 from workloads.serving.engine.rows import Group, Row
-from workloads.serving.engine.turns import shares
+from workloads.serving.engine.turns import LARGER, Piece, shares
 from workloads.serving.refusal import Refusal
 
 PROMPT_PIECE = {"cpu": 32, "cuda": 256}
 """Prompt tokens read in one pass. Who comes meanwhile waits for its end, and so do the answers in progress for their next token: it is as
-many as a device is busy with, and no more."""
+many as a device is busy with, and no more, but where a larger one keeps nobody waiting (`turns.Piece`)."""
 
 
 class Scheduler(AnswerQueue):
@@ -45,7 +46,7 @@ class Scheduler(AnswerQueue):
     ) -> None:
         """``model``: made ready by `attention.prepare`. ``positions``: tokens of conversation that there is memory for.
         ``vocabulary_size``: ids that stand for something; a head may have more rows. ``before``: called before each prompt. ``piece``:
-        prompt tokens in a pass. ``remembers``: as of `Conversations`. ``wear``: puts an adapter on the model, by
+        prompt tokens in a pass, whatever it takes. ``remembers``: as of `Conversations`. ``wear``: puts an adapter on the model, by
         its place, or none, as it begins."""
         unused = () if vocabulary_size is None else slice(vocabulary_size, None)
         super().__init__(max_batch=max_batch, max_queue=max_queue, device=model.device, unused=unused, watcher=watcher)
@@ -53,7 +54,8 @@ class Scheduler(AnswerQueue):
         self._before, self._wear = before, wear
         self._worn: int | None = None
         self._rows = Conversations(positions, remembers=remembers)
-        self._piece = piece or PROMPT_PIECE[self._device.type]
+        least = PROMPT_PIECE[self._device.type]
+        self._piece = Piece(piece, piece) if piece else Piece(least, LARGER * least)
 
     def _has_room(self, answer: Answer) -> bool:
         """One that had to make room is let in as soon as it need not do so again."""
@@ -75,13 +77,15 @@ class Scheduler(AnswerQueue):
             self._put_back(self._running[-1])
         answers = {answer.row: answer for answer in self._running if answer.row}
         reading = [answer for row, answer in answers.items() if not row.group]
-        pieces = shares([answer.unseen for answer in reading], self._piece)
+        unseen = [answer.unseen for answer in reading]
+        pieces = shares(unseen, self._piece.size(unseen, alone=len(answers) == 1))
         parts = [
             Part(answer.row, answer.next_tokens(count))
             for answer, count in zip(reading, pieces, strict=True)
             if answer.row and count
         ]
         groups = list(self._rows.groups)
+        began = time.monotonic()
         for adapter in dict.fromkeys([group.adapter for group in groups] + [part.row.adapter for part in parts]):
             if adapter != self._worn:
                 self._wear(adapter)
@@ -91,6 +95,8 @@ class Scheduler(AnswerQueue):
                 [group for group in groups if group.adapter == adapter],
                 [part for part in parts if part.row.adapter == adapter],
             )
+        if parts:
+            self._piece.note(sum(pieces), time.monotonic() - began)
 
     def _pass(self, answers: dict[Row, Answer], groups: list[Group], read: list[Part]) -> None:
         newest = {row: answers[row].written[-1] for group in groups for row in group}

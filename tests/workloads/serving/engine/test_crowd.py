@@ -11,10 +11,10 @@ import torch
 
 from tests.workloads.serving.engine.answers import CONTROLS, LONGEST, Held, answer, generated, ids, started
 from workloads.errors import SpecError
-from workloads.serving.engine import attention
+from workloads.serving.engine import attention, turns
 from workloads.serving.engine.answer import Answer
 from workloads.serving.engine.scheduler import Scheduler
-from workloads.serving.engine.turns import shares
+from workloads.serving.engine.turns import Piece, shares
 
 LONG = [1, *(3 + number % 100 for number in range(150))]
 
@@ -115,6 +115,43 @@ async def test_a_short_question_beside_a_long_prompt_waits_for_no_more_than_a_pi
 )
 def test_a_pass_is_shared(unseen: list[int], counts: list[int]) -> None:
     assert shares(unseen, 32) == counts
+
+
+def test_a_piece_is_large_where_nobody_is_kept_waiting_by_it() -> None:
+    piece = Piece(32, 128)
+    for expected in (32, 64, 128, 128):
+        assert piece.size([3000], alone=True) == expected
+        assert piece.size([3000, 10], alone=False) == 32
+        piece.note(expected, 0.01)
+    assert piece.size([60, 60], alone=False) == 128  # all that is unread
+    piece.note(20, 0.01)
+    piece.note(128, 0.2)
+    assert piece.size([3000], alone=True) == 64
+    piece.note(64, 0.08)
+    assert piece.size([3000], alone=True) == 64
+    for _ in range(3):
+        piece.note(64, 9.0)
+    assert piece.size([3000], alone=True) == 32
+
+
+@pytest.mark.parametrize(
+    ("unnoticed", "sizes"),
+    [
+        pytest.param(1e9, [32, 64, 128, 128, 128, 120], id="passes that are quick"),
+        pytest.param(0.0, [32] * 18 + [24], id="passes that take long"),
+    ],
+)
+async def test_a_prompt_that_is_alone_is_read_in_few_passes_where_they_are_quick(
+    unnoticed: float, sizes: list[int], model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turns, "UNNOTICED_SECONDS", unnoticed)
+    held = Held(model)
+    held.gate.set()
+    scheduler = started(held)
+    asked = answer((LONG * 4)[:600], max_tokens=1)
+    assert await ids(scheduler, asked) == generated(model, asked.prompt, 0)[:1]
+    assert held.sizes == sizes
+    scheduler.close()
 
 
 async def test_a_row_pays_for_about_its_own_length(
