@@ -6,8 +6,10 @@ What cannot work was refused by `model_request` before.
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,6 +26,7 @@ from workloads.models.model_request import (
 from workloads.runtime import exits
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedTokenizerBase
 
 
@@ -48,6 +51,16 @@ class LoadedModel:
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         return int(2 * config.num_hidden_layers * heads * width * self.model.dtype.itemsize)
+
+    @property
+    def layers(self) -> Counter[torch.device]:
+        """How many of its layers lie on each device."""
+        found: dict[int, torch.device] = {}
+        for module in self.model.modules():
+            if isinstance(number := getattr(module, "layer_idx", None), int):
+                weights = chain(module.parameters(), module.buffers())  # those of GPTQ are buffers
+                found.setdefault(number, next(weights).device)
+        return Counter(found.values())
 
     def wear(self, adapter: int | None) -> None:
         """Answer with one of the adapters beside each other on it, by its place, or with the model alone."""
@@ -81,7 +94,7 @@ def load_inspected(inspected: InspectedModel, beside: Sequence[tuple[str, str, P
     try:
         with libraries.silenced() if quantized == "gptq" else contextlib.nullcontext():
             loaded: Any = load_base(inspected.base, request.label, options)
-        if inspected.device.kind == "cuda" and not request.bits:
+        if inspected.device.kind == "cuda" and not request.bits and not options.spread:
             loaded = loaded.to("cuda:0")
         loaded = _put_on(loaded, beside, request.uri)
         loaded = _with_adapters(loaded, request, merge=options.weights == "float32" and not (request.bits or quantized))
@@ -101,7 +114,7 @@ def load_inspected(inspected: InspectedModel, beside: Sequence[tuple[str, str, P
             "weights": f"{quantized}" if quantized else {4: "nf4", 8: "int8"}.get(request.bits or 0, options.weights),
             "precision": options.weights,
             "attention": options.attention,
-            "device": inspected.device.name,
+            "device": f"{len(options.spread)} × {inspected.device.name}" if options.spread else inspected.device.name,
         },
         notes=[*inspected.notes],
     )

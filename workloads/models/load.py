@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from workloads.errors import InputError, SpecError
+from workloads.errors import InputError, OutOfMemory, SpecError
 from workloads.models.configuration import configuration
 from workloads.models.inspect import Base
 from workloads.system.describe import first_line
@@ -31,11 +32,13 @@ class LoadOptions:
     bits: Bits | None
     """Set when the base is held quantized: 4 (nf4, double quantization) or 8 (int8)."""
     attention: str
+    spread: Mapping[int | str, int] | None = field(default=None, kw_only=True)
+    """Bytes that weights may take of each device, where one is not enough for them: layers lie on all of these, one after the other."""
 
 
 def load_base(base: Base, label: str, options: LoadOptions) -> PreTrainedModel:
-    """The base in memory, as the options say. Raises InputError, which begins with ``label``, when its files are not whole, and SpecError
-    when the libraries refuse to load it so."""
+    """The base in memory, as the options say. Raises InputError, which begins with ``label``, when its files are not whole, SpecError
+    when the libraries refuse to load it so, and OutOfMemory where it is spread over devices that it does not fit on."""
     model = _read_weights(base, configuration(base, label), options, label)
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
@@ -51,10 +54,12 @@ def _read_weights(base: Base, config: PretrainedConfig, options: LoadOptions, la
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
-    quantized: dict[str, Any] = {}
+    placed: dict[str, Any] = {}
+    if options.spread:
+        placed = {"device_map": "auto", "max_memory": dict(options.spread)}
     if options.bits:
-        quantized["quantization_config"] = _quantization(options)
-        quantized["device_map"] = {"": f"cuda:{local_rank()}" if torch.cuda.is_available() else "cpu"}
+        placed["quantization_config"] = _quantization(options)
+        placed["device_map"] = {"": f"cuda:{local_rank()}" if torch.cuda.is_available() else "cpu"}
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             base.folder,
@@ -65,7 +70,7 @@ def _read_weights(base: Base, config: PretrainedConfig, options: LoadOptions, la
             local_files_only=True,
             use_safetensors=True,
             output_loading_info=True,
-            **quantized,
+            **placed,
         )
     except (OSError, SafetensorError) as error:
         raise InputError(f"{label}: the weights cannot be read: {first_line(error)}: copy the model again") from error
@@ -75,6 +80,9 @@ def _read_weights(base: Base, config: PretrainedConfig, options: LoadOptions, la
             f"{label} cannot be loaded as it is to be ({_how(options)}): {' '.join(str(error).split())[:LONGEST_TEXT]}"
         ) from error
     model: PreTrainedModel = loaded[0]
+    if options.spread and "disk" in getattr(model, "hf_device_map", {}).values():
+        # accelerate would read it from there for each token anew.
+        raise OutOfMemory(f"{label}: its layers do not fit on {len(options.spread)} devices")
     missing = sorted(loaded[1]["missing_keys"])
     if missing:
         # transformers would go on with random weights in their place, and only warn.

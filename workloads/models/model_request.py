@@ -137,8 +137,29 @@ def _load_options(
                 f"load.bits 4 on a CPU needs layer widths that {NF4_BLOCK} divides, and {request.label} has {', '.join(map(str, odd))}: set "
                 "load.bits to 8, or remove load"
             )
+    spread = None
+    if device.kind == "cuda" and not (request.bits or quantized):
+        spread = _spread(base, request, device, weights)
     precision: Literal["fp32", "bf16", "fp16"] = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}[weights]  # type: ignore[assignment]
-    return LoadOptions(precision=precision, weights=weights, bits=request.bits, attention=plain(base.config)), notes
+    options = LoadOptions(
+        precision=precision, weights=weights, bits=request.bits, attention=plain(base.config), spread=spread
+    )
+    return options, notes
+
+
+def _spread(base: inspect.Base, request: ModelRequest, device: Device, weights: str) -> dict[int | str, int] | None:
+    """What the weights may take of each GPU of the node, where they need more than one. On fewer a token is sooner there: GPUs that hold
+    layers one after the other compute one after the other."""
+    size = 2 * sum(math.prod(shape) for shape in base.shapes.values())
+    room = int(HEADROOM * device.memory)
+    if device.count < 2 or size <= room:
+        return None
+    if size > device.count * room:
+        raise SpecError(
+            f"{request.label} needs {size / 2**30:.1f} GiB in {weights}, and {device.count} GPUs have room for "
+            f"{device.count * room / 2**30:.1f} GiB of weights: ask for more GPUs in pod.resources.limits, or set load.bits to 8 or 4"
+        )
+    return dict.fromkeys(range(device.count), room)
 
 
 def _tokenizer(base: inspect.Base, request: ModelRequest) -> PreTrainedTokenizerBase:

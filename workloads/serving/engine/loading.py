@@ -204,12 +204,15 @@ def _folders(spec: ModelSpec, inputs: Inputs) -> list[Path]:
 
 
 def _positions(found: LoadedModel, sharers: int) -> int:
-    """Tokens of conversation that there is memory for."""
+    """Tokens of conversation that there is memory for: each device remembers what its layers do."""
     import torch
 
-    device = found.model.device.type
-    free = torch.cuda.mem_get_info()[0] if device == "cuda" else memory.available()
-    return int(free * SHARE_FOR_CONVERSATIONS[device] / sharers / found.bytes_per_position)
+    def positions(device: torch.device, layers: int) -> float:
+        free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else memory.available()
+        its_part = found.bytes_per_position * layers / found.layers.total()
+        return free * SHARE_FOR_CONVERSATIONS[device.type] / sharers / its_part
+
+    return int(min(positions(device, layers) for device, layers in found.layers.items()))
 
 
 def input_limit(limits: Limits, context: int, defaults: Defaults, spec: ModelSpec) -> int:

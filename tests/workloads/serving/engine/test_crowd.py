@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -256,6 +258,23 @@ async def test_other_shapes_of_attention_are_answered_as_by_generate(kind: str, 
     attention.prepare(other)
     assert generated(other, LONG[:90], 0) == expected[0]  # whoever else computes with the model
     scheduler = started(other, piece=24)
+    together = await asyncio.gather(*(ids(scheduler, answer(prompt)) for prompt in (LONG[:90], LONG[:5])))
+    scheduler.close()
+    assert together == expected
+
+
+async def test_a_model_whose_layers_lie_apart_is_answered_as_in_one_place(model: Any, tmp_path: Path) -> None:
+    """As accelerate hands a pass from device to device; the second here is a disk, whose layers it brings for each pass."""
+    import accelerate
+
+    expected = [generated(model, prompt, 0) for prompt in (LONG[:90], LONG[:5])]
+    apart = copy.deepcopy(model)
+    layers = {f"model.layers.{number}": "cpu" for number in range(model.config.num_hidden_layers - 1)}
+    last = {f"model.layers.{model.config.num_hidden_layers - 1}": "disk"}
+    rest = dict.fromkeys(("model.embed_tokens", "model.norm", "model.rotary_emb", "lm_head"), "cpu")
+    apart = accelerate.dispatch_model(apart, {**rest, **layers, **last}, offload_dir=str(tmp_path))
+    assert {weight.device.type for weight in apart.parameters()} == {"cpu", "meta"}
+    scheduler = started(apart, piece=24)
     together = await asyncio.gather(*(ids(scheduler, answer(prompt)) for prompt in (LONG[:90], LONG[:5])))
     scheduler.close()
     assert together == expected
