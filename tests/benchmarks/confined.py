@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 GROUPS = Path("/sys/fs/cgroup")
+ENDING_SECONDS = 60
+"""In which processes that the confined one had started have to end after it."""
 PARENT = """
 import resource, subprocess, sys
 code = subprocess.call(sys.argv[2:])
@@ -38,6 +41,9 @@ def cgroup(limit: int) -> Iterator[Path | None]:
     try:
         yield folder
     finally:
+        deadline = time.monotonic() + ENDING_SECONDS
+        while (folder / "cgroup.procs").read_text() and time.monotonic() < deadline:
+            time.sleep(0.05)
         folder.rmdir()
 
 
