@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from tests.benchmarks import llama_factory
 from tests.cluster.bed import binaries, cache, debian, images
 from tests.cluster.bed.node import demand_host
+from tests.workloads.serving import llama_index_client
 
 COMMAND = "make test-programs"
 
@@ -39,9 +40,10 @@ def node() -> None:
 
 
 def peer() -> None:
-    """A control plane, and the operator and the training that ours are measured beside."""
+    """A control plane, the operator and the training that ours are measured beside, and a client that has no place beside others."""
     binaries.ensure([*binaries.CONTROL_PLANE, "jobset", *(product.name for product in binaries.PEERS)])
     llama_factory.environment()
+    llama_index_client.environment()
 
 
 PARTS: Mapping[str, Callable[[], None]] = {
