@@ -11,6 +11,7 @@ from pathlib import Path
 
 from examples.quickstart import gains, place
 from workloads import __main__ as workloads
+from workloads.runtime.console import prepare_process
 
 CHAIN = "examples/quickstart/chain.yaml"
 BOLD, PLAIN = ("\033[1m", "\033[0m") if sys.stdout.isatty() else ("", "")
@@ -20,6 +21,7 @@ def main() -> int:
     os.chdir(Path(__file__).parents[2])  # where ./storage is meant to be
     # Matrices this small gain nothing from a second thread, and lose much when the machine does something else beside.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    prepare_process()  # before the first library is imported: each reads once whether it may draw progress of its own
     folder = Path(os.environ.get("ALPACA_STORAGE", "storage")) / "quickstart"
     command = f"{os.path.relpath(sys.executable)} -m workloads"
 

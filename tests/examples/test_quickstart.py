@@ -158,6 +158,9 @@ class TestWhole:
         assert runs[0].returncode == 0, runs[0].stdout + runs[0].stderr
         assert results(runs[0]) == ["Succeeded"] * 9
 
+    def test_no_library_draws_a_progress_of_its_own(self, runs):
+        assert re.findall(r".*(?:it/s|s/it).*", runs[0].stdout + runs[0].stderr) == []
+
     def test_it_ends_with_what_was_gained_and_where_it_lies(self, runs):
         told: dict[str, Any] = dict(
             re.findall(
