@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from collections import Counter
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -237,7 +238,14 @@ def chat_engine(chat: Any, desk: Desk, scratch: Path) -> list[Any]:
     model.device.type = "cpu"
     model.generation_config.eos_token_id = 2
     found = MagicMock(
-        model=model, context=512, kind="Model", how={}, notes=[], bytes_per_position=1, changes_with_length=False
+        model=model,
+        context=512,
+        kind="Model",
+        how={},
+        notes=[],
+        bytes_per_position=1,
+        layers=Counter([model.device]),
+        changes_with_length=False,
     )
 
     def template(name: str, path: Path | None, tokenizer: Any, **_: Any) -> Any:

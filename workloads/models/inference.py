@@ -54,13 +54,13 @@ class LoadedModel:
 
     @property
     def layers(self) -> Counter[torch.device]:
-        """How many of its layers lie on each device."""
+        """How many of its layers lie on each device; all on its own, where they do not tell their number."""
         found: dict[int, torch.device] = {}
         for module in self.model.modules():
             if isinstance(number := getattr(module, "layer_idx", None), int):
                 weights = chain(module.parameters(), module.buffers())  # those of GPTQ are buffers
                 found.setdefault(number, next(weights).device)
-        return Counter(found.values())
+        return Counter(found.values()) or Counter([self.model.device])
 
     def wear(self, adapter: int | None) -> None:
         """Answer with one of the adapters beside each other on it, by its place, or with the model alone."""
