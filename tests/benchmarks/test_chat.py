@@ -286,6 +286,7 @@ def test_many_users(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
             print(f"32 users get {mine[32] / mine[8]:.2f} times the tokens by {what} of 8 (aim 1 or more)")
 
 
+@pytest.mark.drill
 def test_a_crowd_of_mixed_lengths(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with (
         _ours(folder) as ours,

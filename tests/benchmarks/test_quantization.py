@@ -53,6 +53,7 @@ def drawn(folder: Path) -> Any:
     return calibration.draw(QuantizeJob.model_validate(MANIFEST).spec, inputs, template)
 
 
+@pytest.mark.drill
 def test_the_result_is_that_of_gptqmodel_and_takes_no_longer(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     ours, theirs = [], []
     for turn in range(TURNS):  # in turns, so that a busy minute of the machine does not hit one of them alone

@@ -21,7 +21,7 @@ import pytest
 from tests.workloads.process import ROOT
 from workloads.vocabulary import extend
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.drill, pytest.mark.timeout(900)]
 
 REPEATS = 2
 MEGABYTES = 40

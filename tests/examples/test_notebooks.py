@@ -63,6 +63,7 @@ def test_a_notebook_is_valid_and_kept_without_its_outputs(path: Path) -> None:
     assert [cell["id"] for cell in code if cell["outputs"] or cell["execution_count"]] == []
 
 
+@pytest.mark.drill
 def test_the_vocabulary_needs_fewer_tokens_for_chinese_alone(storage: Path) -> None:
     *_, lines, figures = run("vocabulary", storage)
     counts = [int(count) for count in re.findall(r"^(?:before|after) +(\d+)", lines, re.MULTILINE)]
