@@ -76,17 +76,20 @@ STOPS = 6
 """In evaluations, before a run is left alone."""
 
 
+EARLY = {"epochs": 40, "evalSteps": 2, "earlyStoppingPatience": 2, "learningRate": 0.3, "seed": 7}
+
+
 @pytest.mark.parametrize(
-    "training",
+    ("training", "stops"),
     [
-        pytest.param({"epochs": 2, "evalSteps": 4}, id="to the end"),
-        pytest.param(
-            {"epochs": 40, "evalSteps": 2, "earlyStoppingPatience": 2, "learningRate": 0.3, "seed": 7},
-            id="to an early stop",
-        ),
+        pytest.param({"epochs": 2, "evalSteps": 4}, STOPS, id="to the end"),
+        pytest.param(EARLY, STOPS, id="to an early stop"),
+        pytest.param(EARLY, 200, id="to an early stop, without being left alone", marks=pytest.mark.drill),
     ],
 )
-def test_an_evaluation_that_a_stop_cuts_short_is_made_by_the_next_run(training: dict[str, Any], place: Place) -> None:
+def test_an_evaluation_that_a_stop_cuts_short_is_made_by_the_next_run(
+    training: dict[str, Any], stops: int, place: Place
+) -> None:
     # One row a batch, so that the stop finds the evaluation at work.
     dataset = {"packing": False, "validation": [{"uri": "train.json"}]}
     training = {"gradientAccumulation": 12, "saveSteps": 100, **training}
@@ -95,9 +98,9 @@ def test_an_evaluation_that_a_stop_cuts_short_is_made_by_the_next_run(training: 
 
     evaluations: dict[int, float] = {}
     # When it stops early is the machine's rounding's affair: on one after 7 evaluations, on another after 24.
-    for attempt in range(STOPS + 1):
+    for attempt in range(min(stops, 2 * len(whole.evaluations) + 1) + 1):
         # Every other run is stopped in its first evaluation, the others, which have to make up for it, in their second.
-        at = _stop_in_evaluation(1 + attempt % 2) if attempt < STOPS else _left_alone
+        at = _stop_in_evaluation(1 + attempt % 2) if attempt < stops else _left_alone
         ended = place.run(job(output={"uri": "broken"}, dataset=dataset, training=training), at=at)
         assert ended.exit_code in (0, 75), ended.text
         evaluations |= ended.evaluations

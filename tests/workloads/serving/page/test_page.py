@@ -220,6 +220,7 @@ def test_the_open_conversation_is_there_again_whichever_part_of_the_page_comes_l
             page.reload(wait_until="commit")
             until(partial(_is_held, held, page))
             page.wait_for_timeout(1000)
+            assert len(held) == 1
             held[0].continue_()
             page.unroute(part)
             expect(answers(page)).to_have_text("疑是地上霜")
