@@ -164,7 +164,7 @@ def _stopped_with_its_job(pod: Pod, child: Child, resource: Job, observed: Obser
 
 
 def _overdue_since(resource: Job, child: Child | None, observed: Observed) -> str | None:
-    return child.past_deadline(observed.now, resource.seconds_left) if child is not None else None
+    return child.past_deadline(observed.now, resource.seconds_left, observed.pods) if child is not None else None
 
 
 def out_of_restarts(child: Child | None, ended: tuple[Diagnosis, ...]) -> bool:

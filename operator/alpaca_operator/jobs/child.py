@@ -4,7 +4,7 @@ anew."""
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import ClassVar
@@ -103,8 +103,11 @@ class Child(ABC):
         return self.failed is not None
 
     @abstractmethod
-    def past_deadline(self, now: datetime, seconds: int | None) -> str | None:
-        """Since when it runs longer than it may. ``seconds``: what it has from its start."""
+    def past_deadline(self, now: datetime, seconds: int | None, pods: Iterable[Pod]) -> str | None:
+        """Since when it runs longer than it may. ``seconds``: what it has from its start. ``pods``: any, of which its own may tell."""
+
+    keeps_deadline: ClassVar[bool] = False
+    """Whether its controller stops it then."""
 
     def deadline(self, seconds: int | None) -> datetime | None:
         """When time alone brings that about, where its controller does not see to it."""
@@ -150,9 +153,25 @@ class JobChild(Child):
     def ends_by_itself(self) -> bool:
         return bool(self.failed or true_condition(self.raw, "FailureTarget"))
 
-    def past_deadline(self, now: datetime, seconds: int | None) -> str | None:
+    keeps_deadline: ClassVar[bool] = True
+
+    def past_deadline(self, now: datetime, seconds: int | None, pods: Iterable[Pod]) -> str | None:
+        """The controller stops the pods and then says why: a second or more later where its word was refused, since the Job had just been
+        changed. By then a small model may be saved and its pod over."""
         found = self.failed or true_condition(self.raw, "FailureTarget")
-        return found.last_transition_time if found and found.reason == DEADLINE else None
+        if found is not None:
+            return found.last_transition_time if found.reason == DEADLINE else None
+        due = self._due
+        stops = [pod.told_to_stop_at for pod in pods if self.owns(pod)] if due else []
+        first = min((stop for stop in stops if stop and due and stop >= due), default=None)
+        return stamp(first) if first else None
+
+    @property
+    def _due(self) -> datetime | None:
+        seconds = self.raw["spec"].get("activeDeadlineSeconds")
+        if seconds is None or self.started_at is None:
+            return None
+        return parse_time(self.started_at) + timedelta(seconds=seconds)
 
     def may_fail(self, times: int) -> bool:
         return times <= int(self.raw["spec"].get("backoffLimit", 6))
@@ -198,7 +217,7 @@ class JobSetChild(Child):
     def out_of_restarts(self) -> bool:
         return self.failed is not None and self.failed.reason == "ReachedMaxRestarts"
 
-    def past_deadline(self, now: datetime, seconds: int | None) -> str | None:
+    def past_deadline(self, now: datetime, seconds: int | None, pods: Iterable[Pod]) -> str | None:
         end = self.deadline(seconds)
         return stamp(end) if end is not None and now >= end else None
 

@@ -82,7 +82,7 @@ def desired(resource: Job, observed: Observed) -> Desired:
         return Desired.UNCHANGED  # also when it was suspended in its last moment: the end is told first
     if resource.spec.suspend:
         return Desired.ABSENT
-    if case.overdue_since and case.child and not case.child.ends_by_itself:
+    if case.overdue_since and case.child and not (case.child.keeps_deadline or case.child.ends_by_itself):
         return Desired.STOPPED
     if case.child and case.child.size != resource.size:
         return Desired.ABSENT

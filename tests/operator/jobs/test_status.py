@@ -183,6 +183,12 @@ class TestDesired:
                 id="the Job is about to end",
             ),
             pytest.param(
+                resource(activeDeadlineSeconds=60),
+                observed(stopped(running(), 61), child=job(started=at(0), spec={"activeDeadlineSeconds": 60})),
+                Desired.PRESENT,
+                id="the Job stops its pod, and has not said why",
+            ),
+            pytest.param(
                 resource(DONE),
                 observed(child=job()),
                 Desired.UNCHANGED,

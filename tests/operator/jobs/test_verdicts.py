@@ -28,6 +28,9 @@ from tests.operator.cases import (
 )
 from tests.operator.pods import RUNS, at, beside, ended, job, pod, running, stopped, unplaced, waiting
 
+DUE = job(started=at(0), spec={"activeDeadlineSeconds": 60})
+"""A Job that has had its time at the sixtieth second."""
+
 WORKING, HELD, STUCK, WELL, FAILED = (
     {"Reconciling"},
     {"Suspended"},
@@ -438,6 +441,23 @@ SITUATIONS = [
         id="its deadline passed",
     ),
     pytest.param(
+        resource(prior(STARTED, "Running", checkpoint={"uri": "x", "step": 40}), activeDeadlineSeconds=60),
+        observed(stopped(ended(75), 61), child=DUE),
+        FAILED,
+        "DeadlineExceeded",
+        "still running after activeDeadlineSeconds (60 s): a job of another name with a longer one and the same output continues from the "
+        "checkpoint at step 40",
+        id="its deadline passed, and its pod has saved before the controller says so",
+    ),
+    pytest.param(
+        resource(prior(STARTED, "Running", checkpoint={"uri": "x", "step": 40}), activeDeadlineSeconds=60),
+        observed(stopped(running(), 61), child=DUE),
+        WORKING,
+        "Stopping",
+        "still running after activeDeadlineSeconds (60 s): pod poet-sft-a stops, a running step is saved first",
+        id="its deadline passed, and its pod saves before the controller says so",
+    ),
+    pytest.param(
         resource(prior(STARTED, "Running"), activeDeadlineSeconds=60),
         observed(running(), child=job(condition="FailureTarget", reason="DeadlineExceeded")),
         WORKING,
@@ -569,10 +589,21 @@ class TestRestarts:
         written = status.compute(resource(), observed(ended(65, says=BAD_ROW), child=job()), None)
         assert written["restarts"] == {"user": 0, "infra": 0, "total": 0}
 
-    def test_a_pod_that_its_deadline_stopped_is_no_restart(self):
-        cluster = observed(ended(75), child=job(condition="FailureTarget", reason="DeadlineExceeded"))
+    @pytest.mark.parametrize(
+        ("cluster", "restarts"),
+        [
+            pytest.param(
+                observed(ended(75), child=job(condition="FailureTarget", reason="DeadlineExceeded")), 0, id="told"
+            ),
+            pytest.param(observed(stopped(ended(75), 60), child=DUE), 0, id="not told yet"),
+            pytest.param(observed(stopped(ended(75), 59), child=DUE), 1, id="stopped by somebody before"),
+            pytest.param(observed(ended(75), child=DUE), 1, id="ended without being told to"),
+            pytest.param(observed(stopped(ended(75), 60), child=job(started=at(0))), 1, id="has none"),
+        ],
+    )
+    def test_a_pod_that_its_deadline_stopped_is_no_restart(self, cluster, restarts):
         written = status.compute(resource(activeDeadlineSeconds=60), cluster, None)
-        assert written["restarts"] == {"user": 0, "infra": 0, "total": 0}
+        assert written["restarts"] == {"user": 0, "infra": restarts, "total": restarts}
 
     def test_pods_that_were_suspended_away_are_no_failures(self):
         cluster = observed(ended(75), child=job(deletionTimestamp=at(1)))
