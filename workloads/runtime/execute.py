@@ -110,6 +110,8 @@ def _reuse_or_make(
         training_digest=publisher.training_digest,
         processes=scale.asked,
         started_at=began,
+        jobset=environment.jobset,
+        attempt=environment.attempt,
     )
     context = RunContext(job, workload, environment, inputs, run, scale)
     checkpoints = context.checkpoints(place, hashes, tracker)
@@ -158,11 +160,14 @@ def _take_place(place: OutputPlace, run: Run, checkpoints: Checkpoints, tracker:
         tracker.log(
             "checkpoints of an s3:// output end with this pod: set cache.claimName, and a restart goes on from them"
         )
+    fence = place.fence(run)
+    # Before anything is touched: what follows moves and removes what a younger run may be writing.
+    fence.must_be_newer()
     place.prepare()
+    checkpoints.acquire()
+    fence.acquire()
     place.tidy()
     checkpoints.tidy()
-    checkpoints.acquire()
-    place.fence(run).acquire()
 
 
 # ---- the workload, in one process or in several ----

@@ -40,8 +40,9 @@ PROOF = ".shared-by-nodes"
 
 def first_of(environment: Environment) -> Environment:
     """``environment``, as the first node names the run: what it was told is the same when a queue that had taken the places back gives them
-    again, and a pod of before, on a machine that was given up, must not be taken for one of now."""
-    return replace(environment, run_id=f"{environment.run_id}-{secrets.token_hex(4)}")
+    again, and a pod of before, on a machine that was given up, must not be taken for one of now. The same pod has the same name for it."""
+    own = environment.pod.replace("-", "")[:8] or secrets.token_hex(4)
+    return replace(environment, run_id=f"{environment.run_id}-{own}")
 
 
 class NodeGroup:

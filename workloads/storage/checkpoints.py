@@ -9,6 +9,7 @@ Beside the output ``X`` lies ``X.checkpoints/``::
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,6 +41,12 @@ class Run(contract.Wire):
     processes: int = 0
     """That were asked for; 0 in a run of a version that did not say."""
     started_at: str = ""
+    jobset: str = ""
+    """UID of the JobSet whose pods it is; empty where they are nobody's set."""
+    attempt: int = 0
+    """How often that had been started again."""
+    overtaken: tuple[str, ...] = ()
+    """Ids of the runs before it, each of which took over from the one before."""
 
 
 class Record(contract.Wire):
@@ -57,29 +64,48 @@ class Record(contract.Wire):
     created_at: str = ""
 
 
-class Fence(Protocol):
+class Fence(ABC):
     """Tells whether this run is still the newest of its job."""
 
+    def __init__(self, run: Run) -> None:
+        self._run = run
+
+    def must_be_newer(self) -> None:
+        """Changes nothing. Raises Superseded where this run is known to be of before the newest."""
+        _taking_over(self._run, self._newest())
+
     def acquire(self) -> None:
-        """Become the newest run."""
+        """Become the newest run. Raises Superseded as `must_be_newer` does."""
+        self._write(_taking_over(self._run, self._newest()).to_json() + "\n")
 
     def check(self) -> None:
         """Raises Superseded when another run took over."""
+        newest = self._newest()
+        if newest is None:
+            raise Superseded(
+                "the output was published, or its checkpoints removed, by another run: this one ends without publishing"
+            )
+        if newest.run_id != self._run.run_id:
+            raise Superseded(f"{_took_over(newest)}: this one ends without publishing")
 
+    @abstractmethod
     def release(self) -> None:
         """After publishing: no run is the newest any more, so one that was lost and comes back does nothing either."""
 
+    @abstractmethod
+    def _newest(self) -> Run | None:
+        """The run that it names."""
 
-class FileFence:
+    @abstractmethod
+    def _write(self, text: str) -> None: ...
+
+
+class FileFence(Fence):
     """A fence in a file, on the volume that the output lies on."""
 
     def __init__(self, path: Path, run: Run) -> None:
+        super().__init__(run)
         self._path = path
-        self._run = run
-
-    def acquire(self) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        atomic.write_text(self._path, self._run.to_json() + "\n")
 
     @staticmethod
     def read(path: Path) -> Run | None:
@@ -89,11 +115,15 @@ class FileFence:
         except FileNotFoundError:
             return None
 
-    def check(self) -> None:
-        refuse_unless_newest(self.read(self._path), self._run)
-
     def release(self) -> None:
         self._path.unlink(missing_ok=True)
+
+    def _newest(self) -> Run | None:
+        return self.read(self._path)
+
+    def _write(self, text: str) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        atomic.write_text(self._path, text)
 
 
 def named_run(text: str) -> Run | None:
@@ -104,16 +134,30 @@ def named_run(text: str) -> Run | None:
         return None
 
 
-def refuse_unless_newest(newest: Run | None, run: Run) -> None:
-    """Raises Superseded unless ``newest``, which the fence names, is ``run``."""
+def _taking_over(run: Run, newest: Run | None) -> Run:
+    """``run``, as the fence names it once it has taken over from ``newest``. Raises Superseded where that is the younger of the two.
+
+    A pod of a machine that was given up may start late, or again. Attempts of one JobSet are numbered; of other pods nothing says which is
+    older, and whoever takes over keeps the names of those before.
+    """
     if newest is None:
+        return run
+    if newest.run_id == run.run_id:
+        return run.model_copy(update={"overtaken": newest.overtaken})
+    if run.run_id in newest.overtaken:
         raise Superseded(
-            "the output was published, or its checkpoints removed, by another run: this one ends without publishing"
+            f"{_took_over(newest)}: run {run.run_id} is of before it, and ends without writing anything (outside a cluster every start "
+            f"needs an {contract.ENV_RUN_ID} of its own)"
         )
-    if newest.run_id != run.run_id:
+    if newest.jobset and newest.jobset == run.jobset and newest.attempt > run.attempt:
         raise Superseded(
-            f"another run took over at {newest.started_at} (run {newest.run_id} of {newest.job}): this one ends without publishing"
+            f"{_took_over(newest)}, in attempt {newest.attempt} of the JobSet: a pod of attempt {run.attempt} ends without writing anything"
         )
+    return run.model_copy(update={"overtaken": (*newest.overtaken, newest.run_id)})
+
+
+def _took_over(newest: Run) -> str:
+    return f"another run took over at {newest.started_at} (run {newest.run_id} of {newest.job})"
 
 
 class Output(Protocol):

@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from alpaca_operator.api import contract
 from workloads.errors import InputError, SpecError, WorkloadError
 from workloads.storage import hashing
-from workloads.storage.checkpoints import FENCE, Fence, Run, named_run, refuse_unless_newest
+from workloads.storage.checkpoints import FENCE, Fence, Run, named_run
 from workloads.storage.hashing import CHUNK, HashCache
 from workloads.storage.listing import listing
 from workloads.storage.uri import REJECTED
@@ -337,18 +337,18 @@ class Bucket:
         return f"{self._root}.checkpoints/upload"
 
 
-class _ObjectFence:
+class _ObjectFence(Fence):
     """A fence in an object beside the output, as the runs of a job share no file system."""
 
     def __init__(self, bucket: Bucket, run: Run) -> None:
+        super().__init__(run)
         self._bucket = bucket
-        self._run = run
-
-    def acquire(self) -> None:
-        self._bucket.write(self._bucket.fence_path, self._run.to_json() + "\n")
-
-    def check(self) -> None:
-        refuse_unless_newest(self._bucket.newest_run(), self._run)
 
     def release(self) -> None:
         self._bucket.remove(self._bucket.fence_path)
+
+    def _newest(self) -> Run | None:
+        return self._bucket.newest_run()
+
+    def _write(self, text: str) -> None:
+        self._bucket.write(self._bucket.fence_path, text)

@@ -71,6 +71,12 @@ class Environment:
     """Number of this machine among them."""
     coordinator: tuple[str, int] | None = None
     """Name or address of the first of them, and its port; None where nothing said that there are others."""
+    jobset: str = ""
+    """UID of the JobSet that this machine's pod is of; empty where it is of none."""
+    attempt: int = 0
+    """How often that had been started again."""
+    pod: str = ""
+    """UID of the pod, where that is not the run."""
     group: str | None = None
     """What this machine has in common with others that each do a part of the work for themselves; None where it does all."""
 
@@ -98,6 +104,9 @@ class Environment:
             nodes=_nodes(environ.get(contract.ENV_NODES)),
             node=_node(environ.get(contract.ENV_NODE)),
             coordinator=_coordinator(environ.get(contract.ENV_COORDINATOR)),
+            jobset=environ.get(contract.ENV_JOBSET, ""),
+            attempt=_attempt(environ.get(contract.ENV_ATTEMPT)),
+            pod=_file_name(environ.get(contract.ENV_POD, "")),
             group=_file_name(environ.get(contract.ENV_GROUP, "")) or None,
         )
 
@@ -132,6 +141,14 @@ def _nodes(text: str | None) -> int | None:
         return None
     if not (text.isascii() and text.isdigit() and int(text) > 0):
         raise SpecError(f"{contract.ENV_NODES} is {text!r}: give the number of nodes that train together")
+    return int(text)
+
+
+def _attempt(text: str | None) -> int:
+    if not text:
+        return 0
+    if not (text.isascii() and text.isdigit()):
+        raise SpecError(f"{contract.ENV_ATTEMPT} is {text!r}: give how often the nodes were started again, from 0")
     return int(text)
 
 

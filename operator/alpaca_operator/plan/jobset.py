@@ -9,9 +9,12 @@ from __future__ import annotations
 from alpaca_operator.api.chain import note
 from alpaca_operator.api.contract import (
     CONTAINER,
+    ENV_ATTEMPT,
     ENV_COORDINATOR,
+    ENV_JOBSET,
     ENV_NODE,
     ENV_NODES,
+    ENV_POD,
     ENV_RUN_ID,
     IGNORED,
     LABEL_INDEX,
@@ -43,11 +46,12 @@ def from_pod(path: str) -> Manifest:
 
 
 IDENTITY: tuple[Manifest, ...] = (
-    {"name": "ALPACA_JOBSET", "valueFrom": from_pod(f"metadata.labels['{LABEL_SET}']")},
-    {"name": "ALPACA_ATTEMPT", "valueFrom": from_pod(f"metadata.labels['{LABEL_ATTEMPT}']")},
+    {"name": ENV_JOBSET, "valueFrom": from_pod(f"metadata.labels['{LABEL_SET}']")},
+    {"name": ENV_ATTEMPT, "valueFrom": from_pod(f"metadata.labels['{LABEL_ATTEMPT}']")},
+    {"name": ENV_POD, "valueFrom": from_pod("metadata.uid")},
     # One run in all pods; a pod of an older attempt that comes back finds itself to be no longer the newest. Suspended and resumed by a queue,
-    # a set has the same attempt: what node 0 adds to this tells the pods of now from those of before.
-    {"name": ENV_RUN_ID, "value": "$(ALPACA_JOBSET)-$(ALPACA_ATTEMPT)"},
+    # a set has the same attempt: what node 0 adds to this, of its pod, tells the pods of now from those of before.
+    {"name": ENV_RUN_ID, "value": f"$({ENV_JOBSET})-$({ENV_ATTEMPT})"},
     {"name": ENV_NODE, "valueFrom": from_pod(f"metadata.labels['{LABEL_INDEX}']")},
     {"name": ENV_COORDINATOR, "valueFrom": from_pod(f"metadata.annotations['{ANNOTATION_COORDINATOR}']")},
 )

@@ -180,6 +180,25 @@ def test_a_pod_of_before_a_pause_writes_nothing_though_it_was_told_the_same_run(
     assert (now.first.end().code, now.second.end().code) == (75, 75), "those of now were not disturbed"
 
 
+def test_a_first_node_of_an_older_attempt_that_starts_late_writes_nothing(place: Place) -> None:
+    """As when its image was still being pulled while its machine was given up: it had not shown itself before."""
+    now = Nodes(place, steps=FOREVER, run=("s-1", "s-1"), tag="now", ALPACA_JOBSET="s", ALPACA_ATTEMPT="1")
+    now.first.until_step(2)
+    late = Nodes(
+        place, steps=FOREVER, run=("s-0", "s-0"), tag="late", ALPACA_JOBSET="s", ALPACA_ATTEMPT="0"
+    ).first.end()
+    assert late.code == 75, late.err
+    assert re.fullmatch(
+        r"another run took over at \S+ \(run s-1-[0-9a-f]{8} of SFTJob sft\), in attempt 1 of the JobSet: a pod of attempt 0 ends without "
+        r"writing anything",
+        late.last_word["message"],
+    )
+    now.first.until_step(5)
+    now.first.send(signal.SIGTERM)
+    assert (now.first.end().code, now.second.end().code) == (75, 75)
+    assert now.first.end().last_word["message"].startswith("stopped after step "), "those of now were not disturbed"
+
+
 def test_a_machine_that_was_not_told_which_it_is_refuses(place: Place) -> None:
     ended = place.run("raise SystemExit", "--parallelism.nodes", "2")
     assert ended.code == 64

@@ -222,6 +222,31 @@ def test_a_run_that_another_overtook_publishes_and_removes_nothing(place: Place)
     assert (place.checkpoints / "run-newer").is_dir()
 
 
+def test_a_run_that_starts_again_after_another_took_over_changes_nothing(place: Place) -> None:
+    body = train(STEP_SECONDS)
+    lost = place.start(body, "--training.maxSteps", "100000", ALPACA_RUN_ID="lost")
+    lost.until_step(3)
+    lost.send(signal.SIGKILL)
+    lost.end()
+    newer = place.start(body, "--training.maxSteps", "100000", tag="newer-", ALPACA_RUN_ID="newer")
+    newer.until_step(5)
+    being_written = place.checkpoints / "run-newer" / ".checkpoint-9999.partial"
+    being_written.mkdir()
+    left = place.checkpoints / "run-lost"
+    before = {path: path.read_bytes() for path in left.rglob("*") if path.is_file()}
+
+    back = place.run(body, "--training.maxSteps", "100000", tag="back-", ALPACA_RUN_ID="lost")
+
+    assert back.code == 75, back.err
+    assert "(run newer of SFTJob sft): run lost is of before it, and ends without writing anything" in back.err
+    assert being_written.is_dir(), "of a younger run nothing is tidied away"
+    after = {path: path.read_bytes() for path in left.rglob("*") if path.is_file()}
+    assert after.items() <= before.items(), "the younger one may have pruned some"
+    newer.until_step(8)
+    newer.send(signal.SIGTERM)
+    assert newer.end().last_word["message"].startswith("stopped after saving "), "the younger one did not notice"
+
+
 @pytest.mark.parametrize(
     ("body", "code", "reason", "line"),
     [

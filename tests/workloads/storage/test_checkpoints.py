@@ -24,7 +24,7 @@ class Job:
         self.said: list[str] = []
         self.complete: list[Checkpoint] = []
 
-    def run(self, run_id: str, spec_digest: str = "sha256:a") -> Checkpoints:
+    def run(self, run_id: str, spec_digest: str = "sha256:a", *, jobset: str = "", attempt: int = 0) -> Checkpoints:
         """A new run, which is the newest from now on."""
         this = Run(
             run_id=run_id,
@@ -32,6 +32,8 @@ class Job:
             spec_digest=spec_digest,
             training_digest=spec_digest,
             started_at="2026-01-01T00:00:00Z",
+            jobset=jobset,
+            attempt=attempt,
         )
         run = Checkpoints(
             SimpleNamespace(uri="pvc://models/poet", checkpoints=self.folder),
@@ -227,6 +229,42 @@ def test_an_overtaken_run_writes_and_removes_nothing(job: Job) -> None:
     with pytest.raises(Superseded, match=message):
         lost.prune(1)
     assert job.names == ["run-a/checkpoint-1", "run-a/checkpoint-2", "run-b/checkpoint-3"]
+
+
+TOOK_OVER = r"another run took over at 2026-01-01T00:00:00Z \(run {} of SFTJob poet\)"
+
+
+def test_a_run_that_was_overtaken_and_starts_again_is_still_the_older(job: Job) -> None:
+    for run_id in ("a", "b", "c"):
+        save(job.run(run_id), 1)
+    newest = job.run("c")
+    before = (job.folder / "run-id").read_text()
+
+    for lost in ("a", "b"):
+        message = TOOK_OVER.format("c") + f": run {lost} is of before it, and ends without writing anything"
+        with pytest.raises(Superseded, match=message):
+            job.run(lost)
+
+    assert (job.folder / "run-id").read_text() == before
+    newest.check()
+
+
+def test_of_one_set_the_younger_attempt_is_the_newer_also_where_the_older_starts_late(job: Job) -> None:
+    newest = job.run("s-2-x", jobset="s", attempt=2)
+    message = TOOK_OVER.format("s-2-x") + (
+        ", in attempt 2 of the JobSet: a pod of attempt 1 ends without writing anything"
+    )
+    with pytest.raises(Superseded, match=message):
+        job.run("s-1-x", jobset="s", attempt=1)
+    newest.check()
+
+    again = job.run("s-2-y", jobset="s", attempt=2)
+    with pytest.raises(Superseded, match=TOOK_OVER.format("s-2-y")):
+        newest.check()
+    another = job.run("t-0-x", jobset="t", attempt=0)
+    with pytest.raises(Superseded, match=TOOK_OVER.format("t-0-x")):
+        again.check()
+    another.check()
 
 
 def test_a_run_that_is_overtaken_while_it_writes_leaves_nothing(job: Job) -> None:

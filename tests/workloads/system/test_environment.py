@@ -38,6 +38,8 @@ POD = {"ALPACA_IN_POD": "1", "ALPACA_RUN_ID": "uid-1", "HOME": "/tmp"}
         pytest.param({}, "progress_address", None, id="a laptop opens no port"),
         pytest.param({}, "nodes", None, id="the spec says how many nodes there are"),
         pytest.param({"ALPACA_NODES": "3"}, "nodes", 3, id="unless there are fewer"),
+        pytest.param({"ALPACA_ATTEMPT": "2"}, "attempt", 2, id="which attempt of a set it is"),
+        pytest.param({}, "attempt", 0, id="the first, where there is no set"),
         pytest.param({"ALPACA_PROGRESS_PORT": "0"}, "progress_address", ("127.0.0.1", 0), id="unless asked, and for itself alone"),
     ],
 )  # fmt: skip
@@ -55,6 +57,13 @@ def test_a_port_that_is_none_is_refused(port: str) -> None:
         Environment.read({"ALPACA_PROGRESS_PORT": port})
 
     assert str(refused.value) == f"ALPACA_PROGRESS_PORT is {port!r}: give a port, or 0 for a free one"
+
+
+def test_an_attempt_that_is_none_is_refused() -> None:
+    with pytest.raises(SpecError) as refused:
+        Environment.read({"ALPACA_ATTEMPT": "second"})
+
+    assert str(refused.value) == "ALPACA_ATTEMPT is 'second': give how often the nodes were started again, from 0"
 
 
 def test_a_way_to_start_processes_that_is_none_is_refused() -> None:
