@@ -34,8 +34,9 @@ run: $(VENV)/.all ## Run the operator on this machine against the cluster of you
 test: verify test-programs unit benchmarks cluster-test ## Everything: formatting, types, drift, unit tests, real training, a real Kubernetes node
 
 # What tests run on is built before them: a test has a limit of time, a build takes as long as the machine is busy.
-BUILDS := built-control-plane built-pages built-node built-peer
+BUILDS := built-control-plane built-pages built-node built-docker built-peer
 NODE := $(if $(ALPACA_TEST_CLUSTER),,built-node)
+DOCKER := $(if $(ALPACA_TEST_CLUSTER),,built-docker)
 .PHONY: $(BUILDS)
 
 test-programs: built-control-plane built-pages $(NODE) ## What the tests run on, built once: Kubernetes, a browser, the images (10 minutes on two cores)
@@ -52,7 +53,7 @@ benchmarks: built-control-plane ## The figures, each a ratio to a baseline of th
 	@echo "== benchmarks"
 	@$(RUN) -m pytest tests/benchmarks -m "not drill" -s $(PYTEST_ARGS)
 
-drills: built-peer $(NODE) ## What takes longer: several nodes that lose each other; the peers, in one run with ours (root; an hour, and more to build)
+drills: built-peer $(NODE) $(DOCKER) ## What takes longer: several nodes that lose each other; the peers, in one run with ours (root; an hour, and more to build)
 	@echo "== drills: several nodes, the peers, and what is large"
 	@$(RUN) -m pytest -m drill -s $(PYTEST_ARGS)
 

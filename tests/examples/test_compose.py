@@ -13,6 +13,7 @@ import yaml
 
 from alpaca_operator.api import KINDS, contract
 from alpaca_operator.api.chat import ChatDeployment
+from alpaca_operator.api.pod import PodSettings
 from alpaca_operator.api.sources import sources
 from tests.images.test_containerfiles import text as containerfile
 from workloads.manifest import chain, spec
@@ -102,6 +103,12 @@ def test_the_page_is_beside_the_engine_and_both_are_of_this_machine_alone() -> N
     assert found["page"]["environment"][contract.ENV_ENGINE_URL] == f"http://127.0.0.1:{contract.API_PORT}/v1"
     ports = (contract.PAGE_PORT, contract.API_PORT)
     assert found["engine"]["ports"] == [f"127.0.0.1:{port}:{port}" for port in ports]
+
+
+def test_a_container_has_the_memory_to_share_of_a_pod_and_builds_kernels_where_it_may_load_them() -> None:
+    for service in services().values():
+        assert service["tmpfs"] == ["/tmp:exec"]
+        assert service["shm_size"].removesuffix("b") == PodSettings().shm_size.removesuffix("i").lower()
 
 
 def test_each_image_runs_what_it_is_made_for() -> None:

@@ -11,9 +11,11 @@ Chromium or Chrome.
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
+import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from xml.sax.saxutils import escape
@@ -34,13 +36,19 @@ FONTS = """<?xml version="1.0"?>
 
 
 @contextmanager
-def chromium() -> Iterator[Browser]:
+def chromium(within: Sequence[str] = ()) -> Iterator[Browser]:
     """A headless browser; each of its contexts is a user of their own. Raises BedError where there is none to be had.
+
+    ``within``: a command that runs the one behind it, such as `nsenter`, in another network.
 
     Playwright's event loop counts as running in this thread until the block ends: tests that use asyncio come after it.
     """
     program, environment = _found()
-    with sync_playwright() as playwright:
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
+        if within:
+            starts, program = program, Path(folder, "chromium")
+            program.write_text(f'#!/bin/sh\nexec {shlex.join([*within, str(starts)])} "$@"\n')
+            program.chmod(0o755)
         browser = playwright.chromium.launch(
             executable_path=program,
             env={**os.environ, **environment},

@@ -202,6 +202,16 @@ REGISTRY = Product(
 )
 """What models are pushed to."""
 
+COMPOSE = Product(
+    name="compose",
+    module="github.com/docker/compose/v2",
+    version=pins.COMPOSE,
+    packages=("cmd",),
+    program="docker-compose",
+    ldflags=f"-X github.com/docker/compose/v2/internal.Version={pins.COMPOSE}",
+)
+"""What reads compose.yaml: the last that speaks to the engines of Debian 12."""
+
 PEERS = (
     Product(
         name="trainer",
@@ -223,7 +233,7 @@ EVERYTHING = tuple(product.name for product in PRODUCTS)
 
 def ensure(names: Sequence[str] = EVERYTHING) -> list[Path]:
     """Folders with the programs of the named products, in the order of PRODUCTS; built now where the cache has none."""
-    wanted = [product for product in (*PRODUCTS, *ADDONS, REGISTRY, *PEERS) if product.name in names]
+    wanted = [product for product in (*PRODUCTS, *ADDONS, REGISTRY, COMPOSE, *PEERS) if product.name in names]
     if any(not folder(product).exists() for product in wanted):
         cache.must_be_built(*map(folder, wanted))
         # The Go caches are shared: while one process builds, no other may find that all is built and remove them.

@@ -12,6 +12,7 @@ from tests.cluster.bed.cache import BedError, run, say
 
 NODE_TOOLS = ("runc", "containernetworking-plugins", "nftables", "conntrack")
 IMAGE_TOOLS = ("buildah",)
+ENGINE = ("docker.io", "iptables")
 BROWSER = ("chromium", "fonts-wqy-zenhei", "fonts-dejavu-core", "fonts-noto-color-emoji")
 """With the letters that pages show: Chinese, Latin, emoji."""
 OWN_BROWSER = "ALPACA_TEST_BROWSER"
@@ -37,6 +38,11 @@ def image_tools() -> Path:
     )
 
 
+def engine() -> Path:
+    """Docker's daemon, and what it starts."""
+    return cache.built("debian/docker", cache.digest(*ENGINE, _release()), _make_engine)
+
+
 def browser() -> Path:
     """A file system with Chromium, as new as Debian's security updates have it: the mirrors keep no older one to pin."""
     return cache.built("debian/browser", cache.digest(*BROWSER, *LOADED, "whole", _release()), _make_browser)
@@ -56,6 +62,12 @@ def _make_browser(draft: Path) -> None:
     itself, and a library that the host has today it may not have tomorrow."""
     say(f"unpacking {', '.join(BROWSER)} from Debian, with all that they depend on")
     _unpack_whole(draft, BROWSER, without=LOADED)
+
+
+def _make_engine(draft: Path) -> None:
+    _unpack_missing(draft, ENGINE)
+    for name in ("iptables", "ip6tables"):  # Debian's alternatives, made when a package is installed
+        (draft / "usr" / "sbin" / name).symlink_to("xtables-nft-multi")
 
 
 SETUP = {

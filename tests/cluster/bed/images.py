@@ -88,24 +88,33 @@ class Image:
                 "size": len(content),
             }
 
-        layers = [add(layer.tar(), "layer.v1.tar") for layer in self.layers]
-        config = {
-            "architecture": "amd64",
-            "os": "linux",
-            "config": self.config,
-            "rootfs": {"type": "layers", "diff_ids": [layer["digest"] for layer in layers]},
-        }
+        layers = [layer.tar() for layer in self.layers]
         manifest = {
             "schemaVersion": 2,
             "mediaType": "application/vnd.oci.image.manifest.v1+json",
-            "config": add(_json(config), "config.v1+json"),
-            "layers": layers,
+            "config": add(self._settings(layers), "config.v1+json"),
+            "layers": [add(layer, "layer.v1.tar") for layer in layers],
         }
         entry = add(_json(manifest), "manifest.v1+json") | {"annotations": {"io.containerd.image.name": self.name}}
         files = {f"blobs/sha256/{digest}": blob for digest, blob in blobs.items()}
         files["oci-layout"] = _json({"imageLayoutVersion": "1.0.0"})
         files["index.json"] = _json({"schemaVersion": 2, "manifests": [entry]})
         path.write_bytes(Layer(files).tar())
+
+    def docker_archive(self, name: str) -> bytes:
+        """The same as `docker save` writes it, under another name: Docker of Debian 12 reads no OCI layout."""
+        layers = [layer.tar() for layer in self.layers]
+        files = {f"{number}/layer.tar": layer for number, layer in enumerate(layers)}
+        entry = {"Config": "config.json", "RepoTags": [f"{name}:latest"], "Layers": list(files)}
+        files["config.json"] = self._settings(layers)
+        files["manifest.json"] = _json([entry])
+        return Layer(files).tar()
+
+    def _settings(self, layers: Sequence[bytes]) -> bytes:
+        """The image's configuration, which names its layers, archives as they are, by their digests."""
+        digests = [f"sha256:{hashlib.sha256(layer).hexdigest()}" for layer in layers]
+        rootfs = {"type": "layers", "diff_ids": digests}
+        return _json({"architecture": "amd64", "os": "linux", "config": self.config, "rootfs": rootfs})
 
 
 def pause() -> Image:

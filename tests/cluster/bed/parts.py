@@ -39,6 +39,16 @@ def node() -> None:
         images.make(role)
 
 
+def docker() -> None:
+    """A Docker engine with Compose, and the project's images in it. Raises BedError where none can run."""
+    demand_host()
+    binaries.ensure([binaries.COMPOSE.name])
+    debian.engine()
+    pages()
+    for role in images.EXTRAS:
+        images.make(role)
+
+
 def peer() -> None:
     """A control plane, the operator and the training that ours are measured beside, and a client that has no place beside others."""
     binaries.ensure([*binaries.CONTROL_PLANE, "jobset", *(product.name for product in binaries.PEERS)])
@@ -50,5 +60,6 @@ PARTS: Mapping[str, Callable[[], None]] = {
     "control-plane": control_plane,
     "pages": pages,
     "node": node,
+    "docker": docker,
     "peer": peer,
 }

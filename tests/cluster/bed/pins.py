@@ -9,6 +9,7 @@ JOBSET = "v0.12.0"
 KUEUE = "v0.19.0"
 TRAINER = "v2.3.0"
 KWOK = "v0.8.0"
+COMPOSE = "v2.40.3"
 LLAMA_FACTORY = "0.9.5"
 """What operator and training are measured beside."""
 
