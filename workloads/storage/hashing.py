@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from workloads.errors import Interrupted
+from workloads.storage import pieces
 from workloads.system import atomic
-
-CHUNK = 8 * 1024 * 1024
 
 THREADS = min(8, os.cpu_count() or 1)
 """Files that are read at once: one thread reads slower than most volumes give."""
@@ -86,10 +85,8 @@ class HashCache:
         """sha256 (hex), read from the file whatever is remembered."""
         beat = heartbeat or self.heartbeat
         digest = hashlib.sha256()
-        with path.open("rb", buffering=0) as handle:
-            while chunk := handle.read(CHUNK):
-                digest.update(chunk)
-                beat()
+        for piece in pieces.of(path, beat):
+            digest.update(piece)
         return digest.hexdigest()
 
     def save(self) -> None:

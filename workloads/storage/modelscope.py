@@ -15,9 +15,9 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from workloads.errors import InputError
-from workloads.storage.hashing import CHUNK
 from workloads.storage.hub import HubUnreachable, Repository, parse
 from workloads.storage.modelscope_api import MASTER, TOKEN, File, HubRefuses, Listing, Site
+from workloads.storage.pieces import CHUNK
 from workloads.system.describe import some
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from workloads.storage.hashing import CHUNK
+from workloads.storage import pieces
 from workloads.storage.hub import HubUnreachable
 from workloads.system import tls
 from workloads.system.describe import first_line
@@ -168,19 +168,11 @@ class Site:
         if not upload:
             return
         headers = {**self._login, **(upload.get("header") or {}), "Content-Length": str(size)}
+        sent = pieces.of(content, self._heartbeat)
         with self._broken_off():
-            request = self._client.build_request("PUT", upload["href"], headers=headers, content=self._sent(content))
+            request = self._client.build_request("PUT", upload["href"], headers=headers, content=sent)
             answer = self._good(self._client.send(request))
         _must_be_a_success(_json(answer))
-
-    def _sent(self, content: Path | bytes) -> Iterator[bytes]:
-        if isinstance(content, bytes):
-            yield content
-            return
-        with content.open("rb") as file:
-            while piece := file.read(CHUNK):
-                self._heartbeat()
-                yield piece
 
     def commit(self, name: str, branch: str, title: str, actions: list[dict[str, Any]]) -> None:
         """All of ``actions`` or none."""

@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin
 
 from workloads.errors import InputError, SpecError, WorkloadError
-from workloads.storage.hashing import CHUNK
+from workloads.storage import pieces
+from workloads.storage.pieces import CHUNK
 from workloads.system import tls
 from workloads.system.describe import first_line, some
 
@@ -162,7 +163,12 @@ class Registry:
         joint = "&" if "?" in place else "?"
         headers = {"Content-Type": "application/octet-stream", "Content-Length": str(size)}
         self._good(
-            self._ask("PUT", f"{place}{joint}digest={digest}", headers=headers, content=lambda: self._pieces(content))
+            self._ask(
+                "PUT",
+                f"{place}{joint}digest={digest}",
+                headers=headers,
+                content=lambda: pieces.of(content, self._heartbeat),
+            )
         )
 
     def put_manifest(self, tag: str, content: bytes) -> str:
@@ -170,15 +176,6 @@ class Registry:
         headers = {"Content-Type": MANIFEST, "Content-Length": str(len(content))}
         self._good(self._ask("PUT", f"manifests/{tag}", headers=headers, content=lambda: iter([content])))
         return f"sha256:{hashlib.sha256(content).hexdigest()}"
-
-    def _pieces(self, content: Path | bytes) -> Iterator[bytes]:
-        if isinstance(content, bytes):
-            yield content
-            return
-        with content.open("rb") as file:
-            while piece := file.read(CHUNK):
-                self._heartbeat()
-                yield piece
 
     def _ask(
         self,

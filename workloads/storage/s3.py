@@ -22,8 +22,9 @@ from alpaca_operator.api import contract
 from workloads.errors import InputError, SpecError, WorkloadError
 from workloads.storage import hashing
 from workloads.storage.checkpoints import FENCE, Fence, Run, named_run
-from workloads.storage.hashing import CHUNK, HashCache
+from workloads.storage.hashing import HashCache
 from workloads.storage.listing import listing
+from workloads.storage.pieces import CHUNK
 from workloads.storage.uri import REJECTED
 from workloads.system.environment import Environment
 

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx2
 import pytest
 
-from alpaca_operator.api.contract import PushedTo
 from alpaca_operator.api.sources import AdapterSource
 from tests.workloads.publication.distribution import PASSWORD, USER, Server, registry
-from tests.workloads.publication.made import FILES, job, make, sha256
+from tests.workloads.publication.made import FILES, make
+from tests.workloads.publication.pushing import Death, Killed, must_be_whole, pushed
 from workloads.publication.place import PushRefused
-from workloads.publication.push import push
 from workloads.storage import sources
 from workloads.storage.contents import content_digest
 from workloads.storage.hashing import HashCache
@@ -31,18 +28,6 @@ def server(tmp_path: Path) -> Iterator[Server]:
 def made(tmp_path: Path) -> Path:
     make(tmp_path / "poet", inputs={})
     return tmp_path / "poet"
-
-
-def pushed(folder: Path, place: str) -> PushedTo:
-    environment = Environment.read({"ALPACA_CACHE": str(folder.parent / "cache"), "ALPACA_RUN_ID": "r"})
-    (done,) = push(job(folder, place), [0], environment, HashCache(folder.parent / "digests.json"), print)
-    return done
-
-
-def must_be_whole(files: dict[str, bytes]) -> None:
-    listed = {one["path"]: one["sha256"] for one in json.loads(files["artifact.json"])["files"]}
-    assert {path: sha256(files[path]) for path in listed} == listed
-    assert set(files) == {"artifact.json", *listed}
 
 
 def test_what_was_pushed_lies_there_once_and_is_an_input_with_the_digest_of_the_output(
@@ -63,37 +48,22 @@ def test_what_was_pushed_lies_there_once_and_is_an_input_with_the_digest_of_the_
         assert content_digest(found, adapter, uri, HashCache(tmp_path / "read.json"), None) == done.digest
 
 
-class Killed(BaseException):
-    """Nothing of the program runs any more."""
-
-
 def test_a_push_killed_at_any_answer_leaves_no_tag_and_the_next_ends_it(
-    server: Server, made: Path, monkeypatch: pytest.MonkeyPatch
+    death: Death,
+    server: Server,
+    made: Path,
 ) -> None:
-    left: list[int] = []
-    """Requests that are answered yet before the death; empty where none is due."""
-
-    class Mortal(httpx2.Client):
-        def send(self, request: httpx2.Request, **options: bool) -> httpx2.Response:
-            answer = super().send(request, **options)
-            if left:
-                left[0] -= 1
-                if left[0] == 0:
-                    raise Killed
-            return answer
-
-    monkeypatch.setattr(httpx2, "Client", Mortal)
     kills, was_killed, tagged = 0, True, []
     while was_killed:
         name = f"poets/poet-{kills}"
-        left[:] = [kills + 1]
+        death.at(kills + 1, "answered")
         try:
             pushed(made, f"oci://{server.address}/{name}:v1")
             was_killed = False
         except Killed:
             kills += 1
             tagged.append(server.tags(name))
-        left.clear()
+        death.never()
 
         pushed(made, f"oci://{server.address}/{name}:v1")
 

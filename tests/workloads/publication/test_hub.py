@@ -18,10 +18,10 @@ from huggingface_hub.utils._http import default_client_factory
 from alpaca_operator.api.contract import PushedTo
 from alpaca_operator.api.sources import AdapterSource
 from tests.workloads.hub_server import COMMIT, TOKEN, Hub
-from tests.workloads.publication.made import BASE, CARD, FILES, job, make, sha256
+from tests.workloads.publication.made import BASE, CARD, FILES, job, make
+from tests.workloads.publication.pushing import Death, Killed, must_be_whole, pushed, pushed_to_all
 from workloads.errors import InputError
 from workloads.publication.place import PlaceUnreachable, PushRefused
-from workloads.publication.push import push
 from workloads.storage import sources
 from workloads.storage.contents import content_digest
 from workloads.storage.hashing import HashCache
@@ -31,6 +31,7 @@ from workloads.system.environment import Environment
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
 NAME = "models/poets/poet"
+PLACE = "hf://poets/poet"
 LLAMA = "models/meta-llama/Llama-2-7b-hf"
 
 
@@ -50,23 +51,8 @@ def made(tmp_path: Path) -> Path:
     return tmp_path / "poet"
 
 
-def pushed(folder: Path, *places: str, **publication: object) -> list[PushedTo]:
-    asked = job(folder, *(places or ("hf://poets/poet",)), **publication)
-    environment = Environment.read({"ALPACA_CACHE": str(folder.parent / "cache"), "ALPACA_RUN_ID": "r"})
-    numbers = range(len(asked.spec.publish))
-    return push(asked, numbers, environment, HashCache(folder.parent / "digests.json"), print)
-
-
-def must_be_whole(files: dict[str, bytes]) -> None:
-    """Every file that artifact.json names is there, with that content, and the README is among them."""
-    listed = {one["path"]: one["sha256"] for one in json.loads(files["artifact.json"])["files"]}
-    assert {path: sha256(files[path]) for path in listed} == listed
-    assert {path for path in files if path not in (".gitattributes", "artifact.json")} == set(listed)
-    assert "README.md" in listed
-
-
 def test_a_model_is_pushed_as_one_commit_to_a_repository_that_is_made_private(hub: Hub, made: Path) -> None:
-    (done,) = pushed(made)
+    done = pushed(made, PLACE)
 
     assert hub.pushes == ["LoRAAdapter by SFTJob poet"]
     assert hub.private == {NAME: True}
@@ -81,7 +67,7 @@ def test_a_model_is_pushed_as_one_commit_to_a_repository_that_is_made_private(hu
 
 
 def test_the_card_has_figures_lineage_and_the_licence_of_the_base(hub: Hub, made: Path) -> None:
-    pushed(made)
+    pushed(made, PLACE)
 
     card = hub.repositories[NAME]["README.md"].decode()
     header = card.split("---\n")[1].splitlines()
@@ -101,7 +87,7 @@ def test_the_card_has_figures_lineage_and_the_licence_of_the_base(hub: Hub, made
 def test_a_licence_that_is_not_to_be_read_is_said_to_be_unknown(hub: Hub, made: Path) -> None:
     hub.cards.clear()
 
-    pushed(made)
+    pushed(made, PLACE)
 
     card = hub.repositories[NAME]["README.md"].decode()
     assert "license" not in card.split("---\n")[1]
@@ -109,21 +95,21 @@ def test_a_licence_that_is_not_to_be_read_is_said_to_be_unknown(hub: Hub, made: 
 
 
 def test_what_is_there_already_is_not_sent_again(hub: Hub, made: Path) -> None:
-    first = pushed(made)
+    first = pushed(made, PLACE)
     hub.requests.clear()
 
-    assert pushed(made) == first
+    assert pushed(made, PLACE) == first
     assert hub.pushes == ["LoRAAdapter by SFTJob poet"]
     assert [request for request in hub.requests if not request.startswith("GET ")] == []
 
 
 def test_a_next_revision_leaves_nothing_of_the_one_before(hub: Hub, made: Path, tmp_path: Path) -> None:
     hub.repositories[NAME] = {"LICENSE": b"theirs"}
-    pushed(made)
+    pushed(made, PLACE)
     newer = tmp_path / "newer" / "poet"
     make(newer, {"model.safetensors": b"merged", "config.json": b"{}", "README.md": CARD.encode()}, kind="Model")
 
-    pushed(newer)
+    pushed(newer, PLACE)
 
     assert set(hub.repositories[NAME]) == {"LICENSE", "README.md", "artifact.json", "config.json", "model.safetensors"}
     assert hub.pushes == ["LoRAAdapter by SFTJob poet", "Model by SFTJob poet"]
@@ -132,39 +118,21 @@ def test_a_next_revision_leaves_nothing_of_the_one_before(hub: Hub, made: Path, 
 # ---- broken off ----
 
 
-class Killed(BaseException):
-    """Nothing of the program runs any more: no `except Exception`, and no second try, hears of it."""
+@pytest.fixture
+def death() -> Iterator[Death]:
+    """Of huggingface_hub, whose client lasts longer than a test."""
+    coming = Death()
 
-
-class Death:
-    """Comes at the request with a number: before it is sent, or once it was answered."""
-
-    def __init__(self) -> None:
-        self.number, self.side, self.count = 0, "", 0
-
-    def at(self, number: int, side: str) -> None:
-        self.number, self.side, self.count = number, side, 0
-
-    def client(self) -> httpx2.Client:
+    def client() -> httpx2.Client:
         made = default_client_factory()
         hooks = made.event_hooks
         made.event_hooks = {
-            "request": [*hooks["request"], lambda _: self._passes("sent")],
-            "response": [*hooks["response"], lambda _: self._passes("answered")],
+            "request": [*hooks["request"], lambda _: coming.passes("sent")],
+            "response": [*hooks["response"], lambda _: coming.passes("answered")],
         }
         return made
 
-    def _passes(self, side: str) -> None:
-        if side == self.side:
-            self.count += 1
-            if self.count == self.number:
-                raise Killed
-
-
-@pytest.fixture
-def death() -> Iterator[Death]:
-    coming = Death()
-    set_client_factory(coming.client)
+    set_client_factory(client)
     yield coming
     set_client_factory(default_client_factory)
 
@@ -182,13 +150,13 @@ def test_a_push_killed_at_any_request_leaves_nothing_that_looks_whole_and_the_ne
             monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
             death.at(len(left_behind) + 1, side)
             try:
-                pushed(made)
+                pushed(made, PLACE)
                 was_killed = False
             except Killed:
                 left_behind.append(set(hub.repositories.get(NAME, {})))
-            death.at(0, side)
+            death.never()
 
-            pushed(made)
+            pushed(made, PLACE)
 
             must_be_whole(hub.repositories[NAME])
             assert hub.pushes == ["LoRAAdapter by SFTJob poet"]
@@ -254,7 +222,7 @@ def test_what_lies_there_is_not_touched(there: dict[str, bytes], message: str, h
     hub.repositories[NAME] = dict(there)
 
     with pytest.raises(PushRefused) as refused:
-        pushed(made)
+        pushed(made, PLACE)
 
     assert str(refused.value) == message
     assert hub.repositories[NAME] == there
@@ -265,7 +233,7 @@ def test_a_token_that_may_not_write_is_named(hub: Hub, made: Path, monkeypatch: 
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
 
     with pytest.raises(PushRefused) as refused:
-        pushed(made)
+        pushed(made, PLACE)
 
     assert str(refused.value).startswith(
         f"spec.publish[0].uri: hf://poets/poet: {hub.endpoint} does not let the token write there (401: "
@@ -278,7 +246,7 @@ def test_each_place_has_a_token_of_its_own_in_a_pod(hub: Hub, made: Path, monkey
     monkeypatch.setenv("ALPACA_PLACE_1_HF_TOKEN", TOKEN)
 
     with pytest.raises(PushRefused) as refused:
-        pushed(made, "hf://others/poet", "hf://poets/poet")
+        pushed_to_all(made, "hf://others/poet", "hf://poets/poet")
 
     assert "spec.publish[0].uri: hf://others/poet" in str(refused.value)
     assert "spec.publish[1]" not in str(refused.value)
@@ -291,7 +259,7 @@ def test_a_hub_that_is_not_there_is_worth_another_try(hub: Hub, made: Path) -> N
     hub.broken = (NAME,)
 
     with pytest.raises(PlaceUnreachable) as broken:
-        pushed(made)
+        pushed(made, PLACE)
 
     assert str(broken.value).startswith(f"spec.publish[0].uri: hf://poets/poet: {hub.endpoint} answers 500: ")
 
@@ -300,7 +268,7 @@ def test_nothing_is_pushed_of_an_output_that_is_damaged(hub: Hub, made: Path) ->
     (made / "adapter_model.safetensors").write_bytes(b"weights of the b\xfcet")
 
     with pytest.raises(InputError) as damaged:
-        pushed(made)
+        pushed(made, PLACE)
 
     assert str(damaged.value).startswith(
         f"spec.output.uri: {made}: what lies there is damaged (the content of adapter_model.safetensors has changed)"
@@ -314,7 +282,7 @@ def test_nothing_is_pushed_of_an_output_that_is_damaged(hub: Hub, made: Path) ->
 def test_what_was_pushed_is_an_input_with_the_digest_of_the_output(
     hub: Hub, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (done,) = pushed(made)
+    done = pushed(made, PLACE)
     monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)  # it was read from the environment when that was imported
     monkeypatch.setattr(
         constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.endpoint + "/{repo_id}/resolve/{revision}/{filename}"

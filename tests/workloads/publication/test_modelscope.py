@@ -6,16 +6,15 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx2
 import pytest
 
 from alpaca_operator.api.contract import PushedTo
 from alpaca_operator.api.sources import AdapterSource
 from tests.workloads.modelscope_server import TOKEN, Repository, Site
-from tests.workloads.publication.made import CARD, FILES, job, make, sha256
+from tests.workloads.publication.made import CARD, FILES, make, sha256
+from tests.workloads.publication.pushing import Death, Killed, must_be_whole, pushed
 from workloads.errors import SpecError
 from workloads.publication.place import PlaceUnreachable, PushRefused
-from workloads.publication.push import push
 from workloads.storage import sources
 from workloads.storage.contents import content_digest
 from workloads.storage.hashing import HashCache
@@ -43,23 +42,8 @@ def made(tmp_path: Path) -> Path:
     return tmp_path / "poet"
 
 
-def pushed(folder: Path, place: str = PLACE, **publication: object) -> PushedTo:
-    environment = Environment.read({"ALPACA_CACHE": str(folder.parent / "cache"), "ALPACA_RUN_ID": "r"})
-    (done,) = push(
-        job(folder, place, **publication), [0], environment, HashCache(folder.parent / "digests.json"), print
-    )
-    return done
-
-
-def must_be_whole(files: dict[str, bytes]) -> None:
-    listed = {one["path"]: one["sha256"] for one in json.loads(files["artifact.json"])["files"]}
-    assert {path: sha256(files[path]) for path in listed} == listed
-    assert {path for path in files if path not in (".gitattributes", "artifact.json")} == set(listed)
-    assert "README.md" in listed
-
-
 def test_a_model_is_pushed_as_one_commit_to_a_repository_that_is_made_private(site: Site, made: Path) -> None:
-    done = pushed(made)
+    done = pushed(made, PLACE)
 
     assert site.pushes == ["LoRAAdapter by SFTJob poet"]
     assert site.repositories[NAME].private
@@ -74,13 +58,13 @@ def test_a_model_is_pushed_as_one_commit_to_a_repository_that_is_made_private(si
 
 
 def test_a_repository_that_may_be_seen_is_made_so(site: Site, made: Path) -> None:
-    pushed(made, private=False)
+    pushed(made, PLACE, private=False)
 
     assert not site.repositories[NAME].private
 
 
 def test_the_card_names_the_base_and_its_licence_and_loads_from_a_folder(site: Site, made: Path) -> None:
-    pushed(made)
+    pushed(made, PLACE)
 
     card = site.files(NAME)["README.md"].decode()
     assert card.split("---\n")[1].splitlines()[2:] == [
@@ -93,16 +77,16 @@ def test_the_card_names_the_base_and_its_licence_and_loads_from_a_folder(site: S
 
 
 def test_what_is_there_already_is_not_sent_again(site: Site, made: Path) -> None:
-    first = pushed(made)
+    first = pushed(made, PLACE)
     site.requests.clear()
 
-    assert pushed(made) == first
+    assert pushed(made, PLACE) == first
     assert [request for request in site.requests if not request.startswith("GET ")] == []
 
 
 def test_a_next_revision_leaves_nothing_of_the_one_before(site: Site, made: Path, tmp_path: Path) -> None:
     site.repositories[NAME] = Repository.of({"LICENSE": b"theirs"})
-    pushed(made)
+    pushed(made, PLACE)
     newer = tmp_path / "newer" / "poet"
     files = {
         "model.safetensors": b"merged",
@@ -112,7 +96,7 @@ def test_a_next_revision_leaves_nothing_of_the_one_before(site: Site, made: Path
     }
     make(newer, files, kind="Model", inputs=MADE_OF)
 
-    pushed(newer)
+    pushed(newer, PLACE)
 
     assert set(site.files(NAME)) == {"LICENSE", "README.md", "artifact.json", *files}
     assert site.files(NAME)["big.json"] == files["big.json"]
@@ -120,41 +104,6 @@ def test_a_next_revision_leaves_nothing_of_the_one_before(site: Site, made: Path
 
 
 # ---- broken off ----
-
-
-class Killed(BaseException):
-    """Nothing of the program runs any more."""
-
-
-class Death:
-    """Comes at the request with a number: before it is sent, or once it was answered."""
-
-    def __init__(self) -> None:
-        self.number, self.side, self.count = 0, "", 0
-
-    def at(self, number: int, side: str) -> None:
-        self.number, self.side, self.count = number, side, 0
-
-    def passes(self, side: str) -> None:
-        if side == self.side:
-            self.count += 1
-            if self.count == self.number:
-                raise Killed
-
-
-@pytest.fixture
-def death(monkeypatch: pytest.MonkeyPatch) -> Death:
-    coming = Death()
-
-    class Mortal(httpx2.Client):
-        def send(self, request: httpx2.Request, **options: bool) -> httpx2.Response:
-            coming.passes("sent")
-            answer = super().send(request, **options)
-            coming.passes("answered")
-            return answer
-
-    monkeypatch.setattr(httpx2, "Client", Mortal)
-    return coming
 
 
 @pytest.mark.parametrize("side", ["sent", "answered"])
@@ -179,7 +128,7 @@ def test_a_push_killed_at_any_request_leaves_nothing_that_looks_whole_and_the_ne
                 must_be_whole(left)
             else:
                 assert set(left) <= {".gitattributes", "README.md"}
-        death.at(0, side)
+        death.never()
 
         pushed(made, f"ms://{name}")
 
@@ -214,7 +163,7 @@ def test_what_lies_there_is_not_touched(there: dict[str, bytes], message: str, s
     site.repositories[NAME] = Repository.of(there)
 
     with pytest.raises(PushRefused) as refused:
-        pushed(made)
+        pushed(made, PLACE)
 
     assert str(refused.value) == f"spec.publish[0].uri: {PLACE}: {message}"
     assert site.files(NAME) == there
@@ -231,7 +180,7 @@ def test_a_token_that_may_not_write_is_told_with_the_remedy(
     monkeypatch.setenv("ALPACA_PLACE_0_MODELSCOPE_API_TOKEN", token)
 
     with pytest.raises(PushRefused) as refused:
-        pushed(made)
+        pushed(made, PLACE)
 
     assert isinstance(refused.value, SpecError)
     assert str(refused.value) == (
@@ -281,7 +230,7 @@ def test_a_commit_that_is_not_taken_is_tried_again_where_that_helps(
     site.commit_failure = failure
 
     with pytest.raises(error) as refused:
-        pushed(made)
+        pushed(made, PLACE)
 
     assert message in str(refused.value)
     assert "artifact.json" not in site.files(NAME)
@@ -291,7 +240,7 @@ def test_a_commit_that_is_not_taken_is_tried_again_where_that_helps(
 
 
 def test_what_was_pushed_is_an_input_with_the_digest_of_the_output(site: Site, made: Path, tmp_path: Path) -> None:
-    done = pushed(made)
+    done = pushed(made, PLACE)
     environment = Environment.read({"ALPACA_CACHE": str(tmp_path / "reader"), "ALPACA_RUN_ID": "r"})
     for uri in (PLACE, f"{PLACE}@{done.revision}"):
         adapter = AdapterSource(uri=uri)

@@ -7,16 +7,14 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx2
 import pytest
 
-from alpaca_operator.api.contract import PushedTo
 from alpaca_operator.api.sources import AdapterSource
-from tests.workloads.publication.made import CARD, FILES, job, make, sha256
+from tests.workloads.publication.made import CARD, FILES, make
+from tests.workloads.publication.pushing import Death, Killed, must_be_whole, pushed
 from tests.workloads.publication.registry_server import BASIC, PASSWORD, USER, Server, registry
 from workloads.errors import InputError, SpecError
 from workloads.publication.place import PlaceUnreachable, PushRefused
-from workloads.publication.push import push
 from workloads.storage import sources
 from workloads.storage.contents import content_digest
 from workloads.storage.hashing import HashCache
@@ -33,19 +31,6 @@ def server() -> Iterator[Server]:
 def made(tmp_path: Path) -> Path:
     make(tmp_path / "poet", inputs={})
     return tmp_path / "poet"
-
-
-def pushed(folder: Path, place: str) -> PushedTo:
-    environment = Environment.read({"ALPACA_CACHE": str(folder.parent / "cache"), "ALPACA_RUN_ID": "r"})
-    (done,) = push(job(folder, place), [0], environment, HashCache(folder.parent / "digests.json"), print)
-    return done
-
-
-def must_be_whole(files: dict[str, bytes]) -> None:
-    listed = {one["path"]: one["sha256"] for one in json.loads(files["artifact.json"])["files"]}
-    assert {path: sha256(files[path]) for path in listed} == listed
-    assert set(files) == {"artifact.json", *listed}
-    assert "README.md" in listed
 
 
 def test_a_model_is_a_manifest_with_a_layer_for_each_file(server: Server, made: Path) -> None:
@@ -83,41 +68,6 @@ def test_a_tag_moves_to_the_next_model_and_the_one_before_stays_by_its_digest(
 # ---- broken off ----
 
 
-class Killed(BaseException):
-    """Nothing of the program runs any more."""
-
-
-class Death:
-    """Comes at the request with a number: before it is sent, or once it was answered."""
-
-    def __init__(self) -> None:
-        self.number, self.side, self.count = 0, "", 0
-
-    def at(self, number: int, side: str) -> None:
-        self.number, self.side, self.count = number, side, 0
-
-    def passes(self, side: str) -> None:
-        if side == self.side:
-            self.count += 1
-            if self.count == self.number:
-                raise Killed
-
-
-@pytest.fixture
-def death(monkeypatch: pytest.MonkeyPatch) -> Death:
-    coming = Death()
-
-    class Mortal(httpx2.Client):
-        def send(self, request: httpx2.Request, **options: bool) -> httpx2.Response:
-            coming.passes("sent")
-            answer = super().send(request, **options)
-            coming.passes("answered")
-            return answer
-
-    monkeypatch.setattr(httpx2, "Client", Mortal)
-    return coming
-
-
 @pytest.mark.parametrize("side", ["sent", "answered"])
 def test_a_push_killed_at_any_request_leaves_no_tag_and_the_next_ends_it(
     side: str, death: Death, server: Server, made: Path
@@ -135,7 +85,7 @@ def test_a_push_killed_at_any_request_leaves_no_tag_and_the_next_ends_it(
             if server.tags(name):
                 tagged += 1
                 must_be_whole(server.files(name, "v1"))
-        death.at(0, side)
+        death.never()
 
         pushed(made, f"oci://{server.address}/{name}:v1")
 
