@@ -262,6 +262,71 @@ def test_pieces_as_llama_2_has_them_are_cut_alike(name: str, llama2_alike: tuple
         assert runner.tokens(text) == tokenizer(text, add_special_tokens=False)["input_ids"], text
 
 
+RUNS = (2, 4, 8, 5, 16, 6, 12, 13, 10, 14, 3, 9, 7, 11, 15)
+"""Lengths of Llama-2's pieces of spaces alone, by their ids."""
+CODE = [
+    "def larger(a, b):\n    if a > b:\n        return a\n    return b",
+    "for line in text:\n        if line:\n                print(line)\n    print(1)",
+]
+
+
+@pytest.fixture(scope="module")
+def indenting(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a model whose tokenizer has what Llama-2's has for code: its pieces of spaces come first by their ids and, with the space
+    itself, last by their score, which is one and the same. Of its rows two are code."""
+    from sentencepiece import sentencepiece_model_pb2
+
+    folder = tmp_path_factory.mktemp("indenting")
+    (folder / "base").mkdir()
+    trained = library.train_pieces(folder / "base" / "tokenizer", literature.english(1500, 3), 500)
+    proto = sentencepiece_model_pb2.ModelProto()
+    proto.ParseFromString(trained.read_bytes())
+    pieces = list(proto.pieces)
+    for length in RUNS:
+        pieces.insert(259 + RUNS.index(length), proto.SentencePiece(piece="▁" * length))
+    for piece in pieces:
+        if set(piece.piece) == {"▁"}:
+            piece.score = -1e9
+    del proto.pieces[:]
+    proto.pieces.extend(pieces)
+    trained.write_bytes(proto.SerializeToString())
+    write_model(folder / "tuned", folder / "base")
+    answers = [line[:100] for line in literature.english(20, 9)] + CODE
+    rows = [{"instruction": "Write.", "input": "", "output": answer} for answer in answers]
+    (folder / "rows.json").write_text(json.dumps(rows), encoding="utf-8")
+    return folder
+
+
+def test_code_is_cut_as_sentencepiece_itself_cuts_it(indenting: Path) -> None:
+    """llama.cpp joins what has the highest score: ranks of the merges, not what the ids suggest."""
+    from sentencepiece import SentencePieceProcessor
+
+    from workloads.quantization.gguf.llama_cpp import Runner
+
+    done(run(indenting, gguf_job(gguf={"type": "F16"}, evaluation={"answers": 0})))
+    assert report(indenting)["tokens"] == {"texts": 22, "equal": 22, "firstDifference": None}
+    cuts = SentencePieceProcessor(model_file=str(indenting / "base" / "tokenizer.model"))
+    runner = Runner(indenting / "out" / "model.gguf", 512)
+    for text in (*CODE, *(f"{before}{' ' * length}end" for length in range(1, 40) for before in ("", "a", "\n"))):
+        assert runner.tokens(text) == cuts.encode(text), repr(text)
+
+
+def test_scores_by_the_order_of_ids_cut_code_otherwise_and_the_gate_tells(
+    indenting: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The scores of a plain conversion: a higher id is a later merge, but for the spaces."""
+    from workloads.quantization.gguf import vocabulary
+
+    monkeypatch.setattr(vocabulary, "_scores", lambda tokens, *_: [-float(number) for number in range(len(tokens))])
+    for name in ("tuned", "rows.json"):
+        (tmp_path / name).symlink_to(indenting / name)
+    ended = run(tmp_path, gguf_job(gguf={"type": "F16"}, evaluation={"answers": 0}))
+    assert ended.termination["reason"] == "GateFailed"
+    assert "llama.cpp cuts 20 of 22 conversations into the same tokens" in ended.text
+    told = json.loads((tmp_path / "out.rejected" / "report.json").read_text(encoding="utf-8"))["tokens"]
+    assert (told["texts"], told["equal"]) == (22, 20)
+
+
 @pytest.mark.parametrize(
     ("wanted", "types"),
     [
