@@ -207,6 +207,8 @@ async def update_status(resource: Resource, after: dict[str, Any], exit: Exit | 
         return await _tell_without_all(resource, after, refusal, world)
     world.outages.over(key, "status")
     if change is Change.TRANSITION:
+        if "progress" not in after:  # the figures are then how many pods run, of which the next state tells as well
+            world.budget.told(key)
         world.enqueue_consumers(key)
     of_state = events.of_outage(before, after, exit) or events.of_transition(before, after)
     for note in filter(None, (of_state, events.of_exposure(before, after))):

@@ -37,6 +37,11 @@ class WriteBudget:
         self._written[key] = now
         return 0.0
 
+    def told(self, key: Key) -> None:
+        """A change of state was written, and the figures with it: the next ones have time."""
+        self._turn.pop(key, None)
+        self._written[key] = self._clock()
+
     def forget(self, key: Key) -> None:
         self._turn.pop(key, None)
         self._written.pop(key, None)

@@ -196,6 +196,13 @@ class Pod:
         return self.condition("Ready").is_true
 
     @property
+    def runs_since(self) -> datetime | None:
+        """When the first of its containers that run now began."""
+        states = [one.get("state") or {} for one in self.status.get("containerStatuses") or ()]
+        began = [state["running"].get("startedAt") for state in states if "running" in state]
+        return min((parse_time(when) for when in began if when), default=None)
+
+    @property
     def ip(self) -> str:
         """Empty until it has one."""
         return str(self.status.get("podIP", ""))

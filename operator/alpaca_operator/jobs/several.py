@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from datetime import datetime, timedelta
 
 from alpaca_operator.api.contract import LABEL_INDEX, NEVER_RETRIED, ExitCode
 from alpaca_operator.api.status import Reason
@@ -13,6 +14,9 @@ from alpaca_operator.diagnosis.pod import ended_well
 from alpaca_operator.jobs.child import Child
 
 Examined = tuple[Pod, Diagnosis | None]
+
+TOGETHER = timedelta(seconds=10)
+"""Pods of one start follow each other within it, as a rule: until then it is not worth a write that some run and others do not."""
 
 
 def attempts(examined: Iterable[Examined], child: Child) -> list[Diagnosis]:
@@ -67,6 +71,14 @@ def together(running: Sequence[Examined]) -> list[Examined]:
     if LABEL_INDEX not in running[-1][0].labels:
         return [running[-1]]
     return sorted((one for one in running if one[0].controller_uid == newest), key=lambda one: one[0].index)
+
+
+def gathers_until(pods: Iterable[Pod], size: int) -> datetime | None:
+    """Of pods that are to work together, while some of them run and others do not yet: until when that is on the usual way. None where none
+    runs, or all do."""
+    running = [pod for pod in pods if pod.is_running]
+    began = min((since for pod in running if (since := pod.runs_since)), default=None)
+    return began + TOGETHER if began and len(running) < size else None
 
 
 def trouble(running: Sequence[Examined], nodes: int) -> Diagnosis | None:

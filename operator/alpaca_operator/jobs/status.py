@@ -24,7 +24,7 @@ from alpaca_operator.cluster.objects import Pod, parse_time
 from alpaca_operator.diagnosis import changes_at, diagnose
 from alpaca_operator.diagnosis.pod import is_spent
 from alpaca_operator.exits import Exit
-from alpaca_operator.jobs import figures, publications
+from alpaca_operator.jobs import figures, publications, several
 from alpaca_operator.jobs.case import (
     ATTEMPTS_KEPT,
     Case,
@@ -147,6 +147,8 @@ def requeue_after(resource: Job, observed: Observed) -> timedelta | None:
     else:
         moments = [changes_at(pod, observed.now) for pod in observed.pods]
         if child := child_of(observed):
+            own = [pod for pod in observed.pods if child.owns(pod)]
+            moments.append(several.gathers_until(own, child.size))
             moments += [child.deadline(resource.seconds_left), None if observed.jobs else child.begins_by]
             if may_shrink(resource) and (short := case_of(resource, observed, None).shortage):
                 moments.append(short.ends_at)

@@ -10,6 +10,7 @@ from alpaca_operator.cluster.objects import Pod
 from alpaca_operator.diagnosis.model import Diagnosis
 from alpaca_operator.diagnosis.pod import workload_ended
 from alpaca_operator.exits import Exit, Refused, Unavailable
+from alpaca_operator.jobs import several
 from alpaca_operator.jobs.case import (
     Case,
     leftovers,
@@ -229,6 +230,9 @@ def pod_runs(case: Case) -> Verdict | None:
         return None
     wanted, up = case.size - case.done, sum(pod.phase == "Running" for pod in case.pods)
     if up < wanted and not case.resource.nodes_work_apart:
+        gathers_until = several.gathers_until(case.pods, wanted)
+        if gathers_until and case.observed.now < gathers_until and ready_reason(case.before) != Reason.RUNNING:
+            return None
         return Verdict(Standing.WORKING, Reason.STARTING, "the first pods run, and wait for the others")
     pod, node = case.live.name, case.live.node
     others = f", {up - 1} more with it" if up > 1 else ""

@@ -143,7 +143,7 @@ def change(before: dict[str, Any], after: dict[str, Any], model: type[ResourceSt
     # That the first pod is there is told with what it does next, and who works on it with anything: by itself neither is worth a write.
     if _without(present, ASIDE) == _without(after, ASIDE):
         return Change.NOTHING
-    same = _without(present, (*FIGURES, "operator")) == _without(after, (*FIGURES, "operator"))
+    same = _without(present, (*FIGURES, *ASIDE)) == _without(after, (*FIGURES, *ASIDE))
     return Change.PROGRESS if same else Change.TRANSITION
 
 

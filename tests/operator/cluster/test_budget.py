@@ -39,6 +39,17 @@ class TestTheBudget:
         assert budget.ask(key("500")) == 0
         assert budget.ask(key("501")) == pytest.approx(0.09)
 
+    def test_figures_that_came_with_a_change_of_state_are_written(self) -> None:
+        clock = Clock()
+        budget = WriteBudget(10, 15, clock)
+        clock.now = 5
+        budget.told(key("a"))
+        clock.now = 6
+        assert budget.ask(key("a")) == 14
+        assert budget.ask(key("b")) == 0
+        clock.now = 20
+        assert budget.ask(key("a")) == 0
+
     def test_a_new_resource_of_an_old_name_starts_anew(self) -> None:
         budget = WriteBudget(10, 15, Clock())
         budget.ask(key("a"))

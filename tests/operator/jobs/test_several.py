@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -93,6 +94,22 @@ def test_some_run_and_wait_for_the_others():
         "the first pods run, and wait for the others",
     )
     assert after["nodes"]["display"] == "1/2"
+
+
+def test_that_some_run_is_no_news_while_the_others_follow():
+    before = told(node(pod(), 0), node(pod(), 1), before=prior({}, "Pending"), after=5)
+    some = told(up(0), node(pod(), 1), before=before, after=5)
+    assert ready(some) == ready(before), "they began 5 s ago"
+    later = told(up(0), node(pod(), 1), before=before, after=10)
+    assert ready(later)["reason"] == "Starting"
+    job = resource(before, parallelism={"nodes": 2})
+    seen = looked(up(0), node(pod(), 1), after=5)
+    assert status.requeue_after(job, seen) == timedelta(seconds=5)
+
+
+def test_one_of_two_that_is_gone_while_they_train_is_told_at_once():
+    after = told(up(0), node(pod(), 1), after=5)
+    assert ready(after)["message"] == "the first pods run, and wait for the others"
 
 
 def test_that_some_have_no_room_is_told_once_all_are_judged():
