@@ -168,6 +168,11 @@ async def end_pod(pod: Pod, world: World) -> None:
     await _merge(pod.raw, STOP_POD_PATCH, world)
 
 
+async def retell(pod: Pod, patch: dict[str, Any], world: World) -> None:
+    """A pod that runs is to know something else than it was made with."""
+    await _merge(pod.raw, patch, world)
+
+
 async def remove(child: Object, world: World) -> None:
     """Deletes a child; its pods get their grace period to save a checkpoint, and it stays visible until they are gone."""
     if "deletionTimestamp" in child["metadata"]:
@@ -327,7 +332,7 @@ async def _apply(resource: Resource, manifest: Manifest, world: World) -> Exit |
     if live is not None:
         if "deletionTimestamp" in live["metadata"]:
             return None
-        wanted = keep.as_scaled(wanted, live)
+        wanted = keep.as_listed(keep.as_scaled(wanted, live), live)
         if keep.holds(wanted, live) or world.applied.get(key_of(manifest)) == keep.outcome(wanted, live):
             return None
     # Two that apply would do so in turns: of a Job, which is made once, its own name sees to that.

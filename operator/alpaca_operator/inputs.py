@@ -37,6 +37,8 @@ class InputResolution:
     missing: MissingInput | None = None
     """Why nothing new can be served, where the spec asks for something else than is served now, or nothing is."""
     held: HeldUpdate | None = None
+    passed_over: tuple[str, ...] = ()
+    """What a selector takes no input from: which, and why."""
 
 
 def short(digest: str) -> str:
@@ -46,6 +48,25 @@ def short(digest: str) -> str:
 
 Inputs = Mapping[str, ResolvedInput]
 """By field path in the spec: ``model``, ``dataset.train[0]``."""
+
+SELECTED = "adapterSelector"
+"""The field that takes inputs by the labels of jobs."""
+
+
+def selected_field(name: str) -> str:
+    """The name of the input that is taken of a job of this name."""
+    return f"{SELECTED}[{name}]"
+
+
+def selected_name(field: str) -> str | None:
+    """The name of the job that an input was taken of by its labels; None for the inputs that the spec itself names."""
+    return field[len(SELECTED) + 1 : -1] if field.startswith(f"{SELECTED}[") else None
+
+
+def named_by_spec(inputs: Inputs) -> dict[str, ResolvedInput]:
+    """Those that the spec itself names."""
+    return {field: found for field, found in inputs.items() if selected_name(field) is None}
+
 
 ORDER = (
     Reason.CYCLE_DETECTED,
@@ -80,7 +101,7 @@ def look(link: Link, resource: Resource, find: Find) -> ResolvedInput | MissingI
     if problem := mismatch(link, producer):
         remedy = "; specs are immutable, so in a job of another name" if resource.spec.fixed() else ""
         return MissingInput(Reason.KIND_MISMATCH, f"{problem}{remedy}")
-    return unfinished(link.field, producer) or _published(producer)
+    return unfinished(link.field, producer) or published(producer)
 
 
 def find_job(field: str, named: JobReference, find: Find) -> Job | MissingInput | None:
@@ -130,7 +151,8 @@ def unfinished(field: str, producer: Job) -> MissingInput | None:
     return MissingInput(Reason.NOT_READY, f"waits for {who} ({field}.from) to complete{_hindrance(states)}")
 
 
-def _published(producer: Job) -> ResolvedInput:
+def published(producer: Job) -> ResolvedInput:
+    """What a job that is complete has made."""
     output = producer.status.output if producer.status else None
     return ResolvedInput(
         # A pod whose last word was lost has published all the same, where its spec says.

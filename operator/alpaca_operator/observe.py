@@ -10,6 +10,7 @@ from typing import Protocol
 from alpaca_operator.api import Resource
 from alpaca_operator.api.contract import Progress
 from alpaca_operator.api.resource import Job
+from alpaca_operator.api.selectors import LabelSelector
 from alpaca_operator.api.sources import JobReference
 from alpaca_operator.cluster.objects import Object, Pod
 from alpaca_operator.exits import Exit
@@ -63,6 +64,9 @@ class World(Protocol):
     def named(self, reference: JobReference, resource: Resource) -> Job | None:
         """The job that a ``from`` of the resource names."""
 
+    def selected(self, labels: LabelSelector, resource: Resource) -> list[Job]:
+        """The jobs in the resource's namespace that make adapters, and have these labels."""
+
 
 def gather(resource: Resource, world: World) -> Observed:
     progress, read_at = world.progress(resource) or (None, None)
@@ -73,7 +77,10 @@ def gather(resource: Resource, world: World) -> Observed:
     def find(reference: JobReference) -> Job | None:
         return world.named(reference, resource)
 
-    inputs = lifecycle.resolve_inputs(resource, child, find)
+    def select(labels: LabelSelector) -> list[Job]:
+        return world.selected(labels, resource)
+
+    inputs = lifecycle.resolve_inputs(resource, child, find, select)
     return Observed(
         now=world.now(),
         child=child,
@@ -91,6 +98,7 @@ def gather(resource: Resource, world: World) -> Observed:
         inputs=inputs.inputs,
         missing=inputs.missing,
         held=inputs.held,
+        passed_over=inputs.passed_over,
         other_children=tuple(world.other_children(resource)),
         traffic=tuple(world.traffic(resource)),
     )

@@ -65,6 +65,10 @@ async def reconcile(key: Key, world: World, *, live: bool = False) -> Result:
     # A child that was lost and made again is told of first.
     if desired is Desired.PRESENT and observed.child is not None:
         observed = observe.children(observed, resource, world)
+        unheard = await apply.attempt(_retell(resource, observed, world), resource)
+        if isinstance(unheard, Unavailable):
+            return _again(unheard)
+        exit = exit or unheard
     after = lifecycle.compute(resource, observed, outage or exit)
     ends = lifecycle.is_final(after) and not lifecycle.is_terminal(resource)
     if not live and (ends or lifecycle.counts(resource, after)):
@@ -122,6 +126,11 @@ async def _act(desired: Desired, resource: Resource, observed: Observed, world: 
         case Desired.ABSENT if observed.child:
             await apply.remove(observed.child, world)
     return None
+
+
+async def _retell(resource: Resource, observed: Observed, world: World) -> None:
+    for pod, patch in LIFECYCLES[resource.kind].retold(observed):
+        await apply.retell(pod, patch, world)
 
 
 async def _look_for_room(resource: Resource, observed: Observed, world: World) -> None:

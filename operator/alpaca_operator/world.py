@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from pydantic import ValidationError
 from alpaca_operator.api import KINDS, Resource, tolerant
 from alpaca_operator.api.contract import LABEL_UID, Progress
 from alpaca_operator.api.resource import Job
+from alpaca_operator.api.selectors import LabelSelector
 from alpaca_operator.api.sources import JobReference
 from alpaca_operator.cluster.budget import WriteBudget
 from alpaca_operator.cluster.claims import Claims
@@ -180,6 +182,18 @@ class World:
         """Raises Unreadable."""
         found = self.resource(Key(reference.kind, resource.metadata.namespace or "", reference.name))
         return found if isinstance(found, Job) else None
+
+    def selected(self, labels: LabelSelector, resource: Resource) -> list[Job]:
+        """Without those that cannot be read: their own statuses say why."""
+        found = []
+        for key in self.store.selectable(resource.metadata.namespace or ""):
+            raw = self.store.raw(key)
+            if raw is None or not labels.holds(raw["metadata"].get("labels") or {}):
+                continue
+            with contextlib.suppress(Unreadable):
+                job = self.resource(key)
+                found += [job] if isinstance(job, Job) else []
+        return found
 
     def enqueue_consumers(self, key: Key) -> None:
         """Something became of the resource: who waits for its output is looked at now, not when a watch tells."""

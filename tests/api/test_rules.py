@@ -593,6 +593,21 @@ BROKEN += of(
             id="two adapters of one name",
         ),
         pytest.param(
+            {"adapters": [{"uri": "pvc://models/one"}], "adapterSelector": {"matchLabels": {"team": "poetry"}}},
+            "those that adapterSelector takes are models of their own: give the adapters names, or remove one of the two",
+            id="adapters without names beside those that are selected",
+        ),
+        pytest.param(
+            {"engine": "vLLM", "adapterSelector": {}},
+            "adapterSelector is only read with engine Transformers: remove it, or set engine to Transformers",
+            id="adapters selected for vLLM",
+        ),
+        pytest.param(
+            {"adapterSelector": {"matchExpressions": [{"key": "team", "operator": "In"}]}},
+            "matchExpressions: In and NotIn need values, Exists and DoesNotExist have none: add or remove them",
+            id="a label that has to be one of none",
+        ),
+        pytest.param(
             {"engine": "vLLM", "adapters": [{"uri": "pvc://models/one", "name": "poet"}]},
             "with engine vLLM an adapter is the deployment's one model: remove its name, or set engine to Transformers",
             id="vLLM with an adapter beside",
@@ -859,6 +874,19 @@ TAKEN += of(
             {"load": {"bits": 8}, "adapters": [{"uri": "pvc://models/a"}, {"uri": "pvc://models/b"}]}, id="adapters"
         ),
         pytest.param({"engine": "vLLM", "adapters": [{"uri": "pvc://models/a"}]}, id="vLLM with an adapter"),
+        pytest.param(
+            {
+                "adapters": [{"uri": "pvc://models/a", "name": "poet"}],
+                "adapterSelector": {
+                    "matchLabels": {"team": "poetry"},
+                    "matchExpressions": [
+                        {"key": "tier", "operator": "NotIn", "values": ["trial"]},
+                        {"key": "reviewed", "operator": "Exists"},
+                    ],
+                },
+            },
+            id="adapters by name and by label",
+        ),
         pytest.param({"vllm": {"toolCallParser": "None"}}, id="vLLM's own, with whatever is chosen"),
         pytest.param(
             {"engine": "LlamaCpp", "compareWith": {"model": {"uri": "pvc://models/b"}}}, id="llama.cpp with two files"

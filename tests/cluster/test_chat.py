@@ -109,10 +109,10 @@ def client(address: str, key: str = KEY) -> openai.AsyncOpenAI:
     return openai.AsyncOpenAI(base_url=url, api_key=key, max_retries=0, timeout=120, http_client=connections)
 
 
-async def ask(api: openai.AsyncOpenAI, question: str, *, stream: bool = False) -> str | None:
+async def ask(api: openai.AsyncOpenAI, question: str, *, stream: bool = False, model: str = "poet") -> str | None:
     """The whole answer; None for a stream that just ends. Raises openai's errors."""
     wanted: dict[str, Any] = {
-        "model": "poet",
+        "model": model,
         "messages": [{"role": "user", "content": question}],
         "temperature": 0,
         "max_tokens": TOKENS,
@@ -261,6 +261,73 @@ async def test_a_chain_ends_in_a_chat_that_answers_while_its_model_changes_and_a
     assert now["status"]["traffic"]["requests"] > 0
     reasons = [reason for reason, _ in salon.events("poet", "ChatDeployment")]
     assert set(reasons) <= {"Serving"}, "all of this is the usual way"
+
+
+def models_of(address: str) -> list[str]:
+    listed = httpx.get(f"http://{address}:8000/v1/models", headers={"authorization": f"Bearer {KEY}"}, timeout=30)
+    return [each["id"] for each in listed.json()["data"]]
+
+
+def said_of_adapters(team: Team) -> tuple[str, str]:
+    """Reason and message of the condition."""
+    conditions = found(team)["status"]["conditions"]
+    told = next((one for one in conditions if one["type"] == "AdaptersLoaded"), {})
+    return told.get("reason", ""), told.get("message", "")
+
+
+@pytest.mark.drill
+@pytest.mark.timeout(1800)
+async def test_adapters_come_and_go_in_the_pod_that_serves(salon: Team) -> None:
+    poem = sft_job("poem", training={"learningRate": 0.05})
+    poem["metadata"]["labels"] = {"team": "poetry"}
+    salon.apply(poem)
+    salon.wait(poem, "Succeeded")
+    serving = chat("poet", model={"uri": "pvc://models/tiny", "from": None})
+    salon.apply(serving)
+    salon.wait(serving, "Serving")
+    (pod,) = salon.pods("poet")
+    name, planned = pod["metadata"]["name"], salon.bed.get("deployment", "poet-chat", "-n", salon.namespace)
+    address = str(salon.bed.get("service", "poet-chat", "-n", salon.namespace)["spec"]["clusterIP"])
+    assert models_of(address) == ["poet"]
+
+    def patch(**spec: Any) -> None:
+        salon.kubectl("patch", "chat", "poet", "--type=merge", "-p", json.dumps({"spec": spec}))
+
+    def has(*names: str) -> None:
+        until(lambda: models_of(address) == ["poet", *names], f"the pod to serve {names}", 180, every=0.5)
+
+    async with load(address) as tally:
+        # By its name.
+        patch(adapters=[{"name": "ode", "uri": "pvc://models/poem"}, {"name": "gone", "uri": "pvc://models/nowhere"}])
+        began = time.monotonic()
+        await asyncio.to_thread(has, "ode")
+        print(f"served {time.monotonic() - began:.1f} s after it was named")
+        told = partial(until, lambda: said_of_adapters(salon)[0] == "AdapterRefused", "one to be refused", 120)
+        await asyncio.to_thread(told)
+        assert said_of_adapters(salon)[1].startswith("gone: spec.adapters[gone].uri: pvc://models/nowhere")
+        assert ready(found(salon))["reason"] == "Serving"
+        assert "adapter gone is not served" in ready(found(salon))["message"]
+        patch(adapters=[])
+        await asyncio.to_thread(has)
+
+        # By the labels of the job that made it.
+        patch(adapterSelector={"matchLabels": {"team": "poetry"}})
+        await asyncio.to_thread(has, "poem")
+        answers = partial(until, lambda: said_of_adapters(salon) == ("Serving", "poem answers"), "it to be told", 120)
+        await asyncio.to_thread(answers)
+        taken = found(salon)["status"]["resolvedInputs"]["adapterSelector[poem]"]
+        assert (taken["digest"], taken["producer"]) == (digest_of(salon, "poem"), "SFTJob poem")
+        async with client(address) as api:
+            assert await ask(api, ENDPOINTS[0], model="poem")
+        salon.kubectl("delete", "sftjob", "poem")
+        await asyncio.to_thread(has)
+
+    (pod,) = salon.pods("poet")
+    assert (pod["metadata"]["name"], pod["status"]["containerStatuses"][0]["restartCount"]) == (name, 0)
+    now = salon.bed.get("deployment", "poet-chat", "-n", salon.namespace)
+    assert now["spec"]["template"] == planned["spec"]["template"]
+    assert len(tally.answers) > 0
+    assert (tally.silent, dict(tally.refused), dict(tally.broken)) == (0, {}, {})
 
 
 STAND_IN = '''\

@@ -156,6 +156,9 @@ OLD_TALKS = {
 MEASURED = {"decontaminate": {"against": [{"uri": "pvc://desk/nearly.jsonl"}], "share": 0.3}}
 OWN_RULE = {"clean.rules": [{"name": "one", "pattern": "山"}]}
 SHARES = {"dataset.train[].weight": 2.5, "dataset.train[].maxRows": 9, "dataset.train[].maxTokens": 300}
+SELECTED = {
+    "adapterSelector": {"matchExpressions": [{"key": "team", "operator": "In", "values": ["poetry"]}]},
+}
 TABLES: dict[str, dict[str, Any]] = {
     "DatasetJob": {
         "sources[].name": "诗",
@@ -355,6 +358,10 @@ TABLES: dict[str, dict[str, Any]] = {
     "ChatDeployment": {
         **MODEL,
         "adapters[].name": Case("libai", {"adapters": [{"uri": "pvc://desk/adapter"}]}),
+        "adapterSelector.matchLabels": Case({"team": "poetry"}, {"adapterSelector": {}}),
+        "adapterSelector.matchExpressions[].key": Case("tier", SELECTED),
+        "adapterSelector.matchExpressions[].operator": Case("NotIn", SELECTED),
+        "adapterSelector.matchExpressions[].values": Case(["prose"], SELECTED),
         "load.bits": Case(8, {"load": {"bits": 4}}),
         "template": "ChatML",
         "engine": "vLLM",

@@ -69,14 +69,22 @@ def operator_of_jobs(job: Any) -> list[Any]:
     ]
 
 
+LABELLED = ({"team": "poetry"}, {"team": "prose"}, {"reviewed": "yes"}, {})
+
+
 def operator_of_chats(chat: Any) -> list[Any]:
-    """What it asks before it serves a newer model."""
+    """What it asks before it serves a newer model, and which jobs' adapters it serves beside it."""
     asked: list[str] = []
 
     def find(reference: Any) -> None:
         asked.append(str(reference))
 
+    def select(wanted: Any) -> list[Any]:
+        asked.append(str([wanted.holds(labels) for labels in LABELLED]))
+        return []
+
     updates._gated(chat, {}, find)
+    updates.resolve(chat, None, find, select)
     return [asked, updates._manual(chat, {}) is None]
 
 

@@ -254,13 +254,18 @@ def chat_engine(chat: Any, desk: Desk, scratch: Path) -> list[Any]:
         one.tokenizer.return_value = {"input_ids": [1]}
         return one
 
+    def adapter(job: Any, spec: Any, inputs: Any, base: Any, name: str, field: str, source: Any) -> Any:
+        seen.append([name, field])
+        return MagicMock(**{"adapter.name": name})
+
     with (
         patch.object(loading.sources, "collect", lambda *_: desk.inputs(chat)),
         patch.object(loading.model_request, "inspect_request", lambda request: seen.append(request) or MagicMock()),
         patch.object(loading.loading, "load", template),
-        patch.object(loading.inference, "load_inspected", lambda inspected, beside: found),
+        patch.object(loading.inference, "load_inspected", lambda inspected: found),
         patch.object(loading, "configuration"),
-        patch.object(loading.beside, "inspected", lambda spec, *_: seen.append(spec.beside) or []),
+        patch.object(loading, "prepare", adapter),
+        patch.object(loading.LoadedBase, "worn", lambda base, place, prepared: SimpleNamespace(**vars(base.served))),
         patch.object(loading.tokenize, "rows_of", lambda tokenizer: 256),
         patch.object(loading, "ServedModel", lambda **given: SimpleNamespace(adapter=None, **given)),
         patch.object(loading, "Scheduler") as scheduler,

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from alpaca_operator.api.contract import ANNOTATION_CONFIG, ANNOTATION_INPUTS, LABEL_KIND, ExitCode
+from alpaca_operator.api.contract import ANNOTATION_ADAPTERS, ANNOTATION_CONFIG, ANNOTATION_INPUTS, LABEL_KIND, ExitCode
 from alpaca_operator.api.status import Reason
 from alpaca_operator.cluster.resources import (
     BUDGETS,
@@ -95,6 +95,18 @@ class Salon:
     async def pods(self) -> list[Object]:
         pods = self.team.kube.list(PODS, self.team.namespace, labels=f"{LABEL_KIND}=ChatDeployment")
         return [pod async for pod in pods if not pod["metadata"].get("deletionTimestamp")]
+
+    async def told(self, *names: str, pods: int = 1) -> list[Object]:
+        """The pods, once each has been told of these adapters."""
+
+        def knows(pod: Object) -> bool:
+            listed = json.loads(pod["metadata"]["annotations"][ANNOTATION_ADAPTERS])["adapters"]
+            return [each["name"] for each in listed] == list(names)
+
+        async with asyncio.timeout(60):
+            while len(found := await self.pods()) != pods or not all(map(knows, found)):  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+        return found
 
     async def train(self, digest: str, **more: Any) -> None:
         """Makes the model, as often as it is called."""
@@ -431,6 +443,40 @@ async def test_a_field_that_the_spec_loses_is_taken_from_the_pods(salon: Salon) 
             await asyncio.sleep(0.1)
     template = (await salon.found(DEPLOYMENTS))["spec"]["template"]
     assert "team" not in template["metadata"]["labels"]
+
+
+async def test_adapters_come_and_go_in_the_pods_that_serve(salon: Salon) -> None:
+    """By their names, and by the labels of the jobs that make them."""
+    ode, haiku = ({"name": name, "uri": f"s3://adapters/{name}"} for name in ("ode", "haiku"))
+    await salon.open(adapters=[ode])
+    await salon.state("Serving")
+    [first] = await salon.told("ode")
+    template = (await salon.found(DEPLOYMENTS))["spec"]["template"]
+    await salon.set(adapters=[ode, haiku])
+    await salon.told("ode", "haiku")
+    await salon.set(adapters=[], adapterSelector={"matchLabels": {"team": "poetry"}})
+    await salon.told()
+
+    read = {"model": {"uri": "s3://models/poet", "digest": "sha256:1111"}}
+    adapter = {"uri": "s3://adapters/ballad", "digest": "sha256:2222", "kind": "LoRAAdapter"}
+    salon.team.kubelet.outcomes["ballad"] = Outcome(more={"output": adapter, "resolvedInputs": read})
+    ballad = sft_job(salon.team.namespace, "ballad", model={"uri": "s3://models/poet"})
+    ballad["metadata"]["labels"] = {"team": "poetry"}
+    await salon.team.kube.create(SFTJOBS, ballad)
+    await salon.team.state("ballad", "Succeeded")
+    [pod] = await salon.told("ballad")
+    chat = await salon.until(
+        lambda chat: "adapterSelector[ballad]" in chat["status"]["resolvedInputs"], "telling of what it took"
+    )
+    assert chat["status"]["resolvedInputs"]["adapterSelector[ballad]"]["digest"] == "sha256:2222"
+    await salon.team.kube.delete(SFTJOBS, await salon.team.job("ballad"))
+    [last] = await salon.told()
+    assert first["metadata"]["uid"] == pod["metadata"]["uid"] == last["metadata"]["uid"]
+    assert (await salon.found(DEPLOYMENTS))["spec"]["template"] == template
+
+    # A pod that is made later has what its plan was made with, and is told the rest at once.
+    await salon.set(replicas=2)
+    assert len(await salon.told(pods=2)) == 2
 
 
 async def test_without_a_gateway_api_everything_but_the_route_is_served(salon: Salon) -> None:

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from alpaca_operator.api import ChatDeployment
-from alpaca_operator.api.contract import ANNOTATION_CONFIG, ANNOTATION_ENGINE, ANNOTATION_INPUTS, LABEL_REVISION
+from alpaca_operator.api.contract import (
+    ANNOTATION_ADAPTERS,
+    ANNOTATION_CONFIG,
+    ANNOTATION_ENGINE,
+    ANNOTATION_INPUTS,
+    LABEL_REVISION,
+)
 from alpaca_operator.api.status import ResolvedInput
 from alpaca_operator.plan import PLANNERS, Manifest, Plan
 from alpaca_operator.settings import Settings
@@ -456,3 +462,86 @@ def test_the_page_mounts_the_claim_for_votes_and_no_other() -> None:
         ("/etc/alpaca", True), ("/tmp", False), ("/mnt/desk", False),
     ]  # fmt: skip
     assert len(containers()["ui"]["volumeMounts"]) == 2
+
+
+class TestAdaptersWithNames:
+    """They are listed in an annotation, which pods follow: another list is no reason for new pods."""
+
+    ONE: ClassVar = {"uri": "s3://models/one", "name": "poet"}
+    TWO: ClassVar = {"uri": "pvc://models/two", "name": "sage"}
+
+    def listed(self, manifest: Manifest) -> list[dict[str, Any]]:
+        return list(json.loads(manifest["metadata"]["annotations"][ANNOTATION_ADAPTERS])["adapters"])
+
+    def revision(self, inputs: dict[str, ResolvedInput] | None = None, **spec: Any) -> str:
+        plan = PLANNERS["ChatDeployment"](chat(**spec), inputs or {}, SETTINGS)
+        return str(plan.manifests[0]["spec"]["template"]["metadata"]["labels"][LABEL_REVISION])
+
+    def test_pods_follow_the_list_and_their_configuration_has_none(self):
+        deployed = made("Deployment", adapters=[self.ONE, self.TWO])
+        template = deployed["spec"]["template"]
+        assert (
+            self.listed(deployed)
+            == self.listed(template)
+            == [
+                {"name": "poet", "uri": "s3://models/one"},
+                {"name": "sage", "uri": "pvc://models/two"},
+            ]
+        )
+        assert "adapters" not in json.loads(template["metadata"]["annotations"][ANNOTATION_CONFIG])["spec"]
+        [config] = [one for one in template["spec"]["volumes"] if one["name"] == "alpaca-config"]
+        assert config["downwardAPI"]["items"][1] == {
+            "path": "adapters.json",
+            "fieldRef": {"fieldPath": "metadata.annotations['literary-alpaca.io/adapters']"},
+        }
+        engine, *_ = template["spec"]["containers"]
+        assert {"name": "ALPACA_ADAPTERS", "value": "/etc/alpaca/adapters.json"} in engine["env"]
+
+    def test_what_a_job_made_is_listed_with_its_digest(self):
+        source = {"from": {"kind": "SFTJob", "name": "ode"}, "name": "poet"}
+        ode = ResolvedInput(uri="pvc://models/ode", digest="sha256:1", producer_uid="uid-ode", producer="SFTJob ode")
+        inputs = {"model": ResolvedInput(uri="pvc://models/poet"), "adapters[0]": ode, "adapterSelector[haiku]": ode}
+        plan = PLANNERS["ChatDeployment"](chat(adapters=[source], adapterSelector={}), inputs, SETTINGS)
+        assert self.listed(plan.manifests[0]) == [
+            {"name": "poet", "uri": "pvc://models/ode", "digest": "sha256:1"},
+            {"name": "haiku", "uri": "pvc://models/ode", "digest": "sha256:1"},
+        ]
+        told = json.loads(plan.manifests[0]["spec"]["template"]["metadata"]["annotations"][ANNOTATION_CONFIG])
+        assert "annotations" not in told["metadata"], "its digest may change while the pod serves"
+        assert "adapterSelector" not in told["spec"]
+
+    @pytest.mark.parametrize(
+        "spec",
+        [
+            pytest.param({"adapters": [ONE]}, id="the first"),
+            pytest.param({"adapters": [ONE, TWO]}, id="one on a claim that the model lies on"),
+            pytest.param({"adapterSelector": {"matchLabels": {"team": "poetry"}}}, id="a selector"),
+        ],
+    )
+    def test_the_same_pods_serve(self, spec):
+        assert self.revision(**spec) == self.revision()
+
+    def test_the_same_pods_serve_what_a_selector_takes(self):
+        taken = {"adapterSelector[haiku]": ResolvedInput(uri="pvc://models/haiku", digest="sha256:1")}
+        assert self.revision(taken, adapterSelector={}) == self.revision()
+
+    @pytest.mark.parametrize(
+        "adapter",
+        [
+            pytest.param({"uri": "pvc://others/one", "name": "poet"}, id="on another claim"),
+            pytest.param({**ONE, "secretRef": {"name": "store"}}, id="with a Secret"),
+            pytest.param({"uri": "pvc://models/one"}, id="without a name"),
+        ],
+    )
+    def test_new_pods_serve_one(self, adapter):
+        assert self.revision(adapters=[adapter]) != self.revision()
+
+    def test_a_claim_more_leaves_the_names_of_the_others(self):
+        page = {"votes": "pvc://votes/chat"}
+        before, after = (
+            made("Deployment", page=page, adapters=each)["spec"]["template"]["spec"]["volumes"]
+            for each in ([], [{"uri": "pvc://another/one", "name": "poet"}])
+        )
+        assert [one for one in after if one not in before] == [
+            {"name": "alpaca-claim-2", "persistentVolumeClaim": {"claimName": "another"}}
+        ]

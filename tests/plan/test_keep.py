@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from alpaca_operator.plan.keep import as_scaled, holds, outcome, with_digest
+from alpaca_operator.api.contract import ANNOTATION_ADAPTERS, LABEL_REVISION
+from alpaca_operator.plan.keep import as_listed, as_scaled, holds, outcome, with_digest
 
 PLANNED = {"spec": {"containers": [{"name": "engine", "image": "a"}], "replicas": 1, "labels": {"a": "b"}}}
 
@@ -111,3 +114,25 @@ def test_what_a_policy_makes_of_a_plan_is_the_same_outcome_until_somebody_change
     ):
         assert outcome(planned, live) != outcome(planned, changed)
     assert outcome(planned, live) != outcome({**planned, "spec": {}}, live)
+
+
+class TestTheListOfAdapters:
+    def made(self, listed: str, revision: str = "a") -> dict[str, Any]:
+        labels, annotations = {LABEL_REVISION: revision}, {ANNOTATION_ADAPTERS: listed, "config": "{}"}
+        return {
+            "kind": "Deployment",
+            "metadata": {"annotations": {ANNOTATION_ADAPTERS: listed}},
+            "spec": {"replicas": 1, "template": {"metadata": {"labels": labels, "annotations": annotations}}},
+        }
+
+    def test_another_one_makes_no_new_pods(self):
+        planned = as_listed(self.made("new"), self.made("old"))
+        assert planned["spec"] == self.made("old")["spec"]
+        assert planned["metadata"]["annotations"] == {ANNOTATION_ADAPTERS: "new"}
+
+    def test_new_pods_have_the_newest(self):
+        assert as_listed(self.made("new", "b"), self.made("old")) == self.made("new", "b")
+
+    def test_what_has_none_is_as_it_is_planned(self):
+        service = {"kind": "Service", "metadata": {"annotations": {}}, "spec": {"type": "ClusterIP"}}
+        assert as_listed(service, service) == service

@@ -32,6 +32,7 @@ class Engine:
     """`python -m workloads.engine chat.json` in ``folder``, from its start to its end."""
 
     def __init__(self, folder: Path, chat: dict[str, Any], module: str = "engine", **environment: str) -> None:
+        self.folder = folder
         (folder / "chat.json").write_text(json.dumps(chat, ensure_ascii=False), encoding="utf-8")
         self._out, self._err, self._last = folder / "stdout", folder / "stderr", folder / "termination"
         clean = {

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -62,6 +61,13 @@ class LoadedModel:
                 found.setdefault(number, next(weights).device)
         return Counter(found.values()) or Counter([self.model.device])
 
+    @property
+    def computing(self) -> Any:
+        """What computes, with the adapters that it wears: PEFT's own wrapper wants one of them to be there always."""
+        import peft
+
+        return self.model.get_base_model() if isinstance(self.model, peft.PeftModel) else self.model
+
     def wear(self, adapter: int | None) -> None:
         """Answer with one of the adapters beside each other on it, by its place, or with the model alone."""
         if adapter is None:
@@ -69,6 +75,32 @@ class LoadedModel:
         else:
             self.model.base_model.enable_adapter_layers()
             self.model.set_adapter(f"adapter{adapter}", inference_mode=True)
+
+    def put_on(self, adapter: int, source: tuple[str, str, Path], base: str) -> None:
+        """One more adapter beside those that are on it, at a place where none is; it wears none afterwards. ``source``: its field, uri and
+        folder; ``base``: the model's uri. Raises DataError that names the field, OutOfMemory; the model is as it was before then."""
+        import torch
+
+        model = self.model
+        try:
+            # The same tensors as when the model was loaded, whoever calls: those of inference mode are of no use outside of it.
+            with torch.inference_mode(False):
+                self.model = _put_on(model, adapter, source, base)
+        except Exception as error:
+            _take_off(model, adapter)
+            if isinstance(exits.explain(error), OutOfMemory):
+                raise OutOfMemory(
+                    f"spec.{source[0]} {source[1]} does not fit in memory beside what is served: remove another adapter, or raise "
+                    "pod.resources.limits"
+                ) from error
+            raise
+        self.model.eval().requires_grad_(False)
+        self.wear(None)
+
+    def take_off(self, adapter: int) -> None:
+        """Forget an adapter; it wears none afterwards."""
+        _take_off(self.model, adapter)
+        self.wear(None)
 
     def start_anew(self) -> None:
         """Forget how long the last text was, by which transformers has stretched the positions of a model that `changes_with_length`."""
@@ -86,9 +118,8 @@ def load(request: ModelRequest) -> LoadedModel:
     return load_inspected(inspect_request(request))
 
 
-def load_inspected(inspected: InspectedModel, beside: Sequence[tuple[str, str, Path]] = ()) -> LoadedModel:
-    """Read the weights. ``beside``: field, uri and folder of adapters that are put on it beside each other; it wears none of them at first.
-    Raises InputError or DataError that names the field, OutOfMemory when they do not fit."""
+def load_inspected(inspected: InspectedModel) -> LoadedModel:
+    """Read the weights. Raises InputError or DataError that names the field, OutOfMemory when they do not fit."""
     request, options, quantized = inspected.request, inspected.options, inspected.quantized
     unhide_libraries(request, quantized)
     try:
@@ -96,7 +127,6 @@ def load_inspected(inspected: InspectedModel, beside: Sequence[tuple[str, str, P
             loaded: Any = load_base(inspected.base, request.label, options)
         if inspected.device.kind == "cuda" and not request.bits and not options.spread:
             loaded = loaded.to("cuda:0")
-        loaded = _put_on(loaded, beside, request.uri)
         loaded = _with_adapters(loaded, request, merge=options.weights == "float32" and not (request.bits or quantized))
     except Exception as error:
         if isinstance(exits.explain(error), OutOfMemory):
@@ -105,7 +135,7 @@ def load_inspected(inspected: InspectedModel, beside: Sequence[tuple[str, str, P
             ) from error
         raise
     loaded.eval().requires_grad_(False)
-    found = LoadedModel(
+    return LoadedModel(
         model=loaded,
         tokenizer=inspected.tokenizer,
         context=context_length(loaded.config.to_dict()),
@@ -118,16 +148,14 @@ def load_inspected(inspected: InspectedModel, beside: Sequence[tuple[str, str, P
         },
         notes=[*inspected.notes],
     )
-    if beside:
-        found.wear(None)
-    return found
 
 
 def _with_adapters(loaded: Any, request: ModelRequest, *, merge: bool) -> Any:
     """Adapters on the base: merged in memory where that rounds nothing away, beside it elsewhere."""
     if not request.adapters:
         return loaded
-    loaded = _put_on(loaded, request.adapters, request.uri)
+    for number, source in enumerate(request.adapters):
+        loaded = _put_on(loaded, number, source, request.uri)
     if len(request.adapters) > 1:
         try:
             loaded.base_model.set_adapter([f"adapter{number}" for number in range(len(request.adapters))])
@@ -139,22 +167,44 @@ def _with_adapters(loaded: Any, request: ModelRequest, *, merge: bool) -> Any:
     return loaded.merge_and_unload() if merge else loaded
 
 
-def _put_on(loaded: Any, adapters: Sequence[tuple[str, str, Path]], base: str) -> Any:
-    """Adapters on a model, called by their places."""
-    if not adapters:
-        return loaded
+def _put_on(loaded: Any, number: int, source: tuple[str, str, Path], base: str) -> Any:
+    """An adapter on a model, called by its place; the model with it."""
     import peft
 
-    for number, (named, uri, folder) in enumerate(adapters):
-        name = f"adapter{number}"
-        try:
-            if isinstance(loaded, peft.PeftModel):
-                loaded.load_adapter(folder, name, torch_device=str(loaded.device))
-            else:
-                loaded = peft.PeftModel.from_pretrained(loaded, folder, name, torch_device=str(loaded.device))
-        except (ValueError, RuntimeError, KeyError) as error:
-            raise DataError(
-                f"spec.{named} {uri} does not fit the base {base} ({str(error).splitlines()[0]}): name the base that the adapter was "
-                "made from"
-            ) from error
+    named, uri, folder = source
+    name = f"adapter{number}"
+    try:
+        if not isinstance(loaded, peft.PeftModel):
+            return peft.PeftModel.from_pretrained(loaded, folder, name, torch_device=str(loaded.device))
+        loaded.load_adapter(folder, name, torch_device=str(loaded.device))
+    except (ValueError, RuntimeError, KeyError) as error:
+        if isinstance(exits.explain(error), OutOfMemory):  # which is a RuntimeError, and says nothing of the adapter
+            raise
+        raise DataError(
+            f"spec.{named} {uri} does not fit the base {base} ({str(error).splitlines()[0]}): name the base that the adapter was "
+            "made from"
+        ) from error
     return loaded
+
+
+def _take_off(loaded: Any, number: int) -> None:
+    """An adapter from a model, also where it was put on by half."""
+    import peft
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    name = f"adapter{number}"
+    if isinstance(loaded, peft.PeftModel):
+        if name in loaded.peft_config:
+            # PEFT would choose another to be active, and warn of it.
+            others = [other for other in loaded.peft_config if other != name]
+            if others:
+                loaded.set_adapter(others[0], inference_mode=True)
+            loaded.delete_adapter(name)
+        return
+    # The first of all: PEFT has put its layers into the model, and handed nothing out that would take them away.
+    for module in list(loaded.modules()):
+        for place, child in list(module.named_children()):
+            if isinstance(child, BaseTunerLayer):
+                setattr(module, place, child.get_base_layer())
+    if hasattr(loaded, "peft_config"):
+        del loaded.peft_config

@@ -57,16 +57,28 @@ def collect(
     """
     inputs = Inputs()
     for field, source in sources(spec):
-        try:
-            path = locate(source, field, environment, heartbeat)
-            digest = content_digest(path, source, f"spec.{field}.uri: {source.uri}", hashes, later)
-        except OSError as error:
-            if error.errno in FULL or is_below(error.filename, environment.cache):
-                raise  # it is the cache, and the input is not to blame
-            raise InputError(f"spec.{field}.uri: {source.uri}: {sentence(error, source.uri or '', 'read')}") from error
-        inputs[field] = Input(str(source.uri), path, digest)
+        inputs[field] = find(source, field, environment, hashes, heartbeat, later)
     hashes.save()
     return inputs
+
+
+def find(
+    source: Source,
+    field: str,
+    environment: Environment,
+    hashes: HashCache,
+    heartbeat: Callable[[], None],
+    later: Verification | None = None,
+) -> Input:
+    """Find one source, which the spec names at ``field``, and digest it; ``later`` as of `collect`. Raises InputError."""
+    try:
+        path = locate(source, field, environment, heartbeat)
+        digest = content_digest(path, source, f"spec.{field}.uri: {source.uri}", hashes, later)
+    except OSError as error:
+        if error.errno in FULL or is_below(error.filename, environment.cache):
+            raise  # it is the cache, and the input is not to blame
+        raise InputError(f"spec.{field}.uri: {source.uri}: {sentence(error, source.uri or '', 'read')}") from error
+    return Input(str(source.uri), path, digest)
 
 
 def must_be_as_published(inputs: Inputs, at_start: Mapping[str, ResolvedInput]) -> None:

@@ -7,11 +7,16 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from alpaca_operator.api.contract import ANNOTATION_INPUTS
 from alpaca_operator.api.resource import Job, Resource
+from alpaca_operator.api.selectors import LabelSelector
 from alpaca_operator.api.sources import JobReference, Source, sources
 from alpaca_operator.api.status import OutputKind, ResolvedInput
 
 Find = Callable[[JobReference], Job | None]
 """The job that a reference names, where it is known."""
+
+
+Select = Callable[[LabelSelector], list[Job]]
+"""The jobs that make adapters, and have these labels."""
 
 
 class Link(NamedTuple):

@@ -10,6 +10,7 @@ from alpaca_operator.api.model import IntOrPercent, ModelName, Name, ShortText, 
 from alpaca_operator.api.pod import PodSettings, ResourceRequirements
 from alpaca_operator.api.resource import HOST_NAME, Cache, Resource, ResourceSpec
 from alpaca_operator.api.rules import Rule, untouched
+from alpaca_operator.api.selectors import LabelSelector
 from alpaca_operator.api.serving import ServingStatus
 from alpaca_operator.api.sources import AdapterSource, AnsweringModel, JobReference, Source
 from alpaca_operator.api.training import Load
@@ -203,7 +204,12 @@ class ChatSpec(ResourceSpec):
     """The model: full, quantized by QuantizeJob, or with `engine: LlamaCpp` a folder with one GGUF file. With `engine: External` there
     is none."""
     adapters: list[ServedAdapter] = Field(default_factory=list, max_length=16)
-    """Adapters on it, not merged: put on it together, or, where they have names, each a model of its own beside it, in the memory of one."""
+    """Adapters on it, not merged: put on it together, or, where they have names, each a model of its own beside it, in the memory of one.
+    Those with names are added and removed while the pods serve, unless one lies on a claim, or needs a Secret, that the pods do not have."""
+    adapter_selector: LabelSelector | None = None
+    """SFTJobs of this namespace by their labels: the adapter of each that is complete and was trained on this very model is a model of its
+    own beside it, by the job's name, from then on and until the job is deleted or loses the labels; 16 at most. They come and go while the
+    pods serve, as adapters with names do. The label is the decision: `gates` and `updatePolicy` hold none of them back."""
     load: Load | None = None
     """Hold it in 8 or 4 bits. Not for a model that is quantized already."""
     template: TemplateName = "FromModel"
@@ -324,6 +330,16 @@ class ChatSpec(ResourceSpec):
                 len({one.name for one in spec.adapters if one.name}) == sum(bool(one.name) for one in spec.adapters)
             ),
             message="two adapters have one name: requests choose by it, give each its own",
+        ),
+        Rule(
+            cel="!has(self.adapterSelector) || !has(self.adapters) || self.adapters.all(one, has(one.name))",
+            holds=lambda spec: spec.adapter_selector is None or all(one.name for one in spec.adapters),
+            message="those that adapterSelector takes are models of their own: give the adapters names, or remove one of the two",
+        ),
+        Rule(
+            cel="!has(self.adapterSelector) || self.engine == 'Auto' || self.engine == 'Transformers'",
+            holds=lambda spec: spec.adapter_selector is None or spec.engine in ("Auto", "Transformers"),
+            message="adapterSelector is only read with engine Transformers: remove it, or set engine to Transformers",
         ),
         Rule(
             cel="self.engine != 'vLLM' || !has(self.adapters) || !self.adapters.exists(one, has(one.name))",

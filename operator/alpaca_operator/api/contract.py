@@ -37,6 +37,8 @@ ANNOTATION_ENGINE = f"{GROUP_PREFIX}/engine"
 """On a Deployment: what answers, and why, as `Transformers: no GPU is asked for`."""
 ANNOTATION_REPLICAS = f"{GROUP_PREFIX}/replicas"
 """On a Deployment: the number of pods that its resource asked for last. As long as it asks for the same, others may scale."""
+ANNOTATION_ADAPTERS = f"{GROUP_PREFIX}/adapters"
+"""On a Deployment and its pods: an AdapterList as JSON. The downward API shows the pod its own as a file, anew when it is changed."""
 LABEL_REVISION = f"{GROUP_PREFIX}/revision"
 """On pods of a Deployment: which plan they are of."""
 KUEUE_PREFIX = "kueue.x-k8s.io/"
@@ -63,6 +65,8 @@ PAGE_PORT = 7860
 NODES_PORT = 29500
 """Where the first of several nodes keeps the store that their launching processes meet in."""
 CONFIG_PATH = "/etc/alpaca/job.json"
+ADAPTERS_PATH = "/etc/alpaca/adapters.json"
+"""Beside it: ANNOTATION_ADAPTERS of the pod."""
 MOUNT_ROOT = "/mnt"
 """`pvc://claim/path` is `/mnt/<claim>/path` in a pod."""
 TERMINATION_PATH = "/dev/termination-log"
@@ -105,6 +109,8 @@ ENV_ENGINE_URL = "ALPACA_ENGINE_URL"
 """Base of the API that the page asks."""
 ENV_COMPARE_URL = "ALPACA_COMPARE_URL"
 """Base of the API of the second model, where it has one of its own."""
+ENV_ADAPTERS = "ALPACA_ADAPTERS"
+"""A file with an AdapterList, which is followed while the model is served. Absent, the adapters are those of the spec."""
 ENV_HOSTS = "ALPACA_HOSTS"
 """Names of the routes that lead to page and API, with spaces between them."""
 ENV_API_KEY = "ALPACA_API_KEY"
@@ -326,6 +332,22 @@ class Ancestor(Wire):
     spec_digest: str
     spec: dict[str, Any] = Field(default_factory=dict)
     inputs: dict[str, ArtifactInput] = Field(default_factory=dict)
+
+
+class ListedAdapter(Wire):
+    """A LoRA adapter that is a model of its own beside the one that it is put on."""
+
+    name: str
+    """How requests call it."""
+    uri: str
+    digest: str | None = None
+    """What has to lie there, where a job made it."""
+
+
+class AdapterList(Wire):
+    """The adapters that are to be served beside each other on one model."""
+
+    adapters: list[ListedAdapter] = Field(default_factory=list)
 
 
 class Artifact(Wire):

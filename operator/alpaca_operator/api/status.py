@@ -26,6 +26,8 @@ class Condition(StrEnum):
     """Ended for good without a result."""
     EXPOSED = "Exposed"
     """Reached from outside, by whoever wants to; only there where it holds."""
+    ADAPTERS_LOADED = "AdaptersLoaded"
+    """Every adapter that a deployment lists or selects answers; absent where it has none beside its model."""
     PUBLISHED = "Published"
     """What was made lies at every place of `spec.publish`; absent where the spec names none."""
 
@@ -133,6 +135,8 @@ class Reason(StrEnum):
     """The cluster has no JobSet, which jobs of several nodes need."""
     ROUTE_NOT_SUPPORTED = "RouteNotSupported"
     """The cluster has no Gateway API; all but the route is served."""
+    ADAPTER_REFUSED = "AdapterRefused"
+    """An adapter beside the model is not served; the message names it and says why. All others are."""
     WITHOUT_AUTH = "WithoutAuth"
     """A route or a load balancer leads to page and API, and `auth` is not set."""
 

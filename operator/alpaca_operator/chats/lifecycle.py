@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from alpaca_operator.api.serving import ServingStatus
-from alpaca_operator.chats import status
+from alpaca_operator.chats import adapters, status
 from alpaca_operator.chats.updates import resolve
 from alpaca_operator.outcomes.lifecycle import Lifecycle
 from alpaca_operator.outcomes.verdict import Desired
@@ -17,6 +17,7 @@ CHATS = Lifecycle(
     pushing=lambda *_: Desired.UNCHANGED,
     gates=lambda *_: {},
     spent=lambda _: [],
+    retold=adapters.retold,
     compute=status.compute,
     requeue_after=status.requeue_after,
     is_terminal=lambda _: False,

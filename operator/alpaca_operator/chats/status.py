@@ -9,7 +9,7 @@ from alpaca_operator.api.chat import ChatDeployment
 from alpaca_operator.api.contract import ANNOTATION_ENGINE, LABEL_KIND, LABEL_NAME
 from alpaca_operator.api.serving import EngineStatus, Newer, ServingStatus
 from alpaca_operator.api.status import Condition, ConditionStatus, Reason
-from alpaca_operator.chats import addresses, traffic
+from alpaca_operator.chats import adapters, addresses, traffic
 from alpaca_operator.chats.case import Case, case_of, count_ready, model_of
 from alpaca_operator.chats.exposure import unlocked
 from alpaca_operator.chats.updates import token
@@ -80,6 +80,8 @@ def _conditions(case: Case, verdict: Verdict, generation: int) -> list[Condition
         loaded = ("True", Reason.SERVING, "the model is loaded")
     inputs = inputs_ready(case.observed.missing, verdict, loaded)
     found = conditions(case.before, case.observed.now, generation, verdict, states, inputs)
+    if state := adapters.loaded(case.observed):
+        found.append(condition(case.before, case.observed.now, generation, Condition.ADAPTERS_LOADED, *state))
     if why := unlocked(case.chat, case.observed):
         now = case.observed.now
         found.append(condition(case.before, now, generation, Condition.EXPOSED, "True", Reason.WITHOUT_AUTH, why))

@@ -24,6 +24,7 @@ READ = (
     "alpaca_chat_requests_total",
     "alpaca_chat_tokens_total",
     "alpaca_chat_model_info",
+    "alpaca_chat_adapter_refused",
     "alpaca_chat_running",
     "alpaca_chat_queued",
     "vllm:request_success_total",
@@ -60,6 +61,9 @@ def parse(answer: bytes) -> Sample:
                     found = replace(found, tokens=found.tokens + one.value)
                 case "alpaca_chat_model_info":
                     found = replace(found, digests={**found.digests, one.labels["model"]: one.labels["digest"]})
+                case "alpaca_chat_adapter_refused":
+                    told = {one.labels["model"]: one.labels["why"]}
+                    found = replace(found, adapters_refused={**found.adapters_refused, **told})
                 case "alpaca_chat_running" | "vllm:num_requests_running":
                     found = replace(found, running=found.running + int(one.value))
                 case "alpaca_chat_queued" | "vllm:num_requests_waiting":

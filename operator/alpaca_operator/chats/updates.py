@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from alpaca_operator.api.chain import Find, Link, links, noted
+from alpaca_operator.api.chain import Find, Link, Select, links, noted
 from alpaca_operator.api.chat import ChatDeployment
 from alpaca_operator.api.contract import ANNOTATION_ACCEPT
 from alpaca_operator.api.serving import Newer
 from alpaca_operator.api.sources import sources
 from alpaca_operator.api.status import Condition, Reason, ResolvedInput
+from alpaca_operator.chats.selection import select as selected
 from alpaca_operator.cluster.objects import Object
 from alpaca_operator.inputs import (
     HeldUpdate,
@@ -25,15 +27,25 @@ from alpaca_operator.inputs import (
     absent,
     find_job,
     look,
+    named_by_spec,
     short,
     unfinished,
     worst,
 )
 
 
-def resolve(chat: ChatDeployment, child: Object | None, find: Find) -> InputResolution:
-    """What ``chat`` is to serve now."""
-    served = served_inputs(chat, child)
+def resolve(chat: ChatDeployment, child: Object | None, find: Find, select: Select) -> InputResolution:
+    """What ``chat`` is to serve now: of what its spec names, and beside it what its selector takes."""
+    named = _resolve_named(chat, child, find)
+    selector = chat.spec.adapter_selector
+    if selector is None or not named.inputs:
+        return named
+    selection = selected(chat, named.inputs.get("model"), select(selector))
+    return replace(named, inputs={**named.inputs, **selection.inputs}, passed_over=selection.passed_over)
+
+
+def _resolve_named(chat: ChatDeployment, child: Object | None, find: Find) -> InputResolution:
+    served = named_by_spec(served_inputs(chat, child))
     found, missing = _available(chat, find)
     of_this_spec = bool(served) and _origins(served) == _origins_of(chat)
     if of_this_spec and (back := _rolled_back(chat, child, served)):
@@ -74,13 +86,15 @@ def _rolled_back(chat: ChatDeployment, child: Object | None, served: Inputs) -> 
     status = chat.status
     if status is None or (child or {}).get("spec", {}).get("strategy", {}).get("type") != "Recreate":
         return None
-    last = status.served_inputs or {}
+    last = named_by_spec(status.served_inputs or {})
     # By what its pods did: a spec that was refused was never tried.
     stalled = any(
         one.type == Condition.STALLED and one.status == "True" and one.reason != Reason.INVALID_SPEC
         for one in status.conditions
     )
-    tried = status.resolved_inputs == served and status.observed_generation == chat.metadata.generation
+    tried = (
+        named_by_spec(status.resolved_inputs or {}) == served and status.observed_generation == chat.metadata.generation
+    )
     if not (stalled and tried) or _origins(last) != _origins(served) or _alike(served, last):
         return None
     why = status.failure.message if status.failure else "no reason given"

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from alpaca_operator.api.contract import CHECK_CONTAINER, KUEUE_PREFIX
 from alpaca_operator.api.status import Reason
+from alpaca_operator.chats import adapters
 from alpaca_operator.chats.case import Case, count_ready, display, is_unseen
 from alpaca_operator.cluster.objects import true_condition
 from alpaca_operator.diagnosis.refusals import exit_of_report
@@ -62,7 +63,10 @@ def settled(case: Case) -> Verdict | None:
         return None
     held = case.observed.held
     if held is None:
-        return Verdict(Standing.DONE, Reason.SERVING, case.serves)
+        refused = "".join(
+            f"; adapter {name} is not served: {why}" for name, why in adapters.refused(case.observed).items()
+        )
+        return Verdict(Standing.DONE, Reason.SERVING, one_line(f"{case.serves}{refused}"))
     message = f"{case.serves}; {_newer(held.inputs)}is not served: {held.message}"
     if held.failed:
         return Verdict(Standing.STUCK, Reason.UPDATE_FAILED, message, Refused(Reason.UPDATE_FAILED, held.message))

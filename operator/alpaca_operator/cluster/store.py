@@ -29,6 +29,9 @@ DEPTH = 3
 """Steps from a pod to its resource: by a ReplicaSet and a Deployment. What is further away, or goes in a circle, is nobody's."""
 TOMBSTONES = 8192
 """UIDs of deleted objects that are remembered: more than can be under way in late answers."""
+SELECTOR = "adapterSelector"
+SELECTABLE = frozenset({"SFTJob"})
+"""Kinds of jobs that make adapters."""
 WHOLE = frozenset({"Deployment"})
 """Children that are held against their plan in every field; there are few."""
 SHARED_LENGTH = 64
@@ -79,6 +82,10 @@ class Store:
         self._objects: dict[Key, Object] = {}
         self._resources: dict[str, Key] = {}
         self._consumers: dict[Key, set[Key]] = {}
+        self._selecting: dict[str, set[Key]] = {}
+        """By namespace the resources that select jobs by their labels."""
+        self._selectable: dict[str, set[Key]] = {}
+        """By namespace the jobs that may be selected."""
         self._owned: dict[Owner, set[Key]] = {}
         self._parents: dict[str, Owner] = {}
         """By UID, whom each object but pods belongs to. Of children that are gone too, as long as there is their resource: they may
@@ -107,6 +114,10 @@ class Store:
             self._resources[metadata["uid"]] = key
             for producer in producers(trimmed):
                 self._consumers.setdefault(producer, set()).add(key)
+            if selects(trimmed):
+                self._selecting.setdefault(key.namespace, set()).add(key)
+            if key.kind in SELECTABLE:
+                self._selectable.setdefault(key.namespace, set()).add(key)
             return key
         owner = owner_of(obj)
         if known is not None and owner_of(known) != owner:
@@ -140,6 +151,11 @@ class Store:
                 consumers.discard(key)
                 if not consumers:
                     self._consumers.pop(producer, None)
+            for by_namespace in (self._selecting, self._selectable):
+                if (there := by_namespace.get(key.namespace)) is not None:
+                    there.discard(key)
+                    if not there:
+                        del by_namespace[key.namespace]
             return key
         owner = owner_of(known)
         self._disown(key, owner)
@@ -236,8 +252,13 @@ class Store:
         return (None, ()) if raw is None else tolerant.read(KINDS[key.kind], raw, _is_of_another_version)
 
     def consumers(self, key: Key) -> list[Key]:
-        """The resources that read what this one makes; it need not exist yet."""
-        return list(self._consumers.get(key, ()))
+        """The resources that read what this one makes, or may select it; it need not exist yet."""
+        selecting = self._selecting.get(key.namespace, ()) if key.kind in SELECTABLE else ()
+        return list(self._consumers.get(key, set()).union(selecting))
+
+    def selectable(self, namespace: str) -> list[Key]:
+        """The jobs there that a selector may take."""
+        return list(self._selectable.get(namespace, ()))
 
     def resources(self) -> Iterator[Key]:
         return iter(tuple(self._resources.values()))
@@ -365,6 +386,11 @@ def _named(part: Any, namespace: str) -> Iterator[Key]:
             yield Key(named["kind"], namespace, named["name"])
         for each in part.values():
             yield from _named(each, namespace)
+
+
+def selects(resource: Object) -> bool:
+    """Whether it takes jobs by their labels. One that does no more is woken for nothing."""
+    return SELECTOR in (resource.get("spec") or {})
 
 
 def has_ended(pod: Pod) -> bool:

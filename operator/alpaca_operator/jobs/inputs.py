@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from alpaca_operator.api.chain import Find, cycle, links, noted
+from alpaca_operator.api.chain import Find, Select, cycle, links, noted
 from alpaca_operator.api.resource import Job
 from alpaca_operator.api.status import Reason
 from alpaca_operator.cluster.objects import Object
 from alpaca_operator.inputs import InputResolution, Inputs, MissingInput, look, readable, worst
 
 
-def resolve(job: Job, child: Object | None, find: Find) -> InputResolution:
+def resolve(job: Job, child: Object | None, find: Find, select: Select) -> InputResolution:
     """As the status and the plan take it."""
     return InputResolution(*gather(job, child, find))
 

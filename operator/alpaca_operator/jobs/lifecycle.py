@@ -17,6 +17,7 @@ JOBS = Lifecycle(
     pushing=publications.pushing,
     gates=publications.gates,
     spent=status.spent,
+    retold=lambda _: [],
     compute=status.compute,
     requeue_after=status.requeue_after,
     is_terminal=status.is_terminal,

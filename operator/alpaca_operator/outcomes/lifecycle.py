@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from alpaca_operator.api.chain import Find
+from alpaca_operator.api.chain import Find, Select
 from alpaca_operator.api.status import ResourceStatus
 from alpaca_operator.cluster.objects import Object, Pod
 from alpaca_operator.exits import Exit
@@ -24,8 +24,8 @@ class Lifecycle:
     """Kinds of objects that a resource owns, besides pods: near ones first."""
     status: type[ResourceStatus]
     """The model of its status."""
-    resolve_inputs: Callable[[Any, Object | None, Find], InputResolution]
-    """(resource, child, find) -> what it reads of what other jobs make."""
+    resolve_inputs: Callable[[Any, Object | None, Find, Select], InputResolution]
+    """(resource, child, find, select) -> what it reads of what other jobs make."""
     desired: Callable[[Any, Observed], Desired]
     """(resource, observed) -> what it wants of its children."""
     scouting: Callable[[Any, Observed], Desired]
@@ -36,6 +36,8 @@ class Lifecycle:
     """(resource, find) -> why nothing is pushed to a place of `publish` yet, by its number."""
     spent: Callable[[Observed], list[Pod]]
     """Pods that have done what they were made for, and do not end by themselves."""
+    retold: Callable[[Observed], list[tuple[Pod, dict[str, Any]]]]
+    """Pods that are to know something else than they were made with, and what is merged into each."""
     compute: Callable[[Any, Observed, Exit | None], dict[str, Any]]
     """(resource, observed, exit) -> its next status; ``exit`` is why its children could not be made as desired."""
     requeue_after: Callable[[Any, Observed], timedelta | None]

@@ -27,6 +27,9 @@ class Sample:
     digests: Mapping[str, str] = field(default_factory=dict)
     """What each model is, by its name in the API, where the engine says so."""
 
+    adapters_refused: Mapping[str, str] = field(default_factory=dict)
+    """By their names adapters that are listed and not served, and why."""
+
     def after(self, before: Sample, seconds: float) -> Sample:
         """With the speed since an earlier sample of the same pod; a pod that started again counts from nothing."""
         made = self.tokens - before.tokens
@@ -96,6 +99,8 @@ class Observed:
     """Why not all of those are there."""
     held: HeldUpdate | None = None
     """What a deployment could serve of them, and does not."""
+    passed_over: tuple[str, ...] = ()
+    """Jobs that a selector of a deployment takes nothing from, and why."""
     other_children: tuple[Object, ...] = ()
     """Children that make no pods."""
     traffic: tuple[tuple[Sample, datetime], ...] = ()

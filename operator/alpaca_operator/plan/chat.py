@@ -31,7 +31,7 @@ from alpaca_operator.api.endpoint import KeyReference
 from alpaca_operator.api.sources import resolved
 from alpaca_operator.exits import Exit
 from alpaca_operator.inputs import Inputs
-from alpaca_operator.plan import keep, llama_cpp, pod, service, tool_calls, vllm
+from alpaca_operator.plan import adapters, keep, llama_cpp, pod, service, tool_calls, vllm
 from alpaca_operator.plan.base import Manifest, Plan
 from alpaca_operator.plan.volumes import claim_of, claims, mounts, volumes
 from alpaca_operator.settings import Settings
@@ -46,6 +46,7 @@ THE_OPERATORS = frozenset(
         "service",
         "pod_disruption_budget",
         "http_route",
+        "adapter_selector",
     }
 )
 """Fields that are nothing to the pods: to change them starts no new ones."""
@@ -64,6 +65,7 @@ def plan(chat: ChatDeployment, inputs: Inputs, settings: Settings) -> Plan:
     spec = resolved(chat.spec, {field: found.uri for field, found in inputs.items()})
     engine, why = choose(spec, settings)
     # What stands before vLLM is told what was chosen of both.
+    spec = adapters.with_selected(spec, inputs)
     chosen = {"engine": engine} | ({"vllm": VLLM(tool_call_parser=tool_calls.parser(spec))} if engine == "vLLM" else {})
     chat = chat.model_copy(update={"spec": spec.model_copy(update=chosen)})
     if refusal := unfit(chat, settings):
@@ -71,6 +73,8 @@ def plan(chat: ChatDeployment, inputs: Inputs, settings: Settings) -> Plan:
     with_engine = engine != "External"
     deployed = deployment(chat, inputs, settings)
     deployed["metadata"]["annotations"][ANNOTATION_ENGINE] = f"{engine}: {why}"
+    if adapters.are_listed(chat.spec):
+        deployed["metadata"]["annotations"] |= adapters.annotation(chat, inputs)
     return Plan((deployed, *service.all_of(chat, engine=with_engine)))
 
 
@@ -143,8 +147,10 @@ def strategy(spec: ChatSpec) -> Manifest:
 
 
 def template(chat: ChatDeployment, inputs: Inputs, settings: Settings) -> Manifest:
-    made = {field: one for field, one in inputs.items() if one.producer_uid}
-    manifest_json = pod.config(chat, note(made), without=THE_OPERATORS)
+    listed = adapters.are_listed(chat.spec)
+    read = adapters.without(inputs) if listed else inputs
+    made = {field: one for field, one in read.items() if one.producer_uid}
+    manifest_json = pod.config(chat, note(made), without=THE_OPERATORS | (adapters.FIELDS if listed else set()))
     external = chat.spec.engine == "External"
     engines = [] if external else [engine(chat, settings)]
     fronts = [front(chat, settings)] if chat.spec.engine == "vLLM" else []
@@ -153,7 +159,11 @@ def template(chat: ChatDeployment, inputs: Inputs, settings: Settings) -> Manife
     frame = pod.pod_frame(chat, manifest_json, containers, [*volumes(chat), *tmp])
     if chat.spec.engine == "vLLM" and chat.spec.adapters:
         frame["spec"]["initContainers"] = [check(chat, settings)]
+    if listed:
+        adapters.show(frame, ENGINE_CONTAINER)
     frame["metadata"]["labels"] = {**frame["metadata"]["labels"], LABEL_REVISION: keep.digest(frame)}
+    if listed:  # behind the digest: pods of one plan have the lists of their days
+        frame["metadata"]["annotations"] |= adapters.annotation(chat, inputs)
     return frame
 
 

@@ -12,7 +12,7 @@ import re
 from decimal import Decimal
 from typing import Any
 
-from alpaca_operator.api.contract import ANNOTATION_APPLIED, ANNOTATION_REPLICAS
+from alpaca_operator.api.contract import ANNOTATION_ADAPTERS, ANNOTATION_APPLIED, ANNOTATION_REPLICAS, LABEL_REVISION
 from alpaca_operator.plan.base import Manifest
 
 DEPLOYMENT_REVISION = "deployment.kubernetes.io/revision"
@@ -37,6 +37,19 @@ def as_scaled(manifest: Manifest, live: Manifest) -> Manifest:
     if planned_replicas is None or planned_replicas != recorded:
         return manifest
     return {**manifest, "spec": {**manifest["spec"], "replicas": live["spec"]["replicas"]}}
+
+
+def as_listed(manifest: Manifest, live: Manifest) -> Manifest:
+    """With the list of adapters that the pods of this plan were made with, unless there is a new plan: another list is no reason for new
+    pods, those there are told of it."""
+    planned, there = (each.get("spec", {}).get("template", {}).get("metadata", {}) for each in (manifest, live))
+    made_with = (there.get("annotations") or {}).get(ANNOTATION_ADAPTERS)
+    revisions = {(each.get("labels") or {}).get(LABEL_REVISION) for each in (planned, there)}
+    if made_with is None or len(revisions) > 1 or None in revisions:
+        return manifest
+    annotations = {**planned["annotations"], ANNOTATION_ADAPTERS: made_with}
+    template = {**manifest["spec"]["template"], "metadata": {**planned, "annotations": annotations}}
+    return {**manifest, "spec": {**manifest["spec"], "template": template}}
 
 
 def holds(planned: Any, live: Any) -> bool:

@@ -18,7 +18,7 @@ def unable(spec: ChatSpec) -> str | None:
     """Why vLLM does not serve this spec, or None where it does."""
     if spec.compare_with or spec.load or len(spec.adapters) > 1:
         return "vLLM serves one model with at most one adapter, in the bits that it was saved in"
-    if any(adapter.name for adapter in spec.adapters):
+    if spec.adapter_selector is not None or any(adapter.name for adapter in spec.adapters):
         return "adapters with names are served by Transformers"
     if spec.template != "FromModel" or spec.template_file:
         return "vLLM takes the chat template that is saved with the model"

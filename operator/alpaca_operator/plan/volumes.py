@@ -49,9 +49,11 @@ def claim_of(uri: str | None) -> str | None:
 def claims(spec: ResourceSpec) -> dict[str, bool]:
     """Every claim that the spec names, and whether it is written to. A claim is mounted once: what holds an input beside the
     output or the cache has to be writable."""
-    read = [claim_of(source.uri) for _, source in sources(spec)]
+    # Adapters' last, and by their names: those of a chat come and go, and what else is mounted stays as it is.
+    of_adapters = {claim_of(source.uri) or "" for field, source in sources(spec) if field.startswith("adapters[")}
+    read = [claim_of(source.uri) for field, source in sources(spec) if not field.startswith("adapters[")]
     written = [*map(claim_of, spec.written_to), spec.cache.claim_name if spec.cache else None]
-    return {claim: claim in written for claim in dict.fromkeys([*read, *written]) if claim}
+    return {claim: claim in written for claim in dict.fromkeys([*read, *written, *sorted(of_adapters)]) if claim}
 
 
 def volumes(resource: Resource) -> list[Manifest]:

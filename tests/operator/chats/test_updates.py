@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from alpaca_operator.api import ChatDeployment
 from alpaca_operator.api.chain import Find, note
+from alpaca_operator.api.resource import Job
+from alpaca_operator.api.sft import SFTJob
 from alpaca_operator.api.status import Reason, ResolvedInput
-from alpaca_operator.chats.updates import resolve, token
-from alpaca_operator.inputs import MissingInput
+from alpaca_operator.chats import updates
+from alpaca_operator.chats.updates import token
+from alpaca_operator.inputs import InputResolution, MissingInput
 from tests.operator.jobs.test_inputs import among, producer
 
 Object = dict[str, Any]
@@ -40,6 +43,13 @@ def chat(*, annotations: Object | None = None, status: Object | None = None, **s
 def child(strategy: str = "RollingUpdate", **inputs: ResolvedInput) -> Object:
     """The Deployment, with what its pods load."""
     return {"metadata": {"name": "poet-chat", "annotations": note(inputs)}, "spec": {"strategy": {"type": strategy}}}
+
+
+def resolve(chat: ChatDeployment, child: Object | None, find: Find, *labelled: Job) -> InputResolution:
+    """``labelled``: the jobs of the namespace that may be selected."""
+    return updates.resolve(
+        chat, child, find, lambda wanted: [job for job in labelled if wanted.holds(job.metadata.labels)]
+    )
 
 
 def names(reference: str = "base") -> Object:
@@ -240,3 +250,94 @@ class TestWhereOldPodsHaveToGoFirst:
             newer=newer, observedGeneration=0, resolvedInputs={"model": BEFORE.model_dump(by_alias=True)}
         )
         assert resolve(chat(status=status), child("Recreate", model=BEFORE), among(COMPLETE)).inputs == {"model": MADE}
+
+
+class TestTheSelector:
+    """Which finished jobs have their adapters on the model, by their names."""
+
+    BASE = ResolvedInput(uri="pvc://models/llama", digest="sha256:llama")
+    LABELS: ClassVar = {"adapterSelector": {"matchLabels": {"team": "poetry"}}}
+
+    def job(self, name: str, state: str = "Ready Complete", team: str = "poetry", **more: Any) -> SFTJob:
+        made = producer(state, name=name, **{"merge": False, **more})
+        assert made.status is not None
+        labelled = made.metadata.model_copy(update={"labels": {"team": team}})
+        read = made.status.model_copy(update={"resolved_inputs": {"model": self.BASE}})
+        return made.model_copy(update={"metadata": labelled, "status": read})
+
+    def selected(self, *jobs: SFTJob, served: Object | None = None, **spec: Any) -> InputResolution:
+        given = {"model": {"uri": self.BASE.uri}, **self.LABELS, **spec}
+        return resolve(chat(**given), served, among(*jobs), *jobs)
+
+    def test_its_adapter_is_taken_by_the_name_of_the_job(self):
+        found = self.selected(self.job("haiku"), self.job("ode", team="prose"))
+        taken = ResolvedInput(
+            uri="pvc://models/base", digest="sha256:b", producer_uid="uid-haiku", producer="SFTJob haiku"
+        )
+        assert found.inputs == {"model": ResolvedInput(uri=self.BASE.uri), "adapterSelector[haiku]": taken}
+        assert found.passed_over == ()
+
+    @pytest.mark.parametrize(
+        "job",
+        [
+            pytest.param({"state": "Reconciling"}, id="is not complete"),
+            pytest.param({"state": "Stalled Failed"}, id="failed"),
+            pytest.param({"merge": True}, id="makes a model"),
+            pytest.param({"team": "prose"}, id="has other labels"),
+        ],
+    )
+    def test_nothing_is_taken_or_told_of_a_job_that(self, job):
+        found = self.selected(self.job("haiku", **job))
+        assert (list(found.inputs), found.passed_over) == (["model"], ())
+
+    def test_a_deleted_job_takes_its_adapter_along_and_nothing_else(self):
+        there = self.selected(self.job("haiku"), self.job("ode")).inputs
+        left = self.selected(self.job("ode"), served=child(**there))
+        assert list(left.inputs) == ["model", "adapterSelector[ode]"]
+        assert left.held is None
+
+    def test_another_base_is_told_of(self):
+        other = self.job("haiku")
+        assert other.status is not None
+        read = {"model": ResolvedInput(uri="pvc://models/mistral", digest="sha256:mistral")}
+        other = other.model_copy(update={"status": other.status.model_copy(update={"resolved_inputs": read})})
+        found = self.selected(other, self.job("ode"))
+        assert list(found.inputs) == ["model", "adapterSelector[ode]"]
+        assert found.passed_over == (
+            "SFTJob haiku was trained on pvc://models/mistral@sha256:mistral, and pvc://models/llama is served: merge it first",
+        )
+
+    def test_the_same_place_with_another_content_is_another_base(self):
+        """Which is seen where both digests are known, as of a model that a job has made."""
+        base = producer("Ready Complete", name="llama")
+        found = self.selected(base, self.job("haiku"), model={"from": {"kind": "SFTJob", "name": "llama"}})
+        assert list(found.inputs) == ["model"]
+        assert found.passed_over == (
+            "SFTJob haiku was trained on pvc://models/llama@sha256:llama, and pvc://models/base@sha256:b is served: merge it first",
+        )
+
+    def test_no_two_models_have_one_name(self):
+        found = self.selected(
+            self.job("poet"), self.job("ode"), adapters=[{"name": "ode", "uri": "pvc://models/another"}]
+        )
+        assert list(found.inputs) == ["model", "adapters[0]"]
+        assert [each.partition(":")[0] for each in found.passed_over] == [
+            "SFTJob ode has the name of another model here",
+            "SFTJob poet has the name of another model here",
+        ]
+
+    def test_not_more_than_pods_can_tell_of(self):
+        found = self.selected(*(self.job(f"ode-{number:02}") for number in range(18)))
+        assert len(found.inputs) == 1 + 16
+        assert found.passed_over == tuple(
+            f"SFTJob ode-{number} is one more than the 16 that are taken: narrow adapterSelector" for number in (16, 17)
+        )
+
+    def test_it_goes_on_beside_what_is_held(self):
+        """A new model waits to be accepted; adapters of the one that is served come and go."""
+        given = {"model": {"from": {"kind": "SFTJob", "name": "base"}}, "updatePolicy": "Manual"}
+        served = child(model=self.BASE.model_copy(update={"producer": "SFTJob base", "producer_uid": "uid-before"}))
+        found = self.selected(COMPLETE, self.job("haiku"), served=served, **given)
+        assert list(found.inputs) == ["model", "adapterSelector[haiku]"]
+        assert found.held is not None
+        assert found.held.inputs == {"model": MADE}

@@ -301,6 +301,21 @@ class TestConsumers:
         store.remove(second)
         assert store.consumers(self.BASE) == []
 
+    def test_who_selects_jobs_is_woken_by_all_that_may_be_selected(self) -> None:
+        store = Store()
+        chat = build.job(spec={"adapterSelector": {}}) | {"kind": "ChatDeployment"}
+        store.put(chat)
+        lora = Key("SFTJob", "team", "lora")
+        assert store.consumers(lora) == [Key("ChatDeployment", "team", "poet")]
+        assert store.consumers(Key("MergeJob", "team", "lora")) == []
+        assert store.consumers(Key("SFTJob", "elsewhere", "lora")) == []
+        assert store.selectable("team") == []
+        store.put(made := build.job("lora", uid="uid-lora"))
+        assert (store.selectable("team"), store.selectable("elsewhere")) == ([lora], [])
+        store.remove(made)
+        store.remove(chat)
+        assert (store.selectable("team"), store.consumers(lora)) == ([], [])
+
     def test_another_of_its_name_may_read_something_else(self) -> None:
         store = Store()
         store.put(self.reader())

@@ -6,14 +6,14 @@ mixing them in one batch does so by sequences, knows neither DoRA nor quantized 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from workloads.errors import SpecError
 from workloads.models.lora_adapter import LoRAAdapter
 from workloads.models.model_request import InspectedModel, inspect_request
-from workloads.serving.engine.model_specs import ModelSpec
-from workloads.storage.sources import Inputs
+from workloads.storage.sources import Input
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,8 @@ class Beside:
     model: InspectedModel
     """The base with this adapter alone."""
     digest: str
+    size: int
+    """Bytes that it takes in memory."""
 
     @property
     def source(self) -> tuple[str, str, Path]:
@@ -31,24 +33,22 @@ class Beside:
         return self.model.request.adapters[0]
 
 
-def inspected(spec: ModelSpec, inputs: Inputs, base: InspectedModel) -> list[Beside]:
-    """Those of a spec, in its order. Raises SpecError, and what `inspect_request` raises, for one that cannot stand beside others."""
-    found = []
-    for place, name in enumerate(spec.beside):
-        field = f"{spec.prefix}adapters[{place}]"
-        source = inputs[field]
-        label = f"spec.{field} {source.uri}"
-        adapter = LoRAAdapter.open(source.path, label)
-        if adapter.rows is not None or any(update.whole for update in adapter.updates.values()):
-            raise SpecError(
-                f"{label} brings embeddings or other weights of its own, as with an extended vocabulary, and cannot stand beside others on one "
-                "base: merge first, with a MergeJob, and serve what it makes"
-            )
-        model = inspect_request(replace(base.request, adapters=((field, source.uri, source.path),)))
-        if model.base.rope_scaling != base.base.rope_scaling:
-            raise SpecError(
-                f"{label} was trained with a ropeScaling that the base is not served with: set model.ropeScaling to it, or merge first, with a "
-                "MergeJob"
-            )
-        found.append(Beside(name, model, source.digest))
-    return found
+def inspect(name: str, field: str, source: Input, base: InspectedModel) -> Beside:
+    """The adapter that lies at ``source``, on ``base``, which has none. Raises SpecError, and what `inspect_request` raises, for one that
+    cannot stand beside others."""
+    label = f"spec.{field} {source.uri}"
+    adapter = LoRAAdapter.open(source.path, label)
+    if adapter.rows is not None or any(update.whole for update in adapter.updates.values()):
+        raise SpecError(
+            f"{label} brings embeddings or other weights of its own, as with an extended vocabulary, and cannot stand beside others on one "
+            "base: merge first, with a MergeJob, and serve what it makes"
+        )
+    model = inspect_request(replace(base.request, adapters=((field, source.uri, source.path),)))
+    if model.base.rope_scaling != base.base.rope_scaling:
+        raise SpecError(
+            f"{label} was trained with a ropeScaling that the base is not served with: set model.ropeScaling to it, or merge first, with a "
+            "MergeJob"
+        )
+    # PEFT holds adapters in 32 bits, whatever their base is in.
+    size = 4 * sum(math.prod(shape) for shape in adapter.shapes.values())
+    return Beside(name, model, source.digest, size)

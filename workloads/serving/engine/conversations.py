@@ -110,6 +110,10 @@ class Conversations:
             row.group.remove(row)
         self.groups = [group for group in self.groups if group.rows]
 
+    def forget(self, adapter: int) -> None:
+        """What was read by an adapter that is gone, and whose answers are over."""
+        self.over = [row for row in self.over if row.adapter != adapter]
+
     def emptied(self) -> Conversations:
         """As large, without rows."""
         return Conversations(self.positions, remembers=self._remembers)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from workloads.serving.engine.scheduler import Scheduler
 from workloads.serving.engine.served_model import Defaults, ServedModel
 from workloads.storage import sources
 from workloads.storage.hashing import HashCache
-from workloads.storage.sources import Inputs
+from workloads.storage.sources import Input, Inputs
 from workloads.system import memory
 from workloads.system.describe import some
 from workloads.system.environment import Environment
@@ -37,40 +38,137 @@ FEWEST_POSITIONS = 64
 """With room for fewer there is no conversation."""
 
 
+@dataclass(frozen=True)
+class PreparedAdapter:
+    """An adapter that can be put on its base, and how the model that it makes of it answers."""
+
+    adapter: Beside
+    template: Template
+    defaults: Defaults
+
+
+@dataclass(frozen=True)
+class LoadedBase:
+    """A model of the spec in memory, as adapters are put on it."""
+
+    spec: ModelSpec
+    inputs: Inputs
+    model: InspectedModel
+    """Without any of them."""
+    found: LoadedModel
+    served: ServedModel
+    sharers: int
+    """Models that share the memory."""
+
+    def worn(self, place: int, prepared: PreparedAdapter) -> ServedModel:
+        """The model that an adapter makes of it, written by the same scheduler."""
+        return replace(
+            self.served,
+            name=prepared.adapter.name,
+            kind="LoRAAdapter",
+            digest=prepared.adapter.digest,
+            template=prepared.template,
+            defaults=prepared.defaults,
+            ends=_ends(self.found, prepared.template),
+            begins=_begins(prepared.template),
+            adapter=place,
+        )
+
+    def positions(self, size: int) -> int:
+        """Tokens of conversation that so many bytes less leave no room for."""
+        share = SHARE_FOR_CONVERSATIONS[self.found.model.device.type]
+        return math.ceil(size * share / self.sharers / self.found.bytes_per_position)
+
+
+AdaptersOf = Callable[[ModelSpec, Inputs, InspectedModel], list[PreparedAdapter]]
+"""(spec, inputs, base) -> the adapters that are put on it beside each other."""
+Refuse = Callable[[str, Exception], None]
+"""Takes the name of an adapter that cannot be put on its base, and why. Where it returns, that one is left out."""
+
+
 def load(
     job: ChatDeployment, environment: Environment, watcher: Watcher, log: Callable[[str], None]
 ) -> dict[str, ServedModel]:
     """Every model of the spec by its name, ready to answer. Raises WorkloadError."""
+
+    def adapters_of(spec: ModelSpec, inputs: Inputs, base: InspectedModel) -> list[PreparedAdapter]:
+        fields = [f"{spec.prefix}adapters[{place}]" for place in range(len(spec.beside))]
+        named = zip(spec.beside, fields, strict=True)
+        return [prepare(job, spec, inputs, base, name, field, inputs[field]) for name, field in named]
+
+    def refuse(name: str, error: Exception) -> None:
+        raise error
+
+    return load_bases(job, environment, watcher, log, adapters_of, refuse)[0]
+
+
+def prepare(
+    job: ChatDeployment, spec: ModelSpec, inputs: Inputs, base: InspectedModel, name: str, field: str, source: Input
+) -> PreparedAdapter:
+    """Look into the adapter that lies at ``source``. Raises WorkloadError for one that cannot stand beside others on ``base``."""
+    adapter = beside.inspect(name, field, source, base)
+    answering = defaults_of.resolved(job.spec.generation, [source.path, base.request.folder])
+    return PreparedAdapter(
+        adapter,
+        _template(spec, inputs, adapter.model),
+        Defaults(system_prompt=job.spec.system_prompt, **answering),
+    )
+
+
+def load_bases(
+    job: ChatDeployment,
+    environment: Environment,
+    watcher: Watcher,
+    log: Callable[[str], None],
+    adapters_of: AdaptersOf,
+    refuse: Refuse,
+) -> tuple[dict[str, ServedModel], list[LoadedBase]]:
+    """Every model by its name, and those of them that the spec itself names, in its order. Raises WorkloadError."""
     known = HashCache(environment.cache / "digests.json", lambda: None)
     inputs = sources.collect(job.spec, environment, known, lambda: None)
     sources.must_be_as_published(inputs, noted(job.metadata.annotations))
     known.save()
     if job.spec.engine == "Auto":
         log("engine Auto: Transformers answers, as vLLM comes from an image of its own, which only the operator starts")
+    if job.spec.adapter_selector is not None:
+        log("adapterSelector takes the adapters of a cluster's jobs: here those are served that adapters names")
     inspected = []
     for spec in model_specs(job):  # all of them, before the first is read: that may take minutes
         _must_be_no_gguf(spec, inputs)
         model = model_request.inspect_request(_request(spec, inputs))
         attention.check(configuration(model.base, model.request.label), spec.name)
-        adapters = [(each, _template(spec, inputs, each.model)) for each in beside.inspected(spec, inputs, model)]
-        inspected.append((spec, model, _template(spec, inputs, model), adapters))
+        inspected.append((spec, model, _template(spec, inputs, model), adapters_of(spec, inputs, model)))
     loaded = []
     for spec, model, template, adapters in inspected:
         log(f"loading {spec.model.uri}")
-        found = inference.load_inspected(model, [each.source for each, _ in adapters])
+        found = inference.load_inspected(model)
         for note in found.notes:
             log(note)
-        loaded.append((spec, found, template, adapters))
-    log("resolved: " + "; ".join(f"{spec.name}: {_settings_text(found.how)}" for spec, found, _, _ in loaded))
+        # Before their memory is measured that conversations may have.
+        places = [place for place, each in enumerate(adapters) if _is_put_on(found, place, each.adapter, refuse)]
+        loaded.append((spec, model, found, template, {place: adapters[place] for place in places}))
+    log("resolved: " + "; ".join(f"{spec.name}: {_settings_text(found.how)}" for spec, _, found, _, _ in loaded))
     served: dict[str, ServedModel] = {}
-    for spec, found, template, adapters in loaded:
-        base = served[spec.name] = _served(job, spec, inputs, found, template, watcher, len(loaded), log)
-        for place, (each, own) in enumerate(adapters):
-            served[each.name] = _worn(base, place, each, own, job, found)
+    bases = []
+    for spec, model, found, template, worn in loaded:
+        answering = served[spec.name] = _served(job, spec, inputs, found, template, watcher, len(loaded), log)
+        base = LoadedBase(spec, inputs, model, found, answering, len(loaded))
+        bases.append(base)
+        for place, each in worn.items():
+            served[each.adapter.name] = base.worn(place, each)
     for answering in served.values():
         if answering.adapter is None:
             answering.scheduler.start()
-    return served
+    return served, bases
+
+
+def _is_put_on(found: LoadedModel, place: int, adapter: Beside, refuse: Refuse) -> bool:
+    try:
+        found.put_on(place, adapter.source, adapter.model.request.uri)
+    except Exception as error:  # noqa: BLE001 - who was asked to take it says what it means
+        refuse(adapter.name, error)
+        return False
+    return True
 
 
 def _must_be_no_gguf(spec: ModelSpec, inputs: Inputs) -> None:
@@ -145,7 +243,7 @@ def _served(
         template=template,
         defaults=defaults,
         scheduler=Scheduler(
-            found.model,
+            found.computing,
             max_batch=1 if found.changes_with_length else limits.max_batch,
             max_queue=limits.max_queue,
             positions=positions,
@@ -161,25 +259,6 @@ def _served(
         timeout_seconds=limits.request_timeout_seconds,
         ends=_ends(found, template),
         begins=_begins(template),
-    )
-
-
-def _worn(
-    base: ServedModel, place: int, adapter: Beside, template: Template, job: ChatDeployment, found: LoadedModel
-) -> ServedModel:
-    """The model that an adapter makes of the base, written by the same scheduler."""
-    folders = [adapter.source[2], adapter.model.request.folder]
-    answering = defaults_of.resolved(job.spec.generation, folders)
-    return replace(
-        base,
-        name=adapter.name,
-        kind="LoRAAdapter",
-        digest=adapter.digest,
-        template=template,
-        defaults=Defaults(system_prompt=job.spec.system_prompt, **answering),
-        ends=_ends(found, template),
-        begins=_begins(template),
-        adapter=place,
     )
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from alpaca_operator.api.text import fitted
 from workloads.serving.refusal import Refusal
 
 Outcome = Literal["answered", "cancelled", "invalid", "unauthorized", "busy", "unavailable", "timeout", "failed"]
@@ -28,6 +29,8 @@ BY_STATUS: dict[int, Outcome] = {401: "unauthorized", 408: "timeout", 429: "busy
 WINDOW_SECONDS = 10.0
 """Over which the speed is averaged."""
 FIRST_TOKEN_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
+LONGEST_REASON = 240
+"""Characters of why an adapter is refused."""
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 
@@ -55,6 +58,12 @@ class Metrics:
         self._models = Gauge(
             "alpaca_chat_model_info", "The models that answer", ["model", "kind", "digest"], registry=self._registry
         )
+        self._refused_adapters = Gauge(
+            "alpaca_chat_adapter_refused",
+            "Listed adapters that are not served",
+            ["model", "why"],
+            registry=self._registry,
+        )
         for outcome in OUTCOMES:
             self._requests.labels(outcome)
         self._read, self._reused, self._written = (
@@ -75,6 +84,15 @@ class Metrics:
     def loaded(self, model: str, kind: str, digest: str) -> None:
         """The operator's status names what is served by it."""
         self._models.labels(model, kind, digest).set(1)
+
+    def unloaded(self, model: str, kind: str, digest: str) -> None:
+        self._models.remove(model, kind, digest)
+
+    def adapters_refused(self, refused: Mapping[str, str]) -> None:
+        """All that are, by their names, and why: the operator's status tells it."""
+        self._refused_adapters.clear()
+        for name, why in refused.items():
+            self._refused_adapters.labels(name, fitted(why, LONGEST_REASON)).set(1)
 
     def ended(self, outcome: Outcome) -> None:
         self._requests.labels(outcome).inc()

@@ -11,7 +11,8 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from typing import Any, Protocol
 
 import torch
@@ -80,6 +81,7 @@ class AnswerQueue(ABC):
         self._waiting: deque[Answer] = deque()
         self._running: list[Answer] = []
         """Those that have a place, in the order in which they came to it."""
+        self._between: deque[tuple[Callable[[], None], Future[None]]] = deque()
         self._news: list[tuple[Stream, str, Ending | Refusal | None]] = []
         self._closed = False
         self._failures = 0
@@ -120,6 +122,18 @@ class AnswerQueue(ABC):
             self._closed = True
             self._lock.notify_all()
         self._thread.join()
+
+    def between_steps(self, act: Callable[[], None]) -> Future[None]:
+        """Let the queue's thread do something to the model while it computes nothing; what that raises is the future's. Answers go on
+        behind it."""
+        future: Future[None] = Future()
+        with self._lock:
+            if self._closed:
+                future.cancel()
+                return future
+            self._between.append((act, future))
+            self._lock.notify_all()
+        return future
 
     @property
     def max_batch(self) -> int:
@@ -186,6 +200,7 @@ class AnswerQueue(ABC):
                 self._step_began = time.monotonic()
                 try:
                     self._drop_the_gone()
+                    self._act_between()  # behind it: nobody answers with what they take away
                     self._let_in()
                     self._step()
                     self._failures = 0
@@ -196,16 +211,30 @@ class AnswerQueue(ABC):
         with self._lock:
             there = [*self._running, *self._waiting]
             self._waiting.clear()
+            for _, future in self._between:
+                future.cancel()
         self._give_up(there, refusals.draining())
         self._deliver()
 
     def _await_work(self) -> bool:
         """Wait until there is something to do. False once closed."""
         with self._lock:
-            while not (self._closed or self._has_work):
+            while not (self._closed or self._has_work or self._between):
                 self._lock.notify_all()  # those who wait for this moment
                 self._lock.wait()
             return not self._closed
+
+    def _act_between(self) -> None:
+        while self._between:
+            act, future = self._between.popleft()
+            if not future.set_running_or_notify_cancel():
+                continue
+            try:
+                act()
+            except Exception as error:  # noqa: BLE001 - it is told to whoever asked for it
+                future.set_exception(error)
+            else:
+                future.set_result(None)
 
     def _drop_the_gone(self) -> None:
         """Those whose reader left, or whose time is over."""

@@ -57,6 +57,19 @@ class Scheduler(AnswerQueue):
         least = PROMPT_PIECE[self._device.type]
         self._piece = Piece(piece, piece) if piece else Piece(least, LARGER * least)
 
+    @property
+    def positions(self) -> int:
+        """Tokens of conversation that there is memory for."""
+        return self._rows.positions
+
+    def changed(self, positions: int, without: int | None = None) -> None:
+        """Adapters were put on the model or taken from it, in `between_steps`: it wears none, and has memory for so many tokens more, or
+        fewer. ``without``: the place of one that is gone, with what was read by it."""
+        self._worn = None
+        self._rows.positions += positions
+        if without is not None:
+            self._rows.forget(without)
+
     def _has_room(self, answer: Answer) -> bool:
         """One that had to make room is let in as soon as it need not do so again."""
         needed = answer.most if answer.written else answer.length

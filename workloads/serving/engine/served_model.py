@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -68,6 +69,8 @@ class ServedModel:
     """The token that texts outside of a conversation begin with."""
     adapter: int | None = None
     """Place of the adapter that makes it, where several are beside each other on one base."""
+    users: int = field(default=0, init=False)
+    """Requests that are answered by it, or are about to be; counted in the event loop."""
     pieces: Pieces = field(init=False)
     language: Language = field(init=False)
 
@@ -82,6 +85,15 @@ class ServedModel:
         self.language = Language(self.template, self.pieces, self._control, self.ends)
         self._rows = tokenize.rows_of(tokenizer)
         self._infilling = Infilling.of(self.template)
+
+    @contextmanager
+    def used(self) -> Iterator[None]:
+        """A request keeps it until this is left: an adapter that is removed goes with the last that does."""
+        self.users += 1
+        try:
+            yield
+        finally:
+            self.users -= 1
 
     def entry(self) -> dict[str, Any]:
         """As `/v1/models` lists it."""

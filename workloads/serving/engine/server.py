@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -47,9 +48,12 @@ class Engine:
     """What the server is built around; ``models`` come when they are loaded."""
 
     names: tuple[str, ...]
+    """Of the models that it is ready with."""
     key: str | None = None
     """The API key; None asks for none."""
     models: dict[str, ServedModel] = field(default_factory=dict)
+    coming: frozenset[str] = frozenset()
+    """Adapters beside them that are loaded, or will be."""
     metrics: Metrics = field(default_factory=Metrics)
     message: str = "starting"
     """What is going on while loading."""
@@ -74,7 +78,7 @@ class Engine:
             return "dead"
         if self.draining:
             return "draining"
-        return "ready" if len(self.models) == len(self.names) else "loading"
+        return "ready" if self.models.keys() >= set(self.names) else "loading"
 
     @property
     def is_stuck(self) -> bool:
@@ -87,16 +91,18 @@ class Engine:
 
     def find(self, name: str) -> ServedModel:
         """The model of that name. Raises Refusal where there is none, or none yet."""
-        if name not in self.names:
-            raise Refusal(
-                404,
-                f"The model '{cut(name)}' does not exist; this server has {' and '.join(self.names)}.",
-                "model_not_found",
-                "model",
-            )
-        if name not in self.models:
+        served = self.models.get(name)
+        if served is not None:
+            return served
+        if name in self.names or name in self.coming:
             raise refusals.loading(name, self.message)
-        return self.models[name]
+        known = dict.fromkeys((*self.names, *self.models))
+        raise Refusal(
+            404,
+            f"The model '{cut(name)}' does not exist; this server has {' and '.join(known)}.",
+            "model_not_found",
+            "model",
+        )
 
 
 ROUTES = (
@@ -262,29 +268,31 @@ async def _answer(engine: Engine, request: Request, kind: type[Question]) -> Res
     if engine.draining:
         raise refusals.draining()
     body = await request.body()
-    async with engine.reading:
-        asked = cast("Question", await asyncio.to_thread(reading.read, kind, body))
-        served = engine.find(asked.model)
-        served.scheduler.refuse_when_full()
-        response, answers = await asyncio.to_thread(_asked, served, asked)
-    for each in answers:
-        each.answer.key = asked.asker or (request.client.host if request.client else "")
-    if engine.draining:
-        raise refusals.draining()
-    choices = Choices(served.scheduler, [each.answer for each in answers])
-    if asked.stream:
-        return _EventStream(engine, choices, response)
-    leaving = asyncio.create_task(disconnected(request.receive))
-    whole = asyncio.create_task(response.whole(choices))
-    try:
-        await asyncio.wait({leaving, whole}, return_when=asyncio.FIRST_COMPLETED)
-        if not whole.done():
-            raise ClientDisconnect
-        answered = whole.result()
-    finally:
-        choices.give_up()
-        leaving.cancel()
-        whole.cancel()
+    with contextlib.ExitStack() as kept:
+        async with engine.reading:
+            asked = cast("Question", await asyncio.to_thread(reading.read, kind, body))
+            served = engine.find(asked.model)
+            kept.enter_context(served.used())
+            served.scheduler.refuse_when_full()
+            response, answers = await asyncio.to_thread(_asked, served, asked)
+        for each in answers:
+            each.answer.key = asked.asker or (request.client.host if request.client else "")
+        if engine.draining:
+            raise refusals.draining()
+        choices = Choices(served.scheduler, [each.answer for each in answers])
+        if asked.stream:
+            return _EventStream(engine, choices, response, kept.pop_all())
+        leaving = asyncio.create_task(disconnected(request.receive))
+        whole = asyncio.create_task(response.whole(choices))
+        try:
+            await asyncio.wait({leaving, whole}, return_when=asyncio.FIRST_COMPLETED)
+            if not whole.done():
+                raise ClientDisconnect
+            answered = whole.result()
+        finally:
+            choices.give_up()
+            leaving.cancel()
+            whole.cancel()
     engine.metrics.ended("answered")
     return JSONResponse(answered)
 
@@ -307,10 +315,17 @@ class _EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, engine: Engine, choices: Choices, response: responses.Response | ItemResponse) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        choices: Choices,
+        response: responses.Response | ItemResponse,
+        kept: contextlib.ExitStack,
+    ) -> None:
+        """``kept``: closed when the answer is over."""
         super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
-        self._engine, self._choices, self._response = engine, choices, response
+        self._engine, self._choices, self._response, self._kept = engine, choices, response, kept
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         leaving = asyncio.create_task(disconnected(receive))
@@ -323,6 +338,7 @@ class _EventStream(Response):
                 self._engine.metrics.ended("cancelled")
         finally:
             self._choices.give_up()
+            self._kept.close()
             leaving.cancel()
             sending.cancel()
 

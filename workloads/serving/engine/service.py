@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alpaca_operator.api import contract
@@ -27,6 +28,7 @@ from workloads.system.environment import Environment, share_processors
 from workloads.system.signals import RESERVE
 
 if TYPE_CHECKING:
+    from workloads.serving.engine.live_adapters import LiveAdapters
     from workloads.serving.engine.served_model import ServedModel
 
 ENV_PORT = "ALPACA_ENGINE_PORT"
@@ -81,6 +83,8 @@ class Service:
         self._sidecar = sidecar
         self._grace = job.spec.pod.termination_grace_period_seconds * (1 - RESERVE)
         self._stop = asyncio.Event()
+        self._list = Path(listed) if (listed := environ.get(contract.ENV_ADAPTERS)) else None
+        self._live: LiveAdapters | None = None
 
     async def run(self) -> None:
         """Raises WorkloadError when the model cannot be loaded, or the port is taken."""
@@ -118,9 +122,16 @@ class Service:
         for served in self.engine.models.values():
             self.engine.metrics.loaded(served.name, served.kind, served.digest)
         if self.engine.models:
-            names = self.engine.names
+            names = tuple(self.engine.models)
             self._console.log(f"{' and '.join(names)} answer{'s' if len(names) == 1 else ''} at {address}")
-        await self._stop.wait()
+        waiting: list[asyncio.Future[Any]] = [asyncio.ensure_future(self._stop.wait())]
+        if self.engine.models and self._live is not None:
+            waiting.append(asyncio.ensure_future(self._live.follow()))
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        for task in waiting:
+            if task.done():
+                task.result()
+            task.cancel()
 
     async def _loaded(self) -> dict[str, ServedModel]:
         """Load in a daemon thread: a stop does not wait for it. Empty when one came before the models."""
@@ -132,13 +143,8 @@ class Service:
             self._console.log(message)
 
         def load() -> None:
-            if self._job.spec.engine == "LlamaCpp":
-                from workloads.serving.llama_cpp.loading import load as load_models
-            else:
-                from workloads.serving.engine.loading import load as load_models
-
             try:
-                models = load_models(self._job, self._environment, self.engine.metrics, log)
+                models = self._load(log)
                 loop.call_soon_threadsafe(done.set_result, models)
             except BaseException as error:  # noqa: BLE001 - it is raised again where it is waited for
                 if not loop.is_closed():
@@ -150,6 +156,19 @@ class Service:
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         stopped.cancel()
         return done.result() if done.done() else {}
+
+    def _load(self, log: Callable[[str], None]) -> dict[str, ServedModel]:
+        if self._job.spec.engine == "LlamaCpp":
+            from workloads.serving.llama_cpp.loading import load as load_models
+        elif self._list is not None:
+            from workloads.serving.engine.live_adapters import LiveAdapters
+
+            self._live = LiveAdapters(self._job, self._environment, self._list, self.engine, self._console.log)
+            return self._live.load(self.engine.metrics, log)
+        else:
+            from workloads.serving.engine.loading import load as load_models
+
+        return load_models(self._job, self._environment, self.engine.metrics, log)
 
     def _on_signal(self) -> None:
         if self._stop.is_set():  # asked twice
