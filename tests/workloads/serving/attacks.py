@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import socket
-import threading
+import subprocess
+import sys
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from urllib.parse import urlsplit
-
-import httpx
 
 ALIVE_SECONDS = 1.0
 """Of a processor, which a process may work on other things before it says that it is alive: it takes 0.16 at most, and took 20 to 170
@@ -19,33 +15,46 @@ without bounds."""
 
 def most_before_livez(pid: int, root: str, attack: Callable[[], None]) -> float:
     """Seconds of processors, at most, that a process took between `/livez` and its answer, asked again and again from before ``attack`` to
-    after it. What else the machine does is not counted: however long it makes the answer wait, the process works no more before it."""
-    over, began = threading.Event(), threading.Event()
+    after it. What else the machine does is not counted: however long it makes the answer wait, the process works no more before it.
 
-    def watched() -> float:
-        most = 0.0
-        with httpx.Client(timeout=300) as client:
-            while not over.is_set():
-                start = _worked(pid)
-                assert client.get(f"{root}/livez").json() == {"status": "alive"}
-                most = max(most, _worked(pid) - start)
-                began.set()
-        return most
-
-    with ThreadPoolExecutor(1) as watcher:
-        watching = watcher.submit(watched)
+    A process of its own asks: as a thread beside those of an attack it would be late to see an answer, and take it for a late one.
+    """
+    asking = [sys.executable, "-c", WATCHER, str(pid), *urlsplit(root).netloc.split(":")]
+    with subprocess.Popen(asking, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as watcher:
+        assert watcher.stdout is not None
+        assert watcher.stdout.readline() == "alive\n"
         try:
-            assert began.wait(60)
             attack()
         finally:
-            over.set()
-        return watching.result()
+            told = watcher.communicate()[0]
+        return float(told)
 
 
-def _worked(pid: int) -> float:
-    """Seconds that all threads of a process had processors."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+WATCHER = """
+import os, select, socket, sys
+
+pid, host, port = sys.argv[1:]
+
+def worked():  # seconds that all threads of a process had processors
+    fields = open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+most, first = 0.0, True
+with socket.create_connection((host, int(port)), timeout=300) as connection:
+    while not select.select([sys.stdin], [], [], 0)[0]:
+        start = worked()
+        connection.sendall(f"GET /livez HTTP/1.1\\r\\nHost: {host}:{port}\\r\\n\\r\\n".encode())
+        answer = b""
+        while not answer.endswith(b'{"status":"alive"}'):
+            part = connection.recv(65536)
+            assert part, answer
+            answer += part
+        most = max(most, worked() - start)
+        if first:
+            print("alive", flush=True)
+            first = False
+print(most)
+"""
 
 
 def raw(root: str, request: bytes) -> bytes:
