@@ -135,15 +135,15 @@ class Team:
         return self.until(name, lambda job: progress(job) >= step and not ended(job), f"at step {step}", seconds)
 
     def past_step(self, name: str, step: int, seconds: float = PATIENCE) -> None:
-        """Waits until the job's pod, of several the first node's, has logged at least `step`. The status, which is not written at every
+        """Waits until the job has logged at least `step`."""
+        until(lambda: self.logged_step(name) >= step, f"{name} to log step {step}", seconds, every=0.2)
+
+    def logged_step(self, name: str) -> int:
+        """The last that the job's pod, of several the first node's, has logged; 0 before it has. The status, which is not written at every
         step, may have nothing between the first of so short a training and its end."""
-
-        def logged() -> bool:
-            first = [pod for pod in self.pods(name) if pod["metadata"]["labels"].get(LABEL_INDEX, "0") == "0"]
-            lines = self.lines(first[-1]["metadata"]["name"]) if first and _has_begun(first[-1]) else []
-            return max((line["step"] for line in lines if "loss" in line), default=0) >= step
-
-        until(logged, f"{name} to log step {step}", seconds, every=0.2)
+        first = [pod for pod in self.pods(name) if pod["metadata"]["labels"].get(LABEL_INDEX, "0") == "0"]
+        lines = self.lines(first[-1]["metadata"]["name"]) if first and _has_begun(first[-1]) else []
+        return max((line["step"] for line in lines if "loss" in line), default=0)
 
 
 def _has_begun(pod: Manifest) -> bool:
@@ -180,7 +180,6 @@ def sft_job(name: str, **spec: Any) -> Manifest:
                     "env": [{"name": "OMP_NUM_THREADS", "value": "1"}],
                     # So that two cores are not shared by more pods than they can carry.
                     "resources": {"requests": {"cpu": "300m"}},
-                    "terminationGracePeriodSeconds": 60,
                 },
             },
             spec,

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.cluster
 
 TWIN = CHECKOUT / "manifests" / "samples" / "models" / "literary-alpaca2-tiny.yaml"
 POEMS = CHECKOUT / "examples" / "quickstart" / "poems.jsonl"
-POLITE = {"pod": {"env": [{"name": "OMP_NUM_THREADS", "value": "1"}], "terminationGracePeriodSeconds": 60}}
+POLITE = {"pod": {"env": [{"name": "OMP_NUM_THREADS", "value": "1"}]}}
 """On a machine of two cores that carries more than this."""
 CHAIN = 1500.0
 

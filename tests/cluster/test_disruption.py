@@ -40,9 +40,8 @@ def disturbed(shared: Team) -> Disturbed:
     pods: dict[str, str] = {}
 
     def disturb() -> bool:
-        for job in shared.jobs():
-            name = job["metadata"]["name"]
-            if name in deeds and name not in pods and progress(job) > 30:
+        for name in deeds.keys() - pods.keys():
+            if shared.logged_step(name) > 30:
                 pods[name] = shared.pod(name)
                 deeds[name](name)
         return len(pods) == len(deeds)

@@ -44,7 +44,7 @@ def furnish(team: Team) -> None:
 
 
 def job(kind: str, name: str, **spec: Any) -> Manifest:
-    polite = {"env": [{"name": "OMP_NUM_THREADS", "value": "1"}], "terminationGracePeriodSeconds": 60}
+    polite = {"env": [{"name": "OMP_NUM_THREADS", "value": "1"}]}
     return {
         "apiVersion": "literary-alpaca.io/v1alpha1",
         "kind": kind,
