@@ -161,9 +161,7 @@ def _take_place(place: OutputPlace, run: Run, checkpoints: Checkpoints, tracker:
             "checkpoints of an s3:// output end with this pod: set cache.claimName, and a restart goes on from them"
         )
     fence = place.fence(run)
-    # Before anything is touched: what follows moves and removes what a younger run may be writing.
-    fence.must_be_newer()
-    place.prepare()
+    place.prepare(fence.must_be_newer)
     checkpoints.acquire()
     fence.acquire()
     place.tidy()

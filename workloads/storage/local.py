@@ -43,7 +43,7 @@ class LocalFolder:
     def fence(self, run: Run) -> Fence:
         return FileFence(self.checkpoints / FENCE, run)
 
-    def prepare(self) -> None:
+    def prepare(self, must_be_newer: Callable[[], None]) -> None:
         """Raises SpecError when nothing can be written there, or what is there cannot be replaced."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -54,6 +54,7 @@ class LocalFolder:
             if error.errno in FULL:
                 raise
             raise SpecError(f"spec.output.uri: {self.uri}: {sentence(error, self.path.parent, 'write')}") from error
+        must_be_newer()
         for folder in (self.path, self.checkpoints, self._rejected):
             self._must_be_replaceable(folder)
 

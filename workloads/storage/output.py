@@ -29,8 +29,9 @@ class OutputPlace(Protocol):
     def fence(self, run: Run) -> Fence:
         """What keeps a run that was overtaken from publishing. It lies where the output does: runs need share nothing else."""
 
-    def prepare(self) -> None:
-        """Make sure, before hours of work, that a result can be put there. Raises SpecError when it cannot."""
+    def prepare(self, must_be_newer: Callable[[], None]) -> None:
+        """Make sure, before hours of work, that a result can be put there. Raises SpecError when it cannot, and what ``must_be_newer`` raises: it
+        is asked before anything is moved that a younger run may be writing."""
 
     def tidy(self) -> None:
         """Mend and remove what interrupted runs left behind."""

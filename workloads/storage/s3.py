@@ -232,8 +232,9 @@ class Bucket:
     def fence(self, run: Run) -> Fence:
         return _ObjectFence(self, run)
 
-    def prepare(self) -> None:
+    def prepare(self, must_be_newer: Callable[[], None]) -> None:
         """Raises SpecError when nothing may be written there."""
+        must_be_newer()
         self.staging.parent.mkdir(parents=True, exist_ok=True)
 
     def tidy(self) -> None:

@@ -246,7 +246,7 @@ def test_a_place_that_cannot_be_replaced_is_found_before_the_work(
     out = tmp_path / "out"
     environment = Environment.read({"ALPACA_CACHE": str(tmp_path / "cache")})
     with pytest.raises(SpecError) as refused:
-        LocalFolder(str(out), environment, lambda: None).prepare()
+        LocalFolder(str(out), environment, lambda: None).prepare(lambda: None)
     assert str(refused.value) == (
         f"spec.output.uri: {out}: {out} cannot be replaced at once, as publishing does (Device or resource busy; is it a mount point?): name a "
         f"folder in it, such as {out}/result"
