@@ -3,7 +3,9 @@ ends and restarts all."""
 
 from __future__ import annotations
 
+import json
 import random
+import re
 import signal
 import time
 from collections.abc import Callable
@@ -11,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from alpaca_operator.api.contract import LABEL_INDEX
+from alpaca_operator.api.contract import LABEL_INDEX, LABEL_SCOUT, ExitCode
 from tests.cluster.bed.cluster import Manifest, until
 from tests.cluster.bed.configs import PAUSE_IMAGE
 from tests.cluster.bed.node import Bed
@@ -24,6 +26,8 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(3600)]
 PAIR = {"nodes": 2, "processesPerNode": 1}
 STEPS = 200
 """Enough that every pod is met in the middle."""
+LONG = 3000
+"""Steps of a run that still trains when a pod beside it has started and ended."""
 SLOW = 3 * PATIENCE
 """Two pods import torch at once, and once more where they start again."""
 
@@ -49,8 +53,12 @@ def start(team: Team, name: str, **spec: Any) -> None:
 
 
 def of_node(team: Team, name: str, index: int) -> Manifest:
-    """The newest pod of a node."""
-    return [pod for pod in team.pods(name) if pod["metadata"]["labels"].get(LABEL_INDEX) == str(index)][-1]
+    """The newest pod of a node; where there is one node, of the job."""
+
+    def is_it(labels: dict[str, str]) -> bool:
+        return LABEL_SCOUT not in labels and labels.get(LABEL_INDEX, "0") == str(index)
+
+    return [pod for pod in team.pods(name) if is_it(pod["metadata"]["labels"])][-1]
 
 
 def says(job: Manifest, words: str) -> bool:
@@ -221,6 +229,101 @@ def test_whatever_is_killed_at_whatever_step_it_is_trained_once(operator: Instal
     told = [reason for reason, _ in pairs.events("hunted")]
     assert told.count("Succeeded") == 1
     assert job["status"]["restarts"]["user"] == 3
+
+
+def process_of(pod: Manifest) -> Manifest:
+    """A pod that nobody owns and no selector finds, whose process is told what that of ``pod`` was told: of a machine that was given up, where
+    it starts again, or late."""
+    metadata, spec = pod["metadata"], pod["spec"]
+
+    def told(path: str) -> str:
+        """What a fieldRef means in ``pod``."""
+        mapping, _, key = path.removeprefix("metadata.").partition("[")
+        return str(metadata[mapping][key.strip("[]'")] if key else metadata[mapping])
+
+    (container,) = spec["containers"]
+    env = [
+        {"name": one["name"], "value": told(one["valueFrom"]["fieldRef"]["fieldPath"])} if "valueFrom" in one else one
+        for one in container["env"]
+    ]
+    kept = (
+        "securityContext",
+        "volumes",
+        "hostname",
+        "subdomain",
+        "terminationGracePeriodSeconds",
+        "enableServiceLinks",
+    )
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": f"{metadata['name']}-back", "annotations": metadata["annotations"]},
+        "spec": {
+            **{name: spec[name] for name in kept if name in spec},
+            "nodeName": spec["nodeName"],
+            "restartPolicy": "Never",
+            "automountServiceAccountToken": False,
+            "containers": [{**container, "env": env}],
+        },
+    }
+
+
+def comes_back(team: Team, name: str, pod: Manifest) -> str:
+    """Starts what ``pod`` was once more beside the run that took over from it, sees that it writes nothing, and returns its last word."""
+    folder = team.models / f"{name}.checkpoints"
+    fence = (folder / "run-id").read_text()
+    newest = f"run-{json.loads(fence)['runId']}"
+    (own,) = (path for path in folder.glob("run-*") if path.is_dir() and path.name != newest)
+    before = {path: path.read_bytes() for path in own.rglob("*") if path.is_file()}
+    manifest = process_of(pod)
+    team.apply(manifest)
+    back = manifest["metadata"]["name"]
+
+    def over() -> dict[str, Any] | None:
+        (status,) = team.bed.get("pod", back, "-n", team.namespace)["status"].get("containerStatuses", ({},))
+        found: dict[str, Any] | None = status.get("state", {}).get("terminated")
+        return found
+
+    end = until(over, f"{back} to end", SLOW)
+    assert end is not None
+    assert not ended(team.job(name)), "it came back beside a run that trains"
+    assert end["exitCode"] == ExitCode.INTERRUPTED, team.bed.logs(back, team.namespace)
+    assert steps(team, back) == []
+    after = {path: path.read_bytes() for path in own.rglob("*") if path.is_file()}
+    assert after.items() <= before.items(), "what it had written is pruned by the next run, or as it was"
+    assert (folder / "run-id").read_text() == fence
+    assert [path.name for path in team.models.glob(f".{name}.*")] == []
+    return str(json.loads(end["message"])["message"])
+
+
+@pytest.mark.drill
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_pods_that_come_back_after_they_were_given_up_write_nothing(pairs: Team, nodes: int) -> None:
+    name, quiet = f"lost-{nodes}", f"quiet-{nodes}"
+    training = {"maxSteps": LONG, "saveSteps": 50}
+    spread = {"nodes": nodes, "processesPerNode": 1}
+    start(pairs, name, training=training, parallelism=spread, failurePolicy={"maxRestarts": 1})
+    pairs.past_step(name, 100, SLOW)
+    first, *others = (of_node(pairs, name, index) for index in range(nodes))
+    kill(pairs, first)
+    next_first_pod(pairs, name, first)
+    pairs.past_step(name, 150, SLOW)
+    told = comes_back(pairs, name, first)
+    print(f"{name_of(first)}, again: {told}")
+    words = r"run \S+ is of before it, and ends without writing anything"
+    assert re.match(rf"another run took over at \S+ \(run \S+ of SFTJob {name}\): {words}", told)
+    for other in others:
+        told = comes_back(pairs, name, other)
+        print(f"{name_of(other)}, again: {told}")
+        assert re.fullmatch(
+            r"node 0 \(\S+\) is in run \S+, and this node 1 in run \S+: it ends without writing anything", told
+        )
+    job = pairs.state(name, "Succeeded", seconds=SLOW)
+    assert job["status"]["restarts"] == {"user": 1, "infra": 0, "total": 1}, "that of the kill"
+    assert [reason for reason, _ in pairs.events(name)].count("Succeeded") == 1
+    start(pairs, quiet, training=training, parallelism={"processesPerNode": nodes})
+    pairs.state(quiet, "Succeeded", seconds=SLOW)
+    assert weights(pairs, name, LONG) == weights(pairs, quiet, LONG)
 
 
 @pytest.mark.drill
