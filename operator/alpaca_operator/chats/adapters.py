@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from alpaca_operator.api.contract import ANNOTATION_ADAPTERS, LABEL_REVISION, AdapterList
-from alpaca_operator.api.status import Reason
+from alpaca_operator.api.status import ConditionStatus, Reason
 from alpaca_operator.cluster.objects import Object, Pod
 from alpaca_operator.diagnosis.text import one_line
 from alpaca_operator.outcomes.observed import Observed
@@ -41,8 +41,9 @@ def refused(observed: Observed) -> dict[str, str]:
     return {name: why for name, why in sorted(told) if name in wanted}
 
 
-def loaded(observed: Observed) -> State | None:
-    """What the condition says of them; None where there are none, and nothing is to be said."""
+def loaded(observed: Observed, known: ConditionStatus | None) -> State | None:
+    """What the condition says of them; None where there are none, and nothing is to be said. ``known``: what it said before, of pods that
+    are ready still."""
     wanted = _wanted(observed)
     if not wanted and not observed.passed_over:
         return None
@@ -51,10 +52,14 @@ def loaded(observed: Observed) -> State | None:
     if missing:
         return "False", Reason.ADAPTER_REFUSED, one_line("; ".join(missing))
     samples = [sample for sample, _ in observed.traffic]
+    answer = one_line(f"{', '.join(wanted)} {'answers' if len(wanted) == 1 else 'answer'}")
+    # An operator that was just started has asked no pod yet: that they answered until then is no news.
+    if not samples and known is not None and (known.status, known.message) == ("True", answer):
+        return "True", Reason.SERVING, answer
     coming = [name for name in wanted if not samples or any(name not in sample.digests for sample in samples)]
     if coming:
         return "False", Reason.PENDING, one_line(f"{', '.join(coming)}: pods load what is new on the list")
-    return "True", Reason.SERVING, one_line(f"{', '.join(wanted)} {'answers' if len(wanted) == 1 else 'answer'}")
+    return "True", Reason.SERVING, answer
 
 
 def _wanted(observed: Observed) -> list[str]:

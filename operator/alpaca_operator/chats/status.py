@@ -80,7 +80,8 @@ def _conditions(case: Case, verdict: Verdict, generation: int) -> list[Condition
         loaded = ("True", Reason.SERVING, "the model is loaded")
     inputs = inputs_ready(case.observed.missing, verdict, loaded)
     found = conditions(case.before, case.observed.now, generation, verdict, states, inputs)
-    if state := adapters.loaded(case.observed):
+    known = next((one for one in case.before.conditions if one.type == Condition.ADAPTERS_LOADED), None)
+    if state := adapters.loaded(case.observed, known if case.ready else None):
         found.append(condition(case.before, case.observed.now, generation, Condition.ADAPTERS_LOADED, *state))
     if why := unlocked(case.chat, case.observed):
         now = case.observed.now

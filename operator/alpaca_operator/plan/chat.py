@@ -64,8 +64,8 @@ def plan(chat: ChatDeployment, inputs: Inputs, settings: Settings) -> Plan:
     """Everything that the operator keeps for a deployment, by one name."""
     spec = resolved(chat.spec, {field: found.uri for field, found in inputs.items()})
     engine, why = choose(spec, settings)
-    # What stands before vLLM is told what was chosen of both.
     spec = adapters.with_selected(spec, inputs)
+    # What stands before vLLM is told what was chosen of both.
     chosen = {"engine": engine} | ({"vllm": VLLM(tool_call_parser=tool_calls.parser(spec))} if engine == "vLLM" else {})
     chat = chat.model_copy(update={"spec": spec.model_copy(update=chosen)})
     if refusal := unfit(chat, settings):

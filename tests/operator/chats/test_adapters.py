@@ -93,6 +93,22 @@ def test_the_condition(seen: Observed, told: tuple[str, str, str] | None) -> Non
     assert [(one["status"], one["reason"], one["message"]) for one in found] == ([told] if told else [])
 
 
+@pytest.mark.parametrize(
+    ("seen", "state"),
+    [
+        pytest.param(telling(), "True", id="the pods were not asked yet"),
+        pytest.param(telling(listed='{"adapters":[{"name":"ode","uri":"s3://ode"}]}'), "False", id="of another list"),
+        pytest.param(telling(Sample(digests={"poet": "sha256:1"})), "False", id="one has gone since"),
+        pytest.param(replace(telling(), pods=()), "False", id="no pod is there"),
+    ],
+)
+def test_an_operator_that_was_just_started_says_what_the_last_one_said(seen: Observed, state: str) -> None:
+    before = status.compute(chat(), telling(ALL), None)
+    after = status.compute(chat(before), seen, None)
+    [found] = [one["status"] for one in after["conditions"] if one["type"] == "AdaptersLoaded"]
+    assert found == state
+
+
 def test_what_is_refused_stands_in_the_line_that_people_read_and_the_others_are_served():
     seen = telling(Sample(digests={"poet": "sha256:1"}, adapters_refused={"sage": WIDE, "gone": "it is on no list"}))
     line = ready(status.compute(chat(), seen, None))
