@@ -165,8 +165,8 @@ def write_corpus(path: Path, size: int) -> None:
             written += len(line.encode())
 
 
-CORPUS = 256 << 20
-"""Bytes of a corpus beside which the two seconds of a start are few: a user's is larger."""
+CORPUS, FILES = 256 << 20, 32
+"""Bytes of a corpus beside which the two seconds of a start are few, in files that two processes may share evenly: a user's has more of both."""
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -194,8 +194,8 @@ def test_two_processes_beside_one(tmp_path: Path, capsys: pytest.CaptureFixture[
     """By the clock, which knows what else the machine does; and by what the processors did: how much more both did together than one alone, and how
     fast they were with two to themselves, as the first process works while the others wait, and then the slower of these decides."""
     (tmp_path / "raw").mkdir()
-    for number in range(8):
-        write_corpus(tmp_path / "raw" / f"{number}.jsonl", CORPUS // 8)
+    for number in range(FILES):
+        write_corpus(tmp_path / "raw" / f"{number}.jsonl", CORPUS // FILES)
     clock: dict[int, float] = {}
     processors: dict[int, list[float]] = {}
     for processes in (1, 2):
