@@ -155,7 +155,8 @@ class NodeGroup:
 
     def _must_go_on(self) -> None:
         if self.lost is not None:
-            raise Interrupted(str(self._word_of(self.lost) or _gone(self.lost)))
+            said = self._word_of(self.lost)
+            raise Interrupted(_gone(self.lost) if said is None else _told_by(self.lost, said).message)
 
     # ---- while all work ----
 
@@ -190,7 +191,8 @@ class NodeGroup:
     # ---- at the end ----
 
     def conclude(self, ending: contract.Termination, *, is_collateral: bool) -> contract.Termination:
-        """The ending of the run, as this node tells it: its own, or, where it only fell with another, what that one said."""
+        """The ending of the run, as this node tells it: its own, or, where it only fell with another, what that one said. Where all agreed
+        to stop, each tells it as its own, whichever was done first."""
         if is_collateral or self._lost is not None:
             ending = self._ending_of_others(ending)
         elif ending.exit_code != ExitCode.OK:
@@ -202,8 +204,8 @@ class NodeGroup:
         deadline = time.monotonic() + LAST_WORD_SECONDS
         while time.monotonic() < deadline:
             for node in range(self.count):
-                if node != self.index and (word := self._word_of(node)) is not None:
-                    return word
+                if node != self.index and (said := self._word_of(node)) is not None:
+                    return ending if said.message == ending.message else _told_by(node, said)
             if self._lost == 0:
                 break  # it kept the store
             time.sleep(0.1)
@@ -221,10 +223,9 @@ class NodeGroup:
         try:
             if not self.store.check([f"ending/{node}"]):
                 return None
-            said = contract.Termination.model_validate(json.loads(self.store.get(f"ending/{node}")))
+            return contract.Termination.model_validate(json.loads(self.store.get(f"ending/{node}")))
         except RuntimeError:
             return None
-        return said.model_copy(update={"message": f"node {node}: {said.message}"})
 
     def _leave(self) -> None:
         """The first goes last: with it goes the store."""
@@ -288,6 +289,10 @@ def _difference(proof: Path, token: str) -> str:
         return "" if proof.read_text(encoding="utf-8") == token else "the file there is another"
     except OSError as error:
         return f"{proof.parent}: {error.strerror}"
+
+
+def _told_by(node: int, said: contract.Termination) -> contract.Termination:
+    return said.model_copy(update={"message": f"node {node}: {said.message}"})
 
 
 def _gone(node: int) -> str:

@@ -34,6 +34,7 @@ where.barrier()
 return {}
 """
 BAD_ROW = 'if where.rank == 1 and step == 2: raise DataError("rows.jsonl, row 7: no answer")'
+ENDS_LATE = "if where.any(runtime.stop.requested): where.rank == {} and time.sleep(1.5); raise Interrupted(f'stopped after step {{step}}')"
 FOREVER = "1000000"
 
 
@@ -117,13 +118,15 @@ def test_two_of_four_that_were_asked_for_make_the_job_of_four(place: Place) -> N
     assert (of_two.code, of_two.last_word["reason"]) == (64, "OutputExists"), "its steps are others"
 
 
-def test_a_stop_of_one_stops_both(place: Place) -> None:
-    nodes = Nodes(place, steps=FOREVER)
+@pytest.mark.parametrize("slower", [0, 1])
+def test_a_stop_of_one_stops_both_and_each_tells_it_as_its_own(place: Place, slower: int) -> None:
+    nodes = Nodes(place, ENDS_LATE.format(slower), steps=FOREVER)
     nodes.first.until_step(2)
     nodes.second.send(signal.SIGTERM)
     first, second = nodes.first.end(), nodes.second.end()
     assert (first.code, second.code) == (75, 75)
     assert re.fullmatch(r"stopped after step \d+", first.last_word["message"])
+    assert second.last_word["message"] == first.last_word["message"]
 
 
 def test_a_failure_of_one_is_told_by_both(place: Place) -> None:
