@@ -116,9 +116,11 @@ def _reuse_or_make(
     context = RunContext(job, workload, environment, inputs, run, scale)
     checkpoints = context.checkpoints(place, hashes, tracker)
     if publisher.published is not None:
-        if environment.node == 0:
-            place.fence(run).release()
-            checkpoints.discard_all()  # a run that ended between publishing and tidying up leaves them
+        fence = place.fence(run)
+        # A run that ended between publishing and tidying up leaves them; one that makes something else in this place goes on.
+        if environment.node == 0 and not fence.is_of_other_settings():
+            fence.release()
+            checkpoints.discard_all()
         tracker.finish(f"reused {place.uri}: it was made from the same settings and inputs")
         return _success(Reason.REUSED, publisher.published, inputs, tracker, dict(publisher.metrics))
     with stop.interruptible():

@@ -88,6 +88,11 @@ class Fence(ABC):
         if newest.run_id != self._run.run_id:
             raise Superseded(f"{_took_over(newest)}: this one ends without publishing")
 
+    def is_of_other_settings(self) -> bool:
+        """Whether the newest run makes something else than this one would."""
+        newest = self._newest()
+        return newest is not None and newest.spec_digest != self._run.spec_digest
+
     @abstractmethod
     def release(self) -> None:
         """After publishing: no run is the newest any more, so one that was lost and comes back does nothing either."""

@@ -145,6 +145,24 @@ def test_an_unchanged_job_is_reused_without_running(place: Place) -> None:
     assert again.last_word["metrics"] == first.last_word["metrics"]
 
 
+def test_a_job_that_is_reused_lets_one_go_on_that_makes_another_in_its_place(place: Place) -> None:
+    """Applied once more, or run on a laptop, while its successor trains."""
+    place.run(train())
+    successor = ("--training.maxSteps", "100", "--output.overwrite")
+    stopped = place.start(train(STEP_SECONDS), *successor, tag="stopped-")
+    stopped.until_step(3)
+    assert place.run("raise AssertionError('it ran')").last_word["reason"] == "Reused"
+    stopped.send(signal.SIGTERM)
+    assert stopped.end().last_word["message"].startswith("stopped after saving")
+
+    assert place.run("raise AssertionError('it ran')").last_word["reason"] == "Reused"
+
+    ended = place.run(train(), *successor)
+    assert ended.code == 0, ended.err
+    assert not (place.output / "adapter.safetensors").read_text().startswith("trained from 0 "), "its steps were kept"
+    assert not place.output.with_name("out.checkpoints").exists()
+
+
 @pytest.mark.parametrize(
     "flags",
     [
