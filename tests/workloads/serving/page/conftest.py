@@ -104,6 +104,14 @@ def opened(browser: Browser) -> Opens:
         try:
             page.goto(url)
             yield page
+        except Exception as error:
+            shown = page.evaluate(
+                "document.documentElement.outerHTML.length + ': ' + document.body.innerText.slice(0, 500)"
+            )
+            error.add_note(f"the page then, at {page.url}, {shown}")
+            for each in wrong:
+                error.add_note(each)
+            raise
         finally:
             user.close()
         assert wrong == []

@@ -153,11 +153,9 @@ def test_only_what_is_new_and_what_a_model_can_read_travels(engine: Engine, url:
         for number in range(200)
     ]
     kept = {"id": "long", "title": "长", "updatedAt": 1, "turns": turns}
-    here = {
-        "origin": url,
-        "localStorage": [{"name": "literary-alpaca/conversation/long", "value": json.dumps(kept)}],
-    }
-    with opened(url, storage_state={"origins": [here]}) as page:
+    with opened(url) as page:
+        page.evaluate("(kept) => localStorage.setItem('literary-alpaca/conversation/long', JSON.stringify(kept))", kept)
+        page.reload()
         page.locator("#shelf .open").click()
         expect(page.locator("#pane-0 .user.message")).to_have_count(200)
         expect(page.locator("#header .words")).to_have_text("poet")
