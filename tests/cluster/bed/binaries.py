@@ -137,7 +137,7 @@ func main() {
 	config, err := configuration.Parse(file)
 	must(err)
 	app := handlers.NewApp(context.Background(), config)
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	listener, err := net.Listen("tcp", config.HTTP.Addr)
 	must(err)
 	fmt.Println(listener.Addr())
 	must(http.Serve(listener, app))
@@ -222,8 +222,15 @@ PEERS = (
         keep="manifests",
     ),
     Product(name="kwok", module="sigs.k8s.io/kwok", version=pins.KWOK, packages=("cmd/kwok",), keep="kustomize/stage"),
+    Product(
+        name="in-place-restart-agent",
+        module="sigs.k8s.io/jobset",
+        version=pins.JOBSET,
+        packages=("cmd/in-place-restart-agent",),
+    ),
 )
-"""What our operator is measured beside, which makes JobSets, so that it needs that addon too; and what plays the nodes for both."""
+"""What our operator is measured beside, which makes JobSets, so that it needs that addon too; what plays the nodes for both; and what a pod
+needs for JobSet to restart its containers in place, of which there is no image."""
 
 CONTROL_PLANE = ("etcd", "kubernetes")
 """All that a control plane without a node needs."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import subprocess
 import urllib.error
@@ -25,10 +26,13 @@ class Server:
     """``address``: as in `oci://<address>/repository:tag`."""
 
     address: str
+    asks_for_password: bool = False
 
     def get(self, path: str) -> bytes:
-        """By a plain client of its own."""
+        """By a plain client of its own, which knows the password."""
         request = urllib.request.Request(f"http://{self.address}/v2/{path}", headers={"Accept": MANIFEST})
+        if self.asks_for_password:
+            request.add_header("Authorization", f"Basic {base64.b64encode(f'{USER}:{PASSWORD}'.encode()).decode()}")
         with urllib.request.urlopen(request, timeout=60) as answer:
             content: bytes = answer.read()
         return content
@@ -50,29 +54,34 @@ class Server:
         }
 
 
-@contextmanager
-def registry(folder: Path, *, asks_for_password: bool = False) -> Iterator[Server]:
-    """With nothing in it."""
+def configured(folder: Path, address: str, *, asks_for_password: bool = False) -> list[str]:
+    """The command of a registry with nothing in it. Its settings, and all that it writes, are in ``folder``; its first line is where it listens,
+    at ``address`` or at the port of it that was free."""
     (program,) = binaries.ensure(["registry"])
     settings: dict[str, Any] = {
         "version": "0.1",
         "log": {"level": "error"},
         "storage": {"inmemory": {}},
-        "http": {"secret": "secret"},
+        "http": {"addr": address, "secret": "secret"},
     }
     if asks_for_password:
         (folder / "htpasswd").write_text(f"{USER}:{HASHED}\n")
         settings["auth"] = {"htpasswd": {"realm": "poets", "path": str(folder / "htpasswd")}}
     (folder / "registry.yaml").write_text(json.dumps(settings))
+    return [str(program / "registry"), str(folder / "registry.yaml")]
+
+
+@contextmanager
+def registry(folder: Path, *, asks_for_password: bool = False) -> Iterator[Server]:
+    """With nothing in it."""
+    command = configured(folder, "127.0.0.1:0", asks_for_password=asks_for_password)
     with (folder / "registry.log").open("w") as log:
-        process = subprocess.Popen(
-            [program / "registry", folder / "registry.yaml"], stdout=subprocess.PIPE, stderr=log, text=True
-        )
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
     assert process.stdout is not None
     try:
         address = process.stdout.readline().strip()
         assert address, (folder / "registry.log").read_text()
-        yield Server(address)
+        yield Server(address, asks_for_password)
     finally:
         process.kill()
         process.wait()
