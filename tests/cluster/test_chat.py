@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import stat
+import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -432,6 +433,89 @@ def test_a_page_apart_is_there_while_the_model_loads_and_when_no_pod_has_it(salo
     assert same["metadata"]["uid"] == page_pod["metadata"]["uid"]
     assert same["status"]["containerStatuses"][0]["restartCount"] == 0
     assert page_of(salon) == ("True", "Serving")
+
+
+class Visitor(threading.Thread):
+    """Opens the page again and again, by every Service that has led to it, and counts when none does."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.addresses: set[str] = set()
+        self.visits = 0
+        self.missed: list[float] = []
+        self._leaves = threading.Event()
+
+    def run(self) -> None:
+        while not self._leaves.wait(0.2):
+            self.visits += 1
+            if not any(self._is_there(address) for address in sorted(self.addresses)):
+                self.missed.append(time.monotonic())
+
+    def leave(self) -> None:
+        self._leaves.set()
+        self.join(timeout=60)
+
+    @staticmethod
+    def _is_there(address: str) -> bool:
+        try:
+            return httpx.get(f"http://{address}:7860/livez", timeout=5).status_code == 200
+        except httpx.TransportError:
+            return False
+
+
+@pytest.mark.drill
+@pytest.mark.timeout(1800)
+def test_a_page_moves_out_and_in_again_and_somebody_reaches_it_all_the_time(salon: Team) -> None:
+    serving = chat("poet", model={"uri": "pvc://models/tiny", "from": None})
+    salon.apply(serving)
+    salon.wait(serving, "Serving")
+    (first,) = salon.pods("poet")
+
+    def service(name: str) -> Manifest:
+        return salon.bed.get("service", name, "-n", salon.namespace)
+
+    def ports() -> set[int]:
+        return {each["port"] for each in service("poet-chat")["spec"]["ports"]}
+
+    def patch(replicas: int | None) -> None:
+        salon.kubectl(
+            "patch", "chat", "poet", "--type=merge", "-p", json.dumps({"spec": {"page": {"replicas": replicas}}})
+        )
+
+    def holders() -> list[list[str]]:
+        return [[each["name"] for each in pod["spec"]["containers"]] for pod in salon.pods("poet") if lives(pod)]
+
+    visitor = Visitor()
+    visitor.addresses = {service("poet-chat")["spec"]["clusterIP"]}
+    visitor.start()
+    try:
+        patch(1)
+        until(lambda: page_of(salon) == ("True", "Serving"), "the page to answer apart", 600, every=0.5)
+        visitor.addresses = visitor.addresses | {service("poet-chat-page")["spec"]["clusterIP"]}
+        moved = partial(
+            until, lambda: (holders(), ports()) == ([["engine"]], {8000}), "the engine to lose the page", 600
+        )
+        moved()
+        assert ready(salon.wait(serving, "Serving"))["status"] == "True"
+        out = visitor.visits
+
+        patch(None)
+        back = partial(until, lambda: (holders(), ports()) == ([["engine", "ui"]], {7860, 8000}), "it to be back", 600)
+        back()
+        gone = ("get", "deployment,service", "poet-chat-page", "--ignore-not-found", "-o", "name")
+        until(lambda: salon.kubectl(*gone).strip() == "", "what the page had to be gone", 300)
+        now = salon.wait(serving, "Serving")
+        seen = visitor.visits
+        until(lambda: visitor.visits > seen + 5, "a few visits more", 60)
+    finally:
+        visitor.leave()
+    print(f"{visitor.visits} visits, {out} of them while it moved out, {len(visitor.missed)} in vain")
+    assert out > 10
+    assert visitor.visits > out + 10
+    assert visitor.missed == []
+    assert first["metadata"]["uid"] not in {pod["metadata"]["uid"] for pod in salon.pods("poet")}
+    assert now["status"]["url"] == f"http://poet-chat.{salon.namespace}.svc:7860"
+    assert page_of(salon) == ("", "")
 
 
 STAND_IN = '''\
