@@ -7,9 +7,12 @@ from typing import Any
 import pytest
 
 from alpaca_operator.api.chat import ChatDeployment
-from workloads.serving.page.models import Models
+from tests.workloads.serving.page.standin import Engine
+from workloads.serving.page.models import EngineStatus, Models
 from workloads.serving.page.service import linger_seconds
 from workloads.serving.page.settings import Api, Settings
+
+NOBODY = "http://poet-chat.poetry.svc.invalid:8000/v1"
 
 
 async def test_a_name_that_nobody_has_is_nobody() -> None:
@@ -20,6 +23,31 @@ async def test_a_name_that_nobody_has_is_nobody() -> None:
     models = Models(Settings(title="poet", apis=(api,)))
     assert (await models.look()).condition == "away"
     await models.close()
+
+
+@pytest.mark.parametrize(
+    ("state", "detail"),
+    [
+        pytest.param("loading", "poet is being loaded (reading weights)", id="it says how far it is"),
+        pytest.param("ready", "", id="it has loaded, and its Service does not know yet"),
+    ],
+)
+async def test_a_pod_that_is_not_ready_loads(state: str, detail: str) -> None:
+    """Nobody answers at the Service, which leads to pods that are ready alone."""
+    with Engine() as engine:
+        engine.state = state
+        models = Models(Settings(title="poet", apis=(Api(NOBODY, pods_url=engine.url),)))
+        assert await models.look() == EngineStatus("loading", detail=detail)
+        await models.close()
+
+
+async def test_whoever_answers_at_the_service_is_asked_and_no_other() -> None:
+    with Engine() as engine:
+        models = Models(Settings(title="poet", apis=(Api(engine.url, pods_url=NOBODY),)))
+        found = await models.look()
+        assert (found.condition, [model.name for model in found.models]) == ("ready", ["poet"])
+        assert str(found.models[0].client.base_url) == f"{engine.url}/"
+        await models.close()
 
 
 @pytest.mark.parametrize(

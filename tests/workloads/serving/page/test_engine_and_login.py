@@ -104,6 +104,7 @@ def a_port() -> int:
         return int(probe.getsockname()[1])
 
 
+@pytest.mark.drill
 def test_an_engine_that_is_away_loads_and_answers_is_told_apart(tmp_path: Path, opened: Opens) -> None:
     """Its Service, which leads nowhere but to pods that are ready, and the name of all its pods are two ports here."""
     service, pods = a_port(), a_port()
