@@ -216,7 +216,7 @@ async def update_status(resource: Resource, after: dict[str, Any], exit: Exit | 
             world.budget.told(key)
         world.enqueue_consumers(key)
     of_state = events.of_outage(before, after, exit) or events.of_transition(before, after)
-    for note in filter(None, (of_state, events.of_exposure(before, after))):
+    for note in filter(None, (of_state, events.of_exposure(before, after), events.of_page(before, after))):
         await _tell(resource, note, after, world)
     if note := events.of_publication(before, after):
         await events.record(world.kube, world.settings.identity, resource, note, None)

@@ -84,6 +84,14 @@ def of_exposure(before: dict[str, Any], after: dict[str, Any]) -> Note | None:
     return Note("Warning", new["reason"], new["message"]) if new and not old else None
 
 
+def of_page(before: dict[str, Any], after: dict[str, Any]) -> Note | None:
+    """The Event of a page in pods of its own that does not answer; that it starts and answers the status tells."""
+    old, new = (_of_type(status, Condition.PAGE_AVAILABLE) for status in (before, after))
+    if not new or new.get("reason") == old.get("reason") or new["reason"] in QUIET | NORMAL:
+        return None
+    return _note(new)
+
+
 def of_publication(before: dict[str, Any], after: dict[str, Any]) -> Note | None:
     """The Event of an output that lies at every place now, or is not taken."""
     old, new = (_of_type(status, Condition.PUBLISHED) for status in (before, after))

@@ -15,7 +15,7 @@ from alpaca_operator.api.sources import JobReference
 from alpaca_operator.cluster.objects import Object, Pod
 from alpaca_operator.exits import Exit
 from alpaca_operator.lifecycle import LIFECYCLES
-from alpaca_operator.outcomes.observed import Observed, Pusher, QueueWords, Sample, Scout
+from alpaca_operator.outcomes.observed import Observed, PageApart, Pusher, QueueWords, Sample, Scout
 
 
 class World(Protocol):
@@ -45,6 +45,9 @@ class World(Protocol):
 
     def pusher(self, resource: Resource) -> Pusher | None:
         """What pushes the output; its pods are none of the resource's."""
+
+    def page(self, resource: Resource) -> PageApart | None:
+        """The page, where it has pods of its own; these are none of the resource's."""
 
     def answers_foul(self, resource: Resource) -> bool:
         """Whether a running pod answers what no workload of this version does."""
@@ -89,6 +92,7 @@ def gather(resource: Resource, world: World) -> Observed:
         pods=tuple(pods),
         scout=world.scout(resource),
         pusher=world.pusher(resource),
+        page=world.page(resource),
         gates=lifecycle.gates(resource, find),
         progress=progress,
         progress_at=read_at,
@@ -112,6 +116,7 @@ def children(observed: Observed, resource: Resource, world: World) -> Observed:
         child=child,
         jobs=tuple(world.jobs(child)) if child else (),
         family=world.family(child) if child else frozenset(),
+        page=world.page(resource),
         other_children=tuple(world.other_children(resource)),
     )
 

@@ -119,7 +119,7 @@ async def _act(desired: Desired, resource: Resource, observed: Observed, world: 
                 return Waiting(Reason.STOPPING, f"waits for pod {', '.join(strays)} to stop, whose Job is gone")
             if world.converged.get(key_for(resource)) == world.version(resource, observed.inputs):
                 return None
-            plan = PLANNERS[resource.kind](resource, observed.inputs, world.settings)
+            plan = PLANNERS[resource.kind](resource, observed.inputs, world.settings, observed)
             return plan.refusal or await apply.converge(resource, plan, world, observed.inputs)
         case Desired.STOPPED if observed.child:
             await apply.end(observed.child, world)

@@ -22,12 +22,12 @@ from alpaca_operator.cluster.kube import Kube
 from alpaca_operator.cluster.objects import Object, Pod, controller_of
 from alpaca_operator.cluster.queue import Queue
 from alpaca_operator.cluster.resources import ABSENT, APIS, JOB_SETS, OPTIONAL, PODS, RESOURCES, APIResource
-from alpaca_operator.cluster.store import Key, Store, is_aside, is_pusher, is_scout
+from alpaca_operator.cluster.store import Key, Store, is_aside, is_of_page, is_pusher, is_scout
 from alpaca_operator.errors import ApiError
 from alpaca_operator.exits import Exit, Unavailable, Unreadable
 from alpaca_operator.inputs import Inputs
 from alpaca_operator.lifecycle import LIFECYCLES
-from alpaca_operator.outcomes.observed import Pusher, QueueWords, Sample, Scout
+from alpaca_operator.outcomes.observed import PageApart, Pusher, QueueWords, Sample, Scout
 from alpaca_operator.plan.names import job_of_set
 from alpaca_operator.polling.answers import ScrapeCache
 from alpaca_operator.polling.events import WithoutPods
@@ -144,6 +144,12 @@ class World:
     def pusher(self, resource: Resource) -> Pusher | None:
         found = next(filter(is_pusher, self.store.children(resource)), None)
         return Pusher(found, tuple(map(Pod, self.store.of("Pod", found)))) if found else None
+
+    def page(self, resource: Resource) -> PageApart | None:
+        there = (one for one in self.store.children(resource) if one["kind"] == "Deployment" and is_of_page(one))
+        found = next((one for one in there if "deletionTimestamp" not in one["metadata"]), None)
+        pods = tuple(Pod(pod) for pod in self.store.pods(resource) if is_of_page(pod))
+        return PageApart(found, pods) if found else None
 
     def progress(self, resource: Resource) -> tuple[Progress, datetime] | None:
         return self.scrapes.latest(resource.metadata.uid or "")

@@ -567,6 +567,21 @@ BROKEN += of(
             id="a model for an API elsewhere",
         ),
         pytest.param(
+            {"page": {"tolerations": [{"operator": "Exists"}]}},
+            "nodeSelector and tolerations of the page are of pods of its own: set page.replicas, or remove them",
+            id="a place of a page within",
+        ),
+        pytest.param(
+            {
+                "model": None,
+                "engine": "External",
+                "endpoint": {"url": "http://vllm.models.svc:8000/v1"},
+                "page": {"replicas": 2},
+            },
+            "with engine External the pods hold the page alone: remove page.replicas, and set replicas",
+            id="pods of the page before an API elsewhere",
+        ),
+        pytest.param(
             {"compareWith": {"endpoint": {"url": "http://vllm.models.svc:8000/v1"}}},
             "compareWith is served as the first model is: give it endpoint with engine External, model with any other",
             id="a second model elsewhere",

@@ -6,10 +6,12 @@ import asyncio
 import itertools
 import json
 import os
+import stat
+import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -328,6 +330,192 @@ async def test_adapters_come_and_go_in_the_pod_that_serves(salon: Team) -> None:
     assert now["spec"]["template"] == planned["spec"]["template"]
     assert len(tally.answers) > 0
     assert (tally.silent, dict(tally.refused), dict(tally.broken)) == (0, {}, {})
+
+
+def page_of(team: Team) -> tuple[str, str]:
+    """Status and reason of the condition of a page in pods of its own."""
+    conditions = found(team)["status"].get("conditions", [])
+    told = next((one for one in conditions if one["type"] == "PageAvailable"), {})
+    return told.get("status", ""), told.get("reason", "")
+
+
+def ready_endpoints(team: Team, service: str) -> int:
+    slices = team.bed.items("endpointslices", "-n", team.namespace, "-l", f"kubernetes.io/service-name={service}")
+    endpoints = [each for one in slices for each in one.get("endpoints") or ()]
+    return sum(bool(each["conditions"].get("ready")) for each in endpoints)
+
+
+def asked_by_page(browser: httpx.Client) -> tuple[str, str]:
+    """How the answer to a question on the page ended, and by which problem."""
+    lines = browser.post("/answers", json={"turns": [{"question": ENDPOINTS[0]}]}).raise_for_status().text.splitlines()
+    answer: dict[str, Any] = {}
+    for line in lines:
+        answer |= json.loads(line)[0]
+    return answer["state"], answer.get("problem", "")
+
+
+@pytest.mark.drill
+@pytest.mark.timeout(1800)
+def test_a_page_apart_is_there_while_the_model_loads_and_when_no_pod_has_it(salon: Team) -> None:
+    """Loading is held by the engine's memory of digests, which is a pipe: it waits for whoever writes it."""
+    pipe = salon.models / ".literary-alpaca" / "digests.json"
+    pipe.parent.mkdir()
+    pipe.parent.chmod(0o777)
+
+    def hold() -> None:
+        pipe.unlink(missing_ok=True)
+        os.mkfifo(pipe)
+        pipe.chmod(0o666)
+
+    def let_go() -> None:
+        """It reads once more before it writes, which puts a file in the pipe's place."""
+
+        def serves_once_it_has_read() -> bool:
+            with suppress(OSError):  # nobody reads just now
+                writing = os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+                if stat.S_ISFIFO(os.fstat(writing).st_mode):
+                    os.write(writing, b"{}")
+                os.close(writing)
+            return ready(found(salon)).get("reason") == "Serving"
+
+        until(serves_once_it_has_read, "the engine to answer", 600, every=0.5)
+
+    hold()
+    serving = chat(
+        "poet",
+        model={"uri": "pvc://models/tiny", "from": None},
+        page={"replicas": 1},
+        cache={"claimName": "models"},
+    )
+    salon.apply(serving)
+    began = time.monotonic()
+    until(lambda: page_of(salon) == ("True", "Serving"), "the page to answer", 600, every=0.5)
+    print(f"the page answers after {time.monotonic() - began:.0f} s, and {ready(found(salon))['reason']} is the engine")
+    assert found(salon)["status"]["url"] == f"http://poet-chat-page.{salon.namespace}.svc:7860"
+    addresses = {
+        name: str(salon.bed.get("service", name, "-n", salon.namespace)["spec"]["clusterIP"])
+        for name in ("poet-chat", "poet-chat-page")
+    }
+    (page_pod,) = salon.bed.items("pods", "-n", salon.namespace, "-l", "literary-alpaca.io/page=poet")
+    with httpx.Client(base_url=f"http://{addresses['poet-chat-page']}:7860", timeout=60) as browser:
+        entered = browser.post("/login", data={"username": "li", "password": "bai"})
+        assert entered.status_code == 303
+
+        # While the model is being loaded.
+        until(lambda: asked_by_page(browser) == ("failed", "loading"), "the page to see that it loads", 300, every=0.5)
+        assert browser.get("/").status_code == 200
+        assert (ready(found(salon))["status"], ready_endpoints(salon, "poet-chat")) == ("False", 0)
+        assert ready_endpoints(salon, "poet-chat-page") == 1
+        with pytest.raises(httpx.TransportError):
+            httpx.get(f"http://{addresses['poet-chat']}:8000/health", timeout=10)
+
+        # Once it is.
+        let_go()
+        until(lambda: asked_by_page(browser)[0] in ("done", "cut"), "a question to be answered", 120, every=0.5)
+        assert models_of(addresses["poet-chat"]) == ["poet"]
+
+        # The engine's pod goes, and its successor loads.
+        hold()
+        (engine_pod,) = salon.pods("poet")
+        salon.kubectl("delete", "pod", engine_pod["metadata"]["name"], "--grace-period=1")
+        until(
+            lambda: asked_by_page(browser) == ("failed", "loading"), "the next one to be seen loading", 300, every=0.5
+        )
+        assert browser.get("/").status_code == 200
+        let_go()
+        until(lambda: asked_by_page(browser)[0] in ("done", "cut"), "a question to be answered", 120, every=0.5)
+
+        # Nobody is wanted.
+        salon.kubectl("scale", "chat", "poet", "--replicas=0")
+        until(lambda: asked_by_page(browser) == ("failed", "away"), "the page to see nobody", 300, every=0.5)
+        assert browser.get("/").status_code == 200
+    (same,) = salon.bed.items("pods", "-n", salon.namespace, "-l", "literary-alpaca.io/page=poet")
+    assert same["metadata"]["uid"] == page_pod["metadata"]["uid"]
+    assert same["status"]["containerStatuses"][0]["restartCount"] == 0
+    assert page_of(salon) == ("True", "Serving")
+
+
+class Visitor(threading.Thread):
+    """Opens the page again and again, by every Service that has led to it, and counts when none does."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.addresses: set[str] = set()
+        self.visits = 0
+        self.missed: list[float] = []
+        self._leaves = threading.Event()
+
+    def run(self) -> None:
+        while not self._leaves.wait(0.2):
+            self.visits += 1
+            if not any(self._is_there(address) for address in sorted(self.addresses)):
+                self.missed.append(time.monotonic())
+
+    def leave(self) -> None:
+        self._leaves.set()
+        self.join(timeout=60)
+
+    @staticmethod
+    def _is_there(address: str) -> bool:
+        try:
+            return httpx.get(f"http://{address}:7860/livez", timeout=5).status_code == 200
+        except httpx.TransportError:
+            return False
+
+
+@pytest.mark.drill
+@pytest.mark.timeout(1800)
+def test_a_page_moves_out_and_in_again_and_somebody_reaches_it_all_the_time(salon: Team) -> None:
+    serving = chat("poet", model={"uri": "pvc://models/tiny", "from": None})
+    salon.apply(serving)
+    salon.wait(serving, "Serving")
+    (first,) = salon.pods("poet")
+
+    def service(name: str) -> Manifest:
+        return salon.bed.get("service", name, "-n", salon.namespace)
+
+    def ports() -> set[int]:
+        return {each["port"] for each in service("poet-chat")["spec"]["ports"]}
+
+    def patch(replicas: int | None) -> None:
+        salon.kubectl(
+            "patch", "chat", "poet", "--type=merge", "-p", json.dumps({"spec": {"page": {"replicas": replicas}}})
+        )
+
+    def holders() -> list[list[str]]:
+        return [[each["name"] for each in pod["spec"]["containers"]] for pod in salon.pods("poet") if lives(pod)]
+
+    visitor = Visitor()
+    visitor.addresses = {service("poet-chat")["spec"]["clusterIP"]}
+    visitor.start()
+    try:
+        patch(1)
+        until(lambda: page_of(salon) == ("True", "Serving"), "the page to answer apart", 600, every=0.5)
+        visitor.addresses = visitor.addresses | {service("poet-chat-page")["spec"]["clusterIP"]}
+        moved = partial(
+            until, lambda: (holders(), ports()) == ([["engine"]], {8000}), "the engine to lose the page", 600
+        )
+        moved()
+        assert ready(salon.wait(serving, "Serving"))["status"] == "True"
+        out = visitor.visits
+
+        patch(None)
+        back = partial(until, lambda: (holders(), ports()) == ([["engine", "ui"]], {7860, 8000}), "it to be back", 600)
+        back()
+        gone = ("get", "deployment,service", "poet-chat-page", "--ignore-not-found", "-o", "name")
+        until(lambda: salon.kubectl(*gone).strip() == "", "what the page had to be gone", 300)
+        now = salon.wait(serving, "Serving")
+        seen = visitor.visits
+        until(lambda: visitor.visits > seen + 5, "a few visits more", 60)
+    finally:
+        visitor.leave()
+    print(f"{visitor.visits} visits, {out} of them while it moved out, {len(visitor.missed)} in vain")
+    assert out > 10
+    assert visitor.visits > out + 10
+    assert visitor.missed == []
+    assert first["metadata"]["uid"] not in {pod["metadata"]["uid"] for pod in salon.pods("poet")}
+    assert now["status"]["url"] == f"http://poet-chat.{salon.namespace}.svc:7860"
+    assert page_of(salon) == ("", "")
 
 
 STAND_IN = '''\

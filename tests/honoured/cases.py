@@ -392,6 +392,12 @@ TABLES: dict[str, dict[str, Any]] = {
         "page.historyTurns": 3,
         "page.votes": "pvc://desk/votes",
         "page.image": "mine:2",
+        "page.replicas": 2,
+        **{
+            f"page.{name}": Case(value, {"page.replicas": 2})
+            for name, value in POD.items()
+            if name.startswith(("nodeSelector", "tolerations"))
+        },
         "page.resources.limits": {"memory": "3Gi"},
         "page.resources.requests": {"memory": "3Gi"},
         "gates[].from.kind": Case("SFTJob", {"gates": [{"from": {"kind": "EvaluationJob", "name": "report"}}]}),

@@ -194,6 +194,14 @@ def test_what_is_refused(guarded, spec, queued, message):
         ),
         pytest.param({"replicas": 17}, "replicas is 17, and 16 are allowed: lower it", id="pods"),
         pytest.param(
+            {"page": {"replicas": 17}}, "page.replicas is 17, and 16 are allowed: lower it", id="pods of the page"
+        ),
+        pytest.param(
+            {"page": {"replicas": 9, **asks(**{"nvidia.com/gpu": 1})}},
+            f"page.resources.limits asks for more than 8 {GPUS}",
+            id="GPUs of many pages",
+        ),
+        pytest.param(
             {"page": {"image": "evil.example/page"}}, "page.image evil.example/page is not allowed", id="a page"
         ),
     ],
@@ -231,7 +239,7 @@ def test_what_was_there_before_may_be_labelled_held_and_deleted(guarded, kind):
     for finalizers in ('["example.org/hold"]', "null"):
         patch = f'{{"metadata": {{"finalizers": {finalizers}}}}}'
         assert said(guarded, "patch", "-n", "default", name, "--type=merge", "-p", patch) == ""
-    changes = {"sftjob": {"suspend": True}, "chat": {"replicas": 19, "page": {"title": "Poet"}}}
+    changes = {"sftjob": {"suspend": True}, "chat": {"replicas": 19, "page": {"title": "Poet", "replicas": 2}}}
     patch = json.dumps({"spec": changes[kind]})
     assert said(guarded, "patch", "-n", "default", name, "--type=merge", "-p", patch) == ""
     assert said(guarded, "delete", "--dry-run=server", "-n", "default", name, "--cascade=foreground") == ""

@@ -19,7 +19,7 @@ SCALERS = [
     *(each for name in ("keda-page", "keda-api", "keda") for each in read(FOLDER / f"{name}.yaml")),
 ]
 ADAPTER = YAML(typ="safe").load(read(FOLDER / "prometheus-adapter.yaml")[0]["data"]["config.yaml"])["rules"]
-(CHAT,) = load_all(SAMPLES / "chat-deployment.yaml")
+(CHAT,) = load_all(SAMPLES / "chat-deployment-page.yaml")
 
 
 def of_kind(kind):
@@ -55,10 +55,10 @@ def test_the_rules_of_the_adapter_give_the_metrics_that_the_autoscaler_asks_for(
     assert [rule["name"]["as"] for rule in ADAPTER[1:]] == with_vllm
 
 
-def test_the_proxy_leads_to_the_ports_of_the_service_and_wakes_the_deployment():
+def test_the_proxy_leads_to_the_services_of_page_and_engine_and_wakes_the_deployment():
     planned = PLANNERS[CHAT.kind](CHAT, {}, SETTINGS).manifests
-    (service,) = [one for one in planned if one["kind"] == "Service"]
-    there = {(service["metadata"]["name"], port["port"]) for port in service["spec"]["ports"]}
+    services = [one for one in planned if one["kind"] == "Service" and "clusterIP" not in one["spec"]]
+    there = {(one["metadata"]["name"], port["port"]) for one in services for port in one["spec"]["ports"]}
     routes = of_kind("InterceptorRoute")
     assert {(one["spec"]["target"]["service"], one["spec"]["target"]["port"]) for one in routes} == there
     (scaler,) = of_kind("ScaledObject")

@@ -10,7 +10,14 @@ from typing import Any
 
 import pytest
 
-from alpaca_operator.api.contract import ANNOTATION_ADAPTERS, ANNOTATION_CONFIG, ANNOTATION_INPUTS, LABEL_KIND, ExitCode
+from alpaca_operator.api.contract import (
+    ANNOTATION_ADAPTERS,
+    ANNOTATION_CONFIG,
+    ANNOTATION_INPUTS,
+    LABEL_KIND,
+    LABEL_PAGE,
+    ExitCode,
+)
 from alpaca_operator.api.status import Reason
 from alpaca_operator.cluster.resources import (
     BUDGETS,
@@ -96,6 +103,29 @@ class Salon:
         pods = self.team.kube.list(PODS, self.team.namespace, labels=f"{LABEL_KIND}=ChatDeployment")
         return [pod async for pod in pods if not pod["metadata"].get("deletionTimestamp")]
 
+    async def pages(self) -> list[Object]:
+        """Pods of the page alone."""
+        pods = self.team.kube.list(PODS, self.team.namespace, labels=f"{LABEL_PAGE}={self.name}")
+        return [pod async for pod in pods if not pod["metadata"].get("deletionTimestamp")]
+
+    async def containers(self) -> list[str]:
+        """Of the engine's Deployment."""
+        return [one["name"] for one in (await self.found(DEPLOYMENTS))["spec"]["template"]["spec"]["containers"]]
+
+    async def gone(self, api: APIResource, name: str) -> None:
+        async with asyncio.timeout(60):
+            while await self.team.kube.get(api, self.team.namespace, name):  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+
+    async def page_says(self, reason: str, status: str = "True") -> Object:
+        """Waits until the condition of the page does."""
+
+        def says(chat: Object) -> bool:
+            state = page_of(chat)
+            return (state.get("reason"), state.get("status")) == (reason, status)
+
+        return await self.until(says, f"of a page that is {reason}")
+
     async def told(self, *names: str, pods: int = 1) -> list[Object]:
         """The pods, once each has been told of these adapters."""
 
@@ -131,6 +161,16 @@ class Salon:
         events = self.team.kube.list(EVENTS, self.team.namespace)
         ours = [one async for one in events if one.get("regarding", {}).get("kind") == CHATS.kind]
         return [one["reason"] for one in sorted(ours, key=lambda one: int(one["metadata"]["resourceVersion"]))]
+
+
+def page_of(chat: Object) -> Object:
+    """The condition of a page in pods of its own."""
+    conditions = chat.get("status", {}).get("conditions", [])
+    return next((one for one in conditions if one["type"] == "PageAvailable"), {})
+
+
+def is_page(pod: Object) -> bool:
+    return LABEL_PAGE in pod["metadata"]["labels"]
 
 
 @pytest.fixture
@@ -547,6 +587,118 @@ async def test_with_a_gateway_api_there_is_a_route_for_as_long_as_the_spec_has_o
             await asyncio.sleep(0.1)
     chat = await salon.state("Serving")
     assert chat["status"]["url"] == f"http://poet-chat.{team.namespace}.svc:7860"
+
+
+async def test_a_page_in_pods_of_its_own_is_there_before_the_engine_and_without_it(salon: Salon) -> None:
+    salon.team.kubelet.answers = is_page
+    await salon.open(page={"replicas": 2}, podDisruptionBudget={"minAvailable": 1})
+    chat = await salon.page_says("Serving")
+    assert page_of(chat)["message"] == "the page answers on 2 of 2 pods"
+    assert ready(chat)["status"] == "False"
+    namespace, status = salon.team.namespace, chat["status"]
+    assert status["url"] == f"http://poet-chat-page.{namespace}.svc:7860"
+    assert status["apiUrl"] == f"http://poet-chat.{namespace}.svc:8000/v1"
+    assert (len(await salon.pods()), len(await salon.pages())) == (1, 2)
+    selector = salon.team.kube.list(PODS, namespace, labels=status["selector"])
+    assert [pod["metadata"]["name"] async for pod in selector] == [
+        pod["metadata"]["name"] for pod in await salon.pods()
+    ], "an autoscaler counts pods of the engine"
+
+    salon.team.kubelet.answers = lambda pod: True
+    chat = await salon.state("Serving")
+    assert chat["status"]["replicasDisplay"] == "1/1"
+    await salon.set(replicas=0)
+    chat = await salon.state("ScaledToZero")
+    assert page_of(chat)["message"] == "the page answers on 2 of 2 pods"
+    assert len(await salon.pages()) == 2
+
+
+async def test_a_page_moves_out_and_in_again_and_is_reached_all_the_time(salon: Salon) -> None:
+    kubelet = salon.team.kubelet
+    await salon.open()
+    await salon.state("Serving")
+    [first] = await salon.pods()
+
+    # Its own pods start, and until one answers nothing changes for the engine.
+    kubelet.answers = lambda pod: not is_page(pod)
+    await salon.set(page={"replicas": 1})
+    chat = await salon.page_says("Pending", "False")
+    assert page_of(chat)["message"].endswith("until then the engine's pods have the page")
+    assert chat["status"]["url"] == f"http://poet-chat.{salon.team.namespace}.svc:7860"
+    [same] = await salon.pods()
+    assert same["metadata"]["uid"] == first["metadata"]["uid"]
+    assert await salon.containers() == ["engine", "ui"]
+    assert {port["port"] for port in (await salon.found(SERVICES))["spec"]["ports"]} == {7860, 8000}
+
+    # One answers: the engine's pods are made anew without the page.
+    kubelet.answers = lambda pod: True
+    await salon.page_says("Serving")
+    chat = await salon.until(
+        lambda chat: (
+            ready(chat).get("reason") == "Serving"
+            and chat["status"]["url"] == f"http://poet-chat-page.{salon.team.namespace}.svc:7860"
+            and chat["status"]["replicas"] == chat["status"]["updatedReplicas"] == 1
+        ),
+        "served without the page",
+    )
+    async with asyncio.timeout(60):
+        while [one["metadata"]["uid"] for one in await salon.pods()] == [first["metadata"]["uid"]]:  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+    assert await salon.containers() == ["engine"]
+    async with asyncio.timeout(60):
+        while len((await salon.found(SERVICES))["spec"]["ports"]) > 1:  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+    assert [port["port"] for port in (await salon.found(SERVICES))["spec"]["ports"]] == [8000]
+
+    # Back: pods of the engine that have the page load, and its own go when one of those answers.
+    kubelet.answers = lambda pod: is_page(pod) or len(pod["spec"]["containers"]) == 1
+    await salon.set(page=None)
+    chat = await salon.state("Updating")
+    assert page_of(chat) == {}
+    assert await salon.containers() == ["engine", "ui"]
+    assert (await salon.found(DEPLOYMENTS, "poet-chat-page"))["metadata"].get("deletionTimestamp") is None
+    assert len(await salon.pages()) == 1
+    assert chat["status"]["url"] == f"http://poet-chat-page.{salon.team.namespace}.svc:7860"
+    kubelet.answers = lambda pod: True
+    await salon.gone(DEPLOYMENTS, "poet-chat-page")
+    for name in ("poet-chat-page", "poet-chat-pods"):
+        await salon.gone(SERVICES, name)
+    chat = await salon.state("Serving")
+    assert chat["status"]["url"] == f"http://poet-chat.{salon.team.namespace}.svc:7860"
+    assert {port["port"] for port in (await salon.found(SERVICES))["spec"]["ports"]} == {7860, 8000}
+
+    # And once more, over what is on its way out.
+    await salon.set(page={"replicas": 1})
+    await salon.page_says("Serving")
+
+
+async def test_a_page_that_crashes_is_told_and_the_engine_serves(salon: Salon) -> None:
+    bad = Outcome(ExitCode.SPEC, Reason.INVALID_SPEC, "ALPACA_CHAT_PASSWORD is not set: put it into the Secret")
+    salon.team.kubelet.crashes = lambda pod: bad if is_page(pod) else None
+    await salon.open(page={"replicas": 1})
+    chat = await salon.page_says("InvalidSpec", "False")
+    assert page_of(chat)["message"].startswith(
+        "ALPACA_CHAT_PASSWORD is not set: put it into the Secret (pod poet-chat-page-"
+    )
+    chat = await salon.state("Serving")
+    assert page_of(chat)["status"] == "False"
+    assert "InvalidSpec" in await salon.event("InvalidSpec")
+
+
+async def test_pods_of_the_page_are_scaled_by_others_and_put_right(salon: Salon, running: OperatorProcess) -> None:
+    team = salon.team
+    await salon.open(page={"replicas": 1})
+    await salon.page_says("Serving")
+    await salon.state("Serving")
+    team.plane.kubectl("scale", "deployment", "poet-chat-page", "--replicas=2", "-n", team.namespace)
+    await salon.until(lambda chat: page_of(chat)["message"] == "the page answers on 2 of 2 pods", "of two pages")
+    team.plane.kubectl("delete", "service", "poet-chat-page", "-n", team.namespace)
+    await salon.set(page={"replicas": 3})
+    await salon.until(lambda chat: page_of(chat)["message"] == "the page answers on 3 of 3 pods", "of three pages")
+    assert (await salon.found(SERVICES, "poet-chat-page"))["spec"]["selector"] == {LABEL_PAGE: "poet"}
+    team.plane.kubectl("delete", "chat", "poet", "-n", team.namespace)
+    await salon.gone(DEPLOYMENTS, "poet-chat-page")
+    await salon.gone(SERVICES, "poet-chat-pods")
 
 
 async def test_a_deployment_of_somebody_else_is_left_alone(salon: Salon) -> None:

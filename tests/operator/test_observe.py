@@ -8,7 +8,7 @@ from alpaca_operator.api.status import Reason
 from alpaca_operator.cluster.objects import Pod
 from alpaca_operator.exits import Waiting
 from alpaca_operator.inputs import MissingInput
-from alpaca_operator.outcomes.observed import Observed, Pusher, QueueWords, Sample, Scout
+from alpaca_operator.outcomes.observed import Observed, PageApart, Pusher, QueueWords, Sample, Scout
 from tests.operator import build
 from tests.operator.pods import START, job, pod
 from tests.plan.build import sft_job
@@ -18,6 +18,7 @@ SERVICE, SAMPLE = build.child("Service", "poet-chat"), Sample(requests=3)
 PROGRESS = Progress(step=3)
 SCOUT = Scout(job(uid="uid-scout"))
 PUSHER = Pusher(job(uid="uid-pusher"))
+PAGE = PageApart(job(uid="uid-page"))
 WORDS = QueueWords(place=3)
 REFUSAL = Waiting(Reason.QUOTA_EXCEEDED, "full")
 
@@ -43,6 +44,9 @@ class World:
 
     def pusher(self, resource):
         return PUSHER
+
+    def page(self, resource):
+        return PAGE
 
     def progress(self, resource):
         return PROGRESS, START
@@ -75,6 +79,7 @@ def test_everything_is_seen_pods_oldest_first():
         pods=(Pod(OLD), Pod(NEW)),
         scout=SCOUT,
         pusher=PUSHER,
+        page=PAGE,
         progress=PROGRESS,
         progress_at=START,
         answers_foul=True,
@@ -103,6 +108,9 @@ def test_a_world_in_which_nothing_happened_yet():
             return None
 
         def pusher(self, resource):
+            return None
+
+        def page(self, resource):
             return None
 
         def progress(self, resource):

@@ -7,7 +7,7 @@ from pydantic import Field, StringConstraints
 from alpaca_operator.api.conversations import SystemPrompt, TemplateName
 from alpaca_operator.api.endpoint import Endpoint
 from alpaca_operator.api.model import IntOrPercent, ModelName, Name, ShortText, Spec
-from alpaca_operator.api.pod import PodSettings, ResourceRequirements
+from alpaca_operator.api.pod import PodSettings, ResourceRequirements, Toleration
 from alpaca_operator.api.resource import HOST_NAME, Cache, Resource, ResourceSpec
 from alpaca_operator.api.rules import Rule, untouched
 from alpaca_operator.api.selectors import LabelSelector
@@ -134,17 +134,35 @@ class Page(Spec):
     """Container image of the page; absent takes the operator's default."""
     resources: ResourceRequirements = Field(default_factory=ResourceRequirements)
     """Memory and CPU of the page, beside those of the engine (`pod.resources`). Absent, it asks for little."""
+    replicas: int | None = Field(None, ge=1, le=100)
+    """Pods of the page alone, with a Service of their own, `<name>-chat-page`: the page is there while the model loads and while no pod of
+    the engine is wanted, and tells so. Of `pod` they take labels, annotations, imagePullPolicy, imagePullSecrets, serviceAccountName,
+    priorityClassName and terminationGracePeriodSeconds. Absent, the page runs in the engine's pods. With `engine: External` the pods hold
+    the page alone anyway: `replicas` is their number."""
+    node_selector: dict[ShortText, ShortText] = Field(default_factory=dict, max_length=32)
+    """Labels a node must have for pods of the page alone; `pod.nodeSelector` is for those of the engine."""
+    tolerations: list[Toleration] = Field(default_factory=list, max_length=32)
+    """Taints that pods of the page alone accept; `pod.tolerations` is for those of the engine."""
+
+    rules: ClassVar = (
+        Rule(
+            cel="has(self.replicas) || !((has(self.nodeSelector) && size(self.nodeSelector) > 0) || (has(self.tolerations) && size(self.tolerations) > 0))",
+            holds=lambda page: page.replicas is not None or not (page.node_selector or page.tolerations),
+            message="nodeSelector and tolerations of the page are of pods of its own: set page.replicas, or remove them",
+        ),
+    )
 
 
 class ServiceSettings(Spec):
     """How the pods are reached."""
 
     type: Literal["ClusterIP", "NodePort", "LoadBalancer"] = "ClusterIP"
-    """Within the cluster, on a port of every node, or by a load balancer of the cloud."""
+    """Within the cluster, on a port of every node, or by a load balancer of the cloud. With `page.replicas` it holds for both Services, the
+    page's and the API's."""
     annotations: dict[ShortText, Annotated[str, StringConstraints(max_length=4096)]] = Field(
         default_factory=dict, max_length=32
     )
-    """Annotations of the Service, which load balancers read."""
+    """Annotations of the Service, which load balancers read; with `page.replicas` of both."""
 
 
 class DisruptionBudget(Spec):
@@ -245,7 +263,7 @@ class ChatSpec(ResourceSpec):
     GPUs. `Recreate` ends the old pods first, and nothing answers until the new ones have loaded. Absent, `Recreate` where pods ask for a
     GPU, which a new one might wait for in vain, else `Surge`."""
     replicas: int = Field(1, ge=0, le=1000)
-    """Pods. `kubectl scale` and autoscalers set it."""
+    """Pods: of the engine alone with `page.replicas`. `kubectl scale` and autoscalers set it."""
     startup_timeout_seconds: int = Field(1800, ge=10, le=86400)
     """Time for a pod to load its model. After it the pod is started anew, and an update counts as failed."""
     service: ServiceSettings = Field(default_factory=ServiceSettings)
@@ -304,6 +322,11 @@ class ChatSpec(ResourceSpec):
             ),
             message="engine External answers by its own settings: remove template, generation and limits (but requestTimeoutSeconds), or set "
             "engine to Auto",
+        ),
+        Rule(
+            cel="self.engine != 'External' || !has(self.page) || !has(self.page.replicas)",
+            holds=lambda spec: spec.engine != "External" or spec.page.replicas is None,
+            message="with engine External the pods hold the page alone: remove page.replicas, and set replicas",
         ),
         Rule(
             cel="!has(self.compareWith) || (self.engine == 'External') == has(self.compareWith.endpoint)",

@@ -28,6 +28,8 @@ class Condition(StrEnum):
     """Reached from outside, by whoever wants to; only there where it holds."""
     ADAPTERS_LOADED = "AdaptersLoaded"
     """Every adapter that a deployment lists or selects answers; absent where it has none beside its model."""
+    PAGE_AVAILABLE = "PageAvailable"
+    """The page of a deployment answers in pods of its own; absent where it runs in the engine's."""
     PUBLISHED = "Published"
     """What was made lies at every place of `spec.publish`; absent where the spec names none."""
 

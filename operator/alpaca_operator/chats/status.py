@@ -9,7 +9,7 @@ from alpaca_operator.api.chat import ChatDeployment
 from alpaca_operator.api.contract import ANNOTATION_ENGINE, LABEL_KIND, LABEL_NAME
 from alpaca_operator.api.serving import EngineStatus, Newer, ServingStatus
 from alpaca_operator.api.status import Condition, ConditionStatus, Reason
-from alpaca_operator.chats import adapters, addresses, traffic
+from alpaca_operator.chats import adapters, addresses, page, traffic
 from alpaca_operator.chats.case import Case, case_of, count_ready, model_of
 from alpaca_operator.chats.exposure import unlocked
 from alpaca_operator.chats.updates import token
@@ -35,7 +35,8 @@ def requeue_after(resource: ChatDeployment, observed: Observed) -> timedelta | N
     )
     if not stalled and judge(case_of(resource, observed, None)).standing is Standing.STUCK:
         return timedelta(seconds=1)
-    moments = [changes_at(pod, observed.now) for pod in observed.pods]
+    pods = (*observed.pods, *(observed.page.pods if observed.page else ()))
+    moments = [changes_at(pod, observed.now) for pod in pods]
     return min((moment - observed.now for moment in moments if moment and moment > observed.now), default=None)
 
 
@@ -83,6 +84,8 @@ def _conditions(case: Case, verdict: Verdict, generation: int) -> list[Condition
     known = next((one for one in case.before.conditions if one.type == Condition.ADAPTERS_LOADED), None)
     if state := adapters.loaded(case.observed, known if case.ready else None):
         found.append(condition(case.before, case.observed.now, generation, Condition.ADAPTERS_LOADED, *state))
+    if state := page.available(case.chat, case.observed):
+        found.append(condition(case.before, case.observed.now, generation, Condition.PAGE_AVAILABLE, *state))
     if why := unlocked(case.chat, case.observed):
         now = case.observed.now
         found.append(condition(case.before, now, generation, Condition.EXPOSED, "True", Reason.WITHOUT_AUTH, why))

@@ -17,6 +17,7 @@ from alpaca_operator.api.contract import (
     CONTAINERS,
     LABEL_KIND,
     LABEL_NAME,
+    LABEL_PAGE,
     LABEL_PUSHER,
     LABEL_SCOUT,
 )
@@ -352,8 +353,14 @@ def owner_of(obj: Object) -> Owner:
 def _is_named_by(resource: Object, child: Object) -> bool:
     """``resource``: the reference to it. No pod is made by one itself."""
     name = f"{resource.get('name')}-{KINDS[resource['kind']].workload}"
-    name = f"{name}-scout" if is_scout(child) else f"{name}-pub" if is_pusher(child) else name
-    return child["kind"] != "Pod" and str(child["metadata"]["name"]) == name
+    named: tuple[str, ...] = (name,)
+    if is_scout(child):
+        named = (f"{name}-scout",)
+    elif is_pusher(child):
+        named = (f"{name}-pub",)
+    elif is_of_page(child):
+        named = (f"{name}-page", f"{name}-pods")
+    return child["kind"] != "Pod" and str(child["metadata"]["name"]) in named
 
 
 def is_scout(obj: Object) -> bool:
@@ -366,9 +373,14 @@ def is_pusher(obj: Object) -> bool:
     return LABEL_PUSHER in (obj["metadata"].get("labels") or {})
 
 
+def is_of_page(obj: Object) -> bool:
+    """Whether it belongs to a page in pods of its own."""
+    return LABEL_PAGE in (obj["metadata"].get("labels") or {})
+
+
 def is_aside(obj: Object) -> bool:
-    """Whether it does something else than the work of its job."""
-    return is_scout(obj) or is_pusher(obj)
+    """Whether it does something else than the work of its job, or of its engine."""
+    return is_scout(obj) or is_pusher(obj) or is_of_page(obj)
 
 
 def producers(resource: Object) -> Iterator[Key]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from alpaca_operator.api.contract import Progress
+from alpaca_operator.api.contract import PAGE_CONTAINER, Progress
 from alpaca_operator.cluster.objects import Object, Pod
 from alpaca_operator.exits import Exit
 from alpaca_operator.inputs import HeldUpdate, Inputs, MissingInput
@@ -66,6 +66,28 @@ class Pusher:
     pods: tuple[Pod, ...] = ()
 
 
+def holds_page(pod: Pod) -> bool:
+    """Whether the chat page runs in it."""
+    return any(one.get("name") == PAGE_CONTAINER for one in pod.spec.get("containers") or ())
+
+
+@dataclass(frozen=True, slots=True)
+class PageApart:
+    """A Deployment whose pods hold the page of a deployment alone."""
+
+    raw: Object
+    pods: tuple[Pod, ...] = ()
+
+    @property
+    def live(self) -> tuple[Pod, ...]:
+        """Without those on their way out."""
+        return tuple(pod for pod in self.pods if not (pod.is_over or pod.deletion_timestamp))
+
+    @property
+    def answers(self) -> bool:
+        return any(pod.is_ready for pod in self.live)
+
+
 @dataclass(frozen=True, slots=True)
 class Observed:
     """The cluster as one reconcile sees it."""
@@ -82,6 +104,8 @@ class Observed:
     """What looks for room for more nodes."""
     pusher: Pusher | None = None
     """What pushes the output."""
+    page: PageApart | None = None
+    """The page of a deployment, where it has pods of its own; not one that is being deleted."""
     gates: Mapping[int, MissingInput] = field(default_factory=dict)
     """By the number of a place of `publish`, why nothing is pushed there yet."""
     progress: Progress | None = None

@@ -1,18 +1,16 @@
-"""Pure: (resource, inputs, settings) -> Plan. A planner for each kind; what they share lies in pod.py, job.py, jobset.py and volumes.py."""
+"""Pure: (resource, inputs, settings, observed) -> Plan. A planner for each kind; what they share lies in pod.py, job.py, jobset.py and volumes.py."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from alpaca_operator.inputs import Inputs
 from alpaca_operator.plan import chat
 from alpaca_operator.plan.base import Manifest, Plan
 from alpaca_operator.plan.job import plan_job
 from alpaca_operator.plan.jobset import plan_nodes
-from alpaca_operator.settings import Settings
 
-PLANNERS: dict[str, Callable[[Any, Inputs, Settings], Plan]] = {
+PLANNERS: dict[str, Callable[..., Plan]] = {
     "DatasetJob": plan_job,  # cleans text, on CPUs
     "TokenizerJob": plan_job,  # trains a vocabulary, on CPUs
     "PretrainJob": plan_nodes,  # trains
@@ -22,6 +20,7 @@ PLANNERS: dict[str, Callable[[Any, Inputs, Settings], Plan]] = {
     "EvaluationJob": plan_job,  # measures models, one after the other
     "ChatDeployment": chat.plan,
 }
-"""The inputs are those that other jobs make: every ``from`` of the resource."""
+"""The inputs are those that other jobs make: every ``from`` of the resource. What is observed is read where children follow it: a job's are made
+once."""
 
 __all__ = ["PLANNERS", "Inputs", "Manifest", "Plan"]

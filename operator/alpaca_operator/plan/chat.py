@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from alpaca_operator.api.chain import note
-from alpaca_operator.api.chat import VLLM, ChatDeployment, ChatSpec
+from alpaca_operator.api.chat import VLLM, ChatDeployment, ChatSpec, Page
 from alpaca_operator.api.contract import (
     ANNOTATION_ENGINE,
     ANNOTATION_REPLICAS,
@@ -14,26 +14,21 @@ from alpaca_operator.api.contract import (
     CONFIG_PATH,
     ENGINE_CONTAINER,
     ENV_API_KEY,
-    ENV_COMPARE_API_KEY,
-    ENV_COMPARE_URL,
-    ENV_ENGINE_URL,
-    ENV_HOSTS,
-    ENV_PASSWORD,
-    ENV_USERNAME,
     FRONT_CONTAINER,
     LABEL_REVISION,
     MOUNT_ROOT,
-    PAGE_CONTAINER,
-    PAGE_PORT,
     VLLM_PORT,
 )
 from alpaca_operator.api.endpoint import KeyReference
 from alpaca_operator.api.sources import resolved
 from alpaca_operator.exits import Exit
 from alpaca_operator.inputs import Inputs
-from alpaca_operator.plan import adapters, keep, llama_cpp, pod, service, tool_calls, vllm
+from alpaca_operator.outcomes.observed import Observed
+from alpaca_operator.plan import adapters, keep, llama_cpp, page, pod, service, tool_calls, vllm
 from alpaca_operator.plan.base import Manifest, Plan
-from alpaca_operator.plan.volumes import claim_of, claims, mounts, volumes
+from alpaca_operator.plan.containers import DRAIN_SECONDS, PROBE_SECONDS, draining, hosts, probe
+from alpaca_operator.plan.moving import PageAt, answers_within, page_at
+from alpaca_operator.plan.volumes import claims, mounts, volumes
 from alpaca_operator.settings import Settings
 
 THE_OPERATORS = frozenset(
@@ -51,17 +46,12 @@ THE_OPERATORS = frozenset(
 )
 """Fields that are nothing to the pods: to change them starts no new ones."""
 
-PROBE_SECONDS = 5
-DRAIN_SECONDS = 5
-"""What the Service needs to take a pod from its list: a pod that stops is asked until then."""
-PAGE_RESOURCES: Manifest = {"requests": {"cpu": "50m", "memory": "256Mi"}, "limits": {"memory": "1Gi"}}
-
 CHECK_RESOURCES: Manifest = {"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"memory": "2Gi"}}
 FRONT_RESOURCES: Manifest = {"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"memory": "1Gi"}}
 
 
-def plan(chat: ChatDeployment, inputs: Inputs, settings: Settings) -> Plan:
-    """Everything that the operator keeps for a deployment, by one name."""
+def plan(chat: ChatDeployment, inputs: Inputs, settings: Settings, observed: Observed | None = None) -> Plan:
+    """Everything that the operator keeps for a deployment. ``observed``: what there is of it, which tells where its page is now."""
     spec = resolved(chat.spec, {field: found.uri for field, found in inputs.items()})
     engine, why = choose(spec, settings)
     spec = adapters.with_selected(spec, inputs)
@@ -70,12 +60,26 @@ def plan(chat: ChatDeployment, inputs: Inputs, settings: Settings) -> Plan:
     chat = chat.model_copy(update={"spec": spec.model_copy(update=chosen)})
     if refusal := unfit(chat, settings):
         return Plan(refusal=refusal)
-    with_engine = engine != "External"
-    deployed = deployment(chat, inputs, settings)
+    at = page_at(chat, observed)
+    deployed = deployment(_with_page(chat) if at.is_within else _without_page(chat), inputs, settings, at)
     deployed["metadata"]["annotations"][ANNOTATION_ENGINE] = f"{engine}: {why}"
     if adapters.are_listed(chat.spec):
         deployed["metadata"]["annotations"] |= adapters.annotation(chat, inputs)
-    return Plan((deployed, *service.all_of(chat, engine=with_engine)))
+    pages = [page.deployment(chat, settings, observed)] if at.is_apart else []
+    before = service.all_of(chat, engine=engine != "External", at=at, page_within=answers_within(observed))
+    return Plan((deployed, *pages, *before))
+
+
+def _with_page(chat: ChatDeployment) -> ChatDeployment:
+    """As pods read it that have the page: how many others would have it, and where, is nothing to them."""
+    inner = chat.spec.page.model_copy(update={"replicas": None, "node_selector": {}, "tolerations": []})
+    return chat.model_copy(update={"spec": chat.spec.model_copy(update={"page": inner})})
+
+
+def _without_page(chat: ChatDeployment) -> ChatDeployment:
+    """As pods read it that have none: of the page the image is left, which stands before vLLM too."""
+    none = Page(image=chat.spec.page.image)
+    return chat.model_copy(update={"spec": chat.spec.model_copy(update={"page": none})})
 
 
 def choose(spec: ChatSpec, settings: Settings) -> tuple[str, str]:
@@ -121,7 +125,7 @@ def unfit(chat: ChatDeployment, settings: Settings) -> Exit | None:
     return None
 
 
-def deployment(chat: ChatDeployment, inputs: Inputs, settings: Settings) -> Manifest:
+def deployment(chat: ChatDeployment, inputs: Inputs, settings: Settings, at: PageAt) -> Manifest:
     spec = chat.spec
     return {
         "apiVersion": "apps/v1",
@@ -134,7 +138,7 @@ def deployment(chat: ChatDeployment, inputs: Inputs, settings: Settings) -> Mani
             "progressDeadlineSeconds": spec.startup_timeout_seconds + 60,
             "strategy": strategy(spec),
             "selector": {"matchLabels": service.selector(chat)},
-            "template": template(chat, inputs, settings),
+            "template": template(chat, inputs, settings, at),
         },
     }
 
@@ -146,17 +150,18 @@ def strategy(spec: ChatSpec) -> Manifest:
     return {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}}
 
 
-def template(chat: ChatDeployment, inputs: Inputs, settings: Settings) -> Manifest:
+def template(chat: ChatDeployment, inputs: Inputs, settings: Settings, at: PageAt) -> Manifest:
     listed = adapters.are_listed(chat.spec)
     read = adapters.without(inputs) if listed else inputs
     made = {field: one for field, one in read.items() if one.producer_uid}
-    manifest_json = pod.config(chat, note(made), without=THE_OPERATORS | (adapters.FIELDS if listed else set()))
+    nothing_to_them = THE_OPERATORS | (adapters.FIELDS if listed else set()) | (set() if at.is_within else {"page"})
+    manifest_json = pod.config(chat, note(made), without=nothing_to_them)
     external = chat.spec.engine == "External"
     engines = [] if external else [engine(chat, settings)]
     fronts = [front(chat, settings)] if chat.spec.engine == "vLLM" else []
-    containers = [*engines, *fronts, page(chat, settings)]
-    tmp = [{"name": "alpaca-page-tmp", "emptyDir": {}}]
-    frame = pod.pod_frame(chat, manifest_json, containers, [*volumes(chat), *tmp])
+    pages = [page.container(chat, settings)] if at.is_within else []
+    tmp = [page.TMP] if pages or fronts else []
+    frame = pod.pod_frame(chat, manifest_json, [*engines, *fronts, *pages], [*volumes(chat), *tmp])
     if chat.spec.engine == "vLLM" and chat.spec.adapters:
         frame["spec"]["initContainers"] = [check(chat, settings)]
     if listed:
@@ -173,8 +178,8 @@ def engine(chat: ChatDeployment, settings: Settings) -> Manifest:
     with_vllm = spec.engine == "vLLM"
     ours: Manifest = {"ports": [{"name": "api", "containerPort": API_PORT, "protocol": "TCP"}]}
 
-    def probe(path: str, failures: int) -> Manifest:
-        return _probe_within(path, failures=failures) if with_vllm else _probe(path, "api", failures=failures)
+    def asked(path: str, failures: int) -> Manifest:
+        return _probe_within(path, failures=failures) if with_vllm else probe(path, "api", failures=failures)
 
     return {
         "name": ENGINE_CONTAINER,
@@ -185,12 +190,12 @@ def engine(chat: ChatDeployment, settings: Settings) -> Manifest:
         **pod.given(envFrom=pod.env_from(chat)),
         **({} if with_vllm else ours),
         "resources": pod.resources(spec.pod),
-        "startupProbe": probe("/health", math.ceil(spec.startup_timeout_seconds / PROBE_SECONDS)),
-        "readinessProbe": probe("/health", 2),
+        "startupProbe": asked("/health", math.ceil(spec.startup_timeout_seconds / PROBE_SECONDS)),
+        "readinessProbe": asked("/health", 2),
         # A minute: a node that trains beside may let an answer wait, and to start again costs the model's loading. vLLM, which listens
         # when it has loaded, has one answer to whether it is well.
-        "livenessProbe": probe("/health" if with_vllm else "/livez", 12),
-        "lifecycle": _behind_the_front() if with_vllm else _draining(spec),
+        "livenessProbe": asked("/health" if with_vllm else "/livez", 12),
+        "lifecycle": _behind_the_front() if with_vllm else draining(spec),
         **pod.RESTRICTED,
         "volumeMounts": _models(chat),
     }
@@ -220,25 +225,25 @@ def front(chat: ChatDeployment, settings: Settings) -> Manifest:
         "image": spec.page.image or settings.image_page,
         **pod.given(imagePullPolicy=spec.pod.image_pull_policy),
         "command": ["python", "-m", "workloads.chat_api", CONFIG_PATH],
-        "env": [*pod.household(), *_key(chat), *_hosts(chat)],
+        "env": [*pod.household(), *_key(chat), *hosts(chat)],
         "ports": [{"name": "api", "containerPort": API_PORT, "protocol": "TCP"}],
         "resources": FRONT_RESOURCES,
-        "startupProbe": _probe("/livez", "api", failures=60),
-        "readinessProbe": _probe("/health", "api", failures=2),
-        "livenessProbe": _probe("/livez", "api", failures=12),
-        "lifecycle": _draining(spec),
+        "startupProbe": probe("/livez", "api", failures=60),
+        "readinessProbe": probe("/health", "api", failures=2),
+        "livenessProbe": probe("/livez", "api", failures=12),
+        "lifecycle": draining(spec),
         **pod.RESTRICTED,
         "volumeMounts": [
             *({**mount, "readOnly": True} for mount in _models(chat) if _is_read(mount)),
-            {"name": "alpaca-page-tmp", "mountPath": "/tmp"},
+            {"name": page.TMP["name"], "mountPath": "/tmp"},
         ],
     }
 
 
 def _models(chat: ChatDeployment) -> list[Manifest]:
     """What is mounted but for the votes, which are the page's: a claim that holds both is read here."""
-    page = chat.spec.page.model_copy(update={"votes": None})
-    needed = claims(chat.spec.model_copy(update={"page": page}))
+    without_votes = chat.spec.page.model_copy(update={"votes": None})
+    needed = claims(chat.spec.model_copy(update={"page": without_votes}))
     found = []
     for mount in mounts(chat):
         claim = mount["mountPath"].removeprefix(f"{MOUNT_ROOT}/")
@@ -262,77 +267,13 @@ def _engine_image(chat: ChatDeployment, settings: Settings) -> str:
 
 def _engine_env(chat: ChatDeployment, with_vllm: bool) -> list[Manifest]:
     if not with_vllm:
-        return [*_key(chat), *_hosts(chat)]
+        return [*_key(chat), *hosts(chat)]
     return [{"name": "VLLM_NO_USAGE_STATS", "value": "1"}, {"name": "DO_NOT_TRACK", "value": "1"}]
 
 
 def _key(chat: ChatDeployment) -> list[Manifest]:
     auth = chat.spec.auth
     return [] if auth is None else [pod.from_secret(ENV_API_KEY, KeyReference(name=auth.secret_name))]
-
-
-def page(chat: ChatDeployment, settings: Settings) -> Manifest:
-    """The chat page: no model, no GPU; ready as soon as it is there, for it tells what the engine does."""
-    spec = chat.spec
-    asked = spec.page.resources.model_dump(exclude_defaults=True) or PAGE_RESOURCES
-    return {
-        "name": PAGE_CONTAINER,
-        "image": spec.page.image or settings.image_page,
-        **pod.given(imagePullPolicy=spec.pod.image_pull_policy),
-        "command": ["python", "-m", "workloads.chat_ui", CONFIG_PATH],
-        "env": [*pod.household(), *_page_env(chat)],
-        "ports": [{"name": "page", "containerPort": PAGE_PORT, "protocol": "TCP"}],
-        "resources": asked,
-        "startupProbe": _probe("/", "page", failures=60),
-        # A pod is ready as a whole: a page that is slow for a moment would take the API out of its Service. One that hangs is started anew.
-        "readinessProbe": _probe("/livez", "page", failures=6),
-        "livenessProbe": _probe("/livez", "page", failures=12),
-        "lifecycle": _draining(spec),
-        **pod.RESTRICTED,
-        "volumeMounts": [
-            next(mount for mount in mounts(chat) if mount["name"] == "alpaca-config"),
-            {"name": "alpaca-page-tmp", "mountPath": "/tmp"},
-            *_votes(chat),
-        ],
-    }
-
-
-def _votes(chat: ChatDeployment) -> list[Manifest]:
-    """The claim in which votes are kept: nothing else of it is for the page."""
-    claim = claim_of(chat.spec.page.votes)
-    return [mount for mount in mounts(chat) if claim and mount["mountPath"] == f"{MOUNT_ROOT}/{claim}"]
-
-
-def _page_env(chat: ChatDeployment) -> list[Manifest]:
-    spec, ours = chat.spec, []
-    first = spec.endpoint
-    ours.append({"name": ENV_ENGINE_URL, "value": first.url if first else f"http://127.0.0.1:{API_PORT}/v1"})
-    if first and first.secret_ref:
-        ours.append(pod.from_secret(ENV_API_KEY, first.secret_ref))
-    if spec.auth is not None:
-        name = spec.auth.secret_name
-        ours.append(pod.from_secret(ENV_USERNAME, KeyReference(name=name, key="username")))
-        ours.append(pod.from_secret(ENV_PASSWORD, KeyReference(name=name, key="password")))
-        if first is None:
-            ours.append(pod.from_secret(ENV_API_KEY, KeyReference(name=name)))
-    ours += _hosts(chat)
-    second = spec.compare_with and spec.compare_with.endpoint
-    if second:
-        ours.append({"name": ENV_COMPARE_URL, "value": second.url})
-        ours += [pod.from_secret(ENV_COMPARE_API_KEY, second.secret_ref)] if second.secret_ref else []
-    return ours
-
-
-def _hosts(chat: ChatDeployment) -> list[Manifest]:
-    """The route is nothing else to the pods, and they are not told of it; of `hosts` they are by their spec."""
-    route = chat.spec.http_route
-    return [{"name": ENV_HOSTS, "value": " ".join(route.hostnames)}] if route and route.hostnames else []
-
-
-def _draining(spec: ChatSpec) -> Manifest:
-    """Answered until the Service knows; the rest of the grace period is for what is being answered."""
-    seconds = min(DRAIN_SECONDS, spec.pod.termination_grace_period_seconds - 1)
-    return {"preStop": {"sleep": {"seconds": seconds}}}
 
 
 def _behind_the_front() -> Manifest:
@@ -349,15 +290,6 @@ def _probe_within(path: str, *, failures: int) -> Manifest:
     asking = f"import urllib.request as r; r.urlopen('http://127.0.0.1:{VLLM_PORT}{path}', timeout=4)"
     return {
         "exec": {"command": ["python3", "-c", asking]},
-        "periodSeconds": PROBE_SECONDS,
-        "timeoutSeconds": 5,
-        "failureThreshold": failures,
-    }
-
-
-def _probe(path: str, port: str, *, failures: int) -> Manifest:
-    return {
-        "httpGet": {"path": path, "port": port},
         "periodSeconds": PROBE_SECONDS,
         "timeoutSeconds": 5,
         "failureThreshold": failures,

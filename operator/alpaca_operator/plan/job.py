@@ -15,6 +15,7 @@ from alpaca_operator.api.contract import (
 from alpaca_operator.api.resource import Job
 from alpaca_operator.api.sources import resolved
 from alpaca_operator.inputs import Inputs
+from alpaca_operator.outcomes.observed import Observed
 from alpaca_operator.plan import names, pod
 from alpaca_operator.plan.base import Manifest, Plan
 from alpaca_operator.settings import Settings
@@ -38,7 +39,7 @@ ONE_OF_SEVERAL: tuple[Manifest, ...] = (
 """Which run a pod is, and which of those that share the work."""
 
 
-def plan_job(resource: Job, inputs: Inputs, settings: Settings) -> Plan:
+def plan_job(resource: Job, inputs: Inputs, settings: Settings, observed: Observed | None = None) -> Plan:
     """One Job, whose workload reads URIs where the resource named other jobs, and is told what must lie there. It has one pod, or as many as
     the job has nodes."""
     if refusal := pod.unfit(resource, settings):

@@ -25,6 +25,7 @@ from alpaca_operator.api.contract import (
 from alpaca_operator.api.resource import Job
 from alpaca_operator.api.sources import resolved
 from alpaca_operator.inputs import Inputs
+from alpaca_operator.outcomes.observed import Observed
 from alpaca_operator.plan import names, pod
 from alpaca_operator.plan.base import Manifest, Plan
 from alpaca_operator.plan.job import on_exit, plan_job
@@ -57,7 +58,7 @@ IDENTITY: tuple[Manifest, ...] = (
 )
 
 
-def plan_nodes(resource: Job, inputs: Inputs, settings: Settings) -> Plan:
+def plan_nodes(resource: Job, inputs: Inputs, settings: Settings, observed: Observed | None = None) -> Plan:
     """One pod, or a JobSet of as many as the job has nodes."""
     if resource.nodes == 1:
         return plan_job(resource, inputs, settings)

@@ -34,6 +34,16 @@ def pusher_name(child: str) -> str:
     return f"{child}-pub"
 
 
+def page_name(child: str) -> str:
+    """Of the Deployment and the Service of a page in pods of its own."""
+    return f"{child}-page"
+
+
+def pods_name(child: str) -> str:
+    """Of the Service without an address that names all pods of an engine, ready or not."""
+    return f"{child}-pods"
+
+
 def job_of_set(child: str) -> str:
     """As JobSet names the one Job of a set."""
     return f"{child}-{NODE}-0"

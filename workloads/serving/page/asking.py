@@ -43,7 +43,9 @@ class Asking:
         names = names_of(status, asked.models, self._settings.compares)
         models = [model for name in names if (model := status.find(name))]
         if not models:
-            problem = status.condition if status.condition in ("loading", "refused", "unreachable") else "missing"
+            problem = (
+                status.condition if status.condition in ("loading", "away", "refused", "unreachable") else "missing"
+            )
             failed = [Answer(name, state="failed", problem=problem, detail=status.detail) for name in names or [""]]
             yield _line([answer.news(None) for answer in failed])
             return

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from openai import APIConnectionError, APIError, APIStatusError, AsyncOpenAI, Timeout
+from openai import APIConnectionError, APIError, APIStatusError, APITimeoutError, AsyncOpenAI, Timeout
 from pydantic import Field, ValidationError
 
 from alpaca_operator.api.contract import Wire
@@ -22,7 +22,8 @@ LOOK_SECONDS = 5.0
 """An engine that takes longer to list its models counts as unreachable."""
 CONNECT_SECONDS = 5.0
 
-Condition = Literal["ready", "busy", "loading", "refused", "unreachable"]
+Condition = Literal["ready", "busy", "loading", "away", "refused", "unreachable"]
+"""`away`: no pod has the engine, or none that says anything."""
 
 
 class Controls(Wire):
@@ -101,13 +102,12 @@ class _Backend:
         try:
             listed = await self.client.models.list(timeout=LOOK_SECONDS)
             models = tuple(self._model(entry.model_dump()) for entry in listed.data)
-        except APIConnectionError:
-            return EngineStatus("unreachable")
+        except APIConnectionError as error:
+            if self._api.pods_url is None:
+                return EngineStatus("unreachable")
+            return await self._look_behind(self._api.pods_url, error)
         except APIStatusError as error:
-            if error.status_code in (401, 403):
-                return EngineStatus("refused")
-            loading = error.status_code == 503
-            return EngineStatus("loading" if loading else "unreachable", detail=error_message(error))
+            return _refusal(error)
         except (APIError, ValueError) as error:  # an answer that is no list of models: another kind of server is there
             return EngineStatus("unreachable", detail=str(error)[:200])
         if self._api.model:
@@ -116,6 +116,19 @@ class _Backend:
             models = models[:1]
         waiting = await self._waiting() if self._is_ours else 0
         return EngineStatus("busy" if waiting else "ready" if models else "loading", models, waiting=waiting)
+
+    async def _look_behind(self, pods_url: str, nobody: APIConnectionError) -> EngineStatus:
+        """Nobody is ready who could answer: whether there is a pod of the engine, and what it says."""
+        try:
+            await self.client.with_options(base_url=pods_url).models.list(timeout=LOOK_SECONDS)
+        except APIConnectionError as error:
+            late = isinstance(nobody, APITimeoutError) and isinstance(error, APITimeoutError)
+            return EngineStatus("unreachable" if late else "away")
+        except APIStatusError as error:
+            return _refusal(error)
+        except (APIError, ValueError) as error:
+            return EngineStatus("unreachable", detail=str(error)[:200])
+        return EngineStatus("loading")  # it has loaded, and its Service is about to lead there
 
     def _model(self, entry: Mapping[str, Any]) -> Model:
         ours = entry.get("alpaca") or {}
@@ -140,6 +153,12 @@ class _Backend:
             return 0
         found = re.search(r"^alpaca_chat_queued(?:\{[^}]*\})? ([0-9.e+]+)$", text, re.MULTILINE)
         return int(float(found.group(1))) if found else 0
+
+
+def _refusal(error: APIStatusError) -> EngineStatus:
+    if error.status_code in (401, 403):
+        return EngineStatus("refused")
+    return EngineStatus("loading" if error.status_code == 503 else "unreachable", detail=error_message(error))
 
 
 def _combined(seen: list[EngineStatus]) -> EngineStatus:

@@ -22,6 +22,8 @@ class Api:
     key: str | None = None
     model: str | None = None
     """The only model to offer of those that it lists."""
+    pods_url: str | None = None
+    """The same of all its pods, ready or not, where these are not the page's own."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,7 @@ def _apis(job: ChatDeployment, environ: Mapping[str, str]) -> tuple[Api, ...]:
         url=environ.get(contract.ENV_ENGINE_URL) or named,
         key=_secret(environ, contract.ENV_API_KEY),
         model=spec.endpoint.model if spec.endpoint else None,
+        pods_url=environ.get(contract.ENV_ENGINE_PODS_URL) or None,
     )
     other = spec.compare_with.endpoint if spec.compare_with else None
     if other is None:

@@ -21,6 +21,7 @@ from tests.workloads.serving.page.conftest import Opens, page_process
 from tests.workloads.serving.page.shots import shot
 from tests.workloads.serving.page.standin import Engine
 from tests.workloads.serving.page.steps import POET, again, answers, ask, idle
+from tests.workloads.serving.page.test_states import violations
 
 BESIDE = POET + "  compareWith: {name: base, model: {uri: ./base}}\n"
 
@@ -94,6 +95,48 @@ def test_a_killed_engine_breaks_the_answer_off_and_is_asked_again_when_it_is_bac
                 again(page)
                 expect(answers(page)).to_have_text("疑是地上霜")
                 idle(page)
+
+
+def a_port() -> int:
+    """Where nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.mark.drill
+def test_an_engine_that_is_away_loads_and_answers_is_told_apart(tmp_path: Path, opened: Opens) -> None:
+    """Its Service, which leads nowhere but to pods that are ready, and the name of all its pods are two ports here."""
+    service, pods = a_port(), a_port()
+    urls = {
+        "ALPACA_ENGINE_URL": f"http://127.0.0.1:{service}/v1",
+        "ALPACA_ENGINE_PODS_URL": f"http://127.0.0.1:{pods}/v1",
+    }
+    with page_process(POET, tmp_path, **urls) as served, opened(served.url) as page:
+        words = page.locator("#header .words")
+        expect(words).to_have_text("模型没有在运行，等它启动…")
+        ask(page, "床前明月光")
+        expect(answers(page)).to_have_text("模型没有在运行。等它启动后点“重新回答”。")
+        idle(page)
+        shot(page, "away")
+        assert violations(page) == []
+        with Engine(port=pods) as loading:
+            loading.state = "loading"
+            expect(words).to_have_text("模型加载中，请稍候… — poet is being loaded (reading weights)")
+            again(page)
+            expect(answers(page)).to_have_text(re.compile("^模型还在加载，请稍候再点“重新回答”。"))
+            idle(page)
+            loading.state = "ready"
+            expect(words).to_have_text("模型加载中，请稍候…")  # its Service does not know yet
+            with Engine(port=service) as engine:
+                expect(words).to_have_text("poet")
+                again(page)
+                expect(answers(page)).to_have_text("疑是地上霜")
+                idle(page)
+                assert len(engine.asked) == 1
+            assert loading.asked == [], "which is looked at, and asked nothing"
+            expect(words).to_have_text("模型加载中，请稍候…")
+        expect(words).to_have_text("模型没有在运行，等它启动…")
 
 
 def test_a_page_opened_before_its_engine_has_the_models_settings_once_it_is_there(
