@@ -1,7 +1,7 @@
 """Adapters that vLLM is told of while it answers, by its API, as a list in a file says; and told again when it has started anew.
 
 Each is known to vLLM by a name of its content: one that is exchanged is loaded beside the one before, takes over its requests, and only then
-is that one dropped. vLLM keys what it remembers of prompts by the adapter's name alone (`_gen_lora_extra_hash_keys`, v1/core/kv_cache_utils.py):
+is that one dropped. vLLM keys what it remembers of prompts by the adapter's name alone (its `_gen_lora_extra_hash_keys`):
 its own exchange (`load_inplace`), and another adapter by the same name, would answer with what the one before has read.
 """
 
