@@ -603,7 +603,7 @@ class TestAdaptersWithNames:
         ]
         assert found["image"] == "registry.example/engine:1", "the page's has no torch"
         assert found["envFrom"] == [{"secretRef": {"name": "hub"}}]
-        assert found["resources"]["limits"] == {"memory": "2Gi"}
+        assert found["resources"] == {"requests": {"cpu": "100m", "memory": "1Gi"}, "limits": {"memory": "2Gi"}}
         mounted = {mount["mountPath"]: mount.get("readOnly", False) for mount in found["volumeMounts"]}
         assert mounted == {"/etc/alpaca": True, "/mnt/models": True, "/mnt/cache": False, "/tmp": False}
         without = PLANNERS["ChatDeployment"](

@@ -58,6 +58,8 @@ PAGE_RESOURCES: Manifest = {"requests": {"cpu": "50m", "memory": "256Mi"}, "limi
 
 CHECK_RESOURCES: Manifest = {"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"memory": "2Gi"}}
 FRONT_RESOURCES: Manifest = {"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"memory": "1Gi"}}
+LOOKING_RESOURCES: Manifest = {"requests": {"cpu": "100m", "memory": "1Gi"}, "limits": {"memory": "2Gi"}}
+"""Of a front that looks at adapters: torch and PEFT stay in it, 750 MiB."""
 
 
 def plan(chat: ChatDeployment, inputs: Inputs, settings: Settings) -> Plan:
@@ -229,7 +231,7 @@ def front(chat: ChatDeployment, settings: Settings) -> Manifest:
         "env": pod.env(chat, ours) if looks else ours,
         **pod.given(envFrom=pod.env_from(chat) if looks else []),
         "ports": [{"name": "api", "containerPort": API_PORT, "protocol": "TCP"}],
-        "resources": CHECK_RESOURCES if looks else FRONT_RESOURCES,
+        "resources": LOOKING_RESOURCES if looks else FRONT_RESOURCES,
         "startupProbe": _probe("/livez", "api", failures=60),
         "readinessProbe": _probe("/health", "api", failures=2),
         "livenessProbe": _probe("/livez", "api", failures=12),

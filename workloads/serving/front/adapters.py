@@ -14,7 +14,7 @@ from alpaca_operator.api.contract import ExitCode
 from alpaca_operator.api.sources import RopeScaling, Source, sources
 from alpaca_operator.api.status import Reason
 from workloads.errors import SpecError, WorkloadError
-from workloads.models import model_request, rope
+from workloads.models import libraries, model_request, rope
 from workloads.models.configuration import read
 from workloads.models.inspect import Base, config_of
 from workloads.models.model_request import BaseOfAdapters
@@ -72,6 +72,7 @@ class VllmBase:
         spec = job.spec
         if spec.engine != "vLLM" or spec.model is None:
             raise SpecError(f"engine {spec.engine} looks at its adapters itself: this is for vLLM alone")
+        libraries.quiet()  # peft would import GPTQModel, which is in this image for others
         label = f"spec.model {spec.model.uri}"
         folder = _folder_of_base(spec.model, environment, heartbeat)
         config = read(folder, label)
