@@ -501,7 +501,8 @@ def test_vllm_is_told_of_adapters_that_come_and_go_and_again_when_it_has_started
     patch(haiku="two", odd="half")
     until(lambda: is_by("/mnt/models/two"), "the exchanged one to answer", 180, every=0.5)
     says("AdapterRefused", "odd: spec.adapters[odd] pvc://models/half: adapter_model.safetensors is not what")
-    assert "adapter odd is not served" in ready(found(mine))["message"]
+    line = "adapter odd is not served"
+    until(lambda: line in ready(found(mine))["message"], "the line of the deployment to tell of it", 180, every=0.5)
 
     mine.kubectl("exec", pod["metadata"]["name"], "-c", "engine", "--", "python3", "-c", DIES, check=False)
 
