@@ -87,6 +87,12 @@ def live_of(
     path = environ.get(contract.ENV_ADAPTERS)
     if not path:
         return None
+    from workloads.models import libraries
+
+    libraries.quiet()
+    # What they are looked at with, for which an interpreter is busy for seconds: before anybody is answered.
+    import peft  # noqa: F401
+
     from workloads.serving.front.live_adapters import LiveAdapters
 
     return LiveAdapters(job, environment, Path(path), front, log)

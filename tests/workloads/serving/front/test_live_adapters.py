@@ -418,6 +418,9 @@ def test_a_process_before_vllm_keeps_it_as_the_list_says(made: Path, tmp_path: P
             assert time.monotonic() < limit, log.read_text()
             time.sleep(0.05)
 
+    def get(path: str) -> httpx.Response:
+        return httpx.get(url.removesuffix("/v1") + path, timeout=PATIENCE)
+
     def answers(name: str, text: str) -> bool:
         body = {"model": name, "messages": QUESTION}
         told = httpx.post(f"{url}/chat/completions", json=body, timeout=PATIENCE)
@@ -428,18 +431,18 @@ def test_a_process_before_vllm_keeps_it_as_the_list_says(made: Path, tmp_path: P
         try:
             until(lambda: " at http" in log.read_text())
             url = next(line for line in log.read_text().splitlines() if " at http" in line).split(" at ")[1].strip()
-            until(lambda: httpx.get(f"{url.removesuffix('/v1')}/health").status_code == 200)
+            until(lambda: get("/health").status_code == 200)
             assert answers("haiku", "first"), "it is ready with what is on its list"
             desk.list(haiku="first", ode="second", odd="extended")
             until(lambda: answers("ode", "second"))
-            until(lambda: "odd" in parse(httpx.get(f"{url.removesuffix('/v1')}/metrics").content).adapters_refused)
+            until(lambda: "odd" in parse(get("/metrics").content).adapters_refused)
             desk.list(haiku="second", ode="second")
             until(lambda: answers("haiku", "second"))
             vllm.restart()
             until(lambda: answers("haiku", "second") and answers("ode", "second"))
             desk.list(ode="second")
             until(lambda: [name.partition("@")[0] for name in vllm.loras] == ["ode"])
-            listed = httpx.get(f"{url}/models").json()["data"]
+            listed = get("/v1/models").json()["data"]
             assert [(each["id"], each["parent"]) for each in listed] == [("poet", None), ("ode", "poet")]
             process.send_signal(signal.SIGTERM)
             assert process.wait(PATIENCE) == 0
