@@ -593,9 +593,15 @@ BROKEN += of(
         ),
         pytest.param(
             {"engine": "vLLM", "load": {"bits": 4}},
-            "vLLM serves one model with at most one adapter, in the bits that it was saved in: remove compareWith, load and further "
-            "adapters, or set engine to Transformers",
+            "vLLM serves one model with at most one adapter that has no name, in the bits that it was saved in: remove compareWith, load and "
+            "further adapters, give the adapters names, or set engine to Transformers",
             id="vLLM with fewer bits",
+        ),
+        pytest.param(
+            {"engine": "vLLM", "adapters": [{"uri": "pvc://models/one"}, {"uri": "pvc://models/two"}]},
+            "vLLM serves one model with at most one adapter that has no name, in the bits that it was saved in: remove compareWith, load and "
+            "further adapters, give the adapters names, or set engine to Transformers",
+            id="vLLM with two adapters for all",
         ),
         pytest.param(
             {"adapters": [{"uri": "pvc://models/one", "name": "poet"}, {"uri": "pvc://models/two"}]},
@@ -613,19 +619,14 @@ BROKEN += of(
             id="adapters without names beside those that are selected",
         ),
         pytest.param(
-            {"engine": "vLLM", "adapterSelector": {}},
-            "adapterSelector is only read with engine Transformers: remove it, or set engine to Transformers",
-            id="adapters selected for vLLM",
+            {"engine": "LlamaCpp", "adapterSelector": {}},
+            "adapterSelector is only read with engines Transformers and vLLM: remove it, or set engine to one of them",
+            id="adapters selected for llama.cpp",
         ),
         pytest.param(
             {"adapterSelector": {"matchExpressions": [{"key": "team", "operator": "In"}]}},
             "matchExpressions: In and NotIn need values, Exists and DoesNotExist have none: add or remove them",
             id="a label that has to be one of none",
-        ),
-        pytest.param(
-            {"engine": "vLLM", "adapters": [{"uri": "pvc://models/one", "name": "poet"}]},
-            "with engine vLLM an adapter is the deployment's one model: remove its name, or set engine to Transformers",
-            id="vLLM with an adapter beside",
         ),
         pytest.param(
             {"engine": "Transformers", "vllm": {"toolCallParser": "hermes"}},
@@ -889,6 +890,14 @@ TAKEN += of(
             {"load": {"bits": 8}, "adapters": [{"uri": "pvc://models/a"}, {"uri": "pvc://models/b"}]}, id="adapters"
         ),
         pytest.param({"engine": "vLLM", "adapters": [{"uri": "pvc://models/a"}]}, id="vLLM with an adapter"),
+        pytest.param(
+            {
+                "engine": "vLLM",
+                "adapters": [{"uri": "pvc://models/a", "name": "poet"}, {"uri": "pvc://models/b", "name": "sage"}],
+                "adapterSelector": {"matchLabels": {"team": "poetry"}},
+            },
+            id="vLLM with adapters beside",
+        ),
         pytest.param(
             {
                 "adapters": [{"uri": "pvc://models/a", "name": "poet"}],

@@ -521,17 +521,20 @@ def test_a_page_moves_out_and_in_again_and_somebody_reaches_it_all_the_time(salo
 STAND_IN = '''\
 #!/usr/bin/python3
 """What vLLM is to a pod: its command line, its port, its answers to probes; it tells its command line as the root of its model, and what it
-was asked as its answer."""
-import json, sys, http.server
+was asked as its answer, with the place of the adapter that answers. Adapters come and go as vLLM lets them; asked to, it dies."""
+import json, os, sys, http.server
 
 arguments = sys.argv[1:]
 assert arguments[0] == "serve", arguments
+loras = {}
 
 class Answer(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         metrics = '# TYPE vllm:request_success counter\\nvllm:request_success_total{finished_reason="stop"} 3.0\\n'
         name = arguments[arguments.index("--served-model-name") + 1]
-        listed = json.dumps({"object": "list", "data": [{"id": name, "root": arguments, "max_model_len": 512}]})
+        models = [{"id": name, "root": arguments, "max_model_len": 512, "parent": None}]
+        models += [{"id": each, "root": path, "parent": name} for each, path in loras.items()]
+        listed = json.dumps({"object": "list", "data": models})
         told = {"/health": "", "/metrics": metrics, "/v1/models": listed}.get(self.path)
         self.send_response(404 if told is None else 200)
         self.end_headers()
@@ -539,10 +542,19 @@ class Answer(http.server.BaseHTTPRequestHandler):
 
     def do_POST(self):
         asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        if self.path == "/die":
+            os._exit(1)
+        if "lora" in self.path:
+            assert os.environ["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] == "True" and "--enable-lora" in arguments
+        if self.path == "/v1/load_lora_adapter":
+            assert os.path.isfile(asked["lora_path"] + "/adapter_config.json"), asked
+            loras[asked["lora_name"]] = asked["lora_path"]
+        elif self.path == "/v1/unload_lora_adapter":
+            del loras[asked["lora_name"]]
         self.send_response(200)
         self.send_header("content-type", "application/json")
         self.end_headers()
-        self.wfile.write(json.dumps({"asked": asked}).encode())
+        self.wfile.write(json.dumps({"asked": asked, "by": loras.get(asked.get("model"))}).encode())
 
     def log_message(self, *_):
         pass
@@ -557,6 +569,10 @@ def halved(base: Path, folder: Path) -> None:
     adapter_of(base, folder)
     file = folder / "adapter_model.safetensors"
     save_file({name: value for name, value in load_file(file).items() if ".layers.0." not in name}, file)
+    let_read(folder)
+
+
+def let_read(folder: Path) -> None:
     for path in folder.iterdir():
         path.chmod(0o644)
 
@@ -623,3 +639,68 @@ def test_vllm_is_started_with_its_words_and_another_page_asks_it_from_elsewhere(
     (pod_of_window,) = mine.pods("window")
     assert [each["name"] for each in pod_of_window["spec"]["containers"]] == ["ui"]
     assert (now["status"]["apiUrl"], now["status"]["model"]["display"]) == (url, url)
+
+
+DIES = "import urllib.request as r; r.urlopen(r.Request('http://127.0.0.1:8001/die', b'{}'), timeout=9)"
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # peft asks by the old name
+@pytest.mark.drill
+@pytest.mark.timeout(1800)
+def test_vllm_is_told_of_adapters_that_come_and_go_and_again_when_it_has_started_anew(
+    mine: Team, stand_in: str
+) -> None:
+    for name in ("one", "two"):
+        let_read(adapter_of(mine.models / "tiny", mine.models / name))
+    halved(mine.models / "tiny", mine.models / "half")
+    serving = chat(
+        "poet",
+        model={"uri": "pvc://models/tiny", "from": None},
+        adapters=[{"name": "haiku", "uri": "pvc://models/one"}],
+        template=None,
+        auth=None,
+        engine="vLLM",
+        pod={"image": stand_in, "imagePullPolicy": "Never"},
+    )
+    mine.apply(serving)
+    mine.wait(serving, "Serving")
+    (pod,) = mine.pods("poet")
+    address = str(mine.bed.get("service", "poet-chat", "-n", mine.namespace)["spec"]["clusterIP"])
+    assert models_of(address) == ["poet", "haiku"], "a pod is ready with what is on its list"
+
+    def patch(**uris: str) -> None:
+        adapters = [{"name": name, "uri": f"pvc://models/{uri}"} for name, uri in uris.items()]
+        mine.kubectl("patch", "chat", "poet", "--type=merge", "-p", json.dumps({"spec": {"adapters": adapters}}))
+
+    def is_by(place: str | None) -> bool:
+        body = {"model": "haiku", "messages": [{"role": "user", "content": "问"}]}
+        try:
+            told = httpx.post(f"http://{address}:8000/v1/chat/completions", json=body, timeout=30)
+        except httpx.TransportError:  # the Service has no pod while vLLM starts
+            return False
+        return told.status_code == 200 and told.json()["by"] == place
+
+    def says(*expected: str) -> None:
+        until(lambda: said_of_adapters(mine)[0] == expected[0], f"the condition to be {expected}", 180, every=0.5)
+        assert said_of_adapters(mine)[1].startswith(expected[1])
+
+    assert is_by("/mnt/models/one")
+    says("Serving", "haiku answers")
+    patch(haiku="two", odd="half")
+    until(lambda: is_by("/mnt/models/two"), "the exchanged one to answer", 180, every=0.5)
+    says("AdapterRefused", "odd: spec.adapters[odd] pvc://models/half: adapter_model.safetensors is not what")
+    line = "adapter odd is not served"
+    until(lambda: line in ready(found(mine))["message"], "the line of the deployment to tell of it", 180, every=0.5)
+
+    mine.kubectl("exec", pod["metadata"]["name"], "-c", "engine", "--", "python3", "-c", DIES, check=False)
+
+    def restarts() -> int:
+        statuses = mine.pods("poet")[0]["status"]["containerStatuses"]
+        return int(next(each["restartCount"] for each in statuses if each["name"] == "engine"))
+
+    until(lambda: restarts() == 1, "vLLM to start anew", 180, every=0.5)
+    until(lambda: is_by("/mnt/models/two"), "it to be told again", 180, every=0.5)
+    patch(haiku="two")
+    says("Serving", "haiku answers")
+    (now,) = mine.pods("poet")
+    assert now["metadata"]["uid"] == pod["metadata"]["uid"]

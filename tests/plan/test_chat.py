@@ -96,14 +96,32 @@ class TestTheEngine:
             pytest.param(
                 WITH_VLLM,
                 {"pod": GPU, "load": {"bits": 4}},
-                "Transformers: vLLM serves one model with at most one adapter, in the bits that it was saved in",
+                "Transformers: vLLM serves one model with at most one adapter that has no name, in the bits that it was saved in",
                 id="what vLLM cannot",
             ),
             pytest.param(
                 WITH_VLLM,
-                {"pod": GPU, "adapters": [{"uri": "pvc://models/one", "name": "poet"}]},
-                "Transformers: adapters with names are served by Transformers",
+                {"pod": GPU, "adapters": [{"uri": "pvc://models/one"}, {"uri": "pvc://models/two"}]},
+                "Transformers: vLLM serves one model with at most one adapter that has no name, in the bits that it was saved in",
+                id="two adapters for all",
+            ),
+            pytest.param(
+                WITH_VLLM,
+                {"pod": GPU, "adapters": [{"uri": "pvc://models/one", "name": "sage"}]},
+                "vLLM: a GPU is asked for, and vLLM can serve the spec",
                 id="an adapter beside the model",
+            ),
+            pytest.param(
+                WITH_VLLM,
+                {"pod": GPU, "adapterSelector": {}},
+                "vLLM: a GPU is asked for, and vLLM can serve the spec",
+                id="adapters by their labels",
+            ),
+            pytest.param(
+                WITH_VLLM,
+                {"pod": GPU, "adapters": [{"uri": "s3://models/one", "name": "sage"}]},
+                "Transformers: vLLM reads pvc:// and hf:// alone, and adapters[0] is s3://models/one",
+                id="an adapter where vLLM cannot read",
             ),
             pytest.param(
                 WITH_VLLM,
@@ -220,6 +238,14 @@ class TestVllm:
         assert "/mnt/models" in {mount["mountPath"] for mount in check["volumeMounts"]}
         alone = made("Deployment", WITH_VLLM, engine="vLLM", pod=GPU)["spec"]["template"]["spec"]
         assert "initContainers" not in alone
+
+    def test_an_adapter_for_all_is_on_its_command_line(self):
+        words = self.command(adapters=[{"uri": "pvc://models/lora"}])
+        assert words[words.index("--enable-lora") :] == [
+            "--enable-lora", "--max-lora-rank", "256", "--lora-modules", "poet=/mnt/models/lora",
+        ]  # fmt: skip
+        engine = containers(WITH_VLLM, engine="vLLM", pod=GPU, adapters=[{"uri": "pvc://models/lora"}])["engine"]
+        assert environment(engine) == {}, "nobody loads another"
 
     def test_everything_that_the_spec_says(self):
         words = self.command(
@@ -535,6 +561,72 @@ class TestAdaptersWithNames:
     )
     def test_new_pods_serve_one(self, adapter):
         assert self.revision(adapters=[adapter]) != self.revision()
+
+    ON_VLLM: ClassVar = {"engine": "vLLM", "pod": GPU}
+
+    def revision_on_vllm(self, inputs: dict[str, ResolvedInput] | None = None, **spec: Any) -> str:
+        plan = PLANNERS["ChatDeployment"](chat(**self.ON_VLLM, **spec), inputs or {}, WITH_VLLM)
+        return str(plan.manifests[0]["spec"]["template"]["metadata"]["labels"][LABEL_REVISION])
+
+    @pytest.mark.parametrize(
+        "spec",
+        [
+            pytest.param({"adapters": [{"uri": "pvc://models/two", "name": "sage"}]}, id="by name"),
+            pytest.param({"adapterSelector": {}}, id="by label, before there are any"),
+        ],
+    )
+    def test_vllm_is_told_of_them_by_what_stands_before_it(self, spec):
+        deployed = made("Deployment", WITH_VLLM, **self.ON_VLLM, **spec)
+        template = deployed["spec"]["template"]
+        engine, api, _ = template["spec"]["containers"]
+        assert self.listed(deployed) == self.listed(template)
+        assert [each["name"] for each in self.listed(deployed)] == [each["name"] for each in spec.get("adapters", [])]
+        words = engine["command"]
+        assert words[words.index("--served-model-name") + 1] == "poet"
+        assert "--lora-modules" not in words
+        assert words[words.index("--enable-lora") :] == [
+            "--enable-lora", "--max-lora-rank", "256", "--max-loras", "2", "--max-cpu-loras", "64",
+        ]  # fmt: skip
+        assert environment(engine) == {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"}
+        assert {"name": "ALPACA_ADAPTERS", "value": "/etc/alpaca/adapters.json"} in api["env"]
+        assert "ALPACA_ADAPTERS" not in {each["name"] for each in engine["env"]}
+        assert "initContainers" not in template["spec"], (
+            "one that does not fit must not keep the others from being served"
+        )
+        assert "adapters" not in json.loads(template["metadata"]["annotations"][ANNOTATION_CONFIG])["spec"]
+
+    def test_what_stands_before_vllm_can_look_at_them(self):
+        model = {"uri": "hf://org/base", "secretRef": {"name": "hub"}}
+        adapters = [{"uri": "pvc://models/two", "name": "sage"}]
+        found = containers(WITH_VLLM, **self.ON_VLLM, model=model, adapters=adapters, cache={"claimName": "cache"})[
+            "api"
+        ]
+        assert found["image"] == "registry.example/engine:1", "the page's has no torch"
+        assert found["envFrom"] == [{"secretRef": {"name": "hub"}}]
+        assert found["resources"] == {"requests": {"cpu": "100m", "memory": "1Gi"}, "limits": {"memory": "2Gi"}}
+        mounted = {mount["mountPath"]: mount.get("readOnly", False) for mount in found["volumeMounts"]}
+        assert mounted == {"/etc/alpaca": True, "/mnt/models": True, "/mnt/cache": False, "/tmp": False}
+        without = PLANNERS["ChatDeployment"](
+            chat(**self.ON_VLLM, adapters=adapters), {}, replace(WITH_VLLM, images={})
+        ).refusal
+        assert without is not None
+        assert "the operator has no image that does: set its ALPACA_IMAGE_CHATDEPLOYMENT" in without.message
+
+    def test_the_same_pods_of_vllm_serve_another_list(self):
+        one = {"uri": "pvc://models/one", "name": "poet-two"}
+        two = {"uri": "pvc://models/two", "name": "sage"}
+        taken = {"adapterSelector[haiku]": ResolvedInput(uri="pvc://models/haiku", digest="sha256:1")}
+        assert self.revision_on_vllm(adapters=[one]) == self.revision_on_vllm(adapters=[one, two])
+        assert self.revision_on_vllm(taken, adapterSelector={}) == self.revision_on_vllm(adapterSelector={})
+        assert self.revision_on_vllm(adapters=[one]) != self.revision_on_vllm(), "vLLM sets memory aside for them"
+        elsewhere = {"uri": "pvc://others/two", "name": "sage"}
+        assert self.revision_on_vllm(adapters=[one]) != self.revision_on_vllm(adapters=[one, elsewhere])
+
+    def test_one_that_a_selector_takes_from_where_vllm_cannot_read_keeps_no_other_from_being_served(self):
+        taken = {"adapterSelector[haiku]": ResolvedInput(uri="s3://models/haiku", digest="sha256:1")}
+        plan = PLANNERS["ChatDeployment"](chat(**self.ON_VLLM, adapterSelector={}), taken, WITH_VLLM)
+        assert plan.refusal is None
+        assert [each["uri"] for each in self.listed(plan.manifests[0])] == ["s3://models/haiku"]
 
     def test_a_claim_more_leaves_the_names_of_the_others(self):
         page = {"votes": "pvc://votes/chat"}

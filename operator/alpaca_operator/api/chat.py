@@ -223,7 +223,8 @@ class ChatSpec(ResourceSpec):
     is none."""
     adapters: list[ServedAdapter] = Field(default_factory=list, max_length=16)
     """Adapters on it, not merged: put on it together, or, where they have names, each a model of its own beside it, in the memory of one.
-    Those with names are added and removed while the pods serve, unless one lies on a claim, or needs a Secret, that the pods do not have."""
+    Those with names are added and removed while the pods serve, unless one lies on a claim, or needs a Secret, that the pods do not have, or
+    is the first or the last that vLLM has; vLLM reads them from `pvc://` alone."""
     adapter_selector: LabelSelector | None = None
     """SFTJobs of this namespace by their labels: the adapter of each that is complete and was trained on this very model is a model of its
     own beside it, by the job's name, from then on and until the job is deleted or loses the labels; 16 at most. They come and go while the
@@ -336,10 +337,18 @@ class ChatSpec(ResourceSpec):
             message="compareWith is served as the first model is: give it endpoint with engine External, model with any other",
         ),
         Rule(
-            cel="self.engine != 'vLLM' || !(has(self.compareWith) || has(self.load) || (has(self.adapters) && size(self.adapters) > 1))",
-            holds=lambda spec: spec.engine != "vLLM" or not (spec.compare_with or spec.load or len(spec.adapters) > 1),
-            message="vLLM serves one model with at most one adapter, in the bits that it was saved in: remove compareWith, load and further "
-            "adapters, or set engine to Transformers",
+            cel="self.engine != 'vLLM' || !(has(self.compareWith) || has(self.load) || (has(self.adapters) && size(self.adapters) > 1 && "
+            "self.adapters.exists(one, !has(one.name))))",
+            holds=lambda spec: (
+                spec.engine != "vLLM"
+                or not (
+                    spec.compare_with
+                    or spec.load
+                    or (len(spec.adapters) > 1 and any(one.name is None for one in spec.adapters))
+                )
+            ),
+            message="vLLM serves one model with at most one adapter that has no name, in the bits that it was saved in: remove compareWith, "
+            "load and further adapters, give the adapters names, or set engine to Transformers",
         ),
         Rule(
             cel="!has(self.adapters) || self.adapters.all(one, has(one.name)) || self.adapters.all(one, !has(one.name))",
@@ -360,14 +369,9 @@ class ChatSpec(ResourceSpec):
             message="those that adapterSelector takes are models of their own: give the adapters names, or remove one of the two",
         ),
         Rule(
-            cel="!has(self.adapterSelector) || self.engine == 'Auto' || self.engine == 'Transformers'",
-            holds=lambda spec: spec.adapter_selector is None or spec.engine in ("Auto", "Transformers"),
-            message="adapterSelector is only read with engine Transformers: remove it, or set engine to Transformers",
-        ),
-        Rule(
-            cel="self.engine != 'vLLM' || !has(self.adapters) || !self.adapters.exists(one, has(one.name))",
-            holds=lambda spec: spec.engine != "vLLM" or not any(one.name for one in spec.adapters),
-            message="with engine vLLM an adapter is the deployment's one model: remove its name, or set engine to Transformers",
+            cel="!has(self.adapterSelector) || self.engine in ['Auto', 'Transformers', 'vLLM']",
+            holds=lambda spec: spec.adapter_selector is None or spec.engine in ("Auto", "Transformers", "vLLM"),
+            message="adapterSelector is only read with engines Transformers and vLLM: remove it, or set engine to one of them",
         ),
         Rule(
             cel="!has(self.vllm) || self.engine == 'vLLM' || self.engine == 'Auto'",

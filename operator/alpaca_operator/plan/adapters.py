@@ -20,8 +20,12 @@ FIELD = "adapters["
 
 
 def are_listed(spec: ChatSpec) -> bool:
-    """Whether they may change while pods serve. Those that are put on the model for all are a part of it."""
-    return spec.engine == "Transformers" and all(adapter.name for adapter in spec.adapters)
+    """Whether they may change while pods serve. Those that are put on the model for all are a part of it. vLLM sets memory aside for them,
+    and does so where there are some, or may be."""
+    if not all(adapter.name for adapter in spec.adapters):
+        return False
+    may_come = bool(spec.adapters) or spec.adapter_selector is not None
+    return spec.engine == "Transformers" or (spec.engine == "vLLM" and may_come)
 
 
 def with_selected(spec: ChatSpec, inputs: Inputs) -> ChatSpec:

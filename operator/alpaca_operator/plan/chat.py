@@ -48,18 +48,21 @@ THE_OPERATORS = frozenset(
 
 CHECK_RESOURCES: Manifest = {"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"memory": "2Gi"}}
 FRONT_RESOURCES: Manifest = {"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"memory": "1Gi"}}
+LOOKING_RESOURCES: Manifest = {"requests": {"cpu": "100m", "memory": "1Gi"}, "limits": {"memory": "2Gi"}}
+"""Of a front that looks at adapters: torch and PEFT stay in it, 750 MiB."""
 
 
 def plan(chat: ChatDeployment, inputs: Inputs, settings: Settings, observed: Observed | None = None) -> Plan:
     """Everything that the operator keeps for a deployment. ``observed``: what there is of it, which tells where its page is now."""
     spec = resolved(chat.spec, {field: found.uri for field, found in inputs.items()})
     engine, why = choose(spec, settings)
-    spec = adapters.with_selected(spec, inputs)
     # What stands before vLLM is told what was chosen of both.
     chosen = {"engine": engine} | ({"vllm": VLLM(tool_call_parser=tool_calls.parser(spec))} if engine == "vLLM" else {})
-    chat = chat.model_copy(update={"spec": spec.model_copy(update=chosen)})
-    if refusal := unfit(chat, settings):
+    spec = spec.model_copy(update=chosen)
+    # Without those that a selector takes: of them the pods refuse one by its name, and serve the others.
+    if refusal := unfit(chat.model_copy(update={"spec": spec}), settings):
         return Plan(refusal=refusal)
+    chat = chat.model_copy(update={"spec": adapters.with_selected(spec, inputs)})
     at = page_at(chat, observed)
     deployed = deployment(_with_page(chat) if at.is_within else _without_page(chat), inputs, settings, at)
     deployed["metadata"]["annotations"][ANNOTATION_ENGINE] = f"{engine}: {why}"
@@ -115,9 +118,10 @@ def unfit(chat: ChatDeployment, settings: Settings) -> Exit | None:
         )
     if spec.engine == "vLLM" and (cannot := vllm.unable(spec)):
         return pod.invalid(f"{cannot}: set engine to Transformers", chat)
-    if spec.engine == "vLLM" and spec.adapters and not settings.images.get(chat.kind):
+    with_adapters = spec.adapters or adapters.are_listed(spec)
+    if spec.engine == "vLLM" and with_adapters and not settings.images.get(chat.kind):
         return pod.invalid(
-            f"adapters are looked at before vLLM starts with them, and the operator has no image that does: set its ALPACA_IMAGE_{chat.kind.upper()}",
+            f"adapters are looked at before vLLM is given them, and the operator has no image that does: set its ALPACA_IMAGE_{chat.kind.upper()}",
             chat,
         )
     if spec.engine == "LlamaCpp" and (cannot := llama_cpp.unable(spec)):
@@ -162,10 +166,10 @@ def template(chat: ChatDeployment, inputs: Inputs, settings: Settings, at: PageA
     pages = [page.container(chat, settings)] if at.is_within else []
     tmp = [page.TMP] if pages or fronts else []
     frame = pod.pod_frame(chat, manifest_json, [*engines, *fronts, *pages], [*volumes(chat), *tmp])
-    if chat.spec.engine == "vLLM" and chat.spec.adapters:
+    if chat.spec.engine == "vLLM" and chat.spec.adapters and not listed:
         frame["spec"]["initContainers"] = [check(chat, settings)]
     if listed:
-        adapters.show(frame, ENGINE_CONTAINER)
+        adapters.show(frame, FRONT_CONTAINER if fronts else ENGINE_CONTAINER)
     frame["metadata"]["labels"] = {**frame["metadata"]["labels"], LABEL_REVISION: keep.digest(frame)}
     if listed:  # behind the digest: pods of one plan have the lists of their days
         frame["metadata"]["annotations"] |= adapters.annotation(chat, inputs)
@@ -218,23 +222,29 @@ def check(chat: ChatDeployment, settings: Settings) -> Manifest:
 
 
 def front(chat: ChatDeployment, settings: Settings) -> Manifest:
-    """What is asked in vLLM's place: the guard, and what the spec says of answers. Ready when vLLM is."""
+    """What is asked in vLLM's place: the guard, and what the spec says of answers. Ready when vLLM is. Where adapters come and go it looks at
+    them, as `check` does, and has the image and the memory that this takes."""
     spec = chat.spec
+    looks = adapters.are_listed(spec)
+    ours = [*pod.household(), *_key(chat), *hosts(chat)]
+    mounted = [mount for mount in _models(chat) if _is_read(mount)]
     return {
         "name": FRONT_CONTAINER,
-        "image": spec.page.image or settings.image_page,
+        "image": settings.images[chat.kind] if looks else spec.page.image or settings.image_page,
         **pod.given(imagePullPolicy=spec.pod.image_pull_policy),
         "command": ["python", "-m", "workloads.chat_api", CONFIG_PATH],
-        "env": [*pod.household(), *_key(chat), *hosts(chat)],
+        "env": pod.env(chat, ours) if looks else ours,
+        **pod.given(envFrom=pod.env_from(chat) if looks else []),
         "ports": [{"name": "api", "containerPort": API_PORT, "protocol": "TCP"}],
-        "resources": FRONT_RESOURCES,
+        "resources": LOOKING_RESOURCES if looks else FRONT_RESOURCES,
         "startupProbe": probe("/livez", "api", failures=60),
         "readinessProbe": probe("/health", "api", failures=2),
         "livenessProbe": probe("/livez", "api", failures=12),
         "lifecycle": draining(spec),
         **pod.RESTRICTED,
         "volumeMounts": [
-            *({**mount, "readOnly": True} for mount in _models(chat) if _is_read(mount)),
+            # Of a model on a hub it brings what the model says of itself into the cache.
+            *(mounted if looks else ({**mount, "readOnly": True} for mount in mounted)),
             {"name": page.TMP["name"], "mountPath": "/tmp"},
         ],
     }
@@ -268,7 +278,10 @@ def _engine_image(chat: ChatDeployment, settings: Settings) -> str:
 def _engine_env(chat: ChatDeployment, with_vllm: bool) -> list[Manifest]:
     if not with_vllm:
         return [*_key(chat), *hosts(chat)]
-    return [{"name": "VLLM_NO_USAGE_STATS", "value": "1"}, {"name": "DO_NOT_TRACK", "value": "1"}]
+    own: list[Manifest] = [{"name": "VLLM_NO_USAGE_STATS", "value": "1"}, {"name": "DO_NOT_TRACK", "value": "1"}]
+    if adapters.are_listed(chat.spec):  # by what stands before it: nobody else reaches this of its API
+        own.append({"name": "VLLM_ALLOW_RUNTIME_LORA_UPDATING", "value": "True"})
+    return own
 
 
 def _key(chat: ChatDeployment) -> list[Manifest]:

@@ -7,19 +7,23 @@ import json
 from alpaca_operator.api.chat import NO_PARSER, ChatDeployment, ChatSpec
 from alpaca_operator.api.contract import MOUNT_ROOT, VLLM_PORT
 from alpaca_operator.api.sources import Source, sources
-from alpaca_operator.plan import tool_calls
+from alpaca_operator.plan import adapters, tool_calls
 from alpaca_operator.plan.volumes import claim_of
 
 LARGEST_RANK = 256
 """Of an adapter; vLLM sets memory aside for it. The rank itself is in the adapter, which the operator does not read."""
+ADAPTERS_IN_A_BATCH = 2
+"""Of those with names, whose questions are answered in one step; those of others wait. For each there is memory for LARGEST_RANK on the GPU,
+1.3 GiB for a model of 8B, and with one place the first adapter that is asked without a pause would let no other answer."""
+ADAPTERS_IN_MEMORY = 64
+"""Of those with names, in the node's memory, each as large as it is: as many as the spec may name and its selector may take, and the one
+before of each, which still answers while it is exchanged. One more would push out another, which vLLM then can no longer drop."""
 
 
 def unable(spec: ChatSpec) -> str | None:
     """Why vLLM does not serve this spec, or None where it does."""
-    if spec.compare_with or spec.load or len(spec.adapters) > 1:
-        return "vLLM serves one model with at most one adapter, in the bits that it was saved in"
-    if spec.adapter_selector is not None or any(adapter.name for adapter in spec.adapters):
-        return "adapters with names are served by Transformers"
+    if spec.compare_with or spec.load or sum(not adapter.name for adapter in spec.adapters) > 1:
+        return "vLLM serves one model with at most one adapter that has no name, in the bits that it was saved in"
     if spec.template != "FromModel" or spec.template_file:
         return "vLLM takes the chat template that is saved with the model"
     if len(secrets := dict.fromkeys(source.secret_ref.name for _, source in sources(spec) if source.secret_ref)) > 1:
@@ -39,19 +43,18 @@ def command(chat: ChatDeployment) -> list[str]:
     assert spec.model is not None  # a rule of the spec
     place, revision = located(spec.model)
     name = chat.metadata.name
+    is_listed = adapters.are_listed(spec)
+    on_it = [] if is_listed else spec.adapters
     words = ["vllm", "serve", place, "--host", "127.0.0.1", "--port", str(VLLM_PORT)]
     words += ["--revision", revision] if revision else []
-    words += ["--served-model-name", f"{name}-base" if spec.adapters else name]
+    words += ["--served-model-name", f"{name}-base" if on_it else name]
     words += ["--max-num-seqs", str(spec.limits.max_batch)]
     words += ["--tensor-parallel-size", str(gpus)] if (gpus := devices(spec)) > 1 else []
-    for adapter in spec.adapters:
-        words += [
-            "--enable-lora",
-            "--max-lora-rank",
-            str(LARGEST_RANK),
-            "--lora-modules",
-            f"{name}={located(adapter)[0]}",
-        ]
+    words += ["--enable-lora", "--max-lora-rank", str(LARGEST_RANK)] if is_listed or on_it else []
+    for adapter in on_it:
+        words += ["--lora-modules", f"{name}={located(adapter)[0]}"]
+    if is_listed:
+        words += ["--max-loras", str(ADAPTERS_IN_A_BATCH), "--max-cpu-loras", str(ADAPTERS_IN_MEMORY)]
     if spec.limits.max_input_tokens is not None:
         longest = spec.generation.max_new_tokens or 512
         words += ["--max-model-len", str(spec.limits.max_input_tokens + longest)]

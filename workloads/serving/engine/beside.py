@@ -38,11 +38,7 @@ def inspect(name: str, field: str, source: Input, base: InspectedModel) -> Besid
     cannot stand beside others."""
     label = f"spec.{field} {source.uri}"
     adapter = LoRAAdapter.open(source.path, label)
-    if adapter.rows is not None or any(update.whole for update in adapter.updates.values()):
-        raise SpecError(
-            f"{label} brings embeddings or other weights of its own, as with an extended vocabulary, and cannot stand beside others on one "
-            "base: merge first, with a MergeJob, and serve what it makes"
-        )
+    must_change_layers_alone(adapter)
     model = inspect_request(replace(base.request, adapters=((field, source.uri, source.path),)))
     if model.base.rope_scaling != base.base.rope_scaling:
         raise SpecError(
@@ -52,3 +48,12 @@ def inspect(name: str, field: str, source: Input, base: InspectedModel) -> Besid
     # PEFT holds adapters in 32 bits, whatever their base is in.
     size = 4 * sum(math.prod(shape) for shape in adapter.shapes.values())
     return Beside(name, model, source.digest, size)
+
+
+def must_change_layers_alone(adapter: LoRAAdapter) -> None:
+    """Raises SpecError for an adapter with whole weights, which there is one place for in a base."""
+    if adapter.rows is not None or any(update.whole for update in adapter.updates.values()):
+        raise SpecError(
+            f"{adapter.label} brings embeddings or other weights of its own, as with an extended vocabulary, and cannot stand beside others on one "
+            "base: merge first, with a MergeJob, and serve what it makes"
+        )

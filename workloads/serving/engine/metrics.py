@@ -5,13 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Literal
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import Counter, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-from alpaca_operator.api.text import fitted
+from workloads.serving.model_figures import ModelFigures
 from workloads.serving.refusal import Refusal
 
 Outcome = Literal["answered", "cancelled", "invalid", "unauthorized", "busy", "unavailable", "timeout", "failed"]
@@ -29,17 +29,15 @@ BY_STATUS: dict[int, Outcome] = {401: "unauthorized", 408: "timeout", 429: "busy
 WINDOW_SECONDS = 10.0
 """Over which the speed is averaged."""
 FIRST_TOKEN_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
-LONGEST_REASON = 240
-"""Characters of why an adapter is refused."""
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 
-class Metrics:
+class Metrics(ModelFigures):
     """Counts of one engine, over all its models. It is the schedulers' Watcher."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
         self._clock = clock
-        self._registry = CollectorRegistry()
         self._requests = Counter(
             "alpaca_chat_requests", "Requests by how they ended", ["outcome"], registry=self._registry
         )
@@ -53,15 +51,6 @@ class Metrics:
             "alpaca_chat_time_to_first_token_seconds",
             "From a request's arrival to the first token of its answer, time in the queue included",
             buckets=FIRST_TOKEN_BUCKETS,
-            registry=self._registry,
-        )
-        self._models = Gauge(
-            "alpaca_chat_model_info", "The models that answer", ["model", "kind", "digest"], registry=self._registry
-        )
-        self._refused_adapters = Gauge(
-            "alpaca_chat_adapter_refused",
-            "Listed adapters that are not served",
-            ["model", "why"],
             registry=self._registry,
         )
         for outcome in OUTCOMES:
@@ -80,19 +69,6 @@ class Metrics:
         """Where the numbers of waiting and running requests are read from."""
         self._gauge("alpaca_chat_queued", "Requests that wait", queued)
         self._gauge("alpaca_chat_running", "Requests that are being answered", running)
-
-    def loaded(self, model: str, kind: str, digest: str) -> None:
-        """The operator's status names what is served by it."""
-        self._models.labels(model, kind, digest).set(1)
-
-    def unloaded(self, model: str, kind: str, digest: str) -> None:
-        self._models.remove(model, kind, digest)
-
-    def adapters_refused(self, refused: Mapping[str, str]) -> None:
-        """All that are, by their names, and why: the operator's status tells it."""
-        self._refused_adapters.clear()
-        for name, why in refused.items():
-            self._refused_adapters.labels(name, fitted(why, LONGEST_REASON)).set(1)
 
     def ended(self, outcome: Outcome) -> None:
         self._requests.labels(outcome).inc()
@@ -122,9 +98,6 @@ class Metrics:
         with self._lock:
             self._forget(now)
             return sum(count for _, count in self._recent) / min(WINDOW_SECONDS, max(1.0, now - self._started))
-
-    def text(self) -> bytes:
-        return generate_latest(self._registry)
 
     def _forget(self, now: float) -> None:
         while self._recent and self._recent[0][0] < now - WINDOW_SECONDS:

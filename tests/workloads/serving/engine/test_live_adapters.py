@@ -19,7 +19,7 @@ from tests.workloads.engine_process import PATIENCE, manifest
 from tests.workloads.serving.engine.test_loading import QUESTION, adapter
 from workloads.models import inference
 from workloads.serving import adapter_list
-from workloads.serving.engine import live_adapters, loading
+from workloads.serving.engine import loading
 from workloads.serving.engine.live_adapters import LiveAdapters
 from workloads.serving.engine.metrics import Metrics
 from workloads.serving.engine.schema import ChatRequest
@@ -123,7 +123,7 @@ class Desk:
 
 @pytest.fixture
 def desk(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
-    monkeypatch.setattr(live_adapters, "LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(adapter_list, "LOOK_SECONDS", 0.02)
     opened = Desk(made, tmp_path)
     yield opened
     for scheduler in opened.engine.schedulers:
@@ -292,7 +292,7 @@ async def test_one_that_lies_elsewhere_now_or_is_another_is_refused(desk: Desk) 
 async def test_what_is_put_there_later_is_served_then(
     desk: Desk, expected: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(live_adapters, "RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(adapter_list, "RETRY_SECONDS", 0.0)
     async with desk.load().following():
         late = {"name": "poet", "uri": str(tmp_path / "late")}
         desk.path.write_text(json.dumps({"adapters": [late]}), encoding="utf-8")

@@ -85,7 +85,7 @@ def generated(model: Any, served: ServedModel) -> str:
     return served.template.clean_answer(text)
 
 
-def adapter(base: Path, folder: Path, **settings: Any) -> Path:
+def adapter(base: Path, folder: Path, rank: int = 4, **settings: Any) -> Path:
     """A LoRA adapter that changes what the model says."""
     import peft
     from transformers import AutoModelForCausalLM
@@ -95,7 +95,7 @@ def adapter(base: Path, folder: Path, **settings: Any) -> Path:
     made = peft.get_peft_model(
         model,
         peft.LoraConfig(
-            task_type="CAUSAL_LM", r=4, target_modules=["q_proj", "down_proj"], init_lora_weights=False, **settings
+            task_type="CAUSAL_LM", r=rank, target_modules=["q_proj", "down_proj"], init_lora_weights=False, **settings
         ),
     )
     made.save_pretrained(folder)
