@@ -315,6 +315,14 @@ class TestVllm:
         assert "('127.0.0.1', 8000)" in told[2]
         assert found["api"]["lifecycle"]["preStop"] == {"sleep": {"seconds": 5}}
 
+    def test_hung_does_not_wait_for_what_stands_before_it_and_stays(self):
+        engine = containers(WITH_VLLM, engine="vLLM", pod=GPU)["engine"]
+        probes = ("startupProbe", "readinessProbe", "livenessProbe")
+        waits = [engine[name].get("terminationGracePeriodSeconds") for name in probes]
+        assert waits == [30, None, 30], "the API server refuses one of a readiness probe"
+        ours = containers()["engine"]
+        assert not any("terminationGracePeriodSeconds" in ours[name] for name in probes)
+
     def test_reads_of_the_models_folder_what_it_says_of_answers_and_writes_nothing(self):
         found = containers(WITH_VLLM, engine="vLLM", pod=GPU, cache={"claimName": "cache"})
         mounted = {mount["mountPath"]: mount.get("readOnly", False) for mount in found["api"]["volumeMounts"]}

@@ -46,6 +46,8 @@ THE_OPERATORS = frozenset(
 )
 """Fields that are nothing to the pods: to change them starts no new ones."""
 
+HUNG_SECONDS = 30
+"""For a container that its probe has given up: nobody is answered by it."""
 CHECK_RESOURCES: Manifest = {"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"memory": "2Gi"}}
 FRONT_RESOURCES: Manifest = {"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"memory": "1Gi"}}
 LOOKING_RESOURCES: Manifest = {"requests": {"cpu": "100m", "memory": "1Gi"}, "limits": {"memory": "2Gi"}}
@@ -185,6 +187,9 @@ def engine(chat: ChatDeployment, settings: Settings) -> Manifest:
     def asked(path: str, failures: int) -> Manifest:
         return _probe_within(path, failures=failures) if with_vllm else probe(path, "api", failures=failures)
 
+    # What stands before vLLM stays when vLLM alone is started anew: its hook would wait for that to go until the pod's whole grace period is over.
+    anew: Manifest = {"terminationGracePeriodSeconds": HUNG_SECONDS} if with_vllm else {}
+
     return {
         "name": ENGINE_CONTAINER,
         "image": _engine_image(chat, settings),
@@ -194,11 +199,11 @@ def engine(chat: ChatDeployment, settings: Settings) -> Manifest:
         **pod.given(envFrom=pod.env_from(chat)),
         **({} if with_vllm else ours),
         "resources": pod.resources(spec.pod),
-        "startupProbe": asked("/health", math.ceil(spec.startup_timeout_seconds / PROBE_SECONDS)),
+        "startupProbe": asked("/health", math.ceil(spec.startup_timeout_seconds / PROBE_SECONDS)) | anew,
         "readinessProbe": asked("/health", 2),
         # A minute: a node that trains beside may let an answer wait, and to start again costs the model's loading. vLLM, which listens
         # when it has loaded, has one answer to whether it is well.
-        "livenessProbe": asked("/health" if with_vllm else "/livez", 12),
+        "livenessProbe": asked("/health" if with_vllm else "/livez", 12) | anew,
         "lifecycle": _behind_the_front() if with_vllm else draining(spec),
         **pod.RESTRICTED,
         "volumeMounts": _models(chat),
