@@ -118,7 +118,7 @@ def _reuse_or_make(
     if publisher.published is not None:
         fence = place.fence(run)
         # A run that ended between publishing and tidying up leaves them; one that makes something else in this place goes on.
-        if environment.node == 0 and not fence.is_of_other_settings():
+        if environment.node == 0 and not fence.shapes_other_checkpoints():
             fence.release()
             checkpoints.discard_all()
         tracker.finish(f"reused {place.uri}: it was made from the same settings and inputs")

@@ -88,10 +88,10 @@ class Fence(ABC):
         if newest.run_id != self._run.run_id:
             raise Superseded(f"{_took_over(newest)}: this one ends without publishing")
 
-    def is_of_other_settings(self) -> bool:
-        """Whether the newest run makes something else than this one would."""
+    def shapes_other_checkpoints(self) -> bool:
+        """Whether the newest run is not of what this one would train: it makes something else in this place."""
         newest = self._newest()
-        return newest is not None and newest.spec_digest != self._run.spec_digest
+        return newest is not None and newest.training_digest not in ("", self._run.training_digest)
 
     @abstractmethod
     def release(self) -> None:

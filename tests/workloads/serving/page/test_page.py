@@ -211,7 +211,9 @@ def test_the_open_conversation_is_there_again_whichever_part_of_the_page_comes_l
         idle(page)
         asked: set[str] = set()
         page.on("request", lambda request: asked.add(request.url))
-        page.reload(wait_until="networkidle")
+        page.reload()
+        expect(answers(page)).to_have_text("疑是地上霜")
+        page.wait_for_load_state("networkidle")
         parts = sorted(address for address in asked if re.search(r"/assets/Index-[^/]*\.js$", address))
         assert len(parts) > 5
         for part in parts:
