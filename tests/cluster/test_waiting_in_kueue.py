@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from alpaca_operator.api.contract import LABEL_INDEX, LABEL_SCOUT
 from tests.cluster.bed.cluster import Manifest, until
 from tests.cluster.bed.node import Bed
 from tests.cluster.team import PATIENCE, Team, ended, progress, ready, sft_job
@@ -16,6 +17,10 @@ QUEUE = "kueue.x-k8s.io/queue-name"
 PRIORITY = "kueue.x-k8s.io/priority-class"
 API = "kueue.x-k8s.io/v1beta2"
 SLOW = 3 * PATIENCE
+LONG = 2000
+"""Steps of a run that is still at work when it is given more room."""
+PATIENT = 15
+"""Seconds that a job waits for room before it goes on with fewer nodes: longer than Kueue takes to admit one that has some."""
 
 
 @pytest.fixture
@@ -134,6 +139,67 @@ def test_two_nodes_are_admitted_and_preempted_as_a_whole(queue: str, mine: Team)
     assert ready(job)["reason"] == "Succeeded"
     assert job["status"]["restarts"]["total"] == 0
     assert weights(mine, "pair") == weights(mine, "calm")
+
+
+@pytest.mark.drill
+@pytest.mark.timeout(3600)
+def test_with_quota_for_one_of_two_nodes_one_trains_and_with_more_it_grows(queue: str, mine: Team) -> None:
+    """What looks for room waits in the same queue, and gives its place to the second node."""
+    asks: dict[str, int] = {"nodes": 2, "processesPerNode": 1, "minNodes": 1, "rescaleAfterSeconds": PATIENT}
+    grows = queued("grows", "patient", LONG)
+    grows["spec"]["parallelism"] = asks
+    mine.apply(grows)
+    waits(mine, "grows", "Kueue's queue training")
+    fewer = mine.until("grows", lambda job: "is made anew with 1" in ready(job)["message"], "to be made anew", SLOW)
+    print(f"grows: {ready(fewer)['message']}")
+    mine.until("grows", lambda job: "1 of 2 nodes: waits for room for more" in ready(job)["message"], "with one", SLOW)
+
+    def scout() -> Manifest | None:
+        """Waiting in the queue for what one node asks for."""
+        found = mine.bed.items("jobs", "-n", mine.namespace, "-l", f"{LABEL_SCOUT}=true")
+        waiting = (
+            one for one in found if one["spec"].get("suspend") and one["metadata"]["labels"][QUEUE] == "training"
+        )
+        return next(waiting, None)
+
+    until(scout, "what looks for room to wait in the queue", SLOW)
+    mine.past_step("grows", 20, SLOW)
+    assert len(mine.pods("grows")) == 1, "no pod of it is made before there is quota"
+    mine.apply(*cluster_queue(queue, 2))
+    more = mine.until("grows", lambda job: "there is room for 2 nodes" in ready(job)["message"], "to grow", SLOW)
+    print(f"grows: {ready(more)['message']}")
+    job = mine.until("grows", lambda job: ready(job)["message"].endswith("1 more with it"), "with two", SLOW)
+    saved = job["status"]["checkpoint"]["step"]
+    assert saved >= 20
+    assert job["status"]["nodes"] == {"ready": 2, "total": 2, "display": "2/2", "grown": 1}
+    scouts = ["jobs", "-n", mine.namespace, "-l", f"{LABEL_SCOUT}=true"]
+    until(lambda: not mine.bed.items(*scouts), "what looked for room to go", SLOW)
+    (first,) = (pod for pod in mine.pods("grows") if pod["metadata"]["labels"].get(LABEL_INDEX) == "0")
+    name, words = first["metadata"]["name"], f"/checkpoint-{saved}, which 1 process(es) made"
+    until(lambda: any(line.get("message", "").endswith(words) for line in mine.lines(name)), words, SLOW)
+    job = mine.state("grows", "Succeeded", seconds=SLOW)
+    assert job["status"]["restarts"]["total"] == 0
+    assert progress(job) == LONG
+    grown = losses(mine, name)
+    assert min(grown) == saved + 1
+
+    whole = queued("whole", "patient", LONG)
+    whole["spec"]["parallelism"] = {"processesPerNode": 2}
+    mine.apply(whole)
+    mine.state("whole", "Succeeded", seconds=SLOW)
+    calm = losses(mine, mine.pod("whole"))
+    print(f"apart by at most {max(abs(grown[step] - calm[step]) for step in grown):.2g} nats in {len(grown)} steps")
+    whole["metadata"]["name"] = "same"
+    whole["spec"]["output"] = {"uri": "pvc://models/grows"}
+    mine.apply(whole)
+    mine.state("same", "Reused", seconds=SLOW)
+
+
+def losses(team: Team, pod: str) -> dict[int, float]:
+    """Of each step that a pod has logged."""
+    return {
+        line["step"]: line["loss"] for line in team.lines(pod) if line.get("stage") == "Training" and "loss" in line
+    }
 
 
 @pytest.mark.drill
