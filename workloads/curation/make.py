@@ -155,7 +155,7 @@ class _Maker:
         """Wait for the parts of the others. A machine that has left took none of its files with it, but a run that was killed while it published
         may have: the first makes what is gone."""
         name, node = stage.folder.name, self._meeting.node
-        self._meeting.wait(name, stage.tasks, self._tell)
+        self._meeting.wait(name, stage.tasks, self._tell, is_last=is_last)
         if node.is_first:
             gone = [
                 rank for rank in range(stage.tasks) if stage.unseen(rank) and self._meeting.has_left(rank % node.count)

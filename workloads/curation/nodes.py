@@ -86,18 +86,20 @@ class Meeting:
             shutil.rmtree(self._folder, ignore_errors=True)  # a late sign of another may come back, and is of no harm
 
     def leave(self, name: str) -> None:
-        """This machine has made its part of the last stage, and is not waited for any more."""
-        for done in (name, LEFT):
+        """This machine has made its part of the last stage, and is not waited for any more: by the time that this is seen, it is known to have left."""
+        for done in (LEFT, name):
             atomic.write_text(self._mark(done, self.node.index), "")
 
     def has_left(self, node: int) -> bool:
         return self._mark(LEFT, node).is_file()
 
-    def wait(self, name: str, tasks: int, idle: Callable[[], None] = lambda: None) -> None:
+    def wait(self, name: str, tasks: int, idle: Callable[[], None] = lambda: None, *, is_last: bool = False) -> None:
         """Say that this machine has made its part of a stage of so many shares, and wait for the others. Raises WorkloadError where one of them
-        is lost."""
+        is lost.
+
+        ``is_last``: those that have no share are waited for too, as what follows takes away the files that they still look at."""
         atomic.write_text(self._mark(name, self.node.index), "")
-        owners = [other for other in self._others() if other < tasks]
+        owners = [other for other in self._others() if is_last or other < tasks]
         self._await(lambda other: self._mark(name, other).is_file(), owners, f"made its part of {name}", idle)
 
     def wait_until_seen(self, missing: Callable[[], Iterable[int]], name: str) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -87,6 +88,36 @@ def test_who_waits_can_be_stopped(tmp_path: Path) -> None:
     waiting = Meeting(Node(0, 2, "a"), tmp_path, 60, stop, lambda _: None)
     with pytest.raises(Interrupted, match="stopped"), waiting.joined():
         raise AssertionError("nobody else is there")
+
+
+def test_the_first_takes_nothing_away_while_another_is_on_its_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the last stage the other has no share, and it is slow to look at what the first had made before."""
+    monkeypatch.setattr(shares, "SHARE_BYTES", 2000)
+    for number in range(4):
+        corpora.write_lines(tmp_path / "web" / f"{number}.jsonl", [f"第{number}页{line}行" * 9 for line in range(30)])
+    published = threading.Event()
+    look = Meeting.wait_until_seen
+
+    def late(self: Meeting, missing: Callable[[], Iterable[int]], name: str) -> None:
+        if self.node.index == 1 and name.startswith("scattering-"):
+            published.wait(1)
+        look(self, missing, name)
+
+    monkeypatch.setattr(Meeting, "wait_until_seen", late)
+    spec: dict[str, Any] = {
+        "sources": [{"uri": str(tmp_path / "web")}],
+        "shuffle": True,
+        "parallelism": {"nodes": 2, "processesPerNode": 1},
+        "failurePolicy": {"hangTimeoutSeconds": 60},
+    }
+    other = threading.Thread(target=lambda: corpora.run(tmp_path, node=1, **spec))
+    other.start()
+    made = corpora.run(tmp_path, node=0, **spec)
+    published.set()
+    other.join()
+    assert len(made.rows()) == 4 * 30
 
 
 @pytest.mark.parametrize("shuffle", [False, True])

@@ -17,9 +17,12 @@ spec:
 
 
 def ask(page: Page, question: str) -> None:
-    """As a user with a keyboard."""
-    page.locator("#question textarea").fill(question)
+    """As a user with a keyboard. The page has taken the question then, and shows that it writes: `idle` waits for this answer, and not for the
+    one before."""
+    field = page.locator("#question textarea")
+    field.fill(question)
     page.keyboard.press("Enter")
+    expect(field).to_have_value("")
 
 
 def focus(page: Page) -> None:
