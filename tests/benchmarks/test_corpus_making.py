@@ -12,7 +12,7 @@ import random
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -165,8 +165,9 @@ def write_corpus(path: Path, size: int) -> None:
             written += len(line.encode())
 
 
-CORPUS, FILES = 256 << 20, 32
-"""Bytes of a corpus beside which the two seconds of a start are few, in files that two processes may share evenly: a user's has more of both."""
+CORPUS = int(os.environ.get("ALPACA_DRILL_MEGABYTES", "256")) << 20
+FILES = max(32, CORPUS >> 24)
+"""A corpus beside which the two seconds of a start are few, in files that two processes may share evenly: a user's has more of both."""
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -188,34 +189,48 @@ def processor_seconds(process: subprocess.Popen[bytes]) -> dict[int, float]:
     return taken
 
 
+@contextmanager
+def cleaning(folder: Path, files: list[Path], processes: int) -> Iterator[subprocess.Popen[bytes]]:
+    """A DatasetJob over these files, as a user starts it."""
+    (folder / "raw").mkdir(parents=True)
+    for file in files:
+        (folder / "raw" / file.name).hardlink_to(file)
+    presets = ["Characters", "Web", "Advertisements"]
+    asked = command(
+        folder, clean={"presets": presets}, deduplicate={"near": {}}, parallelism={"processesPerNode": processes}
+    )
+    with subprocess.Popen(asked[0], cwd=folder, env=asked[1], stdout=subprocess.DEVNULL) as process:
+        yield process
+    assert process.returncode == 0
+
+
 @pytest.mark.drill
 @pytest.mark.timeout(3600)
 def test_two_processes_beside_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """By the clock, which knows what else the machine does; and by what the processors did: how much more both did together than one alone, and how
-    fast they were with two to themselves, as the first process works while the others wait, and then the slower of these decides."""
-    (tmp_path / "raw").mkdir()
-    for number in range(FILES):
-        write_corpus(tmp_path / "raw" / f"{number}.jsonl", CORPUS // FILES)
+    fast they were with two to themselves, as the first process works while the others wait, and then the slower of these decides. Beside them two
+    jobs at once, each with half of the files and one process: what the machine gives to whom two processes have nothing to tell each other."""
+    (tmp_path / "written").mkdir()
+    files = [tmp_path / "written" / f"{number}.jsonl" for number in range(FILES)]
+    for file in files:
+        write_corpus(file, CORPUS // FILES)
     clock: dict[int, float] = {}
     processors: dict[int, list[float]] = {}
     for processes in (1, 2):
-        folder = tmp_path / str(processes)
-        folder.mkdir()
-        (folder / "raw").symlink_to(tmp_path / "raw")
-        presets = ["Characters", "Web", "Advertisements"]
-        started = command(
-            folder, clean={"presets": presets}, deduplicate={"near": {}}, parallelism={"processesPerNode": processes}
-        )
         begun = time.monotonic()
-        with subprocess.Popen(started[0], cwd=folder, env=started[1], stdout=subprocess.DEVNULL) as process:
+        with cleaning(tmp_path / str(processes), files, processes) as process:
             found = processor_seconds(process)
-        assert process.returncode == 0
         clock[processes] = time.monotonic() - begun
         processors[processes] = [found.pop(process.pid), *sorted(found.values())]
+    begun = time.monotonic()
+    with cleaning(tmp_path / "half", files[::2], 1), cleaning(tmp_path / "other", files[1::2], 1):
+        pass
+    apart = time.monotonic() - begun
     (alone,), (first, *others) = processors[1], processors[2]
     with capsys.disabled():
         print(
-            f"\n1 process {clock[1]:.0f} s, 2 processes {clock[2]:.0f} s by the clock, {clock[1] / clock[2]:.2f} times as fast, start and all; by their "
-            f"processors {alone:.1f} s, and {first:.1f} s of the first and {sum(others):.1f} s of the others, {(first + sum(others)) / alone:.2f} of one's; "
-            f"with two to themselves {alone / (first + max(others)):.2f} times as fast"
+            f"\n1 process {clock[1]:.0f} s, 2 processes {clock[2]:.0f} s by the clock, {clock[1] / clock[2]:.2f} times as fast, start and all; two jobs "
+            f"apart, with half of it each, {apart:.0f} s, {clock[1] / apart:.2f} times as fast; by their processors {alone:.1f} s, and {first:.1f} s of "
+            f"the first and {sum(others):.1f} s of the others, {(first + sum(others)) / alone:.2f} of one's; with two to themselves "
+            f"{alone / (first + max(others)):.2f} times as fast"
         )

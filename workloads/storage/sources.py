@@ -182,7 +182,10 @@ def _what_lies_there(path: Path) -> str:
 
 def _must_be_a_model(path: Path, source: Source, where: str) -> None:
     """Refuse a folder that cannot be loaded before torch is imported, which takes seconds."""
-    config = "adapter_config.json" if source.content == "Adapter" else "config.json"
+    config, other = "config.json", "adapter_config.json"
+    remedy = "that is an adapter: name its base there, and the adapter where the spec takes one, or merge them first (MergeJob)"
+    if source.content == "Adapter":
+        config, other, remedy = other, config, "that is a model: name it under model"
     if not path.is_dir():
         raise InputError(f"{where}: {path} is a file: name the folder that holds {config}")
     if "GGUFModel" in source.accepts and any(path.glob("*.gguf")):
@@ -190,4 +193,6 @@ def _must_be_a_model(path: Path, source: Source, where: str) -> None:
     if not (path / config).is_file():
         folders = sorted(str(found.parent.relative_to(path)) for found in path.glob(f"*/{config}"))
         hint = f"; {some(folders)} below it does" if folders else ""
+        if (path / other).is_file():
+            hint = f" but {other}: {remedy}"
         raise InputError(f"{where}: {path} has no {config}{hint}; it holds {some(sorted(os.listdir(path)))}")

@@ -110,13 +110,15 @@ def test_a_model_is_found(shelves: Path, uri: str, path: str) -> None:
         pytest.param(
             ModelSource(uri="pvc://models/poet"),
             InputError,
-            "spec.model.uri: pvc://models/poet: {here}/storage/models/poet has no config.json; it holds adapter_config.json, model.safetensors",
+            "spec.model.uri: pvc://models/poet: {here}/storage/models/poet has no config.json but adapter_config.json: that is an adapter: name its base there, and the "
+            "adapter where the spec takes one, or merge them first (MergeJob); it holds adapter_config.json, model.safetensors",
             id="an adapter for a model",
         ),
         pytest.param(
             AdapterSource(uri="pvc://models/llama-2-7b"),
             InputError,
-            "spec.model.uri: pvc://models/llama-2-7b: {here}/storage/models/llama-2-7b has no adapter_config.json; it holds config.json, model.safetensors",
+            "spec.model.uri: pvc://models/llama-2-7b: {here}/storage/models/llama-2-7b has no adapter_config.json but config.json: that is a model: name it under model; "
+            "it holds config.json, model.safetensors",
             id="a model for an adapter",
         ),
         pytest.param(
