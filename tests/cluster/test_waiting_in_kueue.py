@@ -221,6 +221,35 @@ def test_what_was_borrowed_is_given_back_and_the_training_goes_on_later(queue: s
 
 
 @pytest.mark.drill
+@pytest.mark.timeout(3600)
+def test_a_queue_that_is_paused_lets_nobody_in_and_when_it_is_drained_trainings_save(queue: str, mine: Team) -> None:
+    def policy(value: str) -> None:
+        mine.apply(*cluster_queue(queue, 1, stopPolicy=value))
+
+    policy("Hold")
+    mine.apply(queued("poet", "patient"))
+    held = mine.until("poet", lambda job: "inactive" in ready(job).get("message", ""), "told that it is paused", SLOW)
+    print(f"\nheld: {ready(held)['reason']}: {ready(held)['message']}")
+    assert ready(held)["reason"] == "Queued"
+    assert mine.pods("poet") == []
+    policy("None")
+    mine.at_step("poet", 30, SLOW)
+    first = mine.pod("poet")
+    policy("HoldAndDrain")
+    drained = waits(mine, "poet", "continues from the checkpoint at step ")
+    print(f"drained: {ready(drained)['message']}")
+    saved = drained["status"]["checkpoint"]["step"]
+    assert saved >= 30
+    assert mine.pods("poet") == []
+    policy("None")
+    mine.until("poet", lambda job: mine.pods("poet") and mine.pod("poet") != first, "admitted again", SLOW)
+    assert begins_after(mine, mine.pod("poet")) == saved
+    job = mine.until("poet", ended, "at its end", SLOW)
+    assert (ready(job)["reason"], job["status"].get("restarts", {}).get("total", 0)) == ("Succeeded", 0)
+    assert progress(job) == STEPS
+
+
+@pytest.mark.drill
 def test_a_namespace_has_a_default_queue_and_a_waiting_job_may_change_to_another(queue: str, mine: Team) -> None:
     mine.apply(*cluster_queue(f"{queue}-full", 0), local_queue("default", f"{queue}-full"))
     job = queued("poet", "patient", 10)
