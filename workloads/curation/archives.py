@@ -21,7 +21,7 @@ KINDS = frozenset(ENDINGS.values())
 DAMAGES = (
     zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, NotImplementedError, RuntimeError, UnicodeDecodeError
 )  # fmt: skip
-"""What the libraries raise for an archive that is cut, damaged, encrypted, or packed in a way of its own."""
+"""What the libraries raise for an archive that is cut, damaged, encrypted, or packed in a way of its own; besides an OSError without a number, as bz2 does."""
 
 
 def kind_of(path: Path) -> str | None:
@@ -44,7 +44,9 @@ def members(path: Path, kind: str, folder: Path) -> Iterator[tuple[str, Path]]:
                 shutil.copyfileobj(stream, out, 1 << 20)
             yield name, target
             target.unlink()
-    except DAMAGES as error:
+    except (*DAMAGES, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the disk's
         after = f" after {name}" if name else ""
         raise DataError(
             f"{shown(path)}: the archive is damaged or locked{after} ({first_line(error)}): copy it again, or unpack it"
@@ -55,10 +57,32 @@ def members(path: Path, kind: str, folder: Path) -> Iterator[tuple[str, Path]]:
 
 def _zipped(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
     with zipfile.ZipFile(path) as archive:
+        _must_be_one(path, archive)
         for entry in archive.infolist():
             name = _name(entry)
             if not entry.is_dir() and _is_visible(name):
                 yield name, archive.open(entry)
+
+
+FILE_SIGN, LAST_SIGN, LAST_BYTES = b"PK\x03\x04", b"PK\x05\x06", 22
+"""What stands before a file in a ZIP archive, and before its last record, which has so many bytes and a comment behind them."""
+
+
+def _must_be_one(path: Path, archive: zipfile.ZipFile) -> None:
+    """zipfile reads what the last list of files in it names, and so a part for the whole where archives stand one behind another.
+
+    Raises BadZipFile for these. What stands before or behind without being an archive, as a program that unpacks itself, is none of its files.
+    """
+    with path.open("rb") as file:
+        begins = file.read(len(FILE_SIGN))
+        file.seek(-min(path.stat().st_size, LAST_BYTES + (1 << 16)), 2)
+        end = file.read()
+    first = min((entry.header_offset for entry in archive.infolist()), default=archive.start_dir)
+    if begins == FILE_SIGN and first > 0:
+        raise zipfile.BadZipFile("it begins with files that its list does not name, as several archives in one file do")
+    behind = end[end.rfind(LAST_SIGN) + LAST_BYTES + len(archive.comment) :]
+    if FILE_SIGN in behind:
+        raise zipfile.BadZipFile("it goes on behind its end, as several archives in one file do")
 
 
 UTF8_FLAG = 0x800
@@ -103,4 +127,5 @@ def _tarred(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
 
 def _is_visible(name: str) -> bool:
     """Not what macOS and the shell put beside what was packed."""
-    return not any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(name).parts)
+    parts = PurePosixPath(name).parts
+    return not any((part.startswith(".") and part != "..") or part == "__MACOSX" for part in parts)
