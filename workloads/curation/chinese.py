@@ -28,6 +28,7 @@ NOTES = {
     "rows that cannot be used were passed over": "跳过的无法使用的行",
     "documents were longer than 4,194,304 characters and became several": "超过 4,194,304 字而分成几篇的文章",
     "paragraphs that MNBVC flags as duplicates were left out": "去掉的 MNBVC 标为重复的段落",
+    "text files that begin with <doc were read as WikiExtractor's": "以 <doc 开头、按 WikiExtractor 格式读取的文本文件",
     "undecodable characters left out": "去掉的无法解码的字符",
     "empty files passed over": "跳过的空文件",
     "files were read as ": "文件的读取格式：",

@@ -18,8 +18,18 @@ from workloads.data.opening import open_bytes
 from workloads.errors import DataError
 from workloads.system.describe import first_line, shown
 
-OPENING = re.compile(r'<doc\s[^>]*?title="(?P<title>[^"]*)"[^>]*>\s*')
+OPENING = re.compile(r'<doc\s.*?\btitle="(?P<title>.*)"[^">]*>\s*')
+"""How an article begins. WikiExtractor writes titles as they are, quotes and brackets in them too; the title is what comes last."""
 CLOSING = "</doc>"
+FIRST_LINE = 4096
+"""Bytes that the first line of WikiExtractor's has at most: a title has 255."""
+
+
+def is_extracted(path: Path) -> bool:
+    """Whether a text file begins as those of WikiExtractor do, which have names without an ending."""
+    with open_bytes(path) as stream:
+        begins = stream.read(FIRST_LINE).decode("utf-8-sig", "replace").lstrip().partition("\n")[0]
+    return begins.startswith("<doc id=") and OPENING.fullmatch(begins) is not None
 
 
 def extracted(lines: Iterator[str], path: Path) -> Iterator[tuple[int, str]]:

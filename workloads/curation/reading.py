@@ -64,9 +64,17 @@ def _items(file: RawFile, source: RawSource, tally: Tally) -> Iterator[Item]:
         return (Raw(f"page {number}", text) for number, text in markup.pages(file.path))
     if file.kind == "Text" and file.corpus == "CLUE":
         return _apart(layouts.paragraphs_apart(_lines(file, source, tally)))
-    if file.kind == "Text" and file.corpus == "WikiExtractor":
+    if file.kind == "Text" and (file.corpus == "WikiExtractor" or _is_extracted(file, source, tally)):
         return _apart(markup.extracted(_lines(file, source, tally), file.path))
     return _texts(file, source, tally) if file.kind == "Text" else _rows(file, source, tally)
+
+
+def _is_extracted(file: RawFile, source: RawSource, tally: Tally) -> bool:
+    """Whether `Auto` takes a text for articles: all of them, between tags, would be one document otherwise."""
+    if source.format != "Auto" or not markup.is_extracted(file.path):
+        return False
+    tally.note("text files that begin with <doc were read as WikiExtractor's", shown(file.path))
+    return True
 
 
 def _apart(documents: Iterator[tuple[int, str]]) -> Iterator[Item]:

@@ -64,7 +64,7 @@ class RawRows(Source):
     format: RawFormat = "Auto"
     """How files are read. `Auto` goes by their endings, and looks into files that have none; files of another kind are left out, and named.
     A named format reads every file of the folder so. Rows without `columns.text` that have the fields of WuDao, MNBVC or CLUE are read as
-    these; books (`.epub`) and dumps of MediaWiki (`.xml`) are known by their endings."""
+    these; books (`.epub`) and dumps of MediaWiki (`.xml`) are known by their endings, what WikiExtractor wrote by its first line (`<doc id=`)."""
     columns: RawColumns = Field(default_factory=RawColumns)
     """Where the text is in rows of JSON, CSV and Parquet, such as `{text: 内容}`."""
     conversations: ConversationRows | None = None

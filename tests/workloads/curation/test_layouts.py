@@ -148,9 +148,57 @@ def test_rows_of_known_corpora_are_known_without_a_name(tmp_path: Path, row: Any
     assert read(tmp_path)[0] == [("line 1", text)]
 
 
+@pytest.mark.parametrize(("name", "pack"), [
+    pytest.param("AA/wiki_00", bytes, id="as it is written"),
+    pytest.param("AA/wiki_00.bz2", bz2.compress, id="packed, as it writes with --compress"),
+    pytest.param("wiki.txt", bytes, id="renamed"),
+])  # fmt: skip
+def test_what_wikiextractor_writes_is_known_by_its_first_line(tmp_path: Path, name: str, pack: Any) -> None:
+    """Without that a file of hundreds of articles is one document, tags and all."""
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(pack(EXTRACTED.encode()))
+    found, tally = read(tmp_path)
+    assert found == [("line 1", "数学\n\n数学是研究数量的学科。"), ("line 7", "A & B\n又一篇。")]
+    assert tally.problems["text files that begin with <doc were read as WikiExtractor's"] == 1
+
+
+@pytest.mark.parametrize(
+    "text", ["<doc id=1>\n一首诗\n</doc>\n", '见 <doc id="1" url="u" title="题">\n', "<document>\n一\n</document>\n"]
+)
+def test_another_text_with_tags_stays_a_text(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.txt").write_text(text, encoding="utf-8")
+    assert read(tmp_path)[0] == [("part 1", text)]
+
+
+@pytest.mark.parametrize("title", ['"怪人"奥尔', "A > B", 'A"B>C', 'x=" y="', ""])
+def test_a_title_is_read_whatever_signs_are_in_it(tmp_path: Path, title: str) -> None:
+    """WikiExtractor puts no sign of a title in other words."""
+    text = f'<doc id="13" url="https://zh.wikipedia.org/wiki?curid=13" title="{title}">\n正文\n</doc>\n'
+    (tmp_path / "wiki_00").write_text(text, encoding="utf-8")
+    assert read(tmp_path, "WikiExtractor")[0] == [("line 1", f"{title}\n正文".lstrip("\n"))]
+
+
 def test_what_mnbvc_flags_is_counted(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(lines(MNBVC, MNBVC))
     assert read(tmp_path)[1].problems[layouts.FLAGGED] == 4
+
+
+def flagged(file: Any, paragraph: Any) -> dict[str, Any]:
+    return {"是否重复文件": file, "段落": [{"是否重复": paragraph, "内容": "白日依山尽"}]}
+
+
+@pytest.mark.parametrize(("row", "found"), [
+    pytest.param(flagged("False", "False"), "白日依山尽", id="False as Python writes it, in a string"),
+    pytest.param(flagged("false", 0), "白日依山尽", id="as JSON and as a number"),
+    pytest.param(flagged(None, ""), "白日依山尽", id="as nothing"),
+    pytest.param(flagged(False, "True"), "", id="a paragraph that is one"),
+    pytest.param(flagged("是", False), "", id="a file that is one"),
+    pytest.param(flagged(False, "maybe"), "'是否重复' is 'maybe': write true or false", id="what says neither"),
+])  # fmt: skip
+def test_a_flag_of_mnbvc_says_what_it_says_however_it_is_written(tmp_path: Path, row: Any, found: str) -> None:
+    (tmp_path / "a.jsonl").write_bytes(lines(row))
+    assert read(tmp_path)[0] == [("line 1", found)]
 
 
 def epub(path: Path, chapters: dict[str, str], order: list[str]) -> None:
