@@ -29,6 +29,8 @@ NOTES = {
     "documents were longer than 4,194,304 characters and became several": "超过 4,194,304 字而分成几篇的文章",
     "paragraphs that MNBVC flags as duplicates were left out": "去掉的 MNBVC 标为重复的段落",
     "text files that begin with <doc were read as WikiExtractor's": "以 <doc 开头、按 WikiExtractor 格式读取的文本文件",
+    "pages of other name spaces than articles were left out": "去掉的非条目页面",
+    "redirects were left out": "去掉的重定向页面",
     "undecodable characters left out": "去掉的无法解码的字符",
     "empty files passed over": "跳过的空文件",
     "files were read as ": "文件的读取格式：",

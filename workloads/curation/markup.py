@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 
 from workloads.curation import archives
 from workloads.curation.layouts import with_title
+from workloads.data.corpus import Tally
 from workloads.data.opening import open_bytes
 from workloads.errors import DataError
 from workloads.system.describe import first_line, shown
@@ -72,15 +73,69 @@ def is_mediawiki(path: Path) -> bool:
 ARTICLES = "0"
 """The name space of articles; others hold talk, users, templates."""
 UNTOLD = re.compile(
-    r"(?is)<(ref|gallery|timeline|math|syntaxhighlight)\b[^>]*?(?:/>|>.*?</\1\s*>)|\{\|.*?^\|\}", re.MULTILINE
+    r"(?is)<(ref|gallery|timeline|math|chem|ce|score|graph|mapframe|imagemap|source|syntaxhighlight)\b[^>]*?(?:/>|>.*?</\1\s*>)"
 )
-MEDIA = re.compile(
-    r"(?im)\[\[(?:file|image|category|文件|檔案|图像|圖像|分类|分類):[^\[\]]*(?:\[\[[^\[\]]*\]\][^\[\]]*)*\]\]"
+MEDIA = re.compile(r"(?i)\[\[\s*(?:file|image|category|文件|檔案|档案|图像|圖像|图片|圖片|分类|分類)\s*:")
+LINKS = re.compile(r"(\[\[)|\]\]")
+TABLES = re.compile(r"(?m)^[: \t]*(\{\|)|^[ \t]*\|\}(?!\})")
+"""Between which signs links and tables lie, others of their kind within them; the group is the sign that opens."""
+SWITCHES = re.compile(
+    r"__(?:(?:NO|FORCE)?TOC|NOEDITSECTION|NEWSECTIONLINK|NONEWSECTIONLINK|(?:NO)?INDEX|HIDDENCAT|EXPECTUNUSEDCATEGORY|NOGALLERY|STATICREDIRECT|DISAMBIG|NOTITLECONVERT|NOTC|"
+    r"NOCONTENTCONVERT|NOCC|[无無]目[录錄]|[强強]制目[录錄]|目[录錄]|[无無]段落[编編][辑輯]|不[转轉][换換](?:[标標][题題]|[内內]容)|消歧[义義])__"
 )
+REDIRECT = re.compile(r"(?i)\s*[#＃]\s*(?:redirect|重定向)\s*[:：]?\s*\[\[")
+"""How a page begins that only leads to another; dumps of before 2011 say it in no other way."""
+
+WORDING = re.compile(r"-\{(?!\{)((?:(?!-\{|\}-).)*)\}-", re.DOTALL)
+"""A place where the Chinese Wikipedia has a word for each region: ``-{zh-cn:计算机;zh-tw:電腦}-``, the innermost first."""
+REGION = r"zh(?:-(?:hans|hant|cn|tw|hk|mo|sg|my))?"
+WORDS = re.compile(rf"(?:^|;)\s*({REGION})\s*:(.*?)(?=;\s*{REGION}\s*:|;?\s*$)", re.DOTALL)
+PREFERRED = ("zh-cn", "zh-hans", "zh", "zh-sg", "zh-my")
+"""Of several wordings the first of these that there is, else the first; script and width are left to `clean.normalize`."""
+FLAGS = re.compile(rf"\s*(?:[A-Z-]|{REGION})(?:\s*;\s*(?:[A-Z-]|{REGION}))*\s*")
+UNSEEN = frozenset("HTDNEW-")
+"""Flags of places that tell the converter something, and show nothing."""
 
 
-def pages(path: Path) -> Iterator[tuple[int, str]]:
-    """The articles of a dump of MediaWiki with the numbers of their pages: no redirects, no other name spaces; markup taken off."""
+def _worded(found: re.Match[str]) -> str:
+    """What a reader in mainland China sees in such a place."""
+    said, bar, content = found[1].partition("|")
+    flags = {flag.strip() for flag in said.split(";")} if bar and FLAGS.fullmatch(said) else set[str]()
+    if UNSEEN & flags:
+        return ""
+    content = content if flags else found[1]
+    words: list[tuple[str, str]] = [] if "R" in flags else WORDS.findall(content)
+    ranked = sorted(words, key=lambda word: PREFERRED.index(word[0]) if word[0] in PREFERRED else len(PREFERRED))
+    return ranked[0][1].strip() if ranked else content.strip()
+
+
+def _in_one_wording(text: str) -> str:
+    while (after := WORDING.sub(_worded, text)) != text:
+        text = after
+    return text
+
+
+def _without(text: str, signs: re.Pattern[str], begins: re.Pattern[str] | None = None) -> str:
+    """``text`` without what lies between pairs of ``signs``, where it ``begins`` so; what is not closed stays."""
+    opened: list[int] = []
+    pairs: dict[int, int] = {}
+    for sign in signs.finditer(text):
+        if sign[1]:
+            opened.append(sign.start())
+        elif opened:
+            pairs[opened.pop()] = sign.end()
+    kept: list[str] = []
+    at = 0
+    for start, end in sorted(pairs.items()):
+        if start >= at and (begins is None or begins.match(text, start)):
+            kept.append(text[at:start])
+            at = end
+    return "".join([*kept, text[at:]])
+
+
+def pages(path: Path, tally: Tally) -> Iterator[tuple[int, str]]:
+    """The articles of a dump of MediaWiki with the numbers of their pages; markup taken off. Redirects and pages of other name spaces are counted
+    in ``tally``."""
     number = 0
     try:
         with open_bytes(path) as stream:
@@ -94,8 +149,15 @@ def pages(path: Path) -> Iterator[tuple[int, str]]:
                 if event == "start" or _local(element.tag) != "page":
                     continue
                 number += 1
-                if _inner(element, "ns") == ARTICLES and not any(_local(each.tag) == "redirect" for each in element):
-                    yield number, with_title(_inner(element, "title"), _without_markup(_inner(element, "text")))
+                text = _inner(element, "text")
+                if _inner(element, "ns") != ARTICLES:
+                    tally.note(
+                        "pages of other name spaces than articles were left out", f"{shown(path)}, page {number}"
+                    )
+                elif any(_local(each.tag) == "redirect" for each in element) or REDIRECT.match(text):
+                    tally.note("redirects were left out", f"{shown(path)}, page {number}")
+                else:
+                    yield number, with_title(_inner(element, "title"), _without_markup(text))
                 root.clear()  # and with it this page: a dump has millions
     except ElementTree.ParseError as error:
         raise DataError(
@@ -119,7 +181,9 @@ def _inner(element: ElementTree.Element, name: str) -> str:
 def _without_markup(text: str) -> str:
     import mwparserfromhell
 
-    parsed = mwparserfromhell.parse(MEDIA.sub("", UNTOLD.sub("", text)), skip_style_tags=True)
+    text = SWITCHES.sub("", UNTOLD.sub("", _in_one_wording(text)))
+    text = _without(_without(text, TABLES), LINKS, MEDIA)
+    parsed = mwparserfromhell.parse(text, skip_style_tags=True)
     plain = str(parsed.strip_code(normalize=True, collapse=True))
     return re.sub(r"'{2,}", "", plain).strip()
 

@@ -61,7 +61,7 @@ def _items(file: RawFile, source: RawSource, tally: Tally) -> Iterator[Item]:
     if file.kind == "EPUB":
         return iter([Raw("book", markup.book(file.path))])
     if file.kind == "WikiXML":
-        return (Raw(f"page {number}", text) for number, text in markup.pages(file.path))
+        return (Raw(f"page {number}", text) for number, text in markup.pages(file.path, tally))
     if file.kind == "Text" and file.corpus == "CLUE":
         return _apart(layouts.paragraphs_apart(_lines(file, source, tally)))
     if file.kind == "Text" and (file.corpus == "WikiExtractor" or _is_extracted(file, source, tally)):

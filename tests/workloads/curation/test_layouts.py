@@ -261,6 +261,38 @@ def test_a_locked_book_is_told(tmp_path: Path) -> None:
         read(tmp_path)
 
 
+@pytest.mark.parametrize(("written", "seen"), [
+    pytest.param("用-{zh-tw:電腦; zh-cn:计算机}-写", "用计算机写", id="a word for each region"),
+    pytest.param("-{zh-hant:資訊;zh-hans:信息}-学", "信息学", id="a word for each script"),
+    pytest.param("-{zh-tw:甲;zh-hk:乙}-", "甲", id="no word of the mainland"),
+    pytest.param("-{于}-右任与-{R|於}-陵", "于右任与於陵", id="what must not be converted"),
+    pytest.param("-{A|zh-cn:博客;zh-tw:部落格}-", "博客", id="a word that is shown, and holds for the page"),
+    pytest.param("甲-{H|zh-cn:博客;zh-tw:部落格}--{T|zh-cn:题}--{-|zh-cn:x;zh-tw:y}-乙", "甲乙", id="what tells the converter something"),
+    pytest.param("-{zh-hans|甲}-", "甲", id="a word in one script"),
+    pytest.param("-{zh-cn:用-{zh-cn:甲;zh-tw:乙}-;zh-tw:丙}-", "用甲", id="one in another"),
+    pytest.param("-{zh-cn:[[诗|词]];zh-tw:[[詩|詞]];}-人", "词人", id="links in it"),
+    pytest.param("a-{b", "a-{b", id="what does not end"),
+    pytest.param("前[[File:a.jpg|thumb|说明[http://a.b 某]文]]后", "前后", id="a picture whose caption has an address"),
+    pytest.param("前[[档案:a.jpg|缩图|[[唐朝|唐]]的{{le|诗|poem}}]]后", "前后", id="a picture whose caption has links and templates"),
+    pytest.param("前[[File:a.jpg|thumb后", "前[[File:a.jpg|thumb后", id="a picture that does not end"),
+    pytest.param("前\n{| class=x\n| 甲\n|\n{| \n| 内\n|}\n| 乙\n|}\n后", "前\n\n后", id="a table in a table"),
+    pytest.param("__NOTOC__\n前__无目录__", "前", id="switches"),
+])  # fmt: skip
+def test_of_an_article_a_reader_sees(written: str, seen: str) -> None:
+    assert markup._without_markup(written) == seen
+
+
+def test_pages_that_are_no_articles_are_counted(tmp_path: Path) -> None:
+    old = "<page><title>数字</title><ns>0</ns><revision><text># 重定向 [[数学]]</text></revision></page>"
+    (tmp_path / "a.xml").write_text(DUMP.replace("</mediawiki>", f"{old}</mediawiki>"), encoding="utf-8")
+    found, tally = read(tmp_path)
+    assert [place for place, _ in found] == ["page 1"]
+    assert dict(tally.problems) == {
+        "redirects were left out": 2,
+        "pages of other name spaces than articles were left out": 1,
+    }
+
+
 def test_a_folder_of_all_of_them_becomes_a_corpus(tmp_path: Path) -> None:
     raw = tmp_path / "raw"
     raw.mkdir()
@@ -287,7 +319,7 @@ def test_a_dump_takes_no_more_memory_the_more_pages_it_has(tmp_path: Path) -> No
     taken = []
     tracemalloc.start()
     try:
-        for _ in markup.pages(path):
+        for _ in markup.pages(path, Tally()):
             taken.append(tracemalloc.get_traced_memory()[0])
     finally:
         tracemalloc.stop()
