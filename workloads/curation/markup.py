@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import io
 import posixpath
 import re
 import zipfile
@@ -15,6 +16,7 @@ from xml.etree import ElementTree
 from workloads.curation import archives
 from workloads.curation.layouts import with_title
 from workloads.data.corpus import Tally
+from workloads.data.encodings import BOMS, WIDER, encoding_of
 from workloads.data.opening import open_bytes
 from workloads.errors import DataError
 from workloads.system.describe import first_line, shown
@@ -188,99 +190,135 @@ def _without_markup(text: str) -> str:
     return re.sub(r"'{2,}", "", plain).strip()
 
 
-CONTAINER = "META-INF/container.xml"
-BLOCKS = frozenset(
-    [
-        "address",
-        "article",
-        "aside",
-        "blockquote",
-        "br",
-        "dd",
-        "div",
-        "dl",
-        "dt",
-        "figure",
-        "h1",
-        "h2",
-        "h3",
-        "h4",
-        "h5",
-        "h6",
-        "hr",
-        "li",
-        "ol",
-        "p",
-        "pre",
-        "section",
-        "table",
-        "tr",
-        "ul",
-    ]
-)
-SILENT = frozenset({"head", "script", "style", "svg", "rt", "rp"})
-"""Elements whose text is none of the book's; ``rt`` and ``rp`` tell how a character is read."""
+CONTAINER, ENCRYPTION = "META-INF/container.xml", "META-INF/encryption.xml"
+BLOCKS = frozenset({
+    "address", "article", "aside", "blockquote", "body", "br", "caption", "center", "dd", "details", "dialog", "dir", "div", "dl", "dt",
+    "fieldset", "figcaption", "figure", "footer", "form", "h1", "h2", "h3", "h4", "h5", "h6", "header", "hgroup", "hr", "legend", "li",
+    "main", "menu", "nav", "ol", "p", "pre", "section", "summary", "table", "tbody", "tfoot", "thead", "tr", "ul",
+})  # fmt: skip
+"""Elements that begin on a line of their own."""
+CELLS = frozenset({"td", "th"})
+"""Elements that stand beside each other in a line: a tab is between them, or 1 and 23 would be 123."""
+READINGS = frozenset({"rt", "rp"})
+"""How a character is read. HTML lets their ends be left out before another part of a ruby, and with its end."""
+RUBY = frozenset({"ruby", "rb", "rtc", *READINGS})
+SILENT = frozenset({"title", "script", "style", "svg", *READINGS})
+"""Elements whose text is none of the book's."""
+DECLARED = re.compile(rb"(?:encoding|charset)\s*=\s*[\"']?\s*([A-Za-z0-9_-]+)")
+HEAD = 1024
+"""Bytes within which a chapter says its encoding."""
+WIDE = "\u2e80-\u9fff\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff\u201c\u201d\u2018\u2019\u2026\u2014"
+BROKEN = re.compile(rf"(?<=[{WIDE}])[ \t]*\r[\r \t]*(?=[{WIDE}])")
+"""Where the file of a chapter has a line end between two Chinese characters: none is shown there (CSS Text 3, section 4.1.3)."""
 
 
 def book(path: Path) -> str:
-    """The text of an EPUB, its chapters in the order in which they are read. Raises DataError for a file that is none."""
+    """The text of an EPUB, its chapters in the order in which they are read. Raises DataError for a file that is none, or that is locked."""
     try:
         with zipfile.ZipFile(path) as archive:
             root = ElementTree.fromstring(archive.read(CONTAINER))
             package = next(each.attrib["full-path"] for each in root.iter() if _local(each.tag) == "rootfile")
-            return "\n\n".join(filter(None, (_chapter(archive.read(name)) for name in _spine(archive, package))))
+            locked = _locked(archive)
+            return "\n\n".join(
+                filter(None, (_chapter(path, archive, name, locked) for name in _spine(archive, package)))
+            )
     except (ElementTree.ParseError, KeyError, StopIteration, *archives.DAMAGES) as error:
         raise DataError(
             f"{shown(path)}: no EPUB that can be read ({first_line(error)}): copy the file again"
         ) from error
 
 
+def _locked(archive: zipfile.ZipFile) -> set[str]:
+    """The names of files that cannot be read without a key of the shop's. Fonts are often among them, of books that can be read."""
+    if ENCRYPTION not in archive.namelist():
+        return set()
+    root = ElementTree.fromstring(archive.read(ENCRYPTION))
+    return {unquote(each.attrib.get("URI", "")) for each in root.iter() if _local(each.tag) == "CipherReference"}
+
+
 def _spine(archive: zipfile.ZipFile, package: str) -> Iterator[str]:
-    """The names of the chapters' files."""
+    """The names of the chapters' files; pictures that are pages of their own are none."""
     root = ElementTree.fromstring(archive.read(package))
-    items = {each.attrib["id"]: each.attrib["href"] for each in root.iter() if _local(each.tag) == "item"}
+    items = {each.attrib["id"]: each.attrib for each in root.iter() if _local(each.tag) == "item"}
     for each in root.iter():
         if _local(each.tag) == "itemref" and each.attrib.get("linear", "yes") != "no":
-            yield posixpath.normpath(posixpath.join(posixpath.dirname(package), unquote(items[each.attrib["idref"]])))
+            if (item := items.get(each.attrib["idref"])) is None:
+                raise KeyError(f"its spine names {each.attrib['idref']}, which its manifest does not have")
+            if not item.get("media-type", "").startswith("image/"):
+                name = unquote(item["href"].partition("#")[0])
+                yield posixpath.normpath(posixpath.join(posixpath.dirname(package), name))
 
 
-def _chapter(content: bytes) -> str:
-    declared = re.search(rb"encoding=[\"']([A-Za-z0-9_-]+)", content[:200])
-    try:
-        text = content.decode(declared[1].decode() if declared else "utf-8-sig")
-    except LookupError:
-        text = content.decode("utf-8-sig")
+def _chapter(path: Path, archive: zipfile.ZipFile, name: str, locked: set[str]) -> str:
+    if name in locked:
+        raise DataError(
+            f"{shown(path)}: the book is locked ({name} is encrypted, by DRM): take a copy that is not, or remove it"
+        )
     reader = _Reader()
-    reader.feed(text)
+    reader.feed(_decoded(path, archive.read(name), name))
     reader.close()
-    lines = ("".join(reader.parts)).split("\n")
-    return "\n".join(line for line in (" ".join(line.split(" ")).strip("\r\n\t ") for line in lines) if line)
+    text = BROKEN.sub("", "".join(reader.parts)).replace("\r", " ")
+    return "\n".join(stripped for line in text.split("\n") if (stripped := line.strip("\n\t ")))
+
+
+def _decoded(path: Path, content: bytes, name: str) -> str:
+    """A chapter as text: by its byte order mark, by what it says itself, or told from it. Raises DataError for what is none."""
+    marked = next((encoding for mark, encoding in BOMS if content.startswith(mark)), None)
+    said = DECLARED.search(content[:HEAD])
+    encoding = marked or (said[1].decode().lower() if said else "utf-8")
+    try:
+        return content.decode(WIDER.get(encoding, encoding))
+    except (UnicodeDecodeError, LookupError):
+        remedy = f"{name} in it is not {encoding}: save it as UTF-8, or remove the book"
+    found = encoding_of(path, lambda _: io.BytesIO(content), remedy)
+    try:
+        return content.decode(found)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{shown(path)}: {remedy}") from error
 
 
 class _Reader(HTMLParser):
-    """Text with a line for each block."""
+    """Text with a line for each block; ``\\r`` stands where the file has a line end that means nothing."""
 
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)
         self.parts: list[str] = []
-        self._silent = 0
+        self._silent: list[str] = []
+        self._as_written = 0
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self._end_readings(tag, RUBY)
         if tag in SILENT:
-            self._silent += 1
-        if tag in BLOCKS:
-            self.parts.append("\n")
+            self._silent.append(tag)
+        self._as_written += tag == "pre"
+        self._begin(tag)
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag in BLOCKS:
-            self.parts.append("\n")
+        self._begin(tag)
 
     def handle_endtag(self, tag: str) -> None:
-        if tag in SILENT and self._silent:
-            self._silent -= 1
+        self._end_readings(tag, frozenset({"ruby"}))
+        if tag in self._silent:
+            del self._silent[len(self._silent) - 1 - self._silent[::-1].index(tag) :]
+        self._as_written -= tag == "pre" and self._as_written > 0
         if tag in BLOCKS:
             self.parts.append("\n")
 
     def handle_data(self, data: str) -> None:
         if not self._silent:
-            self.parts.append(data.replace("\r", " ").replace("\n", " "))
+            data = data.replace("\r\n", "\n")
+            self.parts.append(data if self._as_written else data.replace("\n", "\r"))
+
+    def unknown_decl(self, data: str) -> None:
+        self.handle_data(data.removeprefix("CDATA["))
+
+    def _begin(self, tag: str) -> None:
+        if tag in BLOCKS:
+            self.parts.append("\n")
+        elif tag in CELLS:
+            self.parts.append("\t")
+
+    def _end_readings(self, tag: str, others: frozenset[str]) -> None:
+        """A reading whose end was left out ends here: what follows would be lost otherwise, to the end of the chapter."""
+        while self._silent and self._silent[-1] in READINGS and (tag in others or tag in BLOCKS):
+            self._silent.pop()

@@ -261,6 +261,66 @@ def test_a_locked_book_is_told(tmp_path: Path) -> None:
         read(tmp_path)
 
 
+def book_of(path: Path, chapter: bytes, item: str = "", spine: str = "", **files: bytes) -> Path:
+    """A book of one chapter, ``c.xhtml``; ``item`` and ``spine`` are added to its package, and ``files`` beside it."""
+    package = f'<package><manifest><item id="c" href="c.xhtml"/>{item}</manifest><spine>{spine}<itemref idref="c"/></spine></package>'
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("META-INF/container.xml", '<container><rootfile full-path="p.opf"/></container>')
+        archive.writestr("p.opf", package)
+        archive.writestr("c.xhtml", chapter)
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return path
+
+
+@pytest.mark.parametrize(("chapter", "seen"), [
+    pytest.param("<head><title>题</title><body><p>正文。</p>", "正文。", id="a head that does not end, as HTML allows"),
+    pytest.param("<p><ruby>漢<rt>hàn<rb>字<rt>zì</ruby>后文。</p>", "漢字后文。", id="readings that do not end, as HTML allows"),
+    pytest.param("<p><ruby>漢<rt>hàn</p><p>第二段。</p>", "漢\n第二段。", id="a ruby that does not end"),
+    pytest.param("<p>甲<svg><title>图</title><svg><text>一</text></svg><text>二</text></svg>乙</p>", "甲乙", id="a picture in a picture"),
+    pytest.param("<table><tr><td>1</td><td>23</td></tr></table>", "1\t23", id="cells of a table"),
+    pytest.param("<header>甲</header><center>乙</center><figcaption>丙</figcaption>丁", "甲\n乙\n丙\n丁", id="blocks of HTML 5 and of old"),
+    pytest.param("<pre>白日\n依山</pre><p>黄河\n  入海</p><p>a\nb</p>", "白日\n依山\n黄河入海\na b", id="line ends of the file"),
+    pytest.param("<p>甲<![CDATA[<乙>]]>丙</p>", "甲<乙>丙", id="text that XML does not look into"),
+])  # fmt: skip
+def test_of_a_chapter_a_reader_sees(tmp_path: Path, chapter: str, seen: str) -> None:
+    assert markup.book(book_of(tmp_path / "a.epub", chapter.encode())) == seen
+
+
+@pytest.mark.parametrize(("said", "encoding"), [
+    pytest.param('<?xml version="1.0" encoding="gb2312"?>', "gbk", id="GB 2312 in name, GBK in truth"),
+    pytest.param("<meta charset=gbk>", "gbk", id="said by HTML"),
+    pytest.param('<?xml version="1.0" encoding="utf-16"?>', "utf-16", id="UTF-16"),
+    pytest.param("", "gbk", id="not said"),
+    pytest.param('<?xml version="1.0" encoding="utf-8"?>', "gbk", id="said wrongly"),
+])  # fmt: skip
+def test_a_chapter_in_another_encoding_is_read(tmp_path: Path, said: str, encoding: str) -> None:
+    text = "这是朱镕基的一本书，写在很久以前。"
+    path = book_of(tmp_path / "a.epub", f"{said}<p>{text}</p>".encode(encoding))
+    assert markup.book(path) == text
+
+
+ENCRYPTED = '<encryption><EncryptedData><CipherReference URI="{}"/></EncryptedData></encryption>'
+
+
+def test_a_book_with_a_lock_of_its_shop_is_told_as_such(tmp_path: Path) -> None:
+    lock = {"META-INF/encryption.xml": ENCRYPTED.format("c.xhtml").encode()}
+    with pytest.raises(DataError, match=r"a\.epub: the book is locked \(c\.xhtml is encrypted, by DRM\): take a copy"):
+        markup.book(book_of(tmp_path / "a.epub", bytes(range(128, 256)), **lock))
+    fonts = {"META-INF/encryption.xml": ENCRYPTED.format("font.otf").encode()}
+    assert markup.book(book_of(tmp_path / "b.epub", "<p>甲</p>".encode(), **fonts)) == "甲"
+
+
+def test_pages_that_are_pictures_are_passed_over_and_a_page_that_is_missing_is_told(tmp_path: Path) -> None:
+    picture = '<item id="p" href="p.jpg" media-type="image/jpeg"/>'
+    path = book_of(
+        tmp_path / "a.epub", "<p>甲</p>".encode(), picture, '<itemref idref="p"/>', **{"p.jpg": b"\xff\xd8\xff"}
+    )
+    assert markup.book(path) == "甲"
+    with pytest.raises(DataError, match="its spine names p, which its manifest does not have"):
+        markup.book(book_of(tmp_path / "b.epub", b"", "", '<itemref idref="p"/>'))
+
+
 @pytest.mark.parametrize(("written", "seen"), [
     pytest.param("用-{zh-tw:電腦; zh-cn:计算机}-写", "用计算机写", id="a word for each region"),
     pytest.param("-{zh-hant:資訊;zh-hans:信息}-学", "信息学", id="a word for each script"),
