@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections import Counter
 from pathlib import Path
 
@@ -114,3 +115,14 @@ def test_the_card_has_the_licence_of_each_source(tmp_path: Path) -> None:
     again = run(tmp_path, "again", sources=[{**one, "license": "MIT"} for one in sources])
     assert any(line.startswith("reading: found ") for line in again.said), "a licence is no reason to read again"
     assert made.texts() == again.texts()
+
+
+def test_notes_name_file_and_place_whatever_stands_behind_them(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("书/about.md", "x")
+        archive.writestr("书/rows.jsonl", '{"text": "一首诗"}\n{"http://a.b/c": "x"}\n')
+    made = run(tmp_path, sources=[{"uri": str(tmp_path / "a.zip")}], onBadRow="Skip")
+    assert [note["first"] for note in made.report["notes"]] == [
+        "a.zip, 书/about.md",
+        "a.zip, 书/rows.jsonl, line 2: no 'text'; it has 'http://a.b/c': set columns.text to one of them",
+    ]
