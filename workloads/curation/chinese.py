@@ -31,6 +31,7 @@ NOTES = {
     "text files that begin with <doc were read as WikiExtractor's": "以 <doc 开头、按 WikiExtractor 格式读取的文本文件",
     "pages of other name spaces than articles were left out": "去掉的非条目页面",
     "redirects were left out": "去掉的重定向页面",
+    "rows had no column of the title that columns.title names": "没有 columns.title 所指标题列的行",
     "undecodable characters left out": "去掉的无法解码的字符",
     "empty files passed over": "跳过的空文件",
     "files were read as ": "文件的读取格式：",

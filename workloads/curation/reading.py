@@ -160,6 +160,8 @@ def _text_of(record: Any, file: RawFile, source: RawSource, note: layouts.Note) 
             f"no {columns.text!r}; it has {some([repr(name) for name in record], 12)}: set columns.text to one of them"
         )
     text = record[columns.text]
+    if columns.title is not None and columns.title not in record:
+        note("rows had no column of the title that columns.title names", 1)
     title = record.get(columns.title) if columns.title is not None else None
     if text is None:
         text = ""

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from alpaca_operator.api.dataset import RawSource
+from tests.workloads.curation.corpora import run
 from workloads.curation import reading, shares
 from workloads.curation.reading import Raw
 from workloads.curation.shares import RawFile
@@ -156,3 +157,11 @@ def test_a_name_in_whatever_encoding_is_text(tmp_path: Path, name: bytes, told: 
     path.write_text("白日依山尽", encoding="utf-8")
     ((file, _, text),) = read(tmp_path)
     assert (file, text) == (f"{told}.txt", "白日依山尽")
+
+
+def test_a_title_that_no_row_has_is_told(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text("\n".join([row(text="白日", 标题="楼"), row(text="黄河")]), encoding="utf-8")
+    made = run(tmp_path, sources=[{"uri": str(tmp_path / "a.jsonl"), "columns": {"title": "标题"}}])
+    assert made.texts() == ["楼\n白日", "黄河"]
+    what = "rows had no column of the title that columns.title names"
+    assert made.report["notes"] == [{"what": what, "count": 1, "first": "a.jsonl, line 2"}]
