@@ -117,7 +117,7 @@ def records(file: RawFile, source: RawSource, tally: Tally) -> Iterator[tuple[st
                 yield f"line {number}{after}", _parsed(line)
         return
     kind = ".tsv" if file.kind == "CSV" and ending(file.path) == ".tsv" else FORMATS[file.kind]
-    unit, _, numbered = open_records(file.path, "train", kind, ENCODINGS.get(source.encoding, source.encoding))
+    unit, _, numbered = open_records(file.path, None, kind, ENCODINGS.get(source.encoding, source.encoding))
     for number, record in numbered:
         yield f"{unit} {number}", record
 

@@ -196,7 +196,7 @@ class Deduplication(Spec):
 
 
 class HeldOutSource(Source):
-    """Rows that are measured on: text, JSON lines, JSON, CSV, Parquet or Arrow. Every text in a row counts, of a text file every line."""
+    """Rows that are measured on, in whatever a source may be; archives too. Every text in a row counts, of all splits; of a text file every line."""
 
     content: ClassVar = "Dataset"
     accepts: ClassVar = frozenset({"Dataset"})

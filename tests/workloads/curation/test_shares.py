@@ -51,6 +51,8 @@ def row(**values: Any) -> str:
         pytest.param("a.tsv", "text\tb\n白,日\t1\n".encode(), {"format": "CSV"}, [("line 2", "白,日")], id="a table with tabs, named"),
         pytest.param("a.jsonl", row(text="登楼\n白日", title="登楼").encode(), {"columns": {"title": "title"}}, [("line 1", "登楼\n白日")],
                      id="a title that the text begins with"),
+        pytest.param("a.json", b'{"train": [{"text": "a"}], "test": [{"text": "b"}, {"text": "c"}]}', {}, [("row 1", "a"), ("row 2", "b"), ("row 3", "c")],
+                     id="an object of splits, all of which are read, as the files of splits are"),
         pytest.param("a.jsonl", b'{"text": "\\ud83d\xe5\xb1\xb1"}', {}, [("line 1", "山")], id="half a character"),
         pytest.param("a.jsonl", b'{"text": null}', {}, [("line 1", "")], id="a text that is null is empty"),
         pytest.param("a.jsonl", b'{"content": "a"}', {}, [("line 1", "no 'text'; it has 'content': set columns.text to one of them")], id="no such column"),
