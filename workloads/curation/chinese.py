@@ -35,6 +35,11 @@ NOTES = {
     "undecodable characters left out": "去掉的无法解码的字符",
     "empty files passed over": "跳过的空文件",
     "files were read as ": "文件的读取格式：",
+    "Windows line ends, mended": "改好的 Windows 换行",
+    "turns without <s>, mended": "补上 <s> 的对话轮次",
+    "turns without </s>, mended": "补上 </s> 的对话轮次",
+    "turns without a space after the speaker, mended": "在说话人之后补上空格的对话轮次",
+    "turns without a line break before </s>, mended": "在 </s> 之前补上换行的对话轮次",
     "turns had parts that are not read, and left out: ": "对话中去掉的未读取的字段：",
 }
 """How notes on files begin."""

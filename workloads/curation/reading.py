@@ -20,6 +20,7 @@ from workloads.system.describe import shown, some
 
 LONGEST = 4 << 20
 """Characters of a document. What is longer is several: rules and comparisons hold all of a document in memory."""
+SEVERAL = "documents were longer than 4,194,304 characters and became several"
 
 
 @dataclass(frozen=True)
@@ -50,9 +51,7 @@ def documents(file: RawFile, source: RawSource, tally: Tally) -> Iterator[Item]:
         if len(text) <= LONGEST:
             yield Raw(item.place, text)
             continue
-        tally.note(
-            "documents were longer than 4,194,304 characters and became several", f"{shown(file.path)}, {item.place}"
-        )
+        tally.note(SEVERAL, f"{shown(file.path)}, {item.place}")
         for number, part in enumerate(_parts(text), start=1):
             yield Raw(f"{item.place}, part {number}", part)
 
@@ -87,16 +86,18 @@ def _lines(file: RawFile, source: RawSource, tally: Tally) -> Iterator[str]:
 
 
 def _texts(file: RawFile, source: RawSource, tally: Tally) -> Iterator[Item]:
-    """A text file is one document."""
+    """A text file is one document, or several where it is too long."""
     parts: list[str] = []
     size = number = 0
     for block in corpus.documents([CorpusFile(file.path, "Text", source.encoding, field=file.field)], tally):
-        parts.append(block)
-        size += len(block)
-        if size >= LONGEST or (block == corpus.END and size):
+        if size and (block == corpus.END or size + len(block) > LONGEST):
             number += 1
+            if number == 2:
+                tally.note(SEVERAL, shown(file.path))
             yield Raw(f"part {number}", "".join(parts))
             parts, size = [], 0
+        parts.append(block)
+        size += len(block)
 
 
 def _rows(file: RawFile, source: RawSource, tally: Tally) -> Iterator[Item]:

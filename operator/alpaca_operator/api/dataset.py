@@ -158,6 +158,18 @@ class Filters(Spec):
     blocklist: list[Word] = Field(default_factory=list, max_length=1024)
     """Words; a document that holds one of them is left out."""
 
+    rules: ClassVar = (
+        Rule(
+            cel="!has(self.minCharacters) || !has(self.maxCharacters) || self.minCharacters <= self.maxCharacters",
+            holds=lambda filters: (
+                filters.min_characters is None
+                or filters.max_characters is None
+                or filters.min_characters <= filters.max_characters
+            ),
+            message="minCharacters is above maxCharacters, and no document would be left: lower it, or raise maxCharacters",
+        ),
+    )
+
 
 class NearDuplicates(Spec):
     """Documents that are nearly alike: the similarity of two is the share of all their runs of characters that both have."""

@@ -15,6 +15,7 @@ from tests.workloads.curation.corpora import run
 from workloads.curation import reading, shares
 from workloads.curation.reading import Raw
 from workloads.curation.shares import RawFile
+from workloads.data import corpus
 from workloads.data.corpus import Tally
 from workloads.errors import DataError, SpecError
 
@@ -71,6 +72,20 @@ def test_a_long_text_becomes_several_documents(tmp_path: Path, monkeypatch: pyte
     parts = read(tmp_path)
     assert [text for _, _, text in parts] == ["一二三四五\n", "六七八九十\n", "山" * 10, "山" * 2]
     assert parts[0][1] == "line 1, part 1"
+
+
+def test_a_long_text_file_becomes_several_documents_and_is_counted_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(corpus, "BLOCK", 12)
+    monkeypatch.setattr(reading, "LONGEST", 10)
+    lines = [f"第{number}行。\n" for number in range(9)]
+    (tmp_path / "a.txt").write_text("".join(lines), encoding="utf-8")
+    made = run(tmp_path, sources=[{"uri": str(tmp_path / "a.txt")}], clean={"presets": []})
+    assert "".join(made.texts()) == "".join(lines)
+    assert max(map(len, made.texts())) == 10
+    assert [row["id"] for row in made.rows()] == [f"a.txt/a.txt, part {number}" for number in range(1, 6)]
+    assert made.report["notes"] == [{"what": reading.SEVERAL, "count": 1, "first": "a.txt"}]
 
 
 def test_xml_that_is_no_dump_is_left_out_or_refused(tmp_path: Path) -> None:
