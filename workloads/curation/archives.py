@@ -89,13 +89,31 @@ UTF8_FLAG = 0x800
 
 
 def _name(entry: zipfile.ZipInfo) -> str:
-    """Chinese systems write GBK where the format says nothing; zipfile takes it for the code page of 1981."""
+    """Where the format says nothing, zipfile takes a name for the code page of 1981. Chinese Windows writes GBK, and macOS UTF-8."""
     if entry.flag_bits & UTF8_FLAG:
         return entry.filename
     try:
-        return entry.filename.encode("cp437").decode("gb18030")
+        content = entry.filename.encode("cp437")
     except UnicodeError:
         return entry.filename
+    try:
+        name = content.decode()
+    except UnicodeDecodeError:
+        return readable(content)
+    # Two letters of GBK may be one of UTF-8's of two bytes, which Chinese has none of.
+    return (
+        name
+        if name.isascii() or any(character >= "\u0800" for character in name)
+        else content.decode("gb18030", "replace")
+    )
+
+
+def readable(name: bytes) -> str:
+    """A name as text: UTF-8, else GBK as old Windows wrote it."""
+    try:
+        return name.decode()
+    except UnicodeDecodeError:
+        return name.decode("gb18030", "replace")
 
 
 class _Entry(tarfile.TarInfo):
@@ -114,11 +132,12 @@ class _Entry(tarfile.TarInfo):
 def _tarred(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
     with (
         open_bytes(path) as stream,
-        tarfile.open(fileobj=stream, mode="r|", encoding="utf-8", errors="replace", tarinfo=_Entry) as archive,
+        tarfile.open(fileobj=stream, mode="r|", encoding="utf-8", errors="surrogateescape", tarinfo=_Entry) as archive,
     ):
         while (entry := archive.next()) is not None:
-            if entry.isfile() and _is_visible(entry.name):
-                yield entry.name, cast("IO[bytes]", archive.extractfile(entry))
+            name = readable(entry.name.encode("utf-8", "surrogateescape"))
+            if entry.isfile() and _is_visible(name):
+                yield name, cast("IO[bytes]", archive.extractfile(entry))
             archive.members.clear()  # type: ignore[attr-defined]  # it keeps all, and there may be millions
         while rest := archive.fileobj.read(1 << 20):
             if rest.strip(b"\0"):

@@ -115,7 +115,7 @@ def files_of(
     chosen = select(path, None, None)
     found: list[RawFile] = []
     for file in chosen.files:
-        name = _readable(file.relative_to(chosen.source).as_posix())
+        name = archives.readable(os.fsencode(file.relative_to(chosen.source)))
         described = raw_file(index, source, file, name, field, is_alone=path.is_file())
         if described is None:
             chosen.leave_out(file, _why_not(file))
@@ -134,15 +134,6 @@ def files_of(
             f"{field}.format{unread_archives(chosen)}"
         )
     return found, list(chosen.lines())
-
-
-def _readable(name: str) -> str:
-    """A name that is no UTF-8, as GBK's of old Windows archives are not, as text."""
-    content = os.fsencode(name)
-    try:
-        return content.decode()
-    except UnicodeDecodeError:
-        return content.decode("gb18030", "replace")
 
 
 def raw_file(

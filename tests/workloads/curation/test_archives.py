@@ -208,3 +208,16 @@ def test_a_name_in_gbk_is_read_as_such() -> None:
     entry = zipfile.ZipInfo("诗.txt")
     entry.flag_bits |= archives.UTF8_FLAG
     assert archives._name(entry) == "诗.txt"
+
+
+def test_a_name_that_macos_wrote_is_read_as_such() -> None:
+    """It writes UTF-8, and does not say so."""
+    entry = zipfile.ZipInfo("唐诗/诗.txt".encode().decode("cp437"))
+    assert archives._name(entry) == "唐诗/诗.txt"
+    assert archives._name(zipfile.ZipInfo("a/b.txt")) == "a/b.txt"
+
+
+def test_a_name_of_a_tar_archive_in_gbk_is_read_as_such(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.GNU_FORMAT, encoding="gbk") as archive:
+        archive.addfile(tarfile.TarInfo("唐诗三百首.txt"), io.BytesIO())
+    assert [name for name, _ in archives.members(tmp_path / "a.tar", "Tar", tmp_path / "scratch")] == ["唐诗三百首.txt"]
