@@ -35,6 +35,7 @@ NOTES = {
     "undecodable characters left out": "去掉的无法解码的字符",
     "empty files passed over": "跳过的空文件",
     "files were read as ": "文件的读取格式：",
+    "files were not read, ": "未读取的文件：",
     "Windows line ends, mended": "改好的 Windows 换行",
     "turns without <s>, mended": "补上 <s> 的对话轮次",
     "turns without </s>, mended": "补上 </s> 的对话轮次",
