@@ -17,7 +17,7 @@ from workloads.curation import archives
 from workloads.curation.layouts import with_title
 from workloads.data.corpus import Tally
 from workloads.data.encodings import BOMS, WIDER, encoding_of
-from workloads.data.opening import open_bytes
+from workloads.data.opening import ending, open_bytes
 from workloads.errors import DataError
 from workloads.system.describe import first_line, shown
 
@@ -163,12 +163,17 @@ def pages(path: Path, tally: Tally) -> Iterator[tuple[int, str]]:
                 root.clear()  # and with it this page: a dump has millions
     except ElementTree.ParseError as error:
         raise DataError(
-            f"{shown(path)}: no XML after page {number} ({first_line(error)}): copy the file again"
+            f"{shown(path)}: no XML after page {number} ({first_line(error)}): {_again(path, '.xml')}"
         ) from error
     except ValueError as error:  # an encoding that expat does not know, as GB 18030
         raise DataError(
             f"{shown(path)}: XML that cannot be decoded ({first_line(error)}): write it as UTF-8"
         ) from error
+
+
+def _again(path: Path, named: str) -> str:
+    """What to do about a file that is not what it is read as: that it is, its name says, or the spec alone."""
+    return "copy the file again" + ("" if ending(path) == named else ", or set format to what it is")
 
 
 def _local(tag: str) -> str:
@@ -224,7 +229,7 @@ def book(path: Path) -> str:
             )
     except (ElementTree.ParseError, KeyError, StopIteration, *archives.DAMAGES) as error:
         raise DataError(
-            f"{shown(path)}: no EPUB that can be read ({first_line(error)}): copy the file again"
+            f"{shown(path)}: no EPUB that can be read ({first_line(error)}): {_again(path, '.epub')}"
         ) from error
 
 

@@ -236,6 +236,9 @@ def test_a_book_is_read_in_the_order_of_its_chapters(tmp_path: Path) -> None:
         pytest.param("a.xml", "Auto", b'<?xml version="1.0" encoding="gb18030"?>' + DUMP.encode("gb18030"), "write it as UTF-8", id="a dump in GB 18030"),
         pytest.param("a.json", "Auto", b"[" * 100_000, "not usable JSON", id="JSON that is nested too deeply"),
         pytest.param("wiki_00", "WikiExtractor", EXTRACTED.encode()[:110], "the article does not end: the file is cut", id="an article that is cut"),
+        pytest.param("a.txt", "EPUB", b"a", "copy the file again, or set format to what it is", id="a text that is named a book"),
+        pytest.param("a.json", "WikiXML", b"[1]", "copy the file again, or set format to what it is", id="rows that are named a dump"),
+        pytest.param("a.csv", "Parquet", b"text\na\n", "neither Parquet nor Arrow: set format to what it is", id="a table that is named Parquet"),
         pytest.param("wiki_00", "WikiExtractor", "一行字\n".encode(), "text outside of <doc", id="another text"),
     ],
 )  # fmt: skip
