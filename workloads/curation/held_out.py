@@ -92,10 +92,13 @@ def _texts(source: HeldOutSource, index: int, path: Path, scratch: Path, tally: 
             if inner is None or inner.kind in archives.KINDS:
                 tally.note("files of archives were not read", where)
                 continue
+            within = Tally()
             try:
-                yield from _texts_of(inner, raw, tally)
+                yield from _texts_of(inner, raw, within)
             except DataError as error:
                 raise DataError(str(error).replace(shown(member), where)) from error
+            for problem, count in within.problems.items():
+                tally.note(problem, within.examples[problem].replace(shown(member), where), count)
 
 
 def _texts_of(file: RawFile, raw: RawSource, tally: Tally) -> Iterator[str]:

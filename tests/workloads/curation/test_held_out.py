@@ -66,6 +66,7 @@ def test_archives_of_evaluation_sets_are_read_and_what_is_not_read_is_told(tmp_p
     (exam / "test.xlsx").write_bytes(b"PK\x03\x04")
     with zipfile.ZipFile(exam / "cmmlu.zip", "w") as archive:
         archive.writestr("test/poems.csv", f"Question,A\n{QUESTION},白日\n")
+        archive.writestr("test/none.txt", "")
         archive.writestr("README.md", OTHER)
     made = make(tmp_path, {"web": [QUESTION, OTHER]}, decontaminate={"against": [{"uri": str(exam)}]})
     assert made.texts() == [OTHER]
@@ -74,6 +75,8 @@ def test_archives_of_evaluation_sets_are_read_and_what_is_not_read_is_told(tmp_p
         f"decontaminating: {exam}: not read, each is a ZIP archive (as .docx, .xlsx and .epub are): test.xlsx",
         f"decontaminating: 1 files of archives were not read (first: {exam / 'cmmlu.zip'}, README.md)",
     ]
+    passed_over = f"decontaminating: 1 empty files passed over (first: {exam / 'cmmlu.zip'}, test/none.txt)"
+    assert passed_over in made.said
     assert not list((tmp_path / "cache").rglob("*.unpacked"))
 
 
