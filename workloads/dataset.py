@@ -36,9 +36,10 @@ def run(job: DatasetJob, runtime: Runtime) -> Metrics:
     tokens = frequent.tokens_by(Path(runtime.inputs["tokenizer"].path)) if spec.tokenizer is not None else None
     sources = shares.origins(spec.sources, spec.content)
     earlier = shares.earlier(spec.deduplicate.against, spec.content)
-    dealt, left_out = shares.all_files(sources, runtime.inputs)
-    compared, more_left_out = shares.all_files([*sources, *earlier], runtime.inputs, len(sources))
-    for line in [*left_out, *more_left_out]:
+    dealt, chosen = shares.all_files(sources, runtime.inputs)
+    compared, more_chosen = shares.all_files([*sources, *earlier], runtime.inputs, len(sources))
+    chosen += more_chosen
+    for line in (line for selection in chosen for line in selection.lines()):
         runtime.progress.log(line)
     work = Work(
         spec=spec,
@@ -61,6 +62,7 @@ def run(job: DatasetJob, runtime: Runtime) -> Metrics:
         for line in corpus.lines():
             runtime.progress.log(line)
         _must_hold_something(corpus)
+        corpus.note_left_out(chosen)
         metrics = corpus.metrics()
         with runtime.output("Dataset", metrics) as folder:
             corpus.move_to(folder)

@@ -268,6 +268,11 @@ BROKEN = (
                 id="two sizes of a split",
             ),
             pytest.param(
+                {"filters": {"minCharacters": 100, "maxCharacters": 99}},
+                "minCharacters is above maxCharacters, and no document would be left: lower it, or raise maxCharacters",
+                id="a length that no document has",
+            ),
+            pytest.param(
                 {"deduplicate": {"exact": "None", "against": [{"uri": "a"}]}},
                 "against is compared by exact or near: set one of them, or remove against",
                 id="an earlier corpus that is not compared with",
@@ -778,6 +783,7 @@ TAKEN = (
                 },
                 id="conversations",
             ),
+            pytest.param({"filters": {"minCharacters": 100, "maxCharacters": 100}}, id="documents of one length"),
             pytest.param(
                 {"mixing": {"temperature": 3, "epochsPerSource": 2}, "shuffle": True, "format": "Parquet"},
                 id="a mixture by temperature, shuffled, as Parquet",

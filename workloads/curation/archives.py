@@ -21,7 +21,7 @@ KINDS = frozenset(ENDINGS.values())
 DAMAGES = (
     zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, NotImplementedError, RuntimeError, UnicodeDecodeError
 )  # fmt: skip
-"""What the libraries raise for an archive that is cut, damaged, encrypted, or packed in a way of its own."""
+"""What the libraries raise for an archive that is cut, damaged, encrypted, or packed in a way of its own; besides an OSError without a number, as bz2 does."""
 
 
 def kind_of(path: Path) -> str | None:
@@ -44,7 +44,9 @@ def members(path: Path, kind: str, folder: Path) -> Iterator[tuple[str, Path]]:
                 shutil.copyfileobj(stream, out, 1 << 20)
             yield name, target
             target.unlink()
-    except DAMAGES as error:
+    except (*DAMAGES, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the disk's
         after = f" after {name}" if name else ""
         raise DataError(
             f"{shown(path)}: the archive is damaged or locked{after} ({first_line(error)}): copy it again, or unpack it"
@@ -55,23 +57,63 @@ def members(path: Path, kind: str, folder: Path) -> Iterator[tuple[str, Path]]:
 
 def _zipped(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
     with zipfile.ZipFile(path) as archive:
+        _must_be_one(path, archive)
         for entry in archive.infolist():
             name = _name(entry)
             if not entry.is_dir() and _is_visible(name):
                 yield name, archive.open(entry)
 
 
+FILE_SIGN, LAST_SIGN, LAST_BYTES = b"PK\x03\x04", b"PK\x05\x06", 22
+"""What stands before a file in a ZIP archive, and before its last record, which has so many bytes and a comment behind them."""
+
+
+def _must_be_one(path: Path, archive: zipfile.ZipFile) -> None:
+    """zipfile reads what the last list of files in it names, and so a part for the whole where archives stand one behind another.
+
+    Raises BadZipFile for these. What stands before or behind without being an archive, as a program that unpacks itself, is none of its files.
+    """
+    with path.open("rb") as file:
+        begins = file.read(len(FILE_SIGN))
+        file.seek(-min(path.stat().st_size, LAST_BYTES + (1 << 16)), 2)
+        end = file.read()
+    first = min((entry.header_offset for entry in archive.infolist()), default=archive.start_dir)
+    if begins == FILE_SIGN and first > 0:
+        raise zipfile.BadZipFile("it begins with files that its list does not name, as several archives in one file do")
+    behind = end[end.rfind(LAST_SIGN) + LAST_BYTES + len(archive.comment) :]
+    if FILE_SIGN in behind:
+        raise zipfile.BadZipFile("it goes on behind its end, as several archives in one file do")
+
+
 UTF8_FLAG = 0x800
 
 
 def _name(entry: zipfile.ZipInfo) -> str:
-    """Chinese systems write GBK where the format says nothing; zipfile takes it for the code page of 1981."""
+    """Where the format says nothing, zipfile takes a name for the code page of 1981. Chinese Windows writes GBK, and macOS UTF-8."""
     if entry.flag_bits & UTF8_FLAG:
         return entry.filename
     try:
-        return entry.filename.encode("cp437").decode("gb18030")
+        content = entry.filename.encode("cp437")
     except UnicodeError:
         return entry.filename
+    try:
+        name = content.decode()
+    except UnicodeDecodeError:
+        return readable(content)
+    # Two letters of GBK may be one of UTF-8's of two bytes, which Chinese has none of.
+    return (
+        name
+        if name.isascii() or any(character >= "\u0800" for character in name)
+        else content.decode("gb18030", "replace")
+    )
+
+
+def readable(name: bytes) -> str:
+    """A name as text: UTF-8, else GBK as old Windows wrote it."""
+    try:
+        return name.decode()
+    except UnicodeDecodeError:
+        return name.decode("gb18030", "replace")
 
 
 class _Entry(tarfile.TarInfo):
@@ -90,11 +132,12 @@ class _Entry(tarfile.TarInfo):
 def _tarred(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
     with (
         open_bytes(path) as stream,
-        tarfile.open(fileobj=stream, mode="r|", encoding="utf-8", errors="replace", tarinfo=_Entry) as archive,
+        tarfile.open(fileobj=stream, mode="r|", encoding="utf-8", errors="surrogateescape", tarinfo=_Entry) as archive,
     ):
         while (entry := archive.next()) is not None:
-            if entry.isfile() and _is_visible(entry.name):
-                yield entry.name, cast("IO[bytes]", archive.extractfile(entry))
+            name = readable(entry.name.encode("utf-8", "surrogateescape"))
+            if entry.isfile() and _is_visible(name):
+                yield name, cast("IO[bytes]", archive.extractfile(entry))
             archive.members.clear()  # type: ignore[attr-defined]  # it keeps all, and there may be millions
         while rest := archive.fileobj.read(1 << 20):
             if rest.strip(b"\0"):
@@ -103,4 +146,5 @@ def _tarred(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
 
 def _is_visible(name: str) -> bool:
     """Not what macOS and the shell put beside what was packed."""
-    return not any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(name).parts)
+    parts = PurePosixPath(name).parts
+    return not any((part.startswith(".") and part != "..") or part == "__MACOSX" for part in parts)

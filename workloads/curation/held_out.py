@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from alpaca_operator.api.dataset import Decontamination, HeldOutSource, RawSource
-from workloads.curation import near, reading, shares
+from workloads.curation import archives, near, reading, shares
+from workloads.curation.shares import RawFile
 from workloads.data.corpus import Tally
 from workloads.data.files import Unusable
 from workloads.errors import DataError
@@ -46,15 +47,16 @@ class HeldOut:
         return bool((found >= self._needed[rows]).any())
 
 
-def save(asked: Decontamination, inputs: Mapping[str, Any], file: Path) -> tuple[int, int]:
-    """Writes the runs of all rows to ``file``; returns how many rows there are, and how many are too short to have any.
+def save(asked: Decontamination, inputs: Mapping[str, Any], file: Path) -> tuple[int, int, list[str]]:
+    """Writes the runs of all rows to ``file``; returns how many rows there are, how many are too short to have any, and what was not read, a line a reason.
 
     Raises DataError and InputError for what cannot be read, and DataError where no row has a run.
     """
     numbers: list[Numbers] = []
-    short = 0
+    short, tally = 0, Tally()
+    scratch = file.with_suffix(".unpacked")
     for index, source in enumerate(asked.against):
-        for text in _texts(source, index, Path(inputs[f"decontaminate.against[{index}]"].path)):
+        for text in _texts(source, index, Path(inputs[f"decontaminate.against[{index}]"].path), scratch, tally):
             runs = near.runs(text, asked.ngram)
             if len(runs):
                 numbers.append(runs)
@@ -72,23 +74,43 @@ def save(asked: Decontamination, inputs: Mapping[str, Any], file: Path) -> tuple
     with partial.open("wb") as out:
         np.savez(out, numbers=together[order], rows=rows[order])
     partial.replace(file)
-    return len(numbers), short
+    return len(numbers), short, tally.problem_lines()
 
 
-def _texts(source: HeldOutSource, index: int, path: Path) -> Iterator[str]:
-    """Every text in every row; of a text file every line."""
-    raw = RawSource(uri=source.uri)
-    files, _ = shares.files_of(index, raw, path, f"decontaminate.against[{index}]")
+def _texts(source: HeldOutSource, index: int, path: Path, scratch: Path, tally: Tally) -> Iterator[str]:
+    """Every text in every row; of a text file every line. In ``scratch`` archives are unpacked, a file at a time."""
+    raw, field = RawSource(uri=source.uri), f"decontaminate.against[{index}]"
+    files, left_out = shares.files_of(index, raw, path, field)
+    tally.left_out += left_out
     for file in files:
-        if file.kind in ("Text", "EPUB", "WikiXML"):
-            for item in reading.documents(file, raw, Tally()):
-                if isinstance(item, reading.Raw):
-                    yield from item.text.split("\n")
+        if file.kind not in archives.KINDS:
+            yield from _texts_of(file, raw, tally)
             continue
-        for place, record in reading.records(file, raw, Tally()):
-            if isinstance(record, Unusable):
-                raise DataError(f"{shown(file.path)}, {place}: {record.reason}")
-            yield from _strings(record)
+        for name, member in archives.members(file.path, file.kind, scratch):
+            where = f"{shown(file.path)}, {name}"
+            inner = shares.raw_file(index, raw, member, name, field)
+            if inner is None or inner.kind in archives.KINDS:
+                tally.note("files of archives were not read", where)
+                continue
+            within = Tally()
+            try:
+                yield from _texts_of(inner, raw, within)
+            except DataError as error:
+                raise DataError(str(error).replace(shown(member), where)) from error
+            for problem, count in within.problems.items():
+                tally.note(problem, within.examples[problem].replace(shown(member), where), count)
+
+
+def _texts_of(file: RawFile, raw: RawSource, tally: Tally) -> Iterator[str]:
+    if file.kind in shares.WITHOUT_ROWS:
+        for item in reading.documents(file, raw, tally):
+            if isinstance(item, reading.Raw):
+                yield from item.text.split("\n")
+        return
+    for place, record in reading.records(file, raw, tally):
+        if isinstance(record, Unusable):
+            raise DataError(f"{shown(file.path)}, {place}: {record.reason}")
+        yield from _strings(record)
 
 
 def _strings(value: Any) -> Iterator[str]:

@@ -61,13 +61,28 @@ def _mnbvc(row: Row, note: Note) -> Text:
     for paragraph in paragraphs:
         if not isinstance(paragraph, dict) or not isinstance(paragraph.get("内容"), str):
             return Unusable("a paragraph of '段落' has no text '内容'")
-        if row.get("是否重复文件") or paragraph.get("是否重复") or paragraph.get("是否跨文件重复"):
+        flags = [_flag(holder, name) for holder, name in ((row, FILE_FLAG), *((paragraph, name) for name in FLAGS))]
+        if unusable := next((flag for flag in flags if isinstance(flag, Unusable)), None):
+            return unusable
+        if any(flags):
             flagged += 1
         else:
             kept.append(paragraph["内容"])
     if flagged:
         note(FLAGGED, flagged)
     return "\n".join(kept)
+
+
+FILE_FLAG, FLAGS = "是否重复文件", ("是否重复", "是否跨文件重复")
+"""Of a file, and of a paragraph."""
+SAYS = {"true": True, "1": True, "是": True, "false": False, "0": False, "否": False, "": False, "none": False}
+"""What a flag says, however whoever wrote the row wrote it: ``str(False)``, which is true to Python, is false."""
+
+
+def _flag(holder: Row, name: str) -> bool | Unusable:
+    """Whether a flag is set; one that is not there is not."""
+    says = SAYS.get(str(holder.get(name)).strip().lower())
+    return Unusable(f"{name!r} is {holder.get(name)!r}: write true or false") if says is None else says
 
 
 LAYOUTS = (

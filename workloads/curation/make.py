@@ -125,7 +125,9 @@ class _Maker:
         self._progress.update(stage="Preparing")
         self._note(file)
         if self._meeting.node.is_first and not file.is_file():
-            rows, short = held_out.save(asked, self._work.inputs, file)
+            rows, short, not_read = held_out.save(asked, self._work.inputs, file)
+            for line in not_read:
+                self._progress.log(f"decontaminating: {line}")
             without = f"; {short:,} are too short to be looked for" if short else ""
             self._progress.log(f"decontaminating: {rows:,} texts of evaluation sets{without}")
         if self._meeting.node.count > 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import io
 import posixpath
 import re
 import zipfile
@@ -14,12 +15,24 @@ from xml.etree import ElementTree
 
 from workloads.curation import archives
 from workloads.curation.layouts import with_title
-from workloads.data.opening import open_bytes
+from workloads.data.corpus import Tally
+from workloads.data.encodings import BOMS, WIDER, encoding_of
+from workloads.data.opening import ending, open_bytes
 from workloads.errors import DataError
 from workloads.system.describe import first_line, shown
 
-OPENING = re.compile(r'<doc\s[^>]*?title="(?P<title>[^"]*)"[^>]*>\s*')
+OPENING = re.compile(r'<doc\s.*?\btitle="(?P<title>.*)"[^">]*>\s*')
+"""How an article begins. WikiExtractor writes titles as they are, quotes and brackets in them too; the title is what comes last."""
 CLOSING = "</doc>"
+FIRST_LINE = 4096
+"""Bytes that the first line of WikiExtractor's has at most: a title has 255."""
+
+
+def is_extracted(path: Path) -> bool:
+    """Whether a text file begins as those of WikiExtractor do, which have names without an ending."""
+    with open_bytes(path) as stream:
+        begins = stream.read(FIRST_LINE).decode("utf-8-sig", "replace").lstrip().partition("\n")[0]
+    return begins.startswith("<doc id=") and OPENING.fullmatch(begins) is not None
 
 
 def extracted(lines: Iterator[str], path: Path) -> Iterator[tuple[int, str]]:
@@ -62,15 +75,69 @@ def is_mediawiki(path: Path) -> bool:
 ARTICLES = "0"
 """The name space of articles; others hold talk, users, templates."""
 UNTOLD = re.compile(
-    r"(?is)<(ref|gallery|timeline|math|syntaxhighlight)\b[^>]*?(?:/>|>.*?</\1\s*>)|\{\|.*?^\|\}", re.MULTILINE
+    r"(?is)<(ref|gallery|timeline|math|chem|ce|score|graph|mapframe|imagemap|source|syntaxhighlight)\b[^>]*?(?:/>|>.*?</\1\s*>)"
 )
-MEDIA = re.compile(
-    r"(?im)\[\[(?:file|image|category|文件|檔案|图像|圖像|分类|分類):[^\[\]]*(?:\[\[[^\[\]]*\]\][^\[\]]*)*\]\]"
+MEDIA = re.compile(r"(?i)\[\[\s*(?:file|image|category|文件|檔案|档案|图像|圖像|图片|圖片|分类|分類)\s*:")
+LINKS = re.compile(r"(\[\[)|\]\]")
+TABLES = re.compile(r"(?m)^[: \t]*(\{\|)|^[ \t]*\|\}(?!\})")
+"""Between which signs links and tables lie, others of their kind within them; the group is the sign that opens."""
+SWITCHES = re.compile(
+    r"__(?:(?:NO|FORCE)?TOC|NOEDITSECTION|NEWSECTIONLINK|NONEWSECTIONLINK|(?:NO)?INDEX|HIDDENCAT|EXPECTUNUSEDCATEGORY|NOGALLERY|STATICREDIRECT|DISAMBIG|NOTITLECONVERT|NOTC|"
+    r"NOCONTENTCONVERT|NOCC|[无無]目[录錄]|[强強]制目[录錄]|目[录錄]|[无無]段落[编編][辑輯]|不[转轉][换換](?:[标標][题題]|[内內]容)|消歧[义義])__"
 )
+REDIRECT = re.compile(r"(?i)\s*[#＃]\s*(?:redirect|重定向)\s*[:：]?\s*\[\[")
+"""How a page begins that only leads to another; dumps of before 2011 say it in no other way."""
+
+WORDING = re.compile(r"-\{(?!\{)((?:(?!-\{|\}-).)*)\}-", re.DOTALL)
+"""A place where the Chinese Wikipedia has a word for each region: ``-{zh-cn:计算机;zh-tw:電腦}-``, the innermost first."""
+REGION = r"zh(?:-(?:hans|hant|cn|tw|hk|mo|sg|my))?"
+WORDS = re.compile(rf"(?:^|;)\s*({REGION})\s*:(.*?)(?=;\s*{REGION}\s*:|;?\s*$)", re.DOTALL)
+PREFERRED = ("zh-cn", "zh-hans", "zh", "zh-sg", "zh-my")
+"""Of several wordings the first of these that there is, else the first; script and width are left to `clean.normalize`."""
+FLAGS = re.compile(rf"\s*(?:[A-Z-]|{REGION})(?:\s*;\s*(?:[A-Z-]|{REGION}))*\s*")
+UNSEEN = frozenset("HTDNEW-")
+"""Flags of places that tell the converter something, and show nothing."""
 
 
-def pages(path: Path) -> Iterator[tuple[int, str]]:
-    """The articles of a dump of MediaWiki with the numbers of their pages: no redirects, no other name spaces; markup taken off."""
+def _worded(found: re.Match[str]) -> str:
+    """What a reader in mainland China sees in such a place."""
+    said, bar, content = found[1].partition("|")
+    flags = {flag.strip() for flag in said.split(";")} if bar and FLAGS.fullmatch(said) else set[str]()
+    if UNSEEN & flags:
+        return ""
+    content = content if flags else found[1]
+    words: list[tuple[str, str]] = [] if "R" in flags else WORDS.findall(content)
+    ranked = sorted(words, key=lambda word: PREFERRED.index(word[0]) if word[0] in PREFERRED else len(PREFERRED))
+    return ranked[0][1].strip() if ranked else content.strip()
+
+
+def _in_one_wording(text: str) -> str:
+    while (after := WORDING.sub(_worded, text)) != text:
+        text = after
+    return text
+
+
+def _without(text: str, signs: re.Pattern[str], begins: re.Pattern[str] | None = None) -> str:
+    """``text`` without what lies between pairs of ``signs``, where it ``begins`` so; what is not closed stays."""
+    opened: list[int] = []
+    pairs: dict[int, int] = {}
+    for sign in signs.finditer(text):
+        if sign[1]:
+            opened.append(sign.start())
+        elif opened:
+            pairs[opened.pop()] = sign.end()
+    kept: list[str] = []
+    at = 0
+    for start, end in sorted(pairs.items()):
+        if start >= at and (begins is None or begins.match(text, start)):
+            kept.append(text[at:start])
+            at = end
+    return "".join([*kept, text[at:]])
+
+
+def pages(path: Path, tally: Tally) -> Iterator[tuple[int, str]]:
+    """The articles of a dump of MediaWiki with the numbers of their pages; markup taken off. Redirects and pages of other name spaces are counted
+    in ``tally``."""
     number = 0
     try:
         with open_bytes(path) as stream:
@@ -84,17 +151,29 @@ def pages(path: Path) -> Iterator[tuple[int, str]]:
                 if event == "start" or _local(element.tag) != "page":
                     continue
                 number += 1
-                if _inner(element, "ns") == ARTICLES and not any(_local(each.tag) == "redirect" for each in element):
-                    yield number, with_title(_inner(element, "title"), _without_markup(_inner(element, "text")))
+                text = _inner(element, "text")
+                if _inner(element, "ns") != ARTICLES:
+                    tally.note(
+                        "pages of other name spaces than articles were left out", f"{shown(path)}, page {number}"
+                    )
+                elif any(_local(each.tag) == "redirect" for each in element) or REDIRECT.match(text):
+                    tally.note("redirects were left out", f"{shown(path)}, page {number}")
+                else:
+                    yield number, with_title(_inner(element, "title"), _without_markup(text))
                 root.clear()  # and with it this page: a dump has millions
     except ElementTree.ParseError as error:
         raise DataError(
-            f"{shown(path)}: no XML after page {number} ({first_line(error)}): copy the file again"
+            f"{shown(path)}: no XML after page {number} ({first_line(error)}): {_again(path, '.xml')}"
         ) from error
     except ValueError as error:  # an encoding that expat does not know, as GB 18030
         raise DataError(
             f"{shown(path)}: XML that cannot be decoded ({first_line(error)}): write it as UTF-8"
         ) from error
+
+
+def _again(path: Path, named: str) -> str:
+    """What to do about a file that is not what it is read as: that it is, its name says, or the spec alone."""
+    return "copy the file again" + ("" if ending(path) == named else ", or set format to what it is")
 
 
 def _local(tag: str) -> str:
@@ -109,104 +188,142 @@ def _inner(element: ElementTree.Element, name: str) -> str:
 def _without_markup(text: str) -> str:
     import mwparserfromhell
 
-    parsed = mwparserfromhell.parse(MEDIA.sub("", UNTOLD.sub("", text)), skip_style_tags=True)
+    text = SWITCHES.sub("", UNTOLD.sub("", _in_one_wording(text)))
+    text = _without(_without(text, TABLES), LINKS, MEDIA)
+    parsed = mwparserfromhell.parse(text, skip_style_tags=True)
     plain = str(parsed.strip_code(normalize=True, collapse=True))
     return re.sub(r"'{2,}", "", plain).strip()
 
 
-CONTAINER = "META-INF/container.xml"
-BLOCKS = frozenset(
-    [
-        "address",
-        "article",
-        "aside",
-        "blockquote",
-        "br",
-        "dd",
-        "div",
-        "dl",
-        "dt",
-        "figure",
-        "h1",
-        "h2",
-        "h3",
-        "h4",
-        "h5",
-        "h6",
-        "hr",
-        "li",
-        "ol",
-        "p",
-        "pre",
-        "section",
-        "table",
-        "tr",
-        "ul",
-    ]
-)
-SILENT = frozenset({"head", "script", "style", "svg", "rt", "rp"})
-"""Elements whose text is none of the book's; ``rt`` and ``rp`` tell how a character is read."""
+CONTAINER, ENCRYPTION = "META-INF/container.xml", "META-INF/encryption.xml"
+BLOCKS = frozenset({
+    "address", "article", "aside", "blockquote", "body", "br", "caption", "center", "dd", "details", "dialog", "dir", "div", "dl", "dt",
+    "fieldset", "figcaption", "figure", "footer", "form", "h1", "h2", "h3", "h4", "h5", "h6", "header", "hgroup", "hr", "legend", "li",
+    "main", "menu", "nav", "ol", "p", "pre", "section", "summary", "table", "tbody", "tfoot", "thead", "tr", "ul",
+})  # fmt: skip
+"""Elements that begin on a line of their own."""
+CELLS = frozenset({"td", "th"})
+"""Elements that stand beside each other in a line: a tab is between them, or 1 and 23 would be 123."""
+READINGS = frozenset({"rt", "rp"})
+"""How a character is read. HTML lets their ends be left out before another part of a ruby, and with its end."""
+RUBY = frozenset({"ruby", "rb", "rtc", *READINGS})
+SILENT = frozenset({"title", "script", "style", "svg", *READINGS})
+"""Elements whose text is none of the book's."""
+DECLARED = re.compile(rb"(?:encoding|charset)\s*=\s*[\"']?\s*([A-Za-z0-9_-]+)")
+HEAD = 1024
+"""Bytes within which a chapter says its encoding."""
+WIDE = "\u2e80-\u9fff\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff\u201c\u201d\u2018\u2019\u2026\u2014"
+BROKEN = re.compile(rf"(?<=[{WIDE}])[ \t]*\r[\r \t]*(?=[{WIDE}])")
+"""Where the file of a chapter has a line end between two Chinese characters: none is shown there (CSS Text 3, section 4.1.3)."""
 
 
 def book(path: Path) -> str:
-    """The text of an EPUB, its chapters in the order in which they are read. Raises DataError for a file that is none."""
+    """The text of an EPUB, its chapters in the order in which they are read. Raises DataError for a file that is none, or that is locked."""
     try:
         with zipfile.ZipFile(path) as archive:
             root = ElementTree.fromstring(archive.read(CONTAINER))
             package = next(each.attrib["full-path"] for each in root.iter() if _local(each.tag) == "rootfile")
-            return "\n\n".join(filter(None, (_chapter(archive.read(name)) for name in _spine(archive, package))))
+            locked = _locked(archive)
+            return "\n\n".join(
+                filter(None, (_chapter(path, archive, name, locked) for name in _spine(archive, package)))
+            )
     except (ElementTree.ParseError, KeyError, StopIteration, *archives.DAMAGES) as error:
         raise DataError(
-            f"{shown(path)}: no EPUB that can be read ({first_line(error)}): copy the file again"
+            f"{shown(path)}: no EPUB that can be read ({first_line(error)}): {_again(path, '.epub')}"
         ) from error
 
 
+def _locked(archive: zipfile.ZipFile) -> set[str]:
+    """The names of files that cannot be read without a key of the shop's. Fonts are often among them, of books that can be read."""
+    if ENCRYPTION not in archive.namelist():
+        return set()
+    root = ElementTree.fromstring(archive.read(ENCRYPTION))
+    return {unquote(each.attrib.get("URI", "")) for each in root.iter() if _local(each.tag) == "CipherReference"}
+
+
 def _spine(archive: zipfile.ZipFile, package: str) -> Iterator[str]:
-    """The names of the chapters' files."""
+    """The names of the chapters' files; pictures that are pages of their own are none."""
     root = ElementTree.fromstring(archive.read(package))
-    items = {each.attrib["id"]: each.attrib["href"] for each in root.iter() if _local(each.tag) == "item"}
+    items = {each.attrib["id"]: each.attrib for each in root.iter() if _local(each.tag) == "item"}
     for each in root.iter():
         if _local(each.tag) == "itemref" and each.attrib.get("linear", "yes") != "no":
-            yield posixpath.normpath(posixpath.join(posixpath.dirname(package), unquote(items[each.attrib["idref"]])))
+            if (item := items.get(each.attrib["idref"])) is None:
+                raise KeyError(f"its spine names {each.attrib['idref']}, which its manifest does not have")
+            if not item.get("media-type", "").startswith("image/"):
+                name = unquote(item["href"].partition("#")[0])
+                yield posixpath.normpath(posixpath.join(posixpath.dirname(package), name))
 
 
-def _chapter(content: bytes) -> str:
-    declared = re.search(rb"encoding=[\"']([A-Za-z0-9_-]+)", content[:200])
-    try:
-        text = content.decode(declared[1].decode() if declared else "utf-8-sig")
-    except LookupError:
-        text = content.decode("utf-8-sig")
+def _chapter(path: Path, archive: zipfile.ZipFile, name: str, locked: set[str]) -> str:
+    if name in locked:
+        raise DataError(
+            f"{shown(path)}: the book is locked ({name} is encrypted, by DRM): take a copy that is not, or remove it"
+        )
     reader = _Reader()
-    reader.feed(text)
+    reader.feed(_decoded(path, archive.read(name), name))
     reader.close()
-    lines = ("".join(reader.parts)).split("\n")
-    return "\n".join(line for line in (" ".join(line.split(" ")).strip("\r\n\t ") for line in lines) if line)
+    text = BROKEN.sub("", "".join(reader.parts)).replace("\r", " ")
+    return "\n".join(stripped for line in text.split("\n") if (stripped := line.strip("\n\t ")))
+
+
+def _decoded(path: Path, content: bytes, name: str) -> str:
+    """A chapter as text: by its byte order mark, by what it says itself, or told from it. Raises DataError for what is none."""
+    marked = next((encoding for mark, encoding in BOMS if content.startswith(mark)), None)
+    said = DECLARED.search(content[:HEAD])
+    encoding = marked or (said[1].decode().lower() if said else "utf-8")
+    try:
+        return content.decode(WIDER.get(encoding, encoding))
+    except (UnicodeDecodeError, LookupError):
+        remedy = f"{name} in it is not {encoding}: save it as UTF-8, or remove the book"
+    found = encoding_of(path, lambda _: io.BytesIO(content), remedy)
+    try:
+        return content.decode(found)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{shown(path)}: {remedy}") from error
 
 
 class _Reader(HTMLParser):
-    """Text with a line for each block."""
+    """Text with a line for each block; ``\\r`` stands where the file has a line end that means nothing."""
 
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)
         self.parts: list[str] = []
-        self._silent = 0
+        self._silent: list[str] = []
+        self._as_written = 0
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self._end_readings(tag, RUBY)
         if tag in SILENT:
-            self._silent += 1
-        if tag in BLOCKS:
-            self.parts.append("\n")
+            self._silent.append(tag)
+        self._as_written += tag == "pre"
+        self._begin(tag)
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag in BLOCKS:
-            self.parts.append("\n")
+        self._begin(tag)
 
     def handle_endtag(self, tag: str) -> None:
-        if tag in SILENT and self._silent:
-            self._silent -= 1
+        self._end_readings(tag, frozenset({"ruby"}))
+        if tag in self._silent:
+            del self._silent[len(self._silent) - 1 - self._silent[::-1].index(tag) :]
+        self._as_written -= tag == "pre" and self._as_written > 0
         if tag in BLOCKS:
             self.parts.append("\n")
 
     def handle_data(self, data: str) -> None:
         if not self._silent:
-            self.parts.append(data.replace("\r", " ").replace("\n", " "))
+            data = data.replace("\r\n", "\n")
+            self.parts.append(data if self._as_written else data.replace("\n", "\r"))
+
+    def unknown_decl(self, data: str) -> None:
+        self.handle_data(data.removeprefix("CDATA["))
+
+    def _begin(self, tag: str) -> None:
+        if tag in BLOCKS:
+            self.parts.append("\n")
+        elif tag in CELLS:
+            self.parts.append("\t")
+
+    def _end_readings(self, tag: str, others: frozenset[str]) -> None:
+        """A reading whose end was left out ends here: what follows would be lost otherwise, to the end of the chapter."""
+        while self._silent and self._silent[-1] in READINGS and (tag in others or tag in BLOCKS):
+            self._silent.pop()

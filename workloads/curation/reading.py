@@ -20,6 +20,7 @@ from workloads.system.describe import shown, some
 
 LONGEST = 4 << 20
 """Characters of a document. What is longer is several: rules and comparisons hold all of a document in memory."""
+SEVERAL = "documents were longer than 4,194,304 characters and became several"
 
 
 @dataclass(frozen=True)
@@ -50,9 +51,7 @@ def documents(file: RawFile, source: RawSource, tally: Tally) -> Iterator[Item]:
         if len(text) <= LONGEST:
             yield Raw(item.place, text)
             continue
-        tally.note(
-            "documents were longer than 4,194,304 characters and became several", f"{shown(file.path)}, {item.place}"
-        )
+        tally.note(SEVERAL, f"{shown(file.path)}, {item.place}")
         for number, part in enumerate(_parts(text), start=1):
             yield Raw(f"{item.place}, part {number}", part)
 
@@ -61,12 +60,20 @@ def _items(file: RawFile, source: RawSource, tally: Tally) -> Iterator[Item]:
     if file.kind == "EPUB":
         return iter([Raw("book", markup.book(file.path))])
     if file.kind == "WikiXML":
-        return (Raw(f"page {number}", text) for number, text in markup.pages(file.path))
+        return (Raw(f"page {number}", text) for number, text in markup.pages(file.path, tally))
     if file.kind == "Text" and file.corpus == "CLUE":
         return _apart(layouts.paragraphs_apart(_lines(file, source, tally)))
-    if file.kind == "Text" and file.corpus == "WikiExtractor":
+    if file.kind == "Text" and (file.corpus == "WikiExtractor" or _is_extracted(file, source, tally)):
         return _apart(markup.extracted(_lines(file, source, tally), file.path))
     return _texts(file, source, tally) if file.kind == "Text" else _rows(file, source, tally)
+
+
+def _is_extracted(file: RawFile, source: RawSource, tally: Tally) -> bool:
+    """Whether `Auto` takes a text for articles: all of them, between tags, would be one document otherwise."""
+    if source.format != "Auto" or not markup.is_extracted(file.path):
+        return False
+    tally.note("text files that begin with <doc were read as WikiExtractor's", shown(file.path))
+    return True
 
 
 def _apart(documents: Iterator[tuple[int, str]]) -> Iterator[Item]:
@@ -79,16 +86,18 @@ def _lines(file: RawFile, source: RawSource, tally: Tally) -> Iterator[str]:
 
 
 def _texts(file: RawFile, source: RawSource, tally: Tally) -> Iterator[Item]:
-    """A text file is one document."""
+    """A text file is one document, or several where it is too long."""
     parts: list[str] = []
     size = number = 0
     for block in corpus.documents([CorpusFile(file.path, "Text", source.encoding, field=file.field)], tally):
-        parts.append(block)
-        size += len(block)
-        if size >= LONGEST or (block == corpus.END and size):
+        if size and (block == corpus.END or size + len(block) > LONGEST):
             number += 1
+            if number == 2:
+                tally.note(SEVERAL, shown(file.path))
             yield Raw(f"part {number}", "".join(parts))
             parts, size = [], 0
+        parts.append(block)
+        size += len(block)
 
 
 def _rows(file: RawFile, source: RawSource, tally: Tally) -> Iterator[Item]:
@@ -109,7 +118,7 @@ def records(file: RawFile, source: RawSource, tally: Tally) -> Iterator[tuple[st
                 yield f"line {number}{after}", _parsed(line)
         return
     kind = ".tsv" if file.kind == "CSV" and ending(file.path) == ".tsv" else FORMATS[file.kind]
-    unit, _, numbered = open_records(file.path, "train", kind, ENCODINGS.get(source.encoding, source.encoding))
+    unit, _, numbered = open_records(file.path, None, kind, ENCODINGS.get(source.encoding, source.encoding))
     for number, record in numbered:
         yield f"{unit} {number}", record
 
@@ -152,6 +161,8 @@ def _text_of(record: Any, file: RawFile, source: RawSource, note: layouts.Note) 
             f"no {columns.text!r}; it has {some([repr(name) for name in record], 12)}: set columns.text to one of them"
         )
     text = record[columns.text]
+    if columns.title is not None and columns.title not in record:
+        note("rows had no column of the title that columns.title names", 1)
     title = record.get(columns.title) if columns.title is not None else None
     if text is None:
         text = ""

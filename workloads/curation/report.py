@@ -54,10 +54,17 @@ def as_dict(corpus: Corpus, tokens: Tokens | None = None) -> dict[str, Any]:
         },
         **({"clusters": corpus.clusters} if corpus.clusters is not None else {}),
         "notes": [
-            {"what": sentence, "count": count, "first": Path(where).name}
+            {"what": sentence, "count": count, "first": _without_folder(where)}
             for sentence, (count, where) in ledger.notes.items()
         ],
     }
+
+
+def _without_folder(where: str) -> str:
+    """A place without the folder of its file, which is one of this machine's. What stands behind the name, of a file in an archive or
+    of a row, may have slashes too."""
+    file, comma, place = where.partition(", ")
+    return f"{Path(file).name}{comma}{place}"
 
 
 def _mixture(corpus: Corpus) -> dict[str, dict[str, float]]:

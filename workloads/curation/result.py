@@ -12,6 +12,7 @@ from workloads.curation.clusters import CLUSTERS
 from workloads.curation.ledger import KEPT, READ, VALIDATION, Amount, Ledger
 from workloads.curation.shards import TRAIN_FOLDER, VALIDATION_FOLDER
 from workloads.curation.stages import ALIKE, EXACT, Work
+from workloads.data.selection import DESCRIBES, Selection
 from workloads.system import atomic
 
 MOVED = ".moved"
@@ -82,6 +83,13 @@ class Corpus:
             yield f"changed by {rule}: {amount.documents:,} documents, {amount.characters:,} characters fewer"
         for sentence, (count, where) in self.ledger.notes.items():
             yield f"{count:,} {sentence} (first: {where})"
+
+    def note_left_out(self, selections: Sequence[Selection]) -> None:
+        """For the report: files of the sources that were not read, but for those that describe what another job made."""
+        for selection in selections:
+            for reason, names in selection.by_reason().items():
+                if reason != DESCRIBES:
+                    self.ledger.note(f"files were {reason}", names[0], len(names))
 
     def move_to(self, folder: Path) -> None:
         """The files of the corpus into the output: they are moved, as a corpus may be large, and the stage makes them again where a run ends

@@ -13,8 +13,8 @@ from workloads.curation import archives, markup
 from workloads.data.corpus import ENDINGS, CorpusFile
 from workloads.data.files import ROWS, is_lines
 from workloads.data.opening import ending, foreign, is_packed, kind_of
+from workloads.data.selection import Selection, select
 from workloads.data.selection import archives as unread_archives
-from workloads.data.selection import select
 from workloads.errors import DataError, SpecError
 from workloads.system.describe import shown
 
@@ -112,10 +112,17 @@ def files_of(
 ) -> tuple[list[RawFile], list[str]]:
     """The files of a source that are read, and what is said of the others; ``rows_only`` leaves out text without rows. Raises DataError for a
     source without any."""
+    found, chosen = _chosen(index, source, path, field, rows_only=rows_only)
+    return found, list(chosen.lines())
+
+
+def _chosen(
+    index: int, source: RawSource, path: Path, field: str, *, rows_only: bool
+) -> tuple[list[RawFile], Selection]:
     chosen = select(path, None, None)
     found: list[RawFile] = []
     for file in chosen.files:
-        name = _readable(file.relative_to(chosen.source).as_posix())
+        name = archives.readable(os.fsencode(file.relative_to(chosen.source)))
         described = raw_file(index, source, file, name, field, is_alone=path.is_file())
         if described is None:
             chosen.leave_out(file, _why_not(file))
@@ -133,16 +140,7 @@ def files_of(
             f"{shown(path)}: no file in it that is read ({', '.join([*KINDS, *archives.ENDINGS])}, or text without an ending): name the folder of the texts, or set "
             f"{field}.format{unread_archives(chosen)}"
         )
-    return found, list(chosen.lines())
-
-
-def _readable(name: str) -> str:
-    """A name that is no UTF-8, as GBK's of old Windows archives are not, as text."""
-    content = os.fsencode(name)
-    try:
-        return content.decode()
-    except UnicodeDecodeError:
-        return content.decode("gb18030", "replace")
+    return found, chosen
 
 
 def raw_file(
@@ -226,14 +224,14 @@ def is_bounded(source: RawSource) -> bool:
 
 def all_files(
     origins: Sequence[Origin], inputs: Mapping[str, Any], first: int = 0
-) -> tuple[list[list[RawFile]], list[str]]:
-    """The shares of all origins from the ``first`` on, and a line for what is left out of each."""
+) -> tuple[list[list[RawFile]], list[Selection]]:
+    """The shares of all origins from the ``first`` on, and what was chosen of each, which knows what is left out."""
     found: list[RawFile] = []
-    told: list[str] = []
+    selections: list[Selection] = []
     for index, origin in enumerate(origins[first:], start=first):
         path = Path(inputs[origin.field].path)
-        files, lines = files_of(index, origin.spec, path, origin.field, rows_only=origin.holds_conversations)
+        files, chosen = _chosen(index, origin.spec, path, origin.field, rows_only=origin.holds_conversations)
         for file in files:
             found += pieces(file, origin.spec)
-        told += lines
-    return deal(found, [origin.spec for origin in origins]), told
+        selections.append(chosen)
+    return deal(found, [origin.spec for origin in origins]), selections

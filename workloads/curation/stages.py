@@ -24,7 +24,7 @@ from workloads.storage import hashing
 from workloads.storage.artifact import fingerprint_fields
 from workloads.storage.sources import Inputs
 
-VERSION = 3
+VERSION = 4
 """Raised whenever the same settings and sources would become another corpus, or stages with other files."""
 EXACT, ALIKE = "duplicate of another document", "nearly like another document"
 BUCKETS = 8

@@ -14,6 +14,8 @@ from workloads.system.os_errors import unreadable
 
 ENDINGS = (*COLUMNAR.values(), ".feather")
 ROWS_AT_ONCE = 512
+CONTINUED = b"\xff\xff\xff\xff"
+"""What each message of an Arrow stream begins with."""
 
 
 def records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -77,6 +79,8 @@ def _opened(path: Path, stream: Any) -> tuple[list[str], Read]:
     if magic.startswith(b"PAR1") or ending(path) == ".parquet":
         table = parquet.ParquetFile(stream)
         return table.schema_arrow.names, lambda columns: table.iter_batches(ROWS_AT_ONCE, columns=columns)
+    if ending(path) not in ENDINGS and not magic.startswith(CONTINUED):
+        raise DataError(f"{shown(path)}: neither Parquet nor Arrow: set format to what it is")
     batches = pyarrow.ipc.open_stream(stream)  # as `datasets` saves it
     return batches.schema.names, lambda columns: _selected(batches, columns)
 

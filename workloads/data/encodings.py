@@ -40,7 +40,7 @@ COMMON = frozenset(
 """Commonest characters and marks of Chinese, of today and of verse: a tenth to a half of any text, and next to none of a text decoded
 wrongly, however short it is."""
 COMMON_SHARE = 0.05
-WIDER = {"big5": "big5hkscs", "shift_jis": "cp932", "euc_kr": "cp949"}
+WIDER = {"gb2312": "gb18030", "gbk": "gb18030", "big5": "big5hkscs", "shift_jis": "cp932", "euc_kr": "cp949"}
 """The superset that files labelled so are written in."""
 
 

@@ -70,9 +70,11 @@ def files_of(path: Path, part: str) -> Selection:
 
 
 def open_records(
-    path: Path, part: str, kind: str | None = None, encoding: str | None = None
+    path: Path, part: str | None, kind: str | None = None, encoding: str | None = None
 ) -> tuple[str, str, Iterator[tuple[int, Record]]]:
     """What the numbers count (line or row), the encoding (of text), and the records with their numbers, from 1.
+
+    Of an object that holds the rows of several splits those for ``part`` are read (train or validation), all of them one after another with None.
 
     ``kind`` (an ending of ROWS) and ``encoding`` (Python's name) say how the file is read, where it is not to be looked at for that.
 
@@ -83,7 +85,7 @@ def open_records(
 
 
 def _opened(
-    path: Path, part: str, kind: str | None, encoding: str | None
+    path: Path, part: str | None, kind: str | None, encoding: str | None
 ) -> tuple[str, str, Iterator[tuple[int, Record]]]:
     kind = kind or kind_of(path, ROWS)
     if kind is None and not ending(path):
@@ -239,7 +241,7 @@ HOLDERS = ("data", "rows", "examples", "instances")
 """Keys under which a file that is one JSON object keeps its rows; or under the names of splits."""
 
 
-def _json(path: Path, encoding: str, part: str = "train") -> Iterator[tuple[int, Record]]:
+def _json(path: Path, encoding: str, part: str | None = "train") -> Iterator[tuple[int, Record]]:
     """The items of an array, objects one after another (Math23K), or the rows that one object holds."""
     number = 0
     pending: Record = None
@@ -256,11 +258,13 @@ def _json(path: Path, encoding: str, part: str = "train") -> Iterator[tuple[int,
         yield from enumerate(held, start=1) if held is not None else [(1, pending)]
 
 
-def _held(path: Path, value: dict[str, Any], part: str) -> list[Record] | None:
+def _held(path: Path, value: dict[str, Any], part: str | None) -> list[Record] | None:
     """The rows that an object holds, where it does. Raises DataError where two of its lists could be them."""
     named = [name for names in SPLITS_FOR.values() for name in names]
     lists = [name for name in (*HOLDERS, *named) if isinstance(value.get(name), list)]
     if lists and all(name in named for name in lists):
+        if part is None:
+            return [row for name in value if name in lists for row in value[name]]
         return cast("list[Record]", value[saved_split(path, lists, part)])
     if len(lists) > 1:
         raise DataError(f"{path}: rows could be its {' or its '.join(lists)}: keep one of them in the file")

@@ -99,7 +99,7 @@ class Unpacked(io.RawIOBase):
         if self._packer == "gzip":
             self._stream = gzip.GzipFile(fileobj=self._file)
         elif self._packer == "bzip2":
-            self._stream = bz2.BZ2File(self._file)
+            self._stream = _Bzip2(self._file)
         elif self._packer == "zstd":
             import pyarrow  # unlike zstandard, it tells a stream that breaks off
 
@@ -129,6 +129,35 @@ class Unpacked(io.RawIOBase):
             self._stream.close()
             self._file.close()
         super().close()
+
+
+class _Bzip2:
+    """What the streams of a bzip2 file hold, one after another. `bz2.BZ2File` takes a stream behind the first that it cannot unpack for something
+    else, ends there, and says nothing: of a dump of many streams a part would be taken for the whole."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._unpacker = bz2.BZ2Decompressor()
+
+    def read(self, size: int) -> bytes:
+        """Up to ``size`` bytes, none at the end. Raises OSError for what is damaged, EOFError for what is cut."""
+        while True:
+            packed = b""
+            if self._unpacker.eof:
+                # Zeros fill up the last block of a tape, as behind gzip, which passes over them too.
+                packed = self._unpacker.unused_data.lstrip(b"\0")
+                while not packed:
+                    if not (packed := self._file.read(HEAD * 16)):
+                        return b""
+                    packed = packed.lstrip(b"\0")
+                self._unpacker = bz2.BZ2Decompressor()
+            elif self._unpacker.needs_input and not (packed := self._file.read(HEAD * 16)):
+                raise EOFError("Compressed file ended before the end-of-stream marker was reached")
+            if data := self._unpacker.decompress(packed, size):
+                return data
+
+    def close(self) -> None:
+        """The file is whoever's opened it."""
 
 
 class LinesWithin(io.RawIOBase):

@@ -40,10 +40,16 @@ class Selection:
     left_out: dict[str, str] = field(default_factory=dict)
     """By relative path."""
 
+    def by_reason(self) -> dict[str, list[str]]:
+        """What is not read: for each reason the relative paths."""
+        found: dict[str, list[str]] = {}
+        for name, reason in self.left_out.items():
+            found.setdefault(reason, []).append(shown(name))
+        return found
+
     def lines(self) -> Iterator[str]:
         """What is not read, a line a reason."""
-        for reason in dict.fromkeys(self.left_out.values()):
-            names = [shown(name) for name, why in self.left_out.items() if why == reason]
+        for reason, names in self.by_reason().items():
             yield f"{shown(self.source)}: {reason}: {some(names)}"
 
     def leave_out(self, path: Path, reason: str) -> None:

@@ -64,7 +64,7 @@ class RawRows(Source):
     format: RawFormat = "Auto"
     """How files are read. `Auto` goes by their endings, and looks into files that have none; files of another kind are left out, and named.
     A named format reads every file of the folder so. Rows without `columns.text` that have the fields of WuDao, MNBVC or CLUE are read as
-    these; books (`.epub`) and dumps of MediaWiki (`.xml`) are known by their endings."""
+    these; books (`.epub`) and dumps of MediaWiki (`.xml`) are known by their endings, what WikiExtractor wrote by its first line (`<doc id=`)."""
     columns: RawColumns = Field(default_factory=RawColumns)
     """Where the text is in rows of JSON, CSV and Parquet, such as `{text: 内容}`."""
     conversations: ConversationRows | None = None
@@ -158,6 +158,18 @@ class Filters(Spec):
     blocklist: list[Word] = Field(default_factory=list, max_length=1024)
     """Words; a document that holds one of them is left out."""
 
+    rules: ClassVar = (
+        Rule(
+            cel="!has(self.minCharacters) || !has(self.maxCharacters) || self.minCharacters <= self.maxCharacters",
+            holds=lambda filters: (
+                filters.min_characters is None
+                or filters.max_characters is None
+                or filters.min_characters <= filters.max_characters
+            ),
+            message="minCharacters is above maxCharacters, and no document would be left: lower it, or raise maxCharacters",
+        ),
+    )
+
 
 class NearDuplicates(Spec):
     """Documents that are nearly alike: the similarity of two is the share of all their runs of characters that both have."""
@@ -196,7 +208,7 @@ class Deduplication(Spec):
 
 
 class HeldOutSource(Source):
-    """Rows that are measured on: text, JSON lines, JSON, CSV, Parquet or Arrow. Every text in a row counts, of a text file every line."""
+    """Rows that are measured on, in whatever a source may be; archives too. Every text in a row counts, of all splits; of a text file every line."""
 
     content: ClassVar = "Dataset"
     accepts: ClassVar = frozenset({"Dataset"})

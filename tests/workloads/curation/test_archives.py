@@ -113,6 +113,66 @@ def test_no_part_of_an_archive_is_taken_for_the_whole(tmp_path: Path, name: str)
         list(archives.members(path, "Tar", tmp_path / "scratch"))
 
 
+def zip_of(files: dict[str, bytes], pack: int = zipfile.ZIP_STORED, comment: bytes = b"") -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", pack) as archive:
+        archive.comment = comment
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return out.getvalue()
+
+
+ONE, OTHER = zip_of({"a.txt": b"a" * 99}), zip_of({"b.txt": b"b" * 99})
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(ONE + OTHER, id="two in one file"),
+        pytest.param(ONE + OTHER[:90], id="a second one that is cut"),
+        pytest.param(ONE + zip_of({}), id="an empty one behind"),
+    ],
+)
+def test_of_zip_archives_in_one_file_none_is_taken_for_all(tmp_path: Path, content: bytes) -> None:
+    """zipfile itself reads what the last list of files that it finds names."""
+    path = tmp_path / "a.zip"
+    path.write_bytes(content)
+    assert len(zipfile.ZipFile(path).namelist()) < 2
+    with pytest.raises(DataError, match=r"a\.zip: the archive is damaged or locked .* several archives in one file"):
+        list(archives.members(path, "ZIP", tmp_path / "scratch"))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(b"#!/bin/sh\nunzip $0\n" + ONE, id="a program that unpacks itself"),
+        pytest.param(ONE + bytes(600), id="filled up with zeros"),
+        pytest.param(zip_of({"a.txt": b"a" * 99}, comment="诗".encode() * 99), id="with a comment"),
+    ],
+)
+def test_what_stands_beside_an_archive_does_not_lock_it(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "a.zip"
+    path.write_bytes(content)
+    assert [name for name, _ in archives.members(path, "ZIP", tmp_path / "scratch")] == ["a.txt"]
+
+
+def test_a_file_of_a_zip_archive_that_bzip2_packed_is_told_when_damaged(tmp_path: Path) -> None:
+    content = bytearray(zip_of({"a.txt": b"a" * 9999}, zipfile.ZIP_BZIP2))
+    content[60] ^= 0x55
+    (tmp_path / "a.zip").write_bytes(content)
+    with pytest.raises(
+        DataError, match=r"a\.zip: the archive is damaged or locked after a\.txt \(Invalid data stream\)"
+    ):
+        list(archives.members(tmp_path / "a.zip", "ZIP", tmp_path / "scratch"))
+
+
+def test_a_name_that_leads_out_of_an_archive_is_read_like_any_other(tmp_path: Path) -> None:
+    """No file is written under its name, and it is not hidden."""
+    (tmp_path / "a.zip").write_bytes(zip_of({"../up.txt": b"a", "/x/top.txt": b"b"}))
+    found = [name for name, _ in archives.members(tmp_path / "a.zip", "ZIP", tmp_path / "scratch")]
+    assert found == ["../up.txt", "/x/top.txt"]
+
+
 def test_an_archive_of_very_many_files_takes_no_more_memory(tmp_path: Path) -> None:
     path, taken = tmp_path / "a.tar", []
     with tarfile.open(path, "w") as archive:
@@ -148,3 +208,16 @@ def test_a_name_in_gbk_is_read_as_such() -> None:
     entry = zipfile.ZipInfo("诗.txt")
     entry.flag_bits |= archives.UTF8_FLAG
     assert archives._name(entry) == "诗.txt"
+
+
+def test_a_name_that_macos_wrote_is_read_as_such() -> None:
+    """It writes UTF-8, and does not say so."""
+    entry = zipfile.ZipInfo("唐诗/诗.txt".encode().decode("cp437"))
+    assert archives._name(entry) == "唐诗/诗.txt"
+    assert archives._name(zipfile.ZipInfo("a/b.txt")) == "a/b.txt"
+
+
+def test_a_name_of_a_tar_archive_in_gbk_is_read_as_such(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.GNU_FORMAT, encoding="gbk") as archive:
+        archive.addfile(tarfile.TarInfo("唐诗三百首.txt"), io.BytesIO())
+    assert [name for name, _ in archives.members(tmp_path / "a.tar", "Tar", tmp_path / "scratch")] == ["唐诗三百首.txt"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -47,3 +48,40 @@ def test_sets_of_nothing_but_short_texts_are_refused(tmp_path: Path) -> None:
     (tmp_path / "short.txt").write_text("短句\n", encoding="utf-8")
     with pytest.raises(DataError, match=r"no row has 13 letters or digits: lower decontaminate\.ngram"):
         make(tmp_path, {"web": ["a"]}, decontaminate={"against": [{"uri": str(tmp_path / "short.txt")}]})
+
+
+def test_the_rows_of_every_split_count(tmp_path: Path) -> None:
+    """Of a file that keeps several splits it is the test that is measured on."""
+    splits = {"train": [{"q": "另一道题，从前就有人做过，也有答案。"}], "test": [{"q": QUESTION}]}
+    (tmp_path / "exam.json").write_text(json.dumps(splits, ensure_ascii=False), encoding="utf-8")
+    made = make(
+        tmp_path, {"web": [QUESTION, "白日依山尽"]}, decontaminate={"against": [{"uri": str(tmp_path / "exam.json")}]}
+    )
+    assert made.texts() == ["白日依山尽"]
+
+
+def test_archives_of_evaluation_sets_are_read_and_what_is_not_read_is_told(tmp_path: Path) -> None:
+    exam = tmp_path / "exam"
+    exam.mkdir()
+    (exam / "test.xlsx").write_bytes(b"PK\x03\x04")
+    with zipfile.ZipFile(exam / "cmmlu.zip", "w") as archive:
+        archive.writestr("test/poems.csv", f"Question,A\n{QUESTION},白日\n")
+        archive.writestr("test/none.txt", "")
+        archive.writestr("README.md", OTHER)
+    made = make(tmp_path, {"web": [QUESTION, OTHER]}, decontaminate={"against": [{"uri": str(exam)}]})
+    assert made.texts() == [OTHER]
+    told = [line for line in made.said if "not read" in line]
+    assert told == [
+        f"decontaminating: {exam}: not read, each is a ZIP archive (as .docx, .xlsx and .epub are): test.xlsx",
+        f"decontaminating: 1 files of archives were not read (first: {exam / 'cmmlu.zip'}, README.md)",
+    ]
+    passed_over = f"decontaminating: 1 empty files passed over (first: {exam / 'cmmlu.zip'}, test/none.txt)"
+    assert passed_over in made.said
+    assert not list((tmp_path / "cache").rglob("*.unpacked"))
+
+
+def test_what_is_wrong_with_an_evaluation_set_in_an_archive_is_told_with_its_place(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "exam.zip", "w") as archive:
+        archive.writestr("test.jsonl", "{")
+    with pytest.raises(DataError, match=r"exam\.zip, test\.jsonl, line 1: not JSON"):
+        make(tmp_path, {"web": ["a"]}, decontaminate={"against": [{"uri": str(tmp_path / "exam.zip")}]})

@@ -148,9 +148,57 @@ def test_rows_of_known_corpora_are_known_without_a_name(tmp_path: Path, row: Any
     assert read(tmp_path)[0] == [("line 1", text)]
 
 
+@pytest.mark.parametrize(("name", "pack"), [
+    pytest.param("AA/wiki_00", bytes, id="as it is written"),
+    pytest.param("AA/wiki_00.bz2", bz2.compress, id="packed, as it writes with --compress"),
+    pytest.param("wiki.txt", bytes, id="renamed"),
+])  # fmt: skip
+def test_what_wikiextractor_writes_is_known_by_its_first_line(tmp_path: Path, name: str, pack: Any) -> None:
+    """Without that a file of hundreds of articles is one document, tags and all."""
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(pack(EXTRACTED.encode()))
+    found, tally = read(tmp_path)
+    assert found == [("line 1", "数学\n\n数学是研究数量的学科。"), ("line 7", "A & B\n又一篇。")]
+    assert tally.problems["text files that begin with <doc were read as WikiExtractor's"] == 1
+
+
+@pytest.mark.parametrize(
+    "text", ["<doc id=1>\n一首诗\n</doc>\n", '见 <doc id="1" url="u" title="题">\n', "<document>\n一\n</document>\n"]
+)
+def test_another_text_with_tags_stays_a_text(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.txt").write_text(text, encoding="utf-8")
+    assert read(tmp_path)[0] == [("part 1", text)]
+
+
+@pytest.mark.parametrize("title", ['"怪人"奥尔', "A > B", 'A"B>C', 'x=" y="', ""])
+def test_a_title_is_read_whatever_signs_are_in_it(tmp_path: Path, title: str) -> None:
+    """WikiExtractor puts no sign of a title in other words."""
+    text = f'<doc id="13" url="https://zh.wikipedia.org/wiki?curid=13" title="{title}">\n正文\n</doc>\n'
+    (tmp_path / "wiki_00").write_text(text, encoding="utf-8")
+    assert read(tmp_path, "WikiExtractor")[0] == [("line 1", f"{title}\n正文".lstrip("\n"))]
+
+
 def test_what_mnbvc_flags_is_counted(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(lines(MNBVC, MNBVC))
     assert read(tmp_path)[1].problems[layouts.FLAGGED] == 4
+
+
+def flagged(file: Any, paragraph: Any) -> dict[str, Any]:
+    return {"是否重复文件": file, "段落": [{"是否重复": paragraph, "内容": "白日依山尽"}]}
+
+
+@pytest.mark.parametrize(("row", "found"), [
+    pytest.param(flagged("False", "False"), "白日依山尽", id="False as Python writes it, in a string"),
+    pytest.param(flagged("false", 0), "白日依山尽", id="as JSON and as a number"),
+    pytest.param(flagged(None, ""), "白日依山尽", id="as nothing"),
+    pytest.param(flagged(False, "True"), "", id="a paragraph that is one"),
+    pytest.param(flagged("是", False), "", id="a file that is one"),
+    pytest.param(flagged(False, "maybe"), "'是否重复' is 'maybe': write true or false", id="what says neither"),
+])  # fmt: skip
+def test_a_flag_of_mnbvc_says_what_it_says_however_it_is_written(tmp_path: Path, row: Any, found: str) -> None:
+    (tmp_path / "a.jsonl").write_bytes(lines(row))
+    assert read(tmp_path)[0] == [("line 1", found)]
 
 
 def epub(path: Path, chapters: dict[str, str], order: list[str]) -> None:
@@ -188,6 +236,9 @@ def test_a_book_is_read_in_the_order_of_its_chapters(tmp_path: Path) -> None:
         pytest.param("a.xml", "Auto", b'<?xml version="1.0" encoding="gb18030"?>' + DUMP.encode("gb18030"), "write it as UTF-8", id="a dump in GB 18030"),
         pytest.param("a.json", "Auto", b"[" * 100_000, "not usable JSON", id="JSON that is nested too deeply"),
         pytest.param("wiki_00", "WikiExtractor", EXTRACTED.encode()[:110], "the article does not end: the file is cut", id="an article that is cut"),
+        pytest.param("a.txt", "EPUB", b"a", "copy the file again, or set format to what it is", id="a text that is named a book"),
+        pytest.param("a.json", "WikiXML", b"[1]", "copy the file again, or set format to what it is", id="rows that are named a dump"),
+        pytest.param("a.csv", "Parquet", b"text\na\n", "neither Parquet nor Arrow: set format to what it is", id="a table that is named Parquet"),
         pytest.param("wiki_00", "WikiExtractor", "一行字\n".encode(), "text outside of <doc", id="another text"),
     ],
 )  # fmt: skip
@@ -211,6 +262,98 @@ def test_a_locked_book_is_told(tmp_path: Path) -> None:
     path.write_bytes(data)
     with pytest.raises(DataError, match=r"a\.epub: no EPUB that can be read \(.*encrypted"):
         read(tmp_path)
+
+
+def book_of(path: Path, chapter: bytes, item: str = "", spine: str = "", **files: bytes) -> Path:
+    """A book of one chapter, ``c.xhtml``; ``item`` and ``spine`` are added to its package, and ``files`` beside it."""
+    package = f'<package><manifest><item id="c" href="c.xhtml"/>{item}</manifest><spine>{spine}<itemref idref="c"/></spine></package>'
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("META-INF/container.xml", '<container><rootfile full-path="p.opf"/></container>')
+        archive.writestr("p.opf", package)
+        archive.writestr("c.xhtml", chapter)
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return path
+
+
+@pytest.mark.parametrize(("chapter", "seen"), [
+    pytest.param("<head><title>题</title><body><p>正文。</p>", "正文。", id="a head that does not end, as HTML allows"),
+    pytest.param("<p><ruby>漢<rt>hàn<rb>字<rt>zì</ruby>后文。</p>", "漢字后文。", id="readings that do not end, as HTML allows"),
+    pytest.param("<p><ruby>漢<rt>hàn</p><p>第二段。</p>", "漢\n第二段。", id="a ruby that does not end"),
+    pytest.param("<p>甲<svg><title>图</title><svg><text>一</text></svg><text>二</text></svg>乙</p>", "甲乙", id="a picture in a picture"),
+    pytest.param("<table><tr><td>1</td><td>23</td></tr></table>", "1\t23", id="cells of a table"),
+    pytest.param("<header>甲</header><center>乙</center><figcaption>丙</figcaption>丁", "甲\n乙\n丙\n丁", id="blocks of HTML 5 and of old"),
+    pytest.param("<pre>白日\n依山</pre><p>黄河\n  入海</p><p>a\nb</p>", "白日\n依山\n黄河入海\na b", id="line ends of the file"),
+    pytest.param("<p>甲<![CDATA[<乙>]]>丙</p>", "甲<乙>丙", id="text that XML does not look into"),
+])  # fmt: skip
+def test_of_a_chapter_a_reader_sees(tmp_path: Path, chapter: str, seen: str) -> None:
+    assert markup.book(book_of(tmp_path / "a.epub", chapter.encode())) == seen
+
+
+@pytest.mark.parametrize(("said", "encoding"), [
+    pytest.param('<?xml version="1.0" encoding="gb2312"?>', "gbk", id="GB 2312 in name, GBK in truth"),
+    pytest.param("<meta charset=gbk>", "gbk", id="said by HTML"),
+    pytest.param('<?xml version="1.0" encoding="utf-16"?>', "utf-16", id="UTF-16"),
+    pytest.param("", "gbk", id="not said"),
+    pytest.param('<?xml version="1.0" encoding="utf-8"?>', "gbk", id="said wrongly"),
+])  # fmt: skip
+def test_a_chapter_in_another_encoding_is_read(tmp_path: Path, said: str, encoding: str) -> None:
+    text = "这是朱镕基的一本书，写在很久以前。"
+    path = book_of(tmp_path / "a.epub", f"{said}<p>{text}</p>".encode(encoding))
+    assert markup.book(path) == text
+
+
+ENCRYPTED = '<encryption><EncryptedData><CipherReference URI="{}"/></EncryptedData></encryption>'
+
+
+def test_a_book_with_a_lock_of_its_shop_is_told_as_such(tmp_path: Path) -> None:
+    lock = {"META-INF/encryption.xml": ENCRYPTED.format("c.xhtml").encode()}
+    with pytest.raises(DataError, match=r"a\.epub: the book is locked \(c\.xhtml is encrypted, by DRM\): take a copy"):
+        markup.book(book_of(tmp_path / "a.epub", bytes(range(128, 256)), **lock))
+    fonts = {"META-INF/encryption.xml": ENCRYPTED.format("font.otf").encode()}
+    assert markup.book(book_of(tmp_path / "b.epub", "<p>甲</p>".encode(), **fonts)) == "甲"
+
+
+def test_pages_that_are_pictures_are_passed_over_and_a_page_that_is_missing_is_told(tmp_path: Path) -> None:
+    picture = '<item id="p" href="p.jpg" media-type="image/jpeg"/>'
+    path = book_of(
+        tmp_path / "a.epub", "<p>甲</p>".encode(), picture, '<itemref idref="p"/>', **{"p.jpg": b"\xff\xd8\xff"}
+    )
+    assert markup.book(path) == "甲"
+    with pytest.raises(DataError, match="its spine names p, which its manifest does not have"):
+        markup.book(book_of(tmp_path / "b.epub", b"", "", '<itemref idref="p"/>'))
+
+
+@pytest.mark.parametrize(("written", "seen"), [
+    pytest.param("用-{zh-tw:電腦; zh-cn:计算机}-写", "用计算机写", id="a word for each region"),
+    pytest.param("-{zh-hant:資訊;zh-hans:信息}-学", "信息学", id="a word for each script"),
+    pytest.param("-{zh-tw:甲;zh-hk:乙}-", "甲", id="no word of the mainland"),
+    pytest.param("-{于}-右任与-{R|於}-陵", "于右任与於陵", id="what must not be converted"),
+    pytest.param("-{A|zh-cn:博客;zh-tw:部落格}-", "博客", id="a word that is shown, and holds for the page"),
+    pytest.param("甲-{H|zh-cn:博客;zh-tw:部落格}--{T|zh-cn:题}--{-|zh-cn:x;zh-tw:y}-乙", "甲乙", id="what tells the converter something"),
+    pytest.param("-{zh-hans|甲}-", "甲", id="a word in one script"),
+    pytest.param("-{zh-cn:用-{zh-cn:甲;zh-tw:乙}-;zh-tw:丙}-", "用甲", id="one in another"),
+    pytest.param("-{zh-cn:[[诗|词]];zh-tw:[[詩|詞]];}-人", "词人", id="links in it"),
+    pytest.param("a-{b", "a-{b", id="what does not end"),
+    pytest.param("前[[File:a.jpg|thumb|说明[http://a.b 某]文]]后", "前后", id="a picture whose caption has an address"),
+    pytest.param("前[[档案:a.jpg|缩图|[[唐朝|唐]]的{{le|诗|poem}}]]后", "前后", id="a picture whose caption has links and templates"),
+    pytest.param("前[[File:a.jpg|thumb后", "前[[File:a.jpg|thumb后", id="a picture that does not end"),
+    pytest.param("前\n{| class=x\n| 甲\n|\n{| \n| 内\n|}\n| 乙\n|}\n后", "前\n\n后", id="a table in a table"),
+    pytest.param("__NOTOC__\n前__无目录__", "前", id="switches"),
+])  # fmt: skip
+def test_of_an_article_a_reader_sees(written: str, seen: str) -> None:
+    assert markup._without_markup(written) == seen
+
+
+def test_pages_that_are_no_articles_are_counted(tmp_path: Path) -> None:
+    old = "<page><title>数字</title><ns>0</ns><revision><text># 重定向 [[数学]]</text></revision></page>"
+    (tmp_path / "a.xml").write_text(DUMP.replace("</mediawiki>", f"{old}</mediawiki>"), encoding="utf-8")
+    found, tally = read(tmp_path)
+    assert [place for place, _ in found] == ["page 1"]
+    assert dict(tally.problems) == {
+        "redirects were left out": 2,
+        "pages of other name spaces than articles were left out": 1,
+    }
 
 
 def test_a_folder_of_all_of_them_becomes_a_corpus(tmp_path: Path) -> None:
@@ -239,7 +382,7 @@ def test_a_dump_takes_no_more_memory_the_more_pages_it_has(tmp_path: Path) -> No
     taken = []
     tracemalloc.start()
     try:
-        for _ in markup.pages(path):
+        for _ in markup.pages(path, Tally()):
             taken.append(tracemalloc.get_traced_memory()[0])
     finally:
         tracemalloc.stop()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections import Counter
 from pathlib import Path
 
@@ -114,3 +115,31 @@ def test_the_card_has_the_licence_of_each_source(tmp_path: Path) -> None:
     again = run(tmp_path, "again", sources=[{**one, "license": "MIT"} for one in sources])
     assert any(line.startswith("reading: found ") for line in again.said), "a licence is no reason to read again"
     assert made.texts() == again.texts()
+
+
+def test_notes_name_file_and_place_whatever_stands_behind_them(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("书/about.md", "x")
+        archive.writestr("书/rows.jsonl", '{"text": "一首诗"}\n{"http://a.b/c": "x"}\n')
+    made = run(tmp_path, sources=[{"uri": str(tmp_path / "a.zip")}], onBadRow="Skip")
+    assert [note["first"] for note in made.report["notes"]] == [
+        "a.zip, 书/about.md",
+        "a.zip, 书/rows.jsonl, line 2: no 'text'; it has 'http://a.b/c': set columns.text to one of them",
+    ]
+
+
+def test_files_that_were_not_read_are_in_the_report(tmp_path: Path) -> None:
+    """Whoever reads it before training did not read the log."""
+    raw = tmp_path / "raw"
+    for name, content in {
+        "a.txt": "一首诗",
+        "x/b.xlsx": "PK\x03\x04",
+        "x/c.xlsx": "PK\x03\x04",
+        "artifact.json": "{}",
+    }.items():
+        (raw / name).parent.mkdir(parents=True, exist_ok=True)
+        (raw / name).write_text(content, encoding="utf-8")
+    made = run(tmp_path, sources=[{"uri": str(raw)}])
+    what = "files were not read, each is a ZIP archive (as .docx, .xlsx and .epub are)"
+    assert made.report["notes"] == [{"what": what, "count": 2, "first": "b.xlsx"}]
+    assert "未读取的文件：" in (made.folder / "report.html").read_text(encoding="utf-8")

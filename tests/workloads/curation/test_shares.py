@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 
 from alpaca_operator.api.dataset import RawSource
+from tests.workloads.curation.corpora import run
 from workloads.curation import reading, shares
 from workloads.curation.reading import Raw
 from workloads.curation.shares import RawFile
+from workloads.data import corpus
 from workloads.data.corpus import Tally
 from workloads.errors import DataError, SpecError
 
@@ -50,6 +52,8 @@ def row(**values: Any) -> str:
         pytest.param("a.tsv", "text\tb\n白,日\t1\n".encode(), {"format": "CSV"}, [("line 2", "白,日")], id="a table with tabs, named"),
         pytest.param("a.jsonl", row(text="登楼\n白日", title="登楼").encode(), {"columns": {"title": "title"}}, [("line 1", "登楼\n白日")],
                      id="a title that the text begins with"),
+        pytest.param("a.json", b'{"train": [{"text": "a"}], "test": [{"text": "b"}, {"text": "c"}]}', {}, [("row 1", "a"), ("row 2", "b"), ("row 3", "c")],
+                     id="an object of splits, all of which are read, as the files of splits are"),
         pytest.param("a.jsonl", b'{"text": "\\ud83d\xe5\xb1\xb1"}', {}, [("line 1", "山")], id="half a character"),
         pytest.param("a.jsonl", b'{"text": null}', {}, [("line 1", "")], id="a text that is null is empty"),
         pytest.param("a.jsonl", b'{"content": "a"}', {}, [("line 1", "no 'text'; it has 'content': set columns.text to one of them")], id="no such column"),
@@ -68,6 +72,20 @@ def test_a_long_text_becomes_several_documents(tmp_path: Path, monkeypatch: pyte
     parts = read(tmp_path)
     assert [text for _, _, text in parts] == ["一二三四五\n", "六七八九十\n", "山" * 10, "山" * 2]
     assert parts[0][1] == "line 1, part 1"
+
+
+def test_a_long_text_file_becomes_several_documents_and_is_counted_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(corpus, "BLOCK", 12)
+    monkeypatch.setattr(reading, "LONGEST", 10)
+    lines = [f"第{number}行。\n" for number in range(9)]
+    (tmp_path / "a.txt").write_text("".join(lines), encoding="utf-8")
+    made = run(tmp_path, sources=[{"uri": str(tmp_path / "a.txt")}], clean={"presets": []})
+    assert "".join(made.texts()) == "".join(lines)
+    assert max(map(len, made.texts())) == 10
+    assert [row["id"] for row in made.rows()] == [f"a.txt/a.txt, part {number}" for number in range(1, 6)]
+    assert made.report["notes"] == [{"what": reading.SEVERAL, "count": 1, "first": "a.txt"}]
 
 
 def test_xml_that_is_no_dump_is_left_out_or_refused(tmp_path: Path) -> None:
@@ -156,3 +174,11 @@ def test_a_name_in_whatever_encoding_is_text(tmp_path: Path, name: bytes, told: 
     path.write_text("白日依山尽", encoding="utf-8")
     ((file, _, text),) = read(tmp_path)
     assert (file, text) == (f"{told}.txt", "白日依山尽")
+
+
+def test_a_title_that_no_row_has_is_told(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text("\n".join([row(text="白日", 标题="楼"), row(text="黄河")]), encoding="utf-8")
+    made = run(tmp_path, sources=[{"uri": str(tmp_path / "a.jsonl"), "columns": {"title": "标题"}}])
+    assert made.texts() == ["楼\n白日", "黄河"]
+    what = "rows had no column of the title that columns.title names"
+    assert made.report["notes"] == [{"what": what, "count": 1, "first": "a.jsonl, line 2"}]

@@ -100,6 +100,34 @@ def test_a_stream_that_breaks_off_is_told(tmp_path: Path, pack: Callable[[bytes]
     assert str(refusal.value) == f"{path}: the {packer} stream is damaged ({reason}): copy the file again"
 
 
+FIRST, SECOND = bz2.compress(JSONL), bz2.compress(JSONL * 50)
+
+
+@pytest.mark.parametrize("packed", [
+    pytest.param(FIRST + SECOND[:2] + b"x" + SECOND[3:], id="at the head of a stream behind the first"),
+    pytest.param(FIRST + SECOND[:30] + b"\0\0" + SECOND[32:], id="within a stream behind the first"),
+    pytest.param(FIRST + b"something else", id="by what is no stream"),
+])  # fmt: skip
+def test_of_a_damaged_bzip2_file_no_part_is_taken_for_the_whole(tmp_path: Path, packed: bytes) -> None:
+    """bz2 itself takes a stream that it cannot unpack for something that was put behind, and says nothing."""
+    path = tmp_path / "rows.jsonl.bz2"
+    path.write_bytes(packed)
+    with bz2.open(path) as stream:
+        assert stream.read() == JSONL
+    with pytest.raises(DataError, match="the bzip2 stream is damaged"):
+        text_of(path)
+
+
+def test_the_streams_of_a_bzip2_file_are_read_one_after_another(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl.bz2"
+    path.write_bytes(FIRST * 2000 + bytes(100) + SECOND + bytes(70_000))
+    with open_bytes(path) as stream:
+        assert stream.read() == JSONL * 2050
+    path.write_bytes(FIRST + SECOND[:-9])
+    with pytest.raises(DataError, match="Compressed file ended before"):
+        text_of(path)
+
+
 def zipped(content: bytes) -> bytes:
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as archive:
