@@ -30,6 +30,8 @@ class Places:
 
     read: Mapping[str, Path] = field(default_factory=dict)
     written: Mapping[str, Path] = field(default_factory=dict)
+    keeps_checkpoints: bool = False
+    """Whether the job has a training, with as many checkpoints as it says."""
 
     @classmethod
     def of(cls, job: Job, environment: Environment) -> Places:
@@ -46,6 +48,7 @@ class Places:
                 "spec.cache": environment.cache,
                 "temporary files": Path(tempfile.gettempdir()),
             },
+            keeps_checkpoints=hasattr(getattr(job.spec, "training", None), "keep_checkpoints"),
         )
 
     def explain(self, error: BaseException) -> WorkloadError | None:
@@ -74,9 +77,10 @@ class Places:
         on = f" on the volume of {shown(where)} ({free[where] // 2**20} MiB free)" if where is not None else ""
         field = self._around(str(where), self.written)
         what = f" for {field}" if field is not None else ""
-        return (
-            f"no space left{on}{what}: enlarge the volume, remove what is not needed, or lower training.keepCheckpoints"
-        )
+        remedies = ["enlarge the volume", "remove what is not needed"]
+        if self.keeps_checkpoints:
+            remedies.append("lower training.keepCheckpoints")
+        return f"no space left{on}{what}: {', '.join(remedies[:-1])}, or {remedies[-1]}"
 
 
 NOWHERE = Places()

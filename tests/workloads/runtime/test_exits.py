@@ -8,11 +8,14 @@ from typing import Any
 
 import pytest
 
+from alpaca_operator.api import DatasetJob, SFTJob
 from alpaca_operator.api.contract import TERMINATION_LIMIT, Checkpoint, Progress, Published, Termination
+from alpaca_operator.api.resource import Job
 from alpaca_operator.api.status import Reason
 from workloads.errors import DiskFull, GateFailed, OutOfMemory, SpecError
 from workloads.runtime import exits
 from workloads.runtime.places import Places
+from workloads.system.environment import Environment
 
 PUBLISHED = Published(uri="pvc://models/poet", digest="sha256:" + "0" * 64, kind="LoRAAdapter")
 
@@ -134,6 +137,32 @@ def test_a_full_disk_is_known_in_every_form(error: BaseException, tmp_path: Path
     assert isinstance(known, DiskFull)
     assert (known.exit_code, known.reason) == (64, "DiskFull")
     assert str(known).startswith(f"no space left on the volume of {tmp_path} (")
+
+
+@pytest.mark.parametrize(
+    ("job", "spec", "remedies"),
+    [
+        pytest.param(
+            SFTJob,
+            {"model": {"uri": "base"}, "dataset": {"train": [{"uri": "rows.json"}]}},
+            ": enlarge the volume, remove what is not needed, or lower training.keepCheckpoints",
+            id="a training",
+        ),
+        pytest.param(
+            DatasetJob,
+            {"sources": [{"uri": "raw"}]},
+            ": enlarge the volume, or remove what is not needed",
+            id="a job without checkpoints",
+        ),
+    ],
+)
+def test_what_helps_against_a_full_disk_is_what_the_job_has(
+    job: type[Job], spec: dict[str, Any], remedies: str
+) -> None:
+    asked = {"kind": job.__name__, "metadata": {"name": "poet"}, "spec": {**spec, "output": {"uri": "out"}}}
+    places = Places.of(job.model_validate(asked), Environment.read({}))
+
+    assert str(exits.explain(OSError(errno.ENOSPC, "No space left on device"), places)).endswith(remedies)
 
 
 def test_a_runtime_error_of_another_kind_is_a_bug() -> None:
