@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
 from workloads.serving.engine.schema import Fields
+from workloads.serving.engine.surrogates import whole
 from workloads.serving.refusal import Refusal, cut
 
-HALVES = re.compile("[\ud800-\udfff]")
-"""Halves of a character beyond 16 bits: what a program makes that cuts a text in the middle of an emoji."""
 Body = TypeVar("Body", bound=Fields)
 
 
 def content_of(body: bytes) -> dict[str, Any]:
     """The object that a body is, without what is null. Raises Refusal."""
     try:
-        content = _whole(json.loads(body, parse_constant=_no_number))
+        content = whole(json.loads(body, parse_constant=_no_number))
     except ValueError as error:
         raise Refusal(400, f"We could not parse the JSON body of your request: {error}", "invalid_json") from error
     except RecursionError as error:
@@ -63,17 +61,6 @@ QUOTING = json.JSONEncoder(ensure_ascii=False, default=str, indent=None, check_c
 
 def _no_number(text: str) -> float:
     raise ValueError(f"{text} is not JSON")
-
-
-def _whole(value: Any) -> Any:
-    """With half characters made the replacement character: no tokenizer takes them, and no answer that quotes them can be sent."""
-    if isinstance(value, str):
-        return HALVES.sub("\ufffd", value)
-    if isinstance(value, list):
-        return [_whole(each) for each in value]
-    if isinstance(value, Mapping):
-        return {_whole(key): _whole(each) for key, each in value.items()}
-    return value
 
 
 def _refused(error: ValidationError) -> Refusal:

@@ -151,6 +151,13 @@ def test_half_a_character_in_a_name_is_told_of_in_words_that_can_be_sent() -> No
     assert refused(b'{"model": "m", "messages": {"\\ud800": 1}}')[3].endswith('got {"\ufffd": 1}.')
 
 
+def test_half_a_character_in_what_a_model_called_is_the_replacement_character() -> None:
+    """A grammar lets a model write one, and its client sends the call back."""
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"a\\udc4d": ["\\ud83d"]}'}}
+    asked = chat(messages=[{"role": "user", "content": "a"}, {"role": "assistant", "tool_calls": [call]}])
+    assert said(asked.messages)[1]["tool_calls"][0]["function"]["arguments"] == {"a\ufffd": ["\ufffd"]}
+
+
 def test_a_name_of_a_million_characters_is_not_sent_back() -> None:
     told = refused({"model": "m", "messages": [{"role": "user", "content": "x"}], "y" * 1_000_000: 1})
     assert told[2:] == ("y" * 80 + "…", f"Unknown parameter: '{'y' * 80}…'.")
