@@ -37,6 +37,10 @@ def read(kind: type[Body], body: bytes) -> Body:
 
 def checked(kind: type[Body], content: Mapping[str, Any]) -> Body:
     """The request that ``content`` is. Raises Refusal that names the field."""
+    # Before they are made fields of an object, which a hundred thousand of them would take half a second for.
+    known = {*kind.model_fields, *kind.passed_over, *kind.neutral}
+    if (unknown := next((name for name in content if name not in known), None)) is not None:
+        raise Refusal(400, f"Unknown parameter: '{cut(unknown)}'.", "unknown_parameter", cut(unknown))
     try:
         request = kind.model_validate(content)
     except ValidationError as error:
@@ -44,8 +48,6 @@ def checked(kind: type[Body], content: Mapping[str, Any]) -> Body:
     for name, value in (request.model_extra or {}).items():
         if name in kind.passed_over:
             continue
-        if name not in kind.neutral:
-            raise Refusal(400, f"Unknown parameter: '{cut(name)}'.", "unknown_parameter", cut(name))
         if not any(value == neutral and type(value) is type(neutral) for neutral in kind.neutral[name]):
             raise Refusal(
                 400,

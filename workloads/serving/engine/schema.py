@@ -16,7 +16,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
+from pydantic_core import PydanticCustomError, PydanticKnownError
 
 from workloads.serving.engine.tools.schema import MOST_TOOLS, Choice, ResponseFormat, Tool, ToolCall, ToolChoice
 from workloads.serving.refusal import Refusal, cut
@@ -54,6 +54,8 @@ MOST_ANSWERS = 2048
 """To one request."""
 MOST_BIASES = 1024
 """Tokens that a request makes likelier or less likely."""
+MOST_VARIABLES = 64
+"""Of a template."""
 TAKEN = frozenset(
     {
         "messages", "conversations", "tools", "documents", "chat_template", "add_generation_prompt", "continue_final_message",
@@ -144,7 +146,7 @@ class Request(Fields):
     """0, or -1 as in vLLM's API, draws from all."""
     min_p: float | None = Field(None, ge=0, le=1)
     """As in vLLM's API: tokens less likely than this share of the likeliest are not drawn."""
-    logit_bias: Annotated[dict[str, Bias], Field(max_length=MOST_BIASES)] | None = None
+    logit_bias: Annotated[dict[str, Bias], BeforeValidator(lambda given: _at_most(MOST_BIASES, given))] | None = None
     """Token ids, written in figures, with what is added to their logits."""
     repetition_penalty: float | None = Field(None, ge=1, le=10)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
@@ -158,7 +160,10 @@ class Request(Fields):
     """As in vLLM's API: further tokens that end an answer."""
     ignore_eos: bool | None = None
     """As in vLLM's API: no token ends the answer but those of `stop_token_ids`. Strings do."""
-    chat_template_kwargs: Annotated[dict[str, bool | int | float | str], Field(max_length=64)] | None = None
+    chat_template_kwargs: (
+        Annotated[dict[str, bool | int | float | str], BeforeValidator(lambda given: _at_most(MOST_VARIABLES, given))]
+        | None
+    ) = None
     """As in vLLM's API: values for variables of the model's template. One that it does not read changes nothing, as does all of it for a
     text, which has no template."""
     enable_thinking: bool | None = None
@@ -351,6 +356,14 @@ def _kind_of_prompt(given: Any) -> str:
     if isinstance(first, int) and not isinstance(first, bool):
         return TOKENS
     return TEXTS if isinstance(given, list) else TEXT
+
+
+def _at_most(count: int, given: Any) -> Any:
+    """Raises PydanticKnownError for more, before each of them is found wrong: a list stops at its first (fail_fast), an object does not."""
+    if isinstance(given, dict) and len(given) > count:
+        told = {"field_type": "Dictionary", "max_length": count, "actual_length": len(given)}
+        raise PydanticKnownError("too_long", told)
+    return given
 
 
 def _is_zero(given: Any) -> bool:

@@ -141,6 +141,12 @@ def test_half_a_character_becomes_the_replacement_character() -> None:
     assert read(ChatRequest, body).messages[0].content == "\ufffd!👍"
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-32-be"])
+def test_half_a_character_that_is_no_escape_becomes_the_same(encoding: str) -> None:
+    body = '{"model": "m", "messages": [{"role": "user", "content": "a\ud83d"}]}'.encode(encoding, "surrogatepass")
+    assert read(ChatRequest, body).messages[0].content == "a\ufffd"
+
+
 def test_half_a_character_in_a_name_is_told_of_in_words_that_can_be_sent() -> None:
     assert refused(b'{"model": "m", "messages": [{"role": "user", "content": "x"}], "\\ud800": 1}') == (
         400,
@@ -156,6 +162,21 @@ def test_half_a_character_in_what_a_model_called_is_the_replacement_character() 
     call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"a\\udc4d": ["\\ud83d"]}'}}
     asked = chat(messages=[{"role": "user", "content": "a"}, {"role": "assistant", "tool_calls": [call]}])
     assert said(asked.messages)[1]["tool_calls"][0]["function"]["arguments"] == {"a\ufffd": ["\ufffd"]}
+
+
+@pytest.mark.parametrize(("field", "most"), [("logit_bias", 1024), ("chat_template_kwargs", 64)])
+def test_too_many_values_are_counted_before_any_is_found_wrong(field: str, most: int) -> None:
+    """Of each wrong one as many errors are made as it has alternatives: of those that a body may hold, for 3 s."""
+    told = refused({field: {str(number): [] for number in range(most + 1)}})
+    assert told[1:3] == ("invalid_value", field)
+    assert told[3].startswith(
+        f"Invalid value for '{field}': dictionary should have at most {most} items after validation, not {most + 1}, got "
+    )
+
+
+def test_fields_that_nobody_knows_are_told_of_before_any_other_is_looked_at() -> None:
+    """A hundred thousand of them would be made fields of an object first, while nobody else is answered."""
+    assert refused({"messages": [], "top_a": 1})[1:3] == ("unknown_parameter", "top_a")
 
 
 def test_a_name_of_a_million_characters_is_not_sent_back() -> None:
