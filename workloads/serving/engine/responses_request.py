@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, BeforeValidator, Field, model_validator
 
 from workloads.serving.engine import reading
-from workloads.serving.engine.schema import MOST_PARTS, ChatRequest, Fields
+from workloads.serving.engine.schema import MOST_PARTS, ChatRequest, Fields, refusal_as_text
 from workloads.serving.engine.tools.schema import MOST_TOOLS, Function
 from workloads.serving.refusal import Refusal
 
@@ -42,6 +42,11 @@ class Part(BaseModel):
 
     type: Literal["input_text", "output_text", "text"]
     text: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refusal(cls, part: Any) -> Any:
+        return refusal_as_text(part, "output_text")
 
 
 Content = str | Annotated[list[Part], Field(fail_fast=True, max_length=MOST_PARTS)]
@@ -104,7 +109,7 @@ class ResponsesRequest(Fields):
     parallel_tool_calls: bool | None = None
     text: TextSettings | None = None
     temperature: float | None = Field(None, ge=0, le=2)
-    top_p: float | None = Field(None, gt=0, le=1)
+    top_p: float | None = Field(None, ge=0, le=1)
     max_output_tokens: int | None = Field(None, ge=1)
     stream: bool | None = None
 

@@ -40,6 +40,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "early_stopping": (False,), "include_stop_str_in_output": (False,), "skip_special_tokens": (True,),
     "spaces_between_special_tokens": (True,),
     "chat_template_kwargs": ({},), "return_token_ids": (False,), "documents": ([],), "bad_words": ([],),
+    "return_tokens_as_token_ids": (False,), "mm_processor_kwargs": ({},), "vllm_xargs": ({},), "logits_processors": ([],),
 }  # fmt: skip
 """Known to OpenAI's API, FastChat's or vLLM's, and not served here, with the values that ask for nothing."""
 
@@ -72,6 +73,14 @@ class TextPart(BaseModel):
     text: str
 
 
+def refusal_as_text(part: Any, kind: str) -> Any:
+    """A part of a message as it is, or of the type ``kind`` where it is what a model said in place of an answer."""
+    match part:
+        case {"type": "refusal", "refusal": str(said)}:
+            return {"type": kind, "text": said}
+    return part
+
+
 class Message(BaseModel):
     """A turn. What else it carries (annotations of an earlier answer) is passed over."""
 
@@ -85,10 +94,14 @@ class Message(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _silent(cls, message: Any) -> Any:
-        """Of an assistant that only calls tools the content may be absent."""
-        is_call = isinstance(message, dict) and message.get("role") == "assistant" and message.get("tool_calls")
-        return {"content": None, **message} if is_call else message
+    def _as_assistants_speak(cls, message: Any) -> Any:
+        """Of an assistant that only calls tools the content may be absent; that it will not answer is something it said."""
+        if not isinstance(message, dict) or message.get("role") != "assistant":
+            return message
+        content = message.get("content")
+        if isinstance(content, list):
+            return {**message, "content": [refusal_as_text(part, "text") for part in content]}
+        return {"content": None, **message} if message.get("tool_calls") else message
 
     @field_validator("content")
     @classmethod
@@ -141,7 +154,8 @@ class Request(Fields):
 
     model: str
     temperature: float | None = Field(None, ge=0, le=2)
-    top_p: float | None = Field(None, gt=0, le=1)
+    top_p: float | None = Field(None, ge=0, le=1)
+    """0, as OpenAI's API has it, leaves the likeliest token alone."""
     top_k: int | None = Field(None, ge=-1, le=100_000)
     """0, or -1 as in vLLM's API, draws from all."""
     min_p: float | None = Field(None, ge=0, le=1)
@@ -227,6 +241,7 @@ class ChatRequest(Request):
     """`/v1/chat/completions`."""
 
     route = "/v1/chat/completions"
+    neutral = NEUTRAL | {"add_special_tokens": (False,), "include_reasoning": (True,)}
 
     messages: Annotated[list[Message], Field(fail_fast=True, min_length=1, max_length=10_000)]
     max_completion_tokens: int | None = Field(None, ge=1)
@@ -281,6 +296,7 @@ class CompletionRequest(Request):
     """`/v1/completions`."""
 
     route = "/v1/completions"
+    neutral = NEUTRAL | {"add_special_tokens": (True,)}
 
     prompt: Annotated[
         Annotated[str, Tag(TEXT)]

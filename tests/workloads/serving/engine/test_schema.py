@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from workloads.serving.engine.reading import read
+from workloads.serving.engine.responses_request import ResponsesRequest
 from workloads.serving.engine.schema import ChatRequest, CompletionRequest
 from workloads.serving.engine.tools.dialect import said
 from workloads.serving.refusal import Refusal
@@ -81,6 +82,29 @@ def test_a_client_of_fastchat_or_vllm_runs_unchanged() -> None:
         ("documents", [{}]),
     ):
         assert refused({name: value})[1:3] == ("unsupported_parameter", name)
+
+
+def test_what_vllm_takes_as_its_own_default_asks_for_nothing() -> None:
+    chat(
+        add_special_tokens=False, include_reasoning=True, return_tokens_as_token_ids=False, mm_processor_kwargs={}, vllm_xargs={},
+        logits_processors=[],
+    )  # fmt: skip
+    completion(add_special_tokens=True, top_p=0)
+    for name, value in (("add_special_tokens", True), ("include_reasoning", False), ("vllm_xargs", {"a": 1})):
+        assert refused({name: value})[1:3] == ("unsupported_parameter", name)
+
+
+def test_that_an_assistant_would_not_answer_is_something_it_said() -> None:
+    parts = [{"type": "text", "text": "不，"}, {"type": "refusal", "refusal": "不行。"}]
+    turns = [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": parts},
+        {"role": "user", "content": "b"},
+    ]
+    assert chat(messages=turns).messages[1].text == "不，不行。"
+    assert refused({"messages": [{"role": "user", "content": parts}]})[2] == "messages[0].content[1].type"
+    body = {"model": "m", "input": [{"role": "user", "content": "a"}, {"role": "assistant", "content": parts}]}
+    assert read(ResponsesRequest, json.dumps(body).encode()).as_chat().messages[1].text == "不，不行。"
 
 
 def test_an_assistant_that_only_calls_tools_need_not_say_anything() -> None:
