@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from workloads.serving.engine import reading
 from workloads.serving.engine.schema import MOST_PARTS, ChatRequest, Fields, refusal_as_text
@@ -62,8 +63,14 @@ class Item(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _thoughts(cls, item: Any) -> Any:
-        """Of those nothing is read."""
-        return {"type": "reasoning"} if isinstance(item, dict) and item.get("type") == "reasoning" else item
+        """Of those nothing is read; and what was said before has to be here."""
+        kind = item.get("type") if isinstance(item, dict) else None
+        if kind == "item_reference":
+            raise PydanticCustomError(
+                "item_reference",
+                "Nothing is kept here that could be referred to: send the item itself, as clients do with store set to false",
+            )
+        return {"type": "reasoning"} if kind == "reasoning" else item
 
     call_id: str | None = None
     name: str | None = None

@@ -107,6 +107,17 @@ def test_that_an_assistant_would_not_answer_is_something_it_said() -> None:
     assert read(ResponsesRequest, json.dumps(body).encode()).as_chat().messages[1].text == "不，不行。"
 
 
+def test_what_refers_to_an_earlier_item_is_told_to_send_it() -> None:
+    body = {"model": "m", "input": [{"role": "user", "content": "a"}, {"type": "item_reference", "id": "msg_1"}]}
+    with pytest.raises(Refusal) as found:
+        read(ResponsesRequest, json.dumps(body).encode())
+    assert (found.value.status, found.value.param) == (400, "input[1]")
+    assert found.value.message == (
+        "Invalid value for 'input[1]': nothing is kept here that could be referred to: send the item itself, as clients do with store set to "
+        'false, got {"type": "item_reference", "id": "msg_1"}.'
+    )
+
+
 def test_an_assistant_that_only_calls_tools_need_not_say_anything() -> None:
     call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": ""}}
     asked = chat(messages=[{"role": "user", "content": "a"}, {"role": "assistant", "tool_calls": [call]}])
