@@ -73,6 +73,17 @@ def test_again_puts_another_answer_in_the_place_of_the_last(engine: Engine, url:
     assert engine.asked[1]["messages"] == engine.asked[2]["messages"] == [*first, {"role": "user", "content": "第二问"}]
 
 
+def test_half_a_character_does_not_end_a_conversation(engine: Engine, url: str, opened: Opens) -> None:
+    with opened(url) as page:
+        focus(page)
+        for number, question in enumerate(("一半\\ud83d", "整个\\ud83d\\udc4d")):
+            page.evaluate(f'alpaca.talk.ask("{question}")')
+            expect(answers(page).nth(number)).to_have_text("疑是地上霜")
+            idle(page)
+    said = [message["content"] for message in engine.asked[-1]["messages"] if message["role"] == "user"]
+    assert said == ["一半\ufffd", "整个👍"]
+
+
 def test_a_new_topic_ends_what_is_being_written_and_forgets_what_was_said(
     engine: Engine, url: str, opened: Opens
 ) -> None:
