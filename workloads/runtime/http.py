@@ -18,7 +18,14 @@ from workloads.errors import SpecError
 
 HEAD_SECONDS = 30.0
 """For the head of a request to come whole, and for a new connection to begin one."""
-
+HEAD_BYTES = 64 * 1024
+"""Of a head, or of the line before a piece of a body."""
+MOST_PIECES, PIECE_BYTES = 4096, 64
+"""A body in more pieces than that has so many bytes in each on average: what reads one takes the time of a piece whatever there is in it, and
+nobody else is answered meanwhile. Of one byte each, half a million took 3.4 s."""
+IN_CRUMBS = (
+    f"The body comes in more than {MOST_PIECES:,} pieces of less than {PIECE_BYTES} bytes: send it in larger ones."
+)
 
 MOST_CONNECTIONS, MOST_OF_ONE_ADDRESS = 2000, 1000
 """At the same time. Behind a proxy all visitors have one address, and every open page holds a connection."""
@@ -50,14 +57,38 @@ class Server(uvicorn.Server):
         yield
 
 
+class _Connection(h11.Connection):
+    """h11's own, which counts the pieces of a body."""
+
+    is_in_crumbs = False
+    _pieces = _bytes = 0
+
+    def next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
+        """Raises RemoteProtocolError."""
+        event = super().next_event()
+        if isinstance(event, h11.Request):
+            self._pieces = self._bytes = 0
+        elif isinstance(event, h11.Data):
+            self._pieces += 1
+            self._bytes += len(event.data)
+            if self._pieces > MOST_PIECES and self._bytes < self._pieces * PIECE_BYTES:
+                self.is_in_crumbs = True
+                raise h11.RemoteProtocolError(IN_CRUMBS)
+        return event
+
+
 class _Protocol(H11Protocol):
-    """uvicorn's own, which closes a connection whose request's head does not come to its end, and one of too many. h11 bounds a head's size,
-    and nothing its time: a crowd of connections that say a byte a minute would take every file that the process may open."""
+    """uvicorn's own, which closes a connection whose request's head does not come to its end, whose body comes in crumbs, and one of too
+    many. h11 bounds a head's size, and nothing its time: a crowd of connections that say a byte a minute would take every file that the process may open."""
 
     _waiting: asyncio.TimerHandle | None = None
     _heard_at = 0.0
     """When it was made, or last had an answer."""
     _is_refused = False
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        self.conn: _Connection = _Connection(h11.SERVER, HEAD_BYTES)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -72,6 +103,12 @@ class _Protocol(H11Protocol):
             return
         super().data_received(data)
         self._wait()
+
+    def send_400_response(self, msg: str) -> None:
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            super().send_400_response(IN_CRUMBS if self.conn.is_in_crumbs else msg)
+        else:  # an answer is on its way already
+            self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()

@@ -65,6 +65,9 @@ VLLM_PORT = 8001
 """vLLM, for its own pod alone: what stands before it answers on API_PORT."""
 PAGE_PORT = 7860
 """The chat page."""
+DRAIN_SECONDS = 5
+"""What a Service needs to take a pod from its list: a pod of a ChatDeployment is told to stop so much later (its preStop), while its grace
+period runs already."""
 NODES_PORT = 29500
 """Where the first of several nodes keeps the store that their launching processes meet in."""
 CONFIG_PATH = "/etc/alpaca/job.json"
@@ -130,6 +133,11 @@ ENV_PUSH_DIGEST = "ALPACA_PUSH_DIGEST"
 ENV_SECRETS = "ALPACA_SECRETS"
 """Where the sources of a job name several Secrets: their names, separated by commas. The keys of each then come a second time, with a prefix of
 its own."""
+
+
+def drain_seconds(grace_seconds: int) -> int:
+    """What of a grace period is gone when a container is told to stop. Of a short one the last second is left."""
+    return min(DRAIN_SECONDS, grace_seconds - 1)
 
 
 def place_prefix(number: int) -> str:

@@ -12,6 +12,7 @@ from alpaca_operator.api.contract import (
     API_PORT,
     CHECK_CONTAINER,
     CONFIG_PATH,
+    DRAIN_SECONDS,
     ENGINE_CONTAINER,
     ENV_API_KEY,
     FRONT_CONTAINER,
@@ -26,7 +27,7 @@ from alpaca_operator.inputs import Inputs
 from alpaca_operator.outcomes.observed import Observed
 from alpaca_operator.plan import adapters, keep, llama_cpp, page, pod, service, tool_calls, vllm
 from alpaca_operator.plan.base import Manifest, Plan
-from alpaca_operator.plan.containers import DRAIN_SECONDS, PROBE_SECONDS, draining, hosts, probe
+from alpaca_operator.plan.containers import PROBE_SECONDS, draining, hosts, probe
 from alpaca_operator.plan.moving import PageAt, answers_within, page_at
 from alpaca_operator.plan.volumes import claims, mounts, volumes
 from alpaca_operator.settings import Settings

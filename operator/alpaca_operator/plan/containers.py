@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from alpaca_operator.api.chat import ChatDeployment, ChatSpec
-from alpaca_operator.api.contract import ENV_HOSTS
+from alpaca_operator.api.contract import ENV_HOSTS, drain_seconds
 from alpaca_operator.plan.base import Manifest
 
 PROBE_SECONDS = 5
-DRAIN_SECONDS = 5
-"""What the Service needs to take a pod from its list: a pod that stops is asked until then."""
 
 
 def probe(path: str, port: str, *, failures: int) -> Manifest:
@@ -22,8 +20,7 @@ def probe(path: str, port: str, *, failures: int) -> Manifest:
 
 def draining(spec: ChatSpec) -> Manifest:
     """Answered until the Service knows; the rest of the grace period is for what is being answered."""
-    seconds = min(DRAIN_SECONDS, spec.pod.termination_grace_period_seconds - 1)
-    return {"preStop": {"sleep": {"seconds": seconds}}}
+    return {"preStop": {"sleep": {"seconds": drain_seconds(spec.pod.termination_grace_period_seconds)}}}
 
 
 def hosts(chat: ChatDeployment) -> list[Manifest]:

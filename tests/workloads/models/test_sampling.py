@@ -42,6 +42,11 @@ def test_the_penalty_is_that_of_transformers_for_answers_of_every_length() -> No
     assert choose(asked, scores).tolist() == expected
 
 
+def test_a_share_of_nothing_leaves_the_likeliest() -> None:
+    scores = torch.tensor([[0.0, 3.0, 2.9]])
+    assert {int(choose([sampler([1], temperature=2.0, top_p=0, seed=seed)], scores)) for seed in range(20)} == {1}
+
+
 def test_a_temperature_near_nothing_takes_the_likeliest() -> None:
     scores = torch.tensor([[0.0, 3.0, 2.9]])
     assert choose([sampler([1], temperature=1e-40, seed=1)], scores).tolist() == [1]

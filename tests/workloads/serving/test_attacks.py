@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -126,6 +127,15 @@ def test_a_length_beside_pieces_is_refused(engine: Engine) -> None:
     assert told.startswith(b"HTTP/1.1 400 ")
     assert b"contradict each other" in told
     assert told.count(b"HTTP/1.1 ") == 1
+
+
+def test_a_compressed_body_is_refused_by_its_name(engine: Engine) -> None:
+    body = gzip.compress(question("x"))
+    told = httpx.post(f"{engine.url}/chat/completions", content=body, headers={"Content-Encoding": "gzip"}, timeout=60)
+    assert told.status_code == 415
+    assert told.json()["error"]["message"] == (
+        "Content-Encoding is 'gzip', and bodies are read as they are: send it uncompressed."
+    )
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,10 @@ from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from workloads.serving.engine import reading
-from workloads.serving.engine.schema import MOST_PARTS, ChatRequest, Fields
+from workloads.serving.engine.schema import MOST_PARTS, ChatRequest, Fields, refusal_as_text
 from workloads.serving.engine.tools.schema import MOST_TOOLS, Function
 from workloads.serving.refusal import Refusal
 
@@ -43,6 +44,11 @@ class Part(BaseModel):
     type: Literal["input_text", "output_text", "text"]
     text: str
 
+    @model_validator(mode="before")
+    @classmethod
+    def _refusal(cls, part: Any) -> Any:
+        return refusal_as_text(part, "output_text")
+
 
 Content = str | Annotated[list[Part], Field(fail_fast=True, max_length=MOST_PARTS)]
 
@@ -57,8 +63,14 @@ class Item(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _thoughts(cls, item: Any) -> Any:
-        """Of those nothing is read."""
-        return {"type": "reasoning"} if isinstance(item, dict) and item.get("type") == "reasoning" else item
+        """Of those nothing is read; and what was said before has to be here."""
+        kind = item.get("type") if isinstance(item, dict) else None
+        if kind == "item_reference":
+            raise PydanticCustomError(
+                "item_reference",
+                "Nothing is kept here that could be referred to: send the item itself, as clients do with store set to false",
+            )
+        return {"type": "reasoning"} if kind == "reasoning" else item
 
     call_id: str | None = None
     name: str | None = None
@@ -104,7 +116,7 @@ class ResponsesRequest(Fields):
     parallel_tool_calls: bool | None = None
     text: TextSettings | None = None
     temperature: float | None = Field(None, ge=0, le=2)
-    top_p: float | None = Field(None, gt=0, le=1)
+    top_p: float | None = Field(None, ge=0, le=1)
     max_output_tokens: int | None = Field(None, ge=1)
     stream: bool | None = None
 

@@ -16,7 +16,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
+from pydantic_core import PydanticCustomError, PydanticKnownError
 
 from workloads.serving.engine.tools.schema import MOST_TOOLS, Choice, ResponseFormat, Tool, ToolCall, ToolChoice
 from workloads.serving.refusal import Refusal, cut
@@ -40,6 +40,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "early_stopping": (False,), "include_stop_str_in_output": (False,), "skip_special_tokens": (True,),
     "spaces_between_special_tokens": (True,),
     "chat_template_kwargs": ({},), "return_token_ids": (False,), "documents": ([],), "bad_words": ([],),
+    "return_tokens_as_token_ids": (False,), "mm_processor_kwargs": ({},), "vllm_xargs": ({},), "logits_processors": ([],),
 }  # fmt: skip
 """Known to OpenAI's API, FastChat's or vLLM's, and not served here, with the values that ask for nothing."""
 
@@ -54,6 +55,8 @@ MOST_ANSWERS = 2048
 """To one request."""
 MOST_BIASES = 1024
 """Tokens that a request makes likelier or less likely."""
+MOST_VARIABLES = 64
+"""Of a template."""
 TAKEN = frozenset(
     {
         "messages", "conversations", "tools", "documents", "chat_template", "add_generation_prompt", "continue_final_message",
@@ -70,6 +73,14 @@ class TextPart(BaseModel):
     text: str
 
 
+def refusal_as_text(part: Any, kind: str) -> Any:
+    """A part of a message as it is, or of the type ``kind`` where it is what a model said in place of an answer."""
+    match part:
+        case {"type": "refusal", "refusal": str(said)}:
+            return {"type": kind, "text": said}
+    return part
+
+
 class Message(BaseModel):
     """A turn. What else it carries (annotations of an earlier answer) is passed over."""
 
@@ -83,10 +94,14 @@ class Message(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _silent(cls, message: Any) -> Any:
-        """Of an assistant that only calls tools the content may be absent."""
-        is_call = isinstance(message, dict) and message.get("role") == "assistant" and message.get("tool_calls")
-        return {"content": None, **message} if is_call else message
+    def _as_assistants_speak(cls, message: Any) -> Any:
+        """Of an assistant that only calls tools the content may be absent; that it will not answer is something it said."""
+        if not isinstance(message, dict) or message.get("role") != "assistant":
+            return message
+        content = message.get("content")
+        if isinstance(content, list):
+            return {**message, "content": [refusal_as_text(part, "text") for part in content]}
+        return {"content": None, **message} if message.get("tool_calls") else message
 
     @field_validator("content")
     @classmethod
@@ -139,12 +154,13 @@ class Request(Fields):
 
     model: str
     temperature: float | None = Field(None, ge=0, le=2)
-    top_p: float | None = Field(None, gt=0, le=1)
+    top_p: float | None = Field(None, ge=0, le=1)
+    """0, as OpenAI's API has it, leaves the likeliest token alone."""
     top_k: int | None = Field(None, ge=-1, le=100_000)
     """0, or -1 as in vLLM's API, draws from all."""
     min_p: float | None = Field(None, ge=0, le=1)
     """As in vLLM's API: tokens less likely than this share of the likeliest are not drawn."""
-    logit_bias: Annotated[dict[str, Bias], Field(max_length=MOST_BIASES)] | None = None
+    logit_bias: Annotated[dict[str, Bias], BeforeValidator(lambda given: _at_most(MOST_BIASES, given))] | None = None
     """Token ids, written in figures, with what is added to their logits."""
     repetition_penalty: float | None = Field(None, ge=1, le=10)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
@@ -158,7 +174,10 @@ class Request(Fields):
     """As in vLLM's API: further tokens that end an answer."""
     ignore_eos: bool | None = None
     """As in vLLM's API: no token ends the answer but those of `stop_token_ids`. Strings do."""
-    chat_template_kwargs: Annotated[dict[str, bool | int | float | str], Field(max_length=64)] | None = None
+    chat_template_kwargs: (
+        Annotated[dict[str, bool | int | float | str], BeforeValidator(lambda given: _at_most(MOST_VARIABLES, given))]
+        | None
+    ) = None
     """As in vLLM's API: values for variables of the model's template. One that it does not read changes nothing, as does all of it for a
     text, which has no template."""
     enable_thinking: bool | None = None
@@ -222,6 +241,7 @@ class ChatRequest(Request):
     """`/v1/chat/completions`."""
 
     route = "/v1/chat/completions"
+    neutral = NEUTRAL | {"add_special_tokens": (False,), "include_reasoning": (True,)}
 
     messages: Annotated[list[Message], Field(fail_fast=True, min_length=1, max_length=10_000)]
     max_completion_tokens: int | None = Field(None, ge=1)
@@ -276,6 +296,7 @@ class CompletionRequest(Request):
     """`/v1/completions`."""
 
     route = "/v1/completions"
+    neutral = NEUTRAL | {"add_special_tokens": (True,)}
 
     prompt: Annotated[
         Annotated[str, Tag(TEXT)]
@@ -351,6 +372,14 @@ def _kind_of_prompt(given: Any) -> str:
     if isinstance(first, int) and not isinstance(first, bool):
         return TOKENS
     return TEXTS if isinstance(given, list) else TEXT
+
+
+def _at_most(count: int, given: Any) -> Any:
+    """Raises PydanticKnownError for more, before each of them is found wrong: a list stops at its first (fail_fast), an object does not."""
+    if isinstance(given, dict) and len(given) > count:
+        told = {"field_type": "Dictionary", "max_length": count, "actual_length": len(given)}
+        raise PydanticKnownError("too_long", told)
+    return given
 
 
 def _is_zero(given: Any) -> bool:

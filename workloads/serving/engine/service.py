@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import sys
@@ -23,9 +24,9 @@ from workloads.runtime.http import Server, listen, port
 from workloads.runtime.progress import Display
 from workloads.serving.engine.model_specs import model_specs
 from workloads.serving.engine.server import Engine, application
+from workloads.serving.grace import seconds_left
 from workloads.serving.guard import addresses, keys
 from workloads.system.environment import Environment, share_processors
-from workloads.system.signals import RESERVE
 
 if TYPE_CHECKING:
     from workloads.serving.engine.live_adapters import LiveAdapters
@@ -81,7 +82,7 @@ class Service:
         self.engine = Engine(names, key=keys.of(job, environ))
         self._port = port(environ, ENV_PORT, contract.API_PORT)
         self._sidecar = sidecar
-        self._grace = job.spec.pod.termination_grace_period_seconds * (1 - RESERVE)
+        self._grace = seconds_left(job, environment.in_pod)
         self._stop = asyncio.Event()
         self._list = Path(listed) if (listed := environ.get(contract.ENV_ADAPTERS)) else None
         self._live: LiveAdapters | None = None
@@ -123,6 +124,8 @@ class Service:
             self.engine.metrics.loaded(served.name, served.kind, served.digest)
         if self.engine.models:
             names = tuple(self.engine.models)
+            # What was loaded stays. Python's collector would look at half a million objects of it each time that a request makes many.
+            gc.freeze()
             self._console.log(f"{' and '.join(names)} answer{'s' if len(names) == 1 else ''} at {address}")
         waiting: list[asyncio.Future[Any]] = [asyncio.ensure_future(self._stop.wait())]
         if self.engine.models and self._live is not None:
@@ -177,9 +180,10 @@ class Service:
 
     async def _drain(self) -> None:
         """Let running answers come to their end, within the grace period."""
-        end = time.monotonic() + self._grace - LAST_WORDS_SECONDS
+        left = max(0.0, self._grace - LAST_WORDS_SECONDS)
+        end = time.monotonic() + left
         if self._environment.in_pod and self.engine.models:
-            await asyncio.sleep(min(LINGER_SECONDS, self._grace / 2))
+            await asyncio.sleep(min(LINGER_SECONDS, left / 2))
         self.engine.draining = True
         if not self.engine.idle_within(0):
             self._console.log("stopping: running answers are finished, new requests are refused")

@@ -150,6 +150,24 @@ class Front:
             found.append({**card, "alpaca": {**ours(worn.generation), "digest": worn.digest}})
         return found
 
+    async def listed(self) -> list[dict[str, Any]]:
+        """What vLLM lists; nothing while it does not. Raises Refusal where what answers is not vLLM, and httpx.TransportError."""
+        found = ""
+        try:
+            told = await self.upstream.get("/v1/models", timeout=LOOK_SECONDS)
+            if not told.is_success:
+                return []
+            found = told.text
+            cards = told.json()["data"]
+            if all(isinstance(card["id"], str) for card in cards):
+                return list(cards)
+        except (ValueError, LookupError, TypeError, httpx.DecodingError):
+            found = found or "a body that cannot be decoded"
+        raise refusals.failed(
+            f"what answers at {self.upstream.base_url} lists no models as vLLM does ({cut(found)}): see what listens there, and its log",
+            502,
+        )
+
     def request(self, path: str, content: dict[str, Any], worn: Worn | None) -> bytes:
         """What vLLM is asked for ``content``. Raises Refusal."""
         content["model"] = worn.known_as if worn else self.name
@@ -251,8 +269,7 @@ async def _model(front: Front, request: Request) -> Response:
 
 
 async def _entries(front: Front) -> list[dict[str, Any]]:
-    told = await front.upstream.get("/v1/models", timeout=LOOK_SECONDS)
-    return front.entries(told.json()["data"] if told.is_success else [])
+    return front.entries(await front.listed())
 
 
 async def _ask(front: Front, request: Request) -> Response:

@@ -25,9 +25,10 @@ from workloads.serving import adapter_list
 from workloads.serving.adapter_list import Follower
 from workloads.serving.engine import beside
 from workloads.serving.front.adapters import VllmBase
-from workloads.serving.front.application import LOOK_SECONDS, Front, Worn
+from workloads.serving.front.application import Front, Worn
 from workloads.serving.front.service import generation_of
 from workloads.serving.model_figures import ModelFigures
+from workloads.serving.refusal import Refusal
 from workloads.storage.sources import Input
 from workloads.system.environment import Environment
 
@@ -56,6 +57,8 @@ class LiveAdapters(Follower):
         self._base: VllmBase | None = None
         self._there: set[str] = set()
         """What vLLM has, by its own names."""
+        self._is_puzzled = False
+        """What it was told last was no list of models, which is said once."""
         self._leaving: list[Worn] = []
         """Asked no more, and perhaps still answering."""
         self._kept_until: dict[str, float] = {}
@@ -68,12 +71,18 @@ class LiveAdapters(Follower):
 
     async def _is_reached(self) -> bool:
         try:
-            told = await self._front.upstream.get("/v1/models", timeout=LOOK_SECONDS)
+            cards = await self._front.listed()
         except httpx.TransportError:
             return False
-        if not told.is_success:
+        except Refusal as refusal:
+            if not self._is_puzzled:
+                self._say(f"{refusal.message}; it is asked again")
+            self._is_puzzled = True
             return False
-        self._there = {str(card["id"]) for card in told.json()["data"] if MARK in str(card["id"])}
+        self._is_puzzled = False
+        if not cards:  # it comes up
+            return False
+        self._there = {card["id"] for card in cards if MARK in card["id"]}
         for name, worn in list(self._front.adapters.items()):
             if worn.known_as not in self._there:
                 self._say(f"vLLM has started anew, without adapter {name}: it is told of it again")

@@ -18,11 +18,11 @@ from workloads.errors import SpecError
 from workloads.runtime.http import Server, listen, port
 from workloads.serving import defaults, process
 from workloads.serving.front.application import Front, application
+from workloads.serving.grace import seconds_left
 from workloads.serving.guard import addresses, keys
 from workloads.serving.process import Serving, log
 from workloads.storage.uri import local_path
 from workloads.system.environment import Environment
-from workloads.system.signals import RESERVE
 
 # It brings torch, which the image of the page lacks, and which is wanted where there are adapters to look at.
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ async def _serve(
     job: ChatDeployment, front: Front, live: LiveAdapters | None, in_pod: bool, number: int, stop: asyncio.Event
 ) -> None:
     listener = listen(in_pod, number, ENV_PORT)
-    grace = job.spec.pod.termination_grace_period_seconds * (1 - RESERVE)
+    grace = seconds_left(job, in_pod)
     known = addresses.of(job, os.environ, in_pod)
     server = Server(application(front, known, log), LAST_WORDS_SECONDS, lifespan="on")
     serving = asyncio.create_task(server.serve(sockets=[listener]))

@@ -49,7 +49,7 @@ class Addresses:
         origin = header(scope, b"origin")
         if origin is None:
             return
-        sender = _without_default_port(urlsplit(origin).netloc.lower())
+        sender = _without_default_port(_netloc(origin))
         # A proxy may say under which name it was asked. A page elsewhere cannot: no answer here allows it a header of its own.
         asked = (header(scope, b"host"), header(scope, b"x-forwarded-host"))
         if sender and sender in (_without_default_port(name.lower()) for name in asked if name):
@@ -80,6 +80,14 @@ def of(job: ChatDeployment, environ: Mapping[str, str], in_pod: bool) -> Address
     told = environ.get(contract.ENV_HOSTS, "").split()
     named = (*job.spec.hosts, *(route.hostnames if route else ()), *told)
     return Addresses(tuple(dict.fromkeys(named)), any_host=in_pod and not named)
+
+
+def _netloc(origin: str) -> str:
+    """Empty of what is none, such as `null`."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:  # a bracket that nothing closes
+        return ""
 
 
 def _name(netloc: str) -> str:

@@ -14,7 +14,7 @@ from workloads.serving.guard.addresses import Addresses
 from workloads.serving.guard.bodies import Body, Gone, Held
 from workloads.serving.guard.routes import Allowed
 from workloads.serving.guard.scope import header
-from workloads.serving.refusal import Refusal
+from workloads.serving.refusal import Refusal, cut
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,13 @@ class Guard:
         rules = self._rules
         if header(scope, b"content-length") is not None and header(scope, b"transfer-encoding") is not None:
             raise Refusal(400, "Content-Length and Transfer-Encoding contradict each other: send one of them.")
+        if (encoding := header(scope, b"content-encoding")) not in (None, "", "identity"):
+            raise Refusal(
+                415,
+                f"Content-Encoding is '{cut(encoding)}', and bodies are read as they are: send it uncompressed.",
+                "unsupported_encoding",
+                headers={"Accept-Encoding": "identity"},
+            )
         rules.addresses.check_host(scope)
         route = routes.find(rules.routes, scope)
         entry.route = route.path

@@ -9,18 +9,16 @@ from alpaca_operator.api import contract
 from alpaca_operator.api.chat import ChatDeployment
 from workloads.runtime.http import Server, listen, port
 from workloads.serving import process
+from workloads.serving.grace import seconds_left
 from workloads.serving.guard import addresses
 from workloads.serving.page.settings import Settings
 from workloads.serving.process import Serving, log
 from workloads.system.environment import TELEMETRY_OFF, Environment
-from workloads.system.signals import RESERVE
 
 ENV_PORT = "ALPACA_PAGE_PORT"
 """Another port than contract.PAGE_PORT, where that is taken on somebody's machine."""
 LINGER_SECONDS = 3
-"""For running answers when the page is told to stop. Longer would help nobody: the engine beside it stops as well."""
-DRAINED_SECONDS = 5
-"""What is gone of the grace period by then: until its Service leads nowhere else any more."""
+"""For running answers at least, and at a terminal at most: somebody waits there."""
 
 
 def execute(job: ChatDeployment) -> int:
@@ -41,7 +39,7 @@ async def serve(job: ChatDeployment, settings: Settings, in_pod: bool, number: i
     from workloads.serving.page.server import application
 
     guarded = application(settings, addresses.of(job, os.environ, in_pod), log)
-    server = Server(guarded, linger_seconds(job, settings, in_pod), lifespan="on")
+    server = Server(guarded, linger_seconds(job, in_pod), lifespan="on")
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     log(f"the page is at http://127.0.0.1:{listener.getsockname()[1]}")
     stopped = asyncio.create_task(stop.wait())
@@ -50,12 +48,9 @@ async def serve(job: ChatDeployment, settings: Settings, in_pod: bool, number: i
     await serving
 
 
-def linger_seconds(job: ChatDeployment, settings: Settings, in_pod: bool) -> int:
-    """How long running answers have to come to their end. An engine in pods of its own goes on with them."""
-    if not in_pod or all(api.pods_url is None for api in settings.apis):
-        return LINGER_SECONDS
-    grace = job.spec.pod.termination_grace_period_seconds * (1 - RESERVE)
-    return max(LINGER_SECONDS, int(grace) - DRAINED_SECONDS)
+def linger_seconds(job: ChatDeployment, in_pod: bool) -> int:
+    """How long running answers have to come to their end: whoever writes them goes on, elsewhere or, within its own grace period, beside."""
+    return max(LINGER_SECONDS, int(seconds_left(job, in_pod))) if in_pod else LINGER_SECONDS
 
 
 def quiet(environ: dict[str, str] | os._Environ[str]) -> None:

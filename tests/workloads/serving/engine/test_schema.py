@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from workloads.serving.engine.reading import read
+from workloads.serving.engine.responses_request import ResponsesRequest
 from workloads.serving.engine.schema import ChatRequest, CompletionRequest
 from workloads.serving.engine.tools.dialect import said
 from workloads.serving.refusal import Refusal
@@ -83,6 +84,40 @@ def test_a_client_of_fastchat_or_vllm_runs_unchanged() -> None:
         assert refused({name: value})[1:3] == ("unsupported_parameter", name)
 
 
+def test_what_vllm_takes_as_its_own_default_asks_for_nothing() -> None:
+    chat(
+        add_special_tokens=False, include_reasoning=True, return_tokens_as_token_ids=False, mm_processor_kwargs={}, vllm_xargs={},
+        logits_processors=[],
+    )  # fmt: skip
+    completion(add_special_tokens=True, top_p=0)
+    for name, value in (("add_special_tokens", True), ("include_reasoning", False), ("vllm_xargs", {"a": 1})):
+        assert refused({name: value})[1:3] == ("unsupported_parameter", name)
+
+
+def test_that_an_assistant_would_not_answer_is_something_it_said() -> None:
+    parts = [{"type": "text", "text": "不，"}, {"type": "refusal", "refusal": "不行。"}]
+    turns = [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": parts},
+        {"role": "user", "content": "b"},
+    ]
+    assert chat(messages=turns).messages[1].text == "不，不行。"
+    assert refused({"messages": [{"role": "user", "content": parts}]})[2] == "messages[0].content[1].type"
+    body = {"model": "m", "input": [{"role": "user", "content": "a"}, {"role": "assistant", "content": parts}]}
+    assert read(ResponsesRequest, json.dumps(body).encode()).as_chat().messages[1].text == "不，不行。"
+
+
+def test_what_refers_to_an_earlier_item_is_told_to_send_it() -> None:
+    body = {"model": "m", "input": [{"role": "user", "content": "a"}, {"type": "item_reference", "id": "msg_1"}]}
+    with pytest.raises(Refusal) as found:
+        read(ResponsesRequest, json.dumps(body).encode())
+    assert (found.value.status, found.value.param) == (400, "input[1]")
+    assert found.value.message == (
+        "Invalid value for 'input[1]': nothing is kept here that could be referred to: send the item itself, as clients do with store set to "
+        'false, got {"type": "item_reference", "id": "msg_1"}.'
+    )
+
+
 def test_an_assistant_that_only_calls_tools_need_not_say_anything() -> None:
     call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": ""}}
     asked = chat(messages=[{"role": "user", "content": "a"}, {"role": "assistant", "tool_calls": [call]}])
@@ -141,6 +176,12 @@ def test_half_a_character_becomes_the_replacement_character() -> None:
     assert read(ChatRequest, body).messages[0].content == "\ufffd!👍"
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-32-be"])
+def test_half_a_character_that_is_no_escape_becomes_the_same(encoding: str) -> None:
+    body = '{"model": "m", "messages": [{"role": "user", "content": "a\ud83d"}]}'.encode(encoding, "surrogatepass")
+    assert read(ChatRequest, body).messages[0].content == "a\ufffd"
+
+
 def test_half_a_character_in_a_name_is_told_of_in_words_that_can_be_sent() -> None:
     assert refused(b'{"model": "m", "messages": [{"role": "user", "content": "x"}], "\\ud800": 1}') == (
         400,
@@ -149,6 +190,28 @@ def test_half_a_character_in_a_name_is_told_of_in_words_that_can_be_sent() -> No
         "Unknown parameter: '\ufffd'.",
     )
     assert refused(b'{"model": "m", "messages": {"\\ud800": 1}}')[3].endswith('got {"\ufffd": 1}.')
+
+
+def test_half_a_character_in_what_a_model_called_is_the_replacement_character() -> None:
+    """A grammar lets a model write one, and its client sends the call back."""
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"a\\udc4d": ["\\ud83d"]}'}}
+    asked = chat(messages=[{"role": "user", "content": "a"}, {"role": "assistant", "tool_calls": [call]}])
+    assert said(asked.messages)[1]["tool_calls"][0]["function"]["arguments"] == {"a\ufffd": ["\ufffd"]}
+
+
+@pytest.mark.parametrize(("field", "most"), [("logit_bias", 1024), ("chat_template_kwargs", 64)])
+def test_too_many_values_are_counted_before_any_is_found_wrong(field: str, most: int) -> None:
+    """Of each wrong one as many errors are made as it has alternatives: of those that a body may hold, for 3 s."""
+    told = refused({field: {str(number): [] for number in range(most + 1)}})
+    assert told[1:3] == ("invalid_value", field)
+    assert told[3].startswith(
+        f"Invalid value for '{field}': dictionary should have at most {most} items after validation, not {most + 1}, got "
+    )
+
+
+def test_fields_that_nobody_knows_are_told_of_before_any_other_is_looked_at() -> None:
+    """A hundred thousand of them would be made fields of an object first, while nobody else is answered."""
+    assert refused({"messages": [], "top_a": 1})[1:3] == ("unknown_parameter", "top_a")
 
 
 def test_a_name_of_a_million_characters_is_not_sent_back() -> None:

@@ -22,6 +22,7 @@ from workloads.serving.engine import loading
 from workloads.serving.engine.answer import Answer
 from workloads.serving.engine.server import Engine, application
 from workloads.serving.engine.text import Pieces, Writer
+from workloads.serving.engine.tools import trial
 from workloads.serving.engine.tools.constraint import Vocabulary
 from workloads.serving.refusal import Refusal
 from workloads.system.environment import Environment
@@ -91,6 +92,26 @@ async def test_what_it_would_say_beyond_the_form_is_another_word(engine: Engine)
 async def test_words_that_end_an_answer_do_not_end_one_in_its_form(engine: Engine) -> None:
     name = {"type": "json_schema", "json_schema": {"name": "x", "strict": True, "schema": {"const": "Human: </s>"}}}
     assert (await said(engine, response_format=name))[:2] == ('"Human: "', "stop")
+
+
+async def test_a_schema_that_would_be_put_together_for_minutes_is_refused_by_its_field(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trial, "SECONDS", 1)
+    schema = {"allOf": [{"type": "string", "pattern": f".*{letter}.*"} for letter in "abcdefghijklmnopqrst"]}
+    body = {
+        "model": "tiny",
+        "messages": [{"role": "user", "content": "天气？"}],
+        "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}},
+    }
+    transport = httpx.ASGITransport(application(engine))
+    async with httpx.AsyncClient(transport=transport, base_url="http://engine", timeout=60) as http:
+        told = await http.post("/v1/chat/completions", json=body)
+    assert (told.status_code, told.json()["error"]["param"]) == (400, "response_format")
+    assert told.json()["error"]["message"] == (
+        "The tools and response_format together are too much to hold an answer to: its patterns take more than 1 s of a processor to be put "
+        "together: use fewer of pattern and patternProperties"
+    )
 
 
 @pytest.fixture(scope="module")

@@ -62,6 +62,8 @@ class Vllm:
         self.goes_on = threading.Event()
         """Answers wait for it behind their first piece."""
         self.goes_on.set()
+        self.garbled: Response | None = None
+        """In place of the list of models."""
         self.parser = ""
         """`--enable-auto-tool-choice --tool-call-parser`."""
         self.start()
@@ -134,6 +136,8 @@ class Vllm:
         return PlainTextResponse("# TYPE vllm:num_requests_waiting gauge\nvllm:num_requests_waiting 0.0\n")
 
     async def _models(self, request: Request) -> Response:
+        if self.garbled is not None:
+            return self.garbled
         card = {"object": "model", "created": 1, "owned_by": "vllm"}
         named = "poet" if self.updates else "poet-base"
         base = {"id": named, "root": "/mnt/models/base", "parent": None, "max_model_len": 4096}

@@ -17,6 +17,7 @@ from typing import Any
 
 import httpx
 import pytest
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from alpaca_operator.api.chat import ChatDeployment
 from alpaca_operator.chats.traffic import parse
@@ -322,6 +323,29 @@ async def test_until_vllm_is_there_adapters_are_said_to_come_and_the_pod_is_not_
         await desk.there("haiku")
         assert (await desk.client.get("/health")).json() == {"status": "ready"}
         assert await desk.answer("haiku") == "first"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(PlainTextResponse("<html>starting</html>"), id="no JSON"),
+        pytest.param(JSONResponse({"models": []}), id="another list"),
+        pytest.param(JSONResponse({"data": ["poet"]}), id="names alone"),
+        pytest.param(Response(b"[]", headers={"content-encoding": "gzip"}), id="what cannot be decoded"),
+    ],
+)
+async def test_what_is_no_list_of_models_is_told_and_asked_for_again(desk: Desk, vllm: Vllm, answer: Response) -> None:
+    vllm.garbled = answer
+    desk.list(haiku="first")
+    async with desk.serving():
+        await desk.says("lists no models as vLLM does")
+        told = await desk.client.get("/v1/models")
+        assert told.status_code == 502
+        assert told.json()["error"]["message"].startswith(f"what answers at {vllm.url}")
+        vllm.garbled = None
+        await desk.there("haiku")
+        assert await desk.answer("haiku") == "first"
+        assert len([line for line in desk.said if "lists no models" in line]) == 1
 
 
 async def test_a_pod_is_ready_with_what_is_on_its_list(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

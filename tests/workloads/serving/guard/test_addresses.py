@@ -63,6 +63,8 @@ def test_hosts(host: str, in_pod: bool, told: str, passes: bool) -> None:
         pytest.param({"host": "localhost:7860", "origin": "https://evil.example"}, False, id="a page elsewhere"),
         pytest.param({"host": "localhost:7860", "origin": "null"}, False, id="a page that hides where it is from"),
         pytest.param({"host": "localhost:7860", "origin": ""}, False, id="nothing at all"),
+        pytest.param({"host": "localhost:7860", "origin": "http://[::1"}, False, id="a bracket that nothing closes"),
+        pytest.param({"host": "localhost:7860", "origin": "http://[localhost]"}, False, id="a name in brackets"),
     ],
 )  # fmt: skip
 def test_origins(headers: dict[str, str], passes: bool) -> None:

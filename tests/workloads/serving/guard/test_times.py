@@ -30,7 +30,7 @@ async def echo(request: Request) -> PlainTextResponse:
 def root(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setattr(http, "HEAD_SECONDS", 0.2)
     rules = Rules(
-        routes=[Allowed("POST", "/echo", largest_body=100)],
+        routes=[Allowed("POST", "/echo", largest_body=100), Allowed("POST", "/large", largest_body=1_000_000)],
         addresses=ANYWHERE,
         admit=lambda scope: None,
         refused=lambda scope, refusal: JSONResponse(refusal.body(), refusal.status),
@@ -38,7 +38,8 @@ def root(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         body_seconds=0.2,
     )
     listener = http.listen(in_pod=False, port=0, variable="port")
-    server = http.Server(Guard(Router([Route("/echo", echo, methods=["POST"])]), rules), graceful_seconds=1)
+    routes = [Route(path, echo, methods=["POST"]) for path in ("/echo", "/large")]
+    server = http.Server(Guard(Router(routes), rules), graceful_seconds=1)
     thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listener])))
     thread.start()
     yield f"http://127.0.0.1:{listener.getsockname()[1]}"
@@ -85,3 +86,33 @@ def test_who_is_refused_in_the_middle_of_a_body_still_reads_why(root: str) -> No
     assert answer.startswith(b"HTTP/1.1 413 ")
     assert b"connection: close" in answer
     assert b"larger than 0 KiB" in answer
+
+
+LARGE = b"POST /large HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+def test_a_body_in_crumbs_is_not_swept_up(root: str) -> None:
+    """Of which each would take as long as a large piece, while nobody else is answered."""
+    answer = raw(root, LARGE + b"1\r\nx\r\n" * 10_000 + b"0\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"more than 4,096 pieces of less than 64 bytes: send it in larger ones." in answer
+
+
+@pytest.mark.parametrize(("size", "count"), [(1, 4_000), (100, 9_000)], ids=["few small ones", "many that are larger"])
+def test_a_body_in_pieces_is_read_whole(root: str, size: int, count: int) -> None:
+    answer = raw(root, LARGE + b"%x\r\n%s\r\n" % (size, b"x" * size) * count + b"0\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert answer.endswith(b"x" * size * count)
+
+
+def test_a_refused_body_that_is_no_http_is_not_answered_twice(root: str, caplog: pytest.LogCaptureFixture) -> None:
+    head = HEAD.replace(b"/echo", b"/nowhere") + b"Transfer-Encoding: chunked\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", int(root.rpartition(":")[2])), timeout=LONG) as connection:
+        connection.sendall(head + b"1\r\nx\r\n")
+        answer = connection.recv(4096)
+        connection.sendall(b"no length\r\n")
+        while part := connection.recv(4096):
+            answer += part
+    assert answer.startswith(b"HTTP/1.1 404 ")
+    assert answer.count(b"HTTP/1.1") == 1
+    assert not [record for record in caplog.records if record.name == "asyncio"]

@@ -51,17 +51,21 @@ async def test_whoever_answers_at_the_service_is_asked_and_no_other() -> None:
 
 
 @pytest.mark.parametrize(
-    ("environment", "grace", "in_pod", "seconds"),
+    ("grace", "in_pod", "seconds"),
     [
-        pytest.param({}, 600, True, 3, id="the engine stops with it"),
-        pytest.param({"ALPACA_ENGINE_PODS_URL": "http://pods/v1"}, 600, True, 535, id="the engine goes on"),
-        pytest.param({"ALPACA_ENGINE_PODS_URL": "http://pods/v1"}, 5, True, 3, id="the time is short"),
-        pytest.param({"ALPACA_ENGINE_PODS_URL": "http://pods/v1"}, 600, False, 3, id="somebody waits at a terminal"),
+        pytest.param(600, True, 535, id="whoever writes them goes on as long"),
+        pytest.param(5, True, 3, id="the time is short"),
+        pytest.param(600, False, 3, id="somebody waits at a terminal"),
     ],
 )
-def test_answers_have_the_grace_period_where_their_engine_goes_on(
-    environment: dict[str, str], grace: int, in_pod: bool, seconds: int
-) -> None:
-    spec: dict[str, Any] = {"model": {"uri": "./model"}, "pod": {"terminationGracePeriodSeconds": grace}}
+@pytest.mark.parametrize(
+    "spec",
+    [
+        pytest.param({"model": {"uri": "./model"}}, id="an engine beside it, or in pods of its own"),
+        pytest.param({"engine": "External", "endpoint": {"url": "http://elsewhere/v1"}}, id="an API elsewhere"),
+    ],
+)
+def test_answers_have_the_grace_period(spec: dict[str, Any], grace: int, in_pod: bool, seconds: int) -> None:
+    spec = {**spec, "pod": {"terminationGracePeriodSeconds": grace}}
     job = ChatDeployment.model_validate({"kind": "ChatDeployment", "metadata": {"name": "poet"}, "spec": spec})
-    assert linger_seconds(job, Settings.read(job, environment), in_pod) == seconds
+    assert linger_seconds(job, in_pod) == seconds

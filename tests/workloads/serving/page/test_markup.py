@@ -50,6 +50,8 @@ def test_a_question_from_windows_has_plain_line_breaks(markup: Markup) -> None:
         pytest.param("**粗** 1 < 2", "**粗** 1 < 2", id="Markdown and a lone sign stay"),
         pytest.param("<b>x</b>", "&#0060;b>x&#0060;/b>", id="tags are shown"),
         pytest.param("<!-- x -->", "&#0060;!-- x -->", id="comments too"),
+        pytest.param("<https://a.org/?b=c>。", "<https://a.org/?b=c>。", id="an address in brackets is a link"),
+        pytest.param("<https://a b> <http:x>", "&#0060;https://a b> &#0060;http:x>", id="one that is none is not"),
         pytest.param("![p](http://a/b)", "&#0033;[p](http://a/b)", id="a picture is a link"),
         pytest.param(
             "`<b>` <b>", "`<\u200bb>` &#0060;b>", id="code in a line is parted, where an entity would be shown"

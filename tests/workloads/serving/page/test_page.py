@@ -10,6 +10,7 @@ from playwright.sync_api import Page, Route, expect
 
 from tests.workloads.browser import until
 from tests.workloads.serving.page.conftest import PHONE, Opens
+from tests.workloads.serving.page.shots import shot
 from tests.workloads.serving.page.standin import Engine
 from tests.workloads.serving.page.steps import again, answers, ask, begin, focus, from_menu, idle, open_settings
 
@@ -70,6 +71,17 @@ def test_again_puts_another_answer_in_the_place_of_the_last(engine: Engine, url:
         idle(page)
     first = [{"role": "user", "content": "第一问"}, {"role": "assistant", "content": "疑是地上霜"}]
     assert engine.asked[1]["messages"] == engine.asked[2]["messages"] == [*first, {"role": "user", "content": "第二问"}]
+
+
+def test_half_a_character_does_not_end_a_conversation(engine: Engine, url: str, opened: Opens) -> None:
+    with opened(url) as page:
+        focus(page)
+        for number, question in enumerate(("一半\\ud83d", "整个\\ud83d\\udc4d")):
+            page.evaluate(f'alpaca.talk.ask("{question}")')
+            expect(answers(page).nth(number)).to_have_text("疑是地上霜")
+            idle(page)
+    said = [message["content"] for message in engine.asked[-1]["messages"] if message["role"] == "user"]
+    assert said == ["一半\ufffd", "整个👍"]
 
 
 def test_a_new_topic_ends_what_is_being_written_and_forgets_what_was_said(
@@ -405,6 +417,62 @@ def test_a_phone_shows_everything_without_scrolling_sideways(engine: Engine, url
         assert answers(page).bounding_box()["width"] >= 360  # type: ignore[index]
         page.locator("#header .list").tap()
         expect(page.locator("#shelf .open")).to_be_in_viewport()
+
+
+def test_a_phone_is_not_told_of_keys_that_it_has_not(url: str, opened: Opens) -> None:
+    with opened(url, **PHONE) as page:
+        expect(page.locator("#question textarea")).to_have_attribute("placeholder", "输入问题")
+    with opened(url) as page:
+        expect(page.locator("#clip")).to_have_attribute("aria-label", "附上文本文件")
+        hint = page.locator("#question textarea").get_attribute("placeholder")
+        assert hint == "输入问题，Enter 发送，Shift+Enter 换行"
+
+
+def test_parts_that_are_put_in_place_late_are_named_then(url: str, opened: Opens) -> None:
+    with opened(url) as page:
+        expect(page.locator("#clip")).to_have_attribute("aria-label", "附上文本文件")
+        page.evaluate(
+            """() => {
+                const clip = document.querySelector("#clip"), place = clip.parentNode, next = clip.nextSibling;
+                clip.remove();
+                clip.removeAttribute("aria-label");
+                alpaca.label();
+                place.insertBefore(clip, next);
+            }"""
+        )
+        expect(page.locator("#clip")).to_have_attribute("aria-label", "附上文本文件")
+
+
+def test_what_an_answer_is_laid_out_in_can_be_read_on_a_phone(engine: Engine, url: str, opened: Opens) -> None:
+    table = "\n".join(("|" + "年份|" * 9, "|" + "-|" * 9, "|" + "1184|" * 9))
+    engine.answer = [
+        "- 一\n  - 二\n    - 三\n      - 四\n\n",
+        f"- [ ] 未\n- [x] 完\n\n{table}\n\n$$ {'x+' * 80} x $$\n",
+    ]
+    with opened(url, **PHONE) as page:
+        ask(page, "问")
+        said = answers(page)
+        expect(said.locator(".katex-display")).to_be_visible()
+        idle(page)
+        sizes, shades, heights, formula, pane = said.evaluate(
+            """said => {
+                const style = (part) => getComputedStyle(part);
+                const formula = said.querySelector(".katex-display");
+                return [
+                    [...said.querySelectorAll("li")].slice(0, 4).map((part) => style(part).fontSize),
+                    [...said.querySelectorAll("input")].map((part) => style(part).backgroundColor),
+                    [...said.querySelectorAll("td")].map((part) => part.clientHeight / parseFloat(style(part).lineHeight)),
+                    [formula.scrollWidth, formula.clientWidth],
+                    said.clientWidth,
+                ];
+            }"""
+        )
+        assert len(sizes) == 4
+        assert len(set(sizes)) == 1  # what stands deeper is as large
+        assert len(set(shades)) == 2  # what is done is seen to be
+        assert max(heights) < 2  # no number is broken
+        assert formula[0] > formula[1] <= pane  # it is moved, and not cut
+        shot(page, "layout-phone")
 
 
 def test_the_page_is_dark_where_the_system_is_until_somebody_says_otherwise(

@@ -12,6 +12,7 @@ import torch
 from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 
 from workloads.serving.engine.text import Pieces
+from workloads.serving.engine.tools import trial
 from workloads.serving.engine.tools.grammar import GrammarError
 from workloads.serving.refusal import cut
 
@@ -48,6 +49,7 @@ class Vocabulary:
 
     def constraint(self, grammar: str) -> Constraint:
         """For one answer. Raises GrammarError with the reason."""
+        trial.check(grammar)
         matcher = LLMatcher(self._tokenizer, LLMatcher.grammar_from_lark(grammar), log_level=0)
         if matcher.is_error():
             raise GrammarError(_reason(matcher.get_error()))
@@ -86,5 +88,6 @@ def _reason(told: str) -> str:
     first = re.split(r"\n(?:<state>|   1 \|)", told)[0].strip()
     if first.startswith("at "):
         first = first.partition(": ")[2]
-    first = first.removeprefix("failed to compile JSON schema: ")
+    for prefix in ("failed to compile JSON schema: ", 'failed to parse "%json": '):
+        first = first.removeprefix(prefix)
     return cut("the model has no token for what has to come next" if first in NO_TOKEN else first, MOST_SHOWN)

@@ -19,6 +19,7 @@ from workloads.serving.engine.tools.calls import CallReader
 from workloads.serving.engine.tools.constraint import Constraint, Vocabulary
 from workloads.serving.engine.tools.grammar import Calls, GrammarError, of_arguments, of_value
 from workloads.serving.engine.tools.schema import ResponseFormat
+from workloads.serving.engine.tools.trial import EndlessGrammarError
 from workloads.serving.refusal import Refusal, cut
 
 ANY_OBJECT: dict[str, Any] = {"type": "object"}
@@ -144,9 +145,11 @@ class Dialect:
         try:
             return vocabulary.constraint(self._grammar((before, after)))
         except GrammarError as error:
-            self._blame(vocabulary)
+            if not isinstance(error, EndlessGrammarError):  # whose it is would take as long to be found, for each anew
+                self._blame(vocabulary)
+            param = "tools" if self.functions else "response_format"
             raise Refusal(
-                400, f"The tools and response_format together are too much to hold an answer to: {error}", "invalid_value", "tools"
+                400, f"The tools and response_format together are too much to hold an answer to: {error}", "invalid_value", param
             ) from error  # fmt: skip
 
     def _grammar(self, frame: tuple[str, str]) -> str:

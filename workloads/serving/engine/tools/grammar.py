@@ -123,11 +123,14 @@ def arguments_of(function: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _json(schema: Any, strict: bool) -> str:
-    """A schema as Lark has it. One that is not ``strict`` is held as far as it is understood, as in OpenAI's API."""
+    """A schema as Lark has it. One that is not ``strict`` is held as far as it is understood, as in OpenAI's API. Raises GrammarError."""
     if isinstance(schema, Mapping):
         _check_multiples(schema)
         schema = {**schema, "x-guidance": {"whitespace_pattern": WHITE_SPACE, "lenient": not strict}}
-    return f"%json {json.dumps(schema, ensure_ascii=False)}"
+    try:
+        return f"%json {json.dumps(schema, ensure_ascii=False, allow_nan=False)}"
+    except ValueError as error:
+        raise GrammarError("a number in it is larger than any that is counted with (1e308)") from error
 
 
 def _check_multiples(schema: Any) -> None:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from workloads.serving.engine.surrogates import whole
 from workloads.serving.refusal import Refusal
 
 MOST_TOOLS = 128
@@ -54,7 +55,7 @@ class ToolCall(BaseModel):
     def plain(self, place: str) -> dict[str, Any]:
         """As templates take it, with the arguments as an object. Raises Refusal for what is none."""
         try:
-            arguments = json.loads(self.function.arguments or "{}")
+            arguments = whole(json.loads(self.function.arguments or "{}"))
         except (ValueError, RecursionError):
             arguments = None
         if not isinstance(arguments, dict):

@@ -12,7 +12,8 @@ alpaca.markup = (() => {
   const DIAGRAM = /((?:(?<!`)`{3,}|(?<!~)~{3,})[ \t]*)mermaid\b/gi;
   /* Characters of code within a line. Each tick looks so far for the one that closes it, and no further. */
   const LONGEST_CODE = 400;
-  const TAG = /<(?=[A-Za-z/!?])/g;
+  /* An address in such brackets is Markdown's own way to write a link, and no tag. */
+  const TAG = /<(?=[A-Za-z/!?])(?!https?:\/\/[^\s<>"'`]+>)/g;
   /* How a tag begins in code, where an entity would be shown as it is written: what is code to us may be none to Gradio, as in a list that
      ends before its fence. */
   const PARTED = "<\u200b";

@@ -30,9 +30,17 @@ alpaca.drawer = (side, open) => {
 alpaca.down = () => requestAnimationFrame(() => setTimeout(() => {
   for (const wrap of document.querySelectorAll("#panes .bubble-wrap")) wrap.scrollTo(0, wrap.scrollHeight);
 }, 60));
-/* What Gradio gives a name of its own in English, or none. */
+/* What Gradio gives a name of its own in English, or none; and what is said in the question's field where the screen is touched: there is no
+   Shift, and no room to tell of one. Gradio puts its parts in place in its own time: those that are not there yet are named when they are. */
 alpaca.label = () => {
-  const { words } = alpaca;
-  const names = { ".sidebar:not(.right) .toggle-button": "toggle_left", ".sidebar.right .toggle-button": "toggle_right", "#clip": "attach" };
-  for (const [selector, name] of Object.entries(names)) document.querySelector(selector)?.setAttribute("aria-label", words[name]);
+  const { words } = alpaca, isTouched = matchMedia("(pointer: coarse)").matches;
+  const names = [
+    [".sidebar:not(.right) .toggle-button", "aria-label", words.toggle_left],
+    [".sidebar.right .toggle-button", "aria-label", words.toggle_right],
+    ["#clip", "aria-label", words.attach],
+    ...(isTouched ? [["#question textarea", "placeholder", words.question_here]] : []),
+  ];
+  const parts = names.map(([selector]) => document.querySelector(selector));
+  parts.forEach((part, number) => part?.setAttribute(...names[number].slice(1)));
+  if (parts.includes(null)) setTimeout(alpaca.label, 100);
 };

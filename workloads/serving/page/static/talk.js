@@ -128,11 +128,15 @@ alpaca.talk = (() => {
     receive(run, body);
   }
 
+  /* What travels is text: half a character, as where an emoji was cut in its middle, is the replacement character to a model, and no JSON to
+     a server. */
+  const json = (body) => JSON.stringify(body, (_, value) => (typeof value === "string" ? value.toWellFormed() : value));
+
   async function receive(current, body) {
     let heard = false;
     try {
       const response = await fetch("/answers", {
-        method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body), signal: current.connection.signal,
+        method: "POST", headers: { "Content-Type": "application/json" }, body: json(body), signal: current.connection.signal,
       });
       if (response.status === 401) return fail(current, "login");
       if (!response.ok) return fail(current, response.status === 413 ? "large" : "page", (await response.json().catch(() => ({}))).detail);
@@ -229,7 +233,7 @@ alpaca.talk = (() => {
 
   async function send(id, number, pane, given, verdict) {
     const body = { id, messages: prompt(number, pane), answers: given.map(({ model, text }) => ({ model, text: markup.parts(text).said })), verdict };
-    const response = await fetch("/votes", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) }).catch(() => null);
+    const response = await fetch("/votes", { method: "POST", headers: { "Content-Type": "application/json" }, body: json(body) }).catch(() => null);
     return response?.status === 204;
   }
 

@@ -11,9 +11,11 @@ import torch
 
 from workloads.data.chat_templates.loading import load
 from workloads.serving.engine.text import Pieces
+from workloads.serving.engine.tools import trial
 from workloads.serving.engine.tools.call_format import EXPLAINED, CallFormat
 from workloads.serving.engine.tools.constraint import Constraint, Vocabulary
 from workloads.serving.engine.tools.grammar import Calls, GrammarError, of_value
+from workloads.serving.engine.tools.trial import EndlessGrammarError
 
 POINT = {
     "type": "object",
@@ -187,6 +189,8 @@ def test_calls_behind_a_control_token_begin_with_it(byte_level: Any) -> None:
             {"allOf": [{"multipleOf": 10007}, {"multipleOf": 0.0991}]},
             "multipleOf is too large: up to 20000 are counted",
         ),
+        ({"type": "number", "maximum": float("inf")}, "a number in it is larger than any that is counted with"),
+        ({"type": "integer", "maximum": 10**400}, "number out of range"),
     ],
 )
 def test_a_schema_that_cannot_be_held_to_is_refused_in_words(speaker: Speaker, schema: Any, told: str) -> None:
@@ -200,6 +204,31 @@ def test_what_is_not_strict_is_held_to_as_far_as_it_is_understood(speaker: Speak
     grammar = of_value({"type": "string", "format": "color", "maxLength": 2}, NO_FRAME, strict=False)
     assert speaker.takes(grammar, '"红"')
     assert not speaker.takes(grammar, '"红绿蓝"')
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        pytest.param({"allOf": [{"type": "string", "pattern": f".*{letter}.*"} for letter in "abcdefghijklmnopqrst"]}, id="of one text"),
+        pytest.param({"type": "object", "patternProperties": {f"^a{{{n}}}.*b{n}$": {} for n in range(400)}}, id="of names"),
+    ],
+)  # fmt: skip
+def test_patterns_that_would_be_put_together_for_minutes_are_refused(
+    speaker: Speaker, schema: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trial, "SECONDS", 1)
+    with pytest.raises(EndlessGrammarError) as found:
+        speaker.vocabulary.constraint(of_value(schema, NO_FRAME, strict=False))
+    assert str(found.value) == (
+        "its patterns take more than 1 s of a processor to be put together: use fewer of pattern and patternProperties"
+    )
+
+
+def test_many_patterns_of_many_fields_are_no_trouble(speaker: Speaker) -> None:
+    fields = {f"day{n}": {"type": "string", "pattern": r"^\d{4}-\d\d-\d\d$"} for n in range(50)}
+    grammar = of_value({"type": "object", "properties": fields, "required": ["day7"]}, NO_FRAME, strict=True)
+    assert speaker.takes(grammar, '{"day7": "2026-01-02"}')
+    assert not speaker.takes(grammar, '{"day7": "tomorrow"}')
 
 
 def test_blanks_between_the_parts_come_to_an_end(speaker: Speaker) -> None:
