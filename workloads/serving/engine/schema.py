@@ -124,6 +124,8 @@ class StreamOptions(BaseModel):
     """How a stream is sent."""
 
     include_usage: bool = False
+    continuous_usage_stats: Literal[False] | None = None
+    """vLLM's: figures with every piece, which are not sent here."""
 
 
 TEXT, TEXTS, TOKENS, LISTS_OF_TOKENS = "a text", "several texts", "a list of tokens", "lists of tokens"

@@ -54,6 +54,7 @@ def refused(body: bytes | dict[str, Any]) -> tuple[int, str | None, str | None, 
         pytest.param({"best_of": 2}, "unsupported_parameter", "best_of", "Unsupported value: 'best_of' is not served by this model; leave it out.", id="the best of several conversations"),
         pytest.param({"tools": [{}]}, "missing_required_parameter", "tools[0].type", "Missing required parameter: 'tools[0].type'.", id="a tool that is none"),
         pytest.param({"functions": [{}]}, "unsupported_parameter", "functions", "Unsupported value: 'functions' is not served by this model; leave it out.", id="tools as they were before tools"),
+        pytest.param({"stream_options": {"continuous_usage_stats": True}}, "invalid_value", "stream_options.continuous_usage_stats", "Invalid value for 'stream_options.continuous_usage_stats': input should be False, got true.", id="figures with every piece"),
         pytest.param({"top_a": 1}, "unknown_parameter", "top_a", "Unknown parameter: 'top_a'.", id="a field that nobody knows"),
     ],
 )  # fmt: skip
@@ -87,7 +88,7 @@ def test_a_client_of_fastchat_or_vllm_runs_unchanged() -> None:
 def test_what_vllm_takes_as_its_own_default_asks_for_nothing() -> None:
     chat(
         add_special_tokens=False, include_reasoning=True, return_tokens_as_token_ids=False, mm_processor_kwargs={}, vllm_xargs={},
-        logits_processors=[],
+        logits_processors=[], stream_options={"include_usage": True, "continuous_usage_stats": False},
     )  # fmt: skip
     completion(add_special_tokens=True, top_p=0)
     for name, value in (("add_special_tokens", True), ("include_reasoning", False), ("vllm_xargs", {"a": 1})):
