@@ -165,7 +165,7 @@ def write_corpus(path: Path, size: int) -> None:
             written += len(line.encode())
 
 
-CORPUS = int(os.environ.get("ALPACA_DRILL_MEGABYTES", "256")) << 20
+CORPUS = int(os.environ.get("ALPACA_DRILL_MEGABYTES", "1024")) << 20
 FILES = max(32, CORPUS >> 24)
 """A corpus beside which the two seconds of a start are few, in files that two processes may share evenly: a user's has more of both."""
 TICKS = os.sysconf("SC_CLK_TCK")
