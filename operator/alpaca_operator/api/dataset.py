@@ -95,8 +95,9 @@ class CleaningRule(Spec):
     """How counts and examples call it."""
     pattern: Pattern
     """A regular expression as Python's `re` reads it; `^` and `$` are the ends of a line."""
-    action: Literal["Replace", "DropLine", "DropDocument"] = "Replace"
-    """`Replace` puts `replacement` in the place of each match, `DropLine` leaves out lines that have one, `DropDocument` documents."""
+    action: Literal["Replace", "Unescape", "DropLine", "DropDocument"] = "Replace"
+    """`Replace` puts `replacement` in the place of each match, `Unescape` what HTML shows for it (`&ldquo;`, `&#8220;`),
+    `DropLine` leaves out lines that have one, `DropDocument` documents."""
     replacement: Word | None = None
     """With `Replace`: what a match becomes, with `\\1` for its first group; absent removes the match."""
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import html
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from html.entities import html5
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,7 @@ from workloads.system.describe import first_line, shown
 
 FOLDER = Path(__file__).parent
 KEYS = frozenset({"name", "sentence", "chinese", "pattern", "action", "replacement", "examples"})
-ACTIONS = ("Replace", "DropLine", "DropDocument")
+ACTIONS = ("Replace", "Unescape", "DropLine", "DropDocument")
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ class Rule:
             return None
         if self.action == "DropLine":
             return "\n".join(line for line in text.split("\n") if self.found.search(line) is None)
-        return self.found.sub(self.replacement, text)
+        return self.found.sub(_unescaped if self.action == "Unescape" else self.replacement, text)
 
     def broken_example(self) -> str | None:
         """Of its examples the first that comes out otherwise, in words."""
@@ -56,6 +59,18 @@ class Rule:
             if made != after:
                 return f"{before!r} becomes {made!r} instead of {after!r}"
         return None
+
+
+def _unescaped(match: re.Match[str]) -> str:
+    """What HTML shows for an entity, a plain space for any other; as it stands where it is none. `html.unescape` alone takes `&copyright;` for ©."""
+    entity = match[0]
+    meant = html.unescape(entity) if entity.startswith("&#") else html5.get(entity.removeprefix("&"), entity)
+    if len(meant) != 1:
+        return meant
+    category = unicodedata.category(meant)
+    if category == "Zs":
+        return " "
+    return "" if category in ("Cc", "Cf") and meant not in "\t\n" else meant
 
 
 def preset(name: Preset) -> list[Rule]:
