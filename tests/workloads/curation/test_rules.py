@@ -17,6 +17,14 @@ FILES = sorted(rules.FOLDER.glob("*.yaml"))
 ALL = [rule for file in FILES for rule in rules.load(file, "the preset")]
 
 
+def test_navigation_is_known_however_its_signs_are_written() -> None:
+    text: str | None = "上一页&raquo;\n&ldquo;白日&rdquo;\n&laquo;返回目录"
+    for rule in rules.preset("Web"):
+        assert text is not None
+        text = rule.apply(text)
+    assert text == "“白日”"
+
+
 def test_every_preset_has_its_file() -> None:
     assert {file.stem for file in FILES} == {name.lower() for name in get_args(Preset)} | {"privacy"}
     assert {rule.name for rule in rules.masks(get_args(Mask))} == set(get_args(Mask))

@@ -62,7 +62,8 @@ class Rule:
 
 
 def _unescaped(match: re.Match[str]) -> str:
-    """What HTML shows for an entity, a plain space for any other; as it stands where it is none. `html.unescape` alone takes `&copyright;` for ©."""
+    """What HTML shows for an entity, with a plain space for spaces of every width, and nothing for what has none; as it stands where it is no entity.
+    `html.unescape` alone takes `&copyright;` for ©."""
     entity = match[0]
     meant = html.unescape(entity) if entity.startswith("&#") else html5.get(entity.removeprefix("&"), entity)
     if len(meant) != 1:
