@@ -28,9 +28,6 @@ from alpaca_operator.world import World, key_for
 NO_ROOM_SECONDS = 10.0
 """Before a full quota is asked again: room comes when another job ends, and five hundred that ask are work that others wait for."""
 
-SEVERAL_PODS_SECONDS = 1.0
-"""Until several pods are there, as a rule: the first status tells what has become of them."""
-
 log = logging.getLogger(__name__)
 
 
@@ -59,7 +56,7 @@ async def reconcile(key: Key, world: World, *, live: bool = False) -> Result:
         world.outages.over(key, "child")
     if desired is Desired.PRESENT and _has_just_begun(resource, observed, world):
         # First a child for all who wait; the statuses follow, with what the children do by then.
-        return Result(requeue_after=SEVERAL_PODS_SECONDS if getattr(resource, "nodes", 1) > 1 else 0.0)
+        return Result(requeue_after=0.0)
     if isinstance(exit, Unavailable) and outage is None:
         return _again(exit)  # one that does not last is not worth a word
     # A child that was lost and made again is told of first.
@@ -69,6 +66,8 @@ async def reconcile(key: Key, world: World, *, live: bool = False) -> Result:
         if isinstance(unheard, Unavailable):
             return _again(unheard)
         exit = exit or unheard
+    if exit is None and (wait := lifecycle.may_wait(resource, observed)):
+        return Result(requeue_after=wait.total_seconds())
     after = lifecycle.compute(resource, observed, outage or exit)
     ends = lifecycle.is_final(after) and not lifecycle.is_terminal(resource)
     if not live and (ends or lifecycle.counts(resource, after)):

@@ -101,7 +101,10 @@ class TestEveryKind:
         assert set(transitions) - {"self == oldSelf"} <= absent
 
     def test_a_fresh_object_does_not_look_observed(self, kind):
-        assert resource_schema(kind)["properties"]["status"]["default"] == {"observedGeneration": -1}
+        fresh = resource_schema(kind)["properties"]["status"]["default"]
+        (ready,) = fresh["conditions"]
+        assert (fresh["observedGeneration"], ready["type"], ready["status"]) == (-1, "Ready", "Unknown")
+        assert ready["reason"] == "Pending"
 
     def test_child_names_fit_a_label(self, kind):
         # Job name, then "-" and five random characters for a pod; an Indexed Job adds its index.

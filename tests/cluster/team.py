@@ -215,7 +215,9 @@ def ready(job: Manifest) -> dict[str, Any]:
 
 
 def condition(job: Manifest, kind: str) -> dict[str, Any]:
-    conditions = job.get("status", {}).get("conditions", [])
+    """What an operator has told; nothing before one has."""
+    status = job.get("status", {})
+    conditions = status.get("conditions", []) if status.get("observedGeneration") != -1 else []
     return next((each for each in conditions if each["type"] == kind), {})
 
 

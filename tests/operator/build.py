@@ -6,6 +6,7 @@ import itertools
 from typing import Any
 
 from alpaca_operator.api.contract import LABEL_MANAGED_BY, LABEL_UID, MANAGED_BY
+from alpaca_operator.api.status import unseen
 
 Object = dict[str, Any]
 
@@ -36,7 +37,7 @@ def job(name: str = "poet", *, uid: str = "uid-poet", namespace: str = "team", *
             "output": {"uri": f"pvc://models/{name}"},
             **changes.get("spec", {}),
         },
-        "status": {"observedGeneration": -1, **changes.get("status", {})},
+        "status": {**unseen(), **changes.get("status", {})},
     }
 
 

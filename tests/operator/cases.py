@@ -7,7 +7,7 @@ from typing import Any
 
 from alpaca_operator.api import SFTJob
 from alpaca_operator.api.contract import Checkpoint, Progress, Published, Termination
-from alpaca_operator.api.status import Reason
+from alpaca_operator.api.status import Reason, unseen
 from alpaca_operator.cluster.objects import Pod
 from alpaca_operator.outcomes.observed import Observed
 from tests.operator.pods import START, at, ended
@@ -62,7 +62,7 @@ def resource(
                 "output": {"uri": "pvc://models/poet"},
                 **spec,
             },
-            "status": before or {"observedGeneration": -1},
+            "status": before or unseen(),
         }
     )
 

@@ -138,7 +138,9 @@ def sft_job(namespace: str, name: str, **spec: Any) -> Object:
 
 
 def ready(job: Object) -> Object:
-    conditions = job.get("status", {}).get("conditions", [])
+    """What an operator has told; nothing before one has."""
+    status = job.get("status", {})
+    conditions = status.get("conditions", []) if status.get("observedGeneration") != -1 else []
     return next((each for each in conditions if each["type"] == "Ready"), {})
 
 

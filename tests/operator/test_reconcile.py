@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 
 from alpaca_operator import reconcile as story
+from alpaca_operator.cluster.queue import Result
 from alpaca_operator.cluster.store import Key
 from tests.operator import build
-from tests.operator.test_exits import POET, a_world
+from tests.operator.test_exits import POET, a_world, ready
 
 JOB = Key("Job", "team", "poet-sft")
 
@@ -44,3 +47,19 @@ async def test_a_job_is_planned_again_when_it_or_its_child_is_another_and_not_fo
     before = len(planned)
     await story.reconcile(POET, world)
     assert len(planned) > before, "it is made again"
+
+
+async def test_of_several_nodes_that_start_one_status_is_written() -> None:
+    world, kube, clock = a_world(None)
+    world.store.put(build.job(spec={"parallelism": {"nodes": 2}}))
+    assert await story.reconcile(POET, world) == Result(requeue_after=0.0)
+    made = world.store.raw(Key("JobSet", "team", "poet-sft"))
+    made["metadata"]["creationTimestamp"] = "2026-01-01T00:00:00Z"
+    clock.now += timedelta(seconds=4)
+    assert await story.reconcile(POET, world) == Result(requeue_after=41.0)
+    assert kube.statuses == []
+    clock.now += timedelta(seconds=41)
+    await story.reconcile(POET, world)
+    assert [ready(each) for each in kube.statuses] == [
+        ("Pending", "waits for JobSet's controller to start its pods: see whether it runs")
+    ]

@@ -1,6 +1,6 @@
 """What every typed part is made of: closed to unknown fields, frozen, bound by rules; and the texts that fields share."""
 
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 from pydantic.alias_generators import to_camel
@@ -20,6 +20,13 @@ class Model(BaseModel):
         validate_default=False,
         defer_build=True,
     )
+
+
+def models_of(annotation: Any) -> list[type[BaseModel]]:
+    """The models inside an annotation, such as ``list[Toleration]`` or ``Cache | None``."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for arm in get_args(annotation) for model in models_of(arm)]
 
 
 class Spec(Model):

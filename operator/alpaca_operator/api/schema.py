@@ -10,10 +10,11 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from alpaca_operator.api.model import Spec
+from alpaca_operator.api.model import Spec, models_of
 from alpaca_operator.api.resource import Resource, ResourceSpec
 from alpaca_operator.api.rules import keep
 from alpaca_operator.api.sentences import sentences
+from alpaca_operator.api.status import unseen
 
 DROPPED = ("title", "examples", "$defs", "format", "pattern_properties")
 KEPT_FORMATS = ("date-time",)
@@ -37,7 +38,7 @@ def resource_schema(kind: type[Resource]) -> dict[str, Any]:
     status_model = next(arm for arm in typing.get_args(kind.model_fields["status"].annotation) if arm is not type(None))
     status = structural(status_model)
     # kstatus calls an object without status current; one that nobody has looked at yet must not look healthy.
-    status["default"] = {"observedGeneration": -1}
+    status["default"] = unseen()
     return {
         "description": kind.__doc__,
         "type": "object",
@@ -116,16 +117,9 @@ def _annotate(schema: dict[str, Any], model: type[BaseModel]) -> None:
             child = schema["properties"][field.alias or name] = (
                 {"description": sentence} | child | {"description": sentence}
             )
-        for arm in _models(field.annotation):
+        for arm in models_of(field.annotation):
             _annotate(child.get("items") or child.get("additionalProperties") or child, arm)
         if field.default_factory is not None and "default" not in child:
             made = field.get_default(call_default_factory=True, validated_data={})
             if made and not isinstance(made, BaseModel):
                 child["default"] = made
-
-
-def _models(annotation: Any) -> list[type[BaseModel]]:
-    """The models inside an annotation, such as ``list[Toleration]`` or ``Cache | None``."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for arm in typing.get_args(annotation) for model in _models(arm)]

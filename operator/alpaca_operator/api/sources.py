@@ -1,11 +1,12 @@
 """Where inputs are read from and where the output goes: by uri, or by the job that makes it."""
 
 from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import BaseModel, Field
 
-from alpaca_operator.api.model import Model, Name, Spec, Uri
+from alpaca_operator.api.model import Model, Name, Spec, Uri, models_of
 from alpaca_operator.api.rules import Rule
 from alpaca_operator.api.status import OutputKind
 
@@ -81,11 +82,21 @@ def sources(part: object, path: str = "") -> Iterator[tuple[str, Source]]:
     if isinstance(part, Source):
         yield path, part
     elif isinstance(part, Model):
-        for name, field in type(part).model_fields.items():
-            yield from sources(getattr(part, name), ".".join(filter(None, (path, field.alias or name))))
+        for name, alias in _ways(type(part)):
+            yield from sources(getattr(part, name), f"{path}.{alias}" if path else alias)
     elif isinstance(part, list):
         for index, each in enumerate(part):
             yield from sources(each, f"{path}[{index}]")
+
+
+@cache
+def _ways(model: type[BaseModel]) -> tuple[tuple[str, str], ...]:
+    """Python and camelCase names of the fields of ``model`` below which a Source may lie."""
+    return tuple(
+        (name, field.alias or name)
+        for name, field in model.model_fields.items()
+        if any(issubclass(part, Source) or _ways(part) for part in models_of(field.annotation))
+    )
 
 
 def resolved(part: Any, uris: Mapping[str, str], path: str = "") -> Any:

@@ -143,6 +143,7 @@ class Reason(StrEnum):
     """A route or a load balancer leads to page and API, and `auth` is not set."""
 
 
+NEVER = -1
 INPUTS_KEPT = 512
 """As many as any spec can name."""
 
@@ -348,7 +349,7 @@ class Attempt(StatusPart):
 class ResourceStatus(StatusPart):
     """What the operator knows of a resource of any kind."""
 
-    observed_generation: int = -1
+    observed_generation: int = NEVER
     """Generation of the spec that this status speaks of; -1 until it was first looked at."""
     conditions: list[ConditionStatus] = Field(
         default_factory=list,
@@ -393,3 +394,22 @@ class Status(ResourceStatus):
     """When the first pod was made."""
     completion_time: str | None = Field(None, json_schema_extra={"format": "date-time"})
     """When the job ended, well or for good."""
+
+
+def is_told(status: dict[str, Any]) -> bool:
+    """Whether an operator has written it."""
+    return bool(status.get("observedGeneration", NEVER) != NEVER)
+
+
+def unseen() -> dict[str, Any]:
+    """The status of what no operator has told of yet, by the CRD's default. As Gateway API does it, condition and time too
+    (apis/v1/gateway_types.go)."""
+    message = "nothing is told of it yet: where that lasts longer than a minute, see whether the operator runs"
+    ready = ConditionStatus(
+        type=Condition.READY.value,
+        status="Unknown",
+        reason=Reason.PENDING.value,
+        message=message,
+        last_transition_time="1970-01-01T00:00:00Z",
+    )
+    return ResourceStatus(conditions=[ready]).model_dump(by_alias=True, exclude_none=True)

@@ -20,6 +20,7 @@ CHATS = Lifecycle(
     retold=adapters.retold,
     compute=status.compute,
     requeue_after=status.requeue_after,
+    may_wait=lambda _resource, _observed: None,
     is_terminal=lambda _: False,
     is_final=lambda _: False,
     counts=lambda *_: False,

@@ -21,7 +21,7 @@ from alpaca_operator.api.contract import (
     LABEL_PUSHER,
     LABEL_SCOUT,
 )
-from alpaca_operator.api.status import Status
+from alpaca_operator.api.status import Status, is_told
 from alpaca_operator.cluster.objects import Object, Pod, controller_of
 
 LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
@@ -125,8 +125,9 @@ class Store:
             self._disown(key, owner_of(known))
         self._owned.setdefault(owner, set()).add(key)
         if key.kind == "Pod":
-            works = Pod(trimmed).is_running and not is_aside(trimmed)
-            (self._running.add if works else self._running.discard)(key)
+            pod = Pod(trimmed)
+            tells = pod.is_running and pod.index == 0 and not is_aside(trimmed)
+            (self._running.add if tells else self._running.discard)(key)
         elif owner.uid:
             self._parents[metadata["uid"]] = owner
             self._offspring.setdefault(owner.uid, set()).add(metadata["uid"])
@@ -265,9 +266,9 @@ class Store:
         return iter(tuple(self._resources.values()))
 
     def is_new(self, key: Key) -> bool:
-        """Whether nobody has looked at the resource yet: it has no status, and nothing of its own."""
+        """Whether nobody has looked at the resource yet: nothing is told of it, and it has nothing of its own."""
         raw = self._objects.get(key)
-        if raw is None or key.kind not in KINDS or "conditions" in (raw.get("status") or {}):
+        if raw is None or key.kind not in KINDS or is_told(raw.get("status") or {}):
             return False
         return Owner(key.namespace, raw["metadata"]["uid"]) not in self._owned
 
@@ -312,7 +313,7 @@ class Store:
         return [self._objects[key] for key in keys if key.kind == kind]
 
     def running(self) -> Iterator[tuple[Key, Object]]:
-        """Pods that run, each with the resource it belongs to."""
+        """Pods that run, of several that work together the first node's, each with the resource it belongs to."""
         for key in tuple(self._running):
             pod = self._objects[key]
             resource = self._root(owner_of(pod))

@@ -20,6 +20,7 @@ JOBS = Lifecycle(
     retold=lambda _: [],
     compute=status.compute,
     requeue_after=status.requeue_after,
+    may_wait=status.may_wait,
     is_terminal=status.is_terminal,
     is_final=status.is_final,
     counts=status.counts,

@@ -9,6 +9,7 @@ from typing import Any
 from alpaca_operator.api.contract import IGNORED, NEVER_RETRIED, Termination
 from alpaca_operator.api.resource import Job
 from alpaca_operator.api.status import (
+    NEVER,
     ActiveTime,
     Attempt,
     Condition,
@@ -155,6 +156,21 @@ def requeue_after(resource: Job, observed: Observed) -> timedelta | None:
         moments.append(next_look(resource, observed))
     ahead = [moment - observed.now for moment in moments if moment and moment > observed.now]
     return min(ahead, default=None)
+
+
+def may_wait(resource: Job, observed: Observed) -> timedelta | None:
+    """The first status of pods that start together: in a moment they all run, and one write tells of all of it."""
+    if resource.status is not None and resource.status.observed_generation != NEVER:
+        return None
+    case = case_of(resource, observed, None)
+    if case.child is None or case.child.size == 1:
+        return None
+    verdict = judge(case)
+    if verdict.reason is not Reason.PENDING or verdict.cause is not None:
+        return None
+    gathered = several.gathers_until(case.pods, case.child.size)
+    until = max(case.child.starts_by, gathered or case.child.starts_by)
+    return until - observed.now if until > observed.now else None
 
 
 def _desired_after_the_end(resource: Job, observed: Observed) -> Desired:

@@ -42,6 +42,8 @@ class Lifecycle:
     """(resource, observed, exit) -> its next status; ``exit`` is why its children could not be made as desired."""
     requeue_after: Callable[[Any, Observed], timedelta | None]
     """(resource, observed) -> when time alone will change something, the time until then."""
+    may_wait: Callable[[Any, Observed], timedelta | None]
+    """(resource, observed) -> how long its first status may wait, which would tell of nothing but the usual way; None: not at all."""
     is_terminal: Callable[[Any], bool]
     """Whether the resource's status has its end."""
     is_final: Callable[[dict[str, Any]], bool]

@@ -111,8 +111,8 @@ class Scraper:
             await poll(self.schedule, partial(self._scrape, fetch), self._discover)
 
     def _discover(self) -> None:
-        """New pods are asked at once, of several that work together the first node's; of those that no longer run the last answer is forgotten."""
-        running = {pod["metadata"]["uid"]: (key, pod) for key, pod in self.store.running() if Pod(pod).index == 0}
+        """New pods are asked at once; of those that no longer run the last answer is forgotten."""
+        running = {pod["metadata"]["uid"]: (key, pod) for key, pod in self.store.running()}
         for uid in self._targets.keys() - running.keys():
             del self._targets[uid]
             self.schedule.remove(uid)

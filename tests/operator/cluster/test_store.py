@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from alpaca_operator.api.contract import ANNOTATION_CONFIG, LABEL_KIND, LABEL_NAME, LABEL_SCOUT, LABEL_UID
+from alpaca_operator.api.contract import ANNOTATION_CONFIG, LABEL_INDEX, LABEL_KIND, LABEL_NAME, LABEL_SCOUT, LABEL_UID
 from alpaca_operator.cluster.objects import Pod
 from alpaca_operator.cluster.store import LAST_APPLIED, Key, Store, trim
 from tests.operator import build
@@ -232,6 +232,8 @@ def test_only_running_pods_are_asked_for_progress(with_child: Store) -> None:
     with_child.put(running)
     with_child.put(leaving)
     with_child.put(build.child("Pod", "pending", status={"phase": "Pending"}))
+    second = {"labels": {LABEL_INDEX: "1"}}
+    with_child.put(build.child("Pod", "second", metadata=second, status={"phase": "Running"}))
     with_child.put(build.newer(leaving, metadata={"deletionTimestamp": "2026-01-01T00:01:00Z"}))
     assert [(key, pod["metadata"]["name"]) for key, pod in with_child.running()] == [(POET, "running")]
 
@@ -352,7 +354,7 @@ def test_a_resource_is_new_until_it_has_a_child_or_a_status(store: Store) -> Non
     store.remove(child)
     raw = store.raw(POET)
     assert raw is not None
-    store.put(build.newer(raw, status={"conditions": []}))
+    store.put(build.newer(raw, status={"observedGeneration": 1}))
     assert not store.is_new(POET)
 
 

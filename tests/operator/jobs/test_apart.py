@@ -6,7 +6,7 @@ from typing import Any
 
 from alpaca_operator.api import KINDS
 from alpaca_operator.api.contract import LABEL_INDEX, Termination
-from alpaca_operator.api.status import Reason
+from alpaca_operator.api.status import Reason, unseen
 from alpaca_operator.jobs import status
 from alpaca_operator.outcomes.verdict import Desired
 from tests.api.minimal import MINIMAL
@@ -22,7 +22,7 @@ STOPPED = Termination(reason=Reason.INTERRUPTED, exit_code=75, message="stopped:
 def resource(before: Object | None = None, nodes: int = 2, **spec: Any) -> Any:
     metadata = {"name": "poet", "namespace": "poetry", "uid": "uid-poet", "generation": 2}
     fields = {**MINIMAL["DatasetJob"], "parallelism": {"nodes": nodes}, **spec}
-    made = {"kind": "DatasetJob", "metadata": metadata, "spec": fields, "status": before or {"observedGeneration": -1}}
+    made = {"kind": "DatasetJob", "metadata": metadata, "spec": fields, "status": before or unseen()}
     return KINDS["DatasetJob"].model_validate(made)
 
 

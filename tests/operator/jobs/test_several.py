@@ -107,6 +107,37 @@ def test_that_some_run_is_no_news_while_the_others_follow():
     assert status.requeue_after(job, seen) == timedelta(seconds=5)
 
 
+def waits(*pods: Object, after: float, before: Object | None = None, nodes: int = 2, **more: Any) -> float | None:
+    """Seconds that the status may wait."""
+    job = resource(before, parallelism={"nodes": nodes})
+    wait = status.may_wait(job, looked(*pods, child=jobset(nodes=nodes, **more), after=after))
+    return wait and wait.total_seconds()
+
+
+def test_the_first_status_waits_while_the_pods_come():
+    coming = [node(pod(), 0), node(pod(), 1)]
+    assert waits(after=1) == 44
+    assert waits(*coming, after=12) == 33
+    assert waits(*coming, after=45) is None
+    assert waits(up(0), node(pod(), 1), after=2) == 43
+    late = up(0)
+    late["status"]["containerStatuses"][0]["state"]["running"]["startedAt"] = at(40)
+    assert waits(late, node(pod(), 1), after=44) == 6, "ten seconds from the first that runs"
+    assert waits(up(0), up(1), after=2) is None, "all run"
+
+
+def test_what_is_not_usual_is_told_at_once():
+    full = unplaced("0/4 nodes are available: 4 Insufficient nvidia.com/gpu.")
+    assert waits(node(full, 0), node(full, 1), after=2) is None
+    assert waits(after=2, spec={"suspend": True}) is None, "a queue holds it"
+    assert waits(node(ended(65, says=BAD_ROW, finished=1), 0), node(pod(), 1), after=2) is None
+    assert waits(after=1, nodes=1) is None, "of one pod nothing is gathered"
+
+
+def test_a_status_that_was_told_goes_on_to_tell():
+    assert waits(after=1, before=prior({}, "Pending")) is None
+
+
 def test_one_of_two_that_is_gone_while_they_train_is_told_at_once():
     after = told(up(0), node(pod(), 1), after=5)
     assert ready(after)["message"] == "the first pods run, and wait for the others"

@@ -2,7 +2,7 @@
 local health = { status = "Progressing", message = "Waiting for the operator" }
 
 local status = obj.status
-if status == nil or status.conditions == nil then
+if status == nil or status.conditions == nil or status.observedGeneration == -1 then
   return health
 end
 -- A status that speaks of an earlier spec says nothing of this one.
