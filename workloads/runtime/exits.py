@@ -43,7 +43,8 @@ def explain(error: BaseException, places: Places = NOWHERE) -> WorkloadError:
 
 def failed(error: BaseException, progress: contract.Progress, places: Places = NOWHERE) -> contract.Termination:
     """The termination of a run that ``error`` ended; the traceback of an unexpected one goes to stderr."""
-    if not isinstance(error, WorkloadError):  # the one line of ours says it all
+    told_whole = isinstance(error, WorkloadError) or any(map(places.explain, _causes(error)))
+    if not told_whole:
         traceback.print_exception(error, file=sys.stderr)
     known = explain(error, places)
     return termination(known.reason, int(known.exit_code), str(known), progress, metrics=known.metrics)

@@ -169,3 +169,18 @@ def test_a_runtime_error_of_another_kind_is_a_bug() -> None:
     assert str(exits.explain(RuntimeError("shapes differ\nmore"))) == (
         "RuntimeError: shapes differ (the traceback is in the log)"
     )
+
+
+@pytest.mark.parametrize(
+    ("error", "printed"),
+    [
+        pytest.param(OSError(errno.ENOSPC, "No space left on device"), False, id="a full disk"),
+        pytest.param(SpecError("seed: -1 is no seed"), False, id="one of ours"),
+        pytest.param(RuntimeError("shapes differ"), True, id="a bug"),
+    ],
+)
+def test_a_traceback_is_for_what_no_sentence_of_ours_tells(
+    error: Exception, printed: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    exits.failed(error, Progress(), Places(written={"spec.cache": tmp_path}))
+    assert (type(error).__name__ in capsys.readouterr().err) is printed
