@@ -119,8 +119,12 @@ def records(file: RawFile, source: RawSource, tally: Tally) -> Iterator[tuple[st
         return
     kind = ".tsv" if file.kind == "CSV" and ending(file.path) == ".tsv" else FORMATS[file.kind]
     unit, _, numbered = open_records(file.path, None, kind, ENCODINGS.get(source.encoding, source.encoding))
+    empty = True
     for number, record in numbered:
+        empty = False
         yield f"{unit} {number}", record
+    if empty:
+        tally.note(corpus.EMPTY, shown(file.path))
 
 
 FORMATS = {"JSON": ".json", "CSV": ".csv", "Parquet": ".parquet", "Arrow": ".arrow"}

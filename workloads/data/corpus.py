@@ -88,6 +88,9 @@ class CorpusFile:
         return codecs.getincrementaldecoder(self.encoding_used())("replace").decode(start).startswith(MARK)
 
 
+EMPTY = "empty files passed over"
+
+
 @dataclass
 class Tally:
     """What was read, and what was wrong with it."""
@@ -220,7 +223,7 @@ def _decoded(file: CorpusFile, tally: Tally) -> Iterator[str]:
     if empty and file.span is not None:
         return  # one line of the piece before goes over all of it
     if empty:
-        tally.note("empty files passed over", shown(file.path))
+        tally.note(EMPTY, shown(file.path))
     else:
         tally.encodings[encoding] += 1
 

@@ -388,3 +388,21 @@ def test_a_dump_takes_no_more_memory_the_more_pages_it_has(tmp_path: Path) -> No
         tracemalloc.stop()
     assert len(taken) == 3
     assert taken[2] - taken[1] < 200_000
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        pytest.param("a.txt", b"", id="a text"),
+        pytest.param("a.jsonl", b"", id="lines"),
+        pytest.param("a.json", b"", id="JSON"),
+        pytest.param("a.json", b"[]", id="an array of nothing"),
+        pytest.param("a.csv", b"", id="a table"),
+        pytest.param("a.csv", b"text,title\n", id="a table that is all header"),
+    ],
+)
+def test_an_empty_file_is_told_of(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    found, tally = read(tmp_path)
+    assert found == []
+    assert tally.problem_lines() == [f"1 empty files passed over (first: {tmp_path / name})"]
