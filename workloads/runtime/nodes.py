@@ -12,6 +12,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -45,6 +46,38 @@ def first_of(environment: Environment) -> Environment:
     return replace(environment, run_id=f"{environment.run_id}-{own}")
 
 
+class Line:
+    """A store as it is asked over the network. torch's calls wait for an answer for as long as the connection stands, and one to a machine that
+    is gone stands for a quarter of an hour and more (tcp_retries2)."""
+
+    def __init__(self, store: Any) -> None:
+        self._store = store
+        self._is_dead = False
+
+    def ask(self, call: str, *arguments: Any) -> Any:
+        """What the store's method of that name returns. Raises Interrupted where the connection is broken, or no answer comes in
+        SILENCE_SECONDS, and from then on at once."""
+        if self._is_dead:
+            raise Interrupted(_gone(0))
+        answer: Future[Any] = Future()
+        threading.Thread(target=self._fetch, args=(answer, call, arguments), name="line", daemon=True).start()
+        try:
+            return answer.result(timeout=SILENCE_SECONDS)
+        except (RuntimeError, TimeoutError) as error:  # torch's DistError is a RuntimeError
+            self.hang_up()
+            raise Interrupted(_gone(0)) from error
+
+    def _fetch(self, answer: Future[Any], call: str, arguments: tuple[Any, ...]) -> None:
+        try:
+            answer.set_result(getattr(self._store, call)(*arguments))
+        except RuntimeError as error:
+            answer.set_exception(error)
+
+    def hang_up(self) -> None:
+        """Nothing is asked any more: whoever kept the store is gone."""
+        self._is_dead = True
+
+
 class NodeGroup:
     """The launching processes of a run, as that of one machine sees them."""
 
@@ -57,6 +90,8 @@ class NodeGroup:
         self.port = port
         """Of the store, as this node reaches it."""
         self.store = store
+        """For torch's launcher; asked from here by the line."""
+        self._line = Line(store)
         self._watched = watched
         """A connection of the watching thread alone: one that waits for an answer keeps others waiting."""
         self._lost: int | None = None
@@ -93,7 +128,7 @@ class NodeGroup:
         else:
             address = _reach(host, port, patience, tracker, stop)
             store = TCPStore(address, port, is_master=False, timeout=timeout)
-            run_id = store.get("run").decode()
+            run_id = Line(store).ask("get", "run").decode()
             newest = run_id.rpartition("-")[0]
             if newest != environment.run_id:
                 raise Superseded(
@@ -118,20 +153,20 @@ class NodeGroup:
         if self.index == 0:
             token = secrets.token_hex(16)
             proof.write_text(token, encoding="utf-8")
-            self.store.set("proof", token)
-            self.store.set("seen/0", "")
+            self._line.ask("set", "proof", token)
+            self._line.ask("set", "seen/0", "")
         else:
             self._await("proof", 0, deadline, heartbeat)
-            token = self.store.get("proof").decode()
-            self.store.set(f"seen/{self.index}", _difference(proof, token))
+            token = self._line.ask("get", "proof").decode()
+            self._line.ask("set", f"seen/{self.index}", _difference(proof, token))
         blind = {}
         for node in range(self.count):
             self._await(f"seen/{node}", node, deadline, heartbeat)
-            if problem := self.store.get(f"seen/{node}").decode():
+            if problem := self._line.ask("get", f"seen/{node}").decode():
                 blind[node] = problem
-        self.store.add("proved", 1)
+        self._line.ask("add", "proved", 1)
         if self.index == 0:
-            while int(self.store.add("proved", 0)) < self.count:
+            while int(self._line.ask("add", "proved", 0)) < self.count:
                 self._must_go_on()
                 heartbeat()
                 time.sleep(0.05)
@@ -144,7 +179,7 @@ class NodeGroup:
             )
 
     def _await(self, key: str, node: int, deadline: float, heartbeat: Callable[[], None]) -> None:
-        while not self.store.check([key]):
+        while not self._line.ask("check", [key]):
             self._must_go_on()
             if time.monotonic() > deadline:
                 raise WorkloadError(
@@ -163,13 +198,19 @@ class NodeGroup:
     @property
     def lost(self) -> int | None:
         """A node that has failed or is not heard of any more; None while all go on."""
-        if self._lost is None and time.monotonic() - self._contact > SILENCE_SECONDS:
-            self._lost = 0 if self.index else self._lost  # the store is the first node's
+        silent = self.index != 0 and time.monotonic() - self._contact > SILENCE_SECONDS
+        if self._lost is None and silent:
+            self._lose_the_first()
         return self._lost
+
+    def _lose_the_first(self) -> None:
+        """And with it the store."""
+        self._lost = 0
+        self._line.hang_up()
 
     def _watch(self) -> None:
         beat = 0
-        while not self._over.wait(BEAT_SECONDS):
+        while True:
             beat += 1
             try:
                 self._watched.set(f"beat/{self.index}", str(beat))
@@ -178,14 +219,16 @@ class NodeGroup:
                         self._lost = node
                         return
                     now = self._watched.get(f"beat/{node}") if self._watched.check([f"beat/{node}"]) else b""
-                    if now != last or not now:  # one that has not begun yet is waited for
+                    if now != last or not now:  # one that has not come yet is waited for
                         self._heard[node] = (now, time.monotonic())
                     elif time.monotonic() - at > SILENCE_SECONDS:
                         self._lost = node
                         return
                 self._contact = time.monotonic()
             except RuntimeError:  # the connection is broken: torch's DistError
-                self._lost = 0
+                self._lose_the_first()
+                return
+            if self._over.wait(BEAT_SECONDS):
                 return
 
     # ---- at the end ----
@@ -215,28 +258,28 @@ class NodeGroup:
 
     def _say(self, ending: contract.Termination) -> None:
         try:
-            self.store.set(f"ending/{self.index}", ending.to_json())
-        except RuntimeError:
+            self._line.ask("set", f"ending/{self.index}", ending.to_json())
+        except Interrupted:
             self._lost = 0  # nobody is left to hear it
 
     def _word_of(self, node: int) -> contract.Termination | None:
         try:
-            if not self.store.check([f"ending/{node}"]):
+            if not self._line.ask("check", [f"ending/{node}"]):
                 return None
-            return contract.Termination.model_validate(json.loads(self.store.get(f"ending/{node}")))
-        except RuntimeError:
+            return contract.Termination.model_validate(json.loads(self._line.ask("get", f"ending/{node}")))
+        except Interrupted:
             return None
 
     def _leave(self) -> None:
         """The first goes last: with it goes the store."""
         self._over.set()
         try:
-            left = int(self.store.add("left", 1))
+            left = int(self._line.ask("add", "left", 1))
             deadline = time.monotonic() + LAST_WORD_SECONDS
             while self.index == 0 and left < self.count and self._lost is None and time.monotonic() < deadline:
                 time.sleep(0.1)
-                left = int(self.store.add("left", 0))
-        except RuntimeError:
+                left = int(self._line.ask("add", "left", 0))
+        except Interrupted:
             return  # the first is gone already
 
 

@@ -150,6 +150,18 @@ def test_one_that_is_gone_without_a_word_is_named_and_is_nobody_s_error(place: P
     assert ended.last_word["message"].startswith(f"node {killed} is gone without a word: ")
 
 
+def test_a_first_node_that_falls_silent_keeps_the_other_no_longer_than_its_silence(place: Place) -> None:
+    """As behind a network that was cut: the connections to its store stand, and bring no answer."""
+    nodes = Nodes(place, steps=FOREVER)
+    nodes.first.until_step(2)
+    nodes.first.send(signal.SIGSTOP)
+    ended = nodes.second.end()
+    nodes.first.send(signal.SIGKILL)
+    nodes.first.end()
+    assert ended.code == 75, ended.err
+    assert ended.last_word["message"].startswith("node 0 is gone without a word: ")
+
+
 def test_a_folder_that_is_not_the_same_for_both_is_found_before_the_first_step(place: Place) -> None:
     nodes = Nodes(place, "a folder of its own")
     for ended in (nodes.first.end(), nodes.second.end()):
