@@ -132,7 +132,7 @@ def test_two_nodes_are_admitted_and_preempted_as_a_whole(queue: str, mine: Team)
     evicted = mine.until("pair", lambda job: ready(job)["reason"] == "Queued", "back in the queue", SLOW)
     saved = evicted["status"]["checkpoint"]["step"]
     assert saved >= 30
-    assert mine.pods("pair") == [], "both went, though there was room for one"
+    until(lambda: mine.pods("pair") == [], "both to go, though there was room for one", SLOW)
     mine.state("urgent", "Succeeded", seconds=SLOW)
 
     job = mine.until("pair", ended, "at its end", SLOW)
@@ -240,7 +240,7 @@ def test_a_queue_that_is_paused_lets_nobody_in_and_when_it_is_drained_trainings_
     print(f"drained: {ready(drained)['message']}")
     saved = drained["status"]["checkpoint"]["step"]
     assert saved >= 30
-    assert mine.pods("poet") == []
+    until(lambda: mine.pods("poet") == [], "the pod to go", SLOW)
     policy("None")
     mine.until("poet", lambda job: mine.pods("poet") and mine.pod("poet") != first, "admitted again", SLOW)
     assert begins_after(mine, mine.pod("poet")) == saved

@@ -219,6 +219,14 @@ class JobSetChild(Child):
         resumed = condition(self.raw, "Suspended")
         return resumed.last_transition_time if resumed.status == "False" else self.made_at
 
+    def was_stopped_with(self, pod: Pod, asked: datetime) -> bool:
+        """Also where the Job is another by now: the Job controller, which deletes the pods of a suspended Job, may see one end in that moment
+        and take its exit code for a failure of the Job, which JobSet then makes anew."""
+        resumed = condition(self.raw, "Suspended")
+        since = resumed.last_transition_time if resumed.status == "False" else None
+        before = since is not None and pod.created_at < since and asked <= parse_time(since)
+        return before or super().was_stopped_with(pod, asked)
+
     @property
     def out_of_restarts(self) -> bool:
         return self.failed is not None and self.failed.reason == "ReachedMaxRestarts"

@@ -252,6 +252,18 @@ def test_pods_stopped_by_a_queue_are_no_attempt():
     again = told(*pods, up(0, made=81), up(1, made=81), before=after, jobs=(job,), progress=TRAINING)
     assert "attempts" not in again
     assert again["restarts"]["total"] == 0
+    # Or a new one: a pod's end was taken for the Job's failure, while that deleted it.
+    resumed = jobset("Suspended", "ResumeJobs")
+    resumed["status"]["conditions"][0] |= {"status": "False", "lastTransitionTime": at(80)}
+    anew = {"kind": "Job", "metadata": {"uid": SECOND}, "spec": {}, "status": {"startTime": at(81)}}
+    now = [up(0, SECOND, made=81), up(1, SECOND, made=81)]
+    again = told(*pods, *now, child=resumed, before=after, jobs=(anew,), progress=TRAINING)
+    assert "attempts" not in again
+    assert again["restarts"]["total"] == 0
+    # What fails afterwards is a failure.
+    later = [stopped(node(ended(75, says=LOST, finished=95, made=81), index, SECOND), 90) for index in (0, 1)]
+    again = told(*pods, *later, child=resumed, before=after, jobs=(anew,), progress=TRAINING)
+    assert [one["uid"] for one in again["attempts"]] == [SECOND]
 
 
 def test_the_deadline_is_the_operator_s_to_keep():
